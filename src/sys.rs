@@ -1,0 +1,441 @@
+//! The only unsafe code: system calls that neither std nor nix offers safely, one to a function.
+//!
+//! Nothing here decides anything. Every function takes and gives owned or borrowed descriptors, reports the errno of the
+//! call it names, and says in its `SAFETY` line who keeps the promise that the call asks for.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_ulong, c_void};
+use std::io;
+use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+/// `SO_ATTACH_REUSEPORT_CBPF` of socket(7), which libc does not name.
+const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: the notifier runs on the waiting thread's processor (Linux 6.6).
+const SYNC_WAKE_UP: c_ulong = 1;
+/// `PIDFD_THREAD` of pidfd_open(2) (Linux 6.9).
+const PIDFD_THREAD: c_int = libc::O_EXCL;
+
+/// Now on the monotonic clock, since the machine started: it stays comparable over a re-execution of hotswap.
+pub fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn check_long(result: libc::c_long) -> io::Result<c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    c_int::try_from(result).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn length<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(libc::socklen_t::MAX)
+}
+
+/// Takes ownership of a descriptor that this process was given by number (socket activation, re-execution).
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD reads no memory; it tells whether the number is open at all.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: the number is open, and the caller names each number once, at the start, before anything else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// bind(2) to the bytes of any socket address.
+///
+/// # Errors
+/// Those of bind(2).
+pub fn bind(socket: BorrowedFd, address: &[u8]) -> io::Result<()> {
+    let bytes = libc::socklen_t::try_from(address.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads `bytes` bytes from the slice and keeps no reference to it.
+    check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), bytes) }).map(drop)
+}
+
+/// listen(2) with any backlog; the kernel cuts it to net.core.somaxconn.
+///
+/// # Errors
+/// Those of listen(2).
+pub fn listen(socket: BorrowedFd, backlog: u32) -> io::Result<()> {
+    let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
+    // SAFETY: takes two integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// getsockname(2) as bytes.
+///
+/// # Errors
+/// Those of getsockname(2).
+pub fn socket_name(socket: BorrowedFd) -> io::Result<Vec<u8>> {
+    let mut storage = [0_u8; size_of::<libc::sockaddr_storage>()];
+    let mut bytes = length::<libc::sockaddr_storage>();
+    // SAFETY: the buffer is `bytes` long, and the kernel writes no more than that.
+    check(unsafe {
+        libc::getsockname(
+            socket.as_raw_fd(),
+            storage.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    })?;
+    Ok(storage[..storage.len().min(bytes as usize)].to_vec())
+}
+
+/// An integer option of getsockopt(2).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut bytes = length::<c_int>();
+    // SAFETY: the kernel writes at most one int, which `value` holds.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut bytes,
+        )
+    })?;
+    Ok(value)
+}
+
+/// An integer option of setsockopt(2).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_socket_option(
+    socket: BorrowedFd,
+    level: c_int,
+    name: c_int,
+    value: c_int,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads one int, which `value` is.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            length::<c_int>(),
+        )
+    })
+    .map(drop)
+}
+
+/// `TCP_INFO` of tcp(7). Of a listening socket, `tcpi_unacked` is the length of its accept queue.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn tcp_info(socket: BorrowedFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut bytes = length::<libc::tcp_info>();
+    // SAFETY: the kernel writes at most `bytes` bytes into `info`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    })?;
+    // SAFETY: zeroes are a valid tcp_info, whatever part of it the kernel wrote.
+    Ok(unsafe { info.assume_init() })
+}
+
+/// Attaches a classic BPF program that picks the member of the socket's reuseport group for each new connection.
+///
+/// # Errors
+/// `EOPNOTSUPP` for MPTCP, else those of setsockopt(2).
+pub fn attach_reuseport_program(
+    socket: BorrowedFd,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
+    let filter = sock_fprog(program)?;
+    // SAFETY: the kernel copies `len` instructions out of the slice, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const filter).cast(),
+            length::<libc::sock_fprog>(),
+        )
+    })
+    .map(drop)
+}
+
+fn sock_fprog(program: &[libc::sock_filter]) -> io::Result<libc::sock_fprog> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    Ok(libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut(),
+    })
+}
+
+/// recvmsg(2) with at most 253 descriptors (`SCM_MAX_FD`), which arrive close-on-exec and are owned from then on.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive_with_descriptors(
+    socket: BorrowedFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = cmsg_space!([RawFd; 253]);
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just made these numbers for this process; nobody else knows them.
+            descriptors.extend(
+                numbers
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    Ok((message.bytes, descriptors))
+}
+
+/// pidfd_open(2) of a thread, or of its process where the kernel cannot name threads.
+///
+/// # Errors
+/// Those of pidfd_open(2).
+pub fn pidfd_open(thread: Pid, process: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and makes a descriptor.
+    let fd =
+        check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, thread.as_raw(), PIDFD_THREAD) })
+            // SAFETY: as above.
+            .or_else(|_| {
+                check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })
+            })?;
+    // SAFETY: the kernel has just made it, and close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// pidfd_getfd(2): a duplicate of another process's descriptor, close-on-exec.
+///
+/// # Errors
+/// Those of pidfd_getfd(2).
+pub fn pidfd_getfd(pidfd: BorrowedFd, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers and makes a descriptor.
+    let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+    // SAFETY: the kernel has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// seccomp(2) with a filter and a listener for its notifications; for this thread and what it becomes or forks.
+///
+/// # Errors
+/// `EBUSY` under another listener, `EINVAL` where notifications are unknown, `EACCES` without `no_new_privs`.
+pub fn install_seccomp_listener(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let filter = sock_fprog(program)?;
+    let install = |flags: c_ulong| {
+        // SAFETY: the kernel copies `len` instructions out of the slice, which outlives the call.
+        check_long(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const filter,
+            )
+        })
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = match install(flags | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(flags)?,
+        other => other?,
+    };
+    // SAFETY: the kernel has just made it, and close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `SECCOMP_IOCTL_NOTIF_RECV` of seccomp_unotify(2).
+///
+/// # Errors
+/// `ENOENT` if the caller has died or was interrupted, `EAGAIN` and `EINTR` where nothing waits.
+pub fn receive_notification(listener: BorrowedFd) -> io::Result<libc::seccomp_notif> {
+    let mut notification = MaybeUninit::<libc::seccomp_notif>::zeroed();
+    // SAFETY: the kernel wants a zeroed seccomp_notif and fills it.
+    check(unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV as _,
+            notification.as_mut_ptr(),
+        )
+    })?;
+    // SAFETY: zeroes are a valid seccomp_notif, whatever the kernel wrote.
+    Ok(unsafe { notification.assume_init() })
+}
+
+/// `SECCOMP_IOCTL_NOTIF_ID_VALID`: the caller still waits for this notification.
+pub fn notification_is_valid(listener: BorrowedFd, id: u64) -> bool {
+    // SAFETY: the kernel reads one u64.
+    unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _,
+            &raw const id,
+        ) == 0
+    }
+}
+
+/// `SECCOMP_IOCTL_NOTIF_SEND`: the call returns 0, or fails with `errno`, or is carried out by the kernel (`go_on`).
+///
+/// # Errors
+/// `ENOENT` if the caller has gone.
+pub fn answer_notification(
+    listener: BorrowedFd,
+    id: u64,
+    errno: c_int,
+    go_on: bool,
+) -> io::Result<()> {
+    let flags = if go_on {
+        libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE
+    } else {
+        0
+    };
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    let mut response = libc::seccomp_notif_resp {
+        id,
+        val: 0,
+        error: -errno,
+        flags,
+    };
+    // SAFETY: the kernel reads one seccomp_notif_resp.
+    check(unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND as _,
+            &raw mut response,
+        )
+    })
+    .map(drop)
+}
+
+/// `SECCOMP_IOCTL_NOTIF_ADDFD` with `SETFD`: puts a duplicate of `source` in the place of the caller's descriptor `target`.
+///
+/// # Errors
+/// `ENOENT` if the caller has gone, `EMFILE` beyond its limit.
+pub fn replace_descriptor(
+    listener: BorrowedFd,
+    id: u64,
+    source: BorrowedFd,
+    target: RawFd,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let number = |fd: RawFd| u32::try_from(fd).map_err(|_| Errno::EBADF);
+    let mut addfd = libc::seccomp_notif_addfd {
+        id,
+        flags: u32::try_from(libc::SECCOMP_ADDFD_FLAG_SETFD).map_err(|_| Errno::EINVAL)?,
+        srcfd: number(source.as_raw_fd())?,
+        newfd: number(target)?,
+        newfd_flags: if close_on_exec {
+            number(libc::O_CLOEXEC)?
+        } else {
+            0
+        },
+    };
+    // SAFETY: the kernel reads one seccomp_notif_addfd.
+    check(unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_ADDFD as _,
+            &raw mut addfd,
+        )
+    })
+    .map(drop)
+}
+
+/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`: wake the notifier on the caller's own processor; older kernels refuse it, at no loss.
+pub fn wake_synchronously(listener: BorrowedFd) {
+    // SAFETY: the third argument is a plain integer.
+    unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as _,
+            SYNC_WAKE_UP,
+        )
+    };
+}
+
+/// `F_SETLEASE` of fcntl(2): `F_RDLCK` fails with `EAGAIN` while somebody has the file open for writing.
+///
+/// # Errors
+/// `EAGAIN` for a writer, `EACCES` for a file of another owner, `EINVAL` where the file system has no leases.
+pub fn set_lease(file: BorrowedFd, kind: c_int) -> io::Result<()> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }).map(drop)
+}
+
+/// getxattr(2) into a buffer; the number of bytes.
+///
+/// # Errors
+/// Those of getxattr(2).
+pub fn extended_attribute(path: &CStr, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: both strings end in NUL, and the kernel writes at most the length of the buffer.
+    let bytes = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of_val(value),
+        )
+    };
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
+}
+
+/// Puts every signal's disposition back to the default; for the stub, which becomes somebody else's program.
+pub fn reset_signal_dispositions() {
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours; KILL, STOP and the C library's own two refuse, which is no harm.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
+extern "C" fn take_note_of_nothing(_signal: c_int) {}
+
+/// Installs a handler that does nothing, so that the signal shows as caught (SigCgt) to service managers.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn catch_and_ignore(signal: Signal) -> io::Result<()> {
+    let action = SigAction::new(
+        SigHandler::Handler(take_note_of_nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, which is async-signal-safe.
+    unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    Ok(())
+}
+
+/// Whether the signal is ignored: so a parent such as nohup(1) has asked for it.
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with no new action the call only writes the old one into the buffer.
+    let result = unsafe { libc::sigaction(signal as c_int, std::ptr::null(), old.as_mut_ptr()) };
+    // SAFETY: zeroes are a valid sigaction, whatever the kernel wrote.
+    result == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
