@@ -1,6 +1,7 @@
 //! The error and the status: everything else is in the rooms.
 #![allow(dead_code)] // until the rooms are joined
 
+mod capture;
 mod supervisor;
 mod sys;
 
