@@ -2,12 +2,41 @@
 //!
 //! [`Supervisor::step`] takes one [`Event`] and returns the [`Action`]s that follow. It makes no system call, spawns no
 //! process and reads no clock, so every rule in this file can be tested without a single process.
+#![deny(clippy::wildcard_enum_match_arm)]
 
 use std::fmt;
 use std::time::Duration;
 
+mod draining;
+mod ending;
+mod event;
+mod leaving;
+mod restart;
+mod start;
+mod swap;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+pub use draining::{Draining, Phase};
+pub use event::{
+    Action, Announcement, Event, Failure, Order, Policy, Program, Queue, Reason, Restart, Sockets,
+    Then, Verdict,
+};
+pub use swap::{Cause, Stage, Swap};
+use verdict::{answer, failure};
+
 /// A moment on the monotonic clock, since the machine started.
 pub type Time = Duration;
+
+/// What hotswap's own failures end with.
+pub const OWN_FAILURE: u8 = 125;
+/// What a deadline that has passed ends with.
+pub const TIMED_OUT: u8 = 124;
+/// 128 + SIGKILL: what a second request to stop ends with.
+const KILLED: u8 = 137;
+/// One setsockopt or one rename a listener: generous.
+const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One spawn of the server, numbered from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,4 +61,187 @@ pub enum Exit {
     CannotRun(i32, String),
     /// It ended with 0, while something it left behind waits on a listener.
     Background,
+}
+
+/// The generation that new connections go to and that hotswap falls back on.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    pub generation: Generation,
+    pub since: Time,
+    /// The one it took over from.
+    pub before: Option<Generation>,
+}
+
+/// A swap that was asked for while another one runs.
+#[derive(Clone, Debug)]
+struct Pending {
+    cause: Cause,
+    clients: Vec<Client>,
+}
+
+#[derive(Clone, Debug)]
+struct Ending {
+    status: u8,
+    /// Somebody wants it; else the server's own end led to it.
+    asked: bool,
+    clients: Vec<Client>,
+}
+
+/// The state of every generation, and the rules by which it changes.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    policy: Policy,
+    last: Generation,
+    swap: Option<Swap>,
+    pending: Option<Pending>,
+    serving: Option<Serving>,
+    draining: Vec<Draining>,
+    ending: Option<Ending>,
+    upgrade_asked: bool,
+    /// Restarts in a row that did not lead to ten seconds of serving.
+    restarts: u32,
+    /// Whose program to run should the next restart fail.
+    suspect: Option<Generation>,
+    /// Whose program restarts run since one has failed.
+    fallen_back: Option<Generation>,
+}
+
+impl Supervisor {
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            last: Generation(0),
+            swap: None,
+            pending: None,
+            serving: None,
+            draining: Vec::new(),
+            ending: None,
+            upgrade_asked: false,
+            restarts: 0,
+            suspect: None,
+            fallen_back: None,
+        }
+    }
+
+    /// What follows from an event. Events of generations that are no longer known are old news, and change nothing.
+    pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
+        let mut actions = match event {
+            Event::Launched => self.begin(now, Cause::First, Vec::new()),
+            Event::SwapAsked(by) => self.ask(now, by),
+            Event::FileChanged => self.change(now),
+            Event::BeforeSwapEnded(result) => self.prepared(now, result),
+            Event::ProgramChecked(result) => self.checked(now, result),
+            Event::CannotSpawn(generation, why) => self.not_spawned(now, generation, why),
+            Event::Ready(generation) => self.promote(now, generation),
+            Event::CutOverDone(generation) => self.prove(now, generation),
+            Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
+            Event::Died(generation, exit) => self.bury(now, generation, &exit),
+            Event::Gone(generation) => self.forget(now, generation),
+            Event::Queued(generation, queue) => self.queued(now, generation, queue),
+            Event::Quiet(generation) => self.quiet(generation),
+            Event::StopAsked(by) => self.stop(now, by),
+            Event::UpgradeAsked => self.upgrade(),
+            Event::ReopenAsked => self.living().map(Action::Reopen).collect(),
+            Event::Elapsed => self.expire(now),
+        };
+        actions.extend(self.settle());
+        actions
+    }
+
+    /// When [`Event::Elapsed`] is due.
+    pub fn deadline(&self) -> Option<Time> {
+        let swap = self.swap.as_ref().and_then(Swap::deadline);
+        self.draining
+            .iter()
+            .map(Draining::deadline)
+            .chain(swap)
+            .min()
+    }
+
+    pub fn serving(&self) -> Option<&Serving> {
+        self.serving.as_ref()
+    }
+
+    pub fn swap(&self) -> Option<&Swap> {
+        self.swap.as_ref()
+    }
+
+    pub fn draining(&self) -> &[Draining] {
+        &self.draining
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    fn spawned(&self) -> Option<Generation> {
+        self.swap
+            .as_ref()
+            .filter(|swap| swap.spawned.is_some())
+            .map(|swap| swap.generation)
+    }
+
+    /// Every generation whose main process is not known to be dead.
+    fn living(&self) -> impl Iterator<Item = Generation> {
+        let draining = self
+            .draining
+            .iter()
+            .filter(|one| one.exit.is_none())
+            .map(|one| one.generation);
+        let serving = self.serving.as_ref().map(|serving| serving.generation);
+        draining
+            .chain(serving)
+            .chain(self.spawned())
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// The generations whose programs may be wanted again.
+    pub fn remembered(&self) -> impl Iterator<Item = Generation> {
+        let before = self.serving.as_ref().and_then(|serving| serving.before);
+        let serving = self.serving.as_ref().map(|serving| serving.generation);
+        [serving, before, self.suspect, self.fallen_back]
+            .into_iter()
+            .flatten()
+    }
+
+    fn expire(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = self.expire_swap(now);
+        actions.extend(self.expire_draining(now));
+        actions
+    }
+
+    fn expire_swap(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = self
+            .swap
+            .as_ref()
+            .filter(|swap| swap.deadline().is_some_and(|until| until <= now))
+        else {
+            return Vec::new();
+        };
+        match swap.stage {
+            Stage::BeforeSwap { .. } => {
+                let patience = self.policy.before_swap.unwrap_or_default();
+                self.fail(
+                    now,
+                    Reason::BeforeSwap(format!("did not end within {patience:?}")),
+                    None,
+                )
+            }
+            Stage::Checking { .. } => self.fail(
+                now,
+                Reason::NotFit("somebody is still writing it".into()),
+                None,
+            ),
+            Stage::BackingOff { .. } => self.begin(now, Cause::Restart, Vec::new()),
+            Stage::Starting { .. } => {
+                self.fail(now, Reason::NotReady(self.policy.ready_timeout), None)
+            }
+            Stage::CuttingOver { .. } => {
+                self.fail(now, Reason::CannotCutOver("no answer".into()), None)
+            }
+            Stage::Proving { .. } => self.serve(now),
+            Stage::WaitingFor(_) => Vec::new(),
+        }
+    }
 }

@@ -1,0 +1,135 @@
+//! A generation that new connections no longer go to, until nothing of it is left.
+
+use std::time::Duration;
+
+use super::{Exit, Generation, Policy, Queue, Time};
+
+/// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
+const HANDSHAKES: Duration = Duration::from_secs(3);
+/// What is kept of the drain timeout for the server's own graceful stop.
+const STOP_RESERVE: Duration = Duration::from_secs(2);
+/// How long a failed candidate has between the stop signal and SIGKILL.
+pub const ABORT_GRACE: Duration = Duration::from_secs(2);
+/// SIGKILL is repeated after this time, since a process that forks may have escaped the first.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// How often SIGKILL is sent before a generation is given up as unkillable.
+const KILLS: u32 = 10;
+
+#[derive(Clone, Debug)]
+pub struct Draining {
+    pub generation: Generation,
+    pub phase: Phase,
+    pub kill_at: Time,
+    /// How its main process ended, once it has.
+    pub exit: Option<Exit>,
+    /// It never got to serve.
+    pub failed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its queue and its open handshakes are waited for.
+    Emptying {
+        queue: Queue,
+        cut_at: Time,
+        until: Time,
+    },
+    /// Its busy connections are waited for.
+    Quiescing {
+        until: Time,
+    },
+    /// It has its stop signal, or is dead.
+    Stopping,
+    Killed {
+        times: u32,
+        at: Time,
+    },
+}
+
+impl Draining {
+    pub fn after_cut_over(generation: Generation, now: Time, policy: &Policy) -> Self {
+        let reserve = STOP_RESERVE.min(policy.drain_timeout / 2);
+        let kill_at = now + policy.drain_timeout;
+        let phase = Phase::Emptying {
+            queue: Queue::Waiting,
+            cut_at: now,
+            until: kill_at.saturating_sub(reserve),
+        };
+        Self {
+            generation,
+            phase,
+            kill_at,
+            exit: None,
+            failed: false,
+        }
+    }
+
+    pub fn failed(generation: Generation, now: Time, exit: Option<Exit>) -> Self {
+        Self {
+            generation,
+            phase: Phase::Stopping,
+            kill_at: now + ABORT_GRACE,
+            exit,
+            failed: true,
+        }
+    }
+
+    pub fn dead(generation: Generation, now: Time, exit: Exit, policy: &Policy) -> Self {
+        let kill_at = now + policy.drain_timeout;
+        Self {
+            generation,
+            phase: Phase::Stopping,
+            kill_at,
+            exit: Some(exit),
+            failed: false,
+        }
+    }
+
+    /// When this phase has lasted long enough.
+    pub fn deadline(&self) -> Time {
+        match self.phase {
+            Phase::Emptying {
+                queue: Queue::Waiting,
+                until,
+                ..
+            }
+            | Phase::Quiescing { until } => until.min(self.kill_at),
+            Phase::Emptying { cut_at, until, .. } => {
+                until.min(cut_at + HANDSHAKES).min(self.kill_at)
+            }
+            Phase::Stopping => self.kill_at,
+            Phase::Killed { at, .. } => at + KILL_AGAIN,
+        }
+    }
+
+    /// Its connections are waited for now; so long that it still gets its stop signal before SIGKILL.
+    pub fn quiesce(&mut self, now: Time, policy: &Policy) {
+        let reserve = STOP_RESERVE.min(policy.drain_timeout / 2);
+        let until = (now + policy.quiesce).min(self.kill_at.saturating_sub(reserve));
+        self.phase = Phase::Quiescing { until };
+    }
+
+    /// Notes a SIGKILL; false once that has been tried often enough.
+    pub fn kill(&mut self, now: Time) -> bool {
+        let times = match self.phase {
+            Phase::Killed { times, .. } => times + 1,
+            Phase::Emptying { .. } | Phase::Quiescing { .. } | Phase::Stopping => 1,
+        };
+        self.phase = Phase::Killed { times, at: now };
+        times <= KILLS
+    }
+
+    /// Not even SIGKILL has ended it.
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Killed { times, .. } if times > KILLS)
+    }
+
+    pub fn is_killed(&self) -> bool {
+        matches!(self.phase, Phase::Killed { .. })
+    }
+
+    /// The server was told to finish, or has ended by itself.
+    pub fn was_told(&self) -> bool {
+        matches!(self.phase, Phase::Stopping | Phase::Killed { .. })
+    }
+}

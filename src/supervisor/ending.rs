@@ -1,0 +1,93 @@
+//! How hotswap itself comes to its end, or to its next version.
+
+use super::*;
+
+impl Supervisor {
+    /// The first time every generation is asked to finish, the second time none is asked.
+    pub(super) fn stop(&mut self, now: Time, by: Option<Client>) -> Vec<Action> {
+        if let Some(ending) = &mut self.ending {
+            ending.clients.extend(by);
+            let again = std::mem::replace(&mut ending.asked, true);
+            if by.is_some() || !again {
+                return Vec::new();
+            }
+            ending.status = KILLED;
+            for one in &mut self.draining {
+                one.kill(now);
+            }
+            return self
+                .draining
+                .iter()
+                .map(|one| Action::Kill(one.generation))
+                .collect();
+        }
+        let mut actions = vec![Action::Announce(Announcement::Stopping)];
+        actions.extend(self.end(now, 0));
+        if let Some(ending) = &mut self.ending {
+            ending.asked = true;
+            ending.clients.extend(by);
+        }
+        actions
+    }
+
+    /// Ends with this status once every generation is gone.
+    pub(super) fn end(&mut self, now: Time, status: u8) -> Vec<Action> {
+        self.ending = Some(Ending {
+            status,
+            asked: false,
+            clients: Vec::new(),
+        });
+        let mut actions = Vec::new();
+        if let Some(swap) = self.swap.take() {
+            actions.extend(self.dismiss(now, &swap, Reason::Stopping, None));
+            let failure = failure(swap.generation, Reason::Stopping);
+            actions.extend(answer(swap.clients, Verdict::Failed(failure)));
+        }
+        if let Some(pending) = self.pending.take() {
+            let failure = failure(Generation(self.last.0 + 1), Reason::Stopping);
+            actions.extend(answer(pending.clients, Verdict::Failed(failure)));
+        }
+        if let Some(serving) = self.serving.take() {
+            self.draining.push(Draining::after_cut_over(
+                serving.generation,
+                now,
+                &self.policy,
+            ));
+        }
+        for one in &mut self.draining {
+            one.kill_at = one.kill_at.min(now + self.policy.drain_timeout);
+            if !one.was_told() {
+                one.phase = Phase::Stopping;
+                actions.push(Action::Stop(one.generation));
+            }
+        }
+        if std::mem::take(&mut self.upgrade_asked) {
+            actions.push(Action::RefuseUpgrade("hotswap is stopping"));
+        }
+        actions
+    }
+
+    pub(super) fn upgrade(&mut self) -> Vec<Action> {
+        if self.ending.is_some() {
+            return vec![Action::RefuseUpgrade("hotswap is stopping")];
+        }
+        self.upgrade_asked = true;
+        Vec::new()
+    }
+
+    /// What waits for calm: the end for the last generation, an upgrade for the end of the swap.
+    pub(super) fn settle(&mut self) -> Vec<Action> {
+        if self.upgrade_asked && self.swap.is_none() && self.pending.is_none() {
+            self.upgrade_asked = false;
+            return vec![Action::Upgrade];
+        }
+        match &mut self.ending {
+            Some(ending) if self.draining.is_empty() => {
+                let mut actions = answer(std::mem::take(&mut ending.clients), Verdict::Stopped);
+                actions.push(Action::End(ending.status));
+                actions
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The words the core is spoken to in, and those it answers with.
+
+use std::time::Duration;
+
+use super::{Client, Exit, Generation};
+
+/// What the user wants; set once, at the start.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub ready_timeout: Duration,
+    pub min_ready: Duration,
+    pub quiesce: Duration,
+    pub drain_timeout: Duration,
+    pub max_draining: usize,
+    pub order: Order,
+    pub restart: Restart,
+    /// Wait for a change instead of ending or restarting.
+    pub dev: bool,
+    /// How long the command before a swap may take, if there is one.
+    pub before_swap: Option<Duration>,
+    /// Run the last good program when the restart of a young one fails.
+    pub fallback: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    StartFirst,
+    StopFirst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// What happened, as the main loop saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// hotswap itself is ready to begin.
+    Launched,
+    /// SIGHUP (`None`) or a client wants a swap.
+    SwapAsked(Option<Client>),
+    FileChanged,
+    BeforeSwapEnded(Result<(), String>),
+    ProgramChecked(Result<(), String>),
+    CannotSpawn(Generation, String),
+    Ready(Generation),
+    CutOverDone(Generation),
+    CannotCutOver(Generation, String),
+    /// Its main process has ended.
+    Died(Generation, Exit),
+    /// Nothing of it is left.
+    Gone(Generation),
+    Queued(Generation, Queue),
+    /// None of its connections is busy.
+    Quiet(Generation),
+    /// SIGTERM, SIGINT or a client wants an end.
+    StopAsked(Option<Client>),
+    /// A new hotswap is there and runs.
+    UpgradeAsked,
+    /// SIGUSR1: the servers are to reopen their logs.
+    ReopenAsked,
+    /// The deadline has passed.
+    Elapsed,
+}
+
+/// What is left on the listeners of a generation that gets no new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Connections that it has not accepted.
+    Waiting,
+    /// None, but handshakes are open.
+    Empty,
+    /// None, and no handshake either, twice in a row.
+    Settled,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    RunBeforeSwap(Generation),
+    /// The command is no longer wanted, or has taken too long.
+    EndBeforeSwap,
+    /// Say by [`Event::ProgramChecked`] whether the program is complete.
+    CheckProgram,
+    Spawn {
+        generation: Generation,
+        sockets: Sockets,
+        program: Program,
+    },
+    CutOver(Generation),
+    /// Watch its accept queues and handshakes.
+    Empty(Generation),
+    /// Watch its connections.
+    Quiesce(Generation),
+    /// Its stop signal.
+    Stop(Generation),
+    /// SIGKILL, to all of it.
+    Kill(Generation),
+    Reopen(Generation),
+    Announce(Announcement),
+    Answer(Vec<Client>, Verdict),
+    Upgrade,
+    RefuseUpgrade(&'static str),
+    /// hotswap's own exit status.
+    End(u8),
+}
+
+/// Which sockets a new generation gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Its own, which get no client before the cut-over.
+    Own,
+    /// Those that new connections go to now, with the clients that wait on them.
+    Target,
+}
+
+/// Which program a new generation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// What the path names now.
+    Current,
+    /// What that generation ran.
+    Of(Generation),
+}
+
+/// What those who follow are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    Proving(Generation),
+    Serving {
+        generation: Generation,
+        draining: Option<Generation>,
+    },
+    /// A swap, a restart or the first start has come to nothing.
+    Failed(Failure),
+    /// The serving one has died.
+    Dead {
+        generation: Generation,
+        exit: Exit,
+        then: Then,
+    },
+    Gone {
+        generation: Generation,
+        exit: Option<Exit>,
+    },
+    /// The drain timeout has passed.
+    DrainTimeout(Generation),
+    /// More were draining than the limit allows.
+    KilledEarly(Generation),
+    /// SIGKILL has not ended it.
+    Unkillable(Generation),
+    /// The last good program is run again.
+    FallingBack {
+        to: Generation,
+    },
+    /// Nothing serves; a changed file or a request is waited for.
+    WaitingForChange,
+    Stopping,
+}
+
+/// What follows the death of the serving generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    RestartAfter(Duration),
+    /// This candidate was on its way already.
+    CandidateServes(Generation),
+    WaitForChange,
+    End,
+}
+
+/// Why a generation did not get to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub generation: Generation,
+    pub reason: Reason,
+    /// It had been cut over to.
+    pub rolled_back: bool,
+    pub serves_on: Option<Generation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its main process ended so long after the spawn, or after the cut-over if it was proving.
+    Exited(Exit, Duration),
+    NotReady(Duration),
+    /// hotswap could not spawn it.
+    CannotSpawn(String),
+    CannotCutOver(String),
+    /// The program file is missing, not executable or not complete.
+    NotFit(String),
+    BeforeSwap(String),
+    /// A newer file, or a request, took its place.
+    Replaced,
+    Stopping,
+}
+
+/// What those who asked for a swap are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Serving {
+        generation: Generation,
+        replaced: Option<Generation>,
+    },
+    Failed(Failure),
+    /// hotswap has ended, as a client asked.
+    Stopped,
+}

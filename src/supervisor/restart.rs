@@ -1,0 +1,146 @@
+//! What follows when nothing serves: the next restart, its back-off, the last good program, or the end.
+
+use std::time::Duration;
+
+use super::swap::{Cause, Stage, Swap};
+use super::{
+    Action, Announcement, Draining, Exit, Generation, OWN_FAILURE, Restart, Serving, Supervisor,
+    Then, Time,
+};
+
+/// A generation that served so long was good.
+const PROVEN: Duration = Duration::from_secs(10);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+impl Exit {
+    /// The status a shell would give.
+    pub fn status(&self) -> u8 {
+        let status = match self {
+            Exit::Status(status) | Exit::CannotRun(status, _) => *status,
+            Exit::Signal(signal) => 128 + signal,
+            Exit::Background => return OWN_FAILURE,
+        };
+        u8::try_from(status).unwrap_or(u8::MAX)
+    }
+}
+
+impl Supervisor {
+    /// The serving generation is dead: a candidate on its way serves next, else a restart, else nothing.
+    pub(super) fn succeed(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
+        let background = *exit == Exit::Background;
+        self.draining.push(if background {
+            Draining::failed(dead.generation, now, Some(exit.clone()))
+        } else {
+            Draining::dead(dead.generation, now, exit.clone(), &self.policy)
+        });
+        let announce = |then| {
+            Action::Announce(Announcement::Dead {
+                generation: dead.generation,
+                exit: exit.clone(),
+                then,
+            })
+        };
+        if now.saturating_sub(dead.since) >= PROVEN {
+            self.restarts = 0;
+            self.suspect = None;
+        } else {
+            self.suspect = dead.before;
+        }
+        let mut actions = Vec::new();
+        match self.swap.as_ref().map(|swap| (swap.stage, swap.generation)) {
+            Some((Stage::Starting { .. }, next)) => {
+                return vec![announce(Then::CandidateServes(next)), Action::CutOver(next)];
+            }
+            Some((Stage::Proving { .. }, next)) => {
+                actions.push(announce(Then::CandidateServes(next)));
+                actions.extend(self.serve(now));
+                return actions;
+            }
+            Some((Stage::CuttingOver { .. }, next)) if self.spawned().is_some() => {
+                return vec![announce(Then::CandidateServes(next))];
+            }
+            // Not spawned yet, and it may take its time: the restart comes first.
+            Some((stage, _)) => {
+                if matches!(stage, Stage::BeforeSwap { .. }) {
+                    actions.push(Action::EndBeforeSwap);
+                }
+                if let Some(swap) = self.swap.take() {
+                    self.postpone(swap.cause, swap.clients);
+                }
+            }
+            None => {}
+        }
+        let clean = *exit == Exit::Status(0);
+        if self.ends(clean || background) {
+            actions.push(announce(Then::End));
+            actions.extend(self.end(now, exit.status()));
+        } else if self.policy.dev {
+            actions.push(announce(Then::WaitForChange));
+            actions.extend(self.begin_pending(now));
+        } else {
+            actions.push(announce(Then::RestartAfter(self.delay())));
+            actions.extend(self.restart(now));
+        }
+        actions
+    }
+
+    fn ends(&self, clean: bool) -> bool {
+        match self.policy.restart {
+            _ if self.policy.dev => false,
+            Restart::Always => false,
+            Restart::OnFailure => clean,
+            Restart::Never => true,
+        }
+    }
+
+    /// A start has failed, and nothing serves.
+    pub(super) fn carry_on(&mut self, now: Time, failed: &Swap, status: u8) -> Vec<Action> {
+        let first = failed.cause == Cause::First && self.policy.restart != Restart::Always;
+        if (first && !self.policy.dev) || self.ends(false) {
+            return self.end(now, status);
+        }
+        if self.pending.is_some() {
+            return self.begin_pending(now);
+        }
+        if self.policy.dev {
+            return vec![Action::Announce(Announcement::WaitingForChange)];
+        }
+        let suspect = self
+            .suspect
+            .take()
+            .filter(|_| self.policy.fallback && self.fallen_back.is_none());
+        if let Some(good) = suspect.filter(|_| failed.cause == Cause::Restart) {
+            self.fallen_back = Some(good);
+            let mut actions = self.restart(now);
+            actions.insert(0, Action::Announce(Announcement::FallingBack { to: good }));
+            return actions;
+        }
+        self.restart(now)
+    }
+
+    fn delay(&self) -> Duration {
+        let doublings = self.restarts.saturating_sub(1).min(16);
+        if self.restarts == 0 {
+            Duration::ZERO
+        } else {
+            (FIRST_DELAY * (1 << doublings)).min(LONGEST_DELAY)
+        }
+    }
+
+    fn restart(&mut self, now: Time) -> Vec<Action> {
+        let delay = self.delay();
+        self.restarts = self.restarts.saturating_add(1);
+        if delay.is_zero() {
+            return self.begin(now, Cause::Restart, Vec::new());
+        }
+        // It gets its number, the next one, once its time has come.
+        let next = Generation(self.last.0 + 1);
+        self.swap = Some(Swap::new(
+            next,
+            Cause::Restart,
+            Stage::BackingOff { until: now + delay },
+        ));
+        Vec::new()
+    }
+}

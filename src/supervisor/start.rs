@@ -1,0 +1,201 @@
+//! From a request, a changed file or a death to a candidate that starts.
+
+use super::*;
+
+impl Supervisor {
+    pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<Client>) -> Vec<Action> {
+        self.last.0 += 1;
+        let generation = self.last;
+        let checking = Stage::Checking {
+            until: now + self.policy.ready_timeout,
+        };
+        let mut swap = Swap::new(generation, cause, checking);
+        swap.clients = clients;
+        if cause == Cause::Restart {
+            swap.program = self.fallen_back.map_or(Program::Current, Program::Of);
+        }
+        let prepares = match cause {
+            Cause::First => self.policy.dev,
+            Cause::Asked | Cause::File => true,
+            Cause::Restart => false,
+        };
+        if let Some(patience) = self.policy.before_swap.filter(|_| prepares) {
+            swap.stage = Stage::BeforeSwap {
+                until: now + patience,
+            };
+            self.swap = Some(swap);
+            return vec![Action::RunBeforeSwap(generation)];
+        }
+        self.swap = Some(swap);
+        match cause {
+            Cause::First | Cause::Restart => self.spawn(now),
+            Cause::Asked | Cause::File => vec![Action::CheckProgram],
+        }
+    }
+
+    /// A request never joins a candidate that was spawned before it.
+    pub(super) fn ask(&mut self, now: Time, by: Option<Client>) -> Vec<Action> {
+        let clients: Vec<Client> = by.into_iter().collect();
+        let Some(swap) = &mut self.swap else {
+            if self.ending.is_some() {
+                let generation = Generation(self.last.0 + 1);
+                return answer(
+                    clients,
+                    Verdict::Failed(failure(generation, Reason::Stopping)),
+                );
+            }
+            return self.begin(now, Cause::Asked, clients);
+        };
+        match swap.stage {
+            Stage::BackingOff { .. } => self.begin(now, Cause::Asked, clients),
+            Stage::BeforeSwap { .. } | Stage::Checking { .. } | Stage::WaitingFor(_) => {
+                swap.clients.extend(clients);
+                Vec::new()
+            }
+            Stage::Starting { .. }
+                if swap.cause == Cause::File
+                    && swap.replaceable.is_some_and(|until| now < until) =>
+            {
+                self.replace(now, Cause::Asked, clients)
+            }
+            Stage::Starting { .. } | Stage::CuttingOver { .. } | Stage::Proving { .. } => {
+                self.postpone(Cause::Asked, clients);
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn change(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = &self.swap else {
+            if self.ending.is_some() {
+                return Vec::new();
+            }
+            return self.begin(now, Cause::File, Vec::new());
+        };
+        match swap.stage {
+            Stage::BackingOff { .. } => self.begin(now, Cause::File, Vec::new()),
+            // Not spawned yet: what changed belongs to this swap.
+            Stage::BeforeSwap { .. } | Stage::Checking { .. } | Stage::WaitingFor(_) => Vec::new(),
+            Stage::Starting { .. } if swap.replaceable.is_some_and(|until| now < until) => {
+                self.replace(now, Cause::File, Vec::new())
+            }
+            Stage::Starting { .. } | Stage::CuttingOver { .. } | Stage::Proving { .. } => {
+                self.postpone(Cause::File, Vec::new());
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn postpone(&mut self, cause: Cause, clients: Vec<Client>) {
+        let pending = self.pending.get_or_insert(Pending {
+            cause,
+            clients: Vec::new(),
+        });
+        if cause == Cause::Asked {
+            pending.cause = cause;
+        }
+        pending.clients.extend(clients);
+    }
+
+    pub(super) fn begin_pending(&mut self, now: Time) -> Vec<Action> {
+        let pending = self.pending.take();
+        pending
+            .map(|pending| self.begin(now, pending.cause, pending.clients))
+            .unwrap_or_default()
+    }
+
+    /// Puts a new candidate in the place of one that is starting; those who wait for it wait on.
+    pub(super) fn replace(
+        &mut self,
+        now: Time,
+        cause: Cause,
+        mut clients: Vec<Client>,
+    ) -> Vec<Action> {
+        let Some(swap) = self.swap.take() else {
+            return Vec::new();
+        };
+        clients.extend(&swap.clients);
+        let mut actions = self.dismiss(now, &swap, Reason::Replaced, None);
+        actions.extend(self.begin(now, cause, clients));
+        if let Some(next) = &mut self.swap {
+            next.replaceable = swap.replaceable;
+        }
+        actions
+    }
+
+    pub(super) fn prepared(&mut self, now: Time, result: Result<(), String>) -> Vec<Action> {
+        let Some(swap) = &mut self.swap else {
+            return Vec::new();
+        };
+        if !matches!(swap.stage, Stage::BeforeSwap { .. }) {
+            return Vec::new();
+        }
+        if let Err(why) = result {
+            return self.fail(now, Reason::BeforeSwap(why), None);
+        }
+        swap.stage = Stage::Checking {
+            until: now + self.policy.ready_timeout,
+        };
+        if swap.cause == Cause::First {
+            self.spawn(now)
+        } else {
+            vec![Action::CheckProgram]
+        }
+    }
+
+    pub(super) fn checked(&mut self, now: Time, result: Result<(), String>) -> Vec<Action> {
+        let Some(swap) = &mut self.swap else {
+            return Vec::new();
+        };
+        if !matches!(swap.stage, Stage::Checking { .. }) {
+            return Vec::new();
+        }
+        if let Err(why) = result {
+            return self.fail(now, Reason::NotFit(why), None);
+        }
+        if self.policy.order == Order::StopFirst && self.serving.is_some() {
+            swap.stage = Stage::CuttingOver {
+                until: now + CUT_OVER_TIMEOUT,
+            };
+            return vec![Action::CutOver(swap.generation)];
+        }
+        self.spawn(now)
+    }
+
+    /// Spawns the candidate; where nothing serves, only once the failed one that had those sockets is gone.
+    pub(super) fn spawn(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = &mut self.swap else {
+            return Vec::new();
+        };
+        let idle = self.serving.is_none();
+        if let Some(failed) = self.draining.iter().find(|one| one.failed && idle) {
+            swap.stage = Stage::WaitingFor(failed.generation);
+            return Vec::new();
+        }
+        let until = now + self.policy.ready_timeout;
+        swap.stage = Stage::Starting { until };
+        swap.spawned = Some(now);
+        swap.replaceable.get_or_insert(until);
+        let sockets = if idle { Sockets::Target } else { Sockets::Own };
+        vec![Action::Spawn {
+            generation: swap.generation,
+            sockets,
+            program: swap.program,
+        }]
+    }
+
+    pub(super) fn not_spawned(
+        &mut self,
+        now: Time,
+        generation: Generation,
+        why: String,
+    ) -> Vec<Action> {
+        if self.spawned() != Some(generation) {
+            return Vec::new();
+        }
+        if let Some(swap) = &mut self.swap {
+            swap.spawned = None;
+        }
+        self.fail(now, Reason::CannotSpawn(why), None)
+    }
+}

@@ -1,0 +1,106 @@
+//! A generation on its way to serve, from the request to the verdict.
+
+use std::time::Duration;
+
+use super::{Client, Generation, Program, Time};
+
+#[derive(Clone, Debug)]
+pub struct Swap {
+    pub generation: Generation,
+    pub cause: Cause,
+    pub stage: Stage,
+    /// Who waits for the verdict.
+    pub clients: Vec<Client>,
+    pub program: Program,
+    pub spawned: Option<Time>,
+    /// Until then a newer file or a request may take its place: counted from the first it replaced.
+    pub replaceable: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    First,
+    Asked,
+    File,
+    Restart,
+}
+
+/// Where it is, and how long it may stay there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    BeforeSwap {
+        until: Time,
+    },
+    Checking {
+        until: Time,
+    },
+    /// That one must be gone before it is spawned.
+    WaitingFor(Generation),
+    BackingOff {
+        until: Time,
+    },
+    Starting {
+        until: Time,
+    },
+    CuttingOver {
+        until: Time,
+    },
+    Proving {
+        since: Time,
+        until: Time,
+    },
+}
+
+impl Swap {
+    pub fn new(generation: Generation, cause: Cause, stage: Stage) -> Self {
+        let (clients, program) = (Vec::new(), Program::Current);
+        Self {
+            generation,
+            cause,
+            stage,
+            clients,
+            program,
+            spawned: None,
+            replaceable: None,
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        match self.stage {
+            Stage::BeforeSwap { until }
+            | Stage::Checking { until }
+            | Stage::BackingOff { until }
+            | Stage::Starting { until }
+            | Stage::CuttingOver { until }
+            | Stage::Proving { until, .. } => Some(until),
+            // The generation it waits for has the deadline.
+            Stage::WaitingFor(_) => None,
+        }
+    }
+
+    pub fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+
+    /// New connections may go to it already.
+    pub fn is_cut_over_to(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::CuttingOver { .. } | Stage::Proving { .. }
+        )
+    }
+
+    /// How long it has lived, or proved itself.
+    pub fn age(&self, now: Time) -> Duration {
+        let since = match self.stage {
+            Stage::Proving { since, .. } => Some(since),
+            Stage::BeforeSwap { .. }
+            | Stage::Checking { .. }
+            | Stage::WaitingFor(_)
+            | Stage::BackingOff { .. }
+            | Stage::Starting { .. }
+            | Stage::CuttingOver { .. } => self.spawned,
+        };
+        now.saturating_sub(since.unwrap_or(now))
+    }
+}

@@ -1,0 +1,177 @@
+//! From a candidate that is ready to the verdict.
+
+use super::*;
+
+impl Supervisor {
+    pub(super) fn promote(&mut self, now: Time, generation: Generation) -> Vec<Action> {
+        match &mut self.swap {
+            Some(swap) if swap.generation == generation && swap.is_starting() => {
+                swap.stage = Stage::CuttingOver {
+                    until: now + CUT_OVER_TIMEOUT,
+                };
+                vec![Action::CutOver(generation)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn prove(&mut self, now: Time, generation: Generation) -> Vec<Action> {
+        let Some(swap) = self
+            .swap
+            .as_mut()
+            .filter(|swap| swap.generation == generation)
+        else {
+            return Vec::new();
+        };
+        if !matches!(swap.stage, Stage::CuttingOver { .. }) {
+            return Vec::new();
+        }
+        if swap.spawned.is_none() {
+            return self.make_room(now);
+        }
+        if self.serving.is_none() || self.policy.min_ready.is_zero() {
+            return self.serve(now);
+        }
+        swap.stage = Stage::Proving {
+            since: now,
+            until: now + self.policy.min_ready,
+        };
+        vec![Action::Announce(Announcement::Proving(generation))]
+    }
+
+    /// Stop-first: clients wait in the next one's queue while the old one finishes.
+    pub(super) fn make_room(&mut self, now: Time) -> Vec<Action> {
+        let Some(old) = self.serving.take() else {
+            return self.spawn(now);
+        };
+        if let Some(swap) = &mut self.swap {
+            swap.stage = Stage::WaitingFor(old.generation);
+        }
+        self.suspect = Some(old.generation);
+        self.drain(now, old.generation)
+    }
+
+    pub(super) fn serve(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = self.swap.take() else {
+            return Vec::new();
+        };
+        let generation = swap.generation;
+        if swap.cause != Cause::Restart {
+            self.fallen_back = None;
+        }
+        let old = self.serving.take().map(|serving| serving.generation);
+        let before = old.or(self.suspect);
+        self.serving = Some(Serving {
+            generation,
+            since: now,
+            before,
+        });
+        let mut actions = old.map(|old| self.drain(now, old)).unwrap_or_default();
+        actions.push(Action::Announce(Announcement::Serving {
+            generation,
+            draining: old,
+        }));
+        actions.extend(answer(
+            swap.clients,
+            Verdict::Serving {
+                generation,
+                replaced: old,
+            },
+        ));
+        actions.extend(self.begin_pending(now));
+        actions
+    }
+
+    pub(super) fn not_cut_over(
+        &mut self,
+        now: Time,
+        generation: Generation,
+        why: String,
+    ) -> Vec<Action> {
+        match &self.swap {
+            Some(swap) if swap.generation == generation && swap.is_cut_over_to() => {
+                self.fail(now, Reason::CannotCutOver(why), None)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The swap has come to nothing: an abort, a roll back, or a start that failed where nothing serves.
+    pub(super) fn fail(&mut self, now: Time, reason: Reason, exit: Option<Exit>) -> Vec<Action> {
+        let Some(swap) = self.swap.take() else {
+            return Vec::new();
+        };
+        let status = match (&reason, &exit) {
+            (_, Some(exit)) => exit.status(),
+            (Reason::NotReady(_), None) => TIMED_OUT,
+            (_, None) => OWN_FAILURE,
+        };
+        let serving = self.serving.as_ref().map(|serving| serving.generation);
+        let failure = Failure {
+            rolled_back: matches!(swap.stage, Stage::Proving { .. }),
+            ..failure(swap.generation, reason.clone())
+        };
+        let failure = Failure {
+            serves_on: serving,
+            ..failure
+        };
+        let mut actions = self.dismiss(now, &swap, reason, exit);
+        actions.extend(answer(swap.clients.clone(), Verdict::Failed(failure)));
+        actions.extend(if serving.is_some() {
+            self.begin_pending(now)
+        } else {
+            self.carry_on(now, &swap, status)
+        });
+        actions
+    }
+
+    /// Ends a candidate, having cut back first where clients may go to it, and says so.
+    pub(super) fn dismiss(
+        &mut self,
+        now: Time,
+        swap: &Swap,
+        reason: Reason,
+        exit: Option<Exit>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let serves_on = self.serving.as_ref().map(|serving| serving.generation);
+        if let Some(old) = serves_on.filter(|_| swap.is_cut_over_to()) {
+            actions.push(Action::CutOver(old));
+        }
+        let rolled_back = matches!(swap.stage, Stage::Proving { .. });
+        actions.push(Action::Announce(Announcement::Failed(Failure {
+            generation: swap.generation,
+            reason,
+            rolled_back,
+            serves_on,
+        })));
+        if swap.spawned.is_some() {
+            if exit.is_none() {
+                actions.push(Action::Stop(swap.generation));
+            }
+            self.draining
+                .push(Draining::failed(swap.generation, now, exit));
+        }
+        if matches!(swap.stage, Stage::BeforeSwap { .. }) {
+            actions.push(Action::EndBeforeSwap);
+        }
+        actions
+    }
+}
+
+pub(super) fn failure(generation: Generation, reason: Reason) -> Failure {
+    Failure {
+        generation,
+        reason,
+        rolled_back: false,
+        serves_on: None,
+    }
+}
+
+pub(super) fn answer(clients: Vec<Client>, verdict: Verdict) -> Vec<Action> {
+    if clients.is_empty() {
+        Vec::new()
+    } else {
+        vec![Action::Answer(clients, verdict)]
+    }
+}
