@@ -1,6 +1,9 @@
 //! How hotswap itself comes to its end, or to its next version.
 
-use super::*;
+use super::{
+    Action, Announcement, Client, Draining, Ending, Generation, KILLED, Phase, Reason, Supervisor,
+    Time, Verdict, answer, failure,
+};
 
 impl Supervisor {
     /// The first time every generation is asked to finish, the second time none is asked.

@@ -1,6 +1,8 @@
 //! A generation that new connections no longer go to, until nothing of it is left.
 
-use super::*;
+use super::{
+    Action, Announcement, Draining, Exit, Generation, Phase, Queue, Reason, Stage, Supervisor, Time,
+};
 
 impl Supervisor {
     pub(super) fn drain(&mut self, now: Time, generation: Generation) -> Vec<Action> {

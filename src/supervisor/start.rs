@@ -1,6 +1,9 @@
 //! From a request, a changed file or a death to a candidate that starts.
 
-use super::*;
+use super::{
+    Action, CUT_OVER_TIMEOUT, Cause, Client, Generation, Order, Pending, Program, Reason, Sockets,
+    Stage, Supervisor, Swap, Time, Verdict, answer, failure,
+};
 
 impl Supervisor {
     pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<Client>) -> Vec<Action> {

@@ -1,6 +1,9 @@
 //! From a candidate that is ready to the verdict.
 
-use super::*;
+use super::{
+    Action, Announcement, CUT_OVER_TIMEOUT, Cause, Client, Draining, Exit, Failure, Generation,
+    OWN_FAILURE, Reason, Serving, Stage, Supervisor, Swap, TIMED_OUT, Time, Verdict,
+};
 
 impl Supervisor {
     pub(super) fn promote(&mut self, now: Time, generation: Generation) -> Vec<Action> {
