@@ -1,0 +1,2 @@
+//! Every promise, against the real program.
+fn main() {}

@@ -1,0 +1,346 @@
+//! A server that misbehaves in the ways it is told to, one word a way: `odd deaf think=15ms exit=3 after=2s`.
+//!
+//! Without a word it is a plain server: a thread a connection, and no handler for any signal, so that SIGTERM ends it in
+//! the middle of whatever it does. A moment is a duration or `term`, the arrival of SIGTERM.
+//!
+//! | before it listens | |
+//! |---|---|
+//! | `say=TEXT` | a line on stderr |
+//! | `deaf` | never hears SIGTERM |
+//! | `helpers=N`, `escaped=N` | starts N processes in its group, or in sessions of their own |
+//! | `background` | starts itself once more and ends with 0 |
+//! | `exit=STATUS`, `kill=SIGNAL` | ends so, at once or `after=MOMENT` |
+//! | `late=D` | waits before it takes or binds its sockets |
+//! | `at=ADDRESS` | what it binds where it is given no socket: `HOST:PORT`, `unix:PATH`, `unix:@NAME` |
+//!
+//! | once it listens | |
+//! |---|---|
+//! | `backlog=N`, `nonblock` | changes its sockets |
+//! | `shut-down=MOMENT` | shutdown(2) of its sockets |
+//! | `ready`, `parent` | sends READY=1, or SIGTERM to its parent |
+//! | `newline=FD` | writes a newline there |
+//! | `notify-flood`, `stderr-flood` | as fast as it can, for ever |
+//! | `hang`, `hang=D` | waits before it accepts |
+//! | `single`, `think=D` | one connection at a time, each answer takes D |
+//! | `greet=D` | speaks first, after D |
+//! | `health=STATUS` | what `/health` answers |
+//! | `echo` | answers datagrams |
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::{Command, exit};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{self, Backlog};
+use nix::unistd::Pid;
+
+fn main() -> io::Result<()> {
+    let words = Words::from_arguments();
+    if words.has("helper") {
+        thread::sleep(Duration::from_secs(3600));
+        return Ok(());
+    }
+    words.start()?;
+    let sockets = Arc::new(words.sockets()?);
+    words.change(&sockets)?;
+    words.announce()?;
+    words.hang();
+    if words.has("echo") {
+        return echo(&sockets);
+    }
+    let turn = Arc::new(Mutex::new(()));
+    thread::scope(|listeners| {
+        for socket in sockets.iter() {
+            listeners.spawn(|| words.accept(socket, &turn));
+        }
+    });
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Words(HashMap<String, String>);
+
+impl Words {
+    fn from_arguments() -> Words {
+        let word = |word: String| match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => (word, String::new()),
+        };
+        Words(env::args().skip(1).map(word).collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<i32> {
+        self.value(name).map(|n| n.parse().expect("a number"))
+    }
+
+    fn time(&self, name: &str) -> Option<Duration> {
+        self.value(name).map(duration)
+    }
+
+    /// What happens before there is a socket.
+    fn start(&self) -> io::Result<()> {
+        if let Some(text) = self.value("say") {
+            eprintln!("{text}");
+        }
+        // A blocked signal is as unheard as an ignored one, and can be waited for where it is a moment.
+        if self.has("deaf") || self.0.values().any(|value| value == "term") {
+            SigSet::from(Signal::SIGTERM).thread_block()?;
+        }
+        for _ in 0..self.number("helpers").unwrap_or(0) {
+            Command::new(env::current_exe()?).arg("helper").spawn()?;
+        }
+        for _ in 0..self.number("escaped").unwrap_or(0) {
+            let own = env::current_exe()?;
+            Command::new("setsid").arg(own).arg("helper").spawn()?;
+        }
+        if self.has("background") {
+            let again = env::args_os().skip(1).filter(|word| word != "background");
+            Command::new(env::current_exe()?)
+                .args(again)
+                .process_group(0)
+                .spawn()?;
+            exit(0);
+        }
+        let end = self.clone();
+        match self.value("after") {
+            Some(moment) => at(moment, move || end.end()),
+            None => self.end(),
+        }
+        thread::sleep(self.time("late").unwrap_or_default());
+        Ok(())
+    }
+
+    fn end(&self) {
+        if let Some(signal) = self.value("kill") {
+            raise(signal.parse().expect("a signal")).expect("a signal to itself");
+        }
+        if let Some(status) = self.number("exit") {
+            exit(status);
+        }
+    }
+
+    /// The sockets it is given, whoever their `LISTEN_PID` was, else one of its own.
+    fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        if let Some(count) = env::var("LISTEN_FDS")
+            .ok()
+            .and_then(|n| n.parse::<usize>().ok())
+        {
+            return Ok((3..).take(count).map(owned).collect());
+        }
+        let address = self.value("at").unwrap_or("127.0.0.1:8080");
+        Ok(vec![match address.strip_prefix("unix:") {
+            Some(path) => match path.strip_prefix('@') {
+                Some(name) => {
+                    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?.into()
+                }
+                None => UnixListener::bind(path)?.into(),
+            },
+            None if self.has("echo") => UdpSocket::bind(address)?.into(),
+            None => TcpListener::bind(address)?.into(),
+        }])
+    }
+
+    /// What it does to its sockets.
+    fn change(&self, sockets: &Arc<Vec<OwnedFd>>) -> io::Result<()> {
+        for socket in sockets.iter() {
+            if let Some(backlog) = self.number("backlog") {
+                socket::listen(socket, Backlog::new(backlog)?)?;
+            }
+            if self.has("nonblock") {
+                TcpListener::from(socket.try_clone()?).set_nonblocking(true)?;
+            }
+        }
+        if let Some(moment) = self.value("shut-down") {
+            let sockets = Arc::clone(sockets);
+            at(moment, move || {
+                for socket in sockets.iter() {
+                    let _ = socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Both);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// How it says that it is ready, true or not.
+    fn announce(&self) -> io::Result<()> {
+        if self.has("ready") {
+            notify(b"READY=1\n")?;
+        }
+        if let Some(fd) = self.number("newline") {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(format!("/proc/self/fd/{fd}"))?
+                .write_all(b"\n")?;
+        }
+        if self.has("parent") {
+            kill(
+                Pid::from_raw(parent_id().try_into().expect("a pid")),
+                Signal::SIGTERM,
+            )?;
+        }
+        if self.has("notify-flood") {
+            thread::spawn(|| while notify(b"READY=1\nSTATUS=flooding\n").is_ok() {});
+        }
+        if self.has("stderr-flood") {
+            let line = [b'x'; 8191];
+            thread::spawn(move || while io::stderr().write_all(&line).is_ok() {});
+        }
+        Ok(())
+    }
+
+    fn hang(&self) {
+        match self.value("hang") {
+            Some("") => loop {
+                thread::park();
+            },
+            Some(time) => thread::sleep(duration(time)),
+            None => {}
+        }
+    }
+
+    fn accept(&self, socket: &OwnedFd, turn: &Mutex<()>) {
+        loop {
+            let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            if self.has("nonblock") && poll(&mut polled, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            let Ok(stream) = socket::accept(socket.as_raw_fd()).map(owned::<TcpStream>) else {
+                // Shut down; what has been accepted is still served.
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            if self.has("single") {
+                let _turn = turn.lock();
+                let _ = self.serve(&stream);
+            } else {
+                let words = self.clone();
+                thread::spawn(move || words.serve(&stream));
+            }
+        }
+    }
+
+    fn serve(&self, mut stream: &TcpStream) -> io::Result<()> {
+        if let Some(time) = self.time("greet") {
+            thread::sleep(time);
+            stream.write_all(answer().as_bytes())?;
+            return stream.shutdown(Shutdown::Write);
+        }
+        let mut asked = String::new();
+        let mut buffer = [0; 4096];
+        loop {
+            while !asked.ends_with("\r\n\r\n") {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    n => asked += &String::from_utf8_lossy(&buffer[..n]).to_lowercase(),
+                }
+            }
+            let slow = asked
+                .split_once("?ms=")
+                .and_then(|(_, ms)| ms.split_once(' '));
+            thread::sleep(
+                slow.map_or_else(Duration::default, |(ms, _)| duration(&format!("{ms}ms"))),
+            );
+            thread::sleep(self.time("think").unwrap_or_default());
+            let status = self
+                .value("health")
+                .filter(|_| asked.starts_with("get /health "));
+            let (status, body) = (status.unwrap_or("200"), answer());
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} Odd\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes())?;
+            if self.has("single") || asked.contains("connection: close") {
+                return Ok(());
+            }
+            asked.clear();
+        }
+    }
+}
+
+/// Answers datagrams until SIGTERM, and leaves none unanswered that it has taken.
+fn echo(sockets: &[OwnedFd]) -> io::Result<()> {
+    let sigterm = SigSet::from(Signal::SIGTERM);
+    sigterm.thread_block()?;
+    let stop = SignalFd::new(&sigterm)?;
+    let sockets: Vec<UdpSocket> = sockets
+        .iter()
+        .map(|s| s.try_clone().map(UdpSocket::from))
+        .collect::<io::Result<_>>()?;
+    let mut datagram = [0; 2048];
+    loop {
+        let mut polled = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        polled.extend(
+            sockets
+                .iter()
+                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
+        );
+        poll(&mut polled, PollTimeout::NONE)?;
+        if polled[0].any() == Some(true) {
+            return Ok(());
+        }
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+            if let Ok((_, client)) = socket.recv_from(&mut datagram) {
+                socket.send_to(answer().as_bytes(), client)?;
+            }
+        }
+    }
+}
+
+fn answer() -> String {
+    let of = |name: &str| env::var(name).unwrap_or("0".to_owned());
+    format!(
+        "hello from {}, generation {}\n",
+        of("VERSION"),
+        of("HOTSWAP_GENERATION")
+    )
+}
+
+fn notify(message: &[u8]) -> io::Result<usize> {
+    let name = env::var("NOTIFY_SOCKET").unwrap_or_default();
+    let address = match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message, &address)
+}
+
+/// Does it at that moment, from a thread of its own.
+fn at(moment: &str, what: impl FnOnce() + Send + 'static) {
+    let moment = moment.to_owned();
+    thread::spawn(move || {
+        if moment == "term" {
+            SigSet::from(Signal::SIGTERM).wait().expect("a signal");
+        } else {
+            thread::sleep(duration(&moment));
+        }
+        what();
+    });
+}
+
+fn duration(text: &str) -> Duration {
+    humantime::parse_duration(text).expect("a duration")
+}
+
+#[allow(unsafe_code)]
+fn owned<T: FromRawFd>(fd: i32) -> T {
+    // SAFETY: accept(2), or whoever set LISTEN_FDS, has just given this descriptor to us, and nothing else owns it.
+    unsafe { T::from_raw_fd(fd) }
+}
