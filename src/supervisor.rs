@@ -222,11 +222,7 @@ impl Supervisor {
         match swap.stage {
             Stage::BeforeSwap { .. } => {
                 let patience = self.policy.before_swap.unwrap_or_default();
-                self.fail(
-                    now,
-                    Reason::BeforeSwap(format!("did not end within {patience:?}")),
-                    None,
-                )
+                self.fail(now, Reason::BeforeSwapTooLong(patience), None)
             }
             Stage::Checking { .. } => self.fail(
                 now,

@@ -192,6 +192,7 @@ pub enum Reason {
     /// The program file is missing, not executable or not complete.
     NotFit(String),
     BeforeSwap(String),
+    BeforeSwapTooLong(Duration),
     /// A newer file, or a request, took its place.
     Replaced,
     Stopping,

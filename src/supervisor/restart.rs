@@ -72,7 +72,7 @@ impl Supervisor {
             None => {}
         }
         let clean = *exit == Exit::Status(0);
-        if self.ends(clean || background) {
+        if self.ends(clean) || (background && !self.policy.dev) {
             actions.push(announce(Then::End));
             actions.extend(self.end(now, exit.status()));
         } else if self.policy.dev {

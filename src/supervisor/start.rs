@@ -133,12 +133,12 @@ impl Supervisor {
         if !matches!(swap.stage, Stage::BeforeSwap { .. }) {
             return Vec::new();
         }
-        if let Err(why) = result {
-            return self.fail(now, Reason::BeforeSwap(why), None);
-        }
         swap.stage = Stage::Checking {
             until: now + self.policy.ready_timeout,
         };
+        if let Err(why) = result {
+            return self.fail(now, Reason::BeforeSwap(why), None);
+        }
         if swap.cause == Cause::First {
             self.spawn(now)
         } else {

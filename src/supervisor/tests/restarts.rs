@@ -1,0 +1,282 @@
+//! Deaths, back-off, the last good program, and first starts that fail.
+
+use super::*;
+
+fn dead(generation: Generation, then: Then) -> Announcement {
+    Announcement::Dead {
+        generation,
+        exit: crash(),
+        then,
+    }
+}
+
+/// It dies at this second, and nothing of it is left.
+fn dies(drill: &mut Drill, second: u64, generation: Generation, follows: &[Action]) {
+    drill.at(second, Died(generation, crash()), follows);
+    drill.at(second, Gone(generation), &[]);
+}
+
+fn serves(drill: &mut Drill, second: u64, generation: Generation) {
+    drill.at(second, Ready(generation), &[CutOver(generation)]);
+    drill.at(second, CutOverDone(generation), &[]);
+    drill.serves(generation);
+}
+
+#[test]
+fn a_dead_generation_is_restarted_at_once_into_its_own_sockets() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, Died(G1, crash()), &[into_target(G2)]);
+    drill.says(&dead(G1, Then::RestartAfter(Duration::ZERO)));
+}
+
+#[test]
+fn restarts_back_off_and_start_over_after_ten_good_seconds() {
+    let mut drill = Drill::serving_first_generation();
+    dies(&mut drill, 5, G1, &[into_target(G2)]);
+    serves(&mut drill, 6, G2);
+    dies(&mut drill, 7, G2, &[]);
+    drill.at_time(Duration::from_millis(7100), Elapsed, &[into_target(G3)]);
+    serves(&mut drill, 8, G3);
+    dies(&mut drill, 9, G3, &[]);
+    drill.at_time(Duration::from_millis(9100), Elapsed, &[]);
+    drill.at_time(Duration::from_millis(9200), Elapsed, &[into_target(G4)]);
+    serves(&mut drill, 10, G4);
+    dies(&mut drill, 20, G4, &[into_target(Generation(5))]);
+}
+
+#[test]
+fn the_delay_never_exceeds_thirty_seconds() {
+    let mut drill = Drill::serving_with(Policy {
+        restart: Restart::Always,
+        ..policy()
+    });
+    drill.at(2, Died(G1, crash()), &[into_target(G2)]);
+    drill.at(2, Gone(G1), &[]);
+    let mut now = seconds(2);
+    for number in 2..40 {
+        let generation = Generation(number);
+        drill.supervisor.step(now, Died(generation, crash()));
+        drill.supervisor.step(now, Gone(generation));
+        let Some(next) = drill.supervisor.deadline() else {
+            panic!("no restart is due")
+        };
+        assert!(next <= now + seconds(30), "{next:?} after {now:?}");
+        now = next;
+        drill.at_time(now, Elapsed, &[into_target(Generation(number + 1))]);
+    }
+}
+
+#[test]
+fn a_clean_end_ends_hotswap_with_it() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, Died(G1, Exit::Status(0)), &[]);
+    drill.at(5, Gone(G1), &[End(0)]);
+}
+
+#[test]
+fn restart_always_restarts_a_clean_end() {
+    let mut drill = Drill::serving_with(Policy {
+        restart: Restart::Always,
+        ..policy()
+    });
+    drill.at(5, Died(G1, Exit::Status(0)), &[into_target(G2)]);
+}
+
+#[test]
+fn restart_never_ends_as_the_server_ended() {
+    let mut drill = Drill::serving_with(Policy {
+        restart: Restart::Never,
+        ..policy()
+    });
+    drill.at(5, Died(G1, Exit::Signal(11)), &[]);
+    drill.at(5, Gone(G1), &[End(139)]);
+}
+
+#[test]
+fn a_clean_end_lets_the_rest_drain_first() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G2, Exit::Status(0)), &[Stop(G1)]);
+    drill.at(8, Gone(G2), &[]);
+    drill.at(9, Died(G1, Exit::Status(0)), &[]);
+    drill.at(9, Gone(G1), &[End(0)]);
+}
+
+#[test]
+fn a_stop_signal_while_the_rest_drains_is_the_first() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G2, Exit::Status(0)), &[Stop(G1)]);
+    drill.at(8, StopAsked(None), &[]);
+    drill.at(8, StopAsked(None), &[Kill(G1), Kill(G2)]);
+}
+
+#[test]
+fn new_connections_go_to_the_candidate_when_the_serving_one_dies() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
+    drill.says(&dead(G1, Then::CandidateServes(G2)));
+    drill.at(6, CutOverDone(G2), &[]);
+    drill.at(6, Gone(G1), &[]);
+    drill.at(8, Ready(G2), &[CutOver(G2)]);
+    let verdict = Verdict::Serving {
+        generation: G2,
+        replaced: None,
+    };
+    drill.at(8, CutOverDone(G2), &[Answer(vec![ANN], verdict)]);
+}
+
+#[test]
+fn a_restart_comes_before_a_swap_that_is_still_being_prepared() {
+    let mut drill = Drill::serving_with(Policy {
+        before_swap: Some(seconds(600)),
+        ..policy()
+    });
+    drill.at(5, SwapAsked(Some(ANN)), &[RunBeforeSwap(G2)]);
+    drill.at(6, Died(G1, crash()), &[EndBeforeSwap, into_target(G3)]);
+    drill.at(6, Gone(G1), &[]);
+    drill.at(7, Ready(G3), &[CutOver(G3)]);
+    drill.at(7, CutOverDone(G3), &[RunBeforeSwap(G4)]);
+}
+
+#[test]
+fn a_first_start_that_crashes_ends_hotswap_with_its_status() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(1, Died(G1, Exit::Status(3)), &[]);
+    drill.at(1, Gone(G1), &[End(3)]);
+}
+
+#[test]
+fn a_first_start_that_is_never_ready_ends_hotswap_with_124() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.elapses_at(30, &[Stop(G1)]);
+    drill.at(31, Died(G1, Exit::Signal(15)), &[]);
+    drill.at(31, Gone(G1), &[End(124)]);
+}
+
+#[test]
+fn a_first_start_that_cannot_be_spawned_is_hotswaps_own_failure() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(0, CannotSpawn(G1, "out of memory".into()), &[End(125)]);
+}
+
+#[test]
+fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(
+        0,
+        Died(G1, Exit::CannotRun(127, "no such file".into())),
+        &[],
+    );
+    drill.at(0, Gone(G1), &[End(127)]);
+}
+
+#[test]
+fn a_server_in_the_background_cannot_be_followed() {
+    let mut drill = Drill::serving_with(Policy {
+        restart: Restart::Always,
+        ..policy()
+    });
+    drill.at(5, Died(G1, Exit::Background), &[]);
+    drill.elapses_at(7, &[Kill(G1)]);
+    drill.at(7, Gone(G1), &[End(125)]);
+}
+
+#[test]
+fn dev_waits_for_a_change_where_others_end_or_restart() {
+    let mut drill = Drill::with(Policy {
+        dev: true,
+        ..policy()
+    });
+    drill.at(0, Launched, &[into_target(G1)]);
+    dies(&mut drill, 1, G1, &[]);
+    assert_eq!(drill.supervisor.deadline(), None);
+    drill.at(5, FileChanged, &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[into_target(G2)]);
+    serves(&mut drill, 6, G2);
+    dies(&mut drill, 7, G2, &[]);
+    drill.at(8, SwapAsked(None), &[CheckProgram]);
+}
+
+#[test]
+fn dev_builds_before_the_first_start() {
+    let mut drill = Drill::with(Policy {
+        dev: true,
+        before_swap: Some(seconds(600)),
+        ..policy()
+    });
+    drill.at(0, Launched, &[RunBeforeSwap(G1)]);
+    drill.at(9, BeforeSwapEnded(Ok(())), &[into_target(G1)]);
+}
+
+#[test]
+fn a_request_does_not_wait_for_the_back_off() {
+    let mut drill = Drill::serving_first_generation();
+    dies(&mut drill, 5, G1, &[into_target(G2)]);
+    dies(&mut drill, 5, G2, &[]);
+    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[into_target(G3)]);
+}
+
+#[test]
+fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
+    drill.at(6, Gone(G1), &[]);
+    let reason = Reason::NotReady(seconds(30));
+    let failure = Failure {
+        generation: G2,
+        reason,
+        rolled_back: false,
+        serves_on: None,
+    };
+    drill.at(35, Elapsed, &[Stop(G2), refused(&[ANN], failure)]);
+    drill.at(36, Died(G2, Exit::Signal(15)), &[]);
+    drill.at(36, Gone(G2), &[into_target(G3)]);
+}
+
+#[test]
+fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    drill.at(10, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.at(10, Gone(G3), &[]);
+    let again = Action::Spawn {
+        generation: G4,
+        sockets: Sockets::Target,
+        program: Program::Of(G1),
+    };
+    drill.at(11, Elapsed, &[again]);
+    serves(&mut drill, 12, G4);
+    drill.at(20, FileChanged, &[CheckProgram]);
+    drill.at(20, ProgramChecked(Ok(())), &[fresh(Generation(5))]);
+}
+
+#[test]
+fn an_old_and_tried_generation_is_not_fallen_back_from() {
+    let mut drill = Drill::draining_first_generation();
+    dies(&mut drill, 17, G2, &[into_target(G3)]);
+    drill.at(18, Died(G3, crash()), &[]);
+    drill.at(18, Gone(G3), &[]);
+    drill.at(19, Elapsed, &[into_target(G4)]);
+}
+
+#[test]
+fn no_fallback_restarts_what_the_path_names() {
+    let mut drill = Drill::serving_with(Policy {
+        fallback: false,
+        ..policy()
+    });
+    drill.at(5, SwapAsked(None), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(7, Ready(G2), &[CutOver(G2)]);
+    drill.at(7, CutOverDone(G2), &[Empty(G1)]);
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    dies(&mut drill, 10, G3, &[]);
+    drill.at(11, Elapsed, &[into_target(G4)]);
+}
