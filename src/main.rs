@@ -2,6 +2,7 @@
 #![allow(dead_code)] // until the rooms are joined
 
 mod capture;
+mod connections;
 mod supervisor;
 mod sys;
 

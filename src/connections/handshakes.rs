@@ -1,0 +1,165 @@
+//! The `ref` column of /proc/net/tcp: how many handshakes and queued connections a listening socket still has.
+//!
+//! It is a kernel internal, so it counts for nothing until [`can_be_seen`] has tried it on a listener of our own.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::inet::Family;
+use super::inode_of;
+
+/// Listeners come first in the file, so a small piece is all that is read on most machines.
+const PIECE: usize = 4096;
+/// `TCP_LISTEN` as the file writes it.
+const LISTENING: &str = "0A";
+/// `ref` of a listener on which nothing is open.
+pub const IDLE: u32 = 1;
+
+/// `ref` of each of these listening sockets, in their order; `None` for one that does not listen.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+    let path = match family {
+        Family::V4 => "/proc/net/tcp",
+        Family::V6 => "/proc/net/tcp6",
+    };
+    find(File::open(path)?, inodes)
+}
+
+fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+    let mut found = vec![None; inodes.len()];
+    let mut missing = inodes.len();
+    let mut piece = vec![0; PIECE];
+    let mut text = Vec::new();
+    let mut is_heading = true;
+    while missing > 0 {
+        let bytes = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        text.extend_from_slice(piece.get(..bytes).unwrap_or_default());
+        let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else {
+            continue;
+        };
+        let rest = text.split_off(end + 1);
+        for line in String::from_utf8_lossy(&text).lines() {
+            if std::mem::take(&mut is_heading) {
+                continue;
+            }
+            let Some((inode, references)) = listener(line) else {
+                return Ok(found);
+            };
+            let places = inodes.iter().zip(&mut found);
+            for (_, place) in places.filter(|(wanted, _)| **wanted == inode) {
+                missing -= usize::from(place.replace(references).is_none());
+            }
+        }
+        text = rest;
+    }
+    Ok(found)
+}
+
+/// The inode and `ref` of a line, if it is that of a listener.
+fn listener(line: &str) -> Option<(u64, u32)> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    if fields.next()? != LISTENING {
+        return None;
+    }
+    let mut fields = fields.skip(5);
+    let inode = fields.next()?.parse().ok()?;
+    let references = fields.next()?.parse().ok()?;
+    Some((inode, references))
+}
+
+/// Whether this kernel counts as we believe: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.
+pub fn can_be_seen() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| try_out().unwrap_or(false))
+}
+
+fn try_out() -> io::Result<bool> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let inode = inode_of(listener.as_fd())?;
+    let is = |wanted| Ok::<_, io::Error>(references(Family::V4, &[inode])? == [Some(wanted)]);
+    let idle = is(IDLE)?;
+    let client = TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_millis(100))?;
+    let queued = is(IDLE + 1)?;
+    listener.set_nonblocking(true)?;
+    let accepted = listener.accept()?;
+    let again = is(IDLE)?;
+    drop((client, accepted));
+    Ok(idle && queued && again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:07E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 651 1 0000000099a924bb 100 0 0 10 0
+   1: 0100007F:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000  1000        0 652 4 0000000099a924bc 100 0 0 10 0
+   2: 0100007F:1F90 0100007F:D3A2 01 00000000:00000000 00:00000000 00000000  1000        0 653 1 0000000099a924bd 20 4 30 10 -1
+   3: 0100007F:1F91 00000000:0000 0A 00000000:00000002 00:00000000 00000000  1000        0 654 9 0000000099a924bc 100 0 0 10 0
+";
+
+    /// Gives a few bytes at a time, and fails once more than the limit is asked for.
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let bytes = self.0.len().min(7).min(buffer.len());
+            assert!(bytes <= self.1, "read further than needed");
+            self.1 -= bytes;
+            buffer[..bytes].copy_from_slice(&self.0[..bytes]);
+            self.0 = &self.0[bytes..];
+            Ok(bytes)
+        }
+    }
+
+    fn find_in(text: &str, inodes: &[u64]) -> Vec<Option<u32>> {
+        find(Pieces(text.as_bytes(), usize::MAX), inodes).unwrap()
+    }
+
+    #[test]
+    fn references_are_found_by_inode() {
+        assert_eq!(find_in(TABLE, &[652, 651]), [Some(4), Some(1)]);
+        assert_eq!(find_in(TABLE, &[652, 652]), [Some(4), Some(4)]);
+        assert_eq!(find_in(TABLE, &[]), []);
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_listeners() {
+        assert_eq!(find_in(TABLE, &[653, 654, 7]), [None, None, None]);
+        let first_two = TABLE.find("   1:").unwrap() + 7;
+        let found = find(Pieces(TABLE.as_bytes(), first_two), &[651]).unwrap();
+        assert_eq!(found, [Some(1)]);
+    }
+
+    #[test]
+    fn a_table_of_another_shape_tells_nothing() {
+        for text in [
+            "",
+            "\n",
+            "heading\nnonsense\n",
+            "heading\n 0: a b 0A 1 2 3\n",
+        ] {
+            assert_eq!(find_in(text, &[1]), [None], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_that_is_accepted_is_no_longer_counted() {
+        assert!(
+            try_out().unwrap(),
+            "this kernel counts otherwise: hotswap would wait 3 s after each cut-over"
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! The TCP connections behind a port, and whether anybody waits for something on them.
+//!
+//! The layouts are those of linux/inet_diag.h and linux/tcp.h.
+
+use std::io;
+
+use super::netlink::{self, Scope, attributes, number};
+
+const INET_DIAG_INFO: u16 = 2;
+/// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: those on which the server may still have something to say.
+const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
+const CLOSE_WAIT: u8 = 8;
+const MESSAGE: usize = 72;
+
+/// Which of the two tables: an accepted connection is in that of its listener, whatever the client spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// One connection as the server's side has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// 0 until it is accepted, and again once no process has it.
+    pub inode: u64,
+    /// A request may be on its way, in work, or not yet wholly answered.
+    pub busy: bool,
+}
+
+/// Every connection whose local port is this one, of all processes.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn connections(family: Family, port: u16) -> io::Result<Vec<Connection>> {
+    let mut found = Vec::new();
+    netlink::ask(&request(family, port), Scope::All, |message| {
+        found.extend(parse(message));
+    })?;
+    Ok(found)
+}
+
+fn request(family: Family, port: u16) -> Vec<u8> {
+    let family = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let byte = |number: i32| u8::try_from(number).unwrap_or_default();
+    let mut bytes = vec![
+        byte(family),
+        byte(libc::IPPROTO_TCP),
+        1 << (INET_DIAG_INFO - 1),
+        0,
+    ];
+    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(port.to_be_bytes());
+    // No other part of the address is asked for; the last eight bytes are INET_DIAG_NOCOOKIE.
+    bytes.extend([0; 38]);
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+/// One answer; `None` if it is too short to tell.
+fn parse(message: &[u8]) -> Option<Connection> {
+    let info = attributes(message.get(MESSAGE..)?)
+        .find(|(kind, _)| *kind == INET_DIAG_INFO)
+        .map(|(_, value)| value);
+    let traffic = Traffic {
+        client_is_done: *message.get(1)? == CLOSE_WAIT,
+        to_read: number(message, 56)?,
+        to_send: number(message, 60)?,
+        since_sent: info.and_then(|info| number(info, 44)),
+        since_received: info.and_then(|info| number(info, 52)),
+        received: info
+            .and_then(|info| info.get(128..)?.first_chunk())
+            .map(|bytes| u64::from_ne_bytes(*bytes)),
+    };
+    Some(Connection {
+        inode: u64::from(number(message, 68)?),
+        busy: traffic.is_busy(),
+    })
+}
+
+/// What the kernel has counted on one connection; times in milliseconds ago.
+struct Traffic {
+    /// Its FIN has arrived, which the kernel counts as one byte received, and as one to read until it is read.
+    client_is_done: bool,
+    to_read: u32,
+    to_send: u32,
+    since_sent: Option<u32>,
+    since_received: Option<u32>,
+    received: Option<u64>,
+}
+
+impl Traffic {
+    fn is_busy(&self) -> bool {
+        let fin = u32::from(self.client_is_done);
+        let (Some(since_sent), Some(since_received), Some(received)) =
+            (self.since_sent, self.since_received, self.received)
+        else {
+            return true;
+        };
+        if self.client_is_done && received <= 1 {
+            return false;
+        }
+        received == 0 || self.to_read > fin || self.to_send > 0 || since_received < since_sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::connections::inode_of;
+
+    fn info(since_sent: u32, since_received: u32, received: u64) -> Vec<u8> {
+        let mut info = vec![0; 160];
+        info[44..48].copy_from_slice(&since_sent.to_ne_bytes());
+        info[52..56].copy_from_slice(&since_received.to_ne_bytes());
+        info[128..136].copy_from_slice(&received.to_ne_bytes());
+        info
+    }
+
+    fn answer(state: u8, queues: (u32, u32), inode: u32, info: &[u8]) -> Vec<u8> {
+        let mut message = vec![0; MESSAGE];
+        message[1] = state;
+        message[56..60].copy_from_slice(&queues.0.to_ne_bytes());
+        message[60..64].copy_from_slice(&queues.1.to_ne_bytes());
+        message[68..72].copy_from_slice(&inode.to_ne_bytes());
+        let length = u16::try_from(4 + info.len()).unwrap();
+        message.extend(length.to_ne_bytes());
+        message.extend(INET_DIAG_INFO.to_ne_bytes());
+        message.extend(info);
+        message
+    }
+
+    fn is_busy(state: u8, queues: (u32, u32), info: &[u8]) -> bool {
+        parse(&answer(state, queues, 77, info)).unwrap().busy
+    }
+
+    #[test]
+    fn a_connection_is_busy_until_it_is_answered() {
+        assert!(
+            is_busy(1, (0, 0), &info(900, 900, 0)),
+            "nothing received yet"
+        );
+        assert!(
+            is_busy(1, (0, 0), &info(900, 100, 80)),
+            "received, not answered"
+        );
+        assert!(
+            is_busy(1, (5, 0), &info(100, 900, 80)),
+            "a request is not read"
+        );
+        assert!(
+            is_busy(1, (0, 5), &info(100, 900, 80)),
+            "an answer is not sent"
+        );
+        assert!(!is_busy(1, (0, 0), &info(100, 900, 80)), "answered");
+        assert!(!is_busy(1, (0, 0), &info(100, 100, 80)), "answered at once");
+    }
+
+    #[test]
+    fn a_client_that_has_hung_up_leaves_nothing_to_wait_for() {
+        assert!(
+            !is_busy(CLOSE_WAIT, (1, 0), &info(900, 100, 1)),
+            "it never asked"
+        );
+        assert!(
+            !is_busy(CLOSE_WAIT, (1, 0), &info(100, 900, 81)),
+            "only its end is unread"
+        );
+        assert!(
+            is_busy(CLOSE_WAIT, (0, 0), &info(900, 100, 81)),
+            "half-closed after a request"
+        );
+        assert!(
+            is_busy(CLOSE_WAIT, (81, 0), &info(900, 100, 81)),
+            "its request is unread"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_no_quiet_connection() {
+        let whole = answer(1, (0, 0), 77, &info(100, 900, 80));
+        for length in 0..whole.len() {
+            let parsed = parse(&whole[..length]);
+            assert!(parsed.is_none_or(|one| one.busy), "{length} bytes");
+        }
+        assert_eq!(parse(&whole).unwrap().inode, 77);
+    }
+
+    /// What the kernel says of one connection: not accepted, accepted, asked, answered, hung up.
+    fn life_of_a_connection(address: SocketAddr, family: Family) {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let all = || connections(family, address.port()).unwrap();
+        assert_eq!(all(), []);
+        let mut client = TcpStream::connect(address).unwrap();
+        assert_eq!(
+            all(),
+            [Connection {
+                inode: 0,
+                busy: true
+            }]
+        );
+        let (mut server, _) = listener.accept().unwrap();
+        let inode = inode_of(server.as_fd()).unwrap();
+        assert_eq!(all(), [Connection { inode, busy: true }]);
+        client.write_all(b"question").unwrap();
+        assert!(all()[0].busy, "unread");
+        server.read_exact(&mut [0; 8]).unwrap();
+        // Receiving and sending within one tick of the kernel's clock look alike.
+        std::thread::sleep(Duration::from_millis(30));
+        server.write_all(b"answer").unwrap();
+        client.read_exact(&mut [0; 6]).unwrap();
+        until(|| all() == [Connection { inode, busy: false }]);
+        client.shutdown(Shutdown::Write).unwrap();
+        until(|| all() == [Connection { inode, busy: false }]);
+        drop(server);
+        until(|| all().iter().all(|one| one.inode == 0));
+    }
+
+    fn until(what: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !what() {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "it never came true"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_connection_is_at() {
+        life_of_a_connection(SocketAddr::from(([127, 0, 0, 1], 0)), Family::V4);
+    }
+
+    #[test]
+    fn it_tells_the_same_over_ipv6() {
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        if TcpListener::bind(address).is_ok() {
+            life_of_a_connection(address, Family::V6);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The queues and the connections of unix stream listeners.
+//!
+//! An accepted socket carries the name its listener was bound to, so a private path tells whose connection it is.
+//! The layouts are those of linux/unix_diag.h.
+
+use std::io;
+
+use nix::errno::Errno;
+
+use super::netlink::{self, Scope, attributes, number};
+
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_PEER: u16 = 2;
+const UNIX_DIAG_RQLEN: u16 = 4;
+const SHOW_NAME: u32 = 1;
+const SHOW_PEER: u32 = 4;
+const SHOW_RQLEN: u32 = 16;
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
+const MESSAGE: usize = 16;
+
+/// One unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Socket {
+    state: u8,
+    /// 0 until it is accepted.
+    inode: u64,
+    name: Vec<u8>,
+    has_peer: bool,
+    /// Of a listener: the length of its accept queue.
+    queue: u32,
+}
+
+/// How many connections wait to be accepted by the listener with this inode.
+///
+/// # Errors
+/// `ENOENT` if there is no such socket; those of the sock_diag(7) answer.
+pub fn accept_queue(inode: u64) -> io::Result<u32> {
+    let mut queue = None;
+    let request = request(inode, u32::MAX, SHOW_RQLEN);
+    netlink::ask(&request, Scope::One, |message| {
+        queue = parse(message).map(|socket| socket.queue);
+    })?;
+    queue.ok_or_else(|| Errno::EBADMSG.into())
+}
+
+/// How many connections of the listeners with these inodes have both their ends.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn connections(listeners: &[u64]) -> io::Result<usize> {
+    let mut sockets = Vec::new();
+    let states = 1 << ESTABLISHED | 1 << LISTEN;
+    netlink::ask(
+        &request(0, states, SHOW_NAME | SHOW_PEER),
+        Scope::All,
+        |message| {
+            sockets.extend(parse(message).filter(|socket| !socket.name.is_empty()));
+        },
+    )?;
+    Ok(connections_of(listeners, &sockets))
+}
+
+fn connections_of(listeners: &[u64], sockets: &[Socket]) -> usize {
+    let names: Vec<_> = sockets
+        .iter()
+        .filter(|socket| socket.state == LISTEN && listeners.contains(&socket.inode))
+        .map(|socket| &socket.name)
+        .collect();
+    sockets
+        .iter()
+        .filter(|socket| socket.state == ESTABLISHED && socket.has_peer)
+        .filter(|socket| names.contains(&&socket.name))
+        .count()
+}
+
+fn request(inode: u64, states: u32, show: u32) -> Vec<u8> {
+    let family = u8::try_from(libc::AF_UNIX).unwrap_or_default();
+    let mut bytes = vec![family, 0, 0, 0];
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(u32::try_from(inode).unwrap_or_default().to_ne_bytes());
+    bytes.extend(show.to_ne_bytes());
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+/// One answer; `None` if it is too short to tell.
+fn parse(message: &[u8]) -> Option<Socket> {
+    let mut socket = Socket {
+        state: *message.get(2)?,
+        inode: u64::from(number(message, 4)?),
+        name: Vec::new(),
+        has_peer: false,
+        queue: 0,
+    };
+    for (kind, value) in attributes(message.get(MESSAGE..)?) {
+        match kind {
+            UNIX_DIAG_NAME => socket.name = value.to_vec(),
+            UNIX_DIAG_PEER => socket.has_peer = number(value, 0).is_some_and(|peer| peer != 0),
+            UNIX_DIAG_RQLEN => socket.queue = number(value, 0).unwrap_or_default(),
+            _ => (),
+        }
+    }
+    Some(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::connections::inode_of;
+
+    fn socket(state: u8, inode: u64, name: &str, has_peer: bool) -> Socket {
+        let name = name.as_bytes().to_vec();
+        Socket {
+            state,
+            inode,
+            name,
+            has_peer,
+            queue: 0,
+        }
+    }
+
+    #[test]
+    fn a_connection_belongs_to_the_listener_whose_name_it_bears() {
+        let sockets = [
+            socket(LISTEN, 1, "/run/a.hotswap-1", false),
+            socket(LISTEN, 2, "/run/a.hotswap-2", false),
+            socket(ESTABLISHED, 11, "/run/a.hotswap-1", true),
+            socket(ESTABLISHED, 0, "/run/a.hotswap-1", true),
+            socket(ESTABLISHED, 12, "/run/a.hotswap-1", false),
+            socket(ESTABLISHED, 13, "/run/a.hotswap-2", true),
+        ];
+        assert_eq!(connections_of(&[1], &sockets), 2);
+        assert_eq!(connections_of(&[1, 2], &sockets), 3);
+        assert_eq!(connections_of(&[3], &sockets), 0);
+    }
+
+    #[test]
+    fn bytes_too_few_to_tell_are_no_socket() {
+        assert_eq!(parse(&[0; 7]), None);
+        assert_eq!(parse(&[0; MESSAGE]), Some(socket(0, 0, "", false)));
+    }
+
+    #[test]
+    fn the_kernel_tells_the_queue_and_the_connections() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let inode = inode_of(listener.as_fd()).unwrap();
+        assert_eq!(accept_queue(inode).unwrap(), 0);
+        let clients = [
+            UnixStream::connect(&path).unwrap(),
+            UnixStream::connect(&path).unwrap(),
+        ];
+        assert_eq!(accept_queue(inode).unwrap(), 2);
+        let served = [listener.accept().unwrap(), listener.accept().unwrap()];
+        assert_eq!(accept_queue(inode).unwrap(), 0);
+        // The name stays with the sockets when the path is renamed, as at a cut-over.
+        std::fs::rename(&path, directory.path().join("renamed")).unwrap();
+        assert_eq!(connections(&[inode]).unwrap(), 2);
+        drop(clients);
+        assert_eq!(connections(&[inode]).unwrap(), 0);
+        drop(served);
+        drop(listener);
+        assert_eq!(
+            accept_queue(inode).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}
