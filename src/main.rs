@@ -3,6 +3,8 @@
 
 mod capture;
 mod connections;
+mod news;
+mod signals;
 mod supervisor;
 mod sys;
 

@@ -1,0 +1,162 @@
+//! The signals hotswap lives by: which there are, who sent them, and what a hang-up means.
+//!
+//! SIGINT comes through ctrlc, whose small thread only counts and wakes the loop; all others are blocked and read from one
+//! signalfd. They are blocked before any thread starts, so that none is ever delivered anywhere else.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use nix::poll::PollFlags;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// What a signal asks of hotswap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Swap,
+    /// SIGTERM, with its sender: a generation that is starting says by it that it is ready.
+    Stop {
+        sender: Pid,
+    },
+    /// SIGINT, or a terminal that has closed.
+    Interrupt,
+    Reopen,
+    Upgrade,
+    /// A child has changed its state.
+    Reap,
+}
+
+/// Wakes the one poll from another thread.
+#[derive(Clone, Debug)]
+pub struct Wake(Arc<EventFd>);
+
+impl Wake {
+    pub fn new() -> Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(Arc::new(
+            EventFd::from_flags(flags).context("cannot make an eventfd")?,
+        )))
+    }
+
+    /// A full counter is as good as a wake-up.
+    pub fn wake(&self) {
+        let _ = self.0.write(1);
+    }
+
+    fn clear(&self) {
+        let _ = self.0.read();
+    }
+}
+
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+    interrupts: Arc<AtomicUsize>,
+    wake: Wake,
+    /// hotswap had a controlling terminal at its start.
+    had_terminal: bool,
+    /// The one who started it wants hang-ups ignored, as nohup(1) does.
+    hang_up_ignored: bool,
+}
+
+impl Signals {
+    /// Blocks what is read here; call it before any thread starts.
+    ///
+    /// # Errors
+    /// Only where the process is out of descriptors or threads.
+    pub fn take() -> Result<Self> {
+        let hang_up_ignored = sys::is_ignored(Signal::SIGHUP);
+        // Service managers look for a handler before they reload; and an ignored signal would never reach a signalfd.
+        sys::catch_and_ignore(Signal::SIGHUP).context("cannot catch SIGHUP")?;
+        let mut mask = SigSet::empty();
+        for signal in [
+            Signal::SIGHUP,
+            Signal::SIGTERM,
+            Signal::SIGCHLD,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            // A lease that is broken while a file is looked at, and a peer that has gone: both by default deadly.
+            Signal::SIGIO,
+            Signal::SIGPIPE,
+        ] {
+            mask.add(signal);
+        }
+        mask.thread_block().context("cannot block signals")?;
+        let wake = Wake::new()?;
+        let interrupts = Arc::new(AtomicUsize::new(0));
+        let (count, waker) = (Arc::clone(&interrupts), wake.clone());
+        ctrlc::set_handler(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            waker.wake();
+        })
+        .context("cannot catch SIGINT")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let descriptor = SignalFd::with_flags(&mask, flags).context("cannot make a signalfd")?;
+        Ok(Self {
+            descriptor,
+            interrupts,
+            wake,
+            had_terminal: has_terminal(),
+            hang_up_ignored,
+        })
+    }
+
+    pub fn polled(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {
+        [
+            (self.descriptor.as_fd(), PollFlags::POLLIN),
+            (self.wake.0.as_fd(), PollFlags::POLLIN),
+        ]
+    }
+
+    pub fn owns(&self, fd: RawFd) -> bool {
+        fd == self.descriptor.as_raw_fd() || fd == self.wake.0.as_raw_fd()
+    }
+
+    /// All that has come since the last time.
+    pub fn read(&mut self) -> Vec<Asked> {
+        self.wake.clear();
+        let interrupts = self.interrupts.swap(0, Ordering::SeqCst);
+        let mut asked = vec![Asked::Interrupt; interrupts.min(2)];
+        while let Ok(Some(signal)) = self.descriptor.read_signal() {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+            asked.extend(match Signal::try_from(number) {
+                Ok(Signal::SIGHUP) => self.hang_up(signal.ssi_code),
+                Ok(Signal::SIGTERM) => {
+                    let sender = i32::try_from(signal.ssi_pid).unwrap_or_default();
+                    Some(Asked::Stop {
+                        sender: Pid::from_raw(sender),
+                    })
+                }
+                Ok(Signal::SIGCHLD) => Some(Asked::Reap),
+                Ok(Signal::SIGUSR1) => Some(Asked::Reopen),
+                Ok(Signal::SIGUSR2) => Some(Asked::Upgrade),
+                _ => None,
+            });
+        }
+        asked
+    }
+
+    fn hang_up(&self, code: i32) -> Option<Asked> {
+        let closed = code == libc::SI_KERNEL;
+        if self.hang_up_ignored {
+            return if closed { None } else { Some(Asked::Swap) };
+        }
+        // An interactive shell sends a plain one to its jobs when its terminal closes.
+        if closed || (self.had_terminal && !has_terminal()) {
+            Some(Asked::Interrupt)
+        } else {
+            Some(Asked::Swap)
+        }
+    }
+}
+
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}
