@@ -2,6 +2,7 @@
 #![allow(dead_code)] // until the rooms are joined
 
 mod capture;
+mod cli;
 mod connections;
 mod news;
 mod signals;

@@ -1,0 +1,289 @@
+//! The command line: what was asked for, checked as far as the line itself tells.
+//!
+//! It opens nothing, starts nothing and prints nothing; [`parse`] is given the arguments and a way to look up variables, so
+//! that every line a user may write can be tested.
+
+pub mod options;
+pub mod usage;
+pub mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use options::RunArgs;
+use usage::{Refusal, Usage};
+
+/// The variable that tells a server's own children which instance they run under.
+const INSTANCE: &str = "HOTSWAP_INSTANCE";
+
+/// What one command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    Run(Box<RunArgs>),
+    Swap {
+        name: Option<String>,
+        timeout: Option<Duration>,
+        drained: bool,
+        all: bool,
+    },
+    Status {
+        name: Option<String>,
+        json: bool,
+        watch: bool,
+    },
+    Stop {
+        name: Option<String>,
+        timeout: Option<Duration>,
+    },
+    Events {
+        name: Option<String>,
+        json: bool,
+    },
+    Upgrade {
+        name: Option<String>,
+    },
+    /// Help, version, completions or the manual: for stdout, status 0.
+    Print(String),
+}
+
+/// Run any server, and replace it by a new generation of itself without losing a client request.
+///
+/// It swaps on SIGHUP, on `hotswap swap`, and when the program file has changed. Every long option of the first form has a
+/// variable: HOTSWAP_LISTEN for --listen, HOTSWAP_READY_TIMEOUT for --ready-timeout; lists are separated by spaces, and an
+/// option on the line wins. `hotswap man` prints the manual.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hotswap",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    max_term_width = 110,
+    override_usage = "hotswap [OPTIONS] -- COMMAND [ARGS]...\n       \
+                      hotswap swap|status|stop|events|upgrade [NAME] [OPTIONS]\n       \
+                      hotswap completions SHELL | hotswap man"
+)]
+struct Line {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(subcommand)]
+    request: Option<Request>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Request {
+    /// Swap a running one and wait for the verdict
+    Swap {
+        #[command(flatten)]
+        whom: Whom,
+        /// Stop waiting after D (the swap goes on, and the status is 124)
+        #[arg(long, value_name = "D", value_parser = values::duration)]
+        timeout: Option<Duration>,
+        /// Wait until the old generation is gone, too
+        #[arg(long)]
+        drained: bool,
+        /// Swap every instance of this user
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Show what is serving and what is draining
+    Status {
+        #[command(flatten)]
+        whom: Whom,
+        /// Print JSON: one object with NAME, an array without
+        #[arg(long)]
+        json: bool,
+        /// Show it again and again
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Drain and stop a running one
+    Stop {
+        #[command(flatten)]
+        whom: Whom,
+        /// Stop waiting after D (the status is 124)
+        #[arg(long, value_name = "D", value_parser = values::duration)]
+        timeout: Option<Duration>,
+    },
+    /// Follow the events of a running one
+    Events {
+        #[command(flatten)]
+        whom: Whom,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Re-execute hotswap itself in place
+    Upgrade {
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Print completions for a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+struct Whom {
+    /// The instance; may be left out if only one is running
+    #[arg(value_name = "NAME", value_parser = values::name)]
+    name: Option<String>,
+}
+
+/// Reads the arguments behind the program's own name. `variable` looks a name up in the environment.
+///
+/// # Errors
+/// A line that cannot be meant, with the status that this form of the command has for it.
+pub fn parse(
+    arguments: &[OsString],
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, Usage> {
+    let is_request = arguments.first().is_some_and(|first| is_request(first));
+    let read = if is_request {
+        read(arguments).and_then(|(line, _)| request(line, variable(INSTANCE)))
+    } else {
+        run(arguments, variable)
+    };
+    read.or_else(|refusal| match refusal {
+        Refusal::Answer(text) => Ok(Invocation::Print(text)),
+        Refusal::Usage(lines) if is_request => Err(Usage { status: 2, lines }),
+        Refusal::Usage(lines) => Err(Usage { status: 125, lines }),
+    })
+}
+
+fn is_request(first: &OsStr) -> bool {
+    first == "help" || grammar().find_subcommand(first).is_some()
+}
+
+fn grammar() -> Command {
+    <Line as clap::CommandFactory>::command()
+}
+
+fn read(arguments: &[OsString]) -> Result<(Line, ArgMatches), Refusal> {
+    let program = OsString::from("hotswap");
+    let matches = grammar()
+        .try_get_matches_from(std::iter::once(&program).chain(arguments))
+        .map_err(|error| usage::refusal(&error))?;
+    let line = Line::from_arg_matches(&matches).map_err(|error| usage::refusal(&error))?;
+    Ok((line, matches))
+}
+
+fn run(
+    arguments: &[OsString],
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, Refusal> {
+    let (line, matches) = read(arguments)?;
+    usage::expect_command_behind_dashes(arguments, &line.run.command)?;
+
+    let from_variables = options_from_variables(&matches, variable)?;
+    let (line, matches) = read(&[&from_variables, arguments].concat())
+        .map_err(|refusal| usage::blame_variable(refusal, &from_variables))?;
+    let mut run = line.run;
+    if run.dev {
+        run.set_dev_defaults(|option| {
+            matches.value_source(option) == Some(ValueSource::DefaultValue)
+        });
+    }
+    run.check().map_err(Refusal::Usage)?;
+    Ok(Invocation::Run(Box::new(run)))
+}
+
+/// The options that the environment asks for, and the line does not, as if they had been written first on it.
+fn options_from_variables(
+    matches: &ArgMatches,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Vec<OsString>, Refusal> {
+    let mut options = Vec::new();
+    for argument in grammar().get_arguments() {
+        let Some(long) = argument.get_long() else {
+            continue;
+        };
+        if matches!(long, "help" | "version") {
+            continue;
+        }
+        let name = usage::variable_of(long);
+        let on_the_line =
+            matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
+        let Some(value) = variable(&name).filter(|value| !on_the_line && !value.is_empty()) else {
+            continue;
+        };
+        if !argument.get_action().takes_values() {
+            if values::switch(&value).map_err(|why| {
+                Refusal::Usage(format!("cannot use {name}={}: {why}", value.display()))
+            })? {
+                options.push(format!("--{long}").into());
+            }
+        } else if matches!(argument.get_action(), clap::ArgAction::Append) {
+            let words = value.as_bytes().split(u8::is_ascii_whitespace);
+            options.extend(
+                words
+                    .filter(|word| !word.is_empty())
+                    .map(|word| option(long, word)),
+            );
+        } else {
+            options.push(option(long, value.as_bytes()));
+        }
+    }
+    Ok(options)
+}
+
+fn option(long: &str, value: &[u8]) -> OsString {
+    OsString::from_vec([b"--", long.as_bytes(), b"=", value].concat())
+}
+
+fn request(line: Line, instance: Option<OsString>) -> Result<Invocation, Refusal> {
+    let or_our_own = |whom: Whom| {
+        whom.name
+            .or_else(|| instance.and_then(|name| name.into_string().ok()))
+            .filter(|name| !name.is_empty())
+    };
+    Ok(match line.request {
+        None => return Err(Refusal::Usage("no command to run".into())),
+        Some(Request::Swap {
+            whom,
+            timeout,
+            drained,
+            all,
+        }) => Invocation::Swap {
+            name: if all { None } else { or_our_own(whom) },
+            timeout,
+            drained,
+            all,
+        },
+        Some(Request::Status { whom, json, watch }) => Invocation::Status {
+            name: or_our_own(whom),
+            json,
+            watch,
+        },
+        Some(Request::Stop { whom, timeout }) => Invocation::Stop {
+            name: or_our_own(whom),
+            timeout,
+        },
+        Some(Request::Events { whom, json }) => Invocation::Events {
+            name: or_our_own(whom),
+            json,
+        },
+        Some(Request::Upgrade { whom }) => Invocation::Upgrade {
+            name: or_our_own(whom),
+        },
+        Some(Request::Completions { shell }) => Invocation::Print(completions(shell)),
+        Some(Request::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
+    })
+}
+
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut grammar(), "hotswap", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}

@@ -1,0 +1,303 @@
+//! The options of the form that runs a server: names, defaults, and what they mean together.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+use nix::sys::signal::Signal;
+
+use super::values::{self, Owner};
+
+/// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
+pub struct RunArgs {
+    /// Own this address, and hand it to every generation
+    ///
+    /// 8080 and :8080 are all addresses; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
+    /// udp:127.0.0.1:53. Port 0 picks one and says which. May be repeated.
+    #[arg(short, long, value_name = "[NAME=]ADDR", help_heading = "Listeners")]
+    pub listen: Vec<String>,
+
+    /// The backlog of every listener
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "4096",
+        help_heading = "Listeners"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub backlog: u32,
+
+    /// The mode of unix sockets, in octal [default: by the umask]
+    #[arg(long, value_name = "MODE", value_parser = values::mode, help_heading = "Listeners")]
+    pub socket_mode: Option<u32>,
+
+    /// The owner of unix sockets
+    #[arg(long, value_name = "U[:G]", value_parser = values::owner, help_heading = "Listeners")]
+    pub socket_owner: Option<Owner>,
+
+    /// Use one shared socket for all generations
+    #[arg(long, help_heading = "Listeners")]
+    pub share: bool,
+
+    /// Whether to make the addresses that the server binds listeners
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Listeners"
+    )]
+    pub capture: Capture,
+
+    /// How a new generation shows that it accepts connections
+    ///
+    /// auto, notify, fd:N, http:PATH, tcp, exec:COMMAND, after:D
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        help_heading = "Swapping"
+    )]
+    pub ready: String,
+
+    /// Give a new generation up that is not ready by then
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
+    pub ready_timeout: Duration,
+
+    /// How long it must prove itself after the cut-over before the old one is drained
+    #[arg(long, value_name = "D", default_value = "0s", value_parser = values::duration, help_heading = "Swapping")]
+    pub min_ready: Duration,
+
+    /// What asks this server to finish [default: TERM, or what its program is known to want]
+    #[arg(long, value_name = "SIG", value_parser = values::signal, help_heading = "Swapping")]
+    pub stop_signal: Option<Signal>,
+
+    /// How long requests in flight may take before the stop signal
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration, help_heading = "Swapping")]
+    pub quiesce: Duration,
+
+    /// Kill an old generation so long after the cut-over
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = values::duration, help_heading = "Swapping")]
+    pub drain_timeout: Duration,
+
+    /// Kill the oldest early when more than N drain
+    #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_draining: u32,
+
+    /// Whether the new one starts before the old one stops
+    #[arg(
+        long,
+        value_enum,
+        value_name = "ORDER",
+        default_value = "start-first",
+        help_heading = "Swapping"
+    )]
+    pub order: Order,
+
+    /// When to start the server again after it has died [default: on-failure; under --dev, when a file changes]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "on-failure",
+        hide_default_value = true
+    )]
+    #[arg(help_heading = "Swapping")]
+    pub restart: Restart,
+
+    /// Also swap when this file or tree changes; may be repeated
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Watching")]
+    pub watch: Vec<PathBuf>,
+
+    /// Do not watch the program file
+    #[arg(long, help_heading = "Watching")]
+    pub no_watch: bool,
+
+    /// The quiet time wanted after a write in place
+    #[arg(long, value_name = "D", default_value = "50ms", value_parser = values::duration, help_heading = "Watching")]
+    pub debounce: Duration,
+
+    /// Look at the files so often besides, for file systems without events; 0 for never
+    #[arg(long, value_name = "D", default_value = "1s", value_parser = values::duration, help_heading = "Watching")]
+    pub poll: Duration,
+
+    /// Run this by sh before each swap; if it fails, the swap is aborted
+    #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
+    pub before_swap: Option<String>,
+
+    /// How long that may take
+    #[arg(long, value_name = "D", default_value = "10m", value_parser = values::patience, help_heading = "Watching")]
+    pub before_swap_timeout: Duration,
+
+    /// Run this by sh after each event
+    #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
+    pub on_event: Option<String>,
+
+    /// For the desk: drain 2s, quiesce 200ms, wait for a change instead of ending
+    #[arg(long, help_heading = "Watching")]
+    pub dev: bool,
+
+    /// Under --dev, clear the terminal before each swap
+    #[arg(long, help_heading = "Watching")]
+    pub clear: bool,
+
+    /// Do not run the last good program when a restart fails
+    #[arg(long, help_heading = "Watching")]
+    pub no_fallback: bool,
+
+    /// What clients call this instance [default: the program's name]
+    #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = "Instance")]
+    pub name: Option<String>,
+
+    /// Where the control socket is [default: NAME.sock in the runtime directory]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Instance")]
+    pub control: Option<PathBuf>,
+
+    /// Variables for the server, read again for every generation, and watched
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Instance")]
+    pub env_file: Option<PathBuf>,
+
+    /// Run the server as this user
+    #[arg(long, value_name = "U", value_parser = values::user, value_hint = ValueHint::Username, help_heading = "Instance")]
+    pub user: Option<String>,
+
+    /// Run the server as this group
+    #[arg(long, value_name = "G", value_parser = values::group, help_heading = "Instance")]
+    pub group: Option<String>,
+
+    /// Run the server in this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Instance")]
+    pub chdir: Option<PathBuf>,
+
+    /// What the server's stderr is [default: pass; on a terminal, inherit]
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Words")]
+    pub stderr: Option<Stderr>,
+
+    /// How events are written
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Words"
+    )]
+    pub log_format: LogFormat,
+
+    /// Say only what went wrong
+    #[arg(short, long, overrides_with = "verbose", help_heading = "Words")]
+    pub quiet: bool,
+
+    /// Say more
+    #[arg(short, long, overrides_with = "quiet", help_heading = "Words")]
+    pub verbose: bool,
+
+    /// The server and its arguments; {fd}, {fd:NAME}, {addr}, {port} and {generation} are replaced
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    /// On, unless something stands in the way
+    Auto,
+    /// On, or hotswap ends with 125
+    Always,
+    /// Off
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// The old one serves until the new one is ready
+    StartFirst,
+    /// For singletons: clients wait meanwhile
+    StopFirst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Restart {
+    /// Whatever it ended with
+    Always,
+    /// Unless it ended with 0
+    OnFailure,
+    /// Never; hotswap ends as the server ended
+    Never,
+    /// What `--dev` does by itself: wait until a file changes.
+    #[value(skip)]
+    OnChange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stderr {
+    /// Through a pipe; the last lines are kept for the verdict
+    Pass,
+    /// hotswap's own
+    Inherit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl RunArgs {
+    /// What `--dev` changes, where nothing was said.
+    pub(super) fn set_dev_defaults(&mut self, is_unsaid: impl Fn(&str) -> bool) {
+        if is_unsaid("drain_timeout") {
+            self.drain_timeout = Duration::from_secs(2);
+        }
+        if is_unsaid("quiesce") {
+            self.quiesce = Duration::from_millis(200);
+        }
+        if is_unsaid("restart") {
+            self.restart = Restart::OnChange;
+        }
+    }
+
+    /// Whether the options can be meant together, as far as the line alone tells.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let probes = self.ready == "tcp" || self.ready.starts_with("http:");
+        if probes && self.share {
+            return Err(format!(
+                "cannot use --ready {} with --share: a probe of a shared socket may reach the old generation\n\
+                 try: --ready notify",
+                self.ready
+            ));
+        }
+        if probes && self.listen.is_empty() && self.capture == Capture::Never {
+            return Err(format!(
+                "cannot use --ready {} without a listener\ntry: --listen 127.0.0.1:8080",
+                self.ready
+            ));
+        }
+        Ok(())
+    }
+
+    /// What clients call this instance, before a number is put behind a name in use.
+    pub fn instance(&self) -> String {
+        let program = self.command.first().map(Path::new);
+        let program = program
+            .and_then(Path::file_name)
+            .unwrap_or(OsStr::new("server"));
+        let fitting = |name: &str| values::name(name).ok();
+        self.name
+            .clone()
+            .or_else(|| program.to_str().and_then(fitting))
+            .unwrap_or_else(|| "server".to_owned())
+    }
+
+    /// What the server's stderr is: on a terminal the server writes to it itself, so that it may use colours.
+    pub fn stderr(&self) -> Stderr {
+        self.stderr.unwrap_or(if stderr().is_terminal() {
+            Stderr::Inherit
+        } else {
+            Stderr::Pass
+        })
+    }
+}

@@ -1,0 +1,382 @@
+//! Lines as users write them, good and bad.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+
+use super::options::{Capture, LogFormat, Order, Restart, RunArgs, Stderr};
+use super::values::{self, Owner};
+use super::{Invocation, Usage, parse};
+
+/// A line as typed, quotes aside, with no variable set.
+fn line(words: &str) -> Result<Invocation, Usage> {
+    line_with(words, &[])
+}
+
+fn line_with(words: &str, variables: &[(&str, &str)]) -> Result<Invocation, Usage> {
+    let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+    parse(&words, |name| {
+        let found = variables.iter().find(|(variable, _)| *variable == name);
+        found.map(|(_, value)| OsString::from(value))
+    })
+}
+
+fn run(words: &str) -> RunArgs {
+    run_with(words, &[])
+}
+
+fn run_with(words: &str, variables: &[(&str, &str)]) -> RunArgs {
+    match line_with(words, variables) {
+        Ok(Invocation::Run(run)) => *run,
+        other => panic!("{words:?} was read as {other:?}"),
+    }
+}
+
+fn refused(words: &str) -> (u8, String) {
+    refused_with(words, &[])
+}
+
+fn refused_with(words: &str, variables: &[(&str, &str)]) -> (u8, String) {
+    match line_with(words, variables) {
+        Err(usage) => (usage.status, usage.lines),
+        Ok(read) => panic!("{words:?} was read as {read:?}"),
+    }
+}
+
+#[test]
+fn nothing_but_a_command_gets_every_default() {
+    let run = run("-- ./server --port 80 -- -l");
+    assert_eq!(run.command, ["./server", "--port", "80", "--", "-l"]);
+    assert!(run.listen.is_empty() && run.watch.is_empty());
+    assert_eq!(run.backlog, 4096);
+    assert_eq!(run.capture, Capture::Auto);
+    assert_eq!(run.ready, "auto");
+    assert_eq!(run.ready_timeout, Duration::from_secs(30));
+    assert_eq!(run.min_ready, Duration::ZERO);
+    assert_eq!(run.stop_signal, None);
+    assert_eq!(run.quiesce, Duration::from_secs(10));
+    assert_eq!(run.drain_timeout, Duration::from_secs(30));
+    assert_eq!(run.max_draining, 4);
+    assert_eq!(run.order, Order::StartFirst);
+    assert_eq!(run.restart, Restart::OnFailure);
+    assert_eq!(run.debounce, Duration::from_millis(50));
+    assert_eq!(run.poll, Duration::from_secs(1));
+    assert_eq!(run.before_swap_timeout, Duration::from_secs(600));
+    assert_eq!(run.log_format, LogFormat::Text);
+    assert_eq!(run.instance(), "server");
+}
+
+#[test]
+fn every_option_is_read() {
+    let run = run(
+        "-l web=8080 --listen unix:/run/a.sock --backlog 9 --socket-mode 0660 --socket-owner 0:0 --share \
+         --capture always --ready notify --ready-timeout 1m30s --min-ready 3s --stop-signal quit --quiesce 1.5s \
+         --drain-timeout 2h --max-draining 1 --order stop-first --restart never -w src --watch=views --no-watch \
+         --debounce 0 --poll 0 --before-swap make --before-swap-timeout 1m --on-event true --dev --clear \
+         --no-fallback --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
+         --stderr inherit --log-format json -q -- server",
+    );
+    assert_eq!(run.listen, ["web=8080", "unix:/run/a.sock"]);
+    assert_eq!(run.backlog, 9);
+    assert_eq!(run.socket_mode, Some(0o660));
+    let root = Owner {
+        user: Some(Uid::from_raw(0)),
+        group: Some(nix::unistd::Gid::from_raw(0)),
+    };
+    assert_eq!(run.socket_owner, Some(root));
+    assert_eq!(run.capture, Capture::Always);
+    assert_eq!(run.ready_timeout, Duration::from_secs(90));
+    assert_eq!(run.stop_signal, Some(Signal::SIGQUIT));
+    assert_eq!(run.quiesce, Duration::from_millis(1500));
+    assert_eq!(run.drain_timeout, Duration::from_secs(7200));
+    assert_eq!(run.order, Order::StopFirst);
+    assert_eq!(run.restart, Restart::Never);
+    assert_eq!(run.watch.len(), 2);
+    assert_eq!(run.poll, Duration::ZERO);
+    assert_eq!(run.instance(), "api");
+    assert_eq!(run.stderr(), Stderr::Inherit);
+    assert_eq!(run.log_format, LogFormat::Json);
+    assert!(run.share && run.no_watch && run.dev && run.clear && run.no_fallback && run.quiet);
+}
+
+#[test]
+fn a_command_may_be_called_like_a_request() {
+    assert_eq!(run("-- swap").command, ["swap"]);
+    assert_eq!(run("-- help --version").command, ["help", "--version"]);
+}
+
+#[test]
+fn the_last_of_two_wins() {
+    let run = run("--name a --name b -q -v -- x");
+    assert_eq!(run.name.as_deref(), Some("b"));
+    assert!(run.verbose && !run.quiet);
+}
+
+#[test]
+fn a_variable_stands_in_for_each_option() {
+    let variables = [
+        ("HOTSWAP_LISTEN", " 8080  unix:/a "),
+        ("HOTSWAP_READY_TIMEOUT", "5s"),
+        ("HOTSWAP_NO_WATCH", "yes"),
+        ("HOTSWAP_SHARE", "0"),
+        ("HOTSWAP_BEFORE_SWAP", "cargo build"),
+        ("HOTSWAP_NAME", ""),
+    ];
+    let run = run_with("-- x", &variables);
+    assert_eq!(run.listen, ["8080", "unix:/a"]);
+    assert_eq!(run.ready_timeout, Duration::from_secs(5));
+    assert_eq!(run.before_swap.as_deref(), Some("cargo build"));
+    assert!(run.no_watch && !run.share);
+    assert_eq!(run.name, None);
+}
+
+#[test]
+fn the_line_wins_over_a_variable() {
+    let variables = [
+        ("HOTSWAP_LISTEN", "1 2"),
+        ("HOTSWAP_QUIET", "1"),
+        ("HOTSWAP_READY", "nonsense, but never read"),
+    ];
+    let run = run_with("-l 8080 --ready tcp -v -- x", &variables);
+    assert_eq!(run.listen, ["8080"]);
+    assert_eq!(run.ready, "tcp");
+    assert!(run.verbose && !run.quiet);
+}
+
+#[test]
+fn other_variables_and_those_of_requests_are_ignored() {
+    let variables = [
+        ("HOTSWAP_SOCKET", "/x"),
+        ("HOTSWAP_TIMEOUT", "x"),
+        ("HOTSWAP_BACKLOG", "x"),
+        ("HOTSWAP_HELP", "1"),
+    ];
+    assert!(matches!(
+        line_with("swap", &variables),
+        Ok(Invocation::Swap { timeout: None, .. })
+    ));
+    run_with("-- x", &variables[..2]);
+    run_with("-- x", &variables[3..]);
+}
+
+#[test]
+fn a_wrong_variable_is_called_by_its_name() {
+    let (status, lines) = refused_with("-- x", &[("HOTSWAP_POLL", "5")]);
+    assert_eq!(status, 125);
+    assert_eq!(
+        lines,
+        "cannot use HOTSWAP_POLL=\"5\": a duration needs a unit\ntry: HOTSWAP_POLL=5s"
+    );
+    let (_, lines) = refused_with("-- x", &[("HOTSWAP_DEV", "maybe")]);
+    assert_eq!(lines, "cannot use HOTSWAP_DEV=maybe: it is 1 or 0");
+}
+
+#[test]
+fn dev_changes_what_was_not_said() {
+    let dev = run("--dev -- x");
+    assert_eq!(dev.drain_timeout, Duration::from_secs(2));
+    assert_eq!(dev.quiesce, Duration::from_millis(200));
+    assert_eq!(dev.restart, Restart::OnChange);
+
+    let said = run_with(
+        "--dev --drain-timeout 30s --restart on-failure -- x",
+        &[("HOTSWAP_QUIESCE", "10s")],
+    );
+    assert_eq!(said.drain_timeout, Duration::from_secs(30));
+    assert_eq!(said.quiesce, Duration::from_secs(10));
+    assert_eq!(said.restart, Restart::OnFailure);
+}
+
+#[test]
+fn a_client_asks_its_own_instance_unless_it_names_one() {
+    let inside = [("HOTSWAP_INSTANCE", "api")];
+    let name_of = |words| match line_with(words, &inside) {
+        Ok(Invocation::Swap { name, .. } | Invocation::Status { name, .. }) => name,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(name_of("swap").as_deref(), Some("api"));
+    assert_eq!(name_of("swap web").as_deref(), Some("web"));
+    assert_eq!(name_of("swap --all"), None);
+    assert_eq!(name_of("status").as_deref(), Some("api"));
+    assert!(matches!(
+        line("stop api --timeout 3s"),
+        Ok(Invocation::Stop { name: Some(_), timeout: Some(limit) }) if limit.as_secs() == 3
+    ));
+}
+
+#[test]
+fn help_version_completions_and_manual_are_answers() {
+    for words in [
+        "--help",
+        "-h",
+        "--version",
+        "-V",
+        "help",
+        "swap --help",
+        "help swap",
+        "completions bash",
+        "completions zsh",
+        "completions fish",
+        "man",
+    ] {
+        match line(words) {
+            Ok(Invocation::Print(text)) => assert!(text.ends_with('\n'), "{words}: {text}"),
+            other => panic!("{words:?} was read as {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_command_without_dashes_is_shown_with_them() {
+    let (status, lines) = refused("./server");
+    assert_eq!(status, 125);
+    assert!(lines.ends_with("\ntry: hotswap -- ./server"), "{lines}");
+
+    let (_, lines) = refused("--listen 8080 --name swap ./server -p $x");
+    let line = "\ntry: hotswap --listen 8080 --name swap -- ./server -p '$x'";
+    assert!(lines.ends_with(line), "{lines}");
+
+    let (_, lines) = refused("./server -- --flag");
+    assert!(lines.contains("try: hotswap -- ./server"), "{lines}");
+}
+
+#[test]
+fn every_bad_line_gets_one_clear_line() {
+    for words in [
+        "",
+        "--",
+        "-l 8080",
+        "./server",
+        "--nonsense -- x",
+        "--lisen 8080 -- x",
+        "-x -- x",
+        "--listen",
+        "--backlog 0 -- x",
+        "--backlog x -- x",
+        "--backlog -1 -- x",
+        "--backlog 99999999999 -- x",
+        "--socket-mode 999 -- x",
+        "--socket-mode 10000 -- x",
+        "--socket-owner nobody-at-all -- x",
+        "--socket-owner : -- x",
+        "--share=1 -- x",
+        "--capture maybe -- x",
+        "--capture",
+        "--ready-timeout 0s -- x",
+        "--ready-timeout 30 -- x",
+        "--ready-timeout soon -- x",
+        "--min-ready -1s -- x",
+        "--quiesce 5y -- x",
+        "--quiesce 1..5s -- x",
+        "--drain-timeout 99999999999999999999d -- x",
+        "--drain-timeout 40000d -- x",
+        "--debounce 5sx -- x",
+        "--stop-signal NONE -- x",
+        "--stop-signal 0 -- x",
+        "--stop-signal 99 -- x",
+        "--max-draining 0 -- x",
+        "--order both -- x",
+        "--restart on-change -- x",
+        "--name a/b -- x",
+        "--name .. -- x",
+        "--name= -- x",
+        "--user nobody-at-all -- x",
+        "--group nobody-at-all -- x",
+        "--stderr x -- x",
+        "--log-format xml -- x",
+        "--share --ready tcp -- x",
+        "--capture never --ready http:/ -- x",
+        "-l 80 swap",
+        "swpa",
+    ] {
+        let (status, lines) = refused(words);
+        assert_eq!(status, 125, "{words:?}: {lines}");
+        is_one_clear_line(words, &lines);
+    }
+}
+
+#[test]
+fn every_bad_request_gets_one_clear_line_and_2() {
+    for words in [
+        "swap --nonsense",
+        "swap a b",
+        "swap --timeout",
+        "swap --timeout 5",
+        "swap --all api",
+        "swap a/b",
+        "swap --json",
+        "status --jsn",
+        "stop --timeout x",
+        "events a b",
+        "upgrade --all",
+        "completions",
+        "completions csh",
+        "man x",
+        "swap --drained=1",
+        "help nonsense",
+    ] {
+        let (status, lines) = refused(words);
+        assert_eq!(status, 2, "{words:?}: {lines}");
+        is_one_clear_line(words, &lines);
+    }
+}
+
+fn is_one_clear_line(words: &str, lines: &str) {
+    let mut each = lines.lines();
+    let first = each.next().unwrap_or_default();
+    assert!(
+        first.len() > 10 && !first.ends_with('.'),
+        "{words:?}: {lines}"
+    );
+    assert!(
+        !first.starts_with("error") && !first.contains("  "),
+        "{words:?}: {lines}"
+    );
+    assert!(
+        each.all(|line| line.starts_with("try: ")),
+        "{words:?}: {lines}"
+    );
+    assert!(lines.lines().count() <= 2, "{words:?}: {lines}");
+}
+
+#[test]
+fn a_near_miss_is_told_what_was_meant() {
+    assert_eq!(
+        refused("--lisen 8080 -- x").1,
+        "no such option: --lisen\ntry: --listen"
+    );
+    assert_eq!(
+        refused("--drain-timeout 30 -- x").1,
+        "cannot use --drain-timeout \"30\": a duration needs a unit\ntry: --drain-timeout 30s"
+    );
+    assert_eq!(
+        refused("--order sideways -- x").1,
+        "cannot use --order \"sideways\": no such choice\ntry: one of start-first, stop-first"
+    );
+}
+
+#[test]
+fn durations_are_numbers_with_units() {
+    let read = |text| values::duration(text).ok();
+    assert_eq!(read("500ms"), Some(Duration::from_millis(500)));
+    assert_eq!(read("2m"), Some(Duration::from_secs(120)));
+    assert_eq!(read("1d2h"), Some(Duration::from_secs(93_600)));
+    assert_eq!(read("0.25s"), Some(Duration::from_millis(250)));
+    assert_eq!(read("0"), Some(Duration::ZERO));
+    for nonsense in [
+        "", "5", "s", "-5s", "5 s", "1e9s", "5µs", ".5s.", "5s5", "inf",
+    ] {
+        assert_eq!(read(nonsense), None, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn signals_go_by_name_or_number() {
+    for text in ["TERM", "SIGTERM", "term", "15"] {
+        assert_eq!(values::signal(text), Ok(Signal::SIGTERM));
+    }
+    assert_eq!(values::signal("WINCH"), Ok(Signal::SIGWINCH));
+    assert!(values::signal("SIGSIGTERM").is_err());
+}

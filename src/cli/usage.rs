@@ -1,0 +1,193 @@
+//! What is said about a line that cannot be meant: one line, and one that says what to try.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::values::Wrong;
+
+/// A command line that cannot be meant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// What to end with: 125 where a server was to run, 2 for the client commands.
+    pub status: u8,
+    /// One line, or two if there is something to try.
+    pub lines: String,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.lines.fmt(f)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Why a line was not read to its end.
+pub enum Refusal {
+    /// It asked for help or the version.
+    Answer(String),
+    Usage(String),
+}
+
+const HELP: &str = "try: hotswap --help";
+
+/// `--ready-timeout` is HOTSWAP_READY_TIMEOUT.
+pub fn variable_of(long: &str) -> String {
+    format!("HOTSWAP_{}", long.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// clap's error, in our words.
+pub fn refusal(error: &clap::Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Refusal::Answer(error.render().to_string())
+        }
+        _ => Refusal::Usage(lines(error)),
+    }
+}
+
+fn lines(error: &clap::Error) -> String {
+    let option = option_of(error);
+    match error.kind() {
+        ErrorKind::UnknownArgument => unknown_argument(error, &option),
+        ErrorKind::InvalidSubcommand => {
+            let wrong = text(error, ContextKind::InvalidSubcommand);
+            format!("no such command: {wrong}\n{HELP}")
+        }
+        ErrorKind::InvalidValue => invalid_value(error, &option),
+        ErrorKind::ValueValidation => wrong_value(error, &option),
+        ErrorKind::TooManyValues => format!("{option} takes no value\ntry: {option}"),
+        ErrorKind::ArgumentConflict => {
+            let prior = text(error, ContextKind::PriorArg);
+            let prior = prior.split(' ').next().unwrap_or_default();
+            format!("cannot use {option} together with {prior}\n{HELP}")
+        }
+        ErrorKind::MissingRequiredArgument => format!("{option} is missing\n{HELP}"),
+        ErrorKind::InvalidUtf8 => format!("an argument is not valid UTF-8\n{HELP}"),
+        _ => first_line(&error.render().to_string()),
+    }
+}
+
+/// `--listen` out of clap's `--listen <[NAME=]ADDR>`.
+fn option_of(error: &clap::Error) -> String {
+    let shown = text(error, ContextKind::InvalidArg);
+    let option = shown.split([' ', '=']).next().unwrap_or_default();
+    option.trim_matches(['<', '>', '[', ']', '.']).to_owned()
+}
+
+fn unknown_argument(error: &clap::Error, option: &str) -> String {
+    if !option.starts_with('-') {
+        return format!("cannot use {option:?}: there is a name already\n{HELP}");
+    }
+    let suggested = text(error, ContextKind::SuggestedArg);
+    if suggested.is_empty() {
+        format!("no such option: {option}\n{HELP}")
+    } else {
+        format!("no such option: {option}\ntry: {suggested}")
+    }
+}
+
+fn invalid_value(error: &clap::Error, option: &str) -> String {
+    let valid = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) => values.join(", "),
+        _ => String::new(),
+    };
+    let wrong = text(error, ContextKind::InvalidValue);
+    let problem = if wrong.is_empty() {
+        format!("{option} needs a value")
+    } else {
+        format!("cannot use {option} {wrong:?}: no such choice")
+    };
+    if valid.is_empty() {
+        format!("{problem}\n{HELP}")
+    } else {
+        format!("{problem}\ntry: one of {valid}")
+    }
+}
+
+fn wrong_value(error: &clap::Error, option: &str) -> String {
+    let value = text(error, ContextKind::InvalidValue);
+    let Some(source) = std::error::Error::source(error) else {
+        return format!("cannot use {option} {value:?}\n{HELP}");
+    };
+    let why = source.to_string();
+    match source.downcast_ref::<Wrong>().map(|wrong| &wrong.instead) {
+        Some(Some(instead)) => {
+            format!("cannot use {option} {value:?}: {why}\ntry: {option} {instead}")
+        }
+        // the rooms' own readers name the option and what to try themselves
+        None if why.starts_with("cannot ") => why,
+        Some(None) | None => format!("cannot use {option} {value:?}: {why}"),
+    }
+}
+
+fn text(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        Some(ContextValue::StyledStr(text)) => text.to_string(),
+        _ => String::new(),
+    }
+}
+
+fn first_line(rendered: &str) -> String {
+    let line = rendered.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    format!("{line}\n{HELP}")
+}
+
+/// The line alone could be read, so what cannot be meant came from a variable: it is called by its name.
+pub fn blame_variable(refusal: Refusal, from_variables: &[OsString]) -> Refusal {
+    let Refusal::Usage(mut lines) = refusal else {
+        return refusal;
+    };
+    for option in from_variables {
+        let option = option.to_string_lossy();
+        let long = option.split('=').next().unwrap_or_default();
+        let variable = variable_of(long.trim_start_matches('-'));
+        lines = lines.replace(&format!("{long} "), &format!("{variable}="));
+    }
+    Refusal::Usage(lines)
+}
+
+/// Without the dashes an option of the server's could not be told from one of hotswap's.
+pub fn expect_command_behind_dashes(
+    arguments: &[OsString],
+    command: &[OsString],
+) -> Result<(), Refusal> {
+    let Some(program) = command.first() else {
+        let lines = "no command to run\ntry: hotswap -- ./server";
+        return Err(Refusal::Usage(lines.into()));
+    };
+    let options = arguments.len().saturating_sub(command.len());
+    if options > 0 && arguments[options - 1] == "--" {
+        return Ok(());
+    }
+    let (options, command) = arguments.split_at(options);
+    let words = [options, &["--".into()], command].concat();
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    Err(Refusal::Usage(format!(
+        "cannot tell where the command begins: there is no -- before {}\ntry: hotswap {}",
+        quoted(program),
+        words.join(" ")
+    )))
+}
+
+/// As it may be pasted into a shell, on one line.
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=@,+%{}[]".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        let word: String = word
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect();
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

@@ -1,0 +1,195 @@
+//! What the values of options look like: durations, signals, modes, owners, names, switches.
+//!
+//! Each reader gives a reason and, where one is at hand, what to write instead; naming the option is left to the caller.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Group, Uid, User};
+
+/// Beyond this a deadline would overflow before anybody had waited for it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// A value that cannot be meant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub why: String,
+    /// What the user probably wants to write instead.
+    pub instead: Option<String>,
+}
+
+impl Wrong {
+    fn new(why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { why, instead: None }
+    }
+
+    fn instead(self, instead: impl Into<String>) -> Self {
+        let instead = Some(instead.into());
+        Self { instead, ..self }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.why.fmt(f)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// `500ms`, `1.5s`, `1m30s`, and a plain `0`.
+pub fn duration(text: &str) -> Result<Duration, Wrong> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.is_empty() || !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(Wrong::new("not a duration").instead("30s"));
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (part, behind) = one_unit(rest)?;
+        total = total
+            .checked_add(part)
+            .filter(|total| *total <= LONGEST)
+            .ok_or_else(too_long)?;
+        rest = behind;
+    }
+    Ok(total)
+}
+
+fn too_long() -> Wrong {
+    Wrong::new("longer than 100 years")
+}
+
+/// The first number with its unit, and what follows it.
+fn one_unit(text: &str) -> Result<(Duration, &str), Wrong> {
+    let number_ends = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .ok_or_else(|| Wrong::new("a duration needs a unit").instead(format!("{text}s")))?;
+    let (number, rest) = text.split_at(number_ends);
+    let unit_ends = rest
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(unit_ends);
+    let number: f64 = number
+        .parse()
+        .map_err(|_| Wrong::new("not a duration").instead("30s"))?;
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(Wrong::new("the units are ms, s, m, h and d").instead("30s")),
+    };
+    let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| too_long())?;
+    Ok((part, rest))
+}
+
+/// A duration that somebody has to get something done in.
+pub fn patience(text: &str) -> Result<Duration, Wrong> {
+    match duration(text)? {
+        Duration::ZERO => Err(Wrong::new("it must be more than 0").instead("30s")),
+        some => Ok(some),
+    }
+}
+
+/// `TERM`, `SIGTERM`, `term` or `15`.
+pub fn signal(text: &str) -> Result<Signal, Wrong> {
+    let unknown = || Wrong::new("no such signal").instead("TERM");
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| unknown());
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    format!("SIG{name}").parse().map_err(|_| unknown())
+}
+
+/// The permission bits of a socket, in octal.
+pub fn mode(text: &str) -> Result<u32, Wrong> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777 && !digits.starts_with('+'))
+        .ok_or_else(|| Wrong::new("not an octal mode up to 0777").instead("0660"))
+}
+
+/// To whom a unix socket is given: `USER`, `USER:GROUP` or `:GROUP`, by name or number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub user: Option<Uid>,
+    pub group: Option<Gid>,
+}
+
+pub fn owner(text: &str) -> Result<Owner, Wrong> {
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let owner = Owner {
+        user: some(user).map(uid).transpose()?,
+        group: some(group).map(gid).transpose()?,
+    };
+    if owner.user.is_none() && owner.group.is_none() {
+        return Err(Wrong::new("neither a user nor a group").instead("www-data:www-data"));
+    }
+    Ok(owner)
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn uid(user: &str) -> Result<Uid, Wrong> {
+    if let Ok(Some(found)) = User::from_name(user) {
+        return Ok(found.uid);
+    }
+    number(user)
+        .map(Uid::from_raw)
+        .ok_or_else(|| Wrong::new(format!("there is no user {user:?}")))
+}
+
+fn gid(group: &str) -> Result<Gid, Wrong> {
+    if let Ok(Some(found)) = Group::from_name(group) {
+        return Ok(found.gid);
+    }
+    number(group)
+        .map(Gid::from_raw)
+        .ok_or_else(|| Wrong::new(format!("there is no group {group:?}")))
+}
+
+/// All ones means "leave it as it is" to chown(2) and setuid(2).
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
+pub fn user(text: &str) -> Result<String, Wrong> {
+    uid(text).map(|_| text.to_owned())
+}
+
+pub fn group(text: &str) -> Result<String, Wrong> {
+    gid(text).map(|_| text.to_owned())
+}
+
+/// An instance's name is a file's name, and a word on a command line.
+pub fn name(text: &str) -> Result<String, Wrong> {
+    let fits = |c: char| !c.is_control() && !c.is_whitespace() && c != '/';
+    if text.is_empty() || text.starts_with(['.', '-']) || !text.chars().all(fits) {
+        let why = "a name is one word without a slash, and begins with neither a dot nor a dash";
+        return Err(Wrong::new(why).instead("api"));
+    }
+    if text.len() > 64 {
+        return Err(Wrong::new("longer than 64 bytes").instead("api"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The variable of an option that takes no value.
+pub fn switch(value: &OsStr) -> Result<bool, Wrong> {
+    match value.to_string_lossy().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err(Wrong::new("it is 1 or 0")),
+    }
+}
