@@ -14,10 +14,10 @@ pub struct Policy {
     pub max_draining: usize,
     pub order: Order,
     pub restart: Restart,
-    /// Wait for a change instead of ending or restarting.
-    pub dev: bool,
     /// How long the command before a swap may take, if there is one.
     pub before_swap: Option<Duration>,
+    /// It runs before the first start, too.
+    pub before_first: bool,
     /// Run the last good program when the restart of a young one fails.
     pub fallback: bool,
 }
@@ -33,6 +33,8 @@ pub enum Restart {
     Always,
     OnFailure,
     Never,
+    /// Wait for a changed file or a request instead of ending or restarting.
+    OnChange,
 }
 
 /// What happened, as the main loop saw it.

@@ -71,13 +71,18 @@ impl Supervisor {
             }
             None => {}
         }
-        let clean = *exit == Exit::Status(0);
-        if self.ends(clean) || (background && !self.policy.dev) {
-            actions.push(announce(Then::End));
-            actions.extend(self.end(now, exit.status()));
-        } else if self.policy.dev {
+        let on_change = self.policy.restart == Restart::OnChange;
+        let ends = match self.policy.restart {
+            Restart::Always | Restart::OnChange => false,
+            Restart::OnFailure => *exit == Exit::Status(0),
+            Restart::Never => true,
+        };
+        if on_change {
             actions.push(announce(Then::WaitForChange));
             actions.extend(self.begin_pending(now));
+        } else if ends || background {
+            actions.push(announce(Then::End));
+            actions.extend(self.end(now, exit.status()));
         } else {
             actions.push(announce(Then::RestartAfter(self.delay())));
             actions.extend(self.restart(now));
@@ -85,25 +90,20 @@ impl Supervisor {
         actions
     }
 
-    fn ends(&self, clean: bool) -> bool {
-        match self.policy.restart {
-            _ if self.policy.dev => false,
-            Restart::Always => false,
-            Restart::OnFailure => clean,
-            Restart::Never => true,
-        }
-    }
-
     /// A start has failed, and nothing serves.
     pub(super) fn carry_on(&mut self, now: Time, failed: &Swap, status: u8) -> Vec<Action> {
-        let first = failed.cause == Cause::First && self.policy.restart != Restart::Always;
-        if (first && !self.policy.dev) || self.ends(false) {
+        let ends = match self.policy.restart {
+            Restart::Always | Restart::OnChange => false,
+            Restart::OnFailure => failed.cause == Cause::First,
+            Restart::Never => true,
+        };
+        if ends {
             return self.end(now, status);
         }
         if self.pending.is_some() {
             return self.begin_pending(now);
         }
-        if self.policy.dev {
+        if self.policy.restart == Restart::OnChange {
             return vec![Action::Announce(Announcement::WaitingForChange)];
         }
         let suspect = self

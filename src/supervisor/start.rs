@@ -18,7 +18,7 @@ impl Supervisor {
             swap.program = self.fallen_back.map_or(Program::Current, Program::Of);
         }
         let prepares = match cause {
-            Cause::First => self.policy.dev,
+            Cause::First => self.policy.before_first,
             Cause::Asked | Cause::File => true,
             Cause::Restart => false,
         };

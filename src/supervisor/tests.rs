@@ -37,8 +37,8 @@ fn policy() -> Policy {
         max_draining: 4,
         order: Order::StartFirst,
         restart: Restart::OnFailure,
-        dev: false,
         before_swap: None,
+        before_first: false,
         fallback: true,
     }
 }

@@ -74,7 +74,8 @@ fn policies() -> impl Strategy<Value = Policy> {
     let restart = prop_oneof![
         Just(Restart::Always),
         Just(Restart::OnFailure),
-        Just(Restart::Never)
+        Just(Restart::Never),
+        Just(Restart::OnChange)
     ];
     let order = prop_oneof![Just(Order::StartFirst), Just(Order::StopFirst)];
     let times = (0..3_u64, 0..3_u64, 1..40_u64, 1..4_usize);
@@ -87,7 +88,14 @@ fn policies() -> impl Strategy<Value = Policy> {
         any::<bool>(),
     )
         .prop_map(
-            |(restart, order, (min_ready, quiesce, drain, max_draining), dev, before, fallback)| {
+            |(
+                restart,
+                order,
+                (min_ready, quiesce, drain, max_draining),
+                before_first,
+                before,
+                fallback,
+            )| {
                 Policy {
                     ready_timeout: seconds(30),
                     min_ready: seconds(min_ready * 2),
@@ -96,7 +104,7 @@ fn policies() -> impl Strategy<Value = Policy> {
                     max_draining,
                     order,
                     restart,
-                    dev,
+                    before_first,
                     before_swap: before.then_some(seconds(600)),
                     fallback,
                 }

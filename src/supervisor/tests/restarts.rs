@@ -187,7 +187,7 @@ fn a_server_in_the_background_cannot_be_followed() {
 #[test]
 fn dev_waits_for_a_change_where_others_end_or_restart() {
     let mut drill = Drill::with(Policy {
-        dev: true,
+        restart: Restart::OnChange,
         ..policy()
     });
     drill.at(0, Launched, &[into_target(G1)]);
@@ -203,7 +203,7 @@ fn dev_waits_for_a_change_where_others_end_or_restart() {
 #[test]
 fn dev_builds_before_the_first_start() {
     let mut drill = Drill::with(Policy {
-        dev: true,
+        before_first: true,
         before_swap: Some(seconds(600)),
         ..policy()
     });
