@@ -1,9 +1,11 @@
 //! The error and the status: everything else is in the rooms.
 #![allow(dead_code)] // until the rooms are joined
 
+mod address;
 mod capture;
 mod cli;
 mod connections;
+mod listener;
 mod news;
 mod signals;
 mod supervisor;

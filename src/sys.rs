@@ -79,6 +79,25 @@ pub fn listen(socket: BorrowedFd, backlog: u32) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
+/// accept4(2): the next connection, close-on-exec and non-blocking, whoever it comes from.
+///
+/// # Errors
+/// `EAGAIN` when none waits and the socket is non-blocking, `EINVAL` when it does not listen.
+pub fn accept(socket: BorrowedFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the address is not asked for, so that nothing is written.
+    let fd = check(unsafe {
+        libc::accept4(
+            socket.as_raw_fd(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            flags,
+        )
+    })?;
+    // SAFETY: the kernel has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// getsockname(2) as bytes.
 ///
 /// # Errors

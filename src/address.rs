@@ -1,0 +1,296 @@
+//! What `--listen` accepts: the spelling of an address, and the socket addresses it stands for.
+//!
+//! It opens no socket. Names of hosts are looked up only when asked to, since that may take its time.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The longest path that fits into `sun_path` of unix(7) with its closing NUL.
+pub const LONGEST_PATH: usize = 107;
+
+/// Where clients come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(Endpoint),
+    Udp(Endpoint),
+    /// A unix stream socket in the file system.
+    Path(PathBuf),
+    /// A unix stream socket in the abstract namespace, without its leading NUL.
+    Abstract(String),
+}
+
+/// A host and a port, as far as they are known without a look-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Every address of this host, of both families where it has both.
+    Any(u16),
+    At(SocketAddr),
+    Named(String, u16),
+}
+
+impl Endpoint {
+    /// Every socket address it stands for, each once; [`Endpoint::Any`] is the IPv6 wildcard.
+    ///
+    /// # Errors
+    /// When the host's name cannot be looked up.
+    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::Any(port) => Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))]),
+            Self::At(address) => Ok(vec![*address]),
+            Self::Named(host, port) => {
+                let mut all = Vec::new();
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    if !all.contains(&address) {
+                        all.push(address);
+                    }
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Any(port) | Self::Named(_, port) => *port,
+            Self::At(address) => address.port(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Any(port) => write!(f, ":{port}"),
+            Self::At(address) => address.fmt(f),
+            Self::Named(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Tcp(endpoint) => endpoint.fmt(f),
+            Self::Udp(endpoint) => write!(f, "udp:{endpoint}"),
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        if let Some(rest) = text.strip_prefix("unix:") {
+            return unix(rest);
+        }
+        if let Some(rest) = text.strip_prefix("udp:") {
+            return endpoint(rest).map(Self::Udp);
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or(rest);
+            return Err(Unreadable::new("it is a URL", host));
+        }
+        if text.starts_with('@') {
+            return Err(Unreadable::new(
+                "an abstract address begins with unix:@",
+                &format!("unix:{text}"),
+            ));
+        }
+        if text.contains('/') {
+            return unix(text);
+        }
+        endpoint(text).map(Self::Tcp)
+    }
+}
+
+fn unix(text: &str) -> Result<Address, Unreadable> {
+    if text.contains('\0') {
+        return Err(Unreadable::new("a path holds no NUL", "unix:/run/api.sock"));
+    }
+    if let Some(name) = text.strip_prefix('@') {
+        return match name.len() {
+            0 => Err(Unreadable::new("the name is missing", "unix:@name")),
+            1..=LONGEST_PATH => Ok(Address::Abstract(name.to_owned())),
+            _ => Err(too_long("name")),
+        };
+    }
+    let path = Path::new(text);
+    if path.file_name().is_none() || text.ends_with('/') {
+        return Err(Unreadable::new(
+            "it does not name a file",
+            "unix:/run/api.sock",
+        ));
+    }
+    if path.as_os_str().as_bytes().len() > LONGEST_PATH {
+        return Err(too_long("path"));
+    }
+    Ok(Address::Path(path.to_owned()))
+}
+
+fn too_long(what: &str) -> Unreadable {
+    Unreadable {
+        why: format!("the {what} is longer than {LONGEST_PATH} bytes"),
+        instead: format!("a shorter {what}"),
+    }
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Endpoint::At(address));
+    }
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let instead = SocketAddr::new(address, 8080).to_string();
+        return Err(Unreadable::new("the port is missing", &instead));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port),
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => ("", text),
+        None => {
+            let host = if is_host(text) { text } else { "localhost" };
+            return Err(Unreadable::new(
+                "the port is missing",
+                &format!("{host}:8080"),
+            ));
+        }
+    };
+    let number = port
+        .parse::<u16>()
+        .ok()
+        .filter(|_| !port.starts_with('+'))
+        .ok_or_else(|| {
+            Unreadable::new(
+                "the port is not a number from 0 to 65535",
+                &if is_host(host) {
+                    format!("{host}:8080")
+                } else {
+                    "8080".to_owned()
+                },
+            )
+        })?;
+    if host.is_empty() {
+        return Ok(Endpoint::Any(number));
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return Err(Unreadable::new(
+            "an IPv6 address wants brackets",
+            &format!("[{host}]:{port}"),
+        ));
+    }
+    if !is_host(host) {
+        return Err(Unreadable::new("the host is not a name", "127.0.0.1:8080"));
+    }
+    // 1.2.3.400 and 127.1 are mistakes, not names: a resolver may make something else of them.
+    if host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(Unreadable::new(
+            "the host is not an IPv4 address",
+            "127.0.0.1:8080",
+        ));
+    }
+    Ok(Endpoint::Named(host.to_owned(), number))
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// One `--listen`: an address, as the user spelled it, and the name they gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub name: Option<String>,
+    /// Without the name; a path without its `unix:`. This is the key in `SERVER_STARTER_PORT`.
+    pub spelled: String,
+    pub address: Address,
+}
+
+impl FromStr for Listen {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let (name, address) = match text.split_once('=') {
+            Some((name, address)) if !name.contains(['/', ':', '@']) => (Some(name), address),
+            _ => (None, text),
+        };
+        if let Some(name) = name.filter(|name| !is_name(name)) {
+            let why =
+                format!("the name {name:?} is not made of letters, digits, '.', '-' and '_' alone");
+            return Err(Unreadable::new(&why, &format!("web={address}")));
+        }
+        let spelled = address.strip_prefix("unix:").unwrap_or(address);
+        Ok(Self {
+            name: name.map(str::to_owned),
+            spelled: spelled.to_owned(),
+            address: address.parse()?,
+        })
+    }
+}
+
+/// Fit for `LISTEN_FDNAMES`, whose separator is the colon, and for `{fd:NAME}`.
+fn is_name(text: &str) -> bool {
+    is_host(text) && text.len() <= 255
+}
+
+/// Why a spelling is no address, and one that would be.
+#[derive(Debug)]
+pub struct Unreadable {
+    why: String,
+    instead: String,
+}
+
+impl Unreadable {
+    fn new(why: &str, instead: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            instead: instead.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}\ntry: {}", self.why, self.instead)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Whether a socket listening at `one` would also be asked for what comes to `other`, at the same port.
+///
+/// `dual` says that an IPv6 wildcard answers IPv4 clients too.
+pub fn covers(one: SocketAddr, dual: bool, other: SocketAddr) -> bool {
+    if one.port() != other.port() {
+        return false;
+    }
+    // a runtime with a dual-stack socket of its own (Java) spells 127.0.0.1 as ::ffff:127.0.0.1
+    match (one.ip().to_canonical(), other.ip().to_canonical()) {
+        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(_)) => dual,
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.is_unspecified() || one == other,
+        (IpAddr::V4(one), IpAddr::V4(other)) => one.is_unspecified() || one == other,
+        (IpAddr::V4(_) | IpAddr::V6(_), IpAddr::V6(_) | IpAddr::V4(_)) => false,
+    }
+}
+
+/// Where to connect to reach a socket that listens at this address: the loopback for a wildcard.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let mut address = address;
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+//! The sockets that outlive every generation, and which of them new connections go to.
+//!
+//! Three sorts of listener answer to one set of verbs: a TCP address steered by a reuseport group, a unix path steered by
+//! rename(2), and one socket shared by all. Nothing here waits, and nothing here decides when a generation is ready or
+//! gone: it is told.
+
+mod group;
+mod means;
+mod open;
+mod owner;
+mod shared;
+mod socket;
+mod steer;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+use nix::poll::PollFlags;
+use nix::unistd::{Gid, Uid};
+
+use crate::address::Listen;
+use crate::connections::{handshakes, inet};
+use crate::supervisor::{Generation, Time};
+use crate::sys;
+use group::Group;
+use means::Means;
+use shared::Shared;
+use steer::Inode;
+
+/// What holds for every listener.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    pub backlog: u32,
+    pub mode: Option<u32>,
+    pub owner: Option<(Option<Uid>, Option<Gid>)>,
+    pub share: bool,
+}
+
+/// One address that hotswap owns; never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub usize);
+
+/// Which socket a generation is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Its own, made now if it has none.
+    Own,
+    /// The one that new connections go to: a restart takes the dead one's, with the clients that wait in it.
+    Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tcp {
+        port: u16,
+    },
+    Udp {
+        port: u16,
+    },
+    /// A unix stream socket in the file system.
+    Unix,
+    Abstract,
+    /// What hotswap was given and does not know: it is handed on.
+    Other,
+}
+
+impl Kind {
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Tcp { port } | Self::Udp { port } => Some(port),
+            Self::Unix | Self::Abstract | Self::Other => None,
+        }
+    }
+}
+
+/// A socket as a generation is given it.
+#[derive(Debug)]
+pub struct Seat {
+    pub listener: ListenerId,
+    pub name: String,
+    /// As the user spelled the address, but with the port that 0 has become.
+    pub spelled: String,
+    /// `host:port`, or the path.
+    pub addr: String,
+    /// Of TCP alone.
+    pub port: Option<u16>,
+    pub kind: Kind,
+    pub fd: OwnedFd,
+}
+
+/// A socket that a generation has, as hotswap sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    pub listener: ListenerId,
+    pub fd: BorrowedFd<'a>,
+    pub inode: u64,
+    pub kind: Kind,
+    /// It is this generation's alone.
+    pub steered: bool,
+    pub captured: bool,
+    pub listens: bool,
+}
+
+/// What a user should hear about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Clients that waited on a socket whose generation is gone, and were closed.
+    Lost {
+        listener: String,
+        connections: usize,
+    },
+    /// A generation shut a socket down that clients need: it listens again.
+    Repaired { listener: String },
+    /// It could not be made to listen again.
+    Broken { listener: String, why: String },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Lost {
+                listener,
+                connections: 1,
+            } => write!(f, "1 connection that waited on {listener} is lost"),
+            Self::Lost {
+                listener,
+                connections,
+            } => write!(
+                f,
+                "{connections} connections that waited on {listener} are lost"
+            ),
+            Self::Repaired { listener } => {
+                write!(
+                    f,
+                    "{listener} was shut down by its server and listens again"
+                )
+            }
+            Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
+        }
+    }
+}
+
+struct Listener {
+    id: ListenerId,
+    name: String,
+    spelled: String,
+    captured: bool,
+    sort: Sort,
+}
+
+enum Sort {
+    Group(Group),
+    Shared(Shared),
+}
+
+impl Listener {
+    fn kind(&self) -> Kind {
+        match &self.sort {
+            Sort::Group(group) => Kind::Tcp {
+                port: group.address().port(),
+            },
+            Sort::Shared(shared) => shared.kind(),
+        }
+    }
+
+    fn has(&self, inode: Inode) -> bool {
+        match &self.sort {
+            Sort::Group(group) => group.has(inode),
+            Sort::Shared(shared) => shared.inode() == inode,
+        }
+    }
+
+    fn addr(&self) -> String {
+        match &self.sort {
+            Sort::Group(group) => group.address().to_string(),
+            Sort::Shared(shared) => shared.addr().to_owned(),
+        }
+    }
+
+    fn held(&self, generation: Generation) -> Option<Held<'_>> {
+        let (fd, inode, listens, steered) = match &self.sort {
+            Sort::Group(group) => {
+                let socket = group.socket_of(generation)?;
+                (socket.fd(), socket.inode, socket.listens, true)
+            }
+            Sort::Shared(shared) => {
+                let fd = shared.fd_of(generation)?;
+                (fd, shared.inode(), shared.listens(), false)
+            }
+        };
+        Some(Held {
+            listener: self.id,
+            fd,
+            inode,
+            kind: self.kind(),
+            steered,
+            captured: self.captured,
+            listens,
+        })
+    }
+}
+
+/// Every listener of this hotswap.
+pub struct Listeners {
+    all: Vec<Listener>,
+    means: Means,
+}
+
+impl Listeners {
+    /// Opens what `--listen` names, and takes over the sockets that hotswap itself was given, with their names. Beside the
+    /// listeners come warnings.
+    ///
+    /// # Errors
+    /// What cannot be listened on, and why; who has it, if /proc tells.
+    pub fn open(
+        listens: &[Listen],
+        options: SocketOptions,
+        inherited: Vec<(OwnedFd, String)>,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let mut means = Means::new(options)?;
+        let (all, warnings) = open::all(listens, inherited, &mut means)?;
+        Ok((Self { all, means }, warnings))
+    }
+
+    /// The addresses, as they are said in `listening on ...`.
+    pub fn listening(&self) -> Vec<String> {
+        let own = self.all.iter().filter(|listener| !listener.captured);
+        own.map(Listener::addr).collect()
+    }
+
+    /// A socket of each `--listen`ed or inherited listener for this generation, in their order.
+    ///
+    /// # Errors
+    /// When a socket cannot be made: out of descriptors or memory.
+    pub fn seats(&mut self, generation: Generation, sockets: Sockets) -> io::Result<Vec<Seat>> {
+        let mut seats = Vec::new();
+        let idle = self.idle();
+        for listener in &mut self.all {
+            if listener.captured {
+                continue;
+            }
+            let fd = match &mut listener.sort {
+                Sort::Group(group) => group.seat(generation, sockets, &idle, &mut self.means)?,
+                Sort::Shared(shared) => shared.seat(generation)?,
+            };
+            let kind = listener.kind();
+            seats.push(Seat {
+                listener: listener.id,
+                name: listener.name.clone(),
+                spelled: listener.spelled.clone(),
+                addr: listener.addr(),
+                port: match kind {
+                    Kind::Tcp { port } => Some(port),
+                    Kind::Udp { .. } | Kind::Unix | Kind::Abstract | Kind::Other => None,
+                },
+                kind,
+                fd,
+            });
+        }
+        Ok(seats)
+    }
+
+    /// Whether it holds a socket of any listener.
+    pub fn has_seat(&self, generation: Generation) -> bool {
+        self.all
+            .iter()
+            .any(|listener| listener.held(generation).is_some())
+    }
+
+    /// The sockets that this generation holds.
+    pub fn sockets_of(&self, generation: Generation) -> Vec<Held<'_>> {
+        let held = self.all.iter().map(|listener| listener.held(generation));
+        held.flatten().collect()
+    }
+
+    /// New connections go to this generation from now on, wherever it listens; `--listen`ed sockets that it has not are
+    /// made first, so that clients can wait for it. Cutting back is the same.
+    ///
+    /// # Errors
+    /// Then nothing has changed.
+    pub fn cut_over(&mut self, generation: Generation) -> io::Result<Vec<Note>> {
+        let idle = self.idle();
+        for listener in &mut self.all {
+            if let Sort::Group(group) = &mut listener.sort {
+                if !listener.captured && !group.has_seat(generation) {
+                    group.seat(generation, Sockets::Own, &idle, &mut self.means)?;
+                }
+                group.prepare(generation, &mut self.means)?;
+            }
+        }
+        let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
+        for at in 0..self.all.len() {
+            let result = match &mut self.all[at].sort {
+                Sort::Group(group) => group.cut_over(generation, &mut self.means),
+                Sort::Shared(_) => Ok(None),
+            };
+            match result {
+                Ok(before) => done.push((at, before)),
+                Err(error) => {
+                    self.cut_back(&done);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.means.take_notes())
+    }
+
+    fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
+        for (at, before) in done {
+            if let (Sort::Group(group), Some(before)) = (&mut self.all[*at].sort, before) {
+                group.steer_back(*before, &mut self.means);
+            }
+        }
+    }
+
+    /// The generation is gone: its sockets are parked, but for those that new connections go to, in which clients wait
+    /// for the next.
+    pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Note> {
+        for listener in &mut self.all {
+            match &mut listener.sort {
+                Sort::Group(group) => group.leave(generation, now, &mut self.means),
+                Sort::Shared(shared) => shared.leave(generation),
+            }
+        }
+        self.means.take_notes()
+    }
+
+    /// A connection of ours to that generation's own socket, whoever serves: made, not yet accepted.
+    ///
+    /// # Errors
+    /// `NotFound` if it has no socket there, `WouldBlock` if its queue is full, else those of connect(2).
+    pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
+        let listener = self.all.iter_mut().find(|other| other.id == listener);
+        match listener.map(|listener| &mut listener.sort) {
+            Some(Sort::Group(group)) => group.probe(generation),
+            Some(Sort::Shared(shared)) => shared.probe(generation),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        vec![(self.means.fd(), PollFlags::POLLIN)]
+    }
+
+    /// Something has happened on one of the sockets: one was shut down, or a client came to a parked one.
+    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, _now: Time) -> Vec<Note> {
+        let ready = self.means.ready();
+        for listener in &mut self.all {
+            let here = ready.iter().copied();
+            let here: Vec<_> = here.filter(|event| listener.has(event.0)).collect();
+            match &mut listener.sort {
+                _ if here.is_empty() => {}
+                Sort::Group(group) => group.woken(&here, &mut self.means),
+                Sort::Shared(shared) => shared.woken(&mut self.means),
+            }
+        }
+        self.means.take_notes()
+    }
+
+    /// When to look again without being woken: when a parked socket may be closed.
+    pub fn deadline(&self) -> Option<Time> {
+        self.groups().filter_map(Group::deadline).min()
+    }
+
+    /// The deadline has come.
+    pub fn look(&mut self, now: Time) -> Vec<Note> {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            let idle = self.idle();
+            for listener in &mut self.all {
+                if let Sort::Group(group) = &mut listener.sort {
+                    group.reap(&idle, now, &self.means);
+                }
+            }
+        }
+        self.means.take_notes()
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.all.iter().filter_map(|listener| match &listener.sort {
+            Sort::Group(group) => Some(group),
+            Sort::Shared(_) => None,
+        })
+    }
+
+    /// The parked sockets on which neither a connection nor a handshake is open: one look at the kernel's table for all.
+    fn idle(&self) -> HashSet<Inode> {
+        if !handshakes::can_be_seen() {
+            let now = sys::now();
+            return self.groups().flat_map(|group| group.rested(now)).collect();
+        }
+        let mut idle = HashSet::new();
+        for family in [inet::Family::V4, inet::Family::V6] {
+            let groups = self
+                .groups()
+                .filter(|group| group.family().table() == family);
+            let resting: Vec<Inode> = groups.flat_map(Group::resting).collect();
+            let references = handshakes::references(family, &resting).unwrap_or_default();
+            let pairs = resting.into_iter().zip(references);
+            idle.extend(
+                pairs
+                    .filter(|(_, references)| *references == Some(handshakes::IDLE))
+                    .map(|(inode, _)| inode),
+            );
+        }
+        idle
+    }
+
+    /// hotswap stops: what is shut down now stays so.
+    pub fn stop_repairing(&mut self) {
+        self.means.repairs = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;

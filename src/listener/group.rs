@@ -1,0 +1,378 @@
+//! A TCP address with a socket for every generation, all of one reuseport group that a program steers.
+//!
+//! The rules are those of [`Order`]: nothing leaves the group that would move the target, and behind the target stand
+//! enough parked sockets that no generation's leaving moves it either.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrStorage, bind, getsockname};
+
+use super::means::Means;
+use super::open::{Family, tcp_socket};
+use super::socket::{Interest, Socket, connect, listens};
+use super::steer::{Inode, Order, Role, to_member, to_member_but_for};
+use super::{Note, Sockets};
+use crate::address::reachable;
+use crate::supervisor::{Generation, Time};
+use crate::sys;
+
+/// How long a probe may take to connect: on this host it takes microseconds, unless the queue is full.
+const PROBE_MILLISECONDS: u16 = 50;
+
+/// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
+const REST: Duration = Duration::from_secs(3);
+
+pub struct Group {
+    family: Family,
+    address: SocketAddr,
+    order: Order,
+    sockets: Vec<Socket>,
+}
+
+impl Group {
+    /// A group of one: a socket that listens, in nobody's hands yet.
+    pub fn new(first: OwnedFd, family: Family, means: &Means) -> io::Result<Self> {
+        let address = bound_to(first.as_fd())?;
+        let mut group = Self {
+            family,
+            address,
+            order: Order::default(),
+            sockets: Vec::new(),
+        };
+        let first = group.add(first, None, means)?;
+        group.steer(first)?;
+        Ok(group)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn has(&self, inode: Inode) -> bool {
+        self.position(inode).is_some()
+    }
+
+    pub fn has_seat(&self, generation: Generation) -> bool {
+        self.socket_of(generation).is_some()
+    }
+
+    pub fn socket_of(&self, generation: Generation) -> Option<&Socket> {
+        let own = |socket: &&Socket| socket.owner == Some(generation);
+        self.sockets.iter().find(own)
+    }
+
+    /// A duplicate of this generation's own socket, chosen or made now if it has none.
+    pub fn seat(
+        &mut self,
+        generation: Generation,
+        sockets: Sockets,
+        idle: &HashSet<Inode>,
+        means: &mut Means,
+    ) -> io::Result<OwnedFd> {
+        if let Some(socket) = self.socket_of(generation) {
+            return socket.fd().try_clone_to_owned();
+        }
+        let target = self.order.target();
+        let target = target.and_then(|inode| self.position(inode));
+        let chosen = match sockets {
+            Sockets::Target => target,
+            Sockets::Own => target
+                .filter(|at| self.sockets[*at].owner.is_none())
+                .or_else(|| self.settled(idle)),
+        };
+        let at = if let Some(at) = chosen {
+            at
+        } else {
+            let inode = self.grow(means)?;
+            self.position(inode).ok_or(Errno::EBADF)?
+        };
+        if Some(at) != target {
+            means.turn_away(&self.sockets[at], &self.address.to_string());
+        }
+        let socket = &mut self.sockets[at];
+        socket.restore(means.options.backlog)?;
+        let duplicate = socket.fd().try_clone_to_owned()?;
+        socket.owner = Some(generation);
+        let inode = socket.inode;
+        self.order.append(inode, Role::Loose);
+        self.order.set_role(inode, Role::Loose);
+        self.guard(means)?;
+        Ok(duplicate)
+    }
+
+    /// The idle parked socket in a known place that stands before all others.
+    fn settled(&self, idle: &HashSet<Inode>) -> Option<usize> {
+        let parked: HashSet<Inode> = self.resting().collect();
+        let mut members = self.order.members().filter(|inode| {
+            let known = self.order.index_of(*inode).is_some();
+            known && idle.contains(inode) && parked.contains(inode)
+        });
+        self.position(members.next()?)
+    }
+
+    /// Makes what must stand behind this generation's socket before new connections go to it.
+    pub fn prepare(&mut self, generation: Generation, means: &mut Means) -> io::Result<()> {
+        let inode = self.socket_of(generation).filter(|socket| socket.listens);
+        match inode.map(|socket| socket.inode) {
+            Some(inode) => self.fill(inode, means),
+            None => Ok(()),
+        }
+    }
+
+    /// New connections go to this generation's socket, if it has one that listens; to which they went is returned.
+    pub fn cut_over(
+        &mut self,
+        generation: Generation,
+        means: &mut Means,
+    ) -> io::Result<Option<Inode>> {
+        let socket = self.socket_of(generation).filter(|socket| socket.listens);
+        let Some(inode) = socket.map(|socket| socket.inode) else {
+            return Ok(None);
+        };
+        let before = self.order.target();
+        if before == Some(inode) {
+            return Ok(None);
+        }
+        self.steer(inode)?;
+        if let Some(at) = before.and_then(|before| self.position(before)) {
+            self.sockets[at].since = sys::now();
+        }
+        self.tend(means);
+        Ok(before)
+    }
+
+    /// As it was before a cut-over that another listener could not follow.
+    pub fn steer_back(&mut self, before: Inode, means: &mut Means) {
+        if let Err(error) = self.steer(before) {
+            means.note(self.broken(&error));
+        }
+        self.tend(means);
+    }
+
+    /// The generation is gone. Clients that wait on the target wait on for the next generation; all others lose theirs.
+    pub fn leave(&mut self, generation: Generation, now: Time, means: &mut Means) {
+        for socket in &mut self.sockets {
+            if socket.owner == Some(generation) {
+                socket.owner = None;
+                socket.since = now;
+                self.order.set_role(socket.inode, Role::Parked);
+            }
+        }
+        self.tend(means);
+    }
+
+    /// A connection that reaches this generation's socket, while all others go where they went.
+    pub fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
+        let socket = self.socket_of(generation).ok_or(Errno::ENOENT)?;
+        let candidate = self.order.index_of(socket.inode).ok_or(Errno::ENOENT)?;
+        let target = self.order.target().ok_or(Errno::ENOENT)?;
+        let index = self.order.index_of(target).ok_or(Errno::ENOENT)?;
+        let to = reachable(self.address);
+        let probe = Family::of(to).socket()?;
+        // Bound first, so that the program can know it.
+        let mut from = to;
+        from.set_port(0);
+        bind(probe.as_raw_fd(), &SockaddrStorage::from(from))?;
+        let from = bound_to(probe.as_fd())?;
+        let program = to_member_but_for(from, candidate, index);
+        sys::attach_reuseport_program(socket.fd(), &program)?;
+        let connected = connect_now(probe.as_fd(), to);
+        self.steer(target)?;
+        connected.map(|()| probe)
+    }
+
+    /// Something has happened on these: was shut down, or a client came to a parked one.
+    pub fn woken(&mut self, events: &[(Inode, bool)], means: &mut Means) {
+        let shut = events.iter().filter(|event| event.1);
+        let shut: Vec<Inode> = shut.map(|event| event.0).collect();
+        if !shut.is_empty() {
+            self.shut_down(&shut, means);
+        }
+        self.tend(means);
+    }
+
+    /// The kernel has taken these out of the group. The target is needed: it listens again, and so comes last.
+    fn shut_down(&mut self, inodes: &[Inode], means: &mut Means) {
+        self.order.leave_together(inodes);
+        for inode in inodes {
+            let Some(at) = self.position(*inode) else {
+                continue;
+            };
+            let socket = &mut self.sockets[at];
+            // The server itself may have called listen(2) again meanwhile.
+            socket.listens = listens(socket.fd());
+            if !socket.listens && self.order.target() == Some(*inode) && means.repairs {
+                let again = sys::listen(socket.fd(), means.options.backlog);
+                socket.listens = again.is_ok();
+                let listener = self.address.to_string();
+                means.note(match again {
+                    Ok(()) => Note::Repaired { listener },
+                    Err(error) => self.broken(&error),
+                });
+            }
+            let socket = &self.sockets[at];
+            if socket.listens {
+                let role = socket.owner.map_or(Role::Parked, |_| Role::Loose);
+                self.order.append(*inode, role);
+            }
+        }
+        let target = self.order.target();
+        if let Some(target) = target.filter(|target| self.order.index_of(*target).is_some()) {
+            // attached first: a new connection may come at any moment
+            let attached = self.steer(target);
+            if let Err(error) = attached.and_then(|()| self.guard(means)) {
+                means.note(self.broken(&error));
+            }
+        }
+    }
+
+    fn broken(&self, error: &io::Error) -> Note {
+        Note::Broken {
+            listener: self.address.to_string(),
+            why: error.to_string(),
+        }
+    }
+
+    /// When a parked socket may be closed, as far as time is concerned.
+    pub fn deadline(&self) -> Option<Time> {
+        let parked = self
+            .sockets
+            .iter()
+            .filter(|socket| socket.owner.is_none() && self.order.may_close(socket.inode));
+        parked.map(|socket| socket.since + REST).min()
+    }
+
+    /// The parked sockets that could be closed or given away if nothing is open on them.
+    pub fn resting(&self) -> impl Iterator<Item = Inode> {
+        let target = self.order.target();
+        let parked = self
+            .sockets
+            .iter()
+            .filter(move |socket| socket.owner.is_none() && Some(socket.inode) != target);
+        parked.map(|socket| socket.inode)
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Closes the parked sockets of which nobody has need, if they are among the idle ones, the last in the group first.
+    pub fn reap(&mut self, idle: &HashSet<Inode>, now: Time, means: &Means) {
+        let mut from_behind: Vec<Inode> = self.order.members().collect();
+        from_behind.reverse();
+        for inode in from_behind {
+            let Some(at) = self.position(inode) else {
+                continue;
+            };
+            let socket = &mut self.sockets[at];
+            if socket.owner.is_some() || socket.since + REST > now || !self.order.may_close(inode) {
+                continue;
+            }
+            if idle.contains(&inode) && means.watch(socket, None).is_ok() {
+                self.order.leave(inode);
+                self.sockets.remove(at);
+            } else {
+                socket.since = now;
+            }
+        }
+    }
+
+    /// Attaches the program that picks this socket.
+    fn steer(&mut self, inode: Inode) -> io::Result<()> {
+        let at = self.position(inode).ok_or(Errno::EBADF)?;
+        let index = self.order.index_of(inode).ok_or(Errno::EBADF)?;
+        sys::attach_reuseport_program(self.sockets[at].fd(), &to_member(index))?;
+        self.order.set_target(inode);
+        Ok(())
+    }
+
+    fn guard(&mut self, means: &Means) -> io::Result<()> {
+        match self.order.target() {
+            Some(target) => self.fill(target, means),
+            None => Ok(()),
+        }
+    }
+
+    fn fill(&mut self, target: Inode, means: &Means) -> io::Result<()> {
+        for _ in 0..self.order.fillers_needed(target) {
+            self.grow(means)?;
+        }
+        Ok(())
+    }
+
+    /// One more socket of ours, last in the group.
+    fn grow(&mut self, means: &Means) -> io::Result<Inode> {
+        let socket = tcp_socket(self.family, self.address, true)?;
+        sys::listen(socket.as_fd(), means.options.backlog)?;
+        self.add(socket, None, means)
+    }
+
+    fn add(&mut self, fd: OwnedFd, owner: Option<Generation>, means: &Means) -> io::Result<Inode> {
+        let mut socket = Socket::new(fd, owner, sys::now())?;
+        let role = owner.map_or(Role::Parked, |_| Role::Loose);
+        means.watch(&mut socket, Some(Interest::Shutdown))?;
+        let inode = socket.inode;
+        self.order.append(inode, role);
+        self.sockets.push(socket);
+        Ok(inode)
+    }
+
+    /// Empties what is parked, and watches every socket for what it should be watched for.
+    fn tend(&mut self, means: &mut Means) {
+        let target = self.order.target();
+        let listener = self.address.to_string();
+        for socket in &mut self.sockets {
+            let parked = socket.owner.is_none() && Some(socket.inode) != target;
+            let interest = match (socket.listens, parked) {
+                (false, _) => None,
+                (true, true) => Some(Interest::Clients),
+                (true, false) => Some(Interest::Shutdown),
+            };
+            if interest == Some(Interest::Clients) {
+                means.turn_away(socket, &listener);
+            }
+            if let Err(error) = means.watch(socket, interest) {
+                log::debug!("cannot watch a socket of {listener}: {error}");
+            }
+        }
+        // Out of the group and out of use: nothing moves when these are closed.
+        self.sockets.retain(|socket| {
+            socket.listens || socket.owner.is_some() || Some(socket.inode) == target
+        });
+    }
+
+    fn position(&self, inode: Inode) -> Option<usize> {
+        self.sockets.iter().position(|socket| socket.inode == inode)
+    }
+}
+
+/// The internet address a socket is bound to.
+pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
+    let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
+    v4.or(v6).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+/// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
+pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
+    match connect(socket, &SockaddrStorage::from(to)) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut waiting = [PollFd::new(socket, PollFlags::POLLOUT)];
+    if poll(&mut waiting, PollTimeout::from(PROBE_MILLISECONDS))? == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    match sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}

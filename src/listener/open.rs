@@ -1,0 +1,323 @@
+//! How a `--listen` becomes sockets: host names, both families, port 0, and what to say when it cannot be had.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
+};
+
+use super::group::{Group, bound_to};
+use super::means::Means;
+use super::owner;
+use super::shared::Shared;
+use super::{Listener, ListenerId, Sort};
+use crate::address::{Address, Endpoint, Listen};
+use crate::connections::inet;
+use crate::sys;
+
+/// What a TCP or UDP socket is made of before it has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    /// `V6ONLY`, or as the system has it.
+    V6 {
+        only: Option<bool>,
+    },
+}
+
+impl Family {
+    pub fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6 { only: None },
+        }
+    }
+
+    /// The kernel's table that lists such sockets.
+    pub fn table(self) -> inet::Family {
+        match self {
+            Self::V4 => inet::Family::V4,
+            Self::V6 { .. } => inet::Family::V6,
+        }
+    }
+
+    /// A stream socket, non-blocking.
+    pub fn socket(self) -> io::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        Ok(socket(self.into(), SockType::Stream, flags, None)?)
+    }
+}
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Inet,
+            Family::V6 { .. } => Self::Inet6,
+        }
+    }
+}
+
+/// A TCP socket bound to the address; `join` says that the group has members already. The first is bound alone, so that
+/// nobody else can be there, and opened to the others after.
+pub fn tcp_socket(family: Family, address: SocketAddr, join: bool) -> io::Result<OwnedFd> {
+    let fd = inet_socket(family, SockType::Stream)?;
+    let reuse_port = || sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+    if join {
+        reuse_port()?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    if !join {
+        reuse_port()?;
+    }
+    Ok(fd)
+}
+
+fn inet_socket(family: Family, sort: SockType) -> io::Result<OwnedFd> {
+    let fd = socket(family.into(), sort, SockFlag::SOCK_CLOEXEC, None)?;
+    if sort == SockType::Stream {
+        sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
+    if let Family::V6 { only: Some(only) } = family {
+        let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+        sys::set_socket_option(fd.as_fd(), level, name, only.into())?;
+    }
+    Ok(fd)
+}
+
+/// Every listener of the command line and of whoever started hotswap, and warnings.
+pub fn all(
+    listens: &[Listen],
+    inherited: Vec<(OwnedFd, String)>,
+    means: &mut Means,
+) -> anyhow::Result<(Vec<Listener>, Vec<String>)> {
+    let mut opening = Opening {
+        listens,
+        all: Vec::new(),
+        unnamed: 0,
+        warnings: Vec::new(),
+        means,
+    };
+    for (fd, name) in inherited {
+        let shared = Shared::inherited(fd, opening.means)?;
+        let name = Some(name).filter(|name| !name.is_empty());
+        let spelled = shared.addr().to_owned();
+        opening.add(name, spelled, Sort::Shared(shared));
+    }
+    for listen in listens {
+        opening.listen(listen).map_err(|error| {
+            let spelled = &listen.spelled;
+            let hint = hint(&error, listen);
+            anyhow!("cannot listen on {spelled}: {error}{hint}")
+        })?;
+    }
+    Ok((opening.all, opening.warnings))
+}
+
+struct Opening<'a> {
+    listens: &'a [Listen],
+    all: Vec<Listener>,
+    unnamed: usize,
+    warnings: Vec<String>,
+    means: &'a mut Means,
+}
+
+impl Opening<'_> {
+    fn listen(&mut self, listen: &Listen) -> io::Result<()> {
+        match &listen.address {
+            Address::Tcp(endpoint) => self.inet(listen, endpoint, SockType::Stream),
+            Address::Udp(endpoint) => self.inet(listen, endpoint, SockType::Datagram),
+            Address::Abstract(name) => {
+                let address = UnixAddr::new_abstract(name.as_bytes())?;
+                let fd = unix_socket()?;
+                bind(fd.as_raw_fd(), &address)?;
+                self.share(listen, fd)
+            }
+            Address::Path(path) => {
+                let fd = unix_socket()?;
+                bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+                self.share(listen, fd)
+            }
+        }
+    }
+
+    fn share(&mut self, listen: &Listen, fd: OwnedFd) -> io::Result<()> {
+        let shared = Shared::own(fd, self.means)?;
+        self.add(
+            listen.name.clone(),
+            listen.spelled.clone(),
+            Sort::Shared(shared),
+        );
+        Ok(())
+    }
+
+    /// A name of several addresses is as many listeners; one that this host lacks is left out, with a warning.
+    fn inet(&mut self, listen: &Listen, endpoint: &Endpoint, sort: SockType) -> io::Result<()> {
+        let addresses = endpoint.resolve()?;
+        let mut missing: Option<io::Error> = None;
+        let mut port = endpoint.port();
+        let before = self.all.len();
+        for mut address in addresses {
+            address.set_port(port);
+            match self.inet_at(endpoint, address, sort) {
+                Ok((listener, bound)) => {
+                    port = bound.port();
+                    let spelled = spelling(listen, bound, self.all.len() > before);
+                    self.add(listen.name.clone(), spelled, listener);
+                }
+                Err(error) if is_lacking(&error) && matches!(endpoint, Endpoint::Named(..)) => {
+                    let spelled = &listen.spelled;
+                    self.warnings
+                        .push(format!("cannot listen on {address} for {spelled}: {error}"));
+                    missing = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match missing {
+            Some(error) if self.all.len() == before => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn inet_at(
+        &mut self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        sort: SockType,
+    ) -> io::Result<(Sort, SocketAddr)> {
+        let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        let (family, result) = match endpoint {
+            Endpoint::Any(_) => {
+                let dual = Family::V6 { only: Some(false) };
+                match bind_inet(dual, address, sort) {
+                    Err(error) if is_lacking(&error) => {
+                        (Family::V4, bind_inet(Family::V4, wildcard, sort))
+                    }
+                    other => (dual, other),
+                }
+            }
+            Endpoint::At(_) | Endpoint::Named(..) => {
+                let family = match Family::of(address) {
+                    // as nginx has it: the pair of wildcards is two listeners
+                    Family::V6 { .. } if self.lists(wildcard) => Family::V6 { only: Some(true) },
+                    family => family,
+                };
+                (family, bind_inet(family, address, sort))
+            }
+        };
+        let fd = result?;
+        let bound = bound_to(fd.as_fd())?;
+        if sort == SockType::Datagram {
+            return Ok((Sort::Shared(Shared::own(fd, self.means)?), bound));
+        }
+        if self.means.options.share {
+            return Ok((Sort::Shared(Shared::own(fd, self.means)?), bound));
+        }
+        sys::listen(fd.as_fd(), self.means.options.backlog)?;
+        let group = Group::new(fd, family, self.means)?;
+        Ok((Sort::Group(group), bound))
+    }
+
+    fn lists(&self, wanted: SocketAddr) -> bool {
+        self.listens
+            .iter()
+            .any(|listen| listen.address == Address::Tcp(Endpoint::At(wanted)))
+    }
+
+    fn add(&mut self, name: Option<String>, spelled: String, sort: Sort) {
+        let wanted = name.unwrap_or_else(|| {
+            self.unnamed += 1;
+            format!("listen{}", self.unnamed)
+        });
+        let taken = |name: &str| self.all.iter().any(|listener| listener.name == name);
+        let mut name = wanted.clone();
+        let mut number = 2;
+        while taken(&name) {
+            name = format!("{wanted}-{number}");
+            number += 1;
+        }
+        self.all.push(Listener {
+            id: ListenerId(self.all.len()),
+            name,
+            spelled,
+            captured: false,
+            sort,
+        });
+    }
+}
+
+/// The user's own, as long as it tells the listeners apart and has a port.
+fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
+    let spelled = &listen.spelled;
+    if further {
+        return bound.to_string();
+    }
+    match spelled.strip_suffix('0') {
+        Some(host) if host.is_empty() || host.ends_with(':') => {
+            format!("{host}{}", bound.port())
+        }
+        _ => spelled.clone(),
+    }
+}
+
+/// The address or its family is not this host's.
+fn is_lacking(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENODEV)
+    )
+}
+
+fn bind_inet(family: Family, address: SocketAddr, sort: SockType) -> io::Result<OwnedFd> {
+    if sort == SockType::Datagram {
+        let fd = inet_socket(family, sort)?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        return Ok(fd);
+    }
+    if address.port() != 0 {
+        return tcp_socket(family, address, false);
+    }
+    // A port that the kernel chose is lost by shutdown(2), one that was asked for is not: so ask for what it would choose.
+    let mut last = io::Error::from(Errno::EADDRINUSE);
+    for _ in 0..64 {
+        let chosen = inet_socket(family, sort)?;
+        bind(chosen.as_raw_fd(), &SockaddrStorage::from(address))?;
+        let bound = bound_to(chosen.as_fd())?;
+        drop(chosen);
+        match tcp_socket(family, bound, false) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => last = error,
+            other => return other,
+        }
+    }
+    Err(last)
+}
+
+fn unix_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
+}
+
+/// What the user can do about it.
+fn hint(error: &io::Error, listen: &Listen) -> String {
+    let port = match &listen.address {
+        Address::Tcp(endpoint) | Address::Udp(endpoint) => Some(endpoint.port()),
+        Address::Path(_) | Address::Abstract(_) => None,
+    };
+    match (error.raw_os_error(), port) {
+        (Some(libc::EADDRINUSE), _) => {
+            owner::of(&listen.address).map_or(String::new(), |owner| format!(": {owner}"))
+        }
+        (Some(libc::EACCES), Some(1..1024)) => {
+            "\ntry: a port above 1023, or root, or setcap cap_net_bind_service=+ep on hotswap"
+                .into()
+        }
+        (Some(libc::EADDRNOTAVAIL), Some(port)) => {
+            format!("\ntry: 127.0.0.1:{port}, or an address of this host")
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,127 @@
+//! Who has an address that we cannot have, as far as /proc tells.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+
+use crate::address::Address;
+
+/// The processes that hold a socket at the address.
+pub struct Owner {
+    processes: Vec<Process>,
+}
+
+struct Process {
+    pid: u32,
+    program: String,
+    /// Of which generation of another hotswap.
+    generation: Option<String>,
+}
+
+/// Looks through /proc/net and the descriptors of every process that we may look at.
+pub fn of(address: &Address) -> Option<Owner> {
+    let inodes: HashSet<u64> = match address {
+        Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some("0A")),
+        Address::Udp(endpoint) => inet(&["udp", "udp6"], endpoint.port(), None),
+        Address::Path(path) => unix(&path.to_string_lossy()),
+        Address::Abstract(name) => unix(&format!("@{name}")),
+    };
+    if inodes.is_empty() {
+        return None;
+    }
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if has_one(pid, &inodes) {
+            processes.push(Process::look(pid));
+        }
+    }
+    processes.sort_by_key(|process| process.pid);
+    (!processes.is_empty()).then_some(Owner { processes })
+}
+
+fn inet(tables: &[&str], port: u16, state: Option<&str>) -> HashSet<u64> {
+    let port = format!(":{port:04X}");
+    let mut inodes = HashSet::new();
+    for table in tables {
+        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let local = fields.next().unwrap_or_default();
+            let wanted = state.is_none_or(|state| fields.nth(1) == Some(state));
+            let mut fields = line.split_ascii_whitespace();
+            if local.ends_with(&port) && wanted {
+                inodes.extend(fields.nth(9).and_then(|inode| inode.parse::<u64>().ok()));
+            }
+        }
+    }
+    inodes
+}
+
+fn unix(path: &str) -> HashSet<u64> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let lines = text.lines().filter(|line| line.ends_with(path));
+    let named = lines.filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let inode = fields.nth(6)?.parse().ok()?;
+        (fields.next() == Some(path)).then_some(inode)
+    });
+    named.collect()
+}
+
+fn has_one(pid: u32, inodes: &HashSet<u64>) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    let mut links = entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.any(|link| {
+        let link = link.to_string_lossy();
+        let inode = link
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'));
+        inode
+            .and_then(|inode| inode.parse().ok())
+            .is_some_and(|inode| inodes.contains(&inode))
+    })
+}
+
+impl Process {
+    fn look(pid: u32) -> Self {
+        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let value = |name: &str| {
+            let mut variables = environment.split(|byte| *byte == 0);
+            let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes()));
+            value.map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        Self {
+            pid,
+            program: program.trim().to_owned(),
+            generation: value("HOTSWAP_GENERATION="),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("it is held by ")?;
+        for (at, process) in self.processes.iter().enumerate() {
+            let Process { pid, program, .. } = process;
+            let comma = if at == 0 { "" } else { ", " };
+            match &process.generation {
+                Some(number) => write!(f, "{comma}pid {pid} ({program}, generation {number})")?,
+                None => write!(f, "{comma}pid {pid} ({program})")?,
+            }
+        }
+        f.write_str("\ntry: another address, or stop it first: kill")?;
+        for process in &self.processes {
+            write!(f, " {}", process.pid)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! The order of the sockets in a reuseport group, and the program that picks one of them.
+//!
+//! All of it is pure. The kernel keeps the members of a group in an array: listen(2) appends, and a member that leaves is
+//! overwritten by the last one. [`Order`] does the same, so that an index is known without asking; the tests hold it
+//! against the kernel.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use libc::sock_filter;
+
+/// A socket, by its inode.
+pub type Inode = u64;
+
+/// What a member of the group is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A generation has it, or somebody else: it may leave at any moment.
+    Loose,
+    /// Ours alone: it leaves when we say so.
+    Parked,
+}
+
+/// The members in the order of the kernel's array, and the one that new connections go to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    members: Vec<(Inode, Role)>,
+    target: Option<Inode>,
+    /// Members that left together leave in an unknown order; what has moved then is somewhere, and nobody knows where.
+    doubtful: BTreeSet<Inode>,
+}
+
+impl Order {
+    /// It has begun to listen.
+    pub fn append(&mut self, inode: Inode, role: Role) {
+        if self.position(inode).is_none() {
+            self.members.push((inode, role));
+        }
+    }
+
+    /// It has stopped listening: the last member is in its place now.
+    pub fn leave(&mut self, inode: Inode) {
+        let Some(hole) = self.position(inode) else {
+            return;
+        };
+        let last = self.members.len() - 1;
+        let moved = self.members[last].0;
+        self.members.swap_remove(hole);
+        if self.doubtful.remove(&inode) && hole != last {
+            self.doubtful.insert(moved);
+        }
+        if self.doubtful.len() == 1 {
+            self.doubtful.clear();
+        }
+    }
+
+    /// These have stopped listening, in an order that is not known.
+    pub fn leave_together(&mut self, inodes: &[Inode]) {
+        let before = self.members.clone();
+        for inode in inodes {
+            self.leave(*inode);
+        }
+        if inodes.len() > 1 {
+            let moved = self.members.iter().zip(&before);
+            let moved = moved.filter(|(now, then)| now.0 != then.0);
+            self.doubtful.extend(moved.map(|(now, _)| now.0));
+            if self.doubtful.len() == 1 {
+                self.doubtful.clear();
+            }
+        }
+    }
+
+    pub fn set_role(&mut self, inode: Inode, role: Role) {
+        for member in &mut self.members {
+            if member.0 == inode {
+                member.1 = role;
+            }
+        }
+    }
+
+    pub fn set_target(&mut self, inode: Inode) {
+        self.target = Some(inode);
+    }
+
+    pub fn target(&self) -> Option<Inode> {
+        self.target
+    }
+
+    /// Where it is, unless it is not in the group or its place is in doubt.
+    pub fn index_of(&self, inode: Inode) -> Option<u32> {
+        let certain = !self.doubtful.contains(&inode);
+        let position = self.position(inode).filter(|_| certain)?;
+        u32::try_from(position).ok()
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = Inode> {
+        self.members.iter().map(|member| member.0)
+    }
+
+    /// How many parked ones are wanting behind this one, so that it keeps its place whoever leaves before it.
+    pub fn fillers_needed(&self, target: Inode) -> usize {
+        let Some(position) = self.position(target) else {
+            return 0;
+        };
+        let (before, behind) = self.members.split_at(position);
+        count(before, Role::Loose).saturating_sub(count(&behind[1..], Role::Parked))
+    }
+
+    /// Whether this parked one may be closed: the target stays where it is, now and whoever leaves after.
+    pub fn may_close(&self, inode: Inode) -> bool {
+        let parked = self.members.contains(&(inode, Role::Parked));
+        if !parked || self.target == Some(inode) || !self.doubtful.is_empty() {
+            return false;
+        }
+        let Some(target) = self
+            .target
+            .filter(|target| self.position(*target).is_some())
+        else {
+            return true;
+        };
+        let mut after = self.clone();
+        after.leave(inode);
+        after.position(target) == self.position(target) && after.fillers_needed(target) == 0
+    }
+
+    fn position(&self, inode: Inode) -> Option<usize> {
+        self.members.iter().position(|member| member.0 == inode)
+    }
+}
+
+fn count(members: &[(Inode, Role)], role: Role) -> usize {
+    members.iter().filter(|member| member.1 == role).count()
+}
+
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_WORD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+
+/// `SKF_NET_OFF` of linux/filter.h (-0x100000): what follows is counted from the start of the IP header.
+const NETWORK: u32 = 0xfff0_0000;
+
+/// The program that sends every new connection to the member of that index.
+pub fn to_member(index: u32) -> Vec<sock_filter> {
+    vec![does(RETURN, index)]
+}
+
+/// The same, but for the one connection that comes from `source`, which goes to `candidate`.
+///
+/// The port alone is not enough: a client at another address may have the same one.
+pub fn to_member_but_for(source: SocketAddr, candidate: u32, index: u32) -> Vec<sock_filter> {
+    let (version, port, start, address): (u32, u32, u32, Vec<u8>) = match source.ip() {
+        IpAddr::V4(ip) => (0x40, 20, 12, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (0x60, 40, 8, ip.octets().to_vec()),
+    };
+    // A dual-stack socket sees both headers: the version comes first.
+    let mut wanted = vec![(LOAD_BYTE, 0, version)];
+    wanted.push((LOAD_HALF, port, u32::from(source.port())));
+    for (word, at) in address.chunks_exact(4).zip((start..).step_by(4)) {
+        let word = word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        wanted.push((LOAD_WORD, at, word));
+    }
+    let mut program = Vec::new();
+    for (load, at, value) in wanted {
+        program.push(does(load, NETWORK.wrapping_add(at)));
+        if load == LOAD_BYTE {
+            program.push(does(AND, 0xf0));
+        }
+        program.push(does(JUMP_IF_EQUAL, value));
+    }
+    let otherwise = program.len() + 1;
+    for (at, instruction) in program.iter_mut().enumerate() {
+        if instruction.code == JUMP_IF_EQUAL {
+            // at most 14 instructions: the distance fits
+            instruction.jf = u8::try_from(otherwise - at - 1).unwrap_or(u8::MAX);
+        }
+    }
+    program.push(does(RETURN, candidate));
+    program.push(does(RETURN, index));
+    program
+}
+
+fn does(code: u16, k: u32) -> sock_filter {
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Runs a classic BPF program over an IP packet, as the kernel would, and gives what it returns.
+fn run(program: &[sock_filter], packet: &[u8]) -> u32 {
+    let mut accumulator = 0_u32;
+    let mut at = 0;
+    loop {
+        let sock_filter { code, jf, k, .. } = program[at];
+        let start = k.wrapping_sub(NETWORK) as usize;
+        let number = |bytes: usize| {
+            let bytes = &packet[start..start + bytes];
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        };
+        at += 1;
+        match code {
+            LOAD_BYTE => accumulator = number(1),
+            LOAD_HALF => accumulator = number(2),
+            LOAD_WORD => accumulator = number(4),
+            AND => accumulator &= k,
+            JUMP_IF_EQUAL if accumulator != k => at += usize::from(jf),
+            JUMP_IF_EQUAL => {}
+            RETURN => return k,
+            other => panic!("{other} is not an instruction of ours"),
+        }
+    }
+}
+
+fn packet_from(source: &str) -> Vec<u8> {
+    let source: SocketAddr = source.parse().unwrap();
+    let (version, length, at, address) = match source.ip() {
+        IpAddr::V4(ip) => (0x45, 40, 12, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (0x60, 60, 8, ip.octets().to_vec()),
+    };
+    let mut packet = vec![0; length];
+    packet[0] = version;
+    packet[at..at + address.len()].copy_from_slice(&address);
+    let port = length - 20;
+    packet[port..port + 2].copy_from_slice(&source.port().to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_probe_is_told_by_its_address_and_its_port() {
+    for probe in ["127.0.0.1:4000", "[fd00::2]:4000"] {
+        let program = to_member_but_for(probe.parse().unwrap(), 7, 2);
+        assert_eq!(run(&program, &packet_from(probe)), 7);
+        for client in [
+            "127.0.0.1:4001",
+            "127.0.0.2:4000",
+            "10.0.0.1:4000",
+            "[fd00::2]:4001",
+            "[fd00::3]:4000",
+            "[fd00:1::2]:4000",
+            "[::ffff:127.0.0.1]:4000",
+        ] {
+            assert_eq!(run(&program, &packet_from(client)), 2, "{client}");
+        }
+    }
+}
+
+#[test]
+fn the_last_member_moves_into_the_hole() {
+    let mut order = Order::default();
+    for inode in 1..=4 {
+        order.append(inode, Role::Loose);
+    }
+    order.leave(2);
+    assert_eq!(order.members().collect::<Vec<_>>(), [1, 4, 3]);
+    order.leave(3);
+    order.leave(9);
+    assert_eq!(order.members().collect::<Vec<_>>(), [1, 4]);
+}
+
+#[test]
+fn what_moved_when_two_left_at_once_is_in_doubt_until_one_is_left() {
+    let mut order = Order::default();
+    for inode in 1..=5 {
+        order.append(inode, Role::Parked);
+    }
+    order.leave_together(&[1, 2]);
+    assert_eq!(order.index_of(3), Some(2));
+    assert_eq!((order.index_of(4), order.index_of(5)), (None, None));
+    order.leave(4);
+    // into which hole the last one has moved depends on where 4 was
+    assert_eq!((order.index_of(3), order.index_of(5)), (None, None));
+    order.leave(5);
+    assert_eq!(order.index_of(3), Some(0));
+}
+
+/// What may happen to a group, by the numbers of members.
+#[derive(Clone, Debug)]
+enum Happening {
+    Generation,
+    CutOver(prop::sample::Index),
+    Gone(prop::sample::Index),
+    ShutDown(prop::sample::Index),
+    Reap(prop::sample::Index),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        2 => Just(Happening::Generation),
+        2 => index().prop_map(Happening::CutOver),
+        2 => index().prop_map(Happening::Gone),
+        1 => index().prop_map(Happening::ShutDown),
+        3 => index().prop_map(Happening::Reap),
+    ]
+}
+
+/// The rules of the group, as `Group` keeps them, with the kernel's array beside them.
+struct History {
+    order: Order,
+    kernel: Vec<Inode>,
+    loose: Vec<Inode>,
+    made: Inode,
+}
+
+impl History {
+    fn join(&mut self, role: Role) -> Inode {
+        self.made += 1;
+        self.order.append(self.made, role);
+        self.kernel.push(self.made);
+        if role == Role::Loose {
+            self.loose.push(self.made);
+        }
+        self.made
+    }
+
+    fn leaves_kernel(&mut self, inode: Inode) {
+        let hole = self.kernel.iter().position(|other| *other == inode);
+        self.kernel.swap_remove(hole.unwrap());
+        self.loose.retain(|other| *other != inode);
+    }
+
+    fn fill(&mut self, target: Inode) {
+        for _ in 0..self.order.fillers_needed(target) {
+            self.join(Role::Parked);
+        }
+    }
+
+    fn happens(&mut self, what: &Happening) {
+        let target = self.order.target();
+        match what {
+            Happening::Generation => {
+                self.join(Role::Loose);
+            }
+            Happening::CutOver(index) if !self.loose.is_empty() => {
+                let new = *index.get(&self.loose);
+                self.fill(new);
+                self.order.set_target(new);
+            }
+            Happening::Gone(index) if !self.loose.is_empty() => {
+                let gone = *index.get(&self.loose);
+                self.loose.retain(|other| *other != gone);
+                self.order.set_role(gone, Role::Parked);
+            }
+            // several, before we hear of any; the last of them is the target only by the will of its own server
+            Happening::ShutDown(index) => {
+                let count = index.index(self.loose.len() + 1);
+                let mut leaving: Vec<_> = self.loose.iter().rev().take(count).copied().collect();
+                leaving.retain(|inode| Some(*inode) != target);
+                for inode in leaving.iter().rev() {
+                    self.leaves_kernel(*inode);
+                }
+                self.target_is_where_it_was(target);
+                self.order.leave_together(&leaving);
+            }
+            Happening::Reap(index) => {
+                let parked: Vec<_> = self.order.members().collect();
+                let parked = parked
+                    .into_iter()
+                    .filter(|inode| self.order.may_close(*inode));
+                let parked: Vec<_> = parked.collect();
+                if !parked.is_empty() {
+                    let inode = *index.get(&parked);
+                    self.leaves_kernel(inode);
+                    self.target_is_where_it_was(target);
+                    self.order.leave(inode);
+                }
+            }
+            Happening::CutOver(_) | Happening::Gone(_) => {}
+        }
+        if let Some(target) = self.order.target() {
+            self.fill(target);
+        }
+    }
+
+    /// The program still says what it said before the kernel moved anything.
+    fn target_is_where_it_was(&self, target: Option<Inode>) {
+        let Some(target) = target else { return };
+        let index = self.order.index_of(target).unwrap() as usize;
+        assert_eq!(self.kernel[index], target, "the target has moved");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_leaving_moves_the_target(history in prop::collection::vec(happening(), 1..60)) {
+        let order = Order::default();
+        let mut group = History { order, kernel: Vec::new(), loose: Vec::new(), made: 0 };
+        let first = group.join(Role::Loose);
+        group.order.set_target(first);
+        for what in &history {
+            group.happens(what);
+            group.target_is_where_it_was(group.order.target());
+            prop_assert_eq!(group.order.members().count(), group.kernel.len());
+            for (at, inode) in group.kernel.iter().enumerate() {
+                let index = group.order.index_of(*inode);
+                prop_assert!(index.is_none_or(|index| index as usize == at), "{} is not there", inode);
+            }
+        }
+    }
+}
