@@ -250,12 +250,22 @@ impl Group {
 
     /// The parked sockets that could be closed or given away if nothing is open on them.
     pub fn resting(&self) -> impl Iterator<Item = Inode> {
+        self.parked().map(|socket| socket.inode)
+    }
+
+    /// Those of them on which every handshake must have come to its end, for a kernel that does not show them.
+    pub fn rested(&self, now: Time) -> impl Iterator<Item = Inode> {
+        let rested = self
+            .parked()
+            .filter(move |socket| socket.since + REST <= now);
+        rested.map(|socket| socket.inode)
+    }
+
+    fn parked(&self) -> impl Iterator<Item = &Socket> {
         let target = self.order.target();
-        let parked = self
-            .sockets
+        self.sockets
             .iter()
-            .filter(move |socket| socket.owner.is_none() && Some(socket.inode) != target);
-        parked.map(|socket| socket.inode)
+            .filter(move |socket| socket.owner.is_none() && Some(socket.inode) != target)
     }
 
     pub fn family(&self) -> Family {
