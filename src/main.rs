@@ -6,6 +6,7 @@ mod capture;
 mod cli;
 mod connections;
 mod listener;
+mod log;
 mod news;
 mod signals;
 mod supervisor;

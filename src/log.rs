@@ -1,0 +1,220 @@
+//! What hotswap says on stderr: each event once, as a line or as an object.
+//!
+//! It chooses no words; those are in `news`. It never waits for whoever reads stderr, and never fails because nobody does.
+
+mod sink;
+
+use std::io::{self, IsTerminal, Write, stderr};
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use env_logger::fmt::Formatter;
+use log::kv::{Key, Source, Value, VisitSource};
+use log::{Level, LevelFilter, Record};
+use serde_json::Map;
+
+use crate::cli::options::{LogFormat, RunArgs};
+use crate::news::News;
+use sink::Sink;
+
+/// Events have this target, as any line of ours has.
+const TARGET: &str = env!("CARGO_CRATE_NAME");
+
+static SINK: Mutex<Sink> = Mutex::new(Sink::new());
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    format: LogFormat,
+    colours: bool,
+    /// Verdicts are what somebody at the desk waits for.
+    verdicts_in_colour: bool,
+}
+
+/// From here on `log` writes to stderr. `filter` is what HOTSWAP_LOG holds.
+pub fn set_up(run: &RunArgs, filter: Option<&str>) {
+    let look = Look {
+        format: run.log_format,
+        colours: colours_fit(),
+        verdicts_in_colour: run.dev,
+    };
+    sink().choose_way();
+    let mut logger = env_logger::Builder::new();
+    logger.filter_level(LevelFilter::Warn);
+    match filter.filter(|filter| !filter.trim().is_empty()) {
+        _ if run.quiet => logger.filter_module(TARGET, LevelFilter::Warn),
+        _ if run.verbose => logger.filter_module(TARGET, LevelFilter::Debug),
+        Some(filter) => logger.parse_filters(filter),
+        None => logger.filter_module(TARGET, LevelFilter::Info),
+    };
+    logger.format(move |out, record| write_record(out, record, look));
+    logger.target(env_logger::Target::Pipe(Box::new(ToSink)));
+    // a second logger can only be one that a test has set up
+    let _ = logger.try_init();
+}
+
+/// Says what happened.
+pub fn log_news(news: &News) {
+    if news.level <= log::max_level() {
+        as_record(news, |record| log::logger().log(record));
+    }
+}
+
+fn as_record<R>(news: &News, f: impl FnOnce(&Record) -> R) -> R {
+    f(&Record::builder()
+        .args(format_args!("{}", news.text))
+        .level(news.level)
+        .target(TARGET)
+        .key_values(&Fields(news.fields()))
+        .build())
+}
+
+/// The line that `main` ends with; it needs no logger.
+pub fn last_words(text: &str) {
+    let mut sink = sink();
+    sink.choose_way();
+    sink.push(format!("hotswap: {text}\n").as_bytes());
+    sink.finish();
+}
+
+/// An empty screen, where stderr is one.
+pub fn clear_terminal() {
+    if stderr().is_terminal() {
+        sink().push(b"\x1b[2J\x1b[3J\x1b[H");
+    }
+}
+
+/// Where to wait for POLLOUT, while lines wait for their reader.
+pub fn pending() -> Option<BorrowedFd<'static>> {
+    sink().pending()
+}
+
+/// POLLOUT was seen on what [`pending`] gave.
+pub fn flush() {
+    sink().flush();
+}
+
+/// Before an exec or an end: a slow reader gets one last, short chance.
+pub fn finish() {
+    sink().finish();
+}
+
+fn sink() -> MutexGuard<'static, Sink> {
+    SINK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct ToSink;
+
+impl Write for ToSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        sink().push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A terminal that can show them, and nobody who asked for none (no-color.org).
+fn colours_fit() -> bool {
+    let unset_or_empty = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    stderr().is_terminal()
+        && unset_or_empty("NO_COLOR")
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn write_record(out: &mut Formatter, record: &Record, look: Look) -> io::Result<()> {
+    let fields = collect(record);
+    if look.format == LogFormat::Json {
+        let time = out.timestamp_millis().to_string();
+        return writeln!(out, "{}", object(time, record, fields));
+    }
+    let event = fields.get("event").and_then(serde_json::Value::as_str);
+    match colour(record.level(), event, look) {
+        Some(colour) => writeln!(out, "\x1b[{colour}mhotswap: {}\x1b[0m", record.args()),
+        None => writeln!(out, "hotswap: {}", record.args()),
+    }
+}
+
+/// The whole line has one colour, so that it still reads, and is found, as one.
+fn colour(level: Level, event: Option<&str>, look: Look) -> Option<&'static str> {
+    const RED: &str = "31";
+    const GREEN: &str = "1;32";
+    const YELLOW: &str = "33";
+    const DIM: &str = "2";
+    if !look.colours {
+        return None;
+    }
+    match (level, event) {
+        (_, Some("serving")) if look.verdicts_in_colour => Some(GREEN),
+        (_, Some("aborted" | "rolled-back" | "dead")) if look.verdicts_in_colour => Some("1;31"),
+        (Level::Error, _) => Some(RED),
+        (Level::Warn, _) => Some(YELLOW),
+        (Level::Info, _) => None,
+        (Level::Debug | Level::Trace, _) => Some(DIM),
+    }
+}
+
+fn object(time: String, record: &Record, fields: Map<String, serde_json::Value>) -> String {
+    let mut object = Map::new();
+    object.insert("time".into(), time.into());
+    object.extend(fields);
+    object.entry("event").or_insert_with(|| {
+        let plain = match record.level() {
+            Level::Error => "error",
+            Level::Warn => "warning",
+            Level::Info => "notice",
+            Level::Debug | Level::Trace => "debug",
+        };
+        plain.into()
+    });
+    object
+        .entry("message")
+        .or_insert_with(|| record.args().to_string().into());
+    serde_json::Value::Object(object).to_string()
+}
+
+/// Fields of an event on their way through `log`.
+struct Fields(Map<String, serde_json::Value>);
+
+impl Source for Fields {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), log::kv::Error> {
+        for (key, value) in &self.0 {
+            let value = match value {
+                serde_json::Value::String(text) => Value::from(text.as_str()),
+                serde_json::Value::Number(number) => number
+                    .as_u64()
+                    .map(Value::from)
+                    .or_else(|| number.as_i64().map(Value::from))
+                    .unwrap_or(Value::from(f64::NAN)),
+                other => Value::from_display(other),
+            };
+            visitor.visit_pair(Key::from_str(key), value)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same fields, at the other end.
+fn collect(record: &Record) -> Map<String, serde_json::Value> {
+    struct Collected(Map<String, serde_json::Value>);
+    impl<'kvs> VisitSource<'kvs> for Collected {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            let value = match (value.to_u64(), value.to_i64()) {
+                (Some(number), _) => number.into(),
+                (None, Some(number)) => number.into(),
+                (None, None) => value.to_string().into(),
+            };
+            self.0.insert(key.as_str().to_owned(), value);
+            Ok(())
+        }
+    }
+    let mut collected = Collected(Map::new());
+    // the collector refuses nothing
+    let _ = record.key_values().visit(&mut collected);
+    collected.0
+}
+
+#[cfg(test)]
+mod tests;

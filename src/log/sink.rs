@@ -1,0 +1,142 @@
+//! stderr, without waiting for its reader.
+//!
+//! What the reader is too slow for is kept, up to a limit; beyond, whole lines are dropped, and that is said. Its own file
+//! flags are left alone: the server may share them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Stderr, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::sync::LazyLock;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+
+/// As much as a pipe holds by itself.
+const LIMIT: usize = 64 * 1024;
+
+/// poll(2) promises room for so much in a pipe.
+const PIECE: usize = 4096;
+
+/// How long `finish` waits for a reader, in milliseconds.
+const PATIENCE: u8 = 100;
+
+static STDERR: LazyLock<Stderr> = LazyLock::new(io::stderr);
+
+pub struct Sink {
+    way: Way,
+    waiting: Vec<u8>,
+    lost: usize,
+}
+
+enum Way {
+    /// A pipe, opened once more, so that O_NONBLOCK is ours alone.
+    Pipe(File),
+    Socket,
+    /// A terminal or a file: a look before each write.
+    Other,
+}
+
+impl Sink {
+    pub const fn new() -> Self {
+        Self {
+            way: Way::Other,
+            waiting: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    /// Looks at what stderr is.
+    pub fn choose_way(&mut self) {
+        let own = "/proc/self/fd/2";
+        let Ok(kind) = std::fs::metadata(own).map(|found| found.file_type()) else {
+            return;
+        };
+        if kind.is_socket() {
+            self.way = Way::Socket;
+        } else if kind.is_fifo() {
+            let again = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(own);
+            self.way = again.map_or(Way::Other, Way::Pipe);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn through(pipe: File) -> Self {
+        Self {
+            way: Way::Pipe(pipe),
+            ..Self::new()
+        }
+    }
+
+    /// Writes whole lines, now or later.
+    pub fn push(&mut self, lines: &[u8]) {
+        self.flush();
+        // once lines are lost, so are the next, until that has been said in their place
+        if self.lost > 0 || self.waiting.len() + lines.len() > LIMIT {
+            self.lost += 1;
+            return;
+        }
+        self.waiting.extend_from_slice(lines);
+        self.flush();
+    }
+
+    pub fn flush(&mut self) {
+        self.write_waiting();
+        if self.lost > 0 && self.waiting.is_empty() {
+            let lost = std::mem::take(&mut self.lost);
+            let said = if lost == 1 { "line was" } else { "lines were" };
+            let line = format!("hotswap: {lost} {said} lost here: nobody read them in time\n");
+            self.waiting.extend_from_slice(line.as_bytes());
+            self.write_waiting();
+        }
+    }
+
+    fn write_waiting(&mut self) {
+        while !self.waiting.is_empty() {
+            match self.write_some() {
+                Ok(written) => drop(self.waiting.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // nobody will ever read it
+                Err(_) => self.waiting.clear(),
+            }
+        }
+    }
+
+    fn write_some(&mut self) -> io::Result<usize> {
+        let piece = &self.waiting[..self.waiting.len().min(PIECE)];
+        match &mut self.way {
+            Way::Pipe(pipe) => pipe.write(piece),
+            Way::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                Ok(send(STDERR.as_raw_fd(), piece, flags)?)
+            }
+            Way::Other if has_room(STDERR.as_fd(), PollTimeout::ZERO) => {
+                Ok(nix::unistd::write(&*STDERR, piece)?)
+            }
+            Way::Other => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    pub fn pending(&self) -> Option<BorrowedFd<'static>> {
+        (!self.waiting.is_empty()).then(|| STDERR.as_fd())
+    }
+
+    pub fn finish(&mut self) {
+        self.flush();
+        if self
+            .pending()
+            .is_some_and(|fd| has_room(fd, PATIENCE.into()))
+        {
+            self.flush();
+        }
+    }
+}
+
+fn has_room(fd: BorrowedFd, patience: PollTimeout) -> bool {
+    let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
+    matches!(poll(&mut asked, patience), Ok(1..))
+}

@@ -1,0 +1,131 @@
+//! How events look, and what becomes of them when nobody reads.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use log::Level;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+
+use super::sink::Sink;
+use super::{Look, as_record, collect, colour, object};
+use crate::cli::options::LogFormat;
+use crate::news::{Kind, News};
+use crate::supervisor::Generation;
+
+const TERMINAL: Look = Look {
+    format: LogFormat::Text,
+    colours: true,
+    verdicts_in_colour: false,
+};
+
+fn json(news: &News) -> serde_json::Value {
+    let time = "2030-01-01T00:00:00.000Z".to_owned();
+    let object = as_record(news, |record| object(time, record, collect(record)));
+    serde_json::from_str(&object).unwrap()
+}
+
+#[test]
+fn an_event_keeps_its_fields_on_the_way() {
+    let news = News::serving(
+        Generation(2),
+        "accepting",
+        Duration::from_millis(41),
+        Some((Generation(1), Some(3))),
+    );
+    let json = json(&news);
+    assert_eq!(json["time"], "2030-01-01T00:00:00.000Z");
+    assert_eq!(json["event"], "serving");
+    assert_eq!(json["generation"], 2);
+    assert_eq!(json["after_ms"], 41);
+    assert_eq!(json["connections"], 3);
+    assert_eq!(json["reason"], "accepting");
+}
+
+#[test]
+fn a_plain_line_is_an_object_too() {
+    let args = "cannot watch \"x\":\nno such file";
+    let object = object(
+        String::new(),
+        &log::Record::builder()
+            .args(format_args!("{args}"))
+            .level(Level::Warn)
+            .build(),
+        serde_json::Map::new(),
+    );
+    let read: serde_json::Value = serde_json::from_str(&object).unwrap();
+    assert_eq!(read["event"], "warning");
+    assert_eq!(read["message"], args);
+}
+
+#[test]
+fn only_a_terminal_gets_colours_and_verdicts_only_at_the_desk() {
+    let nowhere = Look {
+        colours: false,
+        ..TERMINAL
+    };
+    assert_eq!(colour(Level::Error, Some("aborted"), nowhere), None);
+    assert_eq!(colour(Level::Info, Some("serving"), TERMINAL), None);
+    let desk = Look {
+        verdicts_in_colour: true,
+        ..TERMINAL
+    };
+    assert_eq!(colour(Level::Info, Some("serving"), desk), Some("1;32"));
+    assert_eq!(
+        colour(Level::Error, Some(Kind::RolledBack.name()), desk),
+        Some("1;31")
+    );
+}
+
+fn narrow_pipe() -> (File, Sink) {
+    let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+    (File::from(reader), Sink::through(File::from(writer)))
+}
+
+fn drain(reader: &mut File) -> String {
+    let mut bytes = Vec::new();
+    // it ends with EAGAIN: the writer is still there
+    let _ = reader.read_to_end(&mut bytes);
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn lines_wait_for_a_slow_reader() {
+    let (mut reader, mut sink) = narrow_pipe();
+    let lines: Vec<String> = (0..1500).map(|n| format!("line {n:058}\n")).collect();
+    for line in &lines {
+        sink.push(line.as_bytes());
+    }
+    assert!(sink.pending().is_some());
+    let mut read = drain(&mut reader);
+    sink.flush();
+    read += &drain(&mut reader);
+    assert!(sink.pending().is_none());
+    assert_eq!(read, lines.concat());
+}
+
+#[test]
+fn what_nobody_reads_is_counted_and_said() {
+    let (mut reader, mut sink) = narrow_pipe();
+    let line = format!("{}\n", "x".repeat(1023));
+    for _ in 0..200 {
+        sink.push(line.as_bytes());
+    }
+    let mut read = drain(&mut reader);
+    while sink.pending().is_some() {
+        sink.flush();
+        read += &drain(&mut reader);
+    }
+    assert_eq!(read.matches(&line).count(), 128);
+    assert!(read.ends_with("hotswap: 72 lines were lost here: nobody read them in time\n"));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let (reader, mut sink) = narrow_pipe();
+    drop(OwnedFd::from(reader));
+    sink.push(b"to nobody\n");
+    assert!(sink.pending().is_none());
+}
