@@ -1,2 +1,33 @@
-//! Every promise, against the real program.
-fn main() {}
+//! Every promise, shown with the real program: one crate, so that it is linked once.
+//!
+//! A file here is a module of it. Run one with `cargo test harness`, all with `./scripts/check`.
+
+mod bad_candidates;
+mod common;
+mod far_away;
+mod harness;
+mod promises;
+mod restart;
+mod saturated;
+mod shared;
+mod signals;
+mod stop;
+
+/// With `autotests = false` a file that is not named above would never run, and nobody would notice.
+#[test]
+fn every_file_here_is_a_module() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for file in here.read_dir().expect("a folder").flatten() {
+        let path = file.path();
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .expect("a name");
+        if path.extension().is_some_and(|e| e == "rs") && name != "main" {
+            assert!(
+                include_str!("main.rs").contains(&format!("mod {name};")),
+                "{name}.rs is not run"
+            );
+        }
+    }
+}

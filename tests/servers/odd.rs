@@ -23,7 +23,8 @@
 //! | `hang`, `hang=D` | waits before it accepts |
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
-//! | `health=STATUS` | what `/health` answers |
+//! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
+//! | `half` | breaks off in the middle of its answers |
 //! | `echo` | answers datagrams |
 
 use std::collections::HashMap;
@@ -154,7 +155,11 @@ impl Words {
                 None => UnixListener::bind(path)?.into(),
             },
             None if self.has("echo") => UdpSocket::bind(address)?.into(),
-            None => TcpListener::bind(address)?.into(),
+            None => {
+                let own = TcpListener::bind(address)?;
+                println!("listening on {}", own.local_addr()?);
+                own.into()
+            }
         }])
     }
 
@@ -259,14 +264,19 @@ impl Words {
                 slow.map_or_else(Duration::default, |(ms, _)| duration(&format!("{ms}ms"))),
             );
             thread::sleep(self.time("think").unwrap_or_default());
-            let status = self
+            let health = self
                 .value("health")
                 .filter(|_| asked.starts_with("get /health "));
-            let (status, body) = (status.unwrap_or("200"), answer());
-            let length = body.len();
-            let answer = format!("HTTP/1.1 {status} Odd\r\nContent-Length: {length}\r\n\r\n{body}");
-            stream.write_all(answer.as_bytes())?;
-            if self.has("single") || asked.contains("connection: close") {
+            let status = health.or(self.value("status")).unwrap_or("200");
+            let (length, body) = (answer().len(), answer());
+            let whole = format!("HTTP/1.1 {status} Odd\r\nContent-Length: {length}\r\n\r\n{body}");
+            let sent = if self.has("half") {
+                whole.len() - 5
+            } else {
+                whole.len()
+            };
+            stream.write_all(&whole.as_bytes()[..sent])?;
+            if self.has("single") || self.has("half") || asked.contains("connection: close") {
                 return Ok(());
             }
             asked.clear();

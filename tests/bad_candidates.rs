@@ -1,0 +1,204 @@
+//! Every way for a new version to be bad: the old one answers every request, and hotswap says why.
+
+use std::fs;
+
+use crate::common::place::Place;
+use crate::common::processes::is_alive;
+use crate::common::server;
+use crate::common::site::{Plan, Site};
+
+/// Publishes a bad version, swaps in vain, then puts things right; returns what hotswap said of it.
+fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
+    let site = plan.serving("v1");
+    let mut clients = site.clients(8);
+    publish(&site);
+    let verdict = site.swap_in_vain();
+    assert!(verdict.ends_with("; generation 1 serves on"), "{verdict}");
+    clients.until_answered(100);
+    clients.so_far().expect_no_failure();
+    site.publish("v3").swap();
+    clients.until_all_see("v3");
+    clients.expect_no_failure().expect_never_seen("v2");
+    verdict
+}
+
+fn on_tcp() -> Plan {
+    Site::at(Place::Tcp4)
+}
+
+#[test]
+fn it_exits_at_once() {
+    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", "exit=3"));
+    assert!(
+        verdict.contains("generation 2 aborted: exited with status 3 after "),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_ends_well_at_once() {
+    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", "exit=0"));
+    assert!(
+        verdict.contains("generation 2 aborted: exited with status 0 after "),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_is_killed_while_it_starts() {
+    let words = "kill=SIGABRT after=200ms hang";
+    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", words));
+    assert!(
+        verdict.contains("generation 2 aborted: killed by SIGABRT after "),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_never_accepts() {
+    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
+    let verdict = in_vain(plan, |site| site.publish_odd("v2", "hang deaf helpers=1"));
+    assert!(
+        verdict.contains("generation 2 aborted: not ready within 1.5s"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_never_accepts_on_a_unix_path() {
+    let plan = Site::at(Place::Unix).with(&["--ready-timeout", "1500ms"]);
+    let verdict = in_vain(plan, |site| site.publish_odd("v2", "hang"));
+    assert!(
+        verdict.contains("generation 2 aborted: not ready within 1.5s"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_says_ready_and_never_accepts() {
+    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
+    let verdict = in_vain(plan, |site| site.publish_odd("v2", "ready hang"));
+    assert!(
+        verdict.contains("generation 2 aborted: not ready within 1.5s"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_is_not_executable() {
+    let script = "#!/bin/sh\nexit 0\n";
+    let verdict = in_vain(on_tcp(), |site| site.publish_file(script.as_bytes(), 0o644));
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+}
+
+#[test]
+fn it_is_not_there() {
+    let verdict = in_vain(on_tcp(), |site| {
+        fs::remove_file(site.program()).expect("removed");
+        site
+    });
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+    assert!(
+        verdict.contains("No such file or directory (os error 2)"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_is_empty() {
+    let verdict = in_vain(on_tcp(), |site| site.publish_file(b"", 0o755));
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+}
+
+#[test]
+fn it_is_half_written() {
+    let whole = fs::read(server("hello")).expect("the server");
+    let half = &whole[..whole.len() / 2];
+    let verdict = in_vain(on_tcp(), |site| site.publish_file(half, 0o755));
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+}
+
+#[test]
+fn its_interpreter_is_not_there() {
+    let script = b"#!/no/such/interpreter\n";
+    let verdict = in_vain(on_tcp(), |site| site.publish_file(script, 0o755));
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+}
+
+#[test]
+fn it_puts_itself_into_the_background() {
+    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", "background"));
+    let why = "cannot follow a server that puts itself into the background";
+    assert!(
+        verdict.contains(why) || verdict.contains("exited with status 0"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn it_floods_its_stderr_and_the_notify_socket() {
+    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
+    let words = "stderr-flood notify-flood hang";
+    let verdict = in_vain(plan, |site| site.publish_odd("v2", words));
+    assert!(
+        verdict.contains("generation 2 aborted: not ready within 1.5s"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn its_last_words_are_passed_on() {
+    let site = Site::serving("v1");
+    site.publish_odd("v2", "say=no-database exit=3")
+        .swap_in_vain();
+    site.log.wait_for("no-database");
+}
+
+/// Rolled back: it was ready, it got the new connections, and it fell while it had to prove itself.
+#[test]
+fn it_crashes_while_it_proves_itself() {
+    let site = on_tcp().with(&["--min-ready", "10s"]).serving("v1");
+    let mut clients = site.clients(8);
+    site.publish_odd("v2", "exit=3 after=500ms");
+    let verdict = site.swap_in_vain();
+    assert!(site.log.says("generation 2 is proving ("));
+    assert!(
+        verdict.contains("generation 2 rolled back: exited with status 3 after"),
+        "{verdict}"
+    );
+    assert!(
+        verdict.ends_with("of proving; generation 1 serves on"),
+        "{verdict}"
+    );
+    clients.until_all_see("v1");
+    // What it had accepted is lost with it, and only that.
+    let lost = clients.leave().failures.len();
+    assert!(lost <= 8, "{}", clients.so_far());
+    let mut clients = site.clients(8);
+    clients.until_answered(100);
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn one_that_proves_itself_takes_over() {
+    let site = on_tcp().with(&["--min-ready", "300ms"]).serving("v1");
+    let mut clients = site.clients(8);
+    site.publish("v2").swap();
+    assert!(site.log.says("generation 2 is proving (accepting after"));
+    clients.until_all_see("v2");
+    site.wait_until_gone(1);
+    clients.expect_no_failure();
+}
+
+/// Its stop signal, two seconds, and then the whole group: no helper of a candidate stays.
+#[test]
+fn nothing_of_it_is_left() {
+    let site = on_tcp().with(&["--ready-timeout", "500ms"]).serving("v1");
+    site.publish_odd("v2", "deaf hang helpers=2 escaped=1")
+        .swap_in_vain();
+    let pid = site.pid(2);
+    site.wait_until_gone(2);
+    assert!(!is_alive(pid));
+    let only_v1 = crate::common::processes::of_site(site.dir());
+    assert_eq!(only_v1.len(), 2, "hotswap and generation 1: {only_v1:?}");
+}

@@ -1,0 +1,70 @@
+//! The fluent harness: a site, the versions that are published on it, and the clients who come.
+//!
+//! It never sleeps for luck: it waits for what is announced, with a deadline, and shows hotswap's own words when that
+//! does not come.
+
+pub mod crowd;
+pub mod datagrams;
+pub mod log;
+pub mod network;
+pub mod place;
+pub mod processes;
+pub mod site;
+pub mod tally;
+mod visits;
+mod wire;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Far longer than anything takes on a machine with nothing else to do.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until no other test loads the machine, in this process or another, and keeps it so until it is dropped.
+pub fn alone() -> Flock<File> {
+    let file = File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/alone")).expect("a lock file");
+    Flock::lock(file, FlockArg::LockExclusive).expect("a lock")
+}
+
+/// A program of tests/servers.
+pub fn server(name: &str) -> PathBuf {
+    let tests = env::current_exe().expect("the path of this test");
+    let path = tests
+        .ancestors()
+        .nth(2)
+        .expect("a target directory")
+        .join("examples")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is not there; try: cargo build --examples",
+        path.display()
+    );
+    path
+}
+
+/// Says by name that a test could not be run here; `scripts/check` prints it at its end.
+pub fn skipped(name: &str, why: &str) {
+    eprintln!("skipped: {name}: {why}");
+    if let Some(list) = env::var_os("SKIPPED_TESTS") {
+        let list = File::options().append(true).create(true).open(list);
+        writeln!(list.expect("the list"), "{name}: {why}").expect("a line in the list");
+    }
+}
+
+/// Waits until it holds.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(since.elapsed() < PATIENCE, "never seen: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

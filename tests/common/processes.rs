@@ -1,0 +1,50 @@
+//! The processes of one site, wherever they went: found by a variable that all of them inherit.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::eventually;
+
+/// Every process of a site has it in its environment, be it orphaned, in a session of its own, or a zombie's child.
+pub const MARK: &str = "SITE_OF_A_TEST";
+
+/// The living processes that carry the mark of the site in `dir`.
+pub fn of_site(dir: &Path) -> Vec<Pid> {
+    let mark = format!("{MARK}={}", dir.display());
+    let carries = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|&byte| byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+    };
+    let names = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(carries).map(Pid::from_raw).collect()
+}
+
+/// Leaves none of them.
+pub fn kill_all_of_site(dir: &Path) {
+    eventually("the end of a site's processes", || {
+        let left = of_site(dir);
+        for &pid in &left {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        left.is_empty().then_some(())
+    });
+}
+
+/// A figure of `/proc/PID/status`.
+pub fn status(pid: Pid, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned())
+}
+
+pub fn is_alive(pid: Pid) -> bool {
+    status(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+}

@@ -1,0 +1,157 @@
+//! What follows when the serving generation is dead.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::common::crowd::Habit;
+use crate::common::place::Place;
+use crate::common::site::Site;
+use crate::common::tally::Failure;
+
+/// Nothing is refused, and whoever was in its queue is answered by the next: only what it had accepted is lost.
+fn killed(place: Place) {
+    let site = Site::at(place).serving("v1");
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    clients.until_answered(100);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 2 is serving");
+    clients.until_answered(200);
+    let tally = clients.leave();
+    assert_eq!(tally.failed(Failure::Refused), 0, "{tally}");
+    assert_eq!(tally.failed(Failure::TimedOut), 0, "{tally}");
+    assert!(tally.failures.len() < 5, "{tally}");
+    assert!(tally.generations.contains_key(&2), "{tally}");
+}
+
+#[test]
+fn a_killed_server_is_restarted_on_tcp4() {
+    killed(Place::Tcp4);
+}
+
+#[test]
+fn a_killed_server_is_restarted_on_tcp6() {
+    killed(Place::Tcp6);
+}
+
+#[test]
+fn a_killed_server_is_restarted_on_a_unix_path() {
+    killed(Place::Unix);
+}
+
+#[test]
+fn a_killed_server_is_restarted_on_a_shared_socket() {
+    killed(Place::Abstract);
+}
+
+/// Its queue is long when it is killed: it has accepted one at a time.
+#[test]
+fn queued_clients_are_answered_by_the_next() {
+    let site = Site::at(Place::Tcp4)
+        .by_odd("single think=100ms")
+        .serving("v1");
+    let mut clients = site.guests().and(50, Habit::default()).come();
+    clients.until_answered(3);
+    site.publish("v2");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    clients.until_all_see("v2");
+    let tally = clients.leave();
+    assert!(
+        tally.failures.len() <= 1,
+        "only the one that it had accepted: {tally}"
+    );
+}
+
+#[test]
+fn a_clean_end_is_not_restarted_on_failure() {
+    let mut site = Site::at(Place::Tcp4)
+        .by_odd("exit=0 after=300ms")
+        .serving("v1");
+    site.expect_status(0).expect_nothing_left();
+    assert!(!site.log.says("generation 2"));
+}
+
+#[test]
+fn a_clean_end_is_restarted_where_that_is_wanted() {
+    let plan = Site::at(Place::Tcp4).with(&["--restart", "always"]);
+    let site = plan.by_odd("exit=0 after=300ms").serving("v1");
+    site.publish("v2");
+    site.log.wait_for("generation 2 is serving");
+}
+
+#[test]
+fn without_restarts_hotswap_ends_as_its_server() {
+    let plan = Site::at(Place::Tcp4).with(&["--restart", "never"]);
+    let mut site = plan.by_odd("exit=7 after=300ms").serving("v1");
+    site.expect_status(7).expect_nothing_left();
+}
+
+#[test]
+fn without_restarts_hotswap_ends_as_its_killed_server() {
+    let plan = Site::at(Place::Tcp4).with(&["--restart", "never"]);
+    let mut site = plan.serving("v1");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.expect_status(137).expect_nothing_left();
+}
+
+/// The first time at once, then 100ms, 200ms and so on.
+#[test]
+fn restarts_back_off() {
+    let site = Site::at(Place::Tcp4)
+        .by_odd("exit=3 after=200ms")
+        .serving("v1");
+    let first = site
+        .log
+        .wait_for("generation 1 is dead: exited with status 3");
+    assert!(first.ends_with("; restarting"), "{first}");
+    let second = site
+        .log
+        .wait_for("generation 2 is dead: exited with status 3");
+    assert!(second.ends_with("; restarting in 100ms"), "{second}");
+    let third = site
+        .log
+        .wait_for("generation 3 is dead: exited with status 3");
+    assert!(third.ends_with("; restarting in 200ms"), "{third}");
+    site.publish("v2");
+    let clients = site.clients(4);
+    clients.until_all_see("v2");
+}
+
+#[test]
+fn a_first_start_that_exits_ends_hotswap_with_its_status() {
+    let mut site = Site::at(Place::Tcp4).by_odd("exit=3").opening("v1");
+    site.expect_status(3).expect_nothing_left();
+    assert!(
+        site.log
+            .says("generation 1 aborted: exited with status 3 after ")
+    );
+    assert!(!site.log.says("serves on"));
+}
+
+#[test]
+fn a_first_start_that_is_killed_ends_hotswap_with_its_signal() {
+    let mut site = Site::at(Place::Tcp4).by_odd("kill=SIGABRT").opening("v1");
+    let status = site.end();
+    assert_eq!((status.code(), status.signal()), (Some(134), None));
+    site.expect_nothing_left();
+}
+
+#[test]
+fn a_first_start_that_never_accepts_ends_hotswap_with_124() {
+    let plan = Site::at(Place::Tcp4).with(&["--ready-timeout", "1s"]);
+    let mut site = plan.by_odd("hang deaf").opening("v1");
+    site.expect_status(124).expect_nothing_left();
+    assert!(site.log.says("generation 1 aborted: not ready within 1s"));
+}
+
+/// `--restart always` tries again, with the deeper pockets of its back-off.
+#[test]
+fn a_first_start_that_fails_is_repeated_where_that_is_wanted() {
+    let plan = Site::at(Place::Tcp4).with(&["--restart", "always"]);
+    let site = plan.by_odd("exit=3").opening("v1");
+    site.log
+        .wait_for("generation 2 aborted: exited with status 3");
+    site.publish("v2");
+    let clients = site.clients(4);
+    clients.until_all_see("v2");
+}

@@ -1,0 +1,79 @@
+//! The signals of hotswap: which are requests, and which are passed on.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::common::place::Place;
+use crate::common::site::Site;
+
+#[test]
+fn a_hundred_requests_in_a_burst_are_at_most_two_swaps() {
+    let mut site = Site::serving("v1");
+    let mut clients = site.clients(8);
+    site.publish("v2");
+    for _ in 0..100 {
+        site.signal(Signal::SIGHUP);
+    }
+    site.log.wait_for("generation 2 is serving");
+    clients.until_all_see("v2");
+    // Whatever was asked for is done by the time that all but one are gone.
+    site.wait_until_gone(1);
+    clients.until_answered(100);
+    assert!(site.stop().success());
+    let swaps = site.log.count("started, pid") - 1;
+    assert!((1..=2).contains(&swaps), "{swaps} swaps");
+    clients.leave();
+}
+
+/// Logs are reopened; the server dies of a signal that it does not handle, so the signal has arrived.
+#[test]
+fn usr1_is_passed_on() {
+    let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
+    site.signal(Signal::SIGUSR1);
+    site.log.wait_for("generation 1 is dead: killed by SIGUSR1");
+}
+
+#[test]
+fn winch_is_not_passed_on_and_the_wrong_signals_do_nothing() {
+    let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
+    for signal in [
+        Signal::SIGWINCH,
+        Signal::SIGCHLD,
+        Signal::SIGPIPE,
+        Signal::SIGCONT,
+    ] {
+        site.signal(signal);
+    }
+    let mut clients = site.clients(4);
+    clients.until_answered(100);
+    clients.expect_no_failure();
+    assert_eq!(site.log.count("started, pid"), 1);
+}
+
+/// Servers in the style of endless tell their old parent to stop when they have the socket.
+#[test]
+fn sigterm_from_a_starting_server_is_its_readiness() {
+    let site = Site::serving("v1");
+    let clients = site.clients(4);
+    site.publish_odd("v2", "parent").swap();
+    clients.until_all_see("v2");
+    assert!(!site.log.says("stopping"));
+}
+
+#[test]
+fn a_stopped_server_is_continued_to_end_it() {
+    let mut site = Site::serving("v1");
+    kill(site.pid(1), Signal::SIGSTOP).expect("a signal to the server");
+    assert!(site.stop().success());
+    site.expect_nothing_left();
+}
+
+#[test]
+fn the_stop_signal_can_be_chosen() {
+    let plan = Site::at(Place::Tcp4)
+        .with(&["--stop-signal", "INT"])
+        .by_odd("deaf");
+    let mut site = plan.serving("v1");
+    site.publish_odd("v2", "deaf").swap().wait_until_gone(1);
+    assert!(site.log.lines("generation 1 is gone")[0].contains("(killed by SIGINT)"));
+    assert!(site.stop().success());
+}

@@ -1,0 +1,126 @@
+//! Ending: requests in flight are finished, nothing is left, and the status is true.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::common::crowd::Habit;
+use crate::common::place::Place;
+use crate::common::site::{Plan, Site};
+
+fn slow(site: &Site) -> crate::common::crowd::Crowd {
+    let long = Habit {
+        slow: Duration::from_secs(1),
+        ..Habit::default()
+    };
+    let clients = site.guests().and(8, long).come();
+    // Others are answered at once: the long requests are under way by then.
+    site.guests()
+        .and(1, Habit::default())
+        .come()
+        .until_answered(5);
+    clients
+}
+
+fn a_stop_finishes_requests_in_flight(plan: Plan, signal: Signal) {
+    let mut site = plan.serving("v1");
+    let mut clients = slow(&site);
+    site.signal(signal);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn sigterm_finishes_requests_in_flight() {
+    a_stop_finishes_requests_in_flight(Site::at(Place::Tcp4), Signal::SIGTERM);
+}
+
+#[test]
+fn sigint_finishes_requests_in_flight() {
+    a_stop_finishes_requests_in_flight(Site::at(Place::Tcp4), Signal::SIGINT);
+}
+
+#[test]
+fn a_unix_path_goes_with_hotswap() {
+    a_stop_finishes_requests_in_flight(Site::at(Place::Unix), Signal::SIGTERM);
+}
+
+#[test]
+fn a_second_sigterm_kills_at_once() {
+    let mut site = Site::at(Place::Tcp4)
+        .by_odd("deaf helpers=2 escaped=1")
+        .serving("v1");
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    site.signal(Signal::SIGTERM);
+    site.expect_status(137).expect_nothing_left();
+}
+
+#[test]
+fn one_that_does_not_hear_is_killed_at_the_drain_timeout() {
+    let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "1s"]);
+    let mut site = plan.by_odd("deaf helpers=2 escaped=1").serving("v1");
+    assert_eq!(site.stop().code(), Some(0));
+    site.expect_nothing_left();
+}
+
+#[test]
+fn a_stop_ends_a_swap() {
+    let mut site = Site::serving("v1");
+    site.publish_odd("v2", "hang");
+    site.signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    assert_eq!(site.stop().code(), Some(0));
+    site.expect_nothing_left();
+    assert!(!site.log.says("generation 2 is serving"));
+}
+
+#[test]
+fn a_stop_ends_a_drain_that_would_go_on() {
+    let mut site = Site::serving("v1");
+    let mut clients = slow(&site);
+    site.publish("v2").swap();
+    site.signal(Signal::SIGTERM);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn nothing_is_swapped_or_restarted_after_a_stop() {
+    let mut site = Site::at(Place::Tcp4)
+        .with(&["--drain-timeout", "2s"])
+        .by_odd("deaf")
+        .serving("v1");
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    site.signal(Signal::SIGHUP);
+    site.expect_status(0).expect_nothing_left();
+    assert!(!site.log.says("generation 2"));
+}
+
+/// A terminal that closes is a stop; setsid(1) makes it hotswap's controlling terminal.
+#[test]
+fn a_terminal_that_closes_is_a_stop() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let plan = Site::at(Place::Tcp4)
+        .inside(&["setsid", "--ctty"])
+        .on_terminal(terminal.slave);
+    let mut site = plan.serving("v1");
+    drop(terminal.master);
+    site.end();
+    site.expect_nothing_left();
+}
+
+#[test]
+fn under_nohup_it_serves_on_when_the_terminal_closes() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let wrapper = ["setsid", "--ctty", "nohup"];
+    let site = Site::at(Place::Tcp4)
+        .inside(&wrapper)
+        .on_terminal(terminal.slave)
+        .serving("v1");
+    drop(terminal.master);
+    let mut clients = site.clients(4);
+    clients.until_answered(200);
+    clients.expect_no_failure();
+}
