@@ -11,5 +11,6 @@ mod news;
 mod signals;
 mod supervisor;
 mod sys;
+mod watch;
 
 fn main() {}

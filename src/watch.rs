@@ -1,0 +1,357 @@
+//! Files to events: says once for each new content of a watched file or tree that it has changed.
+//!
+//! An event of the kernel is only a hint to look; the gates decide, and a seldom stat behind the events recovers what they
+//! missed. Nothing here starts a swap, and nothing waits.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+use nix::unistd::Pid;
+
+use crate::supervisor::Time;
+
+mod advice;
+mod events;
+mod file;
+mod form;
+mod gates;
+mod places;
+mod reading;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use events::{Arrival, Events, Hints};
+use file::{Role, Watched};
+pub use gates::Fitness;
+use gates::Identity;
+use places::{Directory, Place};
+use tree::Tree;
+
+/// The time between two looks, whatever happens meanwhile.
+const BREATH: Duration = Duration::from_millis(5);
+/// The time between two looks at files in a directory that is too noisy to listen to.
+const NOISY_POLL: Duration = Duration::from_millis(20);
+/// The poll interval where there are no events, if the user wants none.
+const POLL_INSTEAD: Duration = Duration::from_secs(1);
+
+/// What is to be watched.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// COMMAND and its ARGS.
+    pub command: Vec<OsString>,
+    /// Where they start, if not here.
+    pub directory: Option<PathBuf>,
+    /// COMMAND as found in PATH. The completeness gates of [`Watch::fit`] are its own even if it is not watched.
+    pub program: Option<PathBuf>,
+    pub watch_program: bool,
+    pub paths: Vec<PathBuf>,
+    pub env_file: Option<PathBuf>,
+}
+
+/// A file that is new, whole and quiet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// As the user spelled it; in a tree one of the files below it.
+    pub path: PathBuf,
+}
+
+pub struct Watch {
+    events: Events,
+    files: Vec<Watched>,
+    trees: Vec<Tree>,
+    program: Option<PathBuf>,
+    debounce: Duration,
+    poll: Duration,
+    /// A command of ours is at work on the files.
+    held: bool,
+    /// Something was touched, or is due for another reason.
+    hinted: Option<Time>,
+    looked: Time,
+}
+
+impl Watch {
+    /// A `poll` of zero is none. Also gives what the user should know, a line each.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn new(
+        targets: Targets,
+        debounce: Duration,
+        poll: Duration,
+        now: Time,
+    ) -> io::Result<(Self, Vec<String>)> {
+        let (files, trees, mut warnings) = subjects(&targets, debounce, poll);
+        let is_idle = files.is_empty() && trees.is_empty();
+        let mut watch = Self {
+            events: if is_idle {
+                Events::none()
+            } else {
+                Events::new()
+            }?,
+            files,
+            trees,
+            program: targets.program,
+            debounce,
+            poll,
+            held: false,
+            hinted: (!is_idle).then_some(now),
+            looked: now,
+        };
+        watch.follow();
+        warnings.extend(watch.complaint());
+        Ok((watch, warnings))
+    }
+
+    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let is_idle = self.files.is_empty() && self.trees.is_empty();
+        let descriptor = (!is_idle).then(|| (self.events.descriptor(), PollFlags::POLLIN));
+        descriptor.into_iter().collect()
+    }
+
+    /// Our one descriptor is ready: there is a hint.
+    pub fn woken(&mut self, now: Time) {
+        self.events.drain();
+        self.hinted.get_or_insert(now.max(self.looked + BREATH));
+    }
+
+    /// When to look again; `None` if nothing is watched, or while [`Watch::hold`] is in force.
+    pub fn deadline(&self) -> Option<Time> {
+        if self.held {
+            return None;
+        }
+        let files = self.files.iter().filter_map(Watched::deadline);
+        let trees = self.trees.iter().filter_map(Tree::deadline);
+        let poll = self.poll_interval().map(|interval| self.looked + interval);
+        files.chain(trees).chain(poll).chain(self.hinted).min()
+    }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        if self.events.is_paused() {
+            Some(NOISY_POLL)
+        } else if self.files.is_empty() {
+            // Trees have their own, by their size.
+            None
+        } else {
+            Some(self.poll).filter(|poll| !poll.is_zero())
+        }
+    }
+
+    /// What has passed all the gates since the last look.
+    pub fn look(&mut self, now: Time) -> Vec<Changed> {
+        if self.held {
+            return Vec::new();
+        }
+        self.hinted = None;
+        self.looked = now;
+        let hints = self.events.take(now);
+        if hints.trees || self.events.is_paused() {
+            self.trees.iter_mut().for_each(Tree::stir);
+        }
+        self.find_ways(now);
+        let mut changed = Vec::new();
+        for file in &mut self.files {
+            let arrival = arrival(&hints, file.way());
+            if file.look(now, arrival, self.debounce) {
+                changed.push(Changed {
+                    path: file.spelled.clone(),
+                });
+            }
+        }
+        let mut other_directories = false;
+        for tree in &mut self.trees {
+            let (path, others) = tree.look(now);
+            changed.extend(path.map(|path| Changed { path }));
+            other_directories |= others;
+        }
+        if other_directories {
+            self.follow();
+        }
+        if let Some(complaint) = self.complaint() {
+            log::warn!("{complaint}");
+        }
+        changed
+    }
+
+    /// Until [`Watch::baseline`]: a command of ours may write whatever it likes.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// What is there now is what the next candidate is started from.
+    pub fn baseline(&mut self) {
+        self.held = false;
+        for file in &mut self.files {
+            file.take_as_tried();
+        }
+        for tree in &mut self.trees {
+            tree.take_as_tried();
+        }
+    }
+
+    /// Ends [`Watch::hold`] where no candidate follows: what changed meanwhile is still to be reported.
+    pub fn release(&mut self, now: Time) {
+        self.held = false;
+        self.hinted = Some(now);
+    }
+
+    /// execve(2) has worked in `pid`: look again, for the file may have changed since the last look.
+    pub fn confirm(&mut self, pid: Pid, now: Time) {
+        let image = std::fs::metadata(format!("/proc/{pid}/exe"));
+        if let Ok(image) = image.map(|metadata| Identity::of(&metadata)) {
+            for file in self
+                .files
+                .iter_mut()
+                .filter(|file| file.role == Role::Program)
+            {
+                file.runs(image);
+            }
+        }
+        self.hinted = Some(now);
+    }
+
+    /// The candidate that was last started serves: a file that is back at its content is no news.
+    pub fn serves(&mut self) {
+        self.files.iter_mut().for_each(Watched::serves);
+    }
+
+    /// Nothing serves: any content but the one that was last tried is news.
+    pub fn nothing_serves(&mut self) {
+        self.files.iter_mut().for_each(Watched::nothing_serves);
+    }
+
+    /// Whether a swap that somebody asked for may run the program as it is now.
+    pub fn fit(&self) -> Fitness {
+        let Some(program) = &self.program else {
+            return Fitness::Fit;
+        };
+        let mut programs = self.files.iter().filter(|file| file.role == Role::Program);
+        gates::fitness(program, programs.find_map(Watched::usual_form))
+    }
+
+    fn find_ways(&mut self, now: Time) {
+        let mut others = self.events.is_behind();
+        for file in &mut self.files {
+            others |= file.find_way();
+        }
+        for tree in &mut self.trees {
+            others |= tree.find_way();
+        }
+        if others && self.follow() {
+            // It may have changed between the finding and the watching.
+            self.hinted = Some(now + BREATH);
+        }
+    }
+
+    /// Watches the directories of all ways. True if one was added.
+    fn follow(&mut self) -> bool {
+        let ways = self
+            .files
+            .iter()
+            .map(Watched::way)
+            .chain(self.trees.iter().map(Tree::way));
+        let places: Vec<&Place> = ways.flatten().collect();
+        let within = || self.trees.iter().flat_map(Tree::directories);
+        let directories: HashSet<Directory> = places
+            .iter()
+            .map(|place| &place.directory)
+            .chain(within())
+            .cloned()
+            .collect();
+        let names = places.iter().map(|place| place.path()).collect();
+        let trees = within().map(|directory| directory.path.clone()).collect();
+        let added = self.events.follow(&directories, names, trees);
+        if added {
+            self.trees.iter_mut().for_each(Tree::stir);
+        }
+        added
+    }
+
+    /// Why there are no events, once; and from then on there is a poll.
+    fn complaint(&mut self) -> Option<String> {
+        let why = self.events.complaint()?;
+        if self.poll.is_zero() {
+            self.poll = POLL_INSTEAD;
+        }
+        for tree in &mut self.trees {
+            tree.poll_every(self.poll);
+        }
+        let interval = humantime::format_duration(self.poll);
+        Some(format!(
+            "cannot watch by file events: {why}; looking every {interval} instead"
+        ))
+    }
+}
+
+/// How the file at the end of `way` came there.
+fn arrival(hints: &Hints, way: &[Place]) -> Arrival {
+    let Some((file, links)) = way.split_last() else {
+        return Arrival::Unknown;
+    };
+    let of = |place: &Place| {
+        hints
+            .arrivals
+            .get(&place.path())
+            .copied()
+            .unwrap_or_default()
+    };
+    let flipped = links.iter().any(|link| of(link) != Arrival::Unknown);
+    match of(file) {
+        Arrival::Unknown if flipped => Arrival::Moved,
+        arrival => arrival,
+    }
+}
+
+fn subjects(
+    targets: &Targets,
+    debounce: Duration,
+    poll: Duration,
+) -> (Vec<Watched>, Vec<Tree>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut files = Vec::new();
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(program) = targets.program.as_deref().filter(|_| targets.watch_program) {
+        if let Some(name) = advice::interpreter(program) {
+            if targets.paths.is_empty() {
+                let arguments = targets.command.get(1..).unwrap_or_default();
+                let directory = targets.directory.as_deref();
+                warnings.push(advice::about_interpreter(name, arguments, directory));
+            }
+        } else {
+            let spelled = targets
+                .command
+                .first()
+                .map_or_else(|| program.into(), PathBuf::from);
+            files.push(Watched::new(Role::Program, spelled, absolute(program)));
+        }
+    }
+    let (directories, plain): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        targets.paths.iter().partition(|path| path.is_dir());
+    for path in plain.into_iter().chain(&targets.env_file) {
+        if !path.exists() {
+            warnings.push(format!(
+                "{} does not exist yet; it is watched for",
+                path.display()
+            ));
+        }
+        files.push(Watched::new(Role::Plain, path.clone(), absolute(path)));
+    }
+    warnings.extend(
+        files
+            .iter()
+            .filter_map(|file| advice::about_mount(file.path())),
+    );
+    let others: HashSet<PathBuf> = files
+        .iter()
+        .filter_map(|file| file.path().canonicalize().ok())
+        .collect();
+    let tree =
+        |path: &PathBuf| Tree::new(path.clone(), absolute(path), others.clone(), debounce, poll);
+    let trees = directories.into_iter().map(tree).collect();
+    (files, trees, warnings)
+}

@@ -1,0 +1,386 @@
+//! File events, as hints to look: which names were touched, and whether the file arrived whole or was written in place.
+//!
+//! Nothing is decided here. `notify` calls back on its own thread, which notes the hint and writes to an eventfd, no more.
+//! A directory with thousands of events a second is let alone for a while and polled instead.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
+use notify::{Config, ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use crate::supervisor::Time;
+use crate::watch::places::{Directory, is_editors_own};
+
+/// More events than this in one window are noise.
+const NOISE: u32 = 400;
+const NOISE_WINDOW: Duration = Duration::from_millis(100);
+/// How long a noisy directory is let alone.
+const NOISE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Each takes two turns of the other thread, some 20 µs.
+const MOST_AT_ONCE: usize = 250;
+
+/// How the present file of a name came there, as far as events tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrival {
+    #[default]
+    Unknown,
+    /// A new name: a hard link, or a file that is still to be written.
+    Created,
+    /// By rename(2).
+    Moved,
+    Written,
+}
+
+/// What has happened since the last look.
+#[derive(Debug, Default)]
+pub struct Hints {
+    /// Names that were touched.
+    pub arrivals: HashMap<PathBuf, Arrival>,
+    /// Something in a watched tree was touched.
+    pub trees: bool,
+}
+
+/// What the thread of `notify` and we share.
+struct Shared {
+    wake: EventFd,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    names: HashSet<PathBuf>,
+    trees: HashSet<PathBuf>,
+    hints: Hints,
+    /// A watched directory went away, or events were lost: every watch is made again.
+    broken: bool,
+    noise: Noise,
+    /// We were woken, and have not looked yet.
+    woken: bool,
+}
+
+#[derive(Default)]
+struct Noise {
+    since: Option<Instant>,
+    events: u32,
+    /// The directory of the event that was one too many.
+    directory: Option<PathBuf>,
+}
+
+/// The watches that `notify` holds for us.
+pub struct Events {
+    /// `None` where there is no inotify.
+    watcher: Option<RecommendedWatcher>,
+    shared: Arc<Shared>,
+    held: HashMap<PathBuf, Directory>,
+    paused: HashMap<PathBuf, Time>,
+    /// Those that gave an error, which they would give again.
+    refused: HashSet<Directory>,
+    /// Not all that is wanted is held.
+    behind: bool,
+    complaint: Option<String>,
+    complained: bool,
+}
+
+impl Events {
+    /// # Errors
+    /// Those of eventfd(2). That there is no inotify is none, see [`Events::complaint`].
+    pub fn new() -> std::io::Result<Self> {
+        let mut events = Self::none()?;
+        match watcher(&events.shared) {
+            Ok(watcher) => events.watcher = Some(watcher),
+            Err(why) => events.complaint = Some(why),
+        }
+        Ok(events)
+    }
+
+    /// Without a thread and without inotify: for nothing to be watched.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn none() -> std::io::Result<Self> {
+        let wake =
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let shared = Arc::new(Shared {
+            wake,
+            state: Mutex::default(),
+        });
+        Ok(Self {
+            watcher: None,
+            shared,
+            held: HashMap::new(),
+            paused: HashMap::new(),
+            refused: HashSet::new(),
+            behind: false,
+            complaint: None,
+            complained: false,
+        })
+    }
+
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+
+    pub fn drain(&self) {
+        // EAGAIN says that it is empty, which is all we want.
+        let _ = self.shared.wake.read();
+    }
+
+    /// Why some of the directories give no events; told once.
+    pub fn complaint(&mut self) -> Option<String> {
+        let complaint = self.complaint.take().filter(|_| !self.complained);
+        self.complained |= complaint.is_some();
+        complaint
+    }
+
+    /// Whether a directory is let alone for its noise: then look often.
+    pub fn is_paused(&self) -> bool {
+        !self.paused.is_empty()
+    }
+
+    /// Whether [`Events::follow`] is to be called although nothing else is wanted than before.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// What happened since the last call.
+    pub fn take(&mut self, now: Time) -> Hints {
+        let mut state = self.shared.lock();
+        state.woken = false;
+        let broken = std::mem::take(&mut state.broken);
+        let noisy = state.noise.directory.take();
+        let hints = std::mem::take(&mut state.hints);
+        drop(state);
+        let paused = self.paused.len();
+        self.paused.retain(|_, until| *until > now);
+        self.behind |= broken || self.paused.len() < paused;
+        if let Some(noisy) = noisy.filter(|noisy| self.held.contains_key(noisy)) {
+            self.let_go(&noisy);
+            self.paused.insert(noisy, now + NOISE_PAUSE);
+        }
+        if broken {
+            self.refused.clear();
+            let held: Vec<PathBuf> = self.held.keys().cloned().collect();
+            for path in held {
+                self.let_go(&path);
+            }
+        }
+        hints
+    }
+
+    /// Watches these directories and no others: for these names, and for every name in these trees. True if a new one
+    /// was added, so that what happened before may have been missed.
+    pub fn follow(
+        &mut self,
+        directories: &HashSet<Directory>,
+        names: HashSet<PathBuf>,
+        trees: HashSet<PathBuf>,
+    ) -> bool {
+        let mut state = self.shared.lock();
+        state.names = names;
+        state.trees = trees;
+        drop(state);
+        let unwanted: Vec<PathBuf> = self
+            .held
+            .values()
+            .filter(|held| !directories.contains(held))
+            .map(|held| held.path.clone())
+            .collect();
+        for path in unwanted {
+            self.let_go(&path);
+        }
+        self.behind = false;
+        let mut added = 0;
+        for directory in directories {
+            if self.held.contains_key(&directory.path)
+                || self.paused.contains_key(&directory.path)
+                || self.refused.contains(directory)
+            {
+                continue;
+            }
+            if added == MOST_AT_ONCE {
+                self.behind = true;
+                break;
+            }
+            if self.hold(directory) {
+                added += 1;
+            }
+        }
+        added > 0
+    }
+
+    fn hold(&mut self, directory: &Directory) -> bool {
+        let Some(watcher) = &mut self.watcher else {
+            return false;
+        };
+        match watcher.watch(&directory.path, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                self.held.insert(directory.path.clone(), directory.clone());
+                true
+            }
+            // It has just gone; the next look finds another way.
+            Err(notify::Error {
+                kind: ErrorKind::PathNotFound,
+                ..
+            }) => false,
+            Err(error) => {
+                self.complaint = Some(format!("{}: {}", directory.path.display(), reason(&error)));
+                self.refused.insert(directory.clone());
+                false
+            }
+        }
+    }
+
+    fn let_go(&mut self, path: &Path) {
+        if let (Some(_), Some(watcher)) = (self.held.remove(path), &mut self.watcher) {
+            // `notify` forgets a directory that has gone by itself.
+            let _ = watcher.unwatch(path);
+        }
+    }
+}
+
+fn watcher(shared: &Arc<Shared>) -> Result<RecommendedWatcher, String> {
+    // `notify` does not notice that its thread could not be started, and then panics.
+    thread::Builder::new()
+        .spawn(|| ())
+        .and_then(|thread| thread.join().map_err(|_| std::io::ErrorKind::Other.into()))
+        .map_err(|error| error.to_string())?;
+    let shared = Arc::clone(shared);
+    let note = move |event: notify::Result<notify::Event>| shared.note(event);
+    RecommendedWatcher::new(note, Config::default()).map_err(|error| reason(&error))
+}
+
+fn reason(error: &notify::Error) -> String {
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".into(),
+        ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+            "the limit fs.inotify.max_user_instances is reached".into()
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, event: notify::Result<notify::Event>) {
+        let mut state = self.lock();
+        let matters = if let Ok(event) = event {
+            state.note(&event)
+        } else {
+            state.broken = true;
+            true
+        };
+        if matters && !state.woken {
+            state.woken = true;
+            // The counter of an eventfd cannot be full of one.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+impl State {
+    /// Whether somebody should look.
+    fn note(&mut self, event: &notify::Event) -> bool {
+        let noisy = self.noise.count(event);
+        if event.need_rescan() {
+            self.broken = true;
+            self.hints.trees = true;
+            return true;
+        }
+        let Some(arrival) = arrival(event.kind) else {
+            return noisy;
+        };
+        let mut matters = noisy;
+        for path in &event.paths {
+            if self.names.contains(path) {
+                matters = true;
+                let known = self.hints.arrivals.entry(path.clone()).or_default();
+                *known = arrival.after(*known);
+            }
+            if self.trees.contains(path) {
+                self.broken |= goes_away(event.kind);
+                self.hints.trees = true;
+                matters = true;
+            }
+            let in_tree = path
+                .parent()
+                .is_some_and(|parent| self.trees.contains(parent));
+            if in_tree && path.file_name().is_some_and(matters_in_tree) {
+                self.hints.trees = true;
+                matters = true;
+            }
+            if goes_away(event.kind)
+                && self
+                    .names
+                    .iter()
+                    .any(|name| name.starts_with(path) && name != path)
+            {
+                self.broken = true;
+                matters = true;
+            }
+        }
+        matters
+    }
+}
+
+impl Noise {
+    /// True once a window has too many.
+    fn count(&mut self, event: &notify::Event) -> bool {
+        self.events += 1;
+        if self.events <= NOISE {
+            return false;
+        }
+        let now = Instant::now();
+        let begun = self.since.replace(now);
+        self.events = 0;
+        let too_many = begun.is_some_and(|begun| now.duration_since(begun) < NOISE_WINDOW);
+        if too_many {
+            let path = event.paths.first();
+            self.directory = path.and_then(|path| path.parent()).map(Path::to_owned);
+        }
+        too_many
+    }
+}
+
+fn matters_in_tree(name: &std::ffi::OsStr) -> bool {
+    !name.as_encoded_bytes().starts_with(b".") && !is_editors_own(name)
+}
+
+fn goes_away(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
+    )
+}
+
+/// `None` for what leaves the file as it is: our own look must not be an event.
+fn arrival(kind: EventKind) -> Option<Arrival> {
+    match kind {
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Arrival::Moved),
+        EventKind::Create(CreateKind::File) => Some(Arrival::Created),
+        EventKind::Modify(ModifyKind::Data(_))
+        | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Arrival::Written),
+        EventKind::Access(_) => None,
+        _ => Some(Arrival::Unknown),
+    }
+}
+
+impl Arrival {
+    fn after(self, before: Self) -> Self {
+        match self {
+            // A changed mode or a removal says nothing of how the next file comes.
+            Self::Unknown => before,
+            Self::Created | Self::Moved | Self::Written => self,
+        }
+    }
+}

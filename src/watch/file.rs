@@ -1,0 +1,350 @@
+//! One watched file: from a hint to the one moment at which it is new, whole and quiet.
+//!
+//! It remembers two contents: what the last candidate was started from, and what serves. A file that is back at either of
+//! them is no news.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::supervisor::Time;
+use crate::watch::events::Arrival;
+use crate::watch::form::{Form, form};
+use crate::watch::gates::{self, BLIND_SETTLE, Gate, Identity};
+use crate::watch::places::{Place, way};
+use crate::watch::reading::{Progress, Reading};
+
+/// How soon we ask again whether somebody still writes.
+const SOON: Duration = Duration::from_millis(20);
+/// How late at most, when he has been at it for long.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Which gates a file has to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Program,
+    /// Read by the server or by hotswap: settings, scripts, an environment.
+    Plain,
+}
+
+/// A content that was there at some moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// `None` if there was no file.
+    identity: Option<Identity>,
+    /// `None` as long as it has not been read, or if it cannot be.
+    hash: Option<u64>,
+}
+
+/// A file that is not the one we know, on its way through the gates.
+struct Fresh {
+    identity: Identity,
+    /// When the first of the files since the known one was seen.
+    begun: Time,
+    /// First seen, or last written.
+    since: Time,
+    /// By rename or link: it was finished before it came here.
+    arrived: bool,
+    content: Content,
+}
+
+enum Content {
+    Unread,
+    Reading(Reading),
+    /// `None` if it cannot be read.
+    Read(Option<u64>),
+}
+
+pub struct Watched {
+    /// As the user wrote it.
+    pub spelled: PathBuf,
+    pub role: Role,
+    path: PathBuf,
+    way: Vec<Place>,
+    /// What the last candidate was started from.
+    tried: Known,
+    /// The hash of that is not finished.
+    reading: Option<Reading>,
+    serving: Option<Known>,
+    fresh: Option<Fresh>,
+    /// The form of a program that execve(2) took.
+    usual: Option<Form>,
+    again: Option<Time>,
+}
+
+impl Watched {
+    /// `path` is absolute.
+    pub fn new(role: Role, spelled: PathBuf, path: PathBuf) -> Self {
+        let mut watched = Self {
+            spelled,
+            role,
+            way: way(&path),
+            path,
+            tried: Known::default(),
+            reading: None,
+            serving: None,
+            fresh: None,
+            usual: None,
+            again: None,
+        };
+        watched.take_as_tried();
+        watched.serves();
+        watched
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn way(&self) -> &[Place] {
+        &self.way
+    }
+
+    pub fn usual_form(&self) -> Option<Form> {
+        self.usual
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.again
+    }
+
+    /// True if the way to the file is another one now.
+    pub fn find_way(&mut self) -> bool {
+        let way = way(&self.path);
+        let differs = way != self.way;
+        self.way = way;
+        differs
+    }
+
+    /// What is there now is what the next candidate is started from.
+    pub fn take_as_tried(&mut self) {
+        let identity = fs::metadata(&self.path)
+            .ok()
+            .map(|metadata| Identity::of(&metadata));
+        let fresh = self.fresh.take();
+        self.again = None;
+        if identity.is_some() && identity == self.tried.identity {
+            return;
+        }
+        self.reading = None;
+        self.tried = Known {
+            identity,
+            hash: None,
+        };
+        match fresh {
+            Some(Fresh {
+                identity: seen,
+                content: Content::Read(hash),
+                ..
+            }) if identity == Some(seen) => {
+                self.tried.hash = hash;
+            }
+            _ => self.read_tried(),
+        }
+    }
+
+    fn read_tried(&mut self) {
+        let (Some(identity), Ok(file)) = (self.tried.identity, gates::open(&self.path)) else {
+            return;
+        };
+        if self.role == Role::Program && self.usual.is_none() {
+            self.usual = form(&file, identity.size)
+                .ok()
+                .filter(|form| *form != Form::Torn);
+        }
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_file {
+            self.reading = Some(Reading::new(file, identity));
+            self.again = Some(Time::ZERO);
+        }
+    }
+
+    /// The candidate runs `image`: if that is what is there by now, it came between our last look and execve(2).
+    pub fn runs(&mut self, image: Identity) {
+        let now = fs::metadata(&self.path)
+            .ok()
+            .map(|metadata| Identity::of(&metadata));
+        if now == Some(image) {
+            self.take_as_tried();
+        }
+    }
+
+    /// The candidate that was last started serves.
+    pub fn serves(&mut self) {
+        self.serving = Some(self.tried);
+    }
+
+    pub fn nothing_serves(&mut self) {
+        self.serving = None;
+    }
+
+    /// True once for each new content that has passed all gates.
+    pub fn look(&mut self, now: Time, arrival: Arrival, debounce: Duration) -> bool {
+        self.again = None;
+        self.finish_tried();
+        let Ok(metadata) = fs::metadata(&self.path) else {
+            self.fresh = None;
+            return false;
+        };
+        let identity = Identity::of(&metadata);
+        if self.is_known(identity) {
+            self.fresh = None;
+            return false;
+        }
+        let gate = match self.role {
+            Role::Program => gates::program(&self.path, &metadata, self.usual),
+            Role::Plain => gates::plain(&self.path, &metadata),
+        };
+        let mut fresh = self.notice(now, identity, arrival, metadata.nlink());
+        match gate {
+            Gate::Written => {
+                fresh.written(now);
+                let patience = now.saturating_sub(fresh.begun) / 4;
+                self.again = Some(now + patience.clamp(SOON, LATE));
+            }
+            Gate::Shut { certain: true, .. } => {}
+            Gate::Shut { certain: false, .. } => {
+                self.again = Some(fresh.since + BLIND_SETTLE).filter(|&again| again > now);
+            }
+            Gate::Open(passed) if passed.identity != identity => self.again = Some(now),
+            Gate::Open(passed) => {
+                let settled = fresh.since + fresh.settle(passed.certain, debounce);
+                if settled > now {
+                    self.again = Some(settled);
+                } else {
+                    return self.compare(now, fresh, passed.file);
+                }
+            }
+        }
+        self.fresh = Some(fresh);
+        false
+    }
+
+    /// Whether this very file was tried or serves.
+    fn is_known(&mut self, identity: Identity) -> bool {
+        let serving = self
+            .serving
+            .filter(|known| known.identity == Some(identity));
+        if let Some(serving) = serving.filter(|_| self.tried.identity != Some(identity)) {
+            self.reading = None;
+            self.tried = serving;
+        }
+        self.tried.identity == Some(identity)
+    }
+
+    fn notice(&mut self, now: Time, identity: Identity, arrival: Arrival, links: u64) -> Fresh {
+        let before = self.fresh.take();
+        let mut fresh = match before {
+            Some(fresh) if fresh.identity == identity => fresh,
+            before => Fresh {
+                identity,
+                begun: before.map_or(now, |fresh| fresh.begun),
+                since: now,
+                arrived: false,
+                content: Content::Unread,
+            },
+        };
+        match arrival {
+            Arrival::Moved => fresh.arrived = true,
+            // A hard link to a finished file, or a file that is being made here.
+            Arrival::Created => fresh.arrived = links > 1,
+            Arrival::Written => fresh.written(now),
+            Arrival::Unknown => {}
+        }
+        fresh
+    }
+
+    /// The last gate: the content is neither the one last tried nor the one that serves.
+    fn compare(&mut self, now: Time, mut fresh: Fresh, file: Option<File>) -> bool {
+        let size = Some(fresh.identity.size);
+        let has_size = |known: &Known| known.identity.map(|identity| identity.size) == size;
+        let may_be_known = has_size(&self.tried) || self.serving.as_ref().is_some_and(has_size);
+        if !may_be_known {
+            self.tried = Known {
+                identity: Some(fresh.identity),
+                hash: None,
+            };
+            self.reading = file.map(|file| Reading::new(file, fresh.identity));
+            self.again = self.reading.is_some().then_some(now);
+            return true;
+        }
+        if self.reading.is_some() {
+            self.again = Some(now);
+            self.fresh = Some(fresh);
+            return false;
+        }
+        let progress = match (std::mem::replace(&mut fresh.content, Content::Unread), file) {
+            (Content::Read(hash), _) => return self.decide(fresh.identity, hash),
+            (Content::Reading(reading), _) => reading.go_on(),
+            (Content::Unread, Some(file)) => Reading::new(file, fresh.identity).go_on(),
+            (Content::Unread, None) => return self.decide(fresh.identity, None),
+        };
+        // Once read, every gate is passed again: it may have changed while it was read.
+        self.again = Some(now);
+        match progress {
+            Progress::More(reading) => fresh.content = Content::Reading(reading),
+            Progress::Done(hash) => fresh.content = Content::Read(Some(hash)),
+            Progress::Lost => self.again = Some(now + SOON),
+        }
+        self.fresh = Some(fresh);
+        false
+    }
+
+    fn decide(&mut self, identity: Identity, hash: Option<u64>) -> bool {
+        let is = |known: &Known| hash.is_some() && known.hash == hash;
+        let is_old = is(&self.tried) || self.serving.as_ref().is_some_and(is);
+        self.tried = Known {
+            identity: Some(identity),
+            hash,
+        };
+        if let Some(serving) = self.serving.as_mut().filter(|known| is(known)) {
+            serving.identity = Some(identity);
+        }
+        !is_old
+    }
+
+    /// Reads one more piece of what the last candidate was started from.
+    fn finish_tried(&mut self) {
+        let Some(reading) = self.reading.take() else {
+            return;
+        };
+        match reading.go_on() {
+            Progress::More(reading) => {
+                self.reading = Some(reading);
+                self.again = Some(Time::ZERO);
+            }
+            Progress::Done(hash) => {
+                self.tried.hash = Some(hash);
+                let tried = self.tried;
+                let serving = self.serving.as_mut();
+                if let Some(same) = serving.filter(|known| known.identity == tried.identity) {
+                    *same = tried;
+                }
+            }
+            Progress::Lost => {}
+        }
+    }
+}
+
+impl Fresh {
+    fn written(&mut self, now: Time) {
+        self.arrived = false;
+        self.since = now;
+        self.content = Content::Unread;
+    }
+
+    /// How long it must have been quiet; `certain` that nobody writes it.
+    fn settle(&self, certain: bool, debounce: Duration) -> Duration {
+        let settle = if self.arrived {
+            Duration::ZERO
+        } else {
+            debounce
+        };
+        if certain {
+            settle
+        } else {
+            settle.max(BLIND_SETTLE)
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What must hold before a file is safe to run: it is a regular file, executable, nobody writes it, and it is complete.
+//!
+//! Nothing here remembers anything; that a file differs from the running one, and is quiet, is for its watcher to say.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::sys;
+use crate::watch::form::{Form, form};
+
+/// How long a file must be quiet where the kernel cannot say whether anybody writes it.
+pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
+
+/// A file as stat(2) sees it. Not ctime and not the number of links: cargo changes both even when a build fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub dev: u64,
+    pub ino: u64,
+    pub size: u64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Whether somebody has a file open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    Nobody,
+    Somebody,
+    /// Not our file, or a file system without leases.
+    CannotTell,
+}
+
+/// Asks by a read lease (fcntl(2), `F_SETLEASE`), given back at once.
+pub fn writer(file: &File) -> Writer {
+    match sys::set_lease(file.as_fd(), libc::F_RDLCK) {
+        Ok(()) => {
+            // Nothing to be done if it fails: the lease ends with the descriptor.
+            let _ = sys::set_lease(file.as_fd(), libc::F_UNLCK);
+            Writer::Nobody
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Writer::Somebody,
+        Err(_) => Writer::CannotTell,
+    }
+}
+
+/// Opens for reading, and never waits: neither for the other end of a pipe nor for a lease.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// What the gates say of one file at one moment.
+pub enum Gate {
+    Open(Passed),
+    /// Somebody writes it: wait for the end of that.
+    Written,
+    /// Shut, and only a change can open it. `certain` that nobody is at work on it, or not.
+    Shut {
+        why: String,
+        certain: bool,
+    },
+}
+
+/// A file that may be run, or read.
+pub struct Passed {
+    pub identity: Identity,
+    /// `None` if we may not read it.
+    pub file: Option<File>,
+    /// Whether nobody writes it for certain.
+    pub certain: bool,
+}
+
+fn shut(why: &str) -> Gate {
+    Gate::Shut {
+        why: why.into(),
+        certain: true,
+    }
+}
+
+/// The gates of a file that is only read: it is regular, and nobody writes it.
+pub fn plain(path: &Path, metadata: &Metadata) -> Gate {
+    if !metadata.is_file() {
+        return shut("is not a regular file");
+    }
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let identity = Identity::of(metadata);
+            return Gate::Open(Passed {
+                identity,
+                file: None,
+                certain: false,
+            });
+        }
+        Err(error) => return shut(&format!("cannot be read: {error}")),
+    };
+    let writer = writer(&file);
+    match file.metadata() {
+        Ok(metadata) if writer != Writer::Somebody => Gate::Open(Passed {
+            identity: Identity::of(&metadata),
+            file: Some(file),
+            certain: writer == Writer::Nobody,
+        }),
+        Ok(_) => Gate::Written,
+        Err(error) => shut(&format!("cannot be read: {error}")),
+    }
+}
+
+/// The gates of a program: also executable, and complete. `usual` is the form of the one that runs: what execve(2) has
+/// once taken, it takes again.
+pub fn program(path: &Path, metadata: &Metadata, usual: Option<Form>) -> Gate {
+    if metadata.is_file() && metadata.mode() & 0o111 == 0 {
+        return shut("is not executable");
+    }
+    let gate = plain(path, metadata);
+    let Gate::Open(Passed {
+        identity,
+        file: Some(file),
+        certain,
+    }) = &gate
+    else {
+        return gate;
+    };
+    let why = match form(file, identity.size) {
+        Ok(Form::Script | Form::Whole) => return gate,
+        Ok(Form::Torn) => "is not complete".into(),
+        Ok(form) if usual == Some(form) => return gate,
+        Ok(Form::Loadable) => "is not complete: its section headers lie beyond its end".into(),
+        Ok(Form::Foreign) => "is neither an ELF program nor a script with #!".into(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    Gate::Shut {
+        why,
+        certain: *certain,
+    }
+}
+
+/// Whether a swap that somebody asked for may run the program as it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fitness {
+    Fit,
+    /// Ask again soon.
+    BeingWritten,
+    /// Why it cannot be run; the file is the subject.
+    Unfit(String),
+}
+
+/// The completeness gates alone, whether or not the file differs from the running one.
+pub fn fitness(path: &Path, usual: Option<Form>) -> Fitness {
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Fitness::Unfit("does not exist".into());
+        }
+        Err(error) => return Fitness::Unfit(format!("cannot be looked at: {error}")),
+    };
+    match program(path, &metadata, usual) {
+        Gate::Written => Fitness::BeingWritten,
+        Gate::Open(Passed { certain: false, .. }) | Gate::Shut { certain: false, .. }
+            if !has_been_quiet(&metadata) =>
+        {
+            Fitness::BeingWritten
+        }
+        Gate::Open(_) => Fitness::Fit,
+        Gate::Shut { why, .. } => Fitness::Unfit(why),
+    }
+}
+
+/// By the change time, which no tool can set. A clock that stands before it (another machine's file system) tells nothing.
+fn has_been_quiet(metadata: &Metadata) -> bool {
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+    let changed = Duration::new(u64::try_from(metadata.ctime()).unwrap_or(0), nanoseconds);
+    SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|now| {
+        now.checked_sub(changed)
+            .is_none_or(|quiet| quiet >= BLIND_SETTLE)
+    })
+}

@@ -1,0 +1,1 @@
+//! What compilers, shells and deploy tools do to a program.

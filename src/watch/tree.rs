@@ -1,0 +1,335 @@
+//! One watched tree: which of its files differ from those we know, once all of it is quiet.
+//!
+//! Hidden files, ignored ones and what editors leave beside a file are not part of it. It is walked a piece at a time, and
+//! the bigger it is the less often.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use ignore::{Walk, WalkBuilder};
+
+use crate::supervisor::Time;
+use crate::watch::gates::{self, Identity, Writer};
+use crate::watch::places::{Directory, Place, is_editors_own, way};
+use crate::watch::reading::{Progress, Reading};
+
+/// So many entries in one go: some 2 ms.
+const PIECE: usize = 500;
+/// Bigger files are told apart by their identity alone.
+const BIGGEST_READ: u64 = 1 << 20;
+/// The bytes read in one go, at most, beside one file more.
+const BYTES: u64 = 4 << 20;
+/// The time between two walks for each entry: a walk takes about a thirtieth of it.
+const REST: Duration = Duration::from_micros(100);
+/// The time between two walks at least.
+const LEAST_REST: Duration = Duration::from_millis(20);
+/// The time between two walks of a quiet tree for each entry, if that is more than the poll interval.
+const POLL_REST: Duration = Duration::from_micros(300);
+/// A tree that is never quiet is taken as it is after so many debounce times, and this at least.
+const LONGEST: u32 = 20;
+const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// What one file was like; the hash if it is small enough to be read.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    identity: Identity,
+    hash: Option<u64>,
+    /// ctime: no tool can set it.
+    changed: (i64, i64),
+}
+
+impl Entry {
+    fn is_as(&self, other: &Self) -> bool {
+        self.identity == other.identity || (self.hash.is_some() && self.hash == other.hash)
+    }
+}
+
+/// The files of the tree, by their path below its root.
+type Files = HashMap<PathBuf, Entry>;
+
+/// A walk that is under way.
+struct Scan {
+    walk: Walk,
+    root: PathBuf,
+    files: Files,
+    directories: Vec<Directory>,
+}
+
+/// A difference that is not reported yet.
+struct Pending {
+    first: Time,
+    since: Time,
+    files: Files,
+}
+
+pub struct Tree {
+    /// As the user wrote it.
+    pub spelled: PathBuf,
+    path: PathBuf,
+    way: Vec<Place>,
+    /// Files that are watched for themselves.
+    others: HashSet<PathBuf>,
+    debounce: Duration,
+    poll: Duration,
+    /// `None` before the first walk has ended.
+    known: Option<Files>,
+    directories: Vec<Directory>,
+    scan: Option<Scan>,
+    pending: Option<Pending>,
+    /// Something was touched since the last walk began.
+    stirred: bool,
+    /// What the next walk finds is known already, unless it changed later than this.
+    absorb: Option<(i64, i64)>,
+    walked: Time,
+    size: u32,
+}
+
+impl Tree {
+    /// `path` is absolute; a `poll` of zero is none.
+    pub fn new(
+        spelled: PathBuf,
+        path: PathBuf,
+        others: HashSet<PathBuf>,
+        debounce: Duration,
+        poll: Duration,
+    ) -> Self {
+        Self {
+            spelled,
+            way: way(&path),
+            path,
+            others,
+            debounce,
+            poll,
+            known: None,
+            directories: Vec::new(),
+            scan: None,
+            pending: None,
+            stirred: true,
+            absorb: None,
+            walked: Time::ZERO,
+            size: 0,
+        }
+    }
+
+    pub fn way(&self) -> &[Place] {
+        &self.way
+    }
+
+    /// Every directory of it.
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
+    }
+
+    /// Walk it so often, whatever the events say.
+    pub fn poll_every(&mut self, poll: Duration) {
+        self.poll = poll;
+    }
+
+    /// Look at it again as soon as it may be walked.
+    pub fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// What is there now is what the next candidate is started with.
+    pub fn take_as_tried(&mut self) {
+        self.pending = None;
+        self.scan = None;
+        self.stirred = true;
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.absorb = Some((seconds, now.subsec_nanos().into()));
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        if self.scan.is_some() {
+            return Some(Time::ZERO);
+        }
+        let rested = self.walked + LEAST_REST.max(REST * self.size);
+        let stirred = self.stirred.then_some(rested);
+        let pending = self.pending.as_ref();
+        let quiet = pending.map(|pending| rested.max(pending.since + self.debounce));
+        let pause = self.poll.max(POLL_REST * self.size);
+        let poll = (!self.poll.is_zero()).then_some(self.walked + pause);
+        [stirred, quiet, poll].into_iter().flatten().min()
+    }
+
+    /// True if the way to it, or a directory in it, is another one now.
+    pub fn find_way(&mut self) -> bool {
+        let way = way(&self.path);
+        let differs = way != self.way;
+        self.stirred |= differs;
+        self.way = way;
+        differs
+    }
+
+    /// One piece of work. The path of a file that changed, once the whole tree is quiet; and whether there are other
+    /// directories than before.
+    pub fn look(&mut self, now: Time) -> (Option<PathBuf>, bool) {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return (None, false);
+        }
+        let Some(mut scan) = self.scan.take().or_else(|| self.begin(now)) else {
+            return (None, false);
+        };
+        if !self.go_on(&mut scan) {
+            self.scan = Some(scan);
+            return (None, false);
+        }
+        self.walked = now;
+        self.size = u32::try_from(scan.files.len()).unwrap_or(u32::MAX);
+        let others = scan.directories != self.directories;
+        self.directories = scan.directories;
+        (self.conclude(now, scan.files), others)
+    }
+
+    /// Nothing to walk while its root is away: it may be on its way back.
+    fn begin(&mut self, now: Time) -> Option<Scan> {
+        self.stirred = false;
+        self.walked = now;
+        let root = fs::canonicalize(&self.path).ok()?;
+        let walk = WalkBuilder::new(&root)
+            .require_git(false)
+            .filter_entry(|entry| entry.depth() == 0 || !is_editors_own(entry.file_name()))
+            .build();
+        Some(Scan {
+            walk,
+            root,
+            files: Files::new(),
+            directories: Vec::new(),
+        })
+    }
+
+    /// True once the walk has ended.
+    fn go_on(&self, scan: &mut Scan) -> bool {
+        let mut bytes = 0;
+        for _ in 0..PIECE {
+            if bytes > BYTES {
+                return false;
+            }
+            let Some(entry) = scan.walk.next() else {
+                return true;
+            };
+            let Some((path, metadata)) = entry
+                .ok()
+                .and_then(|entry| Some((entry.path().to_owned(), entry.metadata().ok()?)))
+            else {
+                continue;
+            };
+            if metadata.is_dir() {
+                let (dev, ino) = (metadata.dev(), metadata.ino());
+                scan.directories.push(Directory { path, dev, ino });
+            } else if (metadata.is_file() || metadata.is_symlink()) && !self.others.contains(&path)
+            {
+                bytes += self.note(scan, &path, &metadata);
+            }
+        }
+        false
+    }
+
+    /// Adds one file; the number of bytes that were read for it.
+    fn note(&self, scan: &mut Scan, path: &Path, metadata: &Metadata) -> u64 {
+        let Ok(name) = path.strip_prefix(&scan.root) else {
+            return 0;
+        };
+        let mut entry = Entry {
+            identity: Identity::of(metadata),
+            hash: None,
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        };
+        let known = self.known.as_ref().and_then(|files| files.get(name));
+        let seen = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.files.get(name));
+        if let Some(same) = [known, seen]
+            .into_iter()
+            .flatten()
+            .find(|same| same.identity == entry.identity)
+        {
+            entry.hash = same.hash;
+            scan.files.insert(name.to_owned(), entry);
+            return 0;
+        }
+        if !metadata.is_file() {
+            scan.files.insert(name.to_owned(), entry);
+            return 0;
+        }
+        let Ok(file) = gates::open(path) else {
+            scan.files.insert(name.to_owned(), entry);
+            return 0;
+        };
+        // A log that its server keeps open is never finished: it counts as it was. The end of the writing is an event.
+        if self.known.is_some() && gates::writer(&file) == Writer::Somebody {
+            if let Some(known) = known {
+                scan.files.insert(name.to_owned(), *known);
+            }
+            return 0;
+        }
+        let size = entry.identity.size;
+        let is_read = size <= BIGGEST_READ;
+        let reading = is_read.then(|| Reading::new(file, entry.identity).go_on());
+        if let Some(Progress::Done(hash)) = reading {
+            entry.hash = Some(hash);
+        }
+        scan.files.insert(name.to_owned(), entry);
+        if is_read { size } else { 0 }
+    }
+
+    fn conclude(&mut self, now: Time, files: Files) -> Option<PathBuf> {
+        let absorb_until = self.absorb.take();
+        let Some(known) = &mut self.known else {
+            self.known = Some(files);
+            return None;
+        };
+        if let Some(moment) = absorb_until {
+            absorb(known, &files, moment);
+        }
+        let Some(path) = difference(known, &files) else {
+            self.pending = None;
+            self.known = Some(files);
+            return None;
+        };
+        let path = self.spelled.join(path);
+        let (first, since) = match self.pending.take() {
+            Some(before) if difference(&before.files, &files).is_none() => {
+                (before.first, before.since)
+            }
+            Some(before) => (before.first, now),
+            None => (now, now),
+        };
+        let longest = LONGEST_AT_LEAST.max(self.debounce * LONGEST);
+        if now >= since + self.debounce || now >= first + longest {
+            self.known = Some(files);
+            return Some(path);
+        }
+        self.pending = Some(Pending {
+            first,
+            since,
+            files,
+        });
+        None
+    }
+}
+
+/// What changed until `moment` is known from now on; so is what has gone.
+fn absorb(known: &mut Files, files: &Files, moment: (i64, i64)) {
+    known.retain(|path, _| files.contains_key(path));
+    for (path, entry) in files {
+        if entry.changed <= moment {
+            known.insert(path.clone(), *entry);
+        }
+    }
+}
+
+/// The first file that is not the same in both.
+fn difference<'a>(known: &'a Files, files: &'a Files) -> Option<&'a Path> {
+    let differs = |(path, entry): &(&PathBuf, &Entry)| {
+        !known.get(*path).is_some_and(|known| known.is_as(entry))
+    };
+    let changed = files.iter().filter(differs).map(|(path, _)| path);
+    let gone = known.keys().filter(|path| !files.contains_key(*path));
+    changed.chain(gone).min().map(PathBuf::as_path)
+}
