@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use nix::sys::signal::Signal;
 
 use super::values::{self, Owner};
+use crate::address::Listen;
 
 /// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
 #[derive(Clone, Debug, Args)]
@@ -19,7 +20,7 @@ pub struct RunArgs {
     /// 8080 and :8080 are all addresses; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
     /// udp:127.0.0.1:53. Port 0 picks one and says which. May be repeated.
     #[arg(short, long, value_name = "[NAME=]ADDR", help_heading = "Listeners")]
-    pub listen: Vec<String>,
+    pub listen: Vec<Listen>,
 
     /// The backlog of every listener
     #[arg(

@@ -34,6 +34,13 @@ fn run_with(words: &str, variables: &[(&str, &str)]) -> RunArgs {
     }
 }
 
+fn spellings(run: &RunArgs) -> Vec<&str> {
+    run.listen
+        .iter()
+        .map(|listen| listen.spelled.as_str())
+        .collect()
+}
+
 fn refused(words: &str) -> (u8, String) {
     refused_with(words, &[])
 }
@@ -78,7 +85,8 @@ fn every_option_is_read() {
          --no-fallback --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
          --stderr inherit --log-format json -q -- server",
     );
-    assert_eq!(run.listen, ["web=8080", "unix:/run/a.sock"]);
+    assert_eq!(spellings(&run), ["8080", "/run/a.sock"]);
+    assert_eq!(run.listen[0].name.as_deref(), Some("web"));
     assert_eq!(run.backlog, 9);
     assert_eq!(run.socket_mode, Some(0o660));
     let root = Owner {
@@ -125,7 +133,7 @@ fn a_variable_stands_in_for_each_option() {
         ("HOTSWAP_NAME", ""),
     ];
     let run = run_with("-- x", &variables);
-    assert_eq!(run.listen, ["8080", "unix:/a"]);
+    assert_eq!(spellings(&run), ["8080", "/a"]);
     assert_eq!(run.ready_timeout, Duration::from_secs(5));
     assert_eq!(run.before_swap.as_deref(), Some("cargo build"));
     assert!(run.no_watch && !run.share);
@@ -140,7 +148,7 @@ fn the_line_wins_over_a_variable() {
         ("HOTSWAP_READY", "nonsense, but never read"),
     ];
     let run = run_with("-l 8080 --ready tcp -v -- x", &variables);
-    assert_eq!(run.listen, ["8080"]);
+    assert_eq!(spellings(&run), ["8080"]);
     assert_eq!(run.ready, "tcp");
     assert!(run.verbose && !run.quiet);
 }
@@ -252,6 +260,11 @@ fn every_bad_line_gets_one_clear_line() {
         "--nonsense -- x",
         "--lisen 8080 -- x",
         "-x -- x",
+        "-l 80x -- x",
+        "-l ::1 -- x",
+        "-l http://a -- x",
+        "-l unix: -- x",
+        "-l 127.0.0.1:99999 -- x",
         "--listen",
         "--backlog 0 -- x",
         "--backlog x -- x",

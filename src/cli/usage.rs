@@ -5,8 +5,6 @@ use std::fmt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::values::Wrong;
-
 /// A command line that cannot be meant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -114,15 +112,17 @@ fn wrong_value(error: &clap::Error, option: &str) -> String {
     let Some(source) = std::error::Error::source(error) else {
         return format!("cannot use {option} {value:?}\n{HELP}");
     };
-    let why = source.to_string();
-    match source.downcast_ref::<Wrong>().map(|wrong| &wrong.instead) {
-        Some(Some(instead)) => {
-            format!("cannot use {option} {value:?}: {why}\ntry: {option} {instead}")
-        }
-        // the rooms' own readers name the option and what to try themselves
-        None if why.starts_with("cannot ") => why,
-        Some(None) | None => format!("cannot use {option} {value:?}: {why}"),
-    }
+    let said = source.to_string();
+    let Some((why, instead)) = said.split_once("\ntry: ") else {
+        return format!("cannot use {option} {value:?}: {said}");
+    };
+    // a value to write, or a piece of advice
+    let option_again = if instead.contains(' ') {
+        String::new()
+    } else {
+        format!("{option} ")
+    };
+    format!("cannot use {option} {value:?}: {why}\ntry: {option_again}{instead}")
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> String {

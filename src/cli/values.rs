@@ -34,7 +34,10 @@ impl Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.why.fmt(f)
+        f.write_str(&self.why)?;
+        self.instead
+            .iter()
+            .try_for_each(|instead| write!(f, "\ntry: {instead}"))
     }
 }
 
