@@ -2,6 +2,8 @@
 //!
 //! It only looks, by getsockopt(2), sock_diag(7) and /proc, and never touches a connection.
 
+pub mod backlog;
+pub mod census;
 pub mod handshakes;
 pub mod inet;
 mod netlink;
@@ -9,6 +11,7 @@ pub mod owners;
 pub mod unix;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::stat::fstat;
@@ -42,4 +45,20 @@ pub fn family_of(socket: BorrowedFd) -> io::Result<inet::Family> {
     } else {
         inet::Family::V4
     })
+}
+
+/// Whether a process has accepted this TCP connection of ours to a listener on this machine.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+    inet::is_accepted(client, server)
+}
+
+/// Whether a process has accepted this unix connection of ours.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn has_owned_peer(client: BorrowedFd) -> io::Result<bool> {
+    unix::has_owned_peer(inode_of(client)?)
 }

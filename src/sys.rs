@@ -237,6 +237,34 @@ pub fn receive_with_descriptors(
     Ok((message.bytes, descriptors))
 }
 
+/// recvmsg(2) on a socket with `SO_PASSCRED`: the length, and the process that has sent it. Descriptors that came along
+/// are closed.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive_with_sender(
+    socket: BorrowedFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Option<Pid>)> {
+    let mut control = cmsg_space!([RawFd; 253], libc::ucred);
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let mut sender = None;
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::ScmCredentials(from) => sender = Some(Pid::from_raw(from.pid())),
+            // SAFETY: the kernel has just made these numbers for this process; nobody else knows them.
+            ControlMessageOwned::ScmRights(numbers) => numbers
+                .into_iter()
+                .for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) })),
+            _ => {}
+        }
+    }
+    Ok((message.bytes, sender))
+}
+
 /// pidfd_open(2) of a thread, or of its process where the kernel cannot name threads.
 ///
 /// # Errors

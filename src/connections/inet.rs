@@ -3,6 +3,7 @@
 //! The layouts are those of linux/inet_diag.h and linux/tcp.h.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use super::netlink::{self, Scope, attributes, number};
 
@@ -13,7 +14,7 @@ const CLOSE_WAIT: u8 = 8;
 const MESSAGE: usize = 72;
 
 /// Which of the two tables: an accepted connection is in that of its listener, whatever the client spoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     V4,
     V6,
@@ -34,13 +35,44 @@ pub struct Connection {
 /// Those of the sock_diag(7) answer.
 pub fn connections(family: Family, port: u16) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
-    netlink::ask(&request(family, port), Scope::All, |message| {
+    let request = request(family, port, &[0; 34]);
+    netlink::ask(&request, Scope::All, |message| {
         found.extend(parse(message));
     })?;
     Ok(found)
 }
 
-fn request(family: Family, port: u16) -> Vec<u8> {
+/// Whether a process has the server's end of this connection.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+    let bytes = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => (ip.octets().to_vec(), Family::V4),
+        IpAddr::V6(ip) => (ip.octets().to_vec(), Family::V6),
+    };
+    let ((mut source, family), (mut destination, _)) = (bytes(server), bytes(client));
+    source.resize(16, 0);
+    destination.resize(16, 0);
+    let rest = [&client.port().to_be_bytes()[..], &source, &destination].concat();
+    let mut accepted = false;
+    let answer = netlink::ask(
+        &request(family, server.port(), &rest),
+        Scope::One,
+        |message| {
+            // The kernel finds the listener where it does not find the connection.
+            let is_connection = message.get(1).is_some_and(|state| STATES & 1 << state != 0);
+            accepted = is_connection && number(message, 68).is_some_and(|inode| inode != 0);
+        },
+    );
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|()| accepted),
+    }
+}
+
+/// The request for a local port; `rest` is the remote port and the two addresses, all zero for any.
+fn request(family: Family, port: u16, rest: &[u8]) -> Vec<u8> {
     let family = match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
@@ -54,8 +86,9 @@ fn request(family: Family, port: u16) -> Vec<u8> {
     ];
     bytes.extend(STATES.to_ne_bytes());
     bytes.extend(port.to_be_bytes());
-    // No other part of the address is asked for; the last eight bytes are INET_DIAG_NOCOOKIE.
-    bytes.extend([0; 38]);
+    bytes.extend(rest);
+    // No interface; the last eight bytes are INET_DIAG_NOCOOKIE.
+    bytes.extend([0; 4]);
     bytes.extend([0xff; 8]);
     bytes
 }
@@ -208,7 +241,10 @@ mod tests {
                 busy: true
             }]
         );
+        let ends = (client.local_addr().unwrap(), address);
+        assert!(!is_accepted(ends.0, ends.1).unwrap());
         let (mut server, _) = listener.accept().unwrap();
+        assert!(is_accepted(ends.0, ends.1).unwrap());
         let inode = inode_of(server.as_fd()).unwrap();
         assert_eq!(all(), [Connection { inode, busy: true }]);
         client.write_all(b"question").unwrap();

@@ -26,7 +26,8 @@ struct Socket {
     /// 0 until it is accepted.
     inode: u64,
     name: Vec<u8>,
-    has_peer: bool,
+    /// The inode of the other end: 0 before that is accepted, and once it is closed.
+    peer: Option<u64>,
     /// Of a listener: the length of its accept queue.
     queue: u32,
 }
@@ -44,34 +45,50 @@ pub fn accept_queue(inode: u64) -> io::Result<u32> {
     queue.ok_or_else(|| Errno::EBADMSG.into())
 }
 
-/// How many connections of the listeners with these inodes have both their ends.
+/// The connections of the listeners with these inodes that have both their ends, by inode: 0 until accepted.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn connections(listeners: &[u64]) -> io::Result<usize> {
+pub fn connections(listeners: &[u64]) -> io::Result<Vec<u64>> {
     let mut sockets = Vec::new();
     let states = 1 << ESTABLISHED | 1 << LISTEN;
-    netlink::ask(
-        &request(0, states, SHOW_NAME | SHOW_PEER),
-        Scope::All,
-        |message| {
-            sockets.extend(parse(message).filter(|socket| !socket.name.is_empty()));
-        },
-    )?;
+    let request = request(0, states, SHOW_NAME | SHOW_PEER);
+    netlink::ask(&request, Scope::All, |message| {
+        sockets.extend(parse(message).filter(|socket| !socket.name.is_empty()));
+    })?;
     Ok(connections_of(listeners, &sockets))
 }
 
-fn connections_of(listeners: &[u64], sockets: &[Socket]) -> usize {
+fn connections_of(listeners: &[u64], sockets: &[Socket]) -> Vec<u64> {
+    let is_listener =
+        |socket: &&Socket| socket.state == LISTEN && listeners.contains(&socket.inode);
     let names: Vec<_> = sockets
         .iter()
-        .filter(|socket| socket.state == LISTEN && listeners.contains(&socket.inode))
+        .filter(is_listener)
         .map(|socket| &socket.name)
         .collect();
-    sockets
+    let open = sockets
         .iter()
-        .filter(|socket| socket.state == ESTABLISHED && socket.has_peer)
-        .filter(|socket| names.contains(&&socket.name))
-        .count()
+        .filter(|socket| socket.state == ESTABLISHED && socket.peer.is_some_and(|peer| peer != 0));
+    open.filter(|socket| names.contains(&&socket.name))
+        .map(|socket| socket.inode)
+        .collect()
+}
+
+/// Whether a process has the other end of the connection whose end has this inode.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn has_owned_peer(inode: u64) -> io::Result<bool> {
+    let mut peer = None;
+    netlink::ask(
+        &request(inode, u32::MAX, SHOW_PEER),
+        Scope::One,
+        |message| {
+            peer = parse(message).and_then(|socket| socket.peer);
+        },
+    )?;
+    Ok(peer.is_some_and(|peer| peer != 0))
 }
 
 fn request(inode: u64, states: u32, show: u32) -> Vec<u8> {
@@ -90,13 +107,13 @@ fn parse(message: &[u8]) -> Option<Socket> {
         state: *message.get(2)?,
         inode: u64::from(number(message, 4)?),
         name: Vec::new(),
-        has_peer: false,
+        peer: None,
         queue: 0,
     };
     for (kind, value) in attributes(message.get(MESSAGE..)?) {
         match kind {
             UNIX_DIAG_NAME => socket.name = value.to_vec(),
-            UNIX_DIAG_PEER => socket.has_peer = number(value, 0).is_some_and(|peer| peer != 0),
+            UNIX_DIAG_PEER => socket.peer = number(value, 0).map(u64::from),
             UNIX_DIAG_RQLEN => socket.queue = number(value, 0).unwrap_or_default(),
             _ => (),
         }
@@ -112,13 +129,13 @@ mod tests {
     use super::*;
     use crate::connections::inode_of;
 
-    fn socket(state: u8, inode: u64, name: &str, has_peer: bool) -> Socket {
+    fn socket(state: u8, inode: u64, name: &str, peer: Option<u64>) -> Socket {
         let name = name.as_bytes().to_vec();
         Socket {
             state,
             inode,
             name,
-            has_peer,
+            peer,
             queue: 0,
         }
     }
@@ -126,22 +143,22 @@ mod tests {
     #[test]
     fn a_connection_belongs_to_the_listener_whose_name_it_bears() {
         let sockets = [
-            socket(LISTEN, 1, "/run/a.hotswap-1", false),
-            socket(LISTEN, 2, "/run/a.hotswap-2", false),
-            socket(ESTABLISHED, 11, "/run/a.hotswap-1", true),
-            socket(ESTABLISHED, 0, "/run/a.hotswap-1", true),
-            socket(ESTABLISHED, 12, "/run/a.hotswap-1", false),
-            socket(ESTABLISHED, 13, "/run/a.hotswap-2", true),
+            socket(LISTEN, 1, "/run/a.hotswap-1", None),
+            socket(LISTEN, 2, "/run/a.hotswap-2", None),
+            socket(ESTABLISHED, 11, "/run/a.hotswap-1", Some(9)),
+            socket(ESTABLISHED, 0, "/run/a.hotswap-1", Some(9)),
+            socket(ESTABLISHED, 12, "/run/a.hotswap-1", None),
+            socket(ESTABLISHED, 13, "/run/a.hotswap-2", Some(9)),
         ];
-        assert_eq!(connections_of(&[1], &sockets), 2);
-        assert_eq!(connections_of(&[1, 2], &sockets), 3);
-        assert_eq!(connections_of(&[3], &sockets), 0);
+        assert_eq!(connections_of(&[1], &sockets), [11, 0]);
+        assert_eq!(connections_of(&[1, 2], &sockets), [11, 0, 13]);
+        assert!(connections_of(&[3], &sockets).is_empty());
     }
 
     #[test]
     fn bytes_too_few_to_tell_are_no_socket() {
         assert_eq!(parse(&[0; 7]), None);
-        assert_eq!(parse(&[0; MESSAGE]), Some(socket(0, 0, "", false)));
+        assert_eq!(parse(&[0; MESSAGE]), Some(socket(0, 0, "", None)));
     }
 
     #[test]
@@ -156,13 +173,16 @@ mod tests {
             UnixStream::connect(&path).unwrap(),
         ];
         assert_eq!(accept_queue(inode).unwrap(), 2);
+        let client = inode_of(clients[0].as_fd()).unwrap();
+        assert!(!has_owned_peer(client).unwrap());
         let served = [listener.accept().unwrap(), listener.accept().unwrap()];
         assert_eq!(accept_queue(inode).unwrap(), 0);
+        assert!(has_owned_peer(client).unwrap());
         // The name stays with the sockets when the path is renamed, as at a cut-over.
         std::fs::rename(&path, directory.path().join("renamed")).unwrap();
-        assert_eq!(connections(&[inode]).unwrap(), 2);
+        assert_eq!(connections(&[inode]).unwrap().len(), 2);
         drop(clients);
-        assert_eq!(connections(&[inode]).unwrap(), 0);
+        assert!(connections(&[inode]).unwrap().is_empty());
         drop(served);
         drop(listener);
         assert_eq!(

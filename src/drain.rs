@@ -1,0 +1,170 @@
+//! What a draining generation still has to do, by its queue first and by its connections then.
+//!
+//! It reports what it sees and when to look again. How long to wait, and what follows, the supervisor decides.
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::connections::backlog::Backlog;
+use crate::connections::census::Census;
+use crate::connections::owners::Owners;
+use crate::listener::{Held, Kind};
+use crate::supervisor::{Generation, Queue, Time};
+use crate::sys;
+
+/// How often the queue is looked at while it is young: no open handshake twice at least so far apart is none.
+const OFTEN: Duration = Duration::from_millis(5);
+/// How long it is young.
+const YOUNG: Duration = Duration::from_millis(100);
+/// How often later, and how often connections are counted.
+const SELDOM: Duration = Duration::from_millis(50);
+/// A count that takes long is made so many times its own length apart.
+const SHARE: u32 = 10;
+
+/// What there is to tell about a draining generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Queue(Queue),
+    /// None of its connections is busy.
+    Quiet,
+}
+
+/// One draining generation, as its sockets show it.
+#[derive(Debug)]
+pub struct Drain {
+    generation: Generation,
+    cut_at: Time,
+    wait: Wait,
+    next: Option<Time>,
+    said: Option<Queue>,
+    connections: Option<usize>,
+    owners: Owners,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// For its queue; at the last look there was nothing left of it, or not.
+    Queue { was_empty: bool },
+    /// For its connections.
+    Connections,
+}
+
+impl Drain {
+    /// New connections have gone elsewhere since `cut_at`.
+    pub fn new(generation: Generation, cut_at: Time) -> Self {
+        Self {
+            generation,
+            cut_at,
+            wait: Wait::Queue { was_empty: false },
+            next: Some(cut_at),
+            said: None,
+            connections: None,
+            owners: Owners::default(),
+        }
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// When to look next; `None` once there is nothing more to see.
+    pub fn deadline(&self) -> Option<Time> {
+        self.next
+    }
+
+    /// How many connections it had at the last count, where that can be told.
+    pub fn connections(&self) -> Option<usize> {
+        self.connections
+    }
+
+    /// The queue has been waited for: from the next look on its connections are counted.
+    pub fn count_connections(&mut self) {
+        self.wait = Wait::Connections;
+        self.next = Some(self.cut_at);
+    }
+
+    /// Looks at its sockets and its processes; tells what has changed.
+    pub fn look(&mut self, now: Time, held: &[Held], pids: &[Pid]) -> Vec<Reading> {
+        if self.next.is_none_or(|next| now < next) {
+            return Vec::new();
+        }
+        let reading = match self.wait {
+            Wait::Queue { .. } if !held.iter().any(has_own_queue) => {
+                self.next = None;
+                self.say(Queue::Settled)
+            }
+            Wait::Queue { .. } => self.queue_seen(now, Backlog::of(held)),
+            Wait::Connections => {
+                let began = sys::now();
+                let mut census = Census::take(held, pids, &mut self.owners);
+                if census.busy == 0 && self.owners.forget() {
+                    census = Census::take(held, pids, &mut self.owners);
+                }
+                let took = sys::now().saturating_sub(began);
+                // A handshake may have come to its end since the queue was seen empty.
+                let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
+                    Backlog::of(held)
+                } else {
+                    Backlog::NONE
+                };
+                self.counted(now, took, census, backlog)
+            }
+        };
+        reading.into_iter().collect()
+    }
+
+    /// Counts its connections for somebody who asks, whatever is being waited for.
+    pub fn count(&mut self, held: &[Held], pids: &[Pid]) -> Option<usize> {
+        self.connections = Census::take(held, pids, &mut self.owners).connections;
+        self.connections
+    }
+
+    fn queue_seen(&mut self, now: Time, backlog: Backlog) -> Option<Reading> {
+        let was_empty = self.wait == Wait::Queue { was_empty: true };
+        self.wait = Wait::Queue {
+            was_empty: backlog.is_none(),
+        };
+        let is_young = now.saturating_sub(self.cut_at) < YOUNG;
+        self.next = Some(now + if is_young { OFTEN } else { SELDOM });
+        if backlog.queued {
+            return self.say(Queue::Waiting);
+        }
+        if backlog.is_none() && was_empty {
+            self.next = None;
+            return self.say(Queue::Settled);
+        }
+        self.say(Queue::Empty)
+    }
+
+    fn counted(
+        &mut self,
+        now: Time,
+        took: Duration,
+        census: Census,
+        backlog: Backlog,
+    ) -> Option<Reading> {
+        self.connections = census.connections;
+        self.next = Some(now + took + SELDOM.max(took * SHARE));
+        if census.busy > 0 {
+            return None;
+        }
+        if !backlog.is_none() {
+            self.next = Some(now + took + OFTEN);
+            return None;
+        }
+        self.next = None;
+        Some(Reading::Quiet)
+    }
+
+    fn say(&mut self, queue: Queue) -> Option<Reading> {
+        let is_new = self.said != Some(queue);
+        self.said = Some(queue);
+        is_new.then_some(Reading::Queue(queue))
+    }
+}
+
+/// Only its own queue can be waited for: what comes to a shared one comes to all.
+fn has_own_queue(held: &Held) -> bool {
+    held.steered && matches!(held.kind, Kind::Tcp { .. } | Kind::Unix)
+}

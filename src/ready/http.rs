@@ -1,0 +1,269 @@
+//! `--ready http:PATH`: one question after the other, until one is answered well.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
+
+use super::probe::{AGAIN, Probe};
+use super::{How, Ready, Wish};
+use crate::listener::ListenerId;
+use crate::supervisor::Time;
+
+/// Of an answer no more is read.
+const ANSWER: usize = 64 * 1024;
+/// So long a server may take to end an answer whose status is known.
+const REST: Duration = Duration::from_millis(100);
+/// A question that was taken and not answered is given up after this.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The questions to one candidate, one at a time.
+#[derive(Debug)]
+pub struct Http {
+    path: String,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    NotBefore(Time),
+    /// Somebody has been asked for a connection.
+    Connecting,
+    Asking {
+        question: Question<Probe>,
+        since: Time,
+    },
+}
+
+impl Http {
+    pub fn new(path: &str, started: Time) -> Self {
+        Self {
+            path: path.to_owned(),
+            state: State::NotBefore(started),
+        }
+    }
+
+    pub fn made(&mut self, probe: io::Result<Probe>, now: Time) {
+        self.state = match probe {
+            Ok(probe) => State::Asking {
+                question: Question::new(probe, &self.path, now),
+                since: now,
+            },
+            Err(_) => State::NotBefore(now + AGAIN),
+        };
+    }
+
+    /// Goes on with what has begun, or wishes for a connection to this listener; ready at a good status.
+    pub fn look(
+        &mut self,
+        now: Time,
+        listener: Option<ListenerId>,
+        wishes: &mut Vec<Wish>,
+    ) -> Option<Ready> {
+        match (&mut self.state, listener) {
+            (State::NotBefore(then), Some(listener)) if now >= *then => {
+                self.state = State::Connecting;
+                wishes.push(Wish::Probe(listener));
+            }
+            (State::Asking { question, since }, _) => match question.go_on(now) {
+                Answer::None => {}
+                Answer::Status(status) if (200..400).contains(&status) => {
+                    return Some(How::Status(status).into());
+                }
+                Answer::Status(_) | Answer::Useless => {
+                    self.state = State::NotBefore((*since + AGAIN).max(now));
+                }
+            },
+            (State::NotBefore(_) | State::Connecting, _) => {}
+        }
+        None
+    }
+}
+
+/// What has become of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    None,
+    Status(u16),
+    /// It hung up, spoke something else, or took too long.
+    Useless,
+}
+
+/// One request over HTTP/1.1 and its answer.
+#[derive(Debug)]
+struct Question<S> {
+    stream: S,
+    asked: Time,
+    unsent: Vec<u8>,
+    answer: Vec<u8>,
+    /// When the status was known.
+    told: Option<Time>,
+}
+
+impl<S: Read + Write> Question<S> {
+    fn new(stream: S, path: &str, now: Time) -> Self {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: hotswap\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        );
+        Self {
+            stream,
+            asked: now,
+            unsent: request.into_bytes(),
+            answer: Vec::new(),
+            told: None,
+        }
+    }
+
+    /// Sends and reads what can be, without waiting.
+    fn go_on(&mut self, now: Time) -> Answer {
+        self.send();
+        let Ok(ended) = self.read() else {
+            return Answer::Useless;
+        };
+        match status(&self.answer) {
+            Ok(Some(status)) => {
+                // Hanging up in the middle of an answer would show in the server's log.
+                let told = *self.told.get_or_insert(now);
+                if ended || now >= told + REST {
+                    Answer::Status(status)
+                } else {
+                    Answer::None
+                }
+            }
+            Ok(None) if ended || now >= self.asked + PATIENCE => Answer::Useless,
+            Ok(None) => Answer::None,
+            Err(_) => Answer::Useless,
+        }
+    }
+
+    fn send(&mut self) {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(bytes) => drop(self.unsent.drain(..bytes.min(self.unsent.len()))),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // What it answered before it hung up is still to be read.
+                Err(_) => self.unsent.clear(),
+            }
+        }
+    }
+
+    /// Whether the answer has come to its end.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut piece = [0; 4096];
+        while self.answer.len() < ANSWER {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Ok(true),
+                Ok(bytes) => {
+                    let bytes = piece.get(..bytes).unwrap_or_default();
+                    self.answer.extend_from_slice(bytes);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(_) if !self.answer.is_empty() => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The status in the first line of an answer, once that is complete.
+fn status(answer: &[u8]) -> io::Result<Option<u16>> {
+    let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
+        return Ok(None);
+    };
+    let line = String::from_utf8_lossy(answer.get(..end).unwrap_or_default());
+    let mut words = line.split_ascii_whitespace();
+    let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/"));
+    let status = words.next().and_then(|word| word.parse().ok());
+    match status.filter(|_| is_http) {
+        Some(status) => Ok(Some(status)),
+        None => Err(ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    const START: Time = Time::from_secs(100);
+
+    fn asked() -> (Question<UnixStream>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Question::new(ours, "/health", START), theirs)
+    }
+
+    fn read_request(server: &mut UnixStream) -> String {
+        let mut bytes = [0; 1024];
+        let length = server.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    #[test]
+    fn the_status_is_known_when_the_answer_is_over() {
+        let (mut question, mut server) = asked();
+        assert_eq!(question.go_on(START), Answer::None);
+        let request = read_request(&mut server);
+        assert!(
+            request.starts_with("GET /health HTTP/1.1\r\nHost: localhost\r\n"),
+            "{request}"
+        );
+        assert!(request.ends_with("\r\n\r\n"), "{request}");
+        server.write_all(b"HTTP/1.1 204 No").unwrap();
+        assert_eq!(question.go_on(START), Answer::None);
+        server.write_all(b" Content\r\n\r\n").unwrap();
+        assert_eq!(question.go_on(START), Answer::None);
+        drop(server);
+        assert_eq!(question.go_on(START), Answer::Status(204));
+    }
+
+    #[test]
+    fn a_server_that_keeps_the_connection_is_not_waited_for() {
+        let (mut question, mut server) = asked();
+        assert_eq!(question.go_on(START), Answer::None);
+        server
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\n")
+            .unwrap();
+        assert_eq!(question.go_on(START), Answer::None);
+        assert_eq!(question.go_on(START + REST), Answer::Status(503));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_useless() {
+        for answer in [
+            "",
+            "HTTP/1.1 2",
+            "SSH-2.0-OpenSSH_9.9\r\n",
+            "HTTP/1.1 fine\r\n",
+        ] {
+            let (mut question, mut server) = asked();
+            server.write_all(answer.as_bytes()).unwrap();
+            drop(server);
+            assert_eq!(question.go_on(START), Answer::Useless, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_enough_at_some_point() {
+        let (mut question, mut server) = asked();
+        let server = std::thread::spawn(move || {
+            let _ = server.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while server.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        let mut answer = Answer::None;
+        while answer == Answer::None {
+            answer = question.go_on(START);
+        }
+        assert_eq!(answer, Answer::Status(200));
+        drop(question);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn silence_is_given_up() {
+        let (mut question, _server) = asked();
+        assert_eq!(question.go_on(START), Answer::None);
+        assert_eq!(question.go_on(START + PATIENCE), Answer::Useless);
+    }
+}

@@ -1,0 +1,121 @@
+//! What `--ready` accepts.
+
+use std::os::fd::RawFd;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How a new generation shows that it is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Auto,
+    Notify,
+    /// A newline on this descriptor.
+    Fd(RawFd),
+    /// 2xx or 3xx for this path.
+    Http(String),
+    Tcp,
+    /// This command ends with 0.
+    Exec(String),
+    After(Duration),
+}
+
+impl Mode {
+    /// It can only work with a listener that a candidate has to itself.
+    pub fn needs_steered_listener(&self) -> bool {
+        matches!(self, Self::Tcp | Self::Http(_))
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once(':') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        match (name, value) {
+            ("auto", None) => Ok(Self::Auto),
+            ("notify", None) => Ok(Self::Notify),
+            ("tcp", None) => Ok(Self::Tcp),
+            ("fd", Some(number)) => match number.parse() {
+                Ok(number @ 3..) => Ok(Self::Fd(number)),
+                _ => Err(format!("{number:?} is no descriptor from 3 on\ntry: fd:3")),
+            },
+            ("http", Some(path)) if path.starts_with('/') && is_plain(path) => {
+                Ok(Self::Http(path.to_owned()))
+            }
+            ("http", Some(path)) => Err(format!("{path:?} is no path\ntry: http:/health")),
+            ("exec", Some(command)) if !command.trim().is_empty() => {
+                Ok(Self::Exec(command.to_owned()))
+            }
+            ("exec", Some(_)) => Err("the command is empty\ntry: exec:./is-ready".to_owned()),
+            ("after", Some(duration)) => match humantime::parse_duration(duration) {
+                Ok(duration) => Ok(Self::After(duration)),
+                Err(error) => Err(format!(
+                    "{duration:?} is no duration: {error}\ntry: after:2s"
+                )),
+            },
+            _ => Err(format!(
+                "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, tcp, exec:COMMAND or after:2s"
+            )),
+        }
+    }
+}
+
+/// It fits into a request line as it is.
+fn is_plain(path: &str) -> bool {
+    path.chars().all(|character| character.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_of_the_manual_is_understood() {
+        let mode = |text: &str| text.parse::<Mode>().unwrap();
+        assert_eq!(mode("auto"), Mode::Auto);
+        assert_eq!(mode("notify"), Mode::Notify);
+        assert_eq!(mode("fd:5"), Mode::Fd(5));
+        assert_eq!(
+            mode("http:/health?deep=1"),
+            Mode::Http("/health?deep=1".into())
+        );
+        assert_eq!(mode("tcp"), Mode::Tcp);
+        assert_eq!(mode("exec:nc -z : 80"), Mode::Exec("nc -z : 80".into()));
+        assert_eq!(
+            mode("after:1500ms"),
+            Mode::After(Duration::from_millis(1500))
+        );
+    }
+
+    #[test]
+    fn a_mode_that_cannot_work_says_what_would() {
+        for text in [
+            "",
+            "Auto",
+            "auto:",
+            "tcp:80",
+            "fd",
+            "fd:",
+            "fd:2",
+            "fd:-1",
+            "fd:x",
+            "http",
+            "http:",
+            "http:health",
+            "http:/a b",
+            "http:/a\r\nX: y",
+            "exec:",
+            "exec: ",
+            "after",
+            "after:",
+            "after:2",
+            "after:-1s",
+        ] {
+            let error = text.parse::<Mode>().unwrap_err();
+            assert!(error.contains("\ntry: "), "{text:?}: {error}");
+        }
+    }
+}

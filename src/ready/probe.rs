@@ -1,0 +1,173 @@
+//! Connections of hotswap's own to a candidate: have they been accepted?
+//!
+//! That one could be made proves nothing, since hotswap itself listens.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::Wish;
+use crate::connections;
+use crate::listener::ListenerId;
+use crate::supervisor::Time;
+use crate::sys;
+
+/// A probe that came to nothing is made again after this.
+pub const AGAIN: Duration = Duration::from_millis(250);
+
+/// How far a probe has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Waiting,
+    Accepted,
+    /// Reset before it was accepted.
+    Broken,
+}
+
+#[derive(Debug)]
+pub enum Probe {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Probe {
+    /// Takes a connection to a TCP or a unix listener.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2) and fcntl(2).
+    pub fn new(connection: OwnedFd) -> io::Result<Self> {
+        let domain = sys::socket_option(connection.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN)?;
+        let probe = if domain == libc::AF_UNIX {
+            Self::Unix(connection.into())
+        } else {
+            Self::Tcp(connection.into())
+        };
+        match &probe {
+            Self::Tcp(stream) => stream.set_nonblocking(true)?,
+            Self::Unix(stream) => stream.set_nonblocking(true)?,
+        }
+        Ok(probe)
+    }
+
+    pub fn progress(&self) -> Progress {
+        let number = match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(number, &mut [0], flags).map_err(io::Error::from) {
+            // It speaks, or has hung up: a connection that is never accepted is reset instead.
+            Ok(_) => Progress::Accepted,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Progress::Waiting,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => match self.is_accepted() {
+                Ok(true) => Progress::Accepted,
+                Ok(false) => Progress::Waiting,
+                Err(_) => Progress::Broken,
+            },
+            Err(_) => Progress::Broken,
+        }
+    }
+
+    /// Whether a process has the other end.
+    fn is_accepted(&self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(stream) => {
+                connections::is_accepted(stream.local_addr()?, stream.peer_addr()?)
+            }
+            Self::Unix(stream) => connections::has_owned_peer(stream.as_fd()),
+        }
+    }
+}
+
+impl Read for Probe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Probe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The probes of one candidate, at most one to a listener.
+#[derive(Debug, Default)]
+pub struct Probes {
+    all: Vec<(ListenerId, State)>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Somebody has been asked to make it.
+    Asked,
+    /// It is open until it is accepted.
+    Open(Probe),
+    Accepted,
+    /// It came to nothing: not again before then.
+    Failed(Time),
+}
+
+impl Probes {
+    /// Wishes for one to each of these, unless there is one or it is too early for the next; [`Probes::made`] is waited
+    /// for then.
+    pub fn wish(&mut self, listeners: Vec<ListenerId>, now: Time, wishes: &mut Vec<Wish>) {
+        for listener in listeners {
+            match self.state(listener) {
+                None => self.all.push((listener, State::Asked)),
+                Some(state) if state.may_be_tried_again(now) => *state = State::Asked,
+                Some(_) => continue,
+            }
+            wishes.push(Wish::Probe(listener));
+        }
+    }
+
+    pub fn made(&mut self, listener: ListenerId, probe: io::Result<Probe>, now: Time) {
+        if let Some(state) = self.state(listener) {
+            *state = probe.map_or(State::Failed(now + AGAIN), State::Open);
+        }
+    }
+
+    /// Sees how far each has come; those that were accepted are closed.
+    pub fn look(&mut self, now: Time) {
+        for (_, state) in &mut self.all {
+            if let State::Open(probe) = state {
+                match probe.progress() {
+                    Progress::Waiting => {}
+                    Progress::Accepted => *state = State::Accepted,
+                    Progress::Broken => *state = State::Failed(now + AGAIN),
+                }
+            }
+        }
+    }
+
+    pub fn is_accepted(&self, listener: ListenerId) -> bool {
+        let mut all = self.all.iter();
+        all.any(|(of, state)| *of == listener && matches!(state, State::Accepted))
+    }
+
+    fn state(&mut self, listener: ListenerId) -> Option<&mut State> {
+        let mut all = self.all.iter_mut();
+        all.find(|(of, _)| *of == listener).map(|(_, state)| state)
+    }
+}
+
+impl State {
+    fn may_be_tried_again(&self, now: Time) -> bool {
+        matches!(self, Self::Failed(until) if now >= *until)
+    }
+}

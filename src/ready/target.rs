@@ -1,0 +1,70 @@
+//! The sockets that a candidate must accept on.
+
+use crate::listener::{Held, Kind, ListenerId};
+use crate::sys;
+
+use super::View;
+use super::seen::Sought;
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub listener: ListenerId,
+    /// The candidate's socket there, once it listens.
+    pub socket: Option<Sought>,
+    pub captured: bool,
+    /// It takes connections, and nobody but the candidate can accept them.
+    pub probeable: bool,
+}
+
+impl Target {
+    pub fn can_be_probed(&self) -> bool {
+        self.probeable && self.socket.is_some()
+    }
+
+    fn of(held: &Held, first: bool) -> Self {
+        let datagrams = matches!(held.kind, Kind::Udp { .. });
+        let inode = held.inode;
+        let listens = datagrams || listens(held);
+        Self {
+            listener: held.listener,
+            socket: listens.then_some(Sought { inode, datagrams }),
+            captured: held.captured,
+            probeable: !datagrams && (held.steered || first),
+        }
+    }
+
+    /// The candidate has no socket there yet. It will be one of its own, since hotswap makes all others.
+    fn awaited(listener: ListenerId) -> Self {
+        Self {
+            listener,
+            socket: None,
+            captured: true,
+            probeable: true,
+        }
+    }
+}
+
+/// Those that are wanted; where none is, those that it has.
+pub fn targets(view: &View) -> Vec<Target> {
+    let known = |held: &&Held| held.kind != Kind::Other;
+    if view.wanted.is_empty() {
+        let held = view.held.iter().filter(known);
+        return held.map(|held| Target::of(held, view.first)).collect();
+    }
+    let target = |listener: &ListenerId| {
+        let held = view.held.iter().find(|held| held.listener == *listener);
+        match held {
+            Some(held) if known(&held) => Some(Target::of(held, view.first)),
+            // Nobody knows how such a socket is waited on.
+            Some(_) => None,
+            None => Some(Target::awaited(*listener)),
+        }
+    };
+    view.wanted.iter().filter_map(target).collect()
+}
+
+/// Whether the kernel has it as a listening socket.
+fn listens(held: &Held) -> bool {
+    sys::socket_option(held.fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|on| on != 0)
+}
