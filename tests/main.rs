@@ -3,6 +3,7 @@
 //! A file here is a module of it. Run one with `cargo test harness`, all with `./scripts/check`.
 
 mod bad_candidates;
+mod bad_input;
 mod common;
 mod far_away;
 mod harness;

@@ -1,0 +1,438 @@
+//! What cannot be done is refused in one clear line, with the right status, and nothing is left behind.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::common::site::hotswap;
+use crate::common::{eventually, processes, skipped};
+
+/// One attempt that must fail.
+struct Attempt {
+    dir: TempDir,
+    status: Option<i32>,
+    said: String,
+}
+
+/// Runs hotswap with these arguments; `{dir}` is a directory of its own.
+fn attempt(arguments: &[&str]) -> Attempt {
+    let dir = tempfile::tempdir().expect("a directory");
+    attempt_in(dir, arguments, |_| {})
+}
+
+fn attempt_in(
+    dir: TempDir,
+    arguments: &[&str],
+    change: impl FnOnce(&mut std::process::Command),
+) -> Attempt {
+    let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), dir.path());
+    let own = dir.path().display().to_string();
+    command.args(
+        arguments
+            .iter()
+            .map(|argument| argument.replace("{dir}", &own)),
+    );
+    change(&mut command);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("hotswap");
+    let status = eventually("its end", || child.try_wait().expect("a child"));
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .expect("its stderr")
+        .read_to_string(&mut said)
+        .expect("its words");
+    Attempt {
+        dir,
+        status: status.code(),
+        said,
+    }
+}
+
+impl Attempt {
+    /// One line that says what and why, and perhaps one that says what to do.
+    fn is_refused(&self, status: i32, texts: &[&str]) -> &Attempt {
+        let said = &self.said;
+        assert_eq!(self.status, Some(status), "{said}");
+        for text in texts {
+            assert!(said.contains(text), "no {text:?} in {said:?}");
+        }
+        let mut lines = said.lines();
+        assert!(
+            lines
+                .next()
+                .is_some_and(|line| line.starts_with("hotswap: ")),
+            "{said}"
+        );
+        assert!(
+            lines.all(|line| line.trim_start().starts_with("try: ")),
+            "{said}"
+        );
+        assert!(processes::of_site(self.dir.path()).is_empty());
+        let run = fs::read_dir(self.dir.path().join("run")).expect("the runtime directory");
+        for entry in run.flatten().map(|entry| entry.path()) {
+            let inside = fs::read_dir(&entry).map_or(0, Iterator::count);
+            assert_eq!(inside, 0, "left behind in {}", entry.display());
+        }
+        self
+    }
+}
+
+#[test]
+fn a_command_must_be_given() {
+    attempt(&[]).is_refused(125, &["try: hotswap -- "]);
+    attempt(&["--listen", "127.0.0.1:0"]).is_refused(125, &["try: hotswap"]);
+    attempt(&["--listen", "127.0.0.1:0", "--"]).is_refused(125, &[]);
+}
+
+#[test]
+fn the_command_must_stand_behind_dashes() {
+    attempt(&["./server"]).is_refused(125, &["try: hotswap -- ./server"]);
+    attempt(&["./server", "a", "b"]).is_refused(125, &["try: hotswap -- ./server a b"]);
+}
+
+#[test]
+fn unknown_options_are_named() {
+    attempt(&["--lisen", "8080", "--", "true"]).is_refused(125, &["--lisen", "--listen"]);
+    attempt(&["swap", "--wait"]).is_refused(2, &["--wait"]);
+    attempt(&["status", "one", "two"]).is_refused(2, &["two"]);
+}
+
+#[test]
+fn durations_are_checked() {
+    let options = [
+        "ready-timeout",
+        "min-ready",
+        "quiesce",
+        "drain-timeout",
+        "debounce",
+        "poll",
+    ];
+    for option in options {
+        for value in ["5", "soon", "", "-1s", "1 parsec"] {
+            let given = format!("--{option}={value}");
+            attempt(&[&given, "--", "true"]).is_refused(125, &[option]);
+        }
+    }
+    attempt(&["swap", "--timeout", "soon"]).is_refused(2, &["soon"]);
+}
+
+#[test]
+fn values_are_checked() {
+    for (option, value) in [
+        ("backlog", "many"),
+        ("socket-mode", "0999"),
+        ("socket-owner", "nobody-of-that-name"),
+        ("capture", "sometimes"),
+        ("ready", "soon"),
+        ("ready", "fd:x"),
+        ("stop-signal", "SIGNONE"),
+        ("order", "both-first"),
+        ("restart", "sometimes"),
+        ("max-draining", "some"),
+        ("stderr", "nowhere"),
+        ("log-format", "xml"),
+        ("user", "nobody-of-that-name"),
+        ("group", "nobody-of-that-name"),
+    ] {
+        let given = [
+            &format!("--{option}"),
+            value,
+            "--listen",
+            "127.0.0.1:0",
+            "--",
+            "true",
+        ];
+        attempt(&given).is_refused(125, &[value]);
+    }
+}
+
+#[test]
+fn addresses_are_checked() {
+    for address in [
+        "127.0.0.1",
+        "127.0.0.1:http",
+        "127.0.0.1:99999",
+        "[::1:80",
+        "nonsense",
+        "udp:",
+    ] {
+        attempt(&["--listen", address, "--", "true"]).is_refused(125, &[address]);
+    }
+    let host = "no-such-host.invalid:80";
+    attempt(&["--listen", host, "--", "true"]).is_refused(125, &["cannot", "no-such-host.invalid"]);
+}
+
+/// An address that no machine has of its own (TEST-NET-1).
+#[test]
+fn an_address_of_somebody_else_is_refused() {
+    let why = "Cannot assign requested address (os error 99)";
+    let address = "192.0.2.1:8080";
+    attempt(&["--listen", address, "--", "true"])
+        .is_refused(125, &["cannot listen on 192.0.2.1:8080: ", why]);
+}
+
+#[test]
+fn who_has_the_port_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = other.local_addr().expect("its address").to_string();
+    let pid = std::process::id().to_string();
+    let attempt = attempt(&["--listen", &address, "--", "true"]);
+    let what = format!("cannot listen on {address}: ");
+    attempt.is_refused(
+        125,
+        &[&what, "Address already in use", "(os error 98)", &pid],
+    );
+}
+
+#[test]
+fn who_has_the_udp_port_is_named() {
+    let other = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = format!("udp:{}", other.local_addr().expect("its address"));
+    let attempt = attempt(&["--listen", &address, "--", "true"]);
+    attempt.is_refused(
+        125,
+        &["cannot listen on ", "Address already in use (os error 98)"],
+    );
+}
+
+#[test]
+fn a_unix_path_that_somebody_answers_on_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("taken.sock");
+    let _other = UnixListener::bind(&path).expect("a listener");
+    let address = format!("unix:{}", path.display());
+    let attempt = attempt_in(dir, &["--listen", &address, "--", "true"], |_| {});
+    attempt.is_refused(125, &["cannot listen on ", "taken.sock"]);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_file_is_never_replaced_by_a_socket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("precious");
+    fs::write(&path, "precious").expect("a file");
+    let address = format!("unix:{}", path.display());
+    let attempt = attempt_in(dir, &["--listen", &address, "--", "true"], |_| {});
+    attempt.is_refused(125, &["cannot listen on ", "precious"]);
+    assert_eq!(fs::read_to_string(path).expect("the file"), "precious");
+}
+
+#[test]
+fn a_unix_path_without_a_directory_is_refused() {
+    let why = "No such file or directory (os error 2)";
+    let arguments = ["--listen", "unix:{dir}/none/site.sock", "--", "true"];
+    attempt(&arguments).is_refused(125, &["cannot listen on ", why]);
+}
+
+#[test]
+fn a_unix_path_that_is_too_long_is_refused() {
+    let long = format!("unix:/tmp/{}", "x".repeat(200));
+    attempt(&["--listen", &long, "--", "true"]).is_refused(125, &["cannot "]);
+}
+
+/// Everything before it, bound already, goes with hotswap.
+#[test]
+fn an_earlier_listener_is_let_go() {
+    let arguments = [
+        "--listen",
+        "unix:{dir}/one.sock",
+        "--listen",
+        "unix:{dir}/none/two.sock",
+    ];
+    let attempt = attempt(&[&arguments[..], &["--", "true"]].concat());
+    attempt.is_refused(125, &["two.sock"]);
+    assert!(!attempt.dir.path().join("one.sock").exists());
+}
+
+#[test]
+fn a_control_socket_that_was_asked_for_must_be_made() {
+    let arguments = [
+        "--control",
+        "{dir}/none/control.sock",
+        "--listen",
+        "127.0.0.1:0",
+        "--",
+        "sleep",
+        "9",
+    ];
+    let attempt = attempt(&arguments);
+    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+    assert!(attempt.said.contains("control.sock"), "{}", attempt.said);
+    assert!(
+        attempt
+            .said
+            .contains("No such file or directory (os error 2)"),
+        "{}",
+        attempt.said
+    );
+}
+
+#[test]
+fn a_token_needs_its_listener() {
+    for token in ["{fd}", "{fd:web}", "{addr}", "{port}"] {
+        attempt(&["--", "sleep", token]).is_refused(125, &[token]);
+    }
+    let arguments = ["--listen", "api=127.0.0.1:0", "--", "sleep", "{fd:web}"];
+    let attempt = attempt(&arguments);
+    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+    assert!(attempt.said.contains("{fd:web}"), "{}", attempt.said);
+}
+
+#[test]
+fn a_probe_needs_a_steered_listener() {
+    for mode in ["tcp", "http:/health"] {
+        attempt(&["--ready", mode, "--", "sleep", "9"]).is_refused(125, &["try: "]);
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_refused() {
+    let attempt = attempt(&[
+        "--chdir",
+        "{dir}/none",
+        "--listen",
+        "127.0.0.1:0",
+        "--",
+        "true",
+    ]);
+    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+    assert!(attempt.said.contains("/none"), "{}", attempt.said);
+}
+
+#[test]
+fn an_env_file_that_is_not_there_is_refused() {
+    let attempt = attempt(&[
+        "--env-file",
+        "{dir}/none",
+        "--listen",
+        "127.0.0.1:0",
+        "--",
+        "true",
+    ]);
+    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+    assert!(attempt.said.contains("/none"), "{}", attempt.said);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_127() {
+    let attempt = attempt(&["--listen", "127.0.0.1:0", "--", "{dir}/none"]);
+    assert_eq!(attempt.status, Some(127), "{}", attempt.said);
+    assert!(
+        attempt
+            .said
+            .contains("No such file or directory (os error 2)"),
+        "{}",
+        attempt.said
+    );
+    let attempt = self::attempt(&["--listen", "127.0.0.1:0", "--", "no-such-program-anywhere"]);
+    assert_eq!(attempt.status, Some(127), "{}", attempt.said);
+}
+
+#[test]
+fn a_program_that_cannot_run_is_126() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content, mode) in [
+        ("plain", "#!/bin/sh\n", 0o644),
+        ("empty", "", 0o755),
+        ("text", "hello\n", 0o755),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, content).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+        let path = path.display().to_string();
+        let attempt = attempt(&["--listen", "127.0.0.1:0", "--", &path]);
+        assert_eq!(attempt.status, Some(126), "{}", attempt.said);
+    }
+}
+
+#[test]
+fn nobody_of_that_name_is_3() {
+    for request in ["swap", "stop", "events", "upgrade"] {
+        attempt(&[request, "nobody"]).is_refused(3, &["nobody"]);
+        attempt(&[request]).is_refused(3, &[]);
+    }
+    attempt(&["status", "nobody"]).is_refused(3, &["nobody"]);
+}
+
+/// As somebody who may not listen below 1024, nor write where hotswap would put its socket.
+#[test]
+fn a_port_of_root_is_refused_to_others() {
+    let lowest = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if lowest.is_ok_and(|lowest| {
+        lowest
+            .trim()
+            .parse::<u32>()
+            .is_ok_and(|lowest| lowest <= 80)
+    }) {
+        return skipped(
+            "a_port_of_root_is_refused_to_others",
+            "anybody may listen on port 80 here",
+        );
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let arguments = ["--listen", "127.0.0.1:80", "--", "true"];
+    let attempt = as_nobody(dir, &arguments);
+    let why = "Permission denied (os error 13)";
+    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+    assert!(
+        attempt
+            .said
+            .contains("hotswap: cannot listen on 127.0.0.1:80: "),
+        "{}",
+        attempt.said
+    );
+    assert!(attempt.said.contains(why), "{}", attempt.said);
+    assert!(attempt.said.contains("try: "), "{}", attempt.said);
+}
+
+/// It is a warning, not an error, where nobody asked for a control socket.
+#[test]
+fn a_runtime_directory_that_cannot_be_written_is_a_warning() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("run")).expect("a directory");
+    fs::write(dir.path().join("run/hotswap"), "no directory").expect("a file");
+    let attempt = attempt_in(dir, &["--listen", "127.0.0.1:0", "--", "false"], |_| {});
+    assert_eq!(
+        attempt.status,
+        Some(1),
+        "the server's own: {}",
+        attempt.said
+    );
+    assert!(attempt.said.contains("cannot "), "{}", attempt.said);
+    assert!(
+        attempt.said.contains("generation 1 started"),
+        "{}",
+        attempt.said
+    );
+}
+
+/// Runs a copy of hotswap as uid 65534, which may not see the directory it was built in.
+fn as_nobody(dir: TempDir, arguments: &[&str]) -> Attempt {
+    let copy = dir.path().join("hotswap");
+    fs::copy(env!("CARGO_BIN_EXE_hotswap"), &copy).expect("a copy of hotswap");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let root = nix::unistd::geteuid().is_root();
+    let mut command = hotswap(&copy.into_os_string(), dir.path());
+    command
+        .env_remove("XDG_RUNTIME_DIR")
+        .args(arguments)
+        .stderr(Stdio::piped());
+    if root {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().expect("hotswap");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Attempt {
+        dir,
+        status: output.status.code(),
+        said,
+    }
+}
