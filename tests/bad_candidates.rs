@@ -3,9 +3,10 @@
 use std::fs;
 
 use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::server;
-use crate::common::site::{Plan, Site};
+use crate::common::site::Site;
 
 /// Publishes a bad version, swaps in vain, then puts things right; returns what hotswap said of it.
 fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {

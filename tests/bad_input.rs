@@ -1,89 +1,12 @@
 //! What cannot be done is refused in one clear line, with the right status, and nothing is left behind.
 
-use std::ffi::OsString;
 use std::fs;
-use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 
-use tempfile::TempDir;
-
-use crate::common::site::hotswap;
-use crate::common::{eventually, processes, skipped};
-
-/// One attempt that must fail.
-struct Attempt {
-    dir: TempDir,
-    status: Option<i32>,
-    said: String,
-}
-
-/// Runs hotswap with these arguments; `{dir}` is a directory of its own.
-fn attempt(arguments: &[&str]) -> Attempt {
-    let dir = tempfile::tempdir().expect("a directory");
-    attempt_in(dir, arguments, |_| {})
-}
-
-fn attempt_in(
-    dir: TempDir,
-    arguments: &[&str],
-    change: impl FnOnce(&mut std::process::Command),
-) -> Attempt {
-    let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), dir.path());
-    let own = dir.path().display().to_string();
-    command.args(
-        arguments
-            .iter()
-            .map(|argument| argument.replace("{dir}", &own)),
-    );
-    change(&mut command);
-    let mut child = command.stderr(Stdio::piped()).spawn().expect("hotswap");
-    let status = eventually("its end", || child.try_wait().expect("a child"));
-    let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .expect("its stderr")
-        .read_to_string(&mut said)
-        .expect("its words");
-    Attempt {
-        dir,
-        status: status.code(),
-        said,
-    }
-}
-
-impl Attempt {
-    /// One line that says what and why, and perhaps one that says what to do.
-    fn is_refused(&self, status: i32, texts: &[&str]) -> &Attempt {
-        let said = &self.said;
-        assert_eq!(self.status, Some(status), "{said}");
-        for text in texts {
-            assert!(said.contains(text), "no {text:?} in {said:?}");
-        }
-        let mut lines = said.lines();
-        assert!(
-            lines
-                .next()
-                .is_some_and(|line| line.starts_with("hotswap: ")),
-            "{said}"
-        );
-        assert!(
-            lines.all(|line| line.trim_start().starts_with("try: ")),
-            "{said}"
-        );
-        assert!(processes::of_site(self.dir.path()).is_empty());
-        let run = fs::read_dir(self.dir.path().join("run")).expect("the runtime directory");
-        for entry in run.flatten().map(|entry| entry.path()) {
-            let inside = fs::read_dir(&entry).map_or(0, Iterator::count);
-            assert_eq!(inside, 0, "left behind in {}", entry.display());
-        }
-        self
-    }
-}
+use crate::common::attempt::{as_nobody, attempt, attempt_in};
+use crate::common::skipped;
 
 #[test]
 fn a_command_must_be_given() {
@@ -412,27 +335,4 @@ fn a_runtime_directory_that_cannot_be_written_is_a_warning() {
         "{}",
         attempt.said
     );
-}
-
-/// Runs a copy of hotswap as uid 65534, which may not see the directory it was built in.
-fn as_nobody(dir: TempDir, arguments: &[&str]) -> Attempt {
-    let copy = dir.path().join("hotswap");
-    fs::copy(env!("CARGO_BIN_EXE_hotswap"), &copy).expect("a copy of hotswap");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    let root = nix::unistd::geteuid().is_root();
-    let mut command = hotswap(&copy.into_os_string(), dir.path());
-    command
-        .env_remove("XDG_RUNTIME_DIR")
-        .args(arguments)
-        .stderr(Stdio::piped());
-    if root {
-        command.uid(65_534).gid(65_534);
-    }
-    let output = command.output().expect("hotswap");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Attempt {
-        dir,
-        status: output.status.code(),
-        said,
-    }
 }

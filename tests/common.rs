@@ -3,12 +3,15 @@
 //! It never sleeps for luck: it waits for what is announced, with a deadline, and shows hotswap's own words when that
 //! does not come.
 
+pub mod attempt;
 pub mod crowd;
 pub mod datagrams;
 pub mod log;
 pub mod network;
 pub mod place;
+pub mod plan;
 pub mod processes;
+pub mod program;
 pub mod site;
 pub mod tally;
 mod visits;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::common::crowd::Habit;
 use crate::common::network::{FAR_AWAY, Network};
 use crate::common::place::{Place, Target};
-use crate::common::site::{Plan, Site};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
 use crate::common::{alone, skipped};
 
 fn no_connection_is_lost(name: &str, plan: Plan) {

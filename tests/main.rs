@@ -5,8 +5,13 @@
 mod bad_candidates;
 mod bad_input;
 mod common;
+mod environment;
 mod far_away;
 mod harness;
+mod idle;
+mod nonroot;
+mod order;
+mod pid1;
 mod promises;
 mod restart;
 mod saturated;

@@ -5,8 +5,9 @@ use std::fs;
 use crate::common::alone;
 use crate::common::crowd::{Crowd, Habit};
 use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
-use crate::common::site::{Plan, Site};
+use crate::common::site::Site;
 
 const SWAPS: usize = 50;
 

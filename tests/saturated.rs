@@ -3,7 +3,8 @@
 use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::place::Place;
-use crate::common::site::{Plan, Site};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
 
 /// One at a time, 15 ms each, and a hundred who wait: 1.5 s of queue in front of everybody.
 fn no_connection_is_lost(plan: Plan) {

@@ -4,7 +4,8 @@ use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::datagrams::Datagrams;
 use crate::common::place::Place;
-use crate::common::site::{Plan, Site};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
 
 const SWAPS: usize = 20;
 

@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 
 use crate::common::crowd::Habit;
 use crate::common::place::Place;
-use crate::common::site::{Plan, Site};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
 
 fn slow(site: &Site) -> crate::common::crowd::Crowd {
     let long = Habit {

@@ -14,6 +14,8 @@ pub enum Place {
     Udp,
     /// The test says itself what hotswap listens on; its clients go there.
     Given(Target),
+    /// Without a listener.
+    Nowhere,
 }
 
 /// One address that a client connects to.
@@ -35,7 +37,7 @@ impl Place {
             Place::Unix => format!("unix:{}", path(dir).display()),
             Place::Abstract => format!("unix:@{}", name(dir)),
             Place::Udp => "udp:127.0.0.1:0".to_owned(),
-            Place::Given(_) => return None,
+            Place::Given(_) | Place::Nowhere => return None,
         })
     }
 
@@ -59,6 +61,7 @@ impl Place {
             Place::Abstract => vec![Target::Abstract(name(dir))],
             Place::Udp => vec![Target::Udp(at(Ipv4Addr::LOCALHOST.into()))],
             Place::Given(target) => vec![target.clone()],
+            Place::Nowhere => Vec::new(),
         }
     }
 }

@@ -4,11 +4,9 @@
 //! Nothing of a site outlives it, whatever its processes did.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::Instant;
 
@@ -19,7 +17,9 @@ use tempfile::TempDir;
 use super::crowd::{Crowd, Guests};
 use super::log::Log;
 use super::place::{Place, Target};
-use super::{eventually, processes, server};
+use super::plan::Plan;
+use super::program::{Server, install};
+use super::{eventually, processes};
 
 /// How the lines of a swap's end read; the first is the good one.
 const VERDICTS: [&str; 4] = [
@@ -31,129 +31,26 @@ const VERDICTS: [&str; 4] = [
 /// So many may drain before hotswap kills the oldest (`--max-draining`).
 const DRAINING: usize = 3;
 
-/// A site before it is opened.
-pub struct Plan {
-    place: Place,
-    flags: Vec<String>,
-    server: String,
-    wrapper: Vec<OsString>,
-    terminal: Option<OwnedFd>,
-    door: Option<Box<dyn FnOnce() + Send>>,
-    dir: TempDir,
-}
-
 pub struct Site {
     pub log: Log,
     pub targets: Vec<Target>,
-    epoch: Instant,
-    server: String,
-    hotswap: Child,
-    dir: TempDir,
+    pub(super) epoch: Instant,
+    pub(super) server: Server,
+    /// The program that hotswap itself is.
+    pub(super) binary: PathBuf,
+    /// hotswap, or its wrapper.
+    pub(super) hotswap: Child,
+    pub(super) dir: TempDir,
 }
 
 impl Site {
     pub fn at(place: Place) -> Plan {
-        let dir = tempfile::Builder::new()
-            .prefix("site")
-            .tempdir()
-            .expect("a directory");
-        // For servers and hotswaps of other users.
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("its mode");
-        let plan = Plan {
-            place,
-            flags: Vec::new(),
-            server: "hello".to_owned(),
-            wrapper: Vec::new(),
-            terminal: None,
-            door: None,
-            dir,
-        };
-        plan.with(&["--no-watch"])
+        Plan::at(place)
     }
 
     /// On 127.0.0.1, by the example server.
     pub fn serving(version: &str) -> Site {
         Site::at(Place::Tcp4).serving(version)
-    }
-}
-
-impl Plan {
-    /// Further options of hotswap.
-    pub fn with(mut self, flags: &[&str]) -> Plan {
-        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
-        self
-    }
-
-    /// By `odd`, which misbehaves as told.
-    pub fn by_odd(mut self, words: &str) -> Plan {
-        self.server = format!("odd {words}");
-        self
-    }
-
-    /// hotswap is started by another program, such as unshare(1).
-    pub fn inside(mut self, wrapper: &[&str]) -> Plan {
-        self.wrapper = wrapper.iter().map(OsString::from).collect();
-        self
-    }
-
-    /// hotswap gets it as its stdin.
-    pub fn on_terminal(mut self, terminal: OwnedFd) -> Plan {
-        self.terminal = Some(terminal);
-        self
-    }
-
-    /// hotswap is started from a thread that has been through `door`, and found at `targets`, given its port.
-    pub fn through(mut self, door: impl FnOnce() + Send + 'static) -> Plan {
-        self.door = Some(Box::new(door));
-        self
-    }
-
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub fn serving(self, version: &str) -> Site {
-        let site = self.opening(version);
-        site.log.wait_for("generation 1 is serving");
-        site
-    }
-
-    /// Started, and not waited for.
-    pub fn opening(self, version: &str) -> Site {
-        let dir = self.dir.path();
-        let mut command: Vec<OsString> = self.wrapper;
-        command.push(env!("CARGO_BIN_EXE_hotswap").into());
-        command.extend(self.flags.into_iter().map(OsString::from));
-        if let Some(listen) = self.place.listen(dir) {
-            command.extend(["--listen".into(), listen.into()]);
-        }
-        command.extend(["--".into(), dir.join("server").into()]);
-        publish(dir, &script(&self.server, version));
-        let mut hotswap = hotswap(&command[0], dir);
-        hotswap.args(&command[1..]).stderr(Stdio::piped());
-        if let Some(terminal) = self.terminal {
-            hotswap.stdin(terminal);
-        }
-        let epoch = Instant::now();
-        let door = self.door.unwrap_or_else(|| Box::new(|| {}));
-        // A child is born where the thread that makes it is.
-        let spawned = thread::spawn(move || {
-            door();
-            hotswap.spawn().expect("hotswap")
-        });
-        let mut hotswap = spawned.join().expect("a hotswap");
-        let log = Log::of(hotswap.stderr.take().expect("its stderr"), epoch);
-        let mut site = Site {
-            log,
-            targets: Vec::new(),
-            epoch,
-            server: self.server,
-            hotswap,
-            dir: self.dir,
-        };
-        let announced = site.log.wait_for("hotswap: listening on ");
-        site.targets = self.place.targets(site.dir(), &announced);
-        site
     }
 }
 
@@ -168,11 +65,8 @@ impl Site {
 
     /// The process of hotswap, which its wrapper may have made.
     pub fn hotswap(&self) -> Pid {
-        let ours = Path::new(env!("CARGO_BIN_EXE_hotswap"))
-            .canonicalize()
-            .expect("hotswap");
         let is_hotswap = |pid: &Pid| {
-            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == ours)
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == self.binary)
         };
         // The next ones are about to become servers.
         eventually("hotswap's process", || {
@@ -183,24 +77,19 @@ impl Site {
         })
     }
 
-    /// Installs a new version of the same server, by rename, as deployments do.
+    /// Installs a new version of the same server.
     pub fn publish(&self, version: &str) -> &Site {
-        publish(self.dir(), &script(&self.server, version));
-        self
+        self.publish_file(self.server.script(version).as_bytes(), 0o755)
     }
 
     /// Installs a version that misbehaves.
     pub fn publish_odd(&self, version: &str, words: &str) -> &Site {
-        publish(self.dir(), &script(&format!("odd {words}"), version));
-        self
+        self.publish_file(Server::odd(words).script(version).as_bytes(), 0o755)
     }
 
     /// Installs any file at all.
     pub fn publish_file(&self, content: &[u8], mode: u32) -> &Site {
-        let new = self.dir().join("server.new");
-        fs::write(&new, content).expect("a new program");
-        fs::set_permissions(&new, Permissions::from_mode(mode)).expect("its mode");
-        fs::rename(new, self.program()).expect("the program");
+        install(&self.program(), content, mode);
         self
     }
 
@@ -319,50 +208,6 @@ impl Drop for Site {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
-}
-
-/// A hotswap, or what starts it, that sees nothing of the machine's own hotswaps and can be found again.
-pub fn hotswap(program: &OsString, dir: &Path) -> Command {
-    let run = dir.join("run");
-    fs::create_dir_all(&run).expect("a runtime directory");
-    fs::set_permissions(&run, Permissions::from_mode(0o700)).expect("its mode");
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        let name_ = name.to_string_lossy();
-        if ["HOTSWAP_", "LISTEN_", "NOTIFY_"]
-            .iter()
-            .any(|prefix| name_.starts_with(prefix))
-        {
-            command.env_remove(&name);
-        }
-    }
-    command
-        .env_remove("RUNTIME_DIRECTORY")
-        .env("XDG_RUNTIME_DIR", run)
-        .env(processes::MARK, dir);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
-
-/// A program that becomes one of tests/servers.
-fn script(server_and_words: &str, version: &str) -> String {
-    let (name, words) = server_and_words
-        .split_once(' ')
-        .unwrap_or((server_and_words, ""));
-    let server = server(name);
-    format!(
-        "#!/bin/sh\nVERSION={version} exec '{}' {words} \"$@\"\n",
-        server.display()
-    )
-}
-
-fn publish(dir: &Path, script: &str) {
-    let new = dir.join("server.new");
-    File::create(&new)
-        .and_then(|_| fs::write(&new, script))
-        .expect("a new program");
-    fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("its mode");
-    fs::rename(new, dir.join("server")).expect("the program");
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {

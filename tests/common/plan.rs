@@ -1,0 +1,195 @@
+//! A site before it is opened: where, by which server, under which options of hotswap.
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use std::{env, thread};
+
+use tempfile::TempDir;
+
+use super::log::Log;
+use super::place::Place;
+use super::processes;
+use super::program::{Server, install};
+use super::site::Site;
+
+/// A site before it is opened.
+pub struct Plan {
+    place: Place,
+    flags: Vec<String>,
+    server: Server,
+    script: Option<String>,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    hotswap: PathBuf,
+    wrapper: Vec<OsString>,
+    terminal: Option<OwnedFd>,
+    door: Option<Box<dyn FnOnce() + Send>>,
+    dir: TempDir,
+}
+
+impl Plan {
+    pub fn at(place: Place) -> Plan {
+        let dir = tempfile::Builder::new()
+            .prefix("site")
+            .tempdir()
+            .expect("a directory");
+        // For servers and hotswaps of other users.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("its mode");
+        let plan = Plan {
+            place,
+            flags: Vec::new(),
+            server: Server::hello(),
+            script: None,
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            hotswap: env!("CARGO_BIN_EXE_hotswap").into(),
+            wrapper: Vec::new(),
+            terminal: None,
+            door: None,
+            dir,
+        };
+        plan.with(&["--no-watch"])
+    }
+
+    /// Further options of hotswap.
+    pub fn with(mut self, flags: &[&str]) -> Plan {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// By `odd`, which misbehaves as told.
+    pub fn by_odd(mut self, words: &str) -> Plan {
+        self.server = Server::odd(words);
+        self
+    }
+
+    /// By a script that is no version of anything, with these arguments.
+    pub fn by_script(mut self, script: &str, arguments: &[&str]) -> Plan {
+        self.script = Some(script.to_owned());
+        self.arguments = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
+        self
+    }
+
+    /// A variable of hotswap's own environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Plan {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// By another build of hotswap.
+    pub fn of_build(mut self, hotswap: PathBuf) -> Plan {
+        self.hotswap = hotswap;
+        self
+    }
+
+    /// hotswap is started by another program, such as unshare(1).
+    pub fn inside(mut self, wrapper: &[&str]) -> Plan {
+        self.wrapper = wrapper.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// hotswap gets it as its stdin.
+    pub fn on_terminal(mut self, terminal: OwnedFd) -> Plan {
+        self.terminal = Some(terminal);
+        self
+    }
+
+    /// hotswap is started from a thread that has been through `door`.
+    pub fn through(mut self, door: impl FnOnce() + Send + 'static) -> Plan {
+        self.door = Some(Box::new(door));
+        self
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn serving(self, version: &str) -> Site {
+        let site = self.opening(version);
+        site.log.wait_for("generation 1 is serving");
+        site
+    }
+
+    /// Started, and not waited for.
+    pub fn opening(self, version: &str) -> Site {
+        let binary = self.hotswap.canonicalize().expect("hotswap");
+        let program = self.dir.path().join("server");
+        let script = self
+            .script
+            .clone()
+            .unwrap_or_else(|| self.server.script(version));
+        install(&program, script.as_bytes(), 0o755);
+        let mut line = self.wrapper;
+        line.push(binary.clone().into());
+        line.extend(self.flags.into_iter().map(OsString::from));
+        if let Some(listen) = self.place.listen(self.dir.path()) {
+            line.extend(["--listen".into(), listen.into()]);
+        }
+        line.extend(["--".into(), program.into()]);
+        line.extend(self.arguments.into_iter().map(OsString::from));
+        let mut command = hotswap(&line[0], self.dir.path());
+        command
+            .args(&line[1..])
+            .envs(self.variables)
+            .stderr(Stdio::piped());
+        if let Some(terminal) = self.terminal {
+            command.stdin(terminal);
+        }
+        let epoch = Instant::now();
+        let door = self.door.unwrap_or_else(|| Box::new(|| {}));
+        // A child is born where the thread that makes it is.
+        let spawned = thread::spawn(move || {
+            door();
+            command.spawn().expect("hotswap")
+        });
+        let mut hotswap = spawned.join().expect("a hotswap");
+        let log = Log::of(hotswap.stderr.take().expect("its stderr"), epoch);
+        let mut site = Site {
+            log,
+            targets: Vec::new(),
+            epoch,
+            server: self.server,
+            binary,
+            hotswap,
+            dir: self.dir,
+        };
+        if self.place != Place::Nowhere {
+            let announced = site.log.wait_for("hotswap: listening on ");
+            site.targets = self.place.targets(site.dir(), &announced);
+        }
+        site
+    }
+}
+
+/// A hotswap, or what starts it, that sees nothing of the machine's own hotswaps and can be found again.
+pub fn hotswap(program: &OsString, dir: &Path) -> Command {
+    let run = dir.join("run");
+    fs::create_dir_all(&run).expect("a runtime directory");
+    fs::set_permissions(&run, Permissions::from_mode(0o700)).expect("its mode");
+    let owner = fs::metadata(dir).expect("the directory").uid();
+    chown(&run, Some(owner), None).expect("its owner");
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let ours = ["HOTSWAP_", "LISTEN_", "NOTIFY_"];
+        if ours
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+    command
+        .env_remove("RUNTIME_DIRECTORY")
+        .env("XDG_RUNTIME_DIR", run)
+        .env(processes::MARK, dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}

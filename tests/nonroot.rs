@@ -1,0 +1,107 @@
+//! Without root, and for servers that are to run as somebody else.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+
+use nix::unistd::Pid;
+
+use crate::common::place::Place;
+use crate::common::plan::Plan;
+use crate::common::processes::status;
+use crate::common::site::Site;
+use crate::common::skipped;
+
+const NOBODY: u32 = 65_534;
+
+const SETPRIV: [&str; 4] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+];
+
+/// Root becomes somebody else; who is somebody else already stays so.
+fn as_nobody(name: &str, place: Place) -> Option<Plan> {
+    let plan = Site::at(place);
+    if !nix::unistd::geteuid().is_root() {
+        return Some(plan);
+    }
+    let mut reach = Command::new(SETPRIV[0]);
+    reach
+        .args(&SETPRIV[1..])
+        .args(["test", "-x", env!("CARGO_BIN_EXE_hotswap")]);
+    if !reach.status().is_ok_and(|status| status.success()) {
+        skipped(
+            name,
+            "needs setpriv(1), and a target directory that others may enter",
+        );
+        return None;
+    }
+    chown(plan.dir(), Some(NOBODY), None).expect("its owner");
+    Some(plan.inside(&SETPRIV))
+}
+
+fn swaps_without_root(name: &str, place: Place) {
+    let Some(plan) = as_nobody(name, place) else {
+        return;
+    };
+    let mut site = plan.serving("v1");
+    let uid = status(site.hotswap(), "Uid").expect("its uid");
+    assert!(!uid.starts_with('0'), "{uid}");
+    let mut clients = site.clients(8);
+    site.swaps(5);
+    clients.until_all_see("v6");
+    clients.expect_no_failure();
+    assert!(site.stop().success());
+    site.expect_nothing_left();
+}
+
+#[test]
+fn anybody_can_swap_on_tcp() {
+    swaps_without_root("anybody_can_swap_on_tcp", Place::Tcp4);
+}
+
+#[test]
+fn anybody_can_swap_on_a_unix_path() {
+    swaps_without_root("anybody_can_swap_on_a_unix_path", Place::Unix);
+}
+
+#[test]
+fn the_server_runs_as_it_is_told() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("the_server_runs_as_it_is_told", "needs root");
+    }
+    let site = Site::at(Place::Tcp4)
+        .with(&["--user", "65534", "--group", "65534"])
+        .serving("v1");
+    site.publish("v2").swap().wait_until_gone(1);
+    let server = site.pid(2);
+    assert_eq!(
+        status(server, "Uid").as_deref(),
+        Some("65534\t65534\t65534\t65534")
+    );
+    assert_eq!(
+        status(server, "Gid").as_deref(),
+        Some("65534\t65534\t65534\t65534")
+    );
+    let groups = status(server, "Groups").expect("its groups");
+    assert!(
+        groups.split_whitespace().all(|group| group == "65534"),
+        "{groups}"
+    );
+    let hotswap: Pid = site.hotswap();
+    assert!(status(hotswap, "Uid").is_some_and(|uid| uid.starts_with('0')));
+}
+
+#[test]
+fn a_unix_socket_has_the_mode_it_is_told() {
+    let site = Site::at(Place::Unix)
+        .with(&["--socket-mode", "0604"])
+        .serving("v1");
+    for version in ["v2", "v3"] {
+        let socket = fs::metadata(site.dir().join("site.sock")).expect("the socket");
+        assert_eq!(socket.permissions().mode() & 0o777, 0o604);
+        site.publish(version).swap();
+    }
+}

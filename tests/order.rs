@@ -1,0 +1,193 @@
+//! How generations follow one another: `--order`, `--max-draining`, `--ready`, and what runs before and after.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::common::crowd::Habit;
+use crate::common::eventually;
+use crate::common::place::Place;
+use crate::common::processes::is_alive;
+use crate::common::site::Site;
+
+/// Clients wait in the queue of the next one, and none is lost.
+fn stop_first(place: Place) {
+    let site = Site::at(place)
+        .with(&["--order", "stop-first"])
+        .serving("v1");
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    clients.until_answered(50);
+    site.publish_odd("v2", "late=300ms");
+    let old = site.pid(1);
+    site.signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    assert!(
+        !is_alive(old),
+        "the old one is gone before the new one is started"
+    );
+    site.log.wait_for("generation 2 is serving");
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn stop_first_keeps_clients_waiting_on_tcp() {
+    stop_first(Place::Tcp4);
+}
+
+#[test]
+fn stop_first_keeps_clients_waiting_on_a_unix_path() {
+    stop_first(Place::Unix);
+}
+
+#[test]
+fn stop_first_restarts_when_the_new_one_fails() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--order", "stop-first"])
+        .serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    site.publish_odd("v2", "exit=3");
+    let verdict = site.swap_in_vain();
+    assert!(
+        verdict.contains("generation 2 aborted: exited with status 3"),
+        "{verdict}"
+    );
+    site.publish("v3");
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn the_oldest_is_killed_when_too_many_drain() {
+    let plan = Site::at(Place::Tcp4)
+        .with(&["--max-draining", "2"])
+        .by_odd("deaf");
+    let site = plan.serving("v1");
+    for version in ["v2", "v3", "v4"] {
+        site.publish_odd(version, "deaf").swap();
+    }
+    let killed = site.log.wait_for("generation 1 is killed");
+    assert!(killed.contains("drain"), "{killed}");
+    site.wait_until_gone(1);
+    assert!(is_alive(site.pid(2)) && is_alive(site.pid(3)) && is_alive(site.pid(4)));
+}
+
+#[test]
+fn a_command_before_the_swap_can_abort_it() {
+    let plan = Site::at(Place::Tcp4);
+    let go = plan.dir().join("run/go");
+    let before = format!("echo checking; test -e {}", go.display());
+    let site = plan.with(&["--before-swap", &before]).serving("v1");
+    assert!(!site.log.says("checking"), "not before the first start");
+    let verdict = site.publish("v2").swap_in_vain();
+    assert!(verdict.contains("aborted: "), "{verdict}");
+    assert!(site.log.says("checking"));
+    fs::write(go, "").expect("a file");
+    site.swap();
+}
+
+#[test]
+fn a_command_before_the_swap_has_its_time() {
+    let flags = [
+        "--before-swap",
+        "sleep 100",
+        "--before-swap-timeout",
+        "300ms",
+    ];
+    let site = Site::at(Place::Tcp4).with(&flags).serving("v1");
+    let verdict = site.publish("v2").swap_in_vain();
+    assert!(verdict.contains("300ms"), "{verdict}");
+    eventually("the end of the command", || {
+        (crate::common::processes::of_site(site.dir()).len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn events_are_told_to_a_command() {
+    let plan = Site::at(Place::Tcp4);
+    let told = plan.dir().join("run/told");
+    let hook = format!(
+        "echo $HOTSWAP_EVENT $HOTSWAP_GENERATION >> {}",
+        told.display()
+    );
+    let site = plan.with(&["--on-event", &hook]).serving("v1");
+    site.publish("v2").swap().wait_until_gone(1);
+    site.publish_odd("v3", "exit=3").swap_in_vain();
+    for line in ["serving 1", "serving 2", "gone 1", "aborted 3"] {
+        eventually(line, || {
+            let told = fs::read_to_string(&told).unwrap_or_default();
+            told.lines().any(|told| told == line).then_some(())
+        });
+    }
+}
+
+fn ready_by(mode: &str, words: &str, how: &str) {
+    let plan = Site::at(Place::Tcp4).with(&["--ready", mode]).by_odd(words);
+    let site = plan.serving("v1");
+    site.publish("v2").swap();
+    let line = site.log.wait_for("generation 2 is serving");
+    assert!(
+        line.contains(&format!("generation 2 is serving ({how} after ")),
+        "{line}"
+    );
+    let clients = site.clients(4);
+    clients.until_all_see("v2");
+}
+
+#[test]
+fn ready_when_it_is_seen_accepting() {
+    ready_by("auto", "", "accepting");
+}
+
+#[test]
+fn ready_when_it_says_so() {
+    ready_by("notify", "ready", "READY=1");
+}
+
+#[test]
+fn ready_when_it_writes_a_newline() {
+    ready_by("fd:9", "newline=9", "");
+}
+
+#[test]
+fn ready_when_it_accepts_a_probe() {
+    ready_by("tcp", "", "accepted a probe");
+}
+
+#[test]
+fn ready_when_it_answers_well() {
+    ready_by("http:/health", "health=204", "status 204");
+}
+
+#[test]
+fn ready_when_a_command_says_so() {
+    ready_by("exec:kill -0 $HOTSWAP_PID", "", "");
+}
+
+#[test]
+fn ready_after_a_while() {
+    ready_by("after:200ms", "", "");
+}
+
+/// A server that once said READY=1 is waited for until it says it again.
+#[test]
+fn who_has_said_ready_once_must_say_it_again() {
+    let plan = Site::at(Place::Tcp4)
+        .with(&["--ready-timeout", "2s"])
+        .by_odd("ready");
+    let site = plan.serving("v1");
+    let verdict = site.publish_odd("v2", "").swap_in_vain();
+    assert!(verdict.contains("not ready within 2s"), "{verdict}");
+    site.publish_odd("v3", "ready").swap();
+}
+
+#[test]
+fn an_unhealthy_one_is_not_ready() {
+    let flags = ["--ready", "http:/health", "--ready-timeout", "1500ms"];
+    let site = Site::at(Place::Tcp4).with(&flags).serving("v1");
+    let mut clients = site.clients(8);
+    let verdict = site.publish_odd("v2", "health=503").swap_in_vain();
+    assert!(verdict.contains("not ready within 1.5s"), "{verdict}");
+    clients.until_answered(20);
+    clients.expect_no_failure().expect_never_seen("v2");
+}

@@ -1,0 +1,63 @@
+//! hotswap as the first process of a pid namespace, as in a container: whoever is orphaned there becomes its child.
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::common::place::Place;
+use crate::common::plan::Plan;
+use crate::common::processes;
+use crate::common::site::Site;
+use crate::common::{eventually, skipped};
+
+const UNSHARE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
+
+fn in_a_container(name: &str) -> Option<Plan> {
+    let can = Command::new(UNSHARE[0])
+        .args(&UNSHARE[1..])
+        .arg("true")
+        .output();
+    if can.is_ok_and(|output| output.status.success()) {
+        return Some(Site::at(Place::Tcp4).inside(&UNSHARE));
+    }
+    skipped(name, "unshare(1) cannot make a pid namespace here");
+    None
+}
+
+#[test]
+fn pid_1_swaps_and_stops() {
+    let Some(plan) = in_a_container("pid_1_swaps_and_stops") else {
+        return;
+    };
+    let mut site = plan.serving("v1");
+    let mut clients = site.clients(8);
+    site.swaps(5);
+    clients.until_all_see("v6");
+    clients.expect_no_failure();
+    site.signal(Signal::SIGTERM);
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn pid_1_reaps_orphans() {
+    let Some(plan) = in_a_container("pid_1_reaps_orphans") else {
+        return;
+    };
+    // Each of them leaves a child behind, and the child ends.
+    let orphans = "for i in 1 2 3 4 5; do (sleep 0.2 &) ; done";
+    let site = plan.with(&["--before-swap", orphans]).serving("v1");
+    site.publish("v2").swap();
+    let children = || {
+        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let hotswap = site.hotswap().to_string();
+        let ours = pids.map(nix::unistd::Pid::from_raw).filter(move |&pid| {
+            processes::status(pid, "PPid").is_some_and(|parent| parent == hotswap)
+        });
+        ours.count()
+    };
+    site.wait_until_gone(1);
+    eventually("nobody left but the server", || {
+        (children() == 1).then_some(())
+    });
+}
