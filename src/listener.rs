@@ -8,6 +8,8 @@ mod group;
 mod means;
 mod open;
 mod owner;
+mod path;
+mod place;
 mod shared;
 mod socket;
 mod steer;
@@ -26,6 +28,7 @@ use crate::supervisor::{Generation, Time};
 use crate::sys;
 use group::Group;
 use means::Means;
+use path::UnixPath;
 use shared::Shared;
 use steer::Inode;
 
@@ -152,6 +155,7 @@ struct Listener {
 
 enum Sort {
     Group(Group),
+    Path(UnixPath),
     Shared(Shared),
 }
 
@@ -161,6 +165,7 @@ impl Listener {
             Sort::Group(group) => Kind::Tcp {
                 port: group.address().port(),
             },
+            Sort::Path(_) => Kind::Unix,
             Sort::Shared(shared) => shared.kind(),
         }
     }
@@ -168,6 +173,7 @@ impl Listener {
     fn has(&self, inode: Inode) -> bool {
         match &self.sort {
             Sort::Group(group) => group.has(inode),
+            Sort::Path(path) => path.has(inode),
             Sort::Shared(shared) => shared.inode() == inode,
         }
     }
@@ -175,7 +181,8 @@ impl Listener {
     fn addr(&self) -> String {
         match &self.sort {
             Sort::Group(group) => group.address().to_string(),
-            Sort::Shared(shared) => shared.addr().to_owned(),
+            Sort::Path(path) => path.shown(),
+            Sort::Shared(shared) => shared.addr(),
         }
     }
 
@@ -183,6 +190,10 @@ impl Listener {
         let (fd, inode, listens, steered) = match &self.sort {
             Sort::Group(group) => {
                 let socket = group.socket_of(generation)?;
+                (socket.fd(), socket.inode, socket.listens, true)
+            }
+            Sort::Path(path) => {
+                let socket = path.socket_of(generation)?;
                 (socket.fd(), socket.inode, socket.listens, true)
             }
             Sort::Shared(shared) => {
@@ -243,7 +254,8 @@ impl Listeners {
             }
             let fd = match &mut listener.sort {
                 Sort::Group(group) => group.seat(generation, sockets, &idle, &mut self.means)?,
-                Sort::Shared(shared) => shared.seat(generation)?,
+                Sort::Path(path) => path.seat(generation, sockets, &self.means)?,
+                Sort::Shared(shared) => shared.seat(generation, &self.means)?,
             };
             let kind = listener.kind();
             seats.push(Seat {
@@ -283,17 +295,26 @@ impl Listeners {
     pub fn cut_over(&mut self, generation: Generation) -> io::Result<Vec<Note>> {
         let idle = self.idle();
         for listener in &mut self.all {
-            if let Sort::Group(group) = &mut listener.sort {
-                if !listener.captured && !group.has_seat(generation) {
-                    group.seat(generation, Sockets::Own, &idle, &mut self.means)?;
+            let lacks = !listener.captured && listener.held(generation).is_none();
+            match &mut listener.sort {
+                Sort::Group(group) => {
+                    if lacks {
+                        group.seat(generation, Sockets::Own, &idle, &mut self.means)?;
+                    }
+                    group.prepare(generation, &mut self.means)?;
                 }
-                group.prepare(generation, &mut self.means)?;
+                Sort::Path(path) if lacks => {
+                    path.seat(generation, Sockets::Own, &self.means)?;
+                }
+                Sort::Shared(shared) => shared.mend(&self.means)?,
+                Sort::Path(_) => {}
             }
         }
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
         for at in 0..self.all.len() {
             let result = match &mut self.all[at].sort {
                 Sort::Group(group) => group.cut_over(generation, &mut self.means),
+                Sort::Path(path) => path.cut_over(generation, &mut self.means),
                 Sort::Shared(_) => Ok(None),
             };
             match result {
@@ -309,8 +330,11 @@ impl Listeners {
 
     fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
         for (at, before) in done {
-            if let (Sort::Group(group), Some(before)) = (&mut self.all[*at].sort, before) {
-                group.steer_back(*before, &mut self.means);
+            let Some(before) = *before else { continue };
+            match &mut self.all[*at].sort {
+                Sort::Group(group) => group.steer_back(before, &mut self.means),
+                Sort::Path(path) => path.steer_back(before, &mut self.means),
+                Sort::Shared(_) => {}
             }
         }
     }
@@ -321,6 +345,7 @@ impl Listeners {
         for listener in &mut self.all {
             match &mut listener.sort {
                 Sort::Group(group) => group.leave(generation, now, &mut self.means),
+                Sort::Path(path) => path.leave(generation, now, &mut self.means),
                 Sort::Shared(shared) => shared.leave(generation),
             }
         }
@@ -335,6 +360,7 @@ impl Listeners {
         let listener = self.all.iter_mut().find(|other| other.id == listener);
         match listener.map(|listener| &mut listener.sort) {
             Some(Sort::Group(group)) => group.probe(generation),
+            Some(Sort::Path(path)) => path.probe(generation),
             Some(Sort::Shared(shared)) => shared.probe(generation),
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -353,6 +379,7 @@ impl Listeners {
             match &mut listener.sort {
                 _ if here.is_empty() => {}
                 Sort::Group(group) => group.woken(&here, &mut self.means),
+                Sort::Path(path) => path.woken(&here, &mut self.means),
                 Sort::Shared(shared) => shared.woken(&mut self.means),
             }
         }
@@ -380,7 +407,7 @@ impl Listeners {
     fn groups(&self) -> impl Iterator<Item = &Group> {
         self.all.iter().filter_map(|listener| match &listener.sort {
             Sort::Group(group) => Some(group),
-            Sort::Shared(_) => None,
+            Sort::Path(_) | Sort::Shared(_) => None,
         })
     }
 

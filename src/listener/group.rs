@@ -6,24 +6,20 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, bind, getsockname};
+use nix::sys::socket::{SockaddrStorage, bind};
 
 use super::means::Means;
 use super::open::{Family, tcp_socket};
-use super::socket::{Interest, Socket, connect, listens};
+use super::socket::{Interest, Socket, bound_to, connect_now, listens, set_nonblocking};
 use super::steer::{Inode, Order, Role, to_member, to_member_but_for};
 use super::{Note, Sockets};
 use crate::address::reachable;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
-
-/// How long a probe may take to connect: on this host it takes microseconds, unless the queue is full.
-const PROBE_MILLISECONDS: u16 = 50;
 
 /// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
 const REST: Duration = Duration::from_secs(3);
@@ -52,6 +48,14 @@ impl Group {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    pub fn size(&self) -> usize {
+        self.sockets.len()
     }
 
     pub fn has(&self, inode: Inode) -> bool {
@@ -173,6 +177,13 @@ impl Group {
         let candidate = self.order.index_of(socket.inode).ok_or(Errno::ENOENT)?;
         let target = self.order.target().ok_or(Errno::ENOENT)?;
         let index = self.order.index_of(target).ok_or(Errno::ENOENT)?;
+        self.probe_at(candidate, index)
+    }
+
+    /// A connection that the member of that index gets, while all others go to the target.
+    fn probe_at(&self, candidate: u32, target: u32) -> io::Result<OwnedFd> {
+        let listening = self.sockets.iter().find(|socket| socket.listens);
+        let group = listening.ok_or(Errno::ENOENT)?.fd();
         let to = reachable(self.address);
         let probe = Family::of(to).socket()?;
         // Bound first, so that the program can know it.
@@ -180,11 +191,42 @@ impl Group {
         from.set_port(0);
         bind(probe.as_raw_fd(), &SockaddrStorage::from(from))?;
         let from = bound_to(probe.as_fd())?;
-        let program = to_member_but_for(from, candidate, index);
-        sys::attach_reuseport_program(socket.fd(), &program)?;
+        let program = to_member_but_for(from, candidate, target);
+        sys::attach_reuseport_program(group, &program)?;
         let connected = connect_now(probe.as_fd(), to);
-        self.steer(target)?;
+        sys::attach_reuseport_program(group, &to_member(target))?;
         connected.map(|()| probe)
+    }
+
+    /// Finds out where the sockets are whose place is in doubt, by connections of our own: who gets one is there.
+    fn find_out(&mut self) -> io::Result<()> {
+        let target = self
+            .order
+            .target()
+            .and_then(|inode| self.order.index_of(inode));
+        let target = target.ok_or(Errno::ENOENT)?;
+        let in_doubt = self.order.in_doubt();
+        for (index, _) in &in_doubt {
+            let _probe = self.probe_at(*index, target)?;
+            let doubtful =
+                |socket: &&Socket| in_doubt.iter().any(|(_, inode)| *inode == socket.inode);
+            let parked = self.parked().filter(doubtful);
+            let got_it = parked.map(|socket| {
+                (
+                    socket.inode,
+                    set_nonblocking(socket.fd(), true).and_then(|()| sys::accept(socket.fd())),
+                )
+            });
+            let got_it = got_it
+                .filter(|(_, accepted)| accepted.is_ok())
+                .map(|(inode, _)| inode)
+                .next();
+            // else a server got it; it is known which once all others are found
+            if let Some(inode) = got_it {
+                self.order.found(inode, *index);
+            }
+        }
+        Ok(())
     }
 
     /// Something has happened on these: was shut down, or a client came to a parked one.
@@ -228,6 +270,12 @@ impl Group {
             let attached = self.steer(target);
             if let Err(error) = attached.and_then(|()| self.guard(means)) {
                 means.note(self.broken(&error));
+            }
+            if let Err(error) = self.find_out() {
+                log::debug!(
+                    "cannot tell the order of the sockets of {}: {error}",
+                    self.address
+                );
             }
         }
     }
@@ -359,30 +407,5 @@ impl Group {
 
     fn position(&self, inode: Inode) -> Option<usize> {
         self.sockets.iter().position(|socket| socket.inode == inode)
-    }
-}
-
-/// The internet address a socket is bound to.
-pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
-    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
-    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
-    let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
-    v4.or(v6).ok_or_else(|| Errno::EAFNOSUPPORT.into())
-}
-
-/// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
-pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
-    match connect(socket, &SockaddrStorage::from(to)) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EINPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let mut waiting = [PollFd::new(socket, PollFlags::POLLOUT)];
-    if poll(&mut waiting, PollTimeout::from(PROBE_MILLISECONDS))? == 0 {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
-    match sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)? {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }

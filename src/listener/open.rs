@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
@@ -10,10 +11,12 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
 };
 
-use super::group::{Group, bound_to};
+use super::group::Group;
 use super::means::Means;
 use super::owner;
+use super::path::{UnixPath, unix_socket};
 use super::shared::Shared;
+use super::socket::bound_to;
 use super::{Listener, ListenerId, Sort};
 use crate::address::{Address, Endpoint, Listen};
 use crate::connections::inet;
@@ -104,7 +107,7 @@ pub fn all(
     for (fd, name) in inherited {
         let shared = Shared::inherited(fd, opening.means)?;
         let name = Some(name).filter(|name| !name.is_empty());
-        let spelled = shared.addr().to_owned();
+        let spelled = shared.addr();
         opening.add(name, spelled, Sort::Shared(shared));
     }
     for listen in listens {
@@ -136,12 +139,25 @@ impl Opening<'_> {
                 bind(fd.as_raw_fd(), &address)?;
                 self.share(listen, fd)
             }
-            Address::Path(path) => {
-                let fd = unix_socket()?;
-                bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-                self.share(listen, fd)
-            }
+            Address::Path(path) => self.path(listen, path),
         }
+    }
+
+    fn path(&mut self, listen: &Listen, path: &Path) -> io::Result<()> {
+        let absolute = std::path::absolute(path)?;
+        let sort = if self.means.options.share {
+            Sort::Shared(Shared::path(&absolute, self.means)?)
+        } else if UnixPath::has_room(&absolute) {
+            Sort::Path(UnixPath::open(&absolute, self.means)?)
+        } else {
+            self.warnings.push(format!(
+                "{} is too long for a socket beside it: all generations share one\ntry: a shorter path",
+                path.display()
+            ));
+            Sort::Shared(Shared::path(&absolute, self.means)?)
+        };
+        self.add(listen.name.clone(), listen.spelled.clone(), sort);
+        Ok(())
     }
 
     fn share(&mut self, listen: &Listen, fd: OwnedFd) -> io::Result<()> {
@@ -296,11 +312,6 @@ fn bind_inet(family: Family, address: SocketAddr, sort: SockType) -> io::Result<
     Err(last)
 }
 
-fn unix_socket() -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
-}
-
 /// What the user can do about it.
 fn hint(error: &io::Error, listen: &Listen) -> String {
     let port = match &listen.address {
@@ -311,6 +322,12 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
         (Some(libc::EADDRINUSE), _) => {
             owner::of(&listen.address).map_or(String::new(), |owner| format!(": {owner}"))
         }
+        (Some(libc::EEXIST), None) => {
+            ", and it is no socket\ntry: another path, or remove it if nobody needs it".into()
+        }
+        (Some(libc::ENOENT), None) => parent(listen).map_or(String::new(), |parent| {
+            format!("\ntry: mkdir -p {}", parent.display())
+        }),
         (Some(libc::EACCES), Some(1..1024)) => {
             "\ntry: a port above 1023, or root, or setcap cap_net_bind_service=+ep on hotswap"
                 .into()
@@ -319,5 +336,12 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
             format!("\ntry: 127.0.0.1:{port}, or an address of this host")
         }
         _ => String::new(),
+    }
+}
+
+fn parent(listen: &Listen) -> Option<&Path> {
+    match &listen.address {
+        Address::Path(path) => path.parent(),
+        Address::Tcp(_) | Address::Udp(_) | Address::Abstract(_) => None,
     }
 }

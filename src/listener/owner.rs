@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 
+use super::place::BESIDE;
 use crate::address::Address;
 
 /// The processes that hold a socket at the address.
@@ -23,7 +24,7 @@ pub fn of(address: &Address) -> Option<Owner> {
     let inodes: HashSet<u64> = match address {
         Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some("0A")),
         Address::Udp(endpoint) => inet(&["udp", "udp6"], endpoint.port(), None),
-        Address::Path(path) => unix(&path.to_string_lossy()),
+        Address::Path(path) => unix(&std::path::absolute(path).ok()?.to_string_lossy()),
         Address::Abstract(name) => unix(&format!("@{name}")),
     };
     if inodes.is_empty() {
@@ -61,13 +62,15 @@ fn inet(tables: &[&str], port: u16, state: Option<&str>) -> HashSet<u64> {
     inodes
 }
 
+/// A generation's socket is bound to a name beside its path.
 fn unix(path: &str) -> HashSet<u64> {
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let lines = text.lines().filter(|line| line.ends_with(path));
-    let named = lines.filter_map(|line| {
+    let beside = format!("{path}{BESIDE}");
+    let named = text.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let inode = fields.nth(6)?.parse().ok()?;
-        (fields.next() == Some(path)).then_some(inode)
+        let name = fields.next()?;
+        (name == path || name.starts_with(&beside)).then_some(inode)
     });
     named.collect()
 }

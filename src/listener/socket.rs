@@ -1,14 +1,21 @@
 //! One listening socket that hotswap holds a descriptor of, and what little is done to any of them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::fstat;
 
 use super::steer::Inode;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
+
+/// How long a probe may take to connect: on this host it takes microseconds, unless the queue is full.
+const PROBE_MILLISECONDS: u16 = 50;
 
 pub struct Socket {
     fd: OwnedFd,
@@ -73,6 +80,31 @@ pub fn set_nonblocking(fd: BorrowedFd, on: bool) -> io::Result<()> {
     Ok(())
 }
 
-pub fn connect(socket: BorrowedFd, to: &dyn nix::sys::socket::SockaddrLike) -> nix::Result<()> {
+pub fn connect(socket: BorrowedFd, to: &dyn SockaddrLike) -> nix::Result<()> {
     nix::sys::socket::connect(socket.as_raw_fd(), to)
+}
+
+/// The internet address a socket is bound to.
+pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
+    let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
+    v4.or(v6).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+/// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
+pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
+    match connect(socket, &SockaddrStorage::from(to)) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut waiting = [PollFd::new(socket, PollFlags::POLLOUT)];
+    if poll(&mut waiting, PollTimeout::from(PROBE_MILLISECONDS))? == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    match sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }

@@ -93,6 +93,28 @@ impl Order {
         u32::try_from(position).ok()
     }
 
+    /// The indexes at which a connection must show which socket is there.
+    pub fn in_doubt(&self) -> Vec<(u32, Inode)> {
+        let members = (0..).zip(self.members());
+        members
+            .filter(|(_, inode)| self.doubtful.contains(inode))
+            .collect()
+    }
+
+    /// The socket has been seen to be at that index, which was in doubt.
+    pub fn found(&mut self, inode: Inode, index: u32) {
+        let at = self.position(inode);
+        let (Some(at), Ok(index)) = (at, usize::try_from(index)) else {
+            return;
+        };
+        if self.doubtful.remove(&inode) && index < self.members.len() {
+            self.members.swap(at, index);
+        }
+        if self.doubtful.len() == 1 {
+            self.doubtful.clear();
+        }
+    }
+
     pub fn members(&self) -> impl Iterator<Item = Inode> {
         self.members.iter().map(|member| member.0)
     }

@@ -1,0 +1,290 @@
+//! A name in a directory where a unix socket is, and the names that hotswap keeps beside it.
+//!
+//! Everything goes through a descriptor of the directory, so that it stays what it was, whatever its path leads to later.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
+
+use super::socket::connect;
+
+/// What is appended to a path for the names beside it; the number of the generation follows.
+pub const BESIDE: &str = ".hotswap-";
+
+/// A file, whatever its names: device and inode.
+pub type FileId = (u64, u64);
+
+pub struct Place {
+    directory: OwnedFd,
+    name: OsString,
+    path: PathBuf,
+    lock: Option<Flock<OwnedFd>>,
+}
+
+impl Place {
+    /// Where a path leads; nothing need be there but the directory.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::EISDIR.into());
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
+        Ok(Self {
+            name: name.to_owned(),
+            directory,
+            path,
+            lock: None,
+        })
+    }
+
+    /// The same, by a descriptor of its directory; the path is only shown.
+    pub fn within(directory: OwnedFd, name: OsString, path: PathBuf) -> Self {
+        Self {
+            directory,
+            name,
+            path,
+            lock: None,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    pub fn lock_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.lock.as_deref().map(AsFd::as_fd)
+    }
+
+    /// The name of that number beside this one.
+    pub fn beside(&self, number: u32) -> OsString {
+        self.with(&format!("{BESIDE}{number}"))
+    }
+
+    pub fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
+    fn with(&self, suffix: &str) -> OsString {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        name
+    }
+
+    /// Keeps every other hotswap away from the path for as long as this one lives.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if another has it.
+    pub fn lock(&mut self) -> io::Result<()> {
+        let name = self.with(".lock");
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        loop {
+            let file = openat(
+                &self.directory,
+                name.as_os_str(),
+                flags,
+                Mode::from_bits_truncate(0o600),
+            )?;
+            let opened = file_id(&fstat(&file)?);
+            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, errno)| match errno {
+                    Errno::EAGAIN => Errno::EADDRINUSE,
+                    other => other,
+                },
+            )?;
+            // whoever had it before has taken the file away when it ended
+            if self.stat(&name)?.as_ref().map(file_id) == Some(opened) {
+                self.lock = Some(lock);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes over the lock of the hotswap that this one has been.
+    pub fn keep_lock(&mut self, lock: OwnedFd) -> io::Result<()> {
+        let lock =
+            Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        self.lock = Some(lock);
+        Ok(())
+    }
+
+    /// Whether the path is free, or nobody answers on the socket there.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if somebody does, `EEXIST` if it is no socket.
+    pub fn check_free(&self) -> io::Result<()> {
+        match self.stat(&self.name)? {
+            None => Ok(()),
+            Some(stat) if !is_socket(&stat) => Err(Errno::EEXIST.into()),
+            Some(_) if self.is_stale(&self.name)? => Ok(()),
+            Some(_) => Err(Errno::EADDRINUSE.into()),
+        }
+    }
+
+    fn is_stale(&self, name: &OsStr) -> io::Result<bool> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        match connect(client.as_fd(), &UnixAddr::new(&self.path_of(name))?) {
+            Err(Errno::ECONNREFUSED) => Ok(true),
+            Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what a hotswap that was killed has left beside the path; for whoever has the lock.
+    pub fn sweep(&self) {
+        let prefix = self.with(BESIDE);
+        let directory = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.as_bytes().starts_with(prefix.as_bytes())
+                && self.is_stale(&name).unwrap_or(false)
+            {
+                self.remove(&name);
+            }
+        }
+    }
+
+    /// What is there under this name.
+    pub fn file(&self, name: &OsStr) -> io::Result<FileId> {
+        let stat = self.stat(name)?.filter(is_socket).ok_or(Errno::ENOENT)?;
+        Ok(file_id(&stat))
+    }
+
+    /// Puts that file, under a name beside it, at the path: atomically, whatever was there.
+    pub fn publish(&self, from: &OsStr) -> io::Result<()> {
+        let passing = self.with(".hotswap-new");
+        self.remove(&passing);
+        match self.link(from, &passing) {
+            Ok(()) => {}
+            // a file system without hard links: then there is no cutting back
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => {
+                return Ok(renameat(
+                    &self.directory,
+                    from,
+                    &self.directory,
+                    self.name.as_os_str(),
+                )?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let renamed = renameat(
+            &self.directory,
+            passing.as_os_str(),
+            &self.directory,
+            self.name.as_os_str(),
+        );
+        // it stays if both were the same file before
+        self.remove(&passing);
+        Ok(renamed?)
+    }
+
+    pub fn link(&self, from: &OsStr, to: &OsStr) -> nix::Result<()> {
+        linkat(&self.directory, from, &self.directory, to, AtFlags::empty())
+    }
+
+    pub fn remove(&self, name: &OsStr) {
+        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Removes the path, if it is still this file.
+    pub fn remove_if(&self, file: FileId) {
+        if self.file(&self.name).is_ok_and(|there| there == file) {
+            self.remove(&self.name);
+        }
+    }
+
+    /// Gives what is under this name, a socket, to somebody, and a mode.
+    pub fn dress(
+        &self,
+        name: &OsStr,
+        owner: Option<(Option<Uid>, Option<Gid>)>,
+        mode: Option<u32>,
+    ) -> io::Result<()> {
+        // by a descriptor of the file itself: a name could lead elsewhere by the next call
+        let file = self.open(name)?;
+        let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if let Some((user, group)) = owner {
+            chown(&file, user.map(Uid::as_raw), group.map(Gid::as_raw))?;
+        }
+        if let Some(mode) = mode {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// Gives what is under `to` the owner and the mode of what is at the path, which its server may have changed.
+    pub fn dress_alike(&self, to: &OsStr) -> io::Result<()> {
+        let Some(live) = self.stat(&self.name)?.filter(is_socket) else {
+            return Ok(());
+        };
+        let Some(new) = self.stat(to)? else {
+            return Err(Errno::ENOENT.into());
+        };
+        let owner = (live.st_uid, live.st_gid) != (new.st_uid, new.st_gid);
+        let owner = owner.then_some((
+            Some(Uid::from_raw(live.st_uid)),
+            Some(Gid::from_raw(live.st_gid)),
+        ));
+        let mode = (live.st_mode != new.st_mode).then_some(live.st_mode & 0o7777);
+        if owner.is_none() && mode.is_none() {
+            return Ok(());
+        }
+        self.dress(to, owner, mode)
+    }
+
+    fn open(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.directory, name, flags, Mode::empty())?;
+        if is_socket(&fstat(&file)?) {
+            Ok(file)
+        } else {
+            Err(Errno::ENOTSOCK.into())
+        }
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Option<FileStat>> {
+        match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.lock.is_some() {
+            // while it is locked, so that nobody's is removed but ours
+            self.remove(&self.with(".lock"));
+        }
+    }
+}
+
+fn is_socket(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK
+}
+
+pub fn file_id(stat: &FileStat) -> FileId {
+    (stat.st_dev, stat.st_ino)
+}

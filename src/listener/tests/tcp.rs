@@ -1,0 +1,396 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn new_connections_go_to_the_serving_generation_alone() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let mut house = House::listening(&[listen]);
+        let first = house.serving(G1);
+        let second = house.spawn(G2, Sockets::Own);
+        let _early = house.clients(20);
+        assert_eq!((first.answers(), second.answers()), (20, 0));
+        house.cut_over(G2);
+        let _late = house.clients(20);
+        assert_eq!((first.answers(), second.answers()), (0, 20));
+        house.cut_over(G1);
+        let _back = house.clients(20);
+        assert_eq!((first.answers(), second.answers()), (20, 0));
+    }
+}
+
+#[test]
+fn clients_of_both_families_reach_a_port_alone() {
+    let mut house = House::listening(&["0"]);
+    let server = house.serving(G1);
+    let next = house.spawn(G2, Sockets::Own);
+    let port = server.0.port.unwrap();
+    let _v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let _v6 = TcpStream::connect(("::1", port)).unwrap();
+    assert_eq!((server.answers(), next.answers()), (2, 0));
+}
+
+#[test]
+fn a_probe_reaches_the_candidate_and_no_client_follows() {
+    for listen in ["127.0.0.1:0", "[::1]:0", "0"] {
+        let mut house = House::listening(&[listen]);
+        let serving = house.serving(G1);
+        let candidate = house.spawn(G2, Sockets::Own);
+        let mut probes = Vec::new();
+        for round in 0..20 {
+            probes.push(house.listeners.probe(G2, ListenerId(0)).unwrap());
+            let _clients = house.clients(10);
+            assert_eq!(candidate.answers(), 1, "{listen} {round}");
+            assert_eq!(serving.answers(), 10, "{listen} {round}");
+        }
+    }
+}
+
+#[test]
+fn a_restart_answers_the_clients_that_waited() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    drop(house.serving(G1));
+    let mut waiting = house.clients(5);
+    house.leave(G1);
+    waiting.extend(house.clients(5));
+    let server = house.spawn(G2, Sockets::Target);
+    house.cut_over(G2);
+    assert_eq!(server.answers(), 10);
+    assert_eq!(house.notes, []);
+}
+
+#[test]
+fn clients_wait_for_a_generation_that_is_not_there_yet() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let first = house.serving(G1);
+    house.cut_over(G2);
+    let _clients = house.clients(5);
+    assert_eq!(first.answers(), 0);
+    house.leave(G1);
+    let second = house.spawn(G2, Sockets::Own);
+    assert_eq!(second.answers(), 5);
+}
+
+#[test]
+fn what_is_left_in_the_queue_of_a_gone_generation_is_counted() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let _first = house.serving(G1);
+    let _clients = house.clients(3);
+    let _second = house.serving(G2);
+    house.leave(G1);
+    let listener = house.address();
+    let connections = 3;
+    assert_eq!(
+        house.notes,
+        [Note::Lost {
+            listener,
+            connections
+        }]
+    );
+}
+
+#[test]
+fn a_server_that_shuts_its_socket_down_moves_nobody_elses() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let first = house.serving(G1);
+    let second = house.serving(G2);
+    let third = house.serving(G3);
+    for draining in [&first, &second] {
+        draining.shuts_down();
+        // before hotswap has heard of it, and after
+        let _clients = house.clients(50);
+        assert_eq!(third.answers(), 50);
+        house.wake();
+        let _clients = house.clients(50);
+        assert_eq!(third.answers(), 50);
+    }
+}
+
+#[test]
+fn a_serving_socket_that_was_shut_down_listens_again() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let server = house.serving(G1);
+    server.shuts_down();
+    house.wake();
+    let listener = house.address();
+    assert_eq!(house.notes, [Note::Repaired { listener }]);
+    let _client = house.client();
+    assert_eq!(server.answers(), 1);
+}
+
+#[test]
+fn a_socket_shut_down_while_hotswap_stops_stays_so() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let server = house.serving(G1);
+    house.listeners.stop_repairing();
+    server.shuts_down();
+    house.wake();
+    assert_eq!(house.notes, []);
+    assert!(TcpStream::connect(house.address()).is_err());
+}
+
+#[test]
+fn the_socket_of_a_gone_generation_is_the_next_ones_as_good_as_new() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let address = house.address();
+    let inode = house
+        .listeners
+        .sockets_of(G1)
+        .first()
+        .map(|held| held.inode);
+    assert_eq!(inode, None);
+    house.serving(G1);
+    let inode = house.listeners.sockets_of(G1)[0].inode;
+    house.serving(G2);
+    house.leave(G1);
+    let third = house.spawn(G3, Sockets::Own).0;
+    assert_eq!(house.listeners.sockets_of(G3)[0].inode, inode);
+    let flags = nix::fcntl::fcntl(&third.fd, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+    assert_eq!(flags & libc::O_NONBLOCK, 0);
+    assert_eq!(third.addr, address);
+}
+
+#[test]
+fn swaps_without_end_need_no_sockets_without_end() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    for number in 1..100 {
+        house.serving(Generation(number + 1));
+        house.leave(Generation(number));
+        // far in the future, when nothing is open any more
+        while let Some(deadline) = house.listeners.deadline() {
+            house.listeners.look(deadline);
+        }
+        let sockets = house.listeners.groups().next().map(Group::size);
+        assert!(sockets <= Some(3), "{sockets:?} after {number} swaps");
+        let _client = house.client();
+    }
+}
+
+#[test]
+fn nobody_else_can_have_the_address_and_the_owner_is_named() {
+    let house = House::listening(&["127.0.0.1:0"]);
+    let address = house.address();
+    let said = house.refusal(&address);
+    assert!(
+        said.starts_with(&format!("cannot listen on {address}: Address")),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("pid {} ", std::process::id())),
+        "{said}"
+    );
+    assert!(said.contains("\ntry: "), "{said}");
+}
+
+#[test]
+fn an_address_of_another_host_is_refused_with_what_to_try() {
+    let house = House::listening(&[]);
+    let said = house.refusal("198.51.100.1:8080");
+    assert!(said.contains("Cannot assign requested address"), "{said}");
+    assert!(said.contains("\ntry: 127.0.0.1:8080"), "{said}");
+    let said = house.refusal("nowhere.invalid:8080");
+    assert!(
+        said.starts_with("cannot listen on nowhere.invalid:8080: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_pair_of_wildcards_is_two_listeners() {
+    let free = House::listening(&["0"]).listeners.all[0]
+        .kind()
+        .port()
+        .unwrap();
+    let (v4, v6) = (format!("0.0.0.0:{free}"), format!("[::]:{free}"));
+    let house = House::listening(&[&v4, &v6]);
+    assert_eq!(house.listeners.listening(), [v4, v6]);
+}
+
+#[test]
+fn names_are_told_apart_and_port_zero_is_spelled_out() {
+    let listens = [
+        "a=127.0.0.1:0",
+        "127.0.0.1:0",
+        "a=127.0.0.1:0",
+        "udp:127.0.0.1:0",
+    ];
+    let mut house = House::listening(&listens);
+    let seats = house.listeners.seats(G1, Sockets::Own).unwrap();
+    let names: Vec<_> = seats.iter().map(|seat| seat.name.as_str()).collect();
+    assert_eq!(names, ["a", "listen1", "a-2", "listen2"]);
+    assert_eq!(seats[0].spelled, seats[0].addr);
+    assert_eq!(seats[3].spelled, format!("udp:{}", seats[3].addr));
+}
+
+#[test]
+fn a_thousand_listeners_are_steered_together() {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    if limit.0 < 5_000 {
+        eprintln!("skipped: no more than {} descriptors", limit.0);
+        return;
+    }
+    let listens = vec!["127.0.0.1:0"; 1_000];
+    let mut house = House::listening(&listens);
+    drop(house.listeners.seats(G1, Sockets::Own).unwrap());
+    house.cut_over(G1);
+    let seats = house.listeners.seats(G2, Sockets::Own).unwrap();
+    house.cut_over(G2);
+    for seat in seats.into_iter().step_by(100) {
+        let _client = TcpStream::connect(&seat.addr).unwrap();
+        assert_eq!(Server(seat).answers(), 1);
+    }
+}
+
+/// What may happen to the sockets of a group.
+#[derive(Clone, Debug)]
+enum Happening {
+    Spawn,
+    CutOver(prop::sample::Index),
+    Gone(prop::sample::Index),
+    ShutDown(prop::sample::Index),
+    TwoShutDown(prop::sample::Index),
+    Reap,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => Just(Happening::Spawn),
+        3 => index().prop_map(Happening::CutOver),
+        3 => index().prop_map(Happening::Gone),
+        1 => index().prop_map(Happening::ShutDown),
+        1 => index().prop_map(Happening::TwoShutDown),
+        2 => Just(Happening::Reap),
+    ]
+}
+
+/// A house whose every client must be found at the serving generation.
+struct History {
+    house: House,
+    living: Vec<(Generation, Server)>,
+    serving: Generation,
+    number: u32,
+}
+
+impl History {
+    fn begin(listen: &str) -> Self {
+        let mut house = House::listening(&[listen]);
+        let server = house.serving(G1);
+        Self {
+            house,
+            living: vec![(G1, server)],
+            serving: G1,
+            number: 1,
+        }
+    }
+
+    fn others(&self) -> Vec<Generation> {
+        let all = self.living.iter().map(|(generation, _)| *generation);
+        all.filter(|generation| *generation != self.serving)
+            .collect()
+    }
+
+    fn server(&self, generation: Generation) -> &Server {
+        let mut living = self.living.iter();
+        &living.find(|(other, _)| *other == generation).unwrap().1
+    }
+
+    fn happens(&mut self, what: &Happening) {
+        let others = self.others();
+        match what {
+            Happening::Spawn if self.living.len() < 6 => {
+                self.number += 1;
+                let generation = Generation(self.number);
+                let server = self.house.spawn(generation, Sockets::Own);
+                self.living.push((generation, server));
+            }
+            Happening::CutOver(index) if !others.is_empty() => {
+                let generation = *index.get(&others);
+                if self.is_lost(generation) {
+                    return;
+                }
+                self.house.cut_over(generation);
+                let held = self.house.listeners.sockets_of(generation);
+                if held[0].listens {
+                    self.serving = generation;
+                }
+            }
+            Happening::Gone(index) if !others.is_empty() => {
+                let generation = *index.get(&others);
+                self.living.retain(|(other, _)| *other != generation);
+                self.house.leave(generation);
+            }
+            Happening::ShutDown(index) => {
+                self.living[index.index(self.living.len())].1.shuts_down();
+                if others.len() + 1 == self.living.len() {
+                    self.house.wake();
+                }
+            }
+            Happening::TwoShutDown(index) if others.len() > 1 => {
+                let first = index.index(others.len());
+                self.server(others[first]).shuts_down();
+                self.server(others[(first + 1) % others.len()]).shuts_down();
+                self.clients_find_it();
+                self.house.wake();
+            }
+            Happening::Reap => {
+                while let Some(deadline) = self.house.listeners.deadline() {
+                    self.house.listeners.look(deadline);
+                }
+            }
+            Happening::Spawn
+            | Happening::CutOver(_)
+            | Happening::Gone(_)
+            | Happening::TwoShutDown(_) => {}
+        }
+    }
+
+    /// Several candidates at a time, which hotswap never has, cannot be told apart once they have moved.
+    fn is_lost(&self, generation: Generation) -> bool {
+        let Sort::Group(group) = &self.house.listeners.all[0].sort else {
+            return false;
+        };
+        let inode = group.socket_of(generation).map(|socket| socket.inode);
+        inode.is_some_and(|inode| group.order().in_doubt().iter().any(|lost| lost.1 == inode))
+    }
+
+    fn clients_find_it(&self) {
+        let clients = self.house.clients(3);
+        let answered = self.server(self.serving).answers();
+        assert_eq!(answered, clients.len(), "of {}", self.serving);
+    }
+
+    /// Every member is where the model has it.
+    fn probes_find_each(&mut self) {
+        for generation in self.others() {
+            let held = self.house.listeners.sockets_of(generation);
+            if !held[0].listens || self.is_lost(generation) {
+                continue;
+            }
+            // those by which hotswap has found out where it is
+            self.server(generation).answers();
+            match self.house.listeners.probe(generation, ListenerId(0)) {
+                Ok(_probe) => assert_eq!(self.server(generation).answers(), 1, "{generation}"),
+                Err(error) => panic!("{generation}: {error}"),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_model_is_the_kernels_array(
+        history in prop::collection::vec(happening(), 1..40),
+        v6 in any::<bool>(),
+    ) {
+        let mut group = History::begin(if v6 { "[::1]:0" } else { "127.0.0.1:0" });
+        for what in &history {
+            group.happens(what);
+            group.house.wake();
+            group.clients_find_it();
+            group.probes_find_each();
+        }
+    }
+}
