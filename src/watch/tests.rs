@@ -10,14 +10,14 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Changed, Targets, Watch};
+use super::{Changed, Fitness, Targets, Watch};
 use crate::sys;
 
 mod operations;
 mod plain;
 
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long nothing must follow before we believe that nothing will.
+const POLL: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(250);
 /// How long what must come may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +27,8 @@ struct Bench {
     home: TempDir,
     watch: Watch,
     warnings: Vec<String>,
+    /// How long nothing must follow before we believe that nothing will.
+    quiet: Duration,
 }
 
 impl Bench {
@@ -34,28 +36,25 @@ impl Bench {
     fn new() -> Self {
         Self::with(|home| {
             publish(&home.join("server"), "v1");
-            Targets {
-                program: Some(home.join("server")),
-                watch_program: true,
-                ..Targets::default()
-            }
+            program("server")(home)
         })
     }
 
     fn with(targets: impl FnOnce(&Path) -> Targets) -> Self {
-        Self::polling(Duration::from_secs(1), targets)
+        Self::with_debounce(DEBOUNCE, targets)
     }
 
-    fn polling(interval: Duration, targets: impl FnOnce(&Path) -> Targets) -> Self {
+    fn with_debounce(debounce: Duration, targets: impl FnOnce(&Path) -> Targets) -> Self {
         // A writer that comes while we hold the lease raises it; hotswap itself blocks it.
         sys::catch_and_ignore(Signal::SIGIO).unwrap();
         let home = tempfile::tempdir().unwrap();
         let targets = targets(home.path());
-        let (watch, warnings) = Watch::new(targets, DEBOUNCE, interval, sys::now()).unwrap();
+        let (watch, warnings) = Watch::new(targets, debounce, POLL, sys::now()).unwrap();
         let mut bench = Self {
             home,
             watch,
             warnings,
+            quiet: QUIET,
         };
         assert_eq!(bench.all(), [], "before anything has happened");
         bench
@@ -68,11 +67,11 @@ impl Bench {
     /// What changes until it has been quiet for a while.
     fn all(&mut self) -> Vec<Changed> {
         let mut changed = Vec::new();
-        let mut until = sys::now() + QUIET;
+        let mut until = sys::now() + self.quiet;
         while sys::now() < until {
             let more = self.turn(until);
             if !more.is_empty() {
-                until = sys::now() + QUIET;
+                until = sys::now() + self.quiet;
             }
             changed.extend(more);
         }
@@ -119,6 +118,15 @@ impl Bench {
             return self.watch.look(now);
         }
         Vec::new()
+    }
+}
+
+/// Watches the program of that name.
+fn program(name: &str) -> impl FnOnce(&Path) -> Targets {
+    move |home| Targets {
+        program: Some(home.join(name)),
+        watch_program: true,
+        ..Targets::default()
     }
 }
 
