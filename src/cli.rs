@@ -8,6 +8,8 @@ pub mod usage;
 pub mod values;
 
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::{OsStr, OsString};

@@ -1,0 +1,160 @@
+//! The manual and the README, held against the options that there are.
+
+use std::collections::BTreeMap;
+
+use super::grammar;
+
+const MANUAL: &str = include_str!("../../man/hotswap.1");
+const README: &str = include_str!("../../README.md");
+
+/// Long options with the defaults that are told for them, where one is.
+type Options = BTreeMap<String, Option<String>>;
+
+/// Those that clap itself makes go without saying.
+const OF_CLAP: [&str; 2] = ["help", "version"];
+
+fn options_there_are() -> Options {
+    let grammar = grammar();
+    let options = grammar
+        .get_arguments()
+        .filter(|option| option.get_long().is_some());
+    options
+        .map(|option| {
+            let default = option.get_default_values().first();
+            (
+                option.get_long().unwrap().to_owned(),
+                default
+                    .filter(|_| option.get_action().takes_values())
+                    .map(|value| value.to_str().unwrap().to_owned()),
+            )
+        })
+        .filter(|(long, _)| !OF_CLAP.contains(&long.as_str()))
+        .collect()
+}
+
+fn options_in_the_manual() -> Options {
+    let (options, _) = MANUAL.split_once(".Ss Client commands").unwrap();
+    let mut found = Options::new();
+    for item in options.split("\n.It ").skip(1) {
+        let (heading, text) = item.split_once('\n').unwrap();
+        let long = heading.split(' ').find_map(|word| word.strip_prefix('-'));
+        let Some(long) = long.filter(|long| !OF_CLAP.contains(long)) else {
+            continue;
+        };
+        let default = text
+            .split_once("The default is")
+            .map(|(_, rest)| rest.trim_start());
+        let default =
+            default.map(|rest| rest.trim_start_matches(".Cm ").trim_start_matches(".Dv "));
+        let default = default.map(|rest| rest.split([' ', '\n']).next().unwrap());
+        let default = default.map(|word| word.trim_end_matches(['.', ';', ':', ',']).to_owned());
+        found.insert(long.to_owned(), default);
+    }
+    found
+}
+
+fn options_in_the_readme() -> Options {
+    let mut found = Options::new();
+    for row in README.lines().filter(|line| line.starts_with("| `-")) {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let (_, long) = cells[0].split_once("--").unwrap();
+        let long = long.split(['`', ' ']).next().unwrap();
+        let default = cells[1].trim_matches(['|', ' ']);
+        let default = Some(default).filter(|default| !matches!(*default, "" | "none" | "off"));
+        found.insert(long.to_owned(), default.map(str::to_owned));
+    }
+    found
+}
+
+/// Only an option with a fixed default has to name it; others may say in words what happens.
+fn expect_the_same(there_are: &Options, told: &Options, document: &str) {
+    let names = |options: &Options| options.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(there_are), names(told), "the options in {document}");
+    for (option, default) in there_are.iter().filter(|(_, default)| default.is_some()) {
+        assert_eq!(
+            *default, told[option],
+            "the default of --{option} in {document}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_has_every_option_and_its_default() {
+    expect_the_same(&options_there_are(), &options_in_the_manual(), "the manual");
+}
+
+#[test]
+fn the_readme_has_every_option_and_its_default() {
+    expect_the_same(&options_there_are(), &options_in_the_readme(), "the README");
+}
+
+#[test]
+fn the_manual_has_every_client_command_and_its_options() {
+    for request in grammar().get_subcommands() {
+        let name = request.get_name();
+        assert!(
+            MANUAL.contains(&format!("\n.Cm {name}\n")),
+            "hotswap {name}"
+        );
+        for option in request
+            .get_arguments()
+            .filter_map(|option| option.get_long())
+        {
+            assert!(
+                MANUAL.contains(&format!(" Fl -{option}"))
+                    || MANUAL.contains(&format!("\n.Fl -{option}")),
+                "hotswap {name} --{option}"
+            );
+        }
+    }
+}
+
+#[test]
+fn help_tells_the_default_of_the_manual() {
+    let help = grammar().render_help().to_string();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (option, default) in options_there_are() {
+        let Some(default) = default else { continue };
+        let (_, behind) = help.split_once(&format!("--{option} <")).unwrap();
+        let (_, told) = behind.split_once("[default: ").unwrap();
+        assert!(
+            told.starts_with(&default),
+            "the default of --{option} in --help"
+        );
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_can_be_meant() {
+    let lines = README
+        .lines()
+        .filter(|line| line.starts_with("hotswap ") && !line.contains(": "));
+    let in_tables = README
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .flat_map(|line| line.split('`'));
+    let commands: Vec<_> = lines
+        .chain(in_tables.filter(|code| code.starts_with("hotswap ")))
+        .collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands {
+        let command = command.split(" > ").next().unwrap();
+        let words = words(command);
+        let read = super::parse(&words[1..], |_| None);
+        assert!(read.is_ok(), "{command}: {read:?}");
+    }
+}
+
+/// As a shell splits them, as far as the README goes: single quotes, and no substitution.
+fn words(command: &str) -> Vec<std::ffi::OsString> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in command.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            _ => words.last_mut().unwrap().push(c),
+        }
+    }
+    words.into_iter().map(Into::into).collect()
+}
