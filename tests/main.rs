@@ -4,6 +4,7 @@
 
 mod bad_candidates;
 mod bad_input;
+mod commands;
 mod common;
 mod environment;
 mod far_away;
@@ -18,6 +19,7 @@ mod saturated;
 mod shared;
 mod signals;
 mod stop;
+mod words;
 
 /// With `autotests = false` a file that is not named above would never run, and nobody would notice.
 #[test]

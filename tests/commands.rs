@@ -1,0 +1,168 @@
+//! The commands of a deployment: they wait, they say what happened, and their status is true.
+
+use std::ffi::OsString;
+use std::process::{Child, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::common::eventually;
+use crate::common::log::Log;
+use crate::common::place::Place;
+use crate::common::plan::hotswap;
+use crate::common::site::Site;
+
+fn start(site: &Site, arguments: &[&str]) -> Child {
+    let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), site.dir());
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().expect("a client")
+}
+
+fn run(site: &Site, arguments: &[&str]) -> Output {
+    start(site, arguments)
+        .wait_with_output()
+        .expect("a client's output")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]]
+        .map(String::from_utf8_lossy)
+        .concat()
+}
+
+#[test]
+fn swap_waits_for_the_new_one() {
+    let site = Site::serving("v1");
+    let clients = site.clients(4);
+    let output = run(site.publish("v2"), &["swap", "server"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("generation 2"), "{}", said(&output));
+    assert!(site.log.says("generation 2 is serving"));
+    clients.until_all_see("v2");
+}
+
+#[test]
+fn swap_needs_no_name_where_there_is_one() {
+    let site = Site::serving("v1");
+    assert_eq!(run(site.publish("v2"), &["swap"]).status.code(), Some(0));
+}
+
+#[test]
+fn swap_says_why_it_failed() {
+    let site = Site::serving("v1");
+    let output = run(site.publish_odd("v2", "say=no-database exit=3"), &["swap"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.contains("exited with status 3"), "{said}");
+    assert!(said.contains("generation 1 serves on"), "{said}");
+    assert!(said.contains("no-database"), "{said}");
+}
+
+#[test]
+fn swap_is_told_of_a_roll_back() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--min-ready", "10s"])
+        .serving("v1");
+    let output = run(site.publish_odd("v2", "exit=3 after=300ms"), &["swap"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("rolled back"), "{}", said(&output));
+}
+
+#[test]
+fn swap_can_wait_until_the_old_one_is_gone() {
+    let site = Site::serving("v1");
+    let output = run(site.publish("v2"), &["swap", "--drained"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(site.log.says("generation 1 is gone"));
+}
+
+#[test]
+fn swap_stops_waiting_when_it_is_told_to() {
+    let site = Site::serving("v1");
+    let output = run(
+        site.publish_odd("v2", "late=2s"),
+        &["swap", "--timeout", "300ms"],
+    );
+    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    site.log.wait_for("generation 2 is serving");
+}
+
+#[test]
+fn several_clients_wait_for_the_same_swap() {
+    let site = Site::serving("v1");
+    site.publish_odd("v2", "late=500ms");
+    let clients: Vec<_> = (0..4).map(|_| start(&site, &["swap"])).collect();
+    for client in clients {
+        let output = client.wait_with_output().expect("its output");
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+    assert!(site.log.count("started, pid") <= 3);
+}
+
+#[test]
+fn stop_waits_for_the_end() {
+    let mut site = Site::serving("v1");
+    let output = run(&site, &["stop"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn status_shows_the_serving_one() {
+    let site = Site::serving("v1");
+    site.publish("v2").swap();
+    let output = run(&site, &["status", "server", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let status: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    assert!(status.is_object(), "{status}");
+    let table = run(&site, &["status"]);
+    let pid = site.pid(2).to_string();
+    assert!(said(&table).contains(&pid), "{}", said(&table));
+    assert!(status.to_string().contains(&pid), "{status}");
+}
+
+#[test]
+fn status_of_nobody_is_an_empty_list() {
+    let mut site = Site::serving("v1");
+    assert!(site.stop().success());
+    let output = run(&site, &["status", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&output.stdout).expect("a list"),
+        Value::Array(vec![])
+    );
+    assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
+}
+
+#[test]
+fn events_follow_a_swap() {
+    let site = Site::serving("v1");
+    let mut client = start(&site, &["events", "--json"]);
+    let log = Log::of(
+        client.stdout.take().expect("its stdout"),
+        std::time::Instant::now(),
+    );
+    // It has been heard once it is told of something.
+    eventually("an event", || {
+        site.publish("v2").swap();
+        log.says("serving").then_some(())
+    });
+    client.kill().expect("an end of the client");
+    client.wait().expect("its end");
+    let events = log.lines("{");
+    let event: Value = serde_json::from_str(&events[0]).expect("an object a line");
+    assert!(event["event"].is_string(), "{event}");
+}
+
+#[test]
+fn a_client_that_leaves_changes_nothing() {
+    let site = Site::serving("v1");
+    site.publish_odd("v2", "late=500ms");
+    let mut client = start(&site, &["swap"]);
+    site.log.wait_for("generation 2 started");
+    client.kill().expect("an end of the client");
+    client.wait().expect("its end");
+    site.log.wait_for("generation 2 is serving");
+}
