@@ -14,6 +14,7 @@ use crate::address::Listen;
 /// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
 #[derive(Clone, Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
+#[allow(rustdoc::broken_intra_doc_links)] // the help is plain text, where [::1] is an address
 pub struct RunArgs {
     /// Own this address, and hand it to every generation
     ///
