@@ -168,3 +168,143 @@ impl Drain {
 fn has_own_queue(held: &Held) -> bool {
     held.steered && matches!(held.kind, Kind::Tcp { .. } | Kind::Unix)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: Time = Time::from_secs(500);
+    const OPEN: Backlog = Backlog {
+        queued: false,
+        handshakes: Some(true),
+    };
+    const QUEUED: Backlog = Backlog {
+        queued: true,
+        handshakes: Some(false),
+    };
+    const UNKNOWN: Backlog = Backlog {
+        queued: false,
+        handshakes: None,
+    };
+
+    fn drain() -> Drain {
+        Drain::new(Generation(1), CUT)
+    }
+
+    /// Looks at the queue at each deadline; what was said, and how long after the cut-over.
+    fn said(drain: &mut Drain, backlogs: &[Backlog]) -> Vec<(u128, Queue)> {
+        let mut said = Vec::new();
+        for backlog in backlogs {
+            let Some(now) = drain.deadline() else { break };
+            if let Some(Reading::Queue(queue)) = drain.queue_seen(now, *backlog) {
+                said.push((now.saturating_sub(CUT).as_millis(), queue));
+            }
+        }
+        said
+    }
+
+    #[test]
+    fn a_queue_is_settled_when_nothing_is_open_twice() {
+        let mut drain = drain();
+        let seen = said(
+            &mut drain,
+            &[
+                QUEUED,
+                QUEUED,
+                OPEN,
+                Backlog::NONE,
+                OPEN,
+                Backlog::NONE,
+                Backlog::NONE,
+            ],
+        );
+        assert_eq!(
+            seen,
+            [
+                (0, Queue::Waiting),
+                (10, Queue::Empty),
+                (30, Queue::Settled)
+            ]
+        );
+        assert_eq!(drain.deadline(), None, "there is nothing more to see");
+    }
+
+    #[test]
+    fn handshakes_that_cannot_be_seen_are_never_settled() {
+        let seen = said(&mut drain(), &[UNKNOWN; 100]);
+        assert_eq!(seen, [(0, Queue::Empty)]);
+    }
+
+    #[test]
+    fn a_queue_is_looked_at_often_first_and_seldom_later() {
+        let mut drain = drain();
+        let mut moments = Vec::new();
+        while moments.len() < 40 {
+            let now = drain.deadline().unwrap();
+            moments.push(now.saturating_sub(CUT).as_millis());
+            drain.queue_seen(now, QUEUED);
+        }
+        assert!(
+            moments.iter().take(20).copied().eq((0..100).step_by(5)),
+            "{moments:?}"
+        );
+        assert!(
+            moments
+                .windows(2)
+                .skip(20)
+                .all(|pair| pair[1] - pair[0] == 50),
+            "{moments:?}"
+        );
+    }
+
+    fn count(busy: usize) -> Census {
+        Census {
+            connections: Some(9),
+            busy,
+        }
+    }
+
+    #[test]
+    fn connections_are_counted_again_as_long_as_any_is_busy() {
+        let mut drain = drain();
+        drain.count_connections();
+        let now = CUT + Duration::from_secs(1);
+        let took = Duration::from_millis(2);
+        assert_eq!(drain.counted(now, took, count(1), Backlog::NONE), None);
+        assert_eq!(drain.deadline(), Some(now + took + SELDOM));
+        assert_eq!(drain.connections(), Some(9));
+        let took = Duration::from_millis(20);
+        assert_eq!(drain.counted(now, took, count(1), Backlog::NONE), None);
+        assert_eq!(
+            drain.deadline(),
+            Some(now + took + took * 10),
+            "a count that takes long"
+        );
+        assert_eq!(
+            drain.counted(now, took, count(0), Backlog::NONE),
+            Some(Reading::Quiet)
+        );
+        assert_eq!(drain.deadline(), None);
+    }
+
+    #[test]
+    fn a_handshake_that_is_still_open_is_a_connection_to_come() {
+        let mut drain = drain();
+        drain.count_connections();
+        assert_eq!(drain.counted(CUT, Duration::ZERO, count(0), OPEN), None);
+        assert_eq!(drain.deadline(), Some(CUT + OFTEN));
+        assert_eq!(
+            drain.counted(CUT + OFTEN, Duration::ZERO, count(0), Backlog::NONE),
+            Some(Reading::Quiet)
+        );
+    }
+
+    #[test]
+    fn a_generation_without_a_socket_of_its_own_is_done_at_once() {
+        let mut drain = drain();
+        assert_eq!(drain.look(CUT, &[], &[]), [Reading::Queue(Queue::Settled)]);
+        drain.count_connections();
+        assert_eq!(drain.look(CUT, &[], &[]), [Reading::Quiet]);
+        assert_eq!((drain.deadline(), drain.connections()), (None, Some(0)));
+    }
+}

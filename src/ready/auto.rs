@@ -206,3 +206,6 @@ impl Auto {
         &mut self.places[at]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,9 @@ use nix::unistd::Pid;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
-/// So many messages are read in one wake-up.
+/// So many messages are read in one span of time; whoever sends more has to wait for the next.
 const BATCH: usize = 64;
-/// So long a sender of more has to wait.
-const PAUSE: Duration = Duration::from_millis(10);
+const SPAN: Duration = Duration::from_millis(10);
 /// What systemd takes in one message.
 const MESSAGE: usize = 4096;
 /// A status line is cut off behind so many characters.
@@ -42,7 +41,9 @@ pub enum Notice {
 pub struct NotifySocket {
     socket: OwnedFd,
     address: String,
-    /// More than a batch had come: it is left alone until then.
+    /// When this span of time began, and how many messages were read in it.
+    read: (Time, usize),
+    /// A batch has been read: it is left alone until then.
     paused: Option<Time>,
 }
 
@@ -85,6 +86,7 @@ impl NotifySocket {
         Ok(Self {
             socket,
             address,
+            read: (Time::ZERO, 0),
             paused: None,
         })
     }
@@ -114,11 +116,15 @@ impl NotifySocket {
         let mut heard: Vec<Notice> = Vec::new();
         let mut known: Option<(Pid, bool)> = None;
         let mut message = [0; MESSAGE];
-        for _ in 0..BATCH {
+        if now >= self.read.0 + SPAN {
+            self.read = (now, 0);
+        }
+        while self.read.1 < BATCH {
             // Descriptors that come along (BARRIER, FDSTORE) are closed here, which is what a barrier waits for.
             let Ok((bytes, sender)) = self.receive(&mut message) else {
                 return heard;
             };
+            self.read.1 += 1;
             let Some(sender) = sender else { continue };
             let is_theirs = match known {
                 Some((pid, is_theirs)) if pid == sender => is_theirs,
@@ -134,7 +140,7 @@ impl NotifySocket {
                 }
             }
         }
-        self.paused = Some(now + PAUSE);
+        self.paused = Some(self.read.0 + SPAN);
         heard
     }
 
@@ -161,4 +167,129 @@ fn notices(message: &[u8]) -> impl Iterator<Item = Notice> {
             Notice::Status(printable.take(STATUS).collect())
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read};
+
+    use nix::sys::socket::{ControlMessage, connect, sendmsg};
+
+    use super::*;
+
+    const NOW: Time = Time::from_secs(50);
+
+    fn notify_socket() -> NotifySocket {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(7000);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        NotifySocket::new(Generation(number)).unwrap()
+    }
+
+    /// A server's end, which finds the socket by the address in its environment.
+    fn sender(to: &NotifySocket) -> OwnedFd {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let sender = socket(AddressFamily::Unix, SockType::Datagram, flags, None).unwrap();
+        let name = to.address().strip_prefix('@').unwrap();
+        connect(
+            sender.as_raw_fd(),
+            &UnixAddr::new_abstract(name.as_bytes()).unwrap(),
+        )
+        .unwrap();
+        sender
+    }
+
+    fn send(from: &OwnedFd, message: &[u8]) -> bool {
+        nix::sys::socket::send(from.as_raw_fd(), message, MsgFlags::empty()).is_ok()
+    }
+
+    #[test]
+    fn what_a_server_says_is_heard() {
+        let mut notify = notify_socket();
+        let server = sender(&notify);
+        assert!(send(
+            &server,
+            b"STATUS=warming up\nEXTEND_TIMEOUT_USEC=5000000\nWATCHDOG=1"
+        ));
+        assert!(send(&server, b"READY=1\nSTATUS=fine\x1b[31m\nMAINPID=1\n"));
+        assert!(send(&server, b"STOPPING=1"));
+        let heard = notify.woken(NOW, |pid| pid == Pid::this());
+        let status = Notice::Status("fine[31m".into());
+        assert_eq!(heard, [Notice::Ready, status, Notice::Stopping]);
+        assert!(notify.polled().is_some());
+    }
+
+    #[test]
+    fn strangers_are_not_heard() {
+        let mut notify = notify_socket();
+        assert!(send(&sender(&notify), b"READY=1"));
+        assert_eq!(notify.woken(NOW, |_| false), []);
+    }
+
+    #[test]
+    fn what_is_no_message_says_nothing() {
+        let mut notify = notify_socket();
+        let server = sender(&notify);
+        let long = [b"READY=1\n".repeat(MESSAGE / 8), vec![b'x']].concat();
+        for message in [
+            &b""[..],
+            b"READY=0",
+            b" READY=1",
+            b"READY=1\xff",
+            b"READY",
+            &long,
+        ] {
+            assert!(send(&server, message));
+            assert_eq!(notify.woken(NOW, |_| true), [], "{} bytes", message.len());
+        }
+    }
+
+    #[test]
+    fn a_barrier_ends_when_it_is_read() {
+        let mut notify = notify_socket();
+        let (mut barrier, held) = std::io::pipe().unwrap();
+        let rights = [held.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&rights)];
+        let text = [IoSlice::new(b"BARRIER=1")];
+        let server = sender(&notify);
+        sendmsg::<()>(server.as_raw_fd(), &text, &control, MsgFlags::empty(), None).unwrap();
+        drop(held);
+        assert_eq!(notify.woken(NOW, |_| true), []);
+        assert_eq!(
+            barrier.read(&mut [0]).unwrap(),
+            0,
+            "nobody holds the other end any more"
+        );
+    }
+
+    #[test]
+    fn a_flood_is_read_a_batch_at_a_time() {
+        let mut notify = notify_socket();
+        let server = sender(&notify);
+        let mut messages = 0;
+        while notify.polled().is_some() {
+            while send(&server, b"STATUS=again") {
+                messages += 1;
+            }
+            assert!(notify.woken(NOW, |_| true).len() <= 1);
+        }
+        assert!(messages >= BATCH, "paused after {messages}");
+        assert_eq!(notify.deadline(), Some(NOW + SPAN));
+        notify.look(NOW + SPAN / 2);
+        assert!(notify.polled().is_none(), "it is too early to go on");
+        notify.look(NOW + SPAN);
+        assert!(notify.polled().is_some() && notify.deadline().is_none());
+        send(&server, b"READY=1");
+        while notify.polled().is_some() && !notify.woken(NOW + SPAN, |_| true).is_empty() {}
+        assert!(notify.polled().is_some(), "the flood is over");
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_no_hindrance() {
+        let first = NotifySocket::new(Generation(6999)).unwrap();
+        let second = NotifySocket::new(Generation(6999)).unwrap();
+        assert_ne!(first.address(), second.address());
+        let address = first.address().to_owned();
+        let again = NotifySocket::resume(first.socket).unwrap();
+        assert_eq!(again.address(), address);
+    }
 }

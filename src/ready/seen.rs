@@ -237,3 +237,6 @@ fn memory(pid: Pid, base: u64, length: usize) -> Vec<u8> {
     bytes.truncate(read);
     bytes
 }
+
+#[cfg(test)]
+mod tests;

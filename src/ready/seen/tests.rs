@@ -1,0 +1,193 @@
+//! This process looks at its own threads.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::select::{FdSet, select};
+
+use super::*;
+use crate::connections::inode_of;
+
+/// Ends a wait that nobody has ended, should the test fail.
+const LONG: u16 = 10_000;
+
+fn listener() -> (TcpListener, Sought) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let inode = inode_of(listener.as_fd()).unwrap();
+    (
+        listener,
+        Sought {
+            inode,
+            datagrams: false,
+        },
+    )
+}
+
+fn is_seen(sought: Sought) -> bool {
+    let seen = look(&[Pid::this()], &[sought]);
+    assert!(!seen.blind, "this test must be able to see itself");
+    seen.waiting.contains(&sought.inode)
+}
+
+/// A thread that waits in this way is seen, and no longer once a client has ended its wait.
+fn shows(wait: impl FnOnce(BorrowedFd) + Send) {
+    let (listener, sought) = listener();
+    let address = listener.local_addr().unwrap();
+    assert!(!is_seen(sought), "nobody waits yet");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(listener.as_fd()));
+        let start = Instant::now();
+        while !is_seen(sought) {
+            assert!(start.elapsed() < Duration::from_secs(5), "never seen");
+            thread::yield_now();
+        }
+        let client = TcpStream::connect(address).unwrap();
+        waiting.join().unwrap();
+        drop(client);
+    });
+    assert!(!is_seen(sought), "nobody waits any more");
+}
+
+#[test]
+fn a_thread_in_accept_waits() {
+    shows(|listener| {
+        let listener = TcpListener::from(listener.try_clone_to_owned().unwrap());
+        listener.accept().unwrap();
+    });
+}
+
+#[test]
+fn a_thread_in_poll_waits() {
+    shows(|listener| {
+        let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
+        poll(&mut set, PollTimeout::from(LONG)).unwrap();
+    });
+}
+
+#[test]
+fn a_thread_in_select_waits() {
+    shows(|listener| {
+        let mut set = FdSet::new();
+        set.insert(listener);
+        select(None, &mut set, None, None, None).unwrap();
+    });
+}
+
+#[test]
+fn a_thread_in_epoll_wait_waits() {
+    shows(|listener| {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        epoll
+            .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .unwrap();
+        epoll
+            .wait(&mut [EpollEvent::empty()], EpollTimeout::from(LONG))
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_thread_that_receives_datagrams_waits() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let inode = inode_of(socket.as_fd()).unwrap();
+    let sought = Sought {
+        inode,
+        datagrams: true,
+    };
+    assert!(!is_seen(sought));
+    thread::scope(|scope| {
+        scope.spawn(|| socket.recv_from(&mut [0; 9]).unwrap());
+        let start = Instant::now();
+        while !is_seen(sought) {
+            assert!(start.elapsed() < Duration::from_secs(5), "never seen");
+            thread::yield_now();
+        }
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client
+            .send_to(b"now", socket.local_addr().unwrap())
+            .unwrap();
+    });
+}
+
+#[test]
+fn to_be_registered_is_not_to_be_waited_for() {
+    let (listener, sought) = listener();
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    epoll
+        .add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+        .unwrap();
+    assert!(!is_seen(sought));
+}
+
+#[test]
+fn a_process_that_has_ended_blinds_nobody() {
+    let sought = listener().1;
+    assert_eq!(look(&[Pid::from_raw(i32::MAX)], &[sought]), Seen::default());
+}
+
+#[test]
+fn a_line_that_is_no_call_is_no_wait() {
+    for line in [
+        "",
+        "running",
+        "-1 0x7ffd 0x7f00",
+        "x 0x1",
+        "7",
+        "7 0x",
+        "7 1 2",
+        "999999 0x1 0x2",
+    ] {
+        assert_eq!(blocked_in(line), None, "{line:?}");
+    }
+    let accept = format!(
+        "{} 0x3 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f00\n",
+        libc::SYS_accept4
+    );
+    assert_eq!(blocked_in(&accept), Some(Wait::Accept { fd: 3 }));
+    let poll = format!(
+        "{} 0x7ffd00 0x2 0x0 0x0 0x8 0x0 0x7ffd 0x7f00\n",
+        libc::SYS_ppoll
+    );
+    let expected = Wait::Poll {
+        set: 0x7f_fd00,
+        length: 2,
+    };
+    assert_eq!(blocked_in(&poll), Some(expected));
+}
+
+#[test]
+fn an_epoll_set_waits_for_what_is_armed_to_be_read() {
+    let description = "pos:\t0\nflags:\t02\nmnt_id:\t15\n\
+        tfd:        5 events:       19 data:                5  pos:0 ino:1a2b sdev:8\n\
+        tfd:        6 events:        4 data:                6  pos:0 ino:1a2c sdev:8\n\
+        tfd:        7 events: 80002019 data: ffffffffffffffff  pos:0 ino:1a2d sdev:8\n\
+        tfd:        8 events:       19 data:\n";
+    assert_eq!(epoll_inodes(description), HashSet::from([0x1a2b, 0x1a2d]));
+}
+
+#[test]
+fn a_poll_waits_for_what_is_to_be_read() {
+    let entry =
+        |fd: i32, events: u16| [&fd.to_ne_bytes()[..], &events.to_ne_bytes(), &[0; 2]].concat();
+    let array = [
+        entry(5, 1),
+        entry(6, 4),
+        entry(-1, 1),
+        entry(7, 0x40),
+        vec![8, 0, 0],
+    ]
+    .concat();
+    assert_eq!(polled(&array), [5, 7]);
+}
+
+#[test]
+fn a_select_waits_for_what_is_in_the_set_and_below_its_length() {
+    let set = [0b1000_u64.to_ne_bytes(), 0b101_u64.to_ne_bytes()].concat();
+    assert_eq!(selected(&set, 128), [3, 64, 66]);
+    assert_eq!(selected(&set, 66), [3, 64]);
+    assert_eq!(selected(&set[..8], 128), [3]);
+}
