@@ -1,11 +1,11 @@
 //! Listeners that all generations share: nothing is lost there either, with servers that stop gracefully.
 
-use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::datagrams::Datagrams;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
+use crate::common::{alone, server};
 
 const SWAPS: usize = 20;
 
@@ -38,6 +38,13 @@ fn no_connection_is_lost_on_a_shared_unix_path() {
 #[test]
 fn no_connection_is_lost_on_an_abstract_socket() {
     no_connection_is_lost(Site::at(Place::Abstract));
+}
+
+/// As systemd hands it over, with its name.
+#[test]
+fn no_connection_is_lost_on_an_inherited_socket() {
+    let activate = server("activate").display().to_string();
+    no_connection_is_lost(Site::at(Place::Inherited).inside(&[&activate, "127.0.0.1:0", "web"]));
 }
 
 #[test]

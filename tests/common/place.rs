@@ -14,6 +14,8 @@ pub enum Place {
     Udp,
     /// The test says itself what hotswap listens on; its clients go there.
     Given(Target),
+    /// A TCP socket that hotswap is given by who starts it.
+    Inherited,
     /// Without a listener.
     Nowhere,
 }
@@ -37,7 +39,7 @@ impl Place {
             Place::Unix => format!("unix:{}", path(dir).display()),
             Place::Abstract => format!("unix:@{}", name(dir)),
             Place::Udp => "udp:127.0.0.1:0".to_owned(),
-            Place::Given(_) | Place::Nowhere => return None,
+            Place::Given(_) | Place::Inherited | Place::Nowhere => return None,
         })
     }
 
@@ -51,7 +53,7 @@ impl Place {
             SocketAddr::new(ip, port.unwrap_or_else(|| panic!("no port in {announced}")))
         };
         match self {
-            Place::Tcp4 => vec![Target::Tcp(at(Ipv4Addr::LOCALHOST.into()))],
+            Place::Tcp4 | Place::Inherited => vec![Target::Tcp(at(Ipv4Addr::LOCALHOST.into()))],
             Place::Tcp6 => vec![Target::Tcp(at(Ipv6Addr::LOCALHOST.into()))],
             Place::Dual => vec![
                 Target::Tcp(at(Ipv4Addr::LOCALHOST.into())),
