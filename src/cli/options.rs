@@ -148,7 +148,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub clear: bool,
 
-    /// Do not run the last good program when a restart fails
+    /// Never go back to the last program that worked
     #[arg(long, help_heading = "Watching")]
     pub no_fallback: bool,
 
