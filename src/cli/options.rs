@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::values::{self, Owner};
 use crate::address::Listen;
+use crate::ready::Mode;
 
 /// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
 #[derive(Clone, Debug, Args)]
@@ -64,7 +65,7 @@ pub struct RunArgs {
         default_value = "auto",
         help_heading = "Swapping"
     )]
-    pub ready: String,
+    pub ready: Mode,
 
     /// Give a new generation up that is not ready by then
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
@@ -264,18 +265,28 @@ impl RunArgs {
 
     /// Whether the options can be meant together, as far as the line alone tells.
     pub(super) fn check(&self) -> Result<(), String> {
-        let probes = self.ready == "tcp" || self.ready.starts_with("http:");
-        if probes && self.share {
-            return Err(format!(
-                "cannot use --ready {} with --share: a probe of a shared socket may reach the old generation\n\
-                 try: --ready notify",
-                self.ready
-            ));
+        if self.ready.needs_steered_listener() && self.share {
+            return Err(
+                "cannot probe a shared socket: the old generation might answer\ntry: --ready notify"
+                    .into(),
+            );
         }
-        if probes && self.listen.is_empty() && self.capture == Capture::Never {
+        if self.ready.needs_steered_listener()
+            && self.listen.is_empty()
+            && self.capture == Capture::Never
+        {
+            return Err(
+                "cannot probe a server without a listener\ntry: --listen 127.0.0.1:8080".into(),
+            );
+        }
+        if let Mode::After(age) = self.ready
+            && age >= self.ready_timeout
+        {
             return Err(format!(
-                "cannot use --ready {} without a listener\ntry: --listen 127.0.0.1:8080",
-                self.ready
+                "cannot be ready after {}: --ready-timeout is {}\ntry: --ready-timeout {}",
+                humantime::format_duration(age),
+                humantime::format_duration(self.ready_timeout),
+                humantime::format_duration(age.saturating_mul(2)),
             ));
         }
         Ok(())

@@ -45,52 +45,17 @@ impl std::error::Error for Wrong {}
 
 /// `500ms`, `1.5s`, `1m30s`, and a plain `0`.
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
+    let read = humantime::parse_duration(text).map_err(|_| {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            Wrong::new("a duration needs a unit").instead(format!("{text}s"))
+        } else {
+            Wrong::new("not a duration").instead("30s")
+        }
+    })?;
+    if read > LONGEST {
+        return Err(Wrong::new("longer than 100 years"));
     }
-    if text.is_empty() || !text.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(Wrong::new("not a duration").instead("30s"));
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (part, behind) = one_unit(rest)?;
-        total = total
-            .checked_add(part)
-            .filter(|total| *total <= LONGEST)
-            .ok_or_else(too_long)?;
-        rest = behind;
-    }
-    Ok(total)
-}
-
-fn too_long() -> Wrong {
-    Wrong::new("longer than 100 years")
-}
-
-/// The first number with its unit, and what follows it.
-fn one_unit(text: &str) -> Result<(Duration, &str), Wrong> {
-    let number_ends = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .ok_or_else(|| Wrong::new("a duration needs a unit").instead(format!("{text}s")))?;
-    let (number, rest) = text.split_at(number_ends);
-    let unit_ends = rest
-        .find(|c: char| !c.is_ascii_alphabetic())
-        .unwrap_or(rest.len());
-    let (unit, rest) = rest.split_at(unit_ends);
-    let number: f64 = number
-        .parse()
-        .map_err(|_| Wrong::new("not a duration").instead("30s"))?;
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86_400.0,
-        _ => return Err(Wrong::new("the units are ms, s, m, h and d").instead("30s")),
-    };
-    let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| too_long())?;
-    Ok((part, rest))
+    Ok(read)
 }
 
 /// A duration that somebody has to get something done in.
