@@ -1,0 +1,246 @@
+//! The client commands that ask for something to be done: swap, stop, upgrade.
+//!
+//! Their exit status says what came of it. Interrupting one interrupts nothing but itself.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::client::{self, Instance, LOST, Next};
+use super::place::Surroundings;
+use super::protocol::{Message, Verdict, What};
+use super::show::complain;
+use crate::news::humane;
+
+const FAILED: u8 = 1;
+const TIMED_OUT: u8 = 124;
+
+/// What the user wants of `hotswap swap`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SwapOptions {
+    pub timeout: Option<Duration>,
+    /// Wait until the old generation is gone, too.
+    pub drained: bool,
+}
+
+/// `hotswap swap [NAME]`; the exit status.
+pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
+    let until = deadline(options.timeout);
+    match client::find(&Surroundings::ours(), name) {
+        Ok(mut instance) => {
+            instance.ask(What::Swap {
+                drained: options.drained,
+            });
+            follow(&mut instance, until, options, "")
+        }
+        Err(nobody) => {
+            complain(&nobody);
+            nobody.status
+        }
+    }
+}
+
+/// `hotswap swap --all`: all at once; the highest of their statuses.
+pub fn swap_all(options: SwapOptions) -> u8 {
+    let until = deadline(options.timeout);
+    let mut instances = client::all(&Surroundings::ours());
+    for instance in &mut instances {
+        instance.ask(What::Swap {
+            drained: options.drained,
+        });
+    }
+    if instances.is_empty() {
+        complain("no instance is running");
+        return client::NOBODY;
+    }
+    let statuses = instances.iter_mut().map(|instance| {
+        let whose = format!("{}: ", instance.name);
+        follow(instance, until, options, &whose)
+    });
+    statuses.max().unwrap_or(0)
+}
+
+/// `hotswap stop [NAME]`; the exit status.
+pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
+    let until = deadline(timeout);
+    let mut instance = match client::find(&Surroundings::ours(), name) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    instance.ask(What::Stop);
+    match end(&mut instance, until) {
+        Next::Said(Message::Done) => 0,
+        Next::Said(Message::Error(why) | Message::Refused(why)) => {
+            complain(why);
+            LOST
+        }
+        Next::TimedOut => {
+            let patience = humane(timeout.unwrap_or_default());
+            complain(format!(
+                "{} is still stopping after {patience}",
+                instance.name
+            ));
+            TIMED_OUT
+        }
+        Next::Said(_) | Next::Lost => {
+            complain(format!("the connection to {} was lost", instance.name));
+            LOST
+        }
+    }
+}
+
+/// `hotswap upgrade [NAME]`; the exit status.
+pub fn upgrade(name: Option<&str>) -> u8 {
+    let mut instance = match client::find(&Surroundings::ours(), name) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    instance.ask(What::Upgrade);
+    match end(&mut instance, None) {
+        Next::Said(Message::Done) => 0,
+        Next::Said(Message::Refused(why)) => {
+            complain(format!("{} is not upgraded: {why}", instance.name));
+            FAILED
+        }
+        Next::Said(Message::Error(why)) => {
+            complain(why);
+            LOST
+        }
+        Next::Said(_) | Next::TimedOut | Next::Lost => {
+            complain(format!("the connection to {} was lost", instance.name));
+            LOST
+        }
+    }
+}
+
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// The last thing said, whatever was said before.
+fn end(instance: &mut Instance, until: Option<Instant>) -> Next {
+    loop {
+        match instance.next(until) {
+            Next::Said(Message::Greeting { .. } | Message::Event(_) | Message::Progress(_)) => {}
+            next => return next,
+        }
+    }
+}
+
+fn follow(
+    instance: &mut Instance,
+    until: Option<Instant>,
+    options: SwapOptions,
+    whose: &str,
+) -> u8 {
+    let mut progress = Progress::new(whose);
+    loop {
+        match instance.next(until) {
+            Next::Said(Message::Event(event)) => {
+                let text = |key| event.get(key).and_then(Value::as_str);
+                let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
+                progress.step(text("message").unwrap_or_default(), is_end);
+            }
+            Next::Said(Message::Progress(text)) => progress.step(&text, false),
+            Next::Said(Message::Verdict(verdict)) => return progress.verdict(&verdict),
+            Next::Said(Message::Error(why) | Message::Refused(why)) => {
+                progress.clear();
+                complain(format!("{whose}{why}"));
+                return LOST;
+            }
+            Next::Said(Message::Greeting { .. } | Message::Status(_) | Message::Done) => {}
+            Next::TimedOut => {
+                progress.clear();
+                let patience = humane(options.timeout.unwrap_or_default());
+                complain(format!(
+                    "{whose}no verdict within {patience}; the swap goes on"
+                ));
+                return TIMED_OUT;
+            }
+            Next::Lost => {
+                progress.clear();
+                complain(format!(
+                    "the connection to {} was lost before the verdict",
+                    instance.name
+                ));
+                return LOST;
+            }
+        }
+    }
+}
+
+/// What is seen of a swap: one line that changes on a terminal, a line a step elsewhere.
+struct Progress<'a> {
+    whose: &'a str,
+    terminal: bool,
+    /// It may be the verdict, which is said only once.
+    held: Option<String>,
+}
+
+impl<'a> Progress<'a> {
+    fn new(whose: &'a str) -> Self {
+        Self {
+            whose,
+            terminal: stdout().is_terminal(),
+            held: None,
+        }
+    }
+
+    fn step(&mut self, text: &str, is_end: bool) {
+        let line = format!("{}{text}", self.whose);
+        if self.terminal {
+            let line: String = line.chars().filter(|c| !c.is_control()).take(79).collect();
+            write(&format!("\r\x1b[2K{line}"));
+            return;
+        }
+        self.clear();
+        if is_end {
+            self.held = Some(line);
+        } else {
+            write(&format!("{line}\n"));
+        }
+    }
+
+    /// Makes room for a line of another kind.
+    fn clear(&mut self) {
+        if self.terminal {
+            write("\r\x1b[2K");
+        }
+        if let Some(line) = self.held.take() {
+            write(&format!("{line}\n"));
+        }
+    }
+
+    fn verdict(&mut self, verdict: &Verdict) -> u8 {
+        let line = format!("{}{}", self.whose, verdict.text);
+        self.held = self.held.take().filter(|held| *held != line);
+        self.clear();
+        if verdict.serving {
+            write(&format!("{line}\n"));
+            return 0;
+        }
+        complain(line);
+        for line in &verdict.last_lines {
+            eprint(line);
+        }
+        FAILED
+    }
+}
+
+/// What goes wrong with the screen changes no verdict.
+fn write(text: &str) {
+    let mut stdout = stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
+fn eprint(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,229 @@
+//! The client's end: which instance is meant, and a conversation with it.
+//!
+//! It prints nothing, and trusts no socket by its name: what does not belong to us (root: to anybody) or does not greet as
+//! hotswap does is passed over, and is sent nothing.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use super::place::{Found, Surroundings};
+use super::protocol::{Message, What, line_of};
+use super::socket::peer;
+
+/// How long an instance may take to greet when others have done so.
+const GREETING: Duration = Duration::from_secs(1);
+/// How long the only one may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A status is the longest thing said.
+const LONGEST_LINE: usize = 16 * 1024 * 1024;
+
+pub const NOBODY: u8 = 3;
+pub const LOST: u8 = 125;
+
+/// A running hotswap, as one of its clients sees it.
+#[derive(Debug)]
+pub struct Instance {
+    pub name: String,
+    path: PathBuf,
+    own: bool,
+    stream: UnixStream,
+    input: Vec<u8>,
+}
+
+/// What came next.
+#[derive(Debug, PartialEq)]
+pub enum Next {
+    Said(Message),
+    TimedOut,
+    /// The connection has ended.
+    Lost,
+}
+
+/// Why there is no instance to talk to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Nobody {
+    pub status: u8,
+    why: String,
+}
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl Nobody {
+    fn because(why: impl Into<String>) -> Self {
+        Self {
+            status: NOBODY,
+            why: why.into(),
+        }
+    }
+}
+
+/// The instance of that name, or the only one that runs.
+///
+/// # Errors
+/// Status 3 where that is nobody or more than one, 125 where it does not answer.
+pub fn find(surroundings: &Surroundings, name: Option<&str>) -> Result<Instance, Nobody> {
+    let (mut greeted, mute) = match name {
+        None => meet(surroundings.all()),
+        Some(path) if path.contains('/') => {
+            let path = PathBuf::from(path);
+            meet(Vec::from_iter(
+                surroundings.usable(&path, &path.to_string_lossy()),
+            ))
+        }
+        Some(name) => meet(surroundings.named(name)),
+    };
+    if let Some(name) = name.filter(|_| greeted.is_empty() && mute.is_empty()) {
+        // One whose socket was put elsewhere under another name.
+        (greeted, _) = meet(surroundings.all());
+        greeted.retain(|instance| instance.name == name);
+    }
+    if greeted.len() > 1 && name.is_some() && greeted.iter().filter(|one| one.own).count() == 1 {
+        greeted.retain(|instance| instance.own);
+    }
+    match (greeted.pop(), name) {
+        (Some(only), _) if greeted.is_empty() => Ok(only),
+        (Some(last), _) => {
+            greeted.push(last);
+            Err(Nobody::because(several(&greeted, name)))
+        }
+        (None, None) => Err(Nobody::because("no instance is running")),
+        (None, Some(name)) if mute.is_empty() => Err(Nobody::because(format!(
+            "no instance named {name} is running\ntry: hotswap status"
+        ))),
+        (None, Some(name)) => Err(Nobody {
+            status: LOST,
+            why: format!("{name} does not answer within {}s", PATIENCE.as_secs()),
+        }),
+    }
+}
+
+fn several(instances: &[Instance], name: Option<&str>) -> String {
+    let list = |item: fn(&Instance) -> String| {
+        let items: Vec<String> = instances.iter().map(item).collect();
+        items.join(", ")
+    };
+    match name {
+        Some(name) => format!(
+            "{} instances are named {name}: {}\ntry: the path of one for NAME",
+            instances.len(),
+            list(|one| one.path.display().to_string())
+        ),
+        None => format!(
+            "{} instances are running: {}\ntry: with the NAME of one",
+            instances.len(),
+            list(|one| one.name.clone())
+        ),
+    }
+}
+
+/// Every instance that runs and answers.
+pub fn all(surroundings: &Surroundings) -> Vec<Instance> {
+    let (mut greeted, _) = meet(surroundings.all());
+    greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+    greeted
+}
+
+/// Those who greet us, and, if nobody does, those who have let us in and say nothing.
+fn meet(found: Vec<Found>) -> (Vec<Instance>, Vec<Instance>) {
+    let mut waiting: Vec<Instance> = found
+        .into_iter()
+        .filter_map(|found| Instance::connect(found).ok())
+        .collect();
+    let mut greeted = Vec::new();
+    for patience in [GREETING, PATIENCE] {
+        if !greeted.is_empty() {
+            break;
+        }
+        let until = Instant::now() + patience;
+        let mut mute = Vec::new();
+        for mut instance in waiting {
+            match instance.next(Some(until)) {
+                Next::Said(Message::Greeting { name, .. }) => {
+                    greeted.push(Instance { name, ..instance });
+                }
+                Next::Said(_) | Next::Lost => {}
+                Next::TimedOut => mute.push(instance),
+            }
+        }
+        waiting = mute;
+    }
+    (greeted, waiting)
+}
+
+impl Instance {
+    fn connect(found: Found) -> io::Result<Self> {
+        let Found { name, path, own } = found;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        let us = nix::unistd::Uid::effective();
+        if peer(&stream)? != us && !us.is_root() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let input = Vec::new();
+        Ok(Self {
+            name,
+            path,
+            own,
+            stream,
+            input,
+        })
+    }
+
+    pub fn ask(&mut self, what: What) {
+        // What goes wrong here shows when the answer does not come.
+        let _ = self.stream.write_all(&line_of(&what.to_json()));
+    }
+
+    /// Waits for the next thing said.
+    pub fn next(&mut self, until: Option<Instant>) -> Next {
+        loop {
+            while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                if let Some(message) = Message::read(&line) {
+                    return Next::Said(message);
+                }
+            }
+            if self.input.len() > LONGEST_LINE {
+                return Next::Lost;
+            }
+            match self.receive(until) {
+                Ok(0) => return Next::Lost,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    return Next::TimedOut;
+                }
+                Err(_) => return Next::Lost,
+            }
+        }
+    }
+
+    fn receive(&mut self, until: Option<Instant>) -> io::Result<usize> {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // A timeout of zero would mean none at all.
+        let left = left.map(|left| left.max(Duration::from_millis(1)));
+        self.stream.set_read_timeout(left)?;
+        let mut buffer = [0; 16 * 1024];
+        let bytes = self.stream.read(&mut buffer)?;
+        self.input.extend(buffer.iter().take(bytes));
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,240 @@
+//! The words on the control socket: one JSON object a line, each way.
+//!
+//! A client sends one request: `{"do":"swap","drained":true}`, or `status`, `stop`, `events`, `upgrade`. hotswap greets
+//! whoever connects with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those who follow or wait for
+//! a swap, `{"progress":TEXT}` to the latter, and ends with one of `{"verdict":{..}}`, `{"status":{..}}`, `{"done":true}`,
+//! `{"refused":WHY}` and `{"error":WHY}`. Keys that are not known are passed over.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Swap {
+        /// The answer waits until the old generation is gone.
+        drained: bool,
+    },
+    Status,
+    Stop,
+    Events,
+    Upgrade,
+}
+
+/// A request that hotswap does not understand.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotUnderstood(&'static str);
+
+impl fmt::Display for NotUnderstood {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl What {
+    /// # Errors
+    /// With a line that is no request.
+    pub fn read(line: &[u8]) -> Result<Self, NotUnderstood> {
+        let request: Value =
+            serde_json::from_slice(line).map_err(|_| NotUnderstood("not a line of JSON"))?;
+        let drained = request.get("drained").and_then(Value::as_bool);
+        match request.get("do").and_then(Value::as_str) {
+            Some("swap") => Ok(What::Swap {
+                drained: drained.unwrap_or(false),
+            }),
+            Some("status") => Ok(What::Status),
+            Some("stop") => Ok(What::Stop),
+            Some("events") => Ok(What::Events),
+            Some("upgrade") => Ok(What::Upgrade),
+            Some(_) => Err(NotUnderstood("an unknown request")),
+            None => Err(NotUnderstood("an object without \"do\"")),
+        }
+    }
+
+    pub fn to_json(self) -> Value {
+        match self {
+            What::Swap { drained } => json!({"do": "swap", "drained": drained}),
+            What::Status => json!({"do": "status"}),
+            What::Stop => json!({"do": "stop"}),
+            What::Events => json!({"do": "events"}),
+            What::Upgrade => json!({"do": "upgrade"}),
+        }
+    }
+}
+
+/// What became of a swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The new generation serves, and has proven itself.
+    pub serving: bool,
+    /// The sentence, as in the log.
+    pub text: String,
+    /// What a failed candidate wrote last to its stderr.
+    pub last_lines: Vec<String>,
+}
+
+/// What hotswap says to a client.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    Greeting {
+        version: String,
+        name: String,
+        pid: u32,
+    },
+    Event(Value),
+    Progress(String),
+    Verdict(Verdict),
+    Status(Value),
+    Done,
+    Refused(String),
+    Error(String),
+}
+
+impl Message {
+    pub fn to_json(&self) -> Value {
+        match self {
+            Message::Greeting { version, name, pid } => {
+                json!({"hotswap": version, "name": name, "pid": pid})
+            }
+            Message::Event(event) => json!({"event": event}),
+            Message::Progress(text) => json!({"progress": text}),
+            Message::Verdict(verdict) => json!({"verdict": {
+                "serving": verdict.serving,
+                "message": verdict.text,
+                "stderr": verdict.last_lines,
+            }}),
+            Message::Status(status) => json!({"status": status}),
+            Message::Done => json!({"done": true}),
+            Message::Refused(why) => json!({"refused": why}),
+            Message::Error(why) => json!({"error": why}),
+        }
+    }
+
+    /// What a line says, or nothing if it says nothing that is known here.
+    pub fn read(line: &[u8]) -> Option<Self> {
+        let Value::Object(mut said) = serde_json::from_slice(line).ok()? else {
+            return None;
+        };
+        if let Some(event) = said.remove("event") {
+            return Some(Message::Event(event));
+        }
+        if let Some(status) = said.remove("status") {
+            return Some(Message::Status(status));
+        }
+        if let Some(verdict) = said.get("verdict") {
+            return Some(Message::Verdict(Verdict::read(verdict)?));
+        }
+        let text = |key| said.get(key).and_then(Value::as_str).map(str::to_owned);
+        if let Some(version) = text("hotswap") {
+            let pid = said.get("pid").and_then(Value::as_u64);
+            return Some(Message::Greeting {
+                version,
+                name: text("name")?,
+                pid: u32::try_from(pid?).ok()?,
+            });
+        }
+        let done = || said.get("done").map(|_| Message::Done);
+        text("progress")
+            .map(Message::Progress)
+            .or_else(|| text("refused").map(Message::Refused))
+            .or_else(|| text("error").map(Message::Error))
+            .or_else(done)
+    }
+
+    pub fn to_line(&self) -> Vec<u8> {
+        line_of(&self.to_json())
+    }
+}
+
+impl Verdict {
+    fn read(verdict: &Value) -> Option<Self> {
+        let lines = verdict.get("stderr").and_then(Value::as_array);
+        let lines = lines.into_iter().flatten().filter_map(Value::as_str);
+        Some(Self {
+            serving: verdict.get("serving")?.as_bool()?,
+            text: verdict.get("message")?.as_str()?.to_owned(),
+            last_lines: lines.map(str::to_owned).collect(),
+        })
+    }
+}
+
+pub fn line_of(value: &Value) -> Vec<u8> {
+    let mut line = value.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_wire() {
+        let all = [
+            What::Swap { drained: true },
+            What::Swap { drained: false },
+            What::Status,
+            What::Stop,
+            What::Events,
+            What::Upgrade,
+        ];
+        for what in all {
+            assert_eq!(What::read(&line_of(&what.to_json())), Ok(what));
+        }
+    }
+
+    #[test]
+    fn a_message_survives_the_wire() {
+        let verdict = Verdict {
+            serving: false,
+            text: "generation 3 aborted: exited with status 1 after 12ms".into(),
+            last_lines: vec!["panicked at \"x\"".into(), String::new()],
+        };
+        let greeting = Message::Greeting {
+            version: "0.1.0".into(),
+            name: "api".into(),
+            pid: 7,
+        };
+        let all = [
+            greeting,
+            Message::Event(json!({"event": "serving", "message": "generation 2 is serving"})),
+            Message::Progress("generation 1 is draining, 3 connections".into()),
+            Message::Verdict(verdict),
+            Message::Status(json!({"name": "api"})),
+            Message::Done,
+            Message::Refused("it does not run".into()),
+            Message::Error("too many clients".into()),
+        ];
+        for message in all {
+            let line = message.to_line();
+            assert_eq!(Message::read(&line), Some(message));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_with_a_reason() {
+        let refusal = |line: &str| What::read(line.as_bytes()).unwrap_err().to_string();
+        assert_eq!(refusal("swap"), "not a line of JSON");
+        assert_eq!(refusal("[]"), "an object without \"do\"");
+        assert_eq!(refusal(r#"{"do":"explode"}"#), "an unknown request");
+        assert_eq!(refusal(&"[".repeat(4000)), "not a line of JSON");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_upset_either_end(bytes: Vec<u8>) {
+            let _ = What::read(&bytes);
+            let _ = Message::read(&bytes);
+        }
+
+        #[test]
+        fn no_json_upsets_either_end(key in "do|drained|verdict|event|hotswap|done|[a-z]{0,3}", value in "[0-9]{1,20}|\"[a-z]{0,8}\"|\\[\\]|\\{\\}|null|true") {
+            let line = format!("{{\"{key}\":{value}}}");
+            let _ = What::read(line.as_bytes());
+            let _ = Message::read(line.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The listening socket that clients of one instance come to: claimed under a lock, taken back only if it is still ours.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::Uid;
+
+use super::place::file_of;
+
+/// How many clients the kernel keeps for us while we are busy elsewhere.
+const BACKLOG: i32 = 128;
+/// Instances of one name, the first without a number.
+const NAMESAKES: u32 = 999;
+/// How often, 10 ms apart, the lock on a directory is asked for; whoever may read it could hold it for ever.
+const LOCK_TRIES: u32 = 100;
+
+/// A control socket of ours.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: what is at the path later may be another's.
+    identity: (u64, u64),
+}
+
+impl Socket {
+    /// A socket at exactly this path.
+    ///
+    /// # Errors
+    /// `AddrInUse` if anybody answers there, or something else is there; else those of bind(2).
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let _lock = lock(directory.unwrap_or(Path::new(".")));
+        Self::claim(path)
+    }
+
+    /// A socket of that name in the directory, with a number behind it if the name is in use; and the name it got.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn named(directory: &Path, name: &str) -> io::Result<(Self, String)> {
+        let _lock = lock(directory);
+        for number in 1..=NAMESAKES {
+            let name = if number == 1 {
+                name.to_owned()
+            } else {
+                format!("{name}-{number}")
+            };
+            match Self::claim(&directory.join(file_of(&name))) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                claimed => return Ok((claimed?, name)),
+            }
+        }
+        Err(in_use("every number behind the name is in use"))
+    }
+
+    /// Takes back what [`Socket::hand_over`] gave before a re-execution.
+    pub fn inherited(listener: OwnedFd, path: PathBuf, identity: (u64, u64)) -> io::Result<Self> {
+        let listener = UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            path,
+            identity,
+        })
+    }
+
+    fn claim(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(in_use("there is a file that is no socket"));
+            }
+            Ok(_) if is_answered(path) => return Err(in_use("another hotswap answers on it")),
+            Ok(_) => fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
+        // bind(2) gives the file the mode of the socket, so that it never has a wider one.
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        bind(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            &UnixAddr::new(path)?,
+        )?;
+        listen(&socket, Backlog::new(BACKLOG)?)?;
+        Ok(Self {
+            listener: socket.into(),
+            path: path.to_owned(),
+            identity: identity(&fs::symlink_metadata(path)?),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// The next client that waits, if any.
+    pub fn accept(&self) -> io::Result<UnixStream> {
+        let (stream, _) = self.listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    /// Removes the file, unless it is another's by now.
+    pub fn unlink(&self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| identity(&metadata) == self.identity);
+        if is_ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Who is at the other end: of `SO_PEERCRED`, unix(7).
+pub fn peer(stream: &UnixStream) -> io::Result<Uid> {
+    Ok(Uid::from_raw(getsockopt(stream, PeerCredentials)?.uid()))
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+fn in_use(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, why)
+}
+
+/// Only a refusal says that nobody listens; a full queue says that somebody does.
+fn is_answered(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let refused = || {
+        let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let address = UnixAddr::new(path)?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&probe), &address)
+    };
+    refused() != Err(nix::errno::Errno::ECONNREFUSED)
+}
+
+/// Two that start at once would each take the other's fresh socket for a stale one.
+fn lock(directory: &Path) -> Option<Flock<File>> {
+    let mut file = File::open(directory).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((unlocked, _)) => file = unlocked,
+        }
+        sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_connect() {
+        let room = tempfile::tempdir().unwrap();
+        let (socket, name) = Socket::named(room.path(), "api").unwrap();
+        assert_eq!(name, "api");
+        let mode = fs::metadata(socket.path()).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_name_in_use_gets_a_number() {
+        let room = tempfile::tempdir().unwrap();
+        let (_first, _) = Socket::named(room.path(), "api").unwrap();
+        let (second, name) = Socket::named(room.path(), "api").unwrap();
+        assert_eq!(name, "api-2");
+        assert!(second.path().ends_with("api-2.sock"));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("api.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(Socket::named(room.path(), "api").unwrap().1, "api");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(Socket::named(room.path(), "api").unwrap().1, "api-2");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_path_that_was_asked_for_is_not_changed() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("control");
+        let _first = Socket::at(&path).unwrap();
+        assert_eq!(Socket::at(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let nowhere = room.path().join("missing/control");
+        assert_eq!(
+            Socket::at(&nowhere).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn only_our_own_file_is_unlinked() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("control");
+        let first = Socket::at(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Socket::at(&path).unwrap();
+        first.unlink();
+        assert!(path.exists());
+        second.unlink();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,139 @@
+//! The status as a table to be read, from the JSON that any version of hotswap may have sent.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::news::humane;
+
+const NOTHING: &str = "-";
+const HEADINGS: [&str; 8] = [
+    "GENERATION",
+    "ROLE",
+    "PID",
+    "AGE",
+    "CONNECTIONS",
+    "MEMORY",
+    "RESTARTS",
+    "WAITS FOR",
+];
+
+/// Every instance, or a line that says that there is none.
+pub fn tables(states: &[Value]) -> String {
+    if states.is_empty() {
+        return "no instance is running\n".into();
+    }
+    states.iter().map(table).collect::<Vec<_>>().join("\n")
+}
+
+pub fn table(state: &Value) -> String {
+    let command: Vec<String> = list(state, "command").map(plain).collect();
+    let uptime = duration(state, "uptime_ms").map_or(NOTHING.into(), humane);
+    let mut text = format!(
+        "{}: {}, {}, up {uptime}, pid {}\n",
+        string(state, "name"),
+        command.join(" "),
+        string(state, "state"),
+        number(state, "pid"),
+    );
+    if let Some(waits) = waits(state) {
+        let _ = writeln!(text, "  waits for {waits}");
+    }
+    for listener in list(state, "listeners") {
+        let _ = writeln!(text, "  {}", listener_line(listener));
+    }
+    text.push_str(&generations(state));
+    if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
+        let ago = duration(last, "ago_ms").map_or(NOTHING.into(), humane);
+        let _ = writeln!(text, "  last swap: {}, {ago} ago", string(last, "message"));
+    }
+    text
+}
+
+fn listener_line(listener: &Value) -> String {
+    let is = |key| listener.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let kind = if is("steered") { "steered" } else { "shared" };
+    let captured = if is("captured") { ", captured" } else { "" };
+    let queue = match number(listener, "queue").as_str() {
+        NOTHING => String::new(),
+        waiting => format!(", {waiting} in the queue"),
+    };
+    let address = string(listener, "address");
+    format!("listening on {address} ({kind}{captured}{queue})")
+}
+
+fn generations(state: &Value) -> String {
+    let headings = HEADINGS.map(str::to_owned);
+    let rows: Vec<[String; 8]> = std::iter::once(headings)
+        .chain(list(state, "generations").map(row))
+        .collect();
+    if rows.len() == 1 {
+        return String::new();
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().enumerate();
+        let padded: Vec<String> = cells
+            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)))
+            .collect();
+        let _ = writeln!(text, "  {}", padded.join("  ").trim_end());
+    }
+    text
+}
+
+fn row(generation: &Value) -> [String; 8] {
+    let bytes = |key| generation.get(key).and_then(Value::as_u64);
+    let memory = bytes("pss_bytes").or_else(|| bytes("rss_bytes"));
+    [
+        number(generation, "generation"),
+        string(generation, "role"),
+        number(generation, "pid"),
+        duration(generation, "age_ms").map_or(NOTHING.into(), humane),
+        number(generation, "connections"),
+        memory.map_or(NOTHING.into(), mebibytes),
+        number(generation, "restarts"),
+        waits(generation).unwrap_or(NOTHING.into()),
+    ]
+}
+
+fn waits(of: &Value) -> Option<String> {
+    let what = plain(of.get("waits_for").filter(|what| what.is_string())?);
+    let left = duration(of, "left_ms").map(|left| format!(", {} at most", humane(left)));
+    Some(what + &left.unwrap_or_default())
+}
+
+fn mebibytes(bytes: u64) -> String {
+    let tenths = (bytes.saturating_mul(10) + (1 << 19)) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+fn list<'a>(of: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    of.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn string(of: &Value, key: &str) -> String {
+    of.get(key).map_or(NOTHING.into(), plain)
+}
+
+fn number(of: &Value, key: &str) -> String {
+    let number = of.get(key).and_then(Value::as_u64);
+    number.map_or(NOTHING.into(), |number| number.to_string())
+}
+
+fn duration(of: &Value, key: &str) -> Option<Duration> {
+    of.get(key)
+        .and_then(Value::as_u64)
+        .map(Duration::from_millis)
+}
+
+/// Arguments may hold anything; a terminal is to show it, not to obey it.
+fn plain(text: &Value) -> String {
+    let text = text.as_str().unwrap_or(NOTHING);
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(visible).collect()
+}

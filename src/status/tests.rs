@@ -1,0 +1,116 @@
+//! What is shown of an instance, and what is made of whatever JSON another version sends.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{
+    Counters, Doing, GenerationState, LastSwap, ListenerState, Memory, Role, State, Waits, table,
+    tables,
+};
+use crate::supervisor::Generation;
+
+fn state() -> State {
+    let generation = |number, role| GenerationState {
+        pid: Some(4120),
+        age: Some(Duration::from_secs(41)),
+        connections: Some(3),
+        memory: Memory {
+            rss: Some(20 << 20),
+            pss: Some(12 << 20),
+        },
+        ..GenerationState::new(Generation(number), role, None)
+    };
+    let waits = Waits {
+        what: "its connections".into(),
+        left: Some(Duration::from_secs(9)),
+    };
+    State {
+        name: "api".into(),
+        command: vec!["./server".into(), "--port=8080".into()],
+        socket: Some("/run/hotswap/api.sock".into()),
+        uptime: Duration::from_secs(3600),
+        doing: Doing::Serving,
+        waits: None,
+        listeners: vec![ListenerState {
+            name: "listen1".into(),
+            address: "127.0.0.1:8080".into(),
+            steered: true,
+            captured: false,
+            queue: Some(2),
+        }],
+        generations: vec![
+            generation(2, Role::Serving),
+            GenerationState {
+                waits: Some(waits),
+                ..generation(1, Role::Draining)
+            },
+        ],
+        last_swap: Some(LastSwap {
+            generation: Generation(2),
+            serving: true,
+            text: "generation 2 is serving (accepting after 41ms)".into(),
+            ago: Duration::from_secs(41),
+        }),
+        counters: Counters::default(),
+    }
+}
+
+#[test]
+fn the_table_is_read_from_left_to_right() {
+    let expected = "\
+api: ./server --port=8080, serving, up 1h, pid OURS
+  listening on 127.0.0.1:8080 (steered, 2 in the queue)
+  GENERATION  ROLE      PID   AGE  CONNECTIONS  MEMORY    RESTARTS  WAITS FOR
+  2           serving   4120  41s  3            12.0 MiB  0         -
+  1           draining  4120  41s  3            12.0 MiB  0         its connections, 9s at most
+  last swap: generation 2 is serving (accepting after 41ms), 41s ago
+";
+    let ours = std::process::id().to_string();
+    assert_eq!(table(&state().to_json()), expected.replace("OURS", &ours));
+}
+
+#[test]
+fn the_json_has_every_key_even_where_nothing_is_known() {
+    let bare = State {
+        socket: None,
+        listeners: vec![],
+        generations: vec![GenerationState::new(Generation(1), Role::Starting, None)],
+        last_swap: None,
+        ..state()
+    };
+    let json = bare.to_json();
+    assert_eq!(json["last_swap"], Value::Null);
+    assert_eq!(json["listeners"], json!([]));
+    let generation = &json["generations"][0];
+    for key in ["pid", "age_ms", "connections", "rss_bytes", "waits_for"] {
+        assert_eq!(generation.get(key), Some(&Value::Null), "{key}");
+    }
+}
+
+#[test]
+fn no_instance_is_no_error() {
+    assert_eq!(tables(&[]), "no instance is running\n");
+}
+
+#[test]
+fn a_terminal_does_not_obey_an_argument() {
+    let odd = json!({"name": "api", "command": ["\x1b[2J", "a\nb"]});
+    let text = table(&odd);
+    assert!(
+        !text.contains('\x1b') && text.lines().count() == 1,
+        "{text:?}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_sent_can_be_shown(key in "[a-z_]{0,12}", text in ".*", number: i64, deep in 0_usize..3) {
+        let mut value = json!({key: text, "uptime_ms": number, "name": number, "last_swap": {"ago_ms": number}});
+        for _ in 0..deep {
+            value = json!({"generations": [value.clone()], "listeners": [value, number]});
+        }
+        let _ = table(&value);
+    }
+}
