@@ -486,3 +486,33 @@ pub fn is_ignored(signal: Signal) -> bool {
     // SAFETY: zeroes are a valid sigaction, whatever the kernel wrote.
     result == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
+
+/// `SO_NETNS_COOKIE`: which network a socket belongs to (Linux 5.14).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn network_of(socket: BorrowedFd) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut bytes = length::<u64>();
+    // SAFETY: the kernel writes at most eight bytes, which `cookie` holds.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut bytes,
+        )
+    })?;
+    Ok(cookie)
+}
+
+/// setgroups(2) for this thread alone; the C library's own function changes every thread of the process.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETGID`.
+pub fn set_groups_of_thread(groups: &[libc::gid_t]) -> io::Result<()> {
+    // SAFETY: the kernel reads as many group ids as the slice has.
+    check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
+        .map(drop)
+}

@@ -1,0 +1,218 @@
+//! One stopped call: what was asked, and the answer it gets.
+//!
+//! A notification that nobody answers is carried out by the kernel as if hotswap were not there.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// `sizeof(struct sockaddr_storage)`: the kernel takes no longer address.
+const LONGEST_ADDRESS: usize = 128;
+const LONGEST_PATH: usize = libc::PATH_MAX as usize;
+const PAGE: usize = 4096;
+/// A server's memory, or a directory of its own, may be a file system of its own making and answer when it pleases.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A stopped call with its arguments, none of them looked at yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Bind {
+        fd: RawFd,
+        address: u64,
+        length: i32,
+    },
+    Listen {
+        fd: RawFd,
+    },
+    Unlink {
+        directory: RawFd,
+        path: u64,
+    },
+    Other,
+}
+
+/// The kernel takes the lower half of a register where a call says int.
+fn int(argument: u64) -> i32 {
+    u32::try_from(argument & 0xFFFF_FFFF)
+        .unwrap_or(0)
+        .cast_signed()
+}
+
+impl Call {
+    fn decode(number: i64, arguments: [u64; 6]) -> Self {
+        let [first, second, third, ..] = arguments;
+        #[cfg(target_arch = "x86_64")]
+        if number == libc::SYS_unlink {
+            let (directory, path) = (libc::AT_FDCWD, first);
+            return Self::Unlink { directory, path };
+        }
+        match number {
+            libc::SYS_bind => Self::Bind {
+                fd: int(first),
+                address: second,
+                length: int(third),
+            },
+            libc::SYS_listen => Self::Listen { fd: int(first) },
+            // a directory is never a listener
+            libc::SYS_unlinkat if int(third) & libc::AT_REMOVEDIR == 0 => Self::Unlink {
+                directory: int(first),
+                path: second,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A thread that waits in a call for our answer.
+pub struct Notification<'a> {
+    listener: BorrowedFd<'a>,
+    id: u64,
+    answered: bool,
+    pub thread: Pid,
+    pub call: Call,
+}
+
+impl<'a> Notification<'a> {
+    /// The next one, if any waits; never blocks.
+    pub fn receive(listener: BorrowedFd<'a>) -> Option<Self> {
+        // receiving blocks where nothing waits, whatever the descriptor's flags say
+        let mut polled = [PollFd::new(listener, PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).ok()?;
+        if !polled[0].revents()?.contains(PollFlags::POLLIN) {
+            return None;
+        }
+        let notification = sys::receive_notification(listener).ok()?;
+        Some(Self {
+            listener,
+            id: notification.id,
+            answered: false,
+            thread: Pid::from_raw(notification.pid.cast_signed()),
+            call: Call::decode(notification.data.nr.into(), notification.data.args),
+        })
+    }
+
+    /// Whether the thread still waits. What was read through its pid before this was said is its own, and not that of
+    /// another that got the same pid meanwhile.
+    pub fn is_valid(&self) -> bool {
+        sys::notification_is_valid(self.listener, self.id)
+    }
+
+    /// Puts a duplicate of our socket in the place of the thread's descriptor.
+    ///
+    /// # Errors
+    /// `ENOENT` if the thread has gone.
+    pub fn replace(&self, source: BorrowedFd, target: RawFd, flags: i32) -> io::Result<()> {
+        let close_on_exec = flags & libc::O_CLOEXEC != 0;
+        sys::replace_descriptor(self.listener, self.id, source, target, close_on_exec)
+    }
+
+    /// The call returns 0.
+    pub fn succeed(self) {
+        self.answer(0, false);
+    }
+
+    /// The call fails.
+    pub fn refuse(self, error: &io::Error) {
+        self.answer(error.raw_os_error().unwrap_or(libc::EIO), false);
+    }
+
+    /// The kernel carries the call out.
+    pub fn go_on(self) {
+        self.answer(0, true);
+    }
+
+    fn answer(mut self, errno: i32, go_on: bool) {
+        self.answered = true;
+        // nobody waits for the answer any more: nothing to do about it
+        let _ = sys::answer_notification(self.listener, self.id, errno, go_on);
+    }
+}
+
+impl Drop for Notification<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = sys::answer_notification(self.listener, self.id, 0, true);
+        }
+    }
+}
+
+/// Does what a server could make us wait for, in a thread of its own that is left behind if it takes too long.
+///
+/// # Errors
+/// `ETIMEDOUT`, and those of `work`.
+pub fn bounded<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name("capture".to_owned())
+        .spawn(move || sender.send(work()))?;
+    receiver
+        .recv_timeout(PATIENCE)
+        .unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into()))
+}
+
+/// The bytes of a socket address in a thread's memory, or `None` if bind(2) would not look at so few or so many.
+///
+/// # Errors
+/// `EFAULT` where there is no such memory, `EPERM` if we may not read it, `ETIMEDOUT`.
+pub fn read_address(thread: Pid, address: u64, length: i32) -> io::Result<Option<Vec<u8>>> {
+    match usize::try_from(length) {
+        Ok(length @ 2..=LONGEST_ADDRESS) => bounded(move || {
+            let bytes = read_memory(thread, address, length)?;
+            Ok((bytes.len() == length).then_some(bytes))
+        }),
+        _ => Ok(None),
+    }
+}
+
+/// A path in a thread's memory, without its NUL; `None` if it is longer than any path.
+///
+/// # Errors
+/// As [`read_address`].
+pub fn read_path(thread: Pid, mut address: u64) -> io::Result<Option<Vec<u8>>> {
+    bounded(move || {
+        let mut path = Vec::new();
+        while path.len() < LONGEST_PATH {
+            // the page behind the string may not be there
+            let in_page = usize::try_from(address).unwrap_or(0) % PAGE;
+            let bytes = read_memory(thread, address, PAGE - in_page)?;
+            if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+                path.extend_from_slice(&bytes[..end]);
+                return Ok((path.len() < LONGEST_PATH).then_some(path));
+            }
+            address = address.saturating_add(bytes.len() as u64);
+            path.extend_from_slice(&bytes);
+        }
+        Ok(None)
+    })
+}
+
+fn read_memory(thread: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+    let remote = [RemoteIoVec { base, len: length }];
+    let read = match process_vm_readv(thread, &mut [IoSliceMut::new(&mut bytes)], &remote) {
+        Ok(read) => read,
+        Err(Errno::EFAULT) => return Err(Errno::EFAULT.into()),
+        // some sandboxes forbid the one and not the other
+        Err(_) => {
+            std::fs::File::open(format!("/proc/{thread}/mem"))?.read_at(&mut bytes, address)?
+        }
+    };
+    if read == 0 {
+        return Err(Errno::EFAULT.into());
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
