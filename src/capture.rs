@@ -1,6 +1,220 @@
 //! The listeners of servers that know nothing of us: what they bind, hotswap makes its own.
+//!
+//! A generation under the [`filter`] stops in bind(2), listen(2) and unlink(2) until it is answered here. It is a
+//! convenience, not a sandbox: what is not understood is carried out by the kernel as if hotswap were not there.
 
+mod asked;
+mod bind;
+mod bound;
 mod caller;
 pub mod filter;
+mod listen;
 mod notification;
+mod options;
 mod place;
+mod theirs;
+mod tree;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::unistd::Pid;
+
+use crate::listener::{ListenerId, Listeners};
+use crate::supervisor::Generation;
+use crate::sys;
+use bound::Bounds;
+use notification::{Call, Notification};
+use tree::Process;
+
+/// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
+const AT_ONE_GO: usize = 8;
+/// How many processes are remembered for having bound what listens; the first ones matter.
+const MOST_BINDERS: usize = 64;
+
+/// What a generation under the filter has done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// It listens on an address; `first` says that hotswap did not have that one until now.
+    Listens {
+        listener: ListenerId,
+        spelled: String,
+        first: bool,
+    },
+    Warning(String),
+    /// No task is left under the filter: nothing of the generation is left.
+    Gone,
+}
+
+/// What a user is told once a generation, however often it comes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remark {
+    CannotLook,
+    TooSlow,
+    PortZero,
+    OtherNetwork,
+    TooMany,
+    InEpoll,
+    AddressChanged,
+}
+
+/// How a call ends, unless it is refused.
+enum Answer {
+    /// It returns 0.
+    Succeed,
+    /// The kernel carries it out.
+    GoOn,
+}
+
+/// The notifications of one generation, and what is known from them.
+pub struct Capture {
+    generation: Generation,
+    listener: OwnedFd,
+    bounds: Bounds,
+    /// The processes that bound what listens now.
+    binders: Vec<Process>,
+    called: bool,
+    /// It does not let itself be looked at in time: it is no longer looked at.
+    blind: bool,
+    gone: bool,
+    remarked: Vec<Remark>,
+    happened: Vec<Happened>,
+}
+
+impl Capture {
+    /// `listener` is what [`filter::install`] has returned to the generation's first process.
+    pub fn new(generation: Generation, listener: OwnedFd) -> Self {
+        sys::wake_synchronously(listener.as_fd());
+        Self {
+            generation,
+            listener,
+            bounds: Bounds::default(),
+            binders: Vec::new(),
+            called: false,
+            blind: false,
+            gone: false,
+            remarked: Vec::new(),
+            happened: Vec::new(),
+        }
+    }
+
+    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        if self.gone {
+            return Vec::new();
+        }
+        vec![(self.listener.as_fd(), PollFlags::POLLIN)]
+    }
+
+    /// Answers some of the calls that wait.
+    pub fn woken(&mut self, flags: PollFlags, listeners: &mut Listeners) -> Vec<Happened> {
+        let mut answered = 0;
+        // a descriptor beside our own, for as long as the calls that came by it are answered
+        if let Ok(descriptor) = self.listener.try_clone() {
+            while answered < AT_ONE_GO
+                && let Some(call) = Notification::receive(descriptor.as_fd())
+            {
+                self.answer(call, listeners);
+                answered += 1;
+            }
+        }
+        if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            self.gone = true;
+            self.happened.push(Happened::Gone);
+        }
+        std::mem::take(&mut self.happened)
+    }
+
+    fn answer(&mut self, call: Notification, listeners: &mut Listeners) {
+        let answer = match call.call {
+            _ if self.blind => Ok(Answer::GoOn),
+            Call::Bind {
+                fd,
+                address,
+                length,
+            } => self.bind(&call, fd, (address, length), listeners),
+            Call::Listen { fd } => self.listen(&call, fd, listeners),
+            Call::Unlink { .. } | Call::Other => Ok(Answer::GoOn),
+        };
+        match answer {
+            Ok(Answer::Succeed) => call.succeed(),
+            Ok(Answer::GoOn) => call.go_on(),
+            Err(error) => call.refuse(&error),
+        }
+    }
+
+    /// Which process is to be told to finish, where it need not be the main one: a wrapper would end and leave it behind.
+    pub fn stop_target(&self) -> Option<Pid> {
+        tree::common_ancestor(&self.binders)
+    }
+
+    /// Whether it has made a listener itself, as a server does that runs without hotswap too.
+    pub fn called_bind_or_listen(&self) -> bool {
+        self.called
+    }
+
+    fn note_binder(&mut self, process: Pid) {
+        if self.binders.len() < MOST_BINDERS
+            && let Some(process) = Process::of(process)
+            && !self.binders.contains(&process)
+        {
+            self.binders.push(process);
+        }
+    }
+
+    fn note_listening(&mut self, listener: ListenerId, spelled: String, first: bool) {
+        self.happened.push(Happened::Listens {
+            listener,
+            spelled,
+            first,
+        });
+    }
+
+    /// Something that could not be found out; but what is the server's own doing is its own affair.
+    fn could_not_look(&mut self, error: &io::Error) {
+        let generation = self.generation;
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPERM | Errno::EACCES) => self.remark(
+                Remark::CannotLook,
+                format!(
+                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
+                     try: hotswap as root, or --listen and a server that takes its sockets from there"
+                ),
+            ),
+            Some(Errno::ETIMEDOUT) => {
+                self.blind = true;
+                self.remark(
+                    Remark::TooSlow,
+                    format!("cannot look into {generation} within 1s; what it binds from now on is not kept over a swap"),
+                );
+            }
+            _ => log::debug!("cannot look into {generation}: {error}"),
+        }
+    }
+
+    fn remark(&mut self, remark: Remark, text: String) {
+        if !self.remarked.contains(&remark) {
+            self.remarked.push(remark);
+            self.happened.push(Happened::Warning(text));
+        }
+    }
+}
+
+/// Whether a server can be put under the filter here; tried on a thread of our own.
+///
+/// # Errors
+/// Why not, in words.
+pub fn available() -> Result<(), String> {
+    let tried = std::thread::spawn(|| filter::install().map(drop)).join();
+    match tried {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(filter::why_not(Errno::from_raw(
+            error.raw_os_error().unwrap_or(0),
+        ))),
+        Err(_) => Err("the attempt failed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! rename(2), and one socket shared by all. Nothing here waits, and nothing here decides when a generation is ready or
 //! gone: it is told.
 
+mod captured;
 mod group;
 mod means;
 mod open;
@@ -26,8 +27,10 @@ use crate::address::Listen;
 use crate::connections::{handshakes, inet};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
+pub use captured::{CapturedAddress, Given, Plan};
 use group::Group;
 use means::Means;
+pub use open::SO_BINDTOIFINDEX;
 use path::UnixPath;
 use shared::Shared;
 use steer::Inode;
@@ -149,7 +152,8 @@ struct Listener {
     id: ListenerId,
     name: String,
     spelled: String,
-    captured: bool,
+    /// What the server asked for that it came with.
+    captured: Option<CapturedAddress>,
     sort: Sort,
 }
 
@@ -207,7 +211,7 @@ impl Listener {
             inode,
             kind: self.kind(),
             steered,
-            captured: self.captured,
+            captured: self.captured.is_some(),
             listens,
         })
     }
@@ -217,6 +221,12 @@ impl Listener {
 pub struct Listeners {
     all: Vec<Listener>,
     means: Means,
+    /// How many listeners there have been.
+    given_out: usize,
+    /// The generation that new connections go to, as long as it is there.
+    serving: Option<Generation>,
+    /// The latest generation that was given its sockets, to be spawned with.
+    seated: Option<Generation>,
 }
 
 impl Listeners {
@@ -232,12 +242,22 @@ impl Listeners {
     ) -> anyhow::Result<(Self, Vec<String>)> {
         let mut means = Means::new(options)?;
         let (all, warnings) = open::all(listens, inherited, &mut means)?;
-        Ok((Self { all, means }, warnings))
+        let listeners = Self {
+            given_out: all.len(),
+            all,
+            means,
+            serving: None,
+            seated: None,
+        };
+        Ok((listeners, warnings))
     }
 
     /// The addresses, as they are said in `listening on ...`.
     pub fn listening(&self) -> Vec<String> {
-        let own = self.all.iter().filter(|listener| !listener.captured);
+        let own = self
+            .all
+            .iter()
+            .filter(|listener| listener.captured.is_none());
         own.map(Listener::addr).collect()
     }
 
@@ -248,8 +268,9 @@ impl Listeners {
     pub fn seats(&mut self, generation: Generation, sockets: Sockets) -> io::Result<Vec<Seat>> {
         let mut seats = Vec::new();
         let idle = self.idle();
+        self.seated = self.seated.max(Some(generation));
         for listener in &mut self.all {
-            if listener.captured {
+            if listener.captured.is_some() {
                 continue;
             }
             let fd = match &mut listener.sort {
@@ -294,8 +315,11 @@ impl Listeners {
     /// Then nothing has changed.
     pub fn cut_over(&mut self, generation: Generation) -> io::Result<Vec<Note>> {
         let idle = self.idle();
+        // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
+        let unborn = self.seated < Some(generation);
         for listener in &mut self.all {
-            let lacks = !listener.captured && listener.held(generation).is_none();
+            let due = unborn || listener.captured.is_none();
+            let lacks = due && listener.held(generation).is_none();
             match &mut listener.sort {
                 Sort::Group(group) => {
                     if lacks {
@@ -325,6 +349,8 @@ impl Listeners {
                 }
             }
         }
+        self.serving = Some(generation);
+        self.forget_unowned();
         Ok(self.means.take_notes())
     }
 
@@ -349,6 +375,8 @@ impl Listeners {
                 Sort::Shared(shared) => shared.leave(generation),
             }
         }
+        self.serving.take_if(|serving| *serving == generation);
+        self.forget_unowned();
         self.means.take_notes()
     }
 

@@ -516,3 +516,16 @@ pub fn set_groups_of_thread(groups: &[libc::gid_t]) -> io::Result<()> {
     check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
         .map(drop)
 }
+
+/// A multipath TCP socket, which nix has no word for.
+///
+/// # Errors
+/// Those of socket(2): `EPROTONOSUPPORT` or `ENOPROTOOPT` where the kernel has none.
+#[cfg(test)]
+pub fn multipath_socket() -> io::Result<OwnedFd> {
+    let sort = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: takes integers and makes a descriptor.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, sort, libc::IPPROTO_MPTCP) })?;
+    // SAFETY: the kernel has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -21,12 +21,16 @@ use crate::address::reachable;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
+mod captured;
+
 /// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
 const REST: Duration = Duration::from_secs(3);
 
 pub struct Group {
     family: Family,
     address: SocketAddr,
+    /// The network device that all of it is bound to; 0 is none.
+    device: u32,
     order: Order,
     sockets: Vec<Socket>,
 }
@@ -38,6 +42,7 @@ impl Group {
         let mut group = Self {
             family,
             address,
+            device: 0,
             order: Order::default(),
             sockets: Vec::new(),
         };
@@ -366,7 +371,7 @@ impl Group {
 
     /// One more socket of ours, last in the group.
     fn grow(&mut self, means: &Means) -> io::Result<Inode> {
-        let socket = tcp_socket(self.family, self.address, true)?;
+        let socket = tcp_socket(self.family, self.address, self.device, true)?;
         sys::listen(socket.as_fd(), means.options.backlog)?;
         self.add(socket, None, means)
     }

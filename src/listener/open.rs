@@ -22,6 +22,9 @@ use crate::address::{Address, Endpoint, Listen};
 use crate::connections::inet;
 use crate::sys;
 
+/// `SO_BINDTOIFINDEX` of socket(7), which libc does not name.
+pub const SO_BINDTOIFINDEX: i32 = 62;
+
 /// What a TCP or UDP socket is made of before it has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -66,8 +69,16 @@ impl From<Family> for AddressFamily {
 
 /// A TCP socket bound to the address; `join` says that the group has members already. The first is bound alone, so that
 /// nobody else can be there, and opened to the others after.
-pub fn tcp_socket(family: Family, address: SocketAddr, join: bool) -> io::Result<OwnedFd> {
+pub fn tcp_socket(
+    family: Family,
+    address: SocketAddr,
+    device: u32,
+    join: bool,
+) -> io::Result<OwnedFd> {
     let fd = inet_socket(family, SockType::Stream)?;
+    if let Ok(device @ 1..) = i32::try_from(device) {
+        sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, SO_BINDTOIFINDEX, device)?;
+    }
     let reuse_port = || sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
     if join {
         reuse_port()?;
@@ -260,7 +271,7 @@ impl Opening<'_> {
             id: ListenerId(self.all.len()),
             name,
             spelled,
-            captured: false,
+            captured: None,
             sort,
         });
     }
@@ -295,7 +306,7 @@ fn bind_inet(family: Family, address: SocketAddr, sort: SockType) -> io::Result<
         return Ok(fd);
     }
     if address.port() != 0 {
-        return tcp_socket(family, address, false);
+        return tcp_socket(family, address, 0, false);
     }
     // A port that the kernel chose is lost by shutdown(2), one that was asked for is not: so ask for what it would choose.
     let mut last = io::Error::from(Errno::EADDRINUSE);
@@ -304,7 +315,7 @@ fn bind_inet(family: Family, address: SocketAddr, sort: SockType) -> io::Result<
         bind(chosen.as_raw_fd(), &SockaddrStorage::from(address))?;
         let bound = bound_to(chosen.as_fd())?;
         drop(chosen);
-        match tcp_socket(family, bound, false) {
+        match tcp_socket(family, bound, 0, false) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => last = error,
             other => return other,
         }

@@ -79,6 +79,29 @@ impl UnixPath {
         self.named(generation).map(|named| &named.socket)
     }
 
+    pub fn is_owned(&self) -> bool {
+        self.sockets
+            .iter()
+            .any(|named| named.socket.owner.is_some())
+    }
+
+    /// Whether clients wait in a socket that no generation has.
+    pub fn is_waiting(&self) -> bool {
+        let target = self.target.and_then(|target| self.at(target));
+        target.is_some_and(|at| self.sockets[at].socket.owner.is_none())
+    }
+
+    /// Gives the path up; clients that wait are counted and said.
+    pub fn close(mut self, means: &mut Means) {
+        let listener = self.shown();
+        for Named { socket, .. } in &mut self.sockets {
+            means.turn_away(socket, &listener);
+            if let Err(error) = means.watch(socket, None) {
+                log::debug!("cannot stop watching a socket of {listener}: {error}");
+            }
+        }
+    }
+
     /// The file that clients reach, under all of its names.
     pub fn live_file(&self) -> Option<FileId> {
         self.at(self.target?).map(|at| self.sockets[at].file)

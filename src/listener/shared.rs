@@ -147,6 +147,16 @@ impl Shared {
         self.had_by.is_empty()
     }
 
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd()
+    }
+
+    pub fn close(mut self, means: &Means) {
+        if let Err(error) = means.watch(&mut self.socket, None) {
+            log::debug!("cannot stop watching {}: {error}", self.addr());
+        }
+    }
+
     /// Puts back what one generation may have changed for all: the backlog, the path, and listening at all.
     pub fn mend(&mut self, means: &Means) -> io::Result<()> {
         if self.socket.listens {

@@ -1,0 +1,102 @@
+//! The sockets that a generation has bound through us, or was given at its bind.
+
+use std::os::fd::{OwnedFd, RawFd};
+
+use nix::unistd::Pid;
+
+use super::caller::{Caller, socket_inode};
+use crate::listener::{CapturedAddress, ListenerId};
+
+/// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
+const MOST: usize = 512;
+/// So many listeners a generation may have captured: hotswap holds a descriptor of each.
+pub const MOST_LISTENERS: usize = 256;
+
+pub struct Bound {
+    pub inode: u64,
+    pub address: CapturedAddress,
+    /// Where it was when it was bound: whoever asks whether the server still holds it looks there.
+    pub process: Pid,
+    fd: RawFd,
+    /// Our own descriptor, where no other can be had when the server listens.
+    pub kept: Option<OwnedFd>,
+    pub listener: Option<ListenerId>,
+}
+
+impl Bound {
+    pub fn new(inode: u64, address: &CapturedAddress, process: Pid, fd: RawFd) -> Self {
+        Self {
+            inode,
+            address: address.clone(),
+            process,
+            fd,
+            kept: None,
+            listener: None,
+        }
+    }
+
+    /// Whether the server still has it where it had it first.
+    pub fn is_held(&self) -> bool {
+        socket_inode(self.process, self.fd) == Some(self.inode)
+    }
+
+    /// A duplicate of it, as long as there is one to be had.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        if let Some(kept) = &self.kept {
+            return kept.try_clone().ok();
+        }
+        let holder = Caller::of(self.process).ok().filter(|_| self.is_held())?;
+        holder.descriptor(self.fd).ok()
+    }
+}
+
+/// All of one generation's, in the order in which they were bound.
+#[derive(Default)]
+pub struct Bounds {
+    all: Vec<Bound>,
+    /// Sockets bound to a port of the kernel's choice, by inode.
+    port_zero: Vec<u64>,
+}
+
+impl Bounds {
+    pub fn of(&mut self, inode: u64) -> Option<&mut Bound> {
+        self.all.iter_mut().find(|bound| bound.inode == inode)
+    }
+
+    pub fn at(&self, address: &CapturedAddress) -> Option<&Bound> {
+        self.all.iter().find(|bound| bound.address == *address)
+    }
+
+    pub fn remember(&mut self, bound: Bound) {
+        if self.of(bound.inode).is_some() {
+            return;
+        }
+        if self.all.len() >= MOST
+            && let Some(oldest) = self.all.iter().position(|bound| bound.listener.is_none())
+        {
+            self.all.remove(oldest);
+        }
+        self.all.push(bound);
+    }
+
+    pub fn forget(&mut self, inode: u64) {
+        self.all.retain(|bound| bound.inode != inode);
+    }
+
+    /// Whether as many listen as may.
+    pub fn are_full(&self) -> bool {
+        let listening = self.all.iter().filter(|bound| bound.listener.is_some());
+        listening.count() >= MOST_LISTENERS
+    }
+
+    pub fn remember_port_zero(&mut self, inode: u64) {
+        if self.port_zero.len() >= MOST {
+            self.port_zero.remove(0);
+        }
+        self.port_zero.push(inode);
+    }
+
+    pub fn has_port_zero(&self, inode: u64) -> bool {
+        self.port_zero.contains(&inode)
+    }
+}

@@ -1,0 +1,92 @@
+//! A group whose sockets are its servers' own.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{Family, Group, Inode, Means, Order, bound_to};
+use crate::supervisor::Generation;
+use crate::sys;
+
+impl Group {
+    /// A group of one: a server's own socket, which is bound and listens from now on.
+    pub fn of_server(
+        first: OwnedFd,
+        (family, device): (Family, u32),
+        generation: Generation,
+        means: &Means,
+    ) -> io::Result<Self> {
+        let mut group = Self {
+            family,
+            address: bound_to(first.as_fd())?,
+            device,
+            order: Order::default(),
+            sockets: Vec::new(),
+        };
+        sys::listen(first.as_fd(), means.options.backlog)?;
+        let first = group.add(first, Some(generation), means)?;
+        group.steer(first)?;
+        Ok(group)
+    }
+
+    /// A server's own socket listens from now on. No client comes to it before the cut-over, since the program picks
+    /// another; what the generation had before is given up.
+    pub fn join(
+        &mut self,
+        generation: Generation,
+        socket: OwnedFd,
+        means: &mut Means,
+    ) -> io::Result<()> {
+        sys::listen(socket.as_fd(), means.options.backlog)?;
+        self.leave(generation, sys::now(), means);
+        self.add(socket, Some(generation), means)?;
+        self.guard(means)
+    }
+
+    /// Its server calls listen(2) once more: the backlog is ours, and if it was shut down meanwhile it is the last now.
+    pub fn listen_again(&mut self, inode: Inode, means: &mut Means) -> io::Result<()> {
+        let Some(at) = self.position(inode) else {
+            return Ok(());
+        };
+        if !super::listens(self.sockets[at].fd()) {
+            self.shut_down(&[inode], means);
+        }
+        let socket = &mut self.sockets[at];
+        sys::listen(socket.fd(), means.options.backlog)?;
+        if !socket.listens {
+            socket.listens = true;
+            let role = socket
+                .owner
+                .map_or(super::Role::Parked, |_| super::Role::Loose);
+            self.order.append(inode, role);
+            self.guard(means)?;
+        }
+        self.tend(means);
+        Ok(())
+    }
+
+    /// Whether clients wait in a socket that no generation has.
+    pub fn is_waiting(&self) -> bool {
+        let target = self.order.target().and_then(|target| self.position(target));
+        target.is_some_and(|at| self.sockets[at].owner.is_none())
+    }
+
+    pub fn is_owned(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.owner.is_some())
+    }
+
+    /// Any of its sockets.
+    pub fn any(&self) -> Option<BorrowedFd<'_>> {
+        self.sockets.first().map(super::Socket::fd)
+    }
+
+    /// Gives the address up; clients that wait are counted and said.
+    pub fn close(mut self, means: &mut Means) {
+        let listener = self.address.to_string();
+        for socket in &mut self.sockets {
+            means.turn_away(socket, &listener);
+            if let Err(error) = means.watch(socket, None) {
+                log::debug!("cannot stop watching a socket of {listener}: {error}");
+            }
+        }
+    }
+}
