@@ -11,6 +11,7 @@ mod open;
 mod owner;
 mod path;
 mod place;
+mod relay;
 mod shared;
 mod socket;
 mod steer;
@@ -117,6 +118,11 @@ pub enum Note {
         listener: String,
         connections: usize,
     },
+    /// The same, but carried to the generation that serves; it sees hotswap's address for theirs.
+    Relayed {
+        listener: String,
+        connections: usize,
+    },
     /// A generation shut a socket down that clients need: it listens again.
     Repaired { listener: String },
     /// It could not be made to listen again.
@@ -128,15 +134,21 @@ impl fmt::Display for Note {
         match self {
             Self::Lost {
                 listener,
-                connections: 1,
-            } => write!(f, "1 connection that waited on {listener} is lost"),
-            Self::Lost {
+                connections,
+            } => {
+                let these = count(*connections);
+                write!(f, "{these} that waited on {listener} had to be closed")
+            }
+            Self::Relayed {
                 listener,
                 connections,
-            } => write!(
-                f,
-                "{connections} connections that waited on {listener} are lost"
-            ),
+            } => {
+                let these = count(*connections);
+                write!(
+                    f,
+                    "{these} that waited on {listener} for a generation that is gone: relayed"
+                )
+            }
             Self::Repaired { listener } => {
                 write!(
                     f,
@@ -145,6 +157,13 @@ impl fmt::Display for Note {
             }
             Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
         }
+    }
+}
+
+fn count(connections: usize) -> String {
+    match connections {
+        1 => "1 connection".to_owned(),
+        more => format!("{more} connections"),
     }
 }
 
@@ -399,8 +418,8 @@ impl Listeners {
     }
 
     /// Something has happened on one of the sockets: one was shut down, or a client came to a parked one.
-    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, _now: Time) -> Vec<Note> {
-        let ready = self.means.ready();
+    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Note> {
+        let ready = self.means.ready(now);
         for listener in &mut self.all {
             let here = ready.iter().copied();
             let here: Vec<_> = here.filter(|event| listener.has(event.0)).collect();
@@ -414,13 +433,15 @@ impl Listeners {
         self.means.take_notes()
     }
 
-    /// When to look again without being woken: when a parked socket may be closed.
+    /// When to look again without being woken: when a parked socket may be closed, or a relayed connection lasts too long.
     pub fn deadline(&self) -> Option<Time> {
-        self.groups().filter_map(Group::deadline).min()
+        let parked = self.groups().filter_map(Group::deadline).min();
+        parked.into_iter().chain(self.means.deadline()).min()
     }
 
     /// The deadline has come.
     pub fn look(&mut self, now: Time) -> Vec<Note> {
+        self.means.look(now);
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             let idle = self.idle();
             for listener in &mut self.all {

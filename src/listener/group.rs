@@ -14,6 +14,7 @@ use nix::sys::socket::{SockaddrStorage, bind};
 
 use super::means::Means;
 use super::open::{Family, tcp_socket};
+use super::relay::Destination;
 use super::socket::{Interest, Socket, bound_to, connect_now, listens, set_nonblocking};
 use super::steer::{Inode, Order, Role, to_member, to_member_but_for};
 use super::{Note, Sockets};
@@ -102,7 +103,8 @@ impl Group {
             self.position(inode).ok_or(Errno::EBADF)?
         };
         if Some(at) != target {
-            means.turn_away(&self.sockets[at], &self.address.to_string());
+            let to = Destination::Inet(self.address);
+            means.empty(&self.sockets[at], &self.address.to_string(), &to);
         }
         let socket = &mut self.sockets[at];
         socket.restore(means.options.backlog)?;
@@ -398,7 +400,7 @@ impl Group {
                 (true, false) => Some(Interest::Shutdown),
             };
             if interest == Some(Interest::Clients) {
-                means.turn_away(socket, &listener);
+                means.take_off(socket, &listener, &Destination::Inet(self.address));
             }
             if let Err(error) = means.watch(socket, interest) {
                 log::debug!("cannot watch a socket of {listener}: {error}");

@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::relay::{Destination, Relays, has_left};
 use super::socket::{Interest, Socket, set_nonblocking};
 use super::steer::Inode;
 use super::{Note, SocketOptions};
+use crate::supervisor::Time;
 use crate::sys;
 
 /// How many clients are taken off a parked socket at one go, so that a flood of them does not hold up the loop.
@@ -19,6 +21,7 @@ pub struct Means {
     pub repairs: bool,
     /// One descriptor for the main loop's poll, however many sockets there are.
     epoll: Epoll,
+    relays: Relays,
     notes: Vec<Note>,
 }
 
@@ -28,6 +31,7 @@ impl Means {
             options,
             repairs: true,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            relays: Relays::default(),
             notes: Vec::new(),
         })
     }
@@ -64,29 +68,79 @@ impl Means {
         Ok(())
     }
 
-    /// The sockets on which something has happened, and whether they were shut down.
-    pub fn ready(&self) -> Vec<(Inode, bool)> {
+    /// The listening sockets on which something has happened, and whether they were shut down. What has happened on
+    /// relayed connections is seen to.
+    pub fn ready(&mut self, now: Time) -> Vec<(Inode, bool)> {
         let mut events = [EpollEvent::empty(); 64];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO);
-        let ready = events.iter().take(ready.unwrap_or(0));
-        ready
-            .map(|event| (event.data(), event.events().contains(EpollFlags::EPOLLHUP)))
-            .collect()
-    }
-
-    /// Takes off a parked socket whoever waits on it, and closes: a client that comes back goes to the living.
-    pub fn turn_away(&mut self, socket: &Socket, listener: &str) {
-        let mut connections = 0;
-        if set_nonblocking(socket.fd(), true).is_ok() {
-            while connections < AT_ONE_GO && sys::accept(socket.fd()).is_ok() {
-                connections += 1;
+        let mut listening = Vec::new();
+        for event in events.iter().take(ready.unwrap_or(0)) {
+            let (inode, flags) = (event.data(), event.events());
+            if !self.relays.woken(inode, flags, &self.epoll, now) {
+                listening.push((inode, flags.contains(EpollFlags::EPOLLHUP)));
             }
         }
-        if connections > 0 {
-            self.note(Note::Lost {
-                listener: listener.to_owned(),
-                connections,
+        listening
+    }
+
+    /// How many connections are relayed.
+    pub fn relays(&self) -> usize {
+        self.relays.iter().count()
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.relays.deadline()
+    }
+
+    pub fn look(&mut self, now: Time) {
+        self.relays.look(now);
+    }
+
+    /// Takes off a parked socket whoever waits on it, to be carried to where new connections go. Whether somebody is
+    /// left, since too many came at once.
+    pub fn take_off(&mut self, socket: &Socket, listener: &str, to: &Destination) -> bool {
+        let (mut relayed, mut lost) = (0, 0);
+        if set_nonblocking(socket.fd(), true).is_err() {
+            return false;
+        }
+        let mut is_left = true;
+        for _ in 0..AT_ONE_GO {
+            let client = match sys::accept(socket.fd()) {
+                Ok(client) => client,
+                // it went away while it waited
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => {
+                    is_left = false;
+                    break;
+                }
+            };
+            if has_left(client.as_fd()) {
+                continue;
+            }
+            let carried = self.repairs && !self.relays.is_full() && {
+                let now = sys::now();
+                self.relays.take(client, to, &self.epoll, now).is_ok()
+            };
+            *(if carried { &mut relayed } else { &mut lost }) += 1;
+        }
+        let listener = listener.to_owned();
+        if relayed > 0 {
+            self.note(Note::Relayed {
+                listener: listener.clone(),
+                connections: relayed,
             });
         }
+        if lost > 0 {
+            self.note(Note::Lost {
+                listener,
+                connections: lost,
+            });
+        }
+        is_left
+    }
+
+    /// The same until nobody is left, for a socket that is to be closed or given away.
+    pub fn empty(&mut self, socket: &Socket, listener: &str, to: &Destination) {
+        while self.take_off(socket, listener, to) {}
     }
 }

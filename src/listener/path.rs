@@ -12,6 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket
 
 use super::means::Means;
 use super::place::{FileId, Place};
+use super::relay::Destination;
 use super::socket::{Interest, Socket, connect};
 use super::steer::Inode;
 use super::{Note, SocketOptions, Sockets};
@@ -311,7 +312,8 @@ impl UnixPath {
         for Named { socket, name, file } in &mut self.sockets {
             let abandoned = socket.owner.is_none() && Some(socket.inode) != target;
             if abandoned {
-                means.turn_away(socket, &listener);
+                let to = Destination::Path(self.place.path().to_owned());
+                means.empty(socket, &listener, &to);
             }
             let wanted = (socket.listens && !abandoned).then_some(Interest::Shutdown);
             if let Err(error) = means.watch(socket, wanted) {

@@ -1,4 +1,5 @@
 mod paths;
+mod relayed;
 mod shared;
 mod tcp;
 

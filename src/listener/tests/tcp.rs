@@ -72,24 +72,6 @@ fn clients_wait_for_a_generation_that_is_not_there_yet() {
 }
 
 #[test]
-fn what_is_left_in_the_queue_of_a_gone_generation_is_counted() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let _first = house.serving(G1);
-    let _clients = house.clients(3);
-    let _second = house.serving(G2);
-    house.leave(G1);
-    let listener = house.address();
-    let connections = 3;
-    assert_eq!(
-        house.notes,
-        [Note::Lost {
-            listener,
-            connections
-        }]
-    );
-}
-
-#[test]
 fn a_server_that_shuts_its_socket_down_moves_nobody_elses() {
     let mut house = House::listening(&["127.0.0.1:0"]);
     let first = house.serving(G1);

@@ -1,0 +1,300 @@
+//! Clients of a generation that is gone, carried to the one that serves: byte by byte, both ways, until both have ended.
+//!
+//! The server sees hotswap as its client: that is all that can be done for a connection nobody has accepted. It never
+//! blocks, and it is bounded: in number, in time, and in what is kept in memory for one of them.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, recv, send,
+    setsockopt, shutdown, socket, sockopt,
+};
+
+use super::open::Family;
+use super::socket::{connect, inode};
+use super::steer::Inode;
+use crate::address::reachable;
+use crate::supervisor::Time;
+
+/// As many at a time; who comes beyond is turned away.
+pub const MOST: usize = 1_000;
+/// How long nothing may be said.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long one may last: as long as a slow request, not as long as a subscription.
+const LONGEST: Duration = Duration::from_secs(600);
+const PIECE: usize = 16 * 1024;
+/// How many pieces are carried at one go, so that a fast one does not hold up the loop.
+const AT_ONE_GO: usize = 16;
+
+/// Where new connections go, seen from outside.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    Inet(SocketAddr),
+    Path(PathBuf),
+}
+
+impl Destination {
+    fn connect(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Inet(address) => {
+                let to = reachable(*address);
+                let server = Family::of(to).socket()?;
+                match connect(server.as_fd(), &SockaddrStorage::from(to)) {
+                    Ok(()) | Err(Errno::EINPROGRESS) => Ok(server),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Self::Path(path) => {
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                let server = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+                connect(server.as_fd(), &UnixAddr::new(path)?)?;
+                Ok(server)
+            }
+        }
+    }
+}
+
+/// One of the two sides.
+pub struct End {
+    pub fd: OwnedFd,
+    inode: Inode,
+    /// What it has still to be sent.
+    pub pending: Vec<u8>,
+    /// It has said all it had to say.
+    pub ended: bool,
+    /// It has been told that the other has.
+    pub told: bool,
+    interest: Option<EpollFlags>,
+}
+
+pub struct Relay {
+    pub client: End,
+    pub server: End,
+    pub begun: Time,
+    pub moved: Time,
+}
+
+/// All that are carried now.
+#[derive(Default)]
+pub struct Relays {
+    /// By the client's socket.
+    all: HashMap<Inode, Relay>,
+    /// The client's socket by the server's.
+    clients: HashMap<Inode, Inode>,
+}
+
+impl Relays {
+    pub fn is_full(&self) -> bool {
+        self.all.len() >= MOST
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Relay> {
+        self.all.values()
+    }
+
+    /// Carries this client from now on.
+    ///
+    /// # Errors
+    /// When the destination cannot be connected to.
+    pub fn take(
+        &mut self,
+        client: OwnedFd,
+        to: &Destination,
+        epoll: &Epoll,
+        now: Time,
+    ) -> io::Result<()> {
+        let relay = Relay {
+            client: End::new(client)?,
+            server: End::new(to.connect()?)?,
+            begun: now,
+            moved: now,
+        };
+        self.add(relay, epoll)
+    }
+
+    pub fn add(&mut self, mut relay: Relay, epoll: &Epoll) -> io::Result<()> {
+        relay.watch(epoll)?;
+        self.clients.insert(relay.server.inode, relay.client.inode);
+        self.all.insert(relay.client.inode, relay);
+        Ok(())
+    }
+
+    /// Something has happened on one of the sockets; false if it is none of these.
+    pub fn woken(&mut self, inode: Inode, flags: EpollFlags, epoll: &Epoll, now: Time) -> bool {
+        let client = self.clients.get(&inode).copied().unwrap_or(inode);
+        let Some(relay) = self.all.get_mut(&client) else {
+            return false;
+        };
+        let result = if flags.contains(EpollFlags::EPOLLERR) {
+            Err(ErrorKind::ConnectionReset.into())
+        } else {
+            relay.carry(now).and_then(|()| relay.watch(epoll))
+        };
+        match result {
+            Ok(()) if !relay.is_over() => {}
+            Ok(()) => self.forget(client),
+            Err(error) => {
+                log::debug!("a relayed connection has ended: {error}");
+                self.break_off(client);
+            }
+        }
+        true
+    }
+
+    /// When the next one has lasted too long.
+    pub fn deadline(&self) -> Option<Time> {
+        self.all.values().map(Relay::deadline).min()
+    }
+
+    /// Ends those that have lasted too long.
+    pub fn look(&mut self, now: Time) {
+        let over = self.all.iter().filter(|(_, relay)| relay.deadline() <= now);
+        let over: Vec<Inode> = over.map(|(client, _)| *client).collect();
+        for client in over {
+            self.break_off(client);
+        }
+    }
+
+    /// Both sides hear that it was cut short, and do not take it for the end of what was said.
+    fn break_off(&mut self, client: Inode) {
+        if let Some(relay) = self.all.get(&client) {
+            for end in [&relay.client, &relay.server] {
+                let reset = libc::linger {
+                    l_onoff: 1,
+                    l_linger: 0,
+                };
+                let _ = setsockopt(&end.fd, sockopt::Linger, &reset);
+            }
+        }
+        self.forget(client);
+    }
+
+    /// Nobody else has these sockets, so that closing them ends the watching too.
+    fn forget(&mut self, client: Inode) {
+        if let Some(relay) = self.all.remove(&client) {
+            self.clients.remove(&relay.server.inode);
+        }
+    }
+}
+
+impl Relay {
+    fn carry(&mut self, now: Time) -> io::Result<()> {
+        let Self { client, server, .. } = self;
+        let moved = [client.carry_to(server)?, server.carry_to(client)?];
+        if moved.contains(&true) {
+            self.moved = now;
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, epoll: &Epoll) -> io::Result<()> {
+        let Self { client, server, .. } = self;
+        client.watch(server.pending.is_empty(), epoll)?;
+        server.watch(client.pending.is_empty(), epoll)
+    }
+
+    fn is_over(&self) -> bool {
+        self.client.told && self.server.told
+    }
+
+    fn deadline(&self) -> Time {
+        (self.begun + LONGEST).min(self.moved + SILENCE)
+    }
+}
+
+impl End {
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            inode: inode(fd.as_fd())?,
+            fd,
+            pending: Vec::new(),
+            ended: false,
+            told: false,
+            interest: None,
+        })
+    }
+
+    /// Whether anything was moved.
+    fn carry_to(&mut self, other: &mut Self) -> io::Result<bool> {
+        let mut moved = other.flush()?;
+        for _ in 0..AT_ONE_GO {
+            if self.ended || !other.pending.is_empty() {
+                break;
+            }
+            let mut piece = vec![0; PIECE];
+            match recv(self.fd.as_raw_fd(), &mut piece, MsgFlags::empty()) {
+                Ok(0) => self.ended = true,
+                Ok(bytes) => {
+                    piece.truncate(bytes);
+                    other.pending = piece;
+                    other.flush()?;
+                    moved = true;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.ended && other.pending.is_empty() && !other.told {
+            other.told = true;
+            // ENOTCONN: it is gone altogether, which its own end will tell
+            match shutdown(other.fd.as_raw_fd(), Shutdown::Write) {
+                Ok(()) | Err(Errno::ENOTCONN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(moved)
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        match send(self.fd.as_raw_fd(), &self.pending, MsgFlags::MSG_NOSIGNAL) {
+            Ok(bytes) => {
+                self.pending.drain(..bytes);
+                if self.pending.is_empty() {
+                    self.pending = Vec::new();
+                }
+                Ok(true)
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Watches for what can be done next. One that is through with both would be reported for ever.
+    fn watch(&mut self, other_is_free: bool, epoll: &Epoll) -> io::Result<()> {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, !self.ended && other_is_free);
+        flags.set(EpollFlags::EPOLLOUT, !self.pending.is_empty());
+        let interest = (!self.ended || !self.told).then_some(flags);
+        if interest == self.interest {
+            return Ok(());
+        }
+        let mut event = EpollEvent::new(flags, self.inode);
+        match (self.interest, interest) {
+            (None, Some(_)) => epoll.add(self.fd.as_fd(), event)?,
+            (Some(_), Some(_)) => epoll.modify(self.fd.as_fd(), &mut event)?,
+            (Some(_) | None, None) => epoll.delete(self.fd.as_fd())?,
+        }
+        self.interest = interest;
+        Ok(())
+    }
+}
+
+/// Whether the client has gone away again: a probe of ours, or one that has lost its patience.
+pub fn has_left(client: BorrowedFd) -> bool {
+    let mut byte = [0];
+    matches!(
+        recv(client.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK),
+        Ok(0)
+    )
+}

@@ -1,0 +1,187 @@
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use super::*;
+
+/// A generation that reads all that a client says, and says it again twice.
+fn answer(server: &Server) {
+    let fd = sys::accept(server.0.fd.as_fd()).unwrap();
+    let mut client = TcpStream::from(fd);
+    client.set_nonblocking(false).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut said = Vec::new();
+    client.read_to_end(&mut said).unwrap();
+    client.write_all(&said).unwrap();
+    client.write_all(&said).unwrap();
+}
+
+impl House {
+    /// Goes on as the main loop does, until somebody has finished.
+    fn runs<T>(&mut self, other: &std::thread::ScopedJoinHandle<T>) {
+        while !other.is_finished() {
+            let mut polled: Vec<_> = self.listeners.polled();
+            let (fd, flags) = polled.remove(0);
+            let mut polled = [nix::poll::PollFd::new(fd, flags)];
+            nix::poll::poll(&mut polled, 10_u8).unwrap();
+            self.wake();
+        }
+    }
+}
+
+#[test]
+fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let mut house = House::listening(&[listen]);
+        let first = house.serving(G1);
+        let clients: Vec<TcpStream> = house.clients(20).into_iter().map(Into::into).collect();
+        let second = house.serving(G2);
+        drop(first);
+        house.leave(G1);
+        let listener = house.address();
+        let connections = 20;
+        assert_eq!(
+            house.notes,
+            [Note::Relayed {
+                listener,
+                connections
+            }]
+        );
+        std::thread::scope(|scope| {
+            let talk = scope.spawn(move || {
+                for mut client in clients {
+                    // more than any socket buffer holds, either way
+                    let said = vec![b'x'; 3_000_000];
+                    client
+                        .set_read_timeout(Some(Duration::from_secs(20)))
+                        .unwrap();
+                    let mut writer = client.try_clone().unwrap();
+                    let writer = std::thread::spawn(move || {
+                        writer.write_all(&said).unwrap();
+                        writer.shutdown(std::net::Shutdown::Write).unwrap();
+                    });
+                    let mut heard = Vec::new();
+                    client.read_to_end(&mut heard).unwrap();
+                    writer.join().unwrap();
+                    assert_eq!(heard.len(), 6_000_000);
+                }
+            });
+            scope.spawn(move || (0..20).for_each(|_| answer(&second)));
+            house.runs(&talk);
+            talk.join().unwrap();
+        });
+        house.wake();
+        assert_eq!(house.listeners.means.relays(), 0);
+    }
+}
+
+#[test]
+fn clients_of_a_gone_generation_on_a_path_are_answered_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("api.sock").display());
+    let mut house = House::listening(&[&listen]);
+    house.serving(G1);
+    let mut client = UnixStream::from(house.client());
+    let second = house.serving(G2);
+    house.leave(G1);
+    client.write_all(b"hello").unwrap();
+    house.wake();
+    let server = UnixStream::from(sys::accept(second.0.fd.as_fd()).unwrap());
+    let mut heard = [0; 5];
+    (&server).read_exact(&mut heard).unwrap();
+    (&server).write_all(b"there").unwrap();
+    drop(server);
+    let mut said = String::new();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| client.read_to_string(&mut said).unwrap());
+        house.runs(&client);
+    });
+    assert_eq!((&heard, said.as_str()), (b"hello", "there"));
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    let mut client = TcpStream::from(house.client());
+    let second = house.serving(G2);
+    house.leave(G1);
+    client.write_all(b"hello").unwrap();
+    house.wake();
+    let server = sys::accept(second.0.fd.as_fd()).unwrap();
+    // closed with something unread
+    drop(server);
+    let error = std::thread::scope(|scope| {
+        let client = scope.spawn(move || client.read(&mut [0; 8]).unwrap_err());
+        house.runs(&client);
+        client.join().unwrap()
+    });
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn no_more_are_relayed_than_can_be_borne() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    let clients = house.clients(relay::MOST + 10);
+    let _second = house.serving(G2);
+    house.leave(G1);
+    while house.notes.iter().map(counted).sum::<usize>() < clients.len() {
+        house.wake();
+    }
+    let lost = |note: &&Note| matches!(note, Note::Lost { .. });
+    let lost: usize = house.notes.iter().filter(lost).map(counted).sum();
+    assert_eq!(lost, 10);
+}
+
+fn counted(note: &Note) -> usize {
+    match note {
+        Note::Lost { connections, .. } | Note::Relayed { connections, .. } => *connections,
+        Note::Repaired { .. } | Note::Broken { .. } => 0,
+    }
+}
+
+#[test]
+fn a_silent_one_ends() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    let client = TcpStream::from(house.client());
+    house.serving(G2);
+    house.leave(G1);
+    while house.listeners.means.relays() > 0 {
+        let deadline = house.listeners.deadline().unwrap();
+        house.listeners.look(deadline);
+    }
+    let error = (&client).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_client_that_went_away_is_no_loss() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    drop(house.clients(3));
+    house.serving(G2);
+    house.leave(G1);
+    assert_eq!(house.notes, []);
+}
+
+#[test]
+fn nobody_is_relayed_once_hotswap_stops() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    let _client = house.client();
+    house.serving(G2);
+    house.listeners.stop_repairing();
+    house.leave(G1);
+    let listener = house.address();
+    let connections = 1;
+    assert_eq!(
+        house.notes,
+        [Note::Lost {
+            listener,
+            connections
+        }]
+    );
+}
