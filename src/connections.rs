@@ -6,6 +6,7 @@ pub mod backlog;
 pub mod census;
 pub mod handshakes;
 pub mod inet;
+pub mod listening;
 mod netlink;
 pub mod owners;
 pub mod unix;

@@ -35,7 +35,7 @@ pub struct Connection {
 /// Those of the sock_diag(7) answer.
 pub fn connections(family: Family, port: u16) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
-    let request = request(family, port, &[0; 34]);
+    let request = request(family, STATES, port, &[0; 34]);
     netlink::ask(&request, Scope::All, |message| {
         found.extend(parse(message));
     })?;
@@ -57,7 +57,7 @@ pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
     let rest = [&client.port().to_be_bytes()[..], &source, &destination].concat();
     let mut accepted = false;
     let answer = netlink::ask(
-        &request(family, server.port(), &rest),
+        &request(family, STATES, server.port(), &rest),
         Scope::One,
         |message| {
             // The kernel finds the listener where it does not find the connection.
@@ -71,8 +71,8 @@ pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
     }
 }
 
-/// The request for a local port; `rest` is the remote port and the two addresses, all zero for any.
-fn request(family: Family, port: u16, rest: &[u8]) -> Vec<u8> {
+/// The request for the sockets in these states at a local port, or at any if it is 0; `rest` is the remote port and the two addresses, all zero for any.
+pub(super) fn request(family: Family, states: u32, port: u16, rest: &[u8]) -> Vec<u8> {
     let family = match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
@@ -84,7 +84,7 @@ fn request(family: Family, port: u16, rest: &[u8]) -> Vec<u8> {
         1 << (INET_DIAG_INFO - 1),
         0,
     ];
-    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(states.to_ne_bytes());
     bytes.extend(port.to_be_bytes());
     bytes.extend(rest);
     // No interface; the last eight bytes are INET_DIAG_NOCOOKIE.

@@ -1,0 +1,72 @@
+//! Who listens on which TCP address, of all processes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::inet::{Family, request};
+use super::netlink::{self, Scope, number};
+
+const LISTEN: u32 = 1 << 10;
+
+/// A listening socket, whoever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    pub address: SocketAddr,
+    pub inode: u64,
+}
+
+/// Every listening socket of that family.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn listening(family: Family) -> io::Result<Vec<Listening>> {
+    let mut found = Vec::new();
+    let request = request(family, LISTEN, 0, &[0; 34]);
+    netlink::ask(&request, Scope::All, |message| {
+        found.extend(parse(family, message));
+    })?;
+    Ok(found)
+}
+
+/// `struct inet_diag_msg` of linux/inet_diag.h; `None` if it is too short.
+fn parse(family: Family, message: &[u8]) -> Option<Listening> {
+    let port = u16::from_be_bytes(*message.get(4..)?.first_chunk()?);
+    let ip = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from(*message.get(8..)?.first_chunk::<4>()?)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?)),
+    };
+    Some(Listening {
+        address: SocketAddr::new(ip, port),
+        inode: number(message, 68)?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::connections::inode_of;
+
+    #[test]
+    fn every_listening_socket_is_found_and_no_other() {
+        for (family, address) in [(Family::V4, "127.0.0.1:0"), (Family::V6, "[::1]:0")] {
+            let listener = TcpListener::bind(address).unwrap();
+            let address = listener.local_addr().unwrap();
+            let (client, accepted) = (std::net::TcpStream::connect(address), listener.accept());
+            let inode = inode_of(listener.as_fd()).unwrap();
+            let all = listening(family).unwrap();
+            let here = all.iter().filter(|found| found.address == address);
+            let here: Vec<_> = here.copied().collect();
+            assert_eq!(here, [Listening { address, inode }]);
+            drop((client, accepted));
+        }
+    }
+
+    #[test]
+    fn an_answer_cut_short_is_none() {
+        assert_eq!(parse(Family::V4, &[0; 71]), None);
+        assert_eq!(parse(Family::V6, &[]), None);
+    }
+}
