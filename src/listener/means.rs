@@ -99,6 +99,20 @@ impl Means {
     /// Takes off a parked socket whoever waits on it, to be carried to where new connections go. Whether somebody is
     /// left, since too many came at once.
     pub fn take_off(&mut self, socket: &Socket, listener: &str, to: &Destination) -> bool {
+        self.accept(socket, listener, Some(to).filter(|_| self.repairs))
+    }
+
+    /// The same until nobody is left, for a socket that is to be closed or given away.
+    pub fn empty(&mut self, socket: &Socket, listener: &str, to: &Destination) {
+        while self.take_off(socket, listener, to) {}
+    }
+
+    /// Closes whoever waits on a socket of an address that is given up.
+    pub fn turn_away(&mut self, socket: &Socket, listener: &str) {
+        while self.accept(socket, listener, None) {}
+    }
+
+    fn accept(&mut self, socket: &Socket, listener: &str, to: Option<&Destination>) -> bool {
         let (mut relayed, mut lost) = (0, 0);
         if set_nonblocking(socket.fd(), true).is_err() {
             return false;
@@ -117,11 +131,12 @@ impl Means {
             if has_left(client.as_fd()) {
                 continue;
             }
-            let carried = self.repairs && !self.relays.is_full() && {
-                let now = sys::now();
-                self.relays.take(client, to, &self.epoll, now).is_ok()
-            };
-            *(if carried { &mut relayed } else { &mut lost }) += 1;
+            let to = to.filter(|_| !self.relays.is_full());
+            let carried = to.map(|to| self.relays.take(client, to, &self.epoll, sys::now()));
+            match carried {
+                Some(Ok(())) => relayed += 1,
+                Some(Err(_)) | None => lost += 1,
+            }
         }
         let listener = listener.to_owned();
         if relayed > 0 {
@@ -137,10 +152,5 @@ impl Means {
             });
         }
         is_left
-    }
-
-    /// The same until nobody is left, for a socket that is to be closed or given away.
-    pub fn empty(&mut self, socket: &Socket, listener: &str, to: &Destination) {
-        while self.take_off(socket, listener, to) {}
     }
 }
