@@ -291,7 +291,10 @@ impl Shared {
 impl State {
     /// Whether somebody should look.
     fn note(&mut self, event: &notify::Event) -> bool {
-        let noisy = self.noise.count(event);
+        // A walk of ours opens every directory.
+        let is_own_walk =
+            event.kind.is_access() && event.paths.iter().any(|path| self.trees.contains(path));
+        let noisy = !is_own_walk && self.noise.count(event);
         if event.need_rescan() {
             self.broken = true;
             self.hints.trees = true;

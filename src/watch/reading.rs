@@ -37,7 +37,8 @@ impl Reading {
     }
 
     pub fn go_on(mut self) -> Progress {
-        let mut buffer = vec![0; 256 << 10];
+        let size = usize::try_from(self.identity.size).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; size.clamp(4 << 10, 256 << 10)];
         for _ in 0..PIECE / buffer.len() {
             match self.file.read(&mut buffer) {
                 Ok(0) => return self.finish(),

@@ -22,12 +22,13 @@ const PIECE: usize = 500;
 const BIGGEST_READ: u64 = 1 << 20;
 /// The bytes read in one go, at most, beside one file more.
 const BYTES: u64 = 4 << 20;
-/// The time between two walks for each entry: a walk takes about a thirtieth of it.
-const REST: Duration = Duration::from_micros(100);
+/// The time between two walks for each entry: a walk takes a twentieth of it.
+const REST: Duration = Duration::from_micros(200);
 /// The time between two walks at least.
 const LEAST_REST: Duration = Duration::from_millis(20);
-/// The time between two walks of a quiet tree for each entry, if that is more than the poll interval.
-const POLL_REST: Duration = Duration::from_micros(300);
+/// The same for a quiet tree, if it is more than the poll interval; and where there are no events to hint at a change.
+const POLL_REST: Duration = Duration::from_millis(2);
+const DEAF_POLL_REST: Duration = Duration::from_micros(500);
 /// A tree that is never quiet is taken as it is after so many debounce times, and this at least.
 const LONGEST: u32 = 20;
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
@@ -83,7 +84,9 @@ pub struct Tree {
     stirred: bool,
     /// What the next walk finds is known already, unless it changed later than this.
     absorb: Option<(i64, i64)>,
+    deaf: bool,
     walked: Time,
+    /// Files and directories.
     size: u32,
 }
 
@@ -109,6 +112,7 @@ impl Tree {
             pending: None,
             stirred: true,
             absorb: None,
+            deaf: false,
             walked: Time::ZERO,
             size: 0,
         }
@@ -123,9 +127,10 @@ impl Tree {
         &self.directories
     }
 
-    /// Walk it so often, whatever the events say.
+    /// Some of it gives no events: walk it as often as this, or as it is fit to be walked.
     pub fn poll_every(&mut self, poll: Duration) {
         self.poll = poll;
+        self.deaf = true;
     }
 
     /// Look at it again as soon as it may be walked.
@@ -151,7 +156,8 @@ impl Tree {
         let stirred = self.stirred.then_some(rested);
         let pending = self.pending.as_ref();
         let quiet = pending.map(|pending| rested.max(pending.since + self.debounce));
-        let pause = self.poll.max(POLL_REST * self.size);
+        let rest = if self.deaf { DEAF_POLL_REST } else { POLL_REST };
+        let pause = self.poll.max(rest * self.size);
         let poll = (!self.poll.is_zero()).then_some(self.walked + pause);
         [stirred, quiet, poll].into_iter().flatten().min()
     }
@@ -179,7 +185,7 @@ impl Tree {
             return (None, false);
         }
         self.walked = now;
-        self.size = u32::try_from(scan.files.len()).unwrap_or(u32::MAX);
+        self.size = u32::try_from(scan.files.len() + scan.directories.len()).unwrap_or(u32::MAX);
         let others = scan.directories != self.directories;
         self.directories = scan.directories;
         (self.conclude(now, scan.files), others)
@@ -240,42 +246,29 @@ impl Tree {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         };
         let known = self.known.as_ref().and_then(|files| files.get(name));
-        let seen = self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.files.get(name));
-        if let Some(same) = [known, seen]
-            .into_iter()
-            .flatten()
-            .find(|same| same.identity == entry.identity)
-        {
+        let pending = self.pending.as_ref();
+        let seen = pending.and_then(|pending| pending.files.get(name));
+        let mut before = [known, seen].into_iter().flatten();
+        let mut bytes = 0;
+        if let Some(same) = before.find(|before| before.identity == entry.identity) {
             entry.hash = same.hash;
-            scan.files.insert(name.to_owned(), entry);
-            return 0;
-        }
-        if !metadata.is_file() {
-            scan.files.insert(name.to_owned(), entry);
-            return 0;
-        }
-        let Ok(file) = gates::open(path) else {
-            scan.files.insert(name.to_owned(), entry);
-            return 0;
-        };
-        // A log that its server keeps open is never finished: it counts as it was. The end of the writing is an event.
-        if self.known.is_some() && gates::writer(&file) == Writer::Somebody {
-            if let Some(known) = known {
-                scan.files.insert(name.to_owned(), *known);
+        } else if let Some(Ok(file)) = metadata.is_file().then(|| gates::open(path)) {
+            // A log that its server keeps open is never finished: it counts as it was. That it is closed is an event.
+            if self.known.is_some() && gates::writer(&file) == Writer::Somebody {
+                if let Some(known) = known {
+                    scan.files.insert(name.to_owned(), *known);
+                }
+                return 0;
             }
-            return 0;
-        }
-        let size = entry.identity.size;
-        let is_read = size <= BIGGEST_READ;
-        let reading = is_read.then(|| Reading::new(file, entry.identity).go_on());
-        if let Some(Progress::Done(hash)) = reading {
-            entry.hash = Some(hash);
+            if entry.identity.size <= BIGGEST_READ {
+                bytes = entry.identity.size;
+                if let Progress::Done(hash) = Reading::new(file, entry.identity).go_on() {
+                    entry.hash = Some(hash);
+                }
+            }
         }
         scan.files.insert(name.to_owned(), entry);
-        if is_read { size } else { 0 }
+        bytes
     }
 
     fn conclude(&mut self, now: Time, files: Files) -> Option<PathBuf> {
