@@ -7,8 +7,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::connections::backlog::Backlog;
-use crate::connections::census::Census;
-use crate::connections::owners::Owners;
+use crate::connections::census::{Census, Counter};
 use crate::listener::{Held, Kind};
 use crate::supervisor::{Generation, Queue, Time};
 use crate::sys;
@@ -39,7 +38,7 @@ pub struct Drain {
     next: Option<Time>,
     said: Option<Queue>,
     connections: Option<usize>,
-    owners: Owners,
+    counter: Counter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ impl Drain {
             next: Some(cut_at),
             said: None,
             connections: None,
-            owners: Owners::default(),
+            counter: Counter::default(),
         }
     }
 
@@ -97,10 +96,7 @@ impl Drain {
             Wait::Queue { .. } => self.queue_seen(now, Backlog::of(held)),
             Wait::Connections => {
                 let began = sys::now();
-                let mut census = Census::take(held, pids, &mut self.owners);
-                if census.busy == 0 && self.owners.forget() {
-                    census = Census::take(held, pids, &mut self.owners);
-                }
+                let census = self.counter.count(held, pids);
                 let took = sys::now().saturating_sub(began);
                 // A handshake may have come to its end since the queue was seen empty.
                 let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
@@ -116,7 +112,7 @@ impl Drain {
 
     /// Counts its connections for somebody who asks, whatever is being waited for.
     pub fn count(&mut self, held: &[Held], pids: &[Pid]) -> Option<usize> {
-        self.connections = Census::take(held, pids, &mut self.owners).connections;
+        self.connections = self.counter.count(held, pids).connections;
         self.connections
     }
 

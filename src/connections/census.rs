@@ -1,9 +1,11 @@
 //! How many connections a generation has, and how many of them are busy.
 
+use std::collections::HashMap;
 use std::io;
 
 use nix::unistd::Pid;
 
+use super::inet::Activity;
 use super::owners::Owners;
 use super::{family_of, inet, unix};
 use crate::listener::{Held, Kind};
@@ -16,47 +18,84 @@ pub struct Census {
     pub busy: usize,
 }
 
-impl Census {
+/// Counts one generation's connections again and again.
+#[derive(Debug, Default)]
+pub struct Counter {
+    owners: Owners,
+    /// What had been received, at the last count, on each connection of which it could not be told whether it was busy.
+    undecided: HashMap<u64, u64>,
+}
+
+/// A connection on one of a generation's sockets.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    inode: u64,
+    activity: Activity,
+    /// It is the generation's, whoever holds it.
+    is_certain: bool,
+}
+
+impl Counter {
     /// Counts what these processes have accepted on these sockets. Busy are only those that came through a socket of
     /// their generation alone: on a shared one nobody waits for them. Where processes cannot be looked into, everybody's
     /// connections on the same ports pass for theirs, and nobody knows how many are.
-    pub fn take(held: &[Held], pids: &[Pid], owners: &mut Owners) -> Self {
+    pub fn count(&mut self, held: &[Held], pids: &[Pid]) -> Census {
         let Ok(found) = find(held) else {
-            return Self {
+            return Census {
                 connections: None,
                 busy: 1,
             };
         };
         if found.is_empty() {
-            return Self {
+            self.undecided.clear();
+            return Census {
                 connections: Some(0),
                 busy: 0,
             };
         }
-        owners.refresh(pids);
-        let is_complete = owners.is_complete();
-        let theirs = found
-            .iter()
-            .filter(|one| !is_complete || one.is_certain || owners.have(one.inode));
-        let (count, busy) = theirs.fold((0, 0), |(count, busy), one| {
-            (count + 1, busy + usize::from(one.busy))
+        self.owners.refresh(pids);
+        let mut census = self.judge(&found);
+        if census.busy == 0 && self.owners.forget() {
+            self.owners.refresh(pids);
+            census = self.judge(&found);
+        }
+        let undecided = found.iter().filter_map(|one| match one.activity {
+            Activity::Undecided { received } => Some((one.inode, received)),
+            Activity::Busy | Activity::Quiet => None,
         });
-        Self {
-            connections: is_complete.then_some(count),
+        self.undecided = undecided.collect();
+        census
+    }
+
+    fn judge(&self, found: &[Found]) -> Census {
+        let is_complete = self.owners.is_complete();
+        let theirs = |one: &&Found| !is_complete || one.is_certain || self.owners.have(one.inode);
+        let mut connections = 0;
+        let mut busy = 0;
+        for one in found.iter().filter(theirs) {
+            connections += 1;
+            busy += usize::from(self.is_busy(one));
+        }
+        Census {
+            connections: is_complete.then_some(connections),
             busy,
+        }
+    }
+
+    /// One of which it cannot be told is busy unless it gets on: then its requests are shorter than we can see.
+    fn is_busy(&self, one: &Found) -> bool {
+        match one.activity {
+            Activity::Busy => true,
+            Activity::Quiet => false,
+            Activity::Undecided { received } => {
+                let before = self.undecided.get(&one.inode);
+                before.is_none_or(|before| *before == received)
+            }
         }
     }
 }
 
-/// A connection on one of a generation's sockets.
-struct Found {
-    inode: u64,
-    busy: bool,
-    /// It is the generation's, whoever holds it.
-    is_certain: bool,
-}
-
-/// The connections on these sockets, of whatever process. What is in a queue yet is not of this count.
+/// The connections on these sockets, of whatever process. What is still in a TCP queue is not of this count.
 fn find(held: &[Held]) -> io::Result<Vec<Found>> {
     let (mut ports, mut paths) = (Vec::new(), Vec::new());
     for one in held {
@@ -74,17 +113,138 @@ fn find(held: &[Held]) -> io::Result<Vec<Found>> {
         let accepted = accepted.into_iter().filter(|one| one.inode != 0);
         found.extend(accepted.map(|one| Found {
             inode: one.inode,
-            busy: one.busy && steered,
+            activity: if steered {
+                one.activity
+            } else {
+                Activity::Quiet
+            },
             is_certain: false,
         }));
     }
     for (inode, steered) in paths {
         // What is said on a unix connection, and when, the kernel does not count: as long as it is open it is busy.
+        let activity = if steered {
+            Activity::Busy
+        } else {
+            Activity::Quiet
+        };
         found.extend(unix::connections(&[inode])?.into_iter().map(|inode| Found {
             inode,
-            busy: steered,
+            activity,
             is_certain: steered,
         }));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::connections::inode_of;
+    use crate::listener::ListenerId;
+
+    fn held(listener: &impl AsFd, kind: Kind) -> Held<'_> {
+        Held {
+            listener: ListenerId(0),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind,
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    fn census(connections: usize, busy: usize) -> Census {
+        Census {
+            connections: Some(connections),
+            busy,
+        }
+    }
+
+    fn tcp() -> (TcpListener, Kind) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, Kind::Tcp { port })
+    }
+
+    #[test]
+    fn connections_of_these_processes_are_counted() {
+        let (listener, kind) = tcp();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let one = held(&listener, kind);
+        let us = [Pid::this()];
+        let mut counter = Counter::default();
+        assert_eq!(counter.count(&[one], &us), census(0, 0), "not accepted");
+        let served = listener.accept().unwrap();
+        assert_eq!(counter.count(&[one], &us), census(1, 1));
+        assert_eq!(
+            Counter::default().count(&[one], &[]),
+            census(0, 0),
+            "somebody else's"
+        );
+        let shared = Held {
+            steered: false,
+            ..one
+        };
+        assert_eq!(
+            counter.count(&[shared], &us),
+            census(1, 0),
+            "nobody waits for it"
+        );
+        drop((client, served));
+    }
+
+    #[test]
+    fn a_second_request_in_the_tick_of_the_first_answer_is_busy() {
+        let (listener, kind) = tcp();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let one = held(&listener, kind);
+        let mut piece = [0; 8];
+        client.write_all(b"question").unwrap();
+        served.read_exact(&mut piece).unwrap();
+        served.write_all(b"answer..").unwrap();
+        client.read_exact(&mut piece).unwrap();
+        client.write_all(b"question").unwrap();
+        served.read_exact(&mut piece).unwrap();
+        let mut counter = Counter::default();
+        for _ in 0..3 {
+            assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_busy_unless_it_gets_on() {
+        let mut counter = Counter::default();
+        let found = |received| Found {
+            inode: 5,
+            activity: Activity::Undecided { received },
+            is_certain: true,
+        };
+        assert!(counter.is_busy(&found(80)), "never seen before");
+        counter.undecided.insert(5, 80);
+        assert!(counter.is_busy(&found(80)), "it is where it was");
+        assert!(!counter.is_busy(&found(160)), "it has got on");
+    }
+
+    #[test]
+    fn an_open_unix_connection_is_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let one = held(&listener, Kind::Unix);
+        let client = UnixStream::connect(&path).unwrap();
+        let served = listener.accept().unwrap();
+        let mut counter = Counter::default();
+        assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+        drop(client);
+        assert_eq!(counter.count(&[one], &[Pid::this()]), census(0, 0));
+        drop(served);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! The layouts are those of linux/inet_diag.h and linux/tcp.h.
 
+use std::cmp::Ordering;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,8 +26,20 @@ pub enum Family {
 pub struct Connection {
     /// 0 until it is accepted, and again once no process has it.
     pub inode: u64,
+    pub activity: Activity,
+}
+
+/// Whether a client waits for something on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
     /// A request may be on its way, in work, or not yet wholly answered.
-    pub busy: bool,
+    Busy,
+    /// The last request and the last answer came within one tick of the kernel's clock, and nothing tells which was
+    /// later. So many bytes had been received by then.
+    Undecided {
+        received: u64,
+    },
+    Quiet,
 }
 
 /// Every connection whose local port is this one, of all processes.
@@ -97,20 +110,11 @@ pub(super) fn request(family: Family, states: u32, port: u16, rest: &[u8]) -> Ve
 fn parse(message: &[u8]) -> Option<Connection> {
     let info = attributes(message.get(MESSAGE..)?)
         .find(|(kind, _)| *kind == INET_DIAG_INFO)
-        .map(|(_, value)| value);
-    let traffic = Traffic {
-        client_is_done: *message.get(1)? == CLOSE_WAIT,
-        to_read: number(message, 56)?,
-        to_send: number(message, 60)?,
-        since_sent: info.and_then(|info| number(info, 44)),
-        since_received: info.and_then(|info| number(info, 52)),
-        received: info
-            .and_then(|info| info.get(128..)?.first_chunk())
-            .map(|bytes| u64::from_ne_bytes(*bytes)),
-    };
+        .map_or(&[][..], |(_, value)| value);
+    let traffic = Traffic::parse(message, info);
     Some(Connection {
         inode: u64::from(number(message, 68)?),
-        busy: traffic.is_busy(),
+        activity: traffic.map_or(Activity::Busy, |traffic| traffic.activity()),
     })
 }
 
@@ -120,23 +124,54 @@ struct Traffic {
     client_is_done: bool,
     to_read: u32,
     to_send: u32,
-    since_sent: Option<u32>,
-    since_received: Option<u32>,
-    received: Option<u64>,
+    since_sent: u32,
+    since_received: u32,
+    since_acknowledged: u32,
+    received: u64,
+    segments_in: u32,
+    data_segments_in: u32,
 }
 
 impl Traffic {
-    fn is_busy(&self) -> bool {
+    fn parse(message: &[u8], info: &[u8]) -> Option<Self> {
+        Some(Self {
+            client_is_done: *message.get(1)? == CLOSE_WAIT,
+            to_read: number(message, 56)?,
+            to_send: number(message, 60)?,
+            since_sent: number(info, 44)?,
+            since_received: number(info, 52)?,
+            since_acknowledged: number(info, 56)?,
+            received: u64::from_ne_bytes(*info.get(128..)?.first_chunk()?),
+            segments_in: number(info, 140)?,
+            data_segments_in: number(info, 152)?,
+        })
+    }
+
+    fn activity(&self) -> Activity {
         let fin = u32::from(self.client_is_done);
-        let (Some(since_sent), Some(since_received), Some(received)) =
-            (self.since_sent, self.since_received, self.received)
-        else {
-            return true;
-        };
-        if self.client_is_done && received <= 1 {
-            return false;
+        let has_asked = self.received > u64::from(fin);
+        if self.client_is_done && !has_asked {
+            return Activity::Quiet;
         }
-        received == 0 || self.to_read > fin || self.to_send > 0 || since_received < since_sent
+        if !has_asked || self.to_read > fin || self.to_send > 0 {
+            return Activity::Busy;
+        }
+        match self.since_received.cmp(&self.since_sent) {
+            Ordering::Less => Activity::Busy,
+            Ordering::Greater => Activity::Quiet,
+            Ordering::Equal if self.answer_is_acknowledged() => Activity::Quiet,
+            Ordering::Equal => Activity::Undecided {
+                received: self.received,
+            },
+        }
+    }
+
+    /// The last that came was no request but the acknowledgement of an answer: it came later than the last data, or there
+    /// is one for every request. (The first two segments are those of the handshake.)
+    fn answer_is_acknowledged(&self) -> bool {
+        let bare = self.segments_in.saturating_sub(self.data_segments_in);
+        self.since_acknowledged < self.since_received
+            || bare.saturating_sub(2) >= self.data_segments_in
     }
 }
 
@@ -150,12 +185,21 @@ mod tests {
     use super::*;
     use crate::connections::inode_of;
 
-    fn info(since_sent: u32, since_received: u32, received: u64) -> Vec<u8> {
+    /// So long ago, in milliseconds, something was sent, received and acknowledged.
+    fn info(ago: (u32, u32, u32), received: u64, segments: (u32, u32)) -> Vec<u8> {
         let mut info = vec![0; 160];
-        info[44..48].copy_from_slice(&since_sent.to_ne_bytes());
-        info[52..56].copy_from_slice(&since_received.to_ne_bytes());
+        info[44..48].copy_from_slice(&ago.0.to_ne_bytes());
+        info[52..56].copy_from_slice(&ago.1.to_ne_bytes());
+        info[56..60].copy_from_slice(&ago.2.to_ne_bytes());
         info[128..136].copy_from_slice(&received.to_ne_bytes());
+        info[140..144].copy_from_slice(&segments.0.to_ne_bytes());
+        info[152..156].copy_from_slice(&segments.1.to_ne_bytes());
         info
+    }
+
+    fn exchange(since_sent: u32, since_received: u32, received: u64) -> Vec<u8> {
+        let last = since_sent.min(since_received);
+        info((since_sent, since_received, last), received, (5, 2))
     }
 
     fn answer(state: u8, queues: (u32, u32), inode: u32, info: &[u8]) -> Vec<u8> {
@@ -171,58 +215,86 @@ mod tests {
         message
     }
 
-    fn is_busy(state: u8, queues: (u32, u32), info: &[u8]) -> bool {
-        parse(&answer(state, queues, 77, info)).unwrap().busy
+    fn activity(state: u8, queues: (u32, u32), info: &[u8]) -> Activity {
+        parse(&answer(state, queues, 77, info)).unwrap().activity
     }
 
     #[test]
     fn a_connection_is_busy_until_it_is_answered() {
+        let busy = |queues, info: &[u8]| activity(1, queues, info) == Activity::Busy;
+        assert!(busy((0, 0), &exchange(900, 900, 0)), "nothing received yet");
         assert!(
-            is_busy(1, (0, 0), &info(900, 900, 0)),
-            "nothing received yet"
-        );
-        assert!(
-            is_busy(1, (0, 0), &info(900, 100, 80)),
+            busy((0, 0), &exchange(900, 100, 80)),
             "received, not answered"
         );
         assert!(
-            is_busy(1, (5, 0), &info(100, 900, 80)),
+            busy((5, 0), &exchange(100, 900, 80)),
             "a request is not read"
         );
         assert!(
-            is_busy(1, (0, 5), &info(100, 900, 80)),
+            busy((0, 5), &exchange(100, 900, 80)),
             "an answer is not sent"
         );
-        assert!(!is_busy(1, (0, 0), &info(100, 900, 80)), "answered");
-        assert!(!is_busy(1, (0, 0), &info(100, 100, 80)), "answered at once");
+        assert_eq!(
+            activity(1, (0, 0), &exchange(100, 900, 80)),
+            Activity::Quiet
+        );
+    }
+
+    #[test]
+    fn within_one_tick_the_acknowledgement_tells_an_answer_from_a_request() {
+        let at_once = |ago, segments| activity(1, (0, 0), &info(ago, 80, segments));
+        let undecided = Activity::Undecided { received: 80 };
+        assert_eq!(
+            at_once((300, 300, 300), (4, 1)),
+            Activity::Quiet,
+            "answered, acknowledged"
+        );
+        assert_eq!(
+            at_once((300, 300, 260), (6, 2)),
+            Activity::Quiet,
+            "acknowledged later"
+        );
+        assert_eq!(
+            at_once((300, 300, 300), (5, 2)),
+            undecided,
+            "a second request"
+        );
+        assert_eq!(at_once((300, 300, 300), (23, 11)), undecided, "an eleventh");
+        assert_eq!(
+            at_once((300, 300, 300), (22, 10)),
+            Activity::Quiet,
+            "ten answers"
+        );
     }
 
     #[test]
     fn a_client_that_has_hung_up_leaves_nothing_to_wait_for() {
+        let busy = |queues, info: &[u8]| activity(CLOSE_WAIT, queues, info) == Activity::Busy;
+        assert!(!busy((1, 0), &exchange(900, 100, 1)), "it never asked");
         assert!(
-            !is_busy(CLOSE_WAIT, (1, 0), &info(900, 100, 1)),
-            "it never asked"
-        );
-        assert!(
-            !is_busy(CLOSE_WAIT, (1, 0), &info(100, 900, 81)),
+            !busy((1, 0), &exchange(100, 900, 81)),
             "only its end is unread"
         );
         assert!(
-            is_busy(CLOSE_WAIT, (0, 0), &info(900, 100, 81)),
+            busy((0, 0), &exchange(900, 100, 81)),
             "half-closed after a request"
         );
         assert!(
-            is_busy(CLOSE_WAIT, (81, 0), &info(900, 100, 81)),
+            busy((81, 0), &exchange(900, 100, 81)),
             "its request is unread"
         );
     }
 
     #[test]
     fn an_answer_that_cannot_be_read_is_no_quiet_connection() {
-        let whole = answer(1, (0, 0), 77, &info(100, 900, 80));
-        for length in 0..whole.len() {
+        let whole = answer(1, (0, 0), 77, &exchange(100, 900, 80));
+        for length in 0..whole.len() - 4 {
             let parsed = parse(&whole[..length]);
-            assert!(parsed.is_none_or(|one| one.busy), "{length} bytes");
+            assert!(
+                parsed.is_none_or(|one| one.activity == Activity::Busy),
+                "{length} bytes"
+            );
         }
         assert_eq!(parse(&whole).unwrap().inode, 77);
     }
@@ -231,34 +303,31 @@ mod tests {
     fn life_of_a_connection(address: SocketAddr, family: Family) {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let all = || connections(family, address.port()).unwrap();
+        let all = || {
+            let all = connections(family, address.port()).unwrap().into_iter();
+            all.map(|one| (one.inode, one.activity)).collect::<Vec<_>>()
+        };
         assert_eq!(all(), []);
         let mut client = TcpStream::connect(address).unwrap();
-        assert_eq!(
-            all(),
-            [Connection {
-                inode: 0,
-                busy: true
-            }]
-        );
+        assert_eq!(all(), [(0, Activity::Busy)]);
         let ends = (client.local_addr().unwrap(), address);
         assert!(!is_accepted(ends.0, ends.1).unwrap());
         let (mut server, _) = listener.accept().unwrap();
         assert!(is_accepted(ends.0, ends.1).unwrap());
         let inode = inode_of(server.as_fd()).unwrap();
-        assert_eq!(all(), [Connection { inode, busy: true }]);
+        assert_eq!(all(), [(inode, Activity::Busy)]);
         client.write_all(b"question").unwrap();
-        assert!(all()[0].busy, "unread");
+        assert_eq!(all(), [(inode, Activity::Busy)], "unread");
         server.read_exact(&mut [0; 8]).unwrap();
         // Receiving and sending within one tick of the kernel's clock look alike.
         std::thread::sleep(Duration::from_millis(30));
         server.write_all(b"answer").unwrap();
         client.read_exact(&mut [0; 6]).unwrap();
-        until(|| all() == [Connection { inode, busy: false }]);
+        until(|| all() == [(inode, Activity::Quiet)]);
         client.shutdown(Shutdown::Write).unwrap();
-        until(|| all() == [Connection { inode, busy: false }]);
+        until(|| all() == [(inode, Activity::Quiet)]);
         drop(server);
-        until(|| all().iter().all(|one| one.inode == 0));
+        until(|| all().iter().all(|one| one.0 == 0));
     }
 
     fn until(what: impl Fn() -> bool) {
