@@ -268,3 +268,6 @@ impl Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,3 +64,77 @@ fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
     // One that is not in the table does not listen: its server has shut it down.
     Some(references.iter().flatten().any(|count| *count > IDLE))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    use super::*;
+    use crate::connections::inode_of;
+    use crate::listener::ListenerId;
+
+    const QUEUED: Backlog = Backlog {
+        queued: true,
+        handshakes: Some(false),
+    };
+
+    fn held(listener: &impl AsFd, kind: Kind) -> Held<'_> {
+        Held {
+            listener: ListenerId(0),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind,
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    #[test]
+    fn a_tcp_queue_is_seen_until_it_is_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = address.port();
+        let one = held(&listener, Kind::Tcp { port });
+        assert_eq!(Backlog::of(&[one]), Backlog::NONE);
+        let client = TcpStream::connect(address).unwrap();
+        assert_eq!(Backlog::of(&[one]), QUEUED);
+        // What waits on a shared socket waits for all.
+        let shared = Held {
+            steered: false,
+            ..one
+        };
+        assert_eq!(Backlog::of(&[shared]), Backlog::NONE);
+        let served = listener.accept().unwrap();
+        assert_eq!(Backlog::of(&[one]), Backlog::NONE);
+        drop((client, served));
+    }
+
+    #[test]
+    fn a_listener_that_its_server_has_shut_down_holds_nobody_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = address.port();
+        shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
+        let one = held(&listener, Kind::Tcp { port });
+        assert_eq!(Backlog::of(&[one]), Backlog::NONE);
+    }
+
+    #[test]
+    fn a_unix_queue_is_seen_until_it_is_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let one = held(&listener, Kind::Unix);
+        assert_eq!(Backlog::of(&[one]), Backlog::NONE);
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(Backlog::of(&[one]), QUEUED);
+        let served = listener.accept().unwrap();
+        assert_eq!(Backlog::of(&[one]), Backlog::NONE);
+        drop((client, served));
+    }
+}
