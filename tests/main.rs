@@ -14,6 +14,7 @@ mod nonroot;
 mod order;
 mod pid1;
 mod promises;
+mod readme;
 mod restart;
 mod saturated;
 mod shared;

@@ -1,0 +1,249 @@
+//! The README's code, cut out of it and run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::crowd::Habit;
+use crate::common::place::Place;
+use crate::common::site::Site;
+use crate::common::skipped;
+
+const README: &str = include_str!("../README.md");
+
+/// What a language needs around the README's lines to be a server of the kind that the clients know.
+struct Language {
+    /// As its block is marked.
+    name: &'static str,
+    file: &'static str,
+    program: &'static str,
+    /// Run in the site's directory.
+    compile: &'static [&'static str],
+    run: &'static str,
+}
+
+const C: Language = Language {
+    name: "c",
+    file: "server.c",
+    program: r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int listen_on(const char *host, int port) {
+	fprintf(stderr, "%s:%d was to be inherited\n", host, port);
+	exit(1);
+}
+
+int main(void) {
+	README
+	char body[64], answer[256], request[4096];
+	sprintf(body, "hello from c, generation %s\n", getenv("HOTSWAP_GENERATION"));
+	int length = sprintf(answer, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+	for (;;) {
+		int client = accept(fd, NULL, NULL);
+		if (client < 0) continue;
+		if (read(client, request, sizeof request) > 0 && write(client, answer, length) < 0) perror("write");
+		close(client);
+	}
+}
+"#,
+    compile: &["cc", "-Wall", "-Werror", "-o", "program", "server.c"],
+    run: "./program",
+};
+
+const GO: Language = Language {
+    name: "go",
+    file: "server.go",
+    program: r#"
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+)
+
+README
+
+func main() {
+	listener, err := listen()
+	if err != nil {
+		panic(err)
+	}
+	body := fmt.Sprintf("hello from go, generation %s\n", os.Getenv("HOTSWAP_GENERATION"))
+	for {
+		client, err := listener.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			client.Read(make([]byte, 4096))
+			fmt.Fprintf(client, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			client.Close()
+		}()
+	}
+}
+"#,
+    compile: &["go", "build", "-o", "program", "server.go"],
+    run: "./program",
+};
+
+const NODE: Language = Language {
+    name: "js",
+    file: "server.js",
+    program: r#"
+const body = `hello from node, generation ${process.env.HOTSWAP_GENERATION}\n`;
+const server = require("http").createServer((_, answer) => answer.end(body));
+README
+"#,
+    compile: &["node", "--check", "server.js"],
+    run: "node server.js",
+};
+
+const PYTHON: Language = Language {
+    name: "python",
+    file: "server.py",
+    program: r#"
+import os
+import socket
+README
+body = f"hello from python, generation {os.environ['HOTSWAP_GENERATION']}\n"
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    client.sendall(f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    client.close()
+"#,
+    compile: &["python3", "-m", "py_compile", "server.py"],
+    run: "python3 server.py",
+};
+
+const RUBY: Language = Language {
+    name: "ruby",
+    file: "server.rb",
+    program: r#"
+require "socket"
+README
+body = "hello from ruby, generation #{ENV["HOTSWAP_GENERATION"]}\n"
+loop do
+  client = listener.accept
+  client.readpartial(4096)
+  client.write "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: #{body.length}\r\n\r\n#{body}"
+  client.close
+end
+"#,
+    compile: &["ruby", "-c", "server.rb"],
+    run: "ruby server.rb",
+};
+
+const RUST: Language = Language {
+    name: "rust",
+    file: "server.rs",
+    program: r#"
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::FromRawFd;
+
+fn main() -> std::io::Result<()> {
+    README
+    let body = format!("hello from rust, generation {}\n", std::env::var("HOTSWAP_GENERATION").unwrap());
+    for client in listener.incoming() {
+        let mut client = client?;
+        client.read(&mut [0; 4096])?;
+        write!(client, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    }
+    Ok(())
+}
+"#,
+    compile: &["rustc", "--edition", "2024", "-o", "program", "server.rs"],
+    run: "./program",
+};
+
+/// The block that is marked with this word.
+fn block(mark: &str) -> &'static str {
+    let (_, behind) = README
+        .split_once(&format!("\n```{mark}\n"))
+        .unwrap_or_else(|| panic!("no {mark} in the README"));
+    behind.split("```").next().unwrap_or_default()
+}
+
+/// Whether the program is there, whatever it makes of the question.
+fn is_there(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output();
+    found.is_ok_and(|found| found.status.success())
+}
+
+/// The lines as they stand take the socket over, and no client is lost in three swaps of a server without a graceful stop.
+fn takes_its_socket(language: &Language) {
+    let compiler = language.compile[0];
+    if !is_there(compiler) {
+        skipped(
+            &format!("the README's {}", language.name),
+            &format!("no {compiler} here"),
+        );
+        return;
+    }
+    let plan = Site::at(Place::Tcp4).with(&["--capture", "never"]);
+    let dir = plan.dir().to_owned();
+    let whole = language.program.replace("README", block(language.name));
+    fs::write(dir.join(language.file), whole).expect("a program");
+    compile(language.compile, &dir);
+
+    let script = format!(
+        "#!/bin/sh\ncd '{}' && exec {}\n",
+        dir.display(),
+        language.run
+    );
+    let site = plan.by_script(&script, &[]).serving("");
+    let mut clients = site.guests().and(2, Habit::default()).come();
+    for _ in 0..3 {
+        clients.until_answered(10);
+        site.swap();
+    }
+    clients.until_answered(10);
+    let tally = clients.expect_no_failure();
+    assert!(tally.generations.contains_key(&4), "{tally}");
+}
+
+fn compile(line: &[&str], dir: &Path) {
+    let mut command = Command::new(line[0]);
+    let output = command.args(&line[1..]).current_dir(dir).output();
+    let output = output.expect("a compiler");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line:?}: {said}");
+}
+
+#[test]
+fn c_takes_its_socket() {
+    takes_its_socket(&C);
+}
+
+#[test]
+fn go_takes_its_socket() {
+    takes_its_socket(&GO);
+}
+
+#[test]
+fn node_takes_its_socket() {
+    takes_its_socket(&NODE);
+}
+
+#[test]
+fn python_takes_its_socket() {
+    takes_its_socket(&PYTHON);
+}
+
+#[test]
+fn ruby_takes_its_socket() {
+    takes_its_socket(&RUBY);
+}
+
+#[test]
+fn rust_takes_its_socket() {
+    takes_its_socket(&RUST);
+}
