@@ -1,5 +1,5 @@
 //! The error and the status: everything else is in the rooms.
-#![allow(dead_code)] // until the rooms are joined
+#![allow(dead_code, unused_imports)] // until the rooms are joined
 
 mod address;
 mod capture;
@@ -15,6 +15,7 @@ mod signals;
 mod status;
 mod supervisor;
 mod sys;
+mod systemd;
 mod watch;
 
 fn main() {}

@@ -1,0 +1,274 @@
+//! A service manager of our own, and what it hears.
+
+use std::ffi::OsString;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{Manager, inherited_names};
+use crate::supervisor::{Event, Exit, Generation, Order, Policy, Restart, Supervisor, Time};
+
+const US: i32 = 42;
+
+struct Service {
+    hears: UnixDatagram,
+    manager: Manager,
+    supervisor: Supervisor,
+    now: Time,
+    _room: TempDir,
+}
+
+fn policy() -> Policy {
+    Policy {
+        ready_timeout: Duration::from_secs(30),
+        min_ready: Duration::ZERO,
+        quiesce: Duration::from_secs(10),
+        drain_timeout: Duration::from_secs(30),
+        max_draining: 4,
+        order: Order::StartFirst,
+        restart: Restart::OnFailure,
+        before_swap: None,
+        before_first: false,
+        fallback: true,
+    }
+}
+
+fn variables(set: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
+    let set: Vec<(String, OsString)> = set
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.into()))
+        .collect();
+    move |name| {
+        let mut set = set.iter();
+        set.find(|(set, _)| set == name)
+            .map(|(_, value)| value.clone())
+    }
+}
+
+fn us() -> Pid {
+    Pid::from_raw(US)
+}
+
+impl Service {
+    fn with(watchdog: &[(&str, &str)]) -> Self {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("notify");
+        let hears = UnixDatagram::bind(&path).unwrap();
+        hears.set_nonblocking(true).unwrap();
+        let path = path.to_str().unwrap();
+        let set = [&[("NOTIFY_SOCKET", path)], watchdog].concat();
+        let now = Duration::from_secs(100);
+        Self {
+            hears,
+            manager: Manager::of(variables(&set), us(), now),
+            supervisor: Supervisor::new(policy()),
+            now,
+            _room: room,
+        }
+    }
+
+    fn serving() -> Self {
+        let mut service = Self::with(&[]);
+        service.happens(Event::Launched);
+        service.serves(1);
+        service.heard();
+        service
+    }
+
+    fn happens(&mut self, event: Event) {
+        let asked = event == Event::SwapAsked(None);
+        self.now += Duration::from_secs(1);
+        self.supervisor.step(self.now, event);
+        if asked {
+            self.manager.asked(&self.supervisor, self.now);
+        }
+        self.manager.follow(&self.supervisor, self.now);
+    }
+
+    fn serves(&mut self, generation: u32) {
+        self.happens(Event::Ready(Generation(generation)));
+        self.happens(Event::CutOverDone(Generation(generation)));
+    }
+
+    fn starts(&mut self) {
+        self.happens(Event::ProgramChecked(Ok(())));
+    }
+
+    fn heard(&mut self) -> Vec<String> {
+        let mut messages = Vec::new();
+        let mut buffer = [0; 500];
+        while let Ok(bytes) = self.hears.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..bytes]);
+            messages.extend(text.lines().map(str::to_owned));
+        }
+        messages
+    }
+
+    fn heard_this(&mut self, expected: &[&str]) {
+        assert_eq!(self.heard(), expected);
+    }
+}
+
+#[test]
+fn ready_is_said_once_the_first_generation_serves() {
+    let mut service = Service::with(&[]);
+    service.happens(Event::Launched);
+    service.heard_this(&["STATUS=generation 1 is on its way"]);
+    service.happens(Event::Ready(Generation(1)));
+    service.heard_this(&[]);
+    service.happens(Event::CutOverDone(Generation(1)));
+    service.heard_this(&["READY=1", "STATUS=generation 1 is serving"]);
+}
+
+#[test]
+fn a_swap_is_a_reload_with_its_time() {
+    let mut service = Service::serving();
+    service.happens(Event::SwapAsked(None));
+    let since = format!("MONOTONIC_USEC={}", service.now.as_micros());
+    service.heard_this(&[
+        "RELOADING=1",
+        &since,
+        "EXTEND_TIMEOUT_USEC=15000000",
+        "STATUS=generation 1 is serving, generation 2 is on its way",
+    ]);
+    service.starts();
+    service.serves(2);
+    service.heard_this(&["READY=1", "STATUS=generation 2 is serving, 1 draining"]);
+    assert_eq!(service.manager.deadline(), None);
+}
+
+#[test]
+fn a_failed_swap_ends_the_reload_too() {
+    let mut service = Service::serving();
+    service.happens(Event::SwapAsked(None));
+    service.starts();
+    service.heard();
+    service.happens(Event::Died(Generation(2), Exit::Status(1)));
+    assert_eq!(service.heard()[0], "READY=1");
+}
+
+#[test]
+fn a_reload_asked_for_during_a_swap_ends_with_the_next_one() {
+    let mut service = Service::serving();
+    service.happens(Event::SwapAsked(None));
+    service.starts();
+    service.heard();
+    service.happens(Event::SwapAsked(None));
+    let since = format!("MONOTONIC_USEC={}", service.now.as_micros());
+    service.heard_this(&["RELOADING=1", &since, "EXTEND_TIMEOUT_USEC=15000000"]);
+    service.serves(2);
+    assert!(!service.heard().contains(&"READY=1".to_owned()));
+    service.starts();
+    service.serves(3);
+    assert!(service.heard().contains(&"READY=1".to_owned()));
+}
+
+#[test]
+fn a_restart_is_no_reload() {
+    let mut service = Service::serving();
+    service.happens(Event::Died(Generation(1), Exit::Signal(11)));
+    let heard = service.heard();
+    assert!(
+        heard.iter().all(|line| line.starts_with("STATUS=")),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn more_time_is_asked_for_while_it_takes() {
+    let mut service = Service::serving();
+    service.happens(Event::StopAsked(None));
+    assert_eq!(
+        service.heard()[..2],
+        ["STOPPING=1", "EXTEND_TIMEOUT_USEC=15000000"]
+    );
+    for _ in 0..3 {
+        let due = service.manager.deadline().unwrap();
+        service.manager.look(due);
+        service.heard_this(&["EXTEND_TIMEOUT_USEC=15000000"]);
+    }
+}
+
+#[test]
+fn signs_of_life_come_twice_as_often_as_is_wanted() {
+    let mut service = Service::with(&[("WATCHDOG_USEC", "4000000"), ("WATCHDOG_PID", "42")]);
+    let first = service.manager.deadline().unwrap();
+    service.manager.look(first);
+    service.heard_this(&["WATCHDOG=1"]);
+    assert_eq!(
+        service.manager.deadline(),
+        Some(first + Duration::from_secs(2))
+    );
+}
+
+#[test]
+fn the_watchdog_of_another_process_is_not_ours() {
+    let mut service = Service::with(&[("WATCHDOG_USEC", "4000000"), ("WATCHDOG_PID", "7")]);
+    service.manager.look(service.now + Duration::from_secs(4));
+    service.heard_this(&[]);
+}
+
+#[test]
+fn an_abstract_socket_does_as_well() {
+    let name = format!("hotswap-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let hears = UnixDatagram::bind_addr(&address).unwrap();
+    let set = [("NOTIFY_SOCKET", format!("@{name}"))];
+    let set = set.map(|(key, value)| (key, value.leak() as &str));
+    let mut manager = Manager::of(variables(&set), us(), Time::ZERO);
+    manager.look(Duration::from_secs(5));
+    let mut buffer = [0; 100];
+    let bytes = hears.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..bytes], b"EXTEND_TIMEOUT_USEC=15000000\n");
+}
+
+#[test]
+fn a_manager_that_does_not_listen_hurts_nobody() {
+    for name in ["", "/nowhere/notify", "relative", "vsock:2:1234"] {
+        let mut manager = Manager::of(variables(&[("NOTIFY_SOCKET", name)]), us(), Time::ZERO);
+        let mut supervisor = Supervisor::new(policy());
+        supervisor.step(Time::ZERO, Event::Launched);
+        manager.follow(&supervisor, Time::ZERO);
+        manager.look(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn what_a_busy_manager_could_not_take_comes_later() {
+    let mut service = Service::with(&[]);
+    let again = Duration::from_millis(100);
+    for _ in 0..100_000 {
+        service.now += Duration::from_secs(5);
+        service.manager.look(service.now);
+        if service.manager.deadline() == Some(service.now + again) {
+            break;
+        }
+    }
+    assert!(!service.heard().is_empty());
+    service
+        .manager
+        .look(service.now + Duration::from_millis(100));
+    assert!(!service.heard().is_empty());
+}
+
+#[test]
+fn only_descriptors_meant_for_us_are_taken() {
+    let given = |set: &[(&str, &str)]| inherited_names(variables(set), us());
+    let two = [("LISTEN_PID", "42"), ("LISTEN_FDS", "2")];
+    assert_eq!(given(&two), ["", ""]);
+    assert_eq!(
+        given(&[&two[..], &[("LISTEN_FDNAMES", "web:admin")]].concat()),
+        ["web", "admin"]
+    );
+    assert_eq!(
+        given(&[&two[..], &[("LISTEN_FDNAMES", "web")]].concat()),
+        ["", ""]
+    );
+    assert!(given(&[("LISTEN_PID", "7"), ("LISTEN_FDS", "2")]).is_empty());
+    assert!(given(&[("LISTEN_FDS", "2")]).is_empty());
+    assert!(given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "-2")]).is_empty());
+    assert!(given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "99999999")]).is_empty());
+}
