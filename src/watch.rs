@@ -28,6 +28,7 @@ mod tree;
 
 use events::{Arrival, Events, Hints};
 use file::{Role, Watched};
+use form::Form;
 pub use gates::Fitness;
 use gates::Identity;
 use places::{Directory, Place};
@@ -70,6 +71,10 @@ pub struct Watch {
     poll: Duration,
     /// A command of ours is at work on the files.
     held: bool,
+    /// It failed, and what changed in a tree meanwhile was told.
+    told_of_failure: bool,
+    /// The form of a program that execve(2) took.
+    usual: Option<Form>,
     /// Something was touched, or is due for another reason.
     hinted: Option<Time>,
     looked: Time,
@@ -96,10 +101,12 @@ impl Watch {
             }?,
             files,
             trees,
-            program: targets.program,
             debounce,
             poll,
             held: false,
+            told_of_failure: false,
+            usual: targets.program.as_deref().and_then(gates::form_at),
+            program: targets.program,
             hinted: (!is_idle).then_some(now),
             looked: now,
         };
@@ -157,7 +164,7 @@ impl Watch {
         let mut changed = Vec::new();
         for file in &mut self.files {
             let arrival = arrival(&hints, file.way());
-            if file.look(now, arrival, self.debounce) {
+            if file.look(now, arrival, self.debounce, self.usual) {
                 changed.push(Changed {
                     path: file.spelled.clone(),
                 });
@@ -186,6 +193,7 @@ impl Watch {
     /// What is there now is what the next candidate is started from.
     pub fn baseline(&mut self) {
         self.held = false;
+        self.told_of_failure = false;
         for file in &mut self.files {
             file.take_as_tried();
         }
@@ -194,9 +202,15 @@ impl Watch {
         }
     }
 
-    /// Ends [`Watch::hold`] where no candidate follows: what changed meanwhile is still to be reported.
-    pub fn release(&mut self, now: Time) {
-        self.held = false;
+    /// Ends [`Watch::hold`] where no candidate follows. A fault in a tree may have been mended while the command ran, so
+    /// that is still told; but once in a row, for a command that writes into the tree would fail for ever.
+    pub fn command_failed(&mut self, now: Time) {
+        let again = self.told_of_failure;
+        self.baseline();
+        if !again {
+            self.told_of_failure = true;
+            self.trees.iter_mut().for_each(Tree::tell_all);
+        }
         self.hinted = Some(now);
     }
 
@@ -212,6 +226,8 @@ impl Watch {
                 file.runs(image);
             }
         }
+        let usual = self.program.as_deref().and_then(gates::form_at);
+        self.usual = usual.or(self.usual);
         self.hinted = Some(now);
     }
 
@@ -230,8 +246,7 @@ impl Watch {
         let Some(program) = &self.program else {
             return Fitness::Fit;
         };
-        let mut programs = self.files.iter().filter(|file| file.role == Role::Program);
-        gates::fitness(program, programs.find_map(Watched::usual_form))
+        gates::fitness(program, self.usual)
     }
 
     fn find_ways(&mut self, now: Time) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::supervisor::Time;
 use crate::watch::events::Arrival;
-use crate::watch::form::{Form, form};
+use crate::watch::form::Form;
 use crate::watch::gates::{self, BLIND_SETTLE, Gate, Identity};
 use crate::watch::places::{Place, way};
 use crate::watch::reading::{Progress, Reading};
@@ -68,8 +68,6 @@ pub struct Watched {
     reading: Option<Reading>,
     serving: Option<Known>,
     fresh: Option<Fresh>,
-    /// The form of a program that execve(2) took.
-    usual: Option<Form>,
     again: Option<Time>,
 }
 
@@ -85,7 +83,6 @@ impl Watched {
             reading: None,
             serving: None,
             fresh: None,
-            usual: None,
             again: None,
         };
         watched.take_as_tried();
@@ -99,10 +96,6 @@ impl Watched {
 
     pub fn way(&self) -> &[Place] {
         &self.way
-    }
-
-    pub fn usual_form(&self) -> Option<Form> {
-        self.usual
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -148,11 +141,6 @@ impl Watched {
         let (Some(identity), Ok(file)) = (self.tried.identity, gates::open(&self.path)) else {
             return;
         };
-        if self.role == Role::Program && self.usual.is_none() {
-            self.usual = form(&file, identity.size)
-                .ok()
-                .filter(|form| *form != Form::Torn);
-        }
         let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
         if is_file {
             self.reading = Some(Reading::new(file, identity));
@@ -179,8 +167,14 @@ impl Watched {
         self.serving = None;
     }
 
-    /// True once for each new content that has passed all gates.
-    pub fn look(&mut self, now: Time, arrival: Arrival, debounce: Duration) -> bool {
+    /// True once for each new content that has passed all gates; `usual` is the form of a program that execve(2) took.
+    pub fn look(
+        &mut self,
+        now: Time,
+        arrival: Arrival,
+        debounce: Duration,
+        usual: Option<Form>,
+    ) -> bool {
         self.again = None;
         self.finish_tried();
         let Ok(metadata) = fs::metadata(&self.path) else {
@@ -193,7 +187,7 @@ impl Watched {
             return false;
         }
         let gate = match self.role {
-            Role::Program => gates::program(&self.path, &metadata, self.usual),
+            Role::Program => gates::program(&self.path, &metadata, usual),
             Role::Plain => gates::plain(&self.path, &metadata),
         };
         let mut fresh = self.notice(now, identity, arrival, metadata.nlink());

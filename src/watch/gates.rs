@@ -151,6 +151,14 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<Form>) -> Gate {
     }
 }
 
+/// The form of the program there, if it is one that execve(2) may have taken.
+pub fn form_at(path: &Path) -> Option<Form> {
+    let file = open(path).ok()?;
+    let metadata = file.metadata().ok().filter(Metadata::is_file)?;
+    let form = form(&file, metadata.len()).ok();
+    form.filter(|&form| form != Form::Torn)
+}
+
 /// Whether a swap that somebody asked for may run the program as it is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fitness {

@@ -148,6 +148,11 @@ impl Tree {
         self.absorb = Some((seconds, now.subsec_nanos().into()));
     }
 
+    /// Takes [`Tree::take_as_tried`] back.
+    pub fn tell_all(&mut self) {
+        self.absorb = None;
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         if self.scan.is_some() {
             return Some(Time::ZERO);
@@ -271,14 +276,14 @@ impl Tree {
         bytes
     }
 
-    fn conclude(&mut self, now: Time, files: Files) -> Option<PathBuf> {
+    fn conclude(&mut self, now: Time, mut files: Files) -> Option<PathBuf> {
         let absorb_until = self.absorb.take();
         let Some(known) = &mut self.known else {
             self.known = Some(files);
             return None;
         };
         if let Some(moment) = absorb_until {
-            absorb(known, &files, moment);
+            absorb(known, &mut files, moment);
         }
         let Some(path) = difference(known, &files) else {
             self.pending = None;
@@ -307,11 +312,14 @@ impl Tree {
     }
 }
 
-/// What changed until `moment` is known from now on; so is what has gone.
-fn absorb(known: &mut Files, files: &Files, moment: (i64, i64)) {
+/// What changed until `moment` is known from now on; so is what has gone. But not by its content: a user who saves it once
+/// more, because he is not sure that it was in time, is heard.
+fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) {
     known.retain(|path, _| files.contains_key(path));
     for (path, entry) in files {
-        if entry.changed <= moment {
+        let is_other = known.get(path).is_none_or(|known| !known.is_as(entry));
+        if is_other && entry.changed <= moment {
+            entry.hash = None;
             known.insert(path.clone(), *entry);
         }
     }

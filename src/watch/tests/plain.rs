@@ -197,13 +197,25 @@ fn what_changes_before_the_baseline_belongs_to_this_swap() {
 }
 
 #[test]
-fn what_changes_while_a_command_fails_is_still_told() {
+fn a_fault_that_is_mended_while_the_command_fails_is_told_once() {
+    let mut bench = tree();
+    for told in [1, 0] {
+        bench.watch.hold();
+        fs::write(bench.path("src/main.rs"), format!("mended {told}")).unwrap();
+        bench.watch.command_failed(sys::now());
+        assert_eq!(bench.all().len(), told);
+    }
+    fs::write(bench.path("src/main.rs"), "mended 0").unwrap();
+    assert_eq!(bench.all().len(), 1, "saved once more");
+}
+
+#[test]
+fn what_a_failing_command_does_to_the_program_is_no_change() {
     let mut bench = Bench::new();
     bench.watch.hold();
     publish(&bench.path("server"), "v2");
+    bench.watch.command_failed(sys::now());
     assert_eq!(bench.all(), []);
-    bench.watch.release(sys::now());
-    bench.one();
 }
 
 #[test]
