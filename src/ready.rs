@@ -269,5 +269,27 @@ impl Readiness {
     }
 }
 
+/// The listeners on which some thread of these processes waits at this moment.
+pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
+    let (wanted, first, captured) = (&[], false, false);
+    let all = targets(&View {
+        held,
+        wanted,
+        pids,
+        first,
+        captured,
+    });
+    let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
+    let waiting = seen::look(pids, &sought).waiting;
+    let is_waited_on = |target: &&Target| {
+        let socket = target.socket.as_ref();
+        socket.is_some_and(|socket| waiting.contains(&socket.inode))
+    };
+    all.iter()
+        .filter(is_waited_on)
+        .map(|target| target.listener)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -40,10 +40,22 @@ impl Candidate<TcpListener> {
 }
 
 impl<L: AsFd> Candidate<L> {
-    fn look(&mut self, after: Duration) -> Option<Ready> {
-        let held = Held {
+    fn held(&self) -> Held<'_> {
+        Held {
             listener: HERE,
             fd: self.listener.as_fd(),
+            inode: inode_of(self.listener.as_fd()).unwrap(),
+            kind: self.kind,
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    fn look(&mut self, after: Duration) -> Option<Ready> {
+        let held = Held {
+            fd: self.listener.as_fd(),
+            listener: HERE,
             inode: inode_of(self.listener.as_fd()).unwrap(),
             kind: self.kind,
             steered: true,
@@ -90,6 +102,8 @@ fn auto_sees_a_thread_that_accepts() {
     let listener = candidate.listener.try_clone().unwrap();
     let server = thread::spawn(move || listener.accept().map(drop));
     assert_eq!(candidate.is_ready(OFTEN * 2).to_string(), "accepting");
+    assert_eq!(waited_on(&[candidate.held()], &[Pid::this()]), [HERE]);
+    assert_eq!(waited_on(&[candidate.held()], &[]), []);
     drop(candidate.connect());
     server.join().unwrap().unwrap();
 }
