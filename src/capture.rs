@@ -11,9 +11,11 @@ pub mod filter;
 mod listen;
 mod notification;
 mod options;
+mod path;
 mod place;
 mod theirs;
 mod tree;
+mod unlink;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -135,7 +137,8 @@ impl Capture {
                 length,
             } => self.bind(&call, fd, (address, length), listeners),
             Call::Listen { fd } => self.listen(&call, fd, listeners),
-            Call::Unlink { .. } | Call::Other => Ok(Answer::GoOn),
+            Call::Unlink { directory, path } => Ok(self.unlink(&call, directory, path, listeners)),
+            Call::Other => Ok(Answer::GoOn),
         };
         match answer {
             Ok(Answer::Succeed) => call.succeed(),

@@ -28,11 +28,12 @@ use crate::address::Listen;
 use crate::connections::{handshakes, inet};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
-pub use captured::{CapturedAddress, Given, Plan};
+pub use captured::{BoundPath, CapturedAddress, Given, Plan, Spot};
 use group::Group;
 use means::Means;
 pub use open::SO_BINDTOIFINDEX;
 use path::UnixPath;
+pub use place::beside;
 use shared::Shared;
 use steer::Inode;
 

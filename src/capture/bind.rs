@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -15,7 +16,7 @@ use super::bound::{Bound, MOST_LISTENERS};
 use super::caller::Caller;
 use super::notification::{Notification, read_address};
 use super::theirs::{Sort, Theirs, make_ours, set_nonblocking};
-use super::{Answer, Capture, Remark, options};
+use super::{Answer, Capture, Remark, options, path};
 use crate::listener::{CapturedAddress, Given, Listeners, Plan};
 use crate::sys;
 
@@ -24,6 +25,8 @@ struct Wish {
     fd: RawFd,
     caller: Caller,
     theirs: Theirs,
+    /// A unix path as the server knows it.
+    spelled: PathBuf,
     address: CapturedAddress,
 }
 
@@ -63,6 +66,7 @@ impl Capture {
         let Some(theirs) = Theirs::of(&caller, fd)? else {
             return Ok(None);
         };
+        let mut spelled = PathBuf::new();
         let address = match (asked, theirs.sort) {
             (Asked::Inet(at), _) if at.is_ipv6() != theirs.v6 => None,
             (Asked::Inet(at), Sort::Tcp | Sort::Mptcp) if at.port() == 0 => {
@@ -75,6 +79,11 @@ impl Capture {
                 device: theirs.device(),
             }),
             (Asked::Inet(at), Sort::Udp) => Some(CapturedAddress::Udp(at)),
+            (Asked::Path(path), Sort::UnixStream) => {
+                let spot = path::find(&caller, libc::AT_FDCWD, &path)?;
+                spelled = path;
+                spot.map(CapturedAddress::Path)
+            }
             (Asked::Abstract(name), Sort::UnixStream) => Some(CapturedAddress::Abstract(name)),
             _ => None,
         };
@@ -83,6 +92,7 @@ impl Capture {
             fd,
             caller,
             theirs,
+            spelled,
             address,
         }))
     }
@@ -223,7 +233,7 @@ impl Capture {
     /// Binds the server's own socket: what it has set on it, and every epoll set it is in, stay as they are.
     fn bind_theirs(&mut self, call: &Notification, wish: &Wish, alone: bool) -> io::Result<Answer> {
         let own = wish.theirs.socket.as_ref();
-        let (socket, keep) = match own.filter(|_| wish.theirs.sort != Sort::Mptcp) {
+        let (mut socket, keep) = match own.filter(|_| wish.theirs.sort != Sort::Mptcp) {
             Some(own) => (own.try_clone()?, false),
             None => (wish.theirs.another()?, own.is_none()),
         };
@@ -231,14 +241,21 @@ impl Capture {
             self.could_not_look(&error);
             return Ok(Answer::GoOn);
         }
+        let mut path = None;
         match &wish.address {
             CapturedAddress::Tcp { at, .. } => bind_in_group(socket.as_fd(), (*at).into(), alone)?,
             CapturedAddress::Abstract(name) => {
                 bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
             }
+            CapturedAddress::Path(_) => {
+                let beside = (!alone).then_some(self.generation);
+                let (back, bound) = path::bind_to(&wish.caller, &wish.spelled, beside, socket)?;
+                (socket, path) = (back, Some(bound));
+            }
             CapturedAddress::Udp(_) => return Ok(Answer::GoOn),
         }
         let mut bound = wish.bound(socket.as_fd())?;
+        bound.path = path;
         if bound.inode != wish.theirs.inode {
             self.replace(call, wish, socket.as_fd())?;
         }

@@ -5,7 +5,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use nix::unistd::Pid;
 
 use super::caller::{Caller, socket_inode};
-use crate::listener::{CapturedAddress, ListenerId};
+use crate::listener::{BoundPath, CapturedAddress, ListenerId};
 
 /// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
 const MOST: usize = 512;
@@ -20,6 +20,8 @@ pub struct Bound {
     fd: RawFd,
     /// Our own descriptor, where no other can be had when the server listens.
     pub kept: Option<OwnedFd>,
+    /// The name it is bound to, if it has one in the file system.
+    pub path: Option<BoundPath>,
     pub listener: Option<ListenerId>,
 }
 
@@ -31,6 +33,7 @@ impl Bound {
             process,
             fd,
             kept: None,
+            path: None,
             listener: None,
         }
     }

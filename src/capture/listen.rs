@@ -41,7 +41,8 @@ impl Capture {
                 return Ok(Answer::GoOn);
             }
         };
-        let (listener, first) = listeners.listen(self.generation, &bound.address, socket)?;
+        let path = bound.path.take();
+        let (listener, first) = listeners.listen(self.generation, &bound.address, socket, path)?;
         bound.kept = None;
         bound.listener = Some(listener);
         let (address, process) = (bound.address.to_string(), bound.process);

@@ -16,6 +16,8 @@ use nix::sys::stat::fstat;
 use super::*;
 use crate::listener::{Note, SocketOptions, Sockets};
 
+mod unix;
+
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);
 
@@ -53,6 +55,15 @@ impl House {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         self.listeners.seats(generation, Sockets::Own).unwrap();
+        self.again(generation, work)
+    }
+
+    /// The same generation goes on, in another thread.
+    fn again<T: Send + 'static>(
+        &mut self,
+        generation: Generation,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let (sender, receiver) = mpsc::channel();
         let server: JoinHandle<T> = thread::spawn(move || {
             sender.send(filter::install().unwrap()).unwrap();

@@ -2,37 +2,28 @@
 //!
 //! Nothing is bound here: that is done with the server's own rights. Here it is decided who gets which socket.
 
+mod address;
+
 use std::collections::HashSet;
-use std::fmt;
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
+pub use address::{BoundPath, CapturedAddress, Spot};
+
 use super::group::Group;
 use super::means::Means;
-use super::open::Family;
+use super::path::UnixPath;
+use super::place::Place;
 use super::shared::Shared;
 use super::steer::Inode;
 use super::{Kind, Listener, ListenerId, Listeners, Sockets, Sort};
 use crate::address::covers;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
-
-/// What a server asks bind(2) for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CapturedAddress {
-    Tcp {
-        at: SocketAddr,
-        only_v6: bool,
-        /// The network device it is bound to; 0 is none.
-        device: u32,
-    },
-    Udp(SocketAddr),
-    /// Without its leading NUL.
-    Abstract(Vec<u8>),
-}
 
 /// What becomes of a bind(2) that no `--listen`ed address covers.
 #[derive(Debug)]
@@ -53,50 +44,6 @@ pub struct Given {
     pub socket: OwnedFd,
     /// It is this generation's alone.
     pub steered: bool,
-}
-
-impl CapturedAddress {
-    /// What a socket for it is made of, if it can be steered.
-    fn family(&self) -> Option<(Family, u32)> {
-        let Self::Tcp {
-            at,
-            only_v6,
-            device,
-        } = self
-        else {
-            return None;
-        };
-        let family = if at.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6 {
-                only: Some(*only_v6),
-            }
-        };
-        Some((family, *device))
-    }
-
-    fn inet(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp { at, .. } | Self::Udp(at) => Some(*at),
-            Self::Abstract(_) => None,
-        }
-    }
-
-    /// Whether an IPv6 wildcard would answer IPv4 clients too.
-    fn is_dual(&self) -> bool {
-        !matches!(self, Self::Tcp { only_v6: true, .. })
-    }
-}
-
-impl fmt::Display for CapturedAddress {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Tcp { at, .. } => at.fmt(f),
-            Self::Udp(at) => write!(f, "udp:{at}"),
-            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
-        }
-    }
 }
 
 impl Listeners {
@@ -120,10 +67,14 @@ impl Listeners {
                     })
                     .map(|(listener, _)| listener)
             }
-            CapturedAddress::Abstract(_) => {
-                let words = asked.to_string();
-                own().find(|listener| listener.addr() == words)
-            }
+            CapturedAddress::Path(spot) => own().find(|listener| {
+                let place = listener.place();
+                place.is_some_and(|place| place.is_at(spot.directory, &spot.name))
+            }),
+            CapturedAddress::Abstract(name) => own().find(|listener| match &listener.sort {
+                Sort::Shared(shared) => shared.abstract_name() == Some(name),
+                Sort::Group(_) | Sort::Path(_) => false,
+            }),
         };
         found.map(|listener| listener.id)
     }
@@ -166,18 +117,21 @@ impl Listeners {
             return Ok(Plan::Alone);
         };
         let id = listener.id;
-        if let Sort::Group(group) = &mut listener.sort
-            && !group.has_seat(generation)
-        {
-            if !group.is_waiting() {
-                return Ok(Plan::Join);
+        let none_idle = HashSet::new();
+        match &mut listener.sort {
+            Sort::Group(group) if !group.has_seat(generation) => {
+                if !group.is_waiting() {
+                    return Ok(Plan::Join);
+                }
+                group.seat(generation, Sockets::Target, &none_idle, &mut self.means)?;
             }
-            group.seat(
-                generation,
-                Sockets::Target,
-                &HashSet::new(),
-                &mut self.means,
-            )?;
+            Sort::Path(path) if path.socket_of(generation).is_none() => {
+                if !path.is_waiting() {
+                    return Ok(Plan::Join);
+                }
+                path.seat(generation, Sockets::Target, &self.means)?;
+            }
+            Sort::Group(_) | Sort::Path(_) | Sort::Shared(_) => {}
         }
         self.seat_of(generation, id).map(Plan::Instead)
     }
@@ -191,24 +145,33 @@ impl Listeners {
         generation: Generation,
         asked: &CapturedAddress,
         socket: OwnedFd,
+        path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
         let Some(listener) = there else {
-            return Ok((self.found(generation, asked, socket)?, true));
+            return Ok((self.found(generation, asked, socket, path)?, true));
         };
         let id = listener.id;
-        match &mut listener.sort {
-            Sort::Group(group) => {
+        // it may have come too late for the cut-over
+        let serves = self.serving == Some(generation);
+        match (&mut listener.sort, path) {
+            (Sort::Group(group), _) => {
                 group.join(generation, socket, &mut self.means)?;
-                // it came too late for the cut-over
-                if self.serving == Some(generation) {
+                if serves {
                     group.prepare(generation, &mut self.means)?;
                     group.cut_over(generation, &mut self.means)?;
                 }
             }
-            // bound by two at once: the first is shared
-            Sort::Path(_) | Sort::Shared(_) => return Err(Errno::EADDRINUSE.into()),
+            (Sort::Path(there), Some(path)) => {
+                sys::listen(socket.as_fd(), self.means.options.backlog)?;
+                there.adopt(generation, socket, &path.name, &self.means)?;
+                if serves {
+                    there.cut_over(generation, &mut self.means)?;
+                }
+            }
+            // bound by two at once: what the first has is shared
+            (Sort::Path(_) | Sort::Shared(_), _) => return Err(Errno::EADDRINUSE.into()),
         }
         Ok((id, false))
     }
@@ -218,14 +181,36 @@ impl Listeners {
         generation: Generation,
         asked: &CapturedAddress,
         socket: OwnedFd,
+        path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
-        let sort = if let Some(made_of) = asked.family().filter(|_| !self.means.options.share) {
-            let group = Group::of_server(socket, made_of, generation, &self.means)?;
-            Sort::Group(group)
-        } else {
-            let mut shared = Shared::own(socket, &self.means)?;
-            shared.seat(generation, &self.means)?;
-            Sort::Shared(shared)
+        let place = match (asked, path) {
+            (CapturedAddress::Path(spot), Some(BoundPath { directory, .. })) => {
+                let (name, path) = (spot.name.clone(), spot.path.clone());
+                Some(Place::within(directory, name, path))
+            }
+            _ => None,
+        };
+        let steered = asked.family().filter(|_| !self.means.options.share);
+        let sort = match (steered, place) {
+            (Some(made_of), _) => {
+                let group = Group::of_server(socket, made_of, generation, &self.means)?;
+                Sort::Group(group)
+            }
+            (None, Some(place)) if !self.means.options.share => {
+                sys::listen(socket.as_fd(), self.means.options.backlog)?;
+                let mut path = UnixPath::captured(place);
+                let name = path.place().name().to_owned();
+                path.adopt(generation, socket, &name, &self.means)?;
+                Sort::Path(path)
+            }
+            (None, place) => {
+                let mut shared = Shared::own(socket, &self.means)?;
+                if let Some(place) = place {
+                    shared.keep_path(place)?;
+                }
+                shared.seat(generation, &self.means)?;
+                Sort::Shared(shared)
+            }
         };
         let id = ListenerId(self.given_out);
         self.given_out += 1;
@@ -249,6 +234,32 @@ impl Listeners {
             Sort::Shared(shared) => shared.mend(&self.means),
         };
         Some(done.map(|()| listener.id))
+    }
+
+    /// Whether any listener is a path in the file system.
+    pub fn have_paths(&self) -> bool {
+        self.all.iter().any(|listener| listener.place().is_some())
+    }
+
+    pub fn have_path_named(&self, name: &OsStr) -> bool {
+        let mut places = self.all.iter().filter_map(Listener::place);
+        places.any(|place| place.name() == name)
+    }
+
+    /// Whether clients come in there, by a socket of ours.
+    pub fn is_live(&self, spot: &Spot) -> bool {
+        self.all.iter().any(|listener| {
+            let here = |place: &&Place| place.is_at(spot.directory, &spot.name);
+            let Some(place) = listener.place().filter(here) else {
+                return false;
+            };
+            let live = match &listener.sort {
+                Sort::Path(path) => path.live_file(),
+                Sort::Shared(shared) => shared.live_file(),
+                Sort::Group(_) => None,
+            };
+            live.is_some() && place.file(place.name()).ok() == live
+        })
     }
 
     /// What another generation has at that port, if it is not quite that address.
@@ -287,6 +298,14 @@ impl Listeners {
 }
 
 impl Listener {
+    fn place(&self) -> Option<&Place> {
+        match &self.sort {
+            Sort::Path(path) => Some(path.place()),
+            Sort::Shared(shared) => shared.place(),
+            Sort::Group(_) => None,
+        }
+    }
+
     /// Its internet address, if it is of that protocol, and whether it answers both families.
     fn inet(&self, udp: bool) -> Option<(SocketAddr, bool)> {
         let (address, socket) = match &self.sort {

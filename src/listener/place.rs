@@ -65,6 +65,11 @@ impl Place {
         &self.name
     }
 
+    /// Whether it is that name in that directory.
+    pub fn is_at(&self, directory: FileId, name: &OsStr) -> bool {
+        self.name == name && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
+    }
+
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
@@ -75,7 +80,7 @@ impl Place {
 
     /// The name of that number beside this one.
     pub fn beside(&self, number: u32) -> OsString {
-        self.with(&format!("{BESIDE}{number}"))
+        beside(&self.name, number)
     }
 
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
@@ -279,6 +284,13 @@ impl Drop for Place {
             self.remove(&self.with(".lock"));
         }
     }
+}
+
+/// The name of that number beside a name.
+pub fn beside(name: &OsStr, number: u32) -> OsString {
+    let mut name = name.to_owned();
+    name.push(format!("{BESIDE}{number}"));
+    name
 }
 
 fn is_socket(stat: &FileStat) -> bool {

@@ -112,6 +112,22 @@ impl Shared {
         has.then(|| self.socket.fd())
     }
 
+    /// A server has bound it to that path.
+    pub fn keep_path(&mut self, place: Place) -> io::Result<()> {
+        let file = place.file(place.name())?;
+        let beside = place.beside(NOBODYS);
+        place.remove(&beside);
+        if let Err(error) = place.link(place.name(), &beside) {
+            log::debug!("cannot link {}: {error}", place.path_of(&beside).display());
+        }
+        self.path = Some((place, file));
+        Ok(())
+    }
+
+    pub fn place(&self) -> Option<&Place> {
+        self.path.as_ref().map(|(place, _)| place)
+    }
+
     /// What clients reach, under all of its names.
     pub fn live_file(&self) -> Option<FileId> {
         self.path.as_ref().map(|(_, file)| *file)

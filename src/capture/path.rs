@@ -1,0 +1,108 @@
+//! Unix paths as a server sees them: found, and bound, in its place.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::stat::fstat;
+use nix::unistd::fchdir;
+
+use super::caller::Caller;
+use super::place::in_place_of;
+use crate::address::LONGEST_PATH;
+use crate::listener::{self, BoundPath, Spot};
+use crate::supervisor::Generation;
+
+/// Where the path leads the caller, if it is relative then from its descriptor `from`; `None` if it leads nowhere, which
+/// the kernel will say.
+///
+/// # Errors
+/// `EPERM` if we cannot see what the caller sees, `ETIMEDOUT`.
+pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<Spot>> {
+    let mut path = path.to_owned();
+    if from != libc::AT_FDCWD && path.is_relative() {
+        path = Path::new(&format!("/proc/{}/fd/{from}", caller.thread)).join(path);
+    }
+    let found = in_place_of(caller, move || {
+        let found = directory_of(&path);
+        Ok(found
+            .ok()
+            .map(|(directory, name)| (directory, name.to_owned())))
+    })?;
+    // looked at from here: the caller may have another root
+    found
+        .map(|(directory, name)| spot(&directory, name))
+        .transpose()
+}
+
+/// Binds the socket to the path, or to the generation's name beside it, where the path is that of another.
+///
+/// # Errors
+/// Those of bind(2), `EPERM`, `ETIMEDOUT`.
+pub fn bind_to(
+    caller: &Caller,
+    path: &Path,
+    beside: Option<Generation>,
+    socket: OwnedFd,
+) -> io::Result<(OwnedFd, BoundPath)> {
+    let path = path.to_owned();
+    in_place_of(caller, move || {
+        let (directory, name) = directory_of(&path)?;
+        let mut name = name.to_owned();
+        let mut full = path.clone();
+        if let Some(generation) = beside {
+            name = listener::beside(&name, generation.0);
+            full.set_file_name(&name);
+            if full.as_os_str().len() > LONGEST_PATH {
+                // this thread's working directory is its own
+                fchdir(&directory)?;
+                full = PathBuf::from(&name);
+            }
+            remove_stale(&full);
+        }
+        bind(socket.as_raw_fd(), &UnixAddr::new(&full)?)?;
+        Ok((socket, BoundPath { directory, name }))
+    })
+}
+
+fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(parent.unwrap_or(Path::new(".")))?;
+    Ok((directory.into(), name))
+}
+
+fn spot(directory: &OwnedFd, name: OsString) -> io::Result<Spot> {
+    let (found, number) = (fstat(directory)?, directory.as_raw_fd());
+    let path = fs::read_link(format!("/proc/self/fd/{number}"))?.join(&name);
+    Ok(Spot {
+        directory: (found.st_dev, found.st_ino),
+        name,
+        path,
+    })
+}
+
+/// A hotswap that was killed has left its sockets behind; on none of them anybody answers.
+fn remove_stale(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && nobody_answers(path).unwrap_or(false) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn nobody_answers(path: &Path) -> nix::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let connected = connect(probe.as_raw_fd(), &UnixAddr::new(path)?);
+    Ok(connected == Err(Errno::ECONNREFUSED))
+}

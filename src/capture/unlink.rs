@@ -1,0 +1,56 @@
+//! unlink(2): a path that clients come by outlives the generation that made it.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::caller::Caller;
+use super::notification::{Notification, read_path};
+use super::{Answer, Capture, path};
+use crate::listener::{Listeners, Spot};
+
+impl Capture {
+    /// Servers unlink their path before they bind it, and after they have closed it: neither is theirs alone any more.
+    pub(super) fn unlink(
+        &mut self,
+        call: &Notification,
+        directory: RawFd,
+        address: u64,
+        listeners: &Listeners,
+    ) -> Answer {
+        // most servers have no such listener, and unlink other things all the time
+        if !listeners.have_paths() {
+            return Answer::GoOn;
+        }
+        match wanted(call, directory, address, listeners) {
+            Ok(Some(spot)) if listeners.is_live(&spot) => Answer::Succeed,
+            Ok(_) => Answer::GoOn,
+            Err(error) => {
+                self.could_not_look(&error);
+                Answer::GoOn
+            }
+        }
+    }
+}
+
+fn wanted(
+    call: &Notification,
+    directory: RawFd,
+    address: u64,
+    listeners: &Listeners,
+) -> io::Result<Option<Spot>> {
+    let path = read_path(call.thread, address)?;
+    let path = path.map(|path| PathBuf::from(OsString::from_vec(path)));
+    let named = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| listeners.have_path_named(name))
+    };
+    let Some(path) = path.filter(named) else {
+        return Ok(None);
+    };
+    let caller = Caller::of(call.thread)?;
+    let spot = path::find(&caller, directory, &path)?;
+    Ok(spot.filter(|_| call.is_valid()))
+}

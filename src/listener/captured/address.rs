@@ -1,0 +1,94 @@
+//! What a server asks bind(2) for, as far as listeners go.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::listener::open::Family;
+use crate::listener::place::FileId;
+
+/// What a server asks bind(2) for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CapturedAddress {
+    Tcp {
+        at: SocketAddr,
+        only_v6: bool,
+        /// The network device it is bound to; 0 is none.
+        device: u32,
+    },
+    Udp(SocketAddr),
+    Path(Spot),
+    /// Without its leading NUL.
+    Abstract(Vec<u8>),
+}
+
+/// A name in a directory, by whatever path one gets there.
+#[derive(Clone, Debug)]
+pub struct Spot {
+    pub directory: FileId,
+    pub name: OsString,
+    /// One of the paths, as hotswap sees it: only to be shown, and to connect to.
+    pub path: PathBuf,
+}
+
+impl PartialEq for Spot {
+    fn eq(&self, other: &Self) -> bool {
+        (self.directory, &self.name) == (other.directory, &other.name)
+    }
+}
+
+impl Eq for Spot {}
+
+/// The name that a socket is bound to; it goes if nobody ever listens there.
+#[derive(Debug)]
+pub struct BoundPath {
+    pub directory: OwnedFd,
+    pub name: OsString,
+}
+
+impl CapturedAddress {
+    /// What a socket for it is made of, if it can be steered.
+    pub(in crate::listener) fn family(&self) -> Option<(Family, u32)> {
+        let Self::Tcp {
+            at,
+            only_v6,
+            device,
+        } = self
+        else {
+            return None;
+        };
+        let family = if at.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6 {
+                only: Some(*only_v6),
+            }
+        };
+        Some((family, *device))
+    }
+
+    pub(in crate::listener) fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { at, .. } | Self::Udp(at) => Some(*at),
+            Self::Path(_) | Self::Abstract(_) => None,
+        }
+    }
+
+    /// Whether an IPv6 wildcard would answer IPv4 clients too.
+    pub(in crate::listener) fn is_dual(&self) -> bool {
+        !matches!(self, Self::Tcp { only_v6: true, .. })
+    }
+}
+
+impl fmt::Display for CapturedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Tcp { at, .. } => at.fmt(f),
+            Self::Udp(at) => write!(f, "udp:{at}"),
+            Self::Path(spot) => spot.path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
