@@ -2,7 +2,7 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::caller::{Caller, socket_inode};
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
@@ -50,6 +50,19 @@ impl Bound {
         }
         let holder = Caller::of(self.process).ok().filter(|_| self.is_held())?;
         holder.descriptor(self.fd).ok()
+    }
+}
+
+impl Drop for Bound {
+    /// A name beside a path that clients will never come by, since nobody has listened there.
+    fn drop(&mut self) {
+        let Some(BoundPath { directory, name }) = &self.path else {
+            return;
+        };
+        let beside = !matches!(&self.address, CapturedAddress::Path(spot) if spot.name == *name);
+        if beside {
+            let _ = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 

@@ -115,11 +115,7 @@ impl Shared {
     /// A server has bound it to that path.
     pub fn keep_path(&mut self, place: Place) -> io::Result<()> {
         let file = place.file(place.name())?;
-        let beside = place.beside(NOBODYS);
-        place.remove(&beside);
-        if let Err(error) = place.link(place.name(), &beside) {
-            log::debug!("cannot link {}: {error}", place.path_of(&beside).display());
-        }
+        keep_second_name(&place);
         self.path = Some((place, file));
         Ok(())
     }
@@ -294,12 +290,16 @@ fn bind_at(place: &Place, means: &Means) -> io::Result<(OwnedFd, FileId)> {
     place.remove(place.name());
     bind(fd.as_raw_fd(), &UnixAddr::new(place.path())?)?;
     place.dress(place.name(), means.options.owner, means.options.mode)?;
+    keep_second_name(place);
+    Ok((fd, place.file(place.name())?))
+}
+
+fn keep_second_name(place: &Place) {
     let beside = place.beside(NOBODYS);
     place.remove(&beside);
     if let Err(error) = place.link(place.name(), &beside) {
         log::debug!("cannot link {}: {error}", place.path_of(&beside).display());
     }
-    Ok((fd, place.file(place.name())?))
 }
 
 impl At {
