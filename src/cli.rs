@@ -138,8 +138,8 @@ enum Request {
 
 #[derive(Debug, Args)]
 struct Whom {
-    /// The instance; may be left out if only one is running
-    #[arg(value_name = "NAME", value_parser = values::name)]
+    /// The instance, or the path of its control socket; may be left out if only one is running
+    #[arg(value_name = "NAME", value_parser = values::instance)]
     name: Option<String>,
 }
 

@@ -207,6 +207,10 @@ fn a_client_asks_its_own_instance_unless_it_names_one() {
     };
     assert_eq!(name_of("swap").as_deref(), Some("api"));
     assert_eq!(name_of("swap web").as_deref(), Some("web"));
+    assert_eq!(
+        name_of("swap /run/api.sock").as_deref(),
+        Some("/run/api.sock")
+    );
     assert_eq!(name_of("swap --all"), None);
     assert_eq!(name_of("status").as_deref(), Some("api"));
     assert!(matches!(
@@ -324,7 +328,7 @@ fn every_bad_request_gets_one_clear_line_and_2() {
         "swap --timeout",
         "swap --timeout 5",
         "swap --all api",
-        "swap a/b",
+        "swap .a",
         "swap --json",
         "status --jsn",
         "stop --timeout x",

@@ -153,6 +153,15 @@ pub fn name(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// An instance as a client calls it: by its name, or by the path of its control socket.
+pub fn instance(text: &str) -> Result<String, Wrong> {
+    if text.contains('/') {
+        Ok(text.to_owned())
+    } else {
+        name(text)
+    }
+}
+
 /// The variable of an option that takes no value.
 pub fn switch(value: &OsStr) -> Result<bool, Wrong> {
     match value.to_string_lossy().to_ascii_lowercase().as_str() {
