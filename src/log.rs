@@ -84,6 +84,11 @@ pub fn clear_terminal() {
     }
 }
 
+/// What a server has written to its own stderr, as it came.
+pub fn pass_on(bytes: &[u8]) {
+    sink().push(bytes);
+}
+
 /// Where to wait for POLLOUT, while lines wait for their reader.
 pub fn pending() -> Option<BorrowedFd<'static>> {
     sink().pending()

@@ -4,6 +4,8 @@
 //! call it names, and says in its `SAFETY` line who keeps the promise that the call asks for.
 #![allow(unsafe_code)]
 
+pub mod process;
+
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};

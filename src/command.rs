@@ -1,0 +1,184 @@
+//! A command that hotswap runs for itself: before a swap, after an event, to ask whether a server is ready.
+//!
+//! What it prints goes to stderr, for stdout belongs to the server. It never waits for the command: whoever reaps it says so.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::cli::options::Stderr;
+use crate::server::output::Output;
+use crate::server::{environment, exit_of};
+use crate::stub::line::{self, Answer, Line};
+use crate::stub::order::Order;
+use crate::supervisor::{Exit, Time};
+
+/// From being asked to end to being killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub struct Command {
+    purpose: &'static str,
+    main: Pid,
+    /// Until exec.
+    line: Option<Line>,
+    refusal: Option<(i32, String)>,
+    output: Option<Output>,
+    deadline: Option<Time>,
+    asked_to_end: bool,
+}
+
+/// What sh(1) makes of one line.
+pub fn shell(line: &str) -> Vec<OsString> {
+    ["/bin/sh", "-c", line].map(OsString::from).to_vec()
+}
+
+impl Command {
+    /// Starts it in its own process group, with these variables beside those that a server has from its surroundings and the
+    /// env file. Where its output goes is as for the server; at the deadline it is asked to end, soon after killed.
+    ///
+    /// # Errors
+    /// What is wrong with the env file, and what the system refuses. That the program cannot be run is told by [`Command::died`].
+    pub fn start(
+        purpose: &'static str,
+        command: Vec<OsString>,
+        told: &[(&str, OsString)],
+        env_file: Option<&Path>,
+        stderr: Stderr,
+        deadline: Option<Time>,
+    ) -> io::Result<Self> {
+        let mut environment = environment::inherited(env_file, &[])?;
+        for (name, value) in told {
+            environment::set(&mut environment, name, value);
+        }
+        let order = Order {
+            command,
+            environment,
+            ..Order::default()
+        };
+        let (output, theirs) = match stderr {
+            Stderr::Inherit => (None, io::stderr().as_fd().try_clone_to_owned()?),
+            Stderr::Pass => {
+                let (output, theirs) = Output::open()?;
+                (Some(output), theirs)
+            }
+        };
+        let stdout = Stdio::from(theirs.try_clone()?);
+        let (main, line) = line::start(&order, &[], stdout, Stdio::from(theirs))?;
+        Ok(Self {
+            purpose,
+            main,
+            line: Some(line),
+            refusal: None,
+            output,
+            deadline,
+            asked_to_end: false,
+        })
+    }
+
+    pub fn purpose(&self) -> &'static str {
+        self.purpose
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.main
+    }
+
+    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let line = self.line.as_ref().map(Line::fd);
+        let output = self.output.as_ref().and_then(Output::polled);
+        let both = line.into_iter().chain(output);
+        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    pub fn woken(&mut self, fd: RawFd) {
+        if self
+            .line
+            .as_ref()
+            .is_some_and(|line| line.fd().as_raw_fd() == fd)
+        {
+            self.hear();
+        } else if let Some(output) = &mut self.output {
+            output.woken();
+        }
+    }
+
+    fn hear(&mut self) {
+        for answer in self.line.as_mut().map(Line::hear).unwrap_or_default() {
+            match answer {
+                Answer::Running => self.line = None,
+                Answer::Cannot { status, reason } => {
+                    self.refusal = Some((status.into(), reason));
+                }
+                // it was not asked to go under the filter
+                Answer::Captured(_) | Answer::NotCaptured(_) => {}
+            }
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    /// Its deadline may have passed.
+    pub fn look(&mut self, now: Time) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            if self.asked_to_end {
+                self.kill();
+            } else {
+                self.end(now);
+            }
+        }
+    }
+
+    /// Asks all of it to end; what does not is killed soon.
+    pub fn end(&mut self, now: Time) {
+        self.asked_to_end = true;
+        self.deadline = Some(now + GRACE);
+        let _ = killpg(self.main, Signal::SIGTERM);
+        let _ = killpg(self.main, Signal::SIGCONT);
+    }
+
+    pub fn kill(&mut self) {
+        self.asked_to_end = true;
+        self.deadline = None;
+        let _ = killpg(self.main, Signal::SIGKILL);
+    }
+
+    /// It was not left to end by itself.
+    pub fn was_asked_to_end(&self) -> bool {
+        self.asked_to_end
+    }
+
+    /// It has been reaped. What it has left behind in the background lives on, unless it was asked to end.
+    pub fn died(mut self, status: ExitStatus) -> Ended {
+        self.hear();
+        if let Some(output) = &mut self.output {
+            output.finish();
+        }
+        if self.asked_to_end {
+            let _ = killpg(self.main, Signal::SIGKILL);
+        }
+        let exit = exit_of(status, self.refusal.take());
+        let last_lines = self.output.as_ref().map(Output::last_lines);
+        Ended {
+            exit,
+            last_lines: last_lines.unwrap_or_default(),
+        }
+    }
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ended {
+    pub exit: Exit,
+    /// Of what it printed, if that went through hotswap.
+    pub last_lines: Vec<String>,
+}

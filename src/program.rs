@@ -1,0 +1,150 @@
+//! Which file COMMAND is: where it lies, and a hold on it that outlives a newer one in its place.
+//!
+//! It never decides whether the file is fit to run; exec does, or the gates of the watch.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, access};
+
+/// Where execvp(3) looks when there is no PATH.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// The kernel reads no further in a script.
+const LONGEST_FIRST_LINE: u64 = 256;
+
+/// The file that `command` means, for a process in `directory` with this PATH.
+///
+/// A command with a slash is that file, whatever is there; one without is the first executable file of that name in PATH.
+///
+/// # Errors
+/// `ENOENT` if there is none in PATH, `EACCES` if there are only such as may not be executed.
+pub fn find(
+    command: &OsStr,
+    directory: Option<&Path>,
+    path: Option<&OsStr>,
+) -> io::Result<PathBuf> {
+    let here = |path: &Path| directory.map_or(path.to_owned(), |directory| directory.join(path));
+    if command.as_bytes().contains(&b'/') {
+        return Ok(here(Path::new(command)));
+    }
+    let mut error = Errno::ENOENT;
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    for place in path.as_bytes().split(|byte| *byte == b':') {
+        // an empty place is the directory itself
+        let place = if place.is_empty() { b"." } else { place };
+        let file = here(&Path::new(OsStr::from_bytes(place)).join(command));
+        if command.is_empty() || !file.is_file() {
+            continue;
+        }
+        match access(&file, AccessFlags::X_OK) {
+            Ok(()) => return Ok(file),
+            Err(why) => error = why,
+        }
+    }
+    Err(error.into())
+}
+
+/// A hold on the program in the file: what it is now can be executed even when its place is taken. `None` for a script,
+/// whose interpreter would look for it by its name, and for what is not there.
+pub fn hold(path: &Path) -> Option<OwnedFd> {
+    let descriptor = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let mut start = [0; 2];
+    let held = File::open(path)
+        .ok()
+        .filter(|file| is_same(file, &descriptor));
+    if let Some(mut file) = held {
+        file.read_exact(&mut start).ok()?;
+    }
+    (&start != b"#!").then_some(descriptor)
+}
+
+fn is_same(file: &File, descriptor: &OwnedFd) -> bool {
+    let held = nix::sys::stat::fstat(descriptor);
+    matches!((file.metadata(), held), (Ok(one), Ok(other))
+        if (one.dev(), one.ino()) == (other.st_dev, other.st_ino))
+}
+
+/// What a script names in its first line, if the file is one.
+pub fn interpreter(path: &OsStr) -> Option<String> {
+    let mut first = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(LONGEST_FIRST_LINE).read_to_end(&mut first).ok()?;
+    let rest = first.strip_prefix(b"#!")?;
+    let line = rest.split(|byte| *byte == b'\n').next()?;
+    // a carriage return is part of the name, and just what somebody would look for in vain
+    let text = String::from_utf8_lossy(line);
+    let name = text
+        .trim_start_matches([' ', '\t'])
+        .split([' ', '\t'])
+        .next()?;
+    Some(name.escape_debug().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn place_with(file: &str, mode: u32) -> tempfile::TempDir {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join(file);
+        fs::write(&path, "#!/no/such -x\n").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("allowed");
+        place
+    }
+
+    #[test]
+    fn a_command_without_a_slash_is_looked_up_in_path() {
+        let place = place_with("api", 0o755);
+        let path = format!("/no/such:{}", place.path().display());
+        let found = find(OsStr::new("api"), None, Some(OsStr::new(&path)));
+        assert_eq!(found.expect("found"), place.path().join("api"));
+    }
+
+    #[test]
+    fn an_empty_place_in_path_is_the_servers_directory() {
+        let place = place_with("api", 0o755);
+        let found = find(
+            OsStr::new("api"),
+            Some(place.path()),
+            Some(OsStr::new("/no:")),
+        );
+        assert_eq!(found.expect("found"), place.path().join("./api"));
+    }
+
+    #[test]
+    fn a_command_with_a_slash_is_taken_from_the_servers_directory() {
+        let found = find(OsStr::new("./api"), Some(Path::new("/srv")), None);
+        assert_eq!(found.expect("not looked at"), Path::new("/srv/./api"));
+    }
+
+    #[test]
+    fn what_may_not_be_executed_is_told_from_what_is_not_there() {
+        let place = place_with("api", 0o644);
+        let path = Some(place.path().as_os_str());
+        let errno = |name| find(OsStr::new(name), None, path).map_err(|error| error.raw_os_error());
+        assert_eq!(errno("api"), Err(Some(libc::EACCES)));
+        assert_eq!(errno("app"), Err(Some(libc::ENOENT)));
+        assert_eq!(errno(""), Err(Some(libc::ENOENT)));
+    }
+
+    #[test]
+    fn a_script_names_its_interpreter_and_cannot_be_held() {
+        let place = place_with("api", 0o755);
+        let path = place.path().join("api");
+        assert_eq!(interpreter(path.as_os_str()).as_deref(), Some("/no/such"));
+        assert!(hold(&path).is_none());
+        assert!(hold(Path::new("/proc/self/exe")).is_some());
+    }
+}

@@ -1,0 +1,345 @@
+//! One generation as processes: how it is started, asked to end, killed, and known to be gone.
+//!
+//! It never waits: what becomes of its processes it is told by whoever reaps them.
+
+pub mod environment;
+mod hand_over;
+pub mod output;
+pub mod profile;
+mod tree;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::cli::options::Stderr;
+use crate::listener::Seat;
+use crate::program;
+use crate::stub::FIRST;
+use crate::stub::line::{self, Answer, Line};
+use crate::stub::order::Order;
+use crate::supervisor::{Exit, Generation, Time};
+use output::Output;
+use tree::Mark;
+
+/// What holds for every generation.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub command: Vec<OsString>,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub chdir: Option<PathBuf>,
+    pub env_file: Option<PathBuf>,
+    pub stderr: Stderr,
+    /// HOTSWAP_INSTANCE.
+    pub name: String,
+    /// HOTSWAP_SOCKET.
+    pub control: Option<PathBuf>,
+    pub capture: bool,
+    /// The limit of open descriptors that the server is to have, if hotswap has raised its own.
+    pub open_files: Option<(u64, u64)>,
+}
+
+/// What one generation is given.
+#[derive(Debug)]
+pub struct Launch {
+    pub generation: Generation,
+    pub seats: Vec<Seat>,
+    /// NOTIFY_SOCKET.
+    pub notify: String,
+    /// What it says that it is ready on, and the number it expects it at.
+    pub ready_fd: Option<(RawFd, OwnedFd)>,
+    /// Run this instead of what COMMAND leads to by now.
+    pub program: Option<OwnedFd>,
+}
+
+/// What a generation's own descriptors had to say.
+#[derive(Debug)]
+pub enum Report {
+    /// exec has worked.
+    Running,
+    /// It ends with this status (125, 126, 127), for this reason; [`Server::died`] says it again.
+    CannotRun { status: i32, reason: String },
+    /// Where its calls of bind(2) are to be answered.
+    Captured(OwnedFd),
+    /// It runs uncaptured: the errno.
+    NotCaptured(i32),
+}
+
+/// The processes of one generation.
+#[derive(Debug)]
+pub struct Server {
+    generation: Generation,
+    main: Pid,
+    started: Time,
+    mark: Mark,
+    /// Until exec.
+    line: Option<Line>,
+    refusal: Option<(i32, String)>,
+    output: Option<Output>,
+    program: Option<OwnedFd>,
+    /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
+    binder: Option<Pid>,
+    main_lives: bool,
+    /// What is left of it dies as soon as it is seen.
+    doomed: bool,
+}
+
+impl Server {
+    /// Starts a generation. Whether its program could be run at all is said later, by a [`Report`].
+    ///
+    /// # Errors
+    /// What is wrong with its arguments or its env file, and what the system refuses; then nothing is left of it.
+    pub fn spawn(recipe: &Recipe, launch: Launch, now: Time) -> io::Result<Self> {
+        let Launch {
+            generation,
+            seats,
+            notify,
+            ready_fd,
+            program,
+        } = launch;
+        let environment = environment::variables(recipe, generation, &seats, &notify)?;
+        let order = Order {
+            command: environment::arguments(&recipe.command, generation, &seats)?,
+            listen_pid: !seats.is_empty(),
+            chdir: recipe.chdir.clone(),
+            user: recipe.user.clone(),
+            group: recipe.group.clone(),
+            capture: recipe.capture,
+            numbers: numbers(seats.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
+            by_descriptor: program.is_some(),
+            open_files: recipe.open_files,
+            environment,
+        };
+        let program = program.or_else(|| {
+            find(recipe, &order)
+                .ok()
+                .and_then(|path| program::hold(&path))
+        });
+        let mut handed: Vec<BorrowedFd> = seats.iter().map(|seat| seat.fd.as_fd()).collect();
+        handed.extend(ready_fd.as_ref().map(|(_, fd)| fd.as_fd()));
+        handed.extend(
+            program
+                .as_ref()
+                .filter(|_| order.by_descriptor)
+                .map(AsFd::as_fd),
+        );
+
+        let (output, stderr) = match recipe.stderr {
+            Stderr::Inherit => (None, Stdio::inherit()),
+            Stderr::Pass => {
+                let (output, theirs) = Output::open()?;
+                (Some(output), Stdio::from(theirs))
+            }
+        };
+        let (main, line) = line::start(&order, &handed, Stdio::inherit(), stderr)?;
+        Ok(Self {
+            generation,
+            main,
+            started: now,
+            mark: Mark::new(environment::of_hotswap(recipe, generation, &notify)),
+            line: Some(line),
+            refusal: None,
+            output,
+            program,
+            binder: None,
+            main_lives: true,
+            doomed: false,
+        })
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Of its main process.
+    pub fn pid(&self) -> Pid {
+        self.main
+    }
+
+    pub fn started(&self) -> Time {
+        self.started
+    }
+
+    /// exec has worked, as far as has been heard.
+    pub fn runs(&self) -> bool {
+        self.line.is_none() && self.refusal.is_none()
+    }
+
+    /// A hold on the file that it runs, for when a newer one in its place is no good. None of a script.
+    pub fn program(&self) -> Option<BorrowedFd<'_>> {
+        self.program.as_ref().map(AsFd::as_fd)
+    }
+
+    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let line = self.line.as_ref().map(Line::fd);
+        let output = self.output.as_ref().and_then(Output::polled);
+        let both = line.into_iter().chain(output);
+        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// One of those descriptors has something to say.
+    pub fn woken(&mut self, fd: RawFd) -> Vec<Report> {
+        if self
+            .line
+            .as_ref()
+            .is_some_and(|line| line.fd().as_raw_fd() == fd)
+        {
+            return self.hear();
+        }
+        if let Some(output) = &mut self.output {
+            output.woken();
+        }
+        Vec::new()
+    }
+
+    fn hear(&mut self) -> Vec<Report> {
+        let answers = self.line.as_mut().map(Line::hear).unwrap_or_default();
+        let mut reports = Vec::new();
+        for answer in answers {
+            match answer {
+                Answer::Running => {
+                    self.line = None;
+                    if self.refusal.is_none() {
+                        reports.push(Report::Running);
+                    }
+                }
+                Answer::Cannot { status, reason } => {
+                    let status = i32::from(status);
+                    self.refusal = Some((status, reason.clone()));
+                    reports.push(Report::CannotRun { status, reason });
+                }
+                Answer::Captured(notifications) => reports.push(Report::Captured(notifications)),
+                Answer::NotCaptured(errno) => reports.push(Report::NotCaptured(errno)),
+            }
+        }
+        reports
+    }
+
+    /// The process that called bind(2) is the one to be asked to end.
+    pub fn bound_by(&mut self, process: Pid) {
+        self.binder = Some(process);
+    }
+
+    /// To the main process alone: helpers may have to finish their own work.
+    pub fn signal_main(&self, signal: Signal) {
+        if self.main_lives {
+            // until it is reaped the pid is nobody else's
+            let _ = kill(self.main, signal);
+        }
+    }
+
+    /// Asks it to end, and wakes it up for that.
+    pub fn stop(&self, signal: Signal) {
+        let binder = self.binder.filter(|binder| *binder != self.main);
+        match binder.filter(|binder| self.processes().contains(binder)) {
+            Some(binder) => {
+                let _ = kill(binder, signal);
+                let _ = kill(binder, Signal::SIGCONT);
+            }
+            None => self.signal_main(signal),
+        }
+        self.signal_main(Signal::SIGCONT);
+    }
+
+    /// Ends all of it, and whatever of it is seen from now on.
+    pub fn kill(&mut self) {
+        self.doomed = true;
+        self.kill_what_is_left();
+    }
+
+    fn kill_what_is_left(&self) {
+        // Who forks while it is looked for is found in the next round, or when its parent has been reaped.
+        for _ in 0..3 {
+            if self.main_lives || tree::group_exists(self.main) {
+                let _ = killpg(self.main, Signal::SIGKILL);
+            }
+            let escaped = self.processes();
+            if escaped.iter().all(|pid| *pid == self.main) {
+                return;
+            }
+            for pid in escaped {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// All of its processes: what descends from the main one, and orphans that hotswap has adopted.
+    pub fn processes(&self) -> Vec<Pid> {
+        tree::processes(self.main, self.main_lives, &self.mark)
+    }
+
+    /// Nothing of it is left.
+    pub fn is_gone(&self) -> bool {
+        !self.main_lives
+            && !tree::group_exists(self.main)
+            && tree::orphans(self.main, &self.mark).is_empty()
+    }
+
+    /// Its main process has been reaped.
+    pub fn died(&mut self, status: ExitStatus) -> Exit {
+        self.hear();
+        self.line = None;
+        self.main_lives = false;
+        if let Some(output) = &mut self.output {
+            output.finish();
+        }
+        if self.doomed {
+            self.kill_what_is_left();
+        }
+        exit_of(status, self.refusal.clone())
+    }
+
+    /// Another child of hotswap has been reaped: perhaps it was this one's, and has left orphans in turn.
+    pub fn orphan_died(&self) {
+        if self.doomed {
+            self.kill_what_is_left();
+        }
+    }
+
+    /// The last lines of its stderr, if that goes through hotswap.
+    pub fn last_lines(&self) -> Vec<String> {
+        let output = self.output.as_ref();
+        output.map(Output::last_lines).unwrap_or_default()
+    }
+}
+
+/// How a process ended; `refusal` is why it never became what it should, if it said so.
+pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
+    match (refusal, status.code(), status.signal()) {
+        (Some((status, reason)), _, _) => Exit::CannotRun(status, reason),
+        (None, Some(status), _) => Exit::Status(status),
+        (None, None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    }
+}
+
+/// The numbers of the sockets, and of the descriptor to say ready on.
+fn numbers(seats: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
+    let mut numbers: Vec<RawFd> = (FIRST..).take(seats).collect();
+    if let Some(ready) = ready {
+        if numbers.contains(&ready) {
+            let text = format!(
+                "cannot use --ready fd:{ready}: {ready} is the number of a listener\ntry: --ready fd:{}",
+                FIRST + i32::try_from(seats).unwrap_or(0)
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        numbers.push(ready);
+    }
+    Ok(numbers)
+}
+
+fn find(recipe: &Recipe, order: &Order) -> io::Result<PathBuf> {
+    let command = recipe.command.first().ok_or(io::ErrorKind::NotFound)?;
+    program::find(command, recipe.chdir.as_deref(), order.variable("PATH"))
+}
+
+#[cfg(test)]
+mod tests;

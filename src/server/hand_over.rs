@@ -1,0 +1,72 @@
+//! A generation that outlives the hotswap that started it: what the next one, in the same process, is told of it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::Server;
+use super::output::Output;
+use super::tree::Mark;
+use crate::supervisor::Generation;
+
+impl Server {
+    /// All that is known of it once it runs, and its descriptors in their order.
+    pub fn hand_over(&self) -> (Value, Vec<BorrowedFd<'_>>) {
+        let pipe = self.output.as_ref().and_then(Output::pipe);
+        let program = self.program.as_ref().map(AsFd::as_fd);
+        let told = json!({
+            "generation": self.generation.0,
+            "main": self.main.as_raw(),
+            "started": u64::try_from(self.started.as_nanos()).unwrap_or(u64::MAX),
+            "mark": self.mark.written(),
+            "pipe": pipe.is_some(),
+            "program": program.is_some(),
+            "last_lines": self.last_lines(),
+            "binder": self.binder.map(Pid::as_raw),
+            "main_lives": self.main_lives,
+            "doomed": self.doomed,
+        });
+        (told, pipe.into_iter().chain(program).collect())
+    }
+
+    /// The other end of [`Server::hand_over`]. `None` if what was told cannot be understood.
+    pub fn take_over(
+        told: &Value,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
+        let flag = |name: &str| told[name].as_bool();
+        let pipe = if flag("pipe")? {
+            Some(descriptors.next()?)
+        } else {
+            None
+        };
+        let program = if flag("program")? {
+            Some(descriptors.next()?)
+        } else {
+            None
+        };
+        let lines: Vec<String> = serde_json::from_value(told["last_lines"].clone()).ok()?;
+        let has_output = pipe.is_some() || !lines.is_empty();
+        Some(Self {
+            generation: Generation(u32::try_from(told["generation"].as_u64()?).ok()?),
+            main: pid(&told["main"])?,
+            started: Duration::from_nanos(told["started"].as_u64()?),
+            mark: Mark::of_written(serde_json::from_value(told["mark"].clone()).ok()?),
+            line: None,
+            refusal: None,
+            output: has_output.then(|| Output::over(pipe, lines)),
+            program,
+            binder: pid(&told["binder"]),
+            main_lives: flag("main_lives")?,
+            doomed: flag("doomed")?,
+        })
+    }
+}
+
+fn pid(told: &Value) -> Option<Pid> {
+    let number = i32::try_from(told.as_i64()?).ok()?;
+    // 0 and less mean whole groups to kill(2)
+    (number > 0).then(|| Pid::from_raw(number))
+}

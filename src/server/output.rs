@@ -1,0 +1,202 @@
+//! What a generation writes to its stderr, on its way to ours.
+//!
+//! It is passed on as it comes, no faster than ours is read: a server that writes without pause waits for its reader, as it
+//! would without hotswap between, and the loop gets its turn after every piece.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use crate::log;
+
+/// How many lines a verdict shows.
+const LINES: usize = 20;
+/// As much of a line as anybody reads.
+const LONGEST_LINE: usize = 1000;
+/// A part of what the log keeps for a slow reader: its own lines find room beside it.
+const PIECE: usize = 16 * 1024;
+/// What a pipe that somebody has made large holds.
+const LARGEST_PIPE: usize = 1024 * 1024;
+
+#[derive(Debug)]
+pub struct Output {
+    /// `None` once everybody has closed it.
+    pipe: Option<File>,
+    tail: Tail,
+}
+
+impl Output {
+    /// And the end that the server writes to.
+    ///
+    /// # Errors
+    /// Those of pipe(2).
+    pub fn open() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        // its own end alone: the server's stderr blocks, as ever
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok((Self::over(Some(ours), Vec::new()), theirs))
+    }
+
+    /// One that another hotswap has begun to read.
+    pub fn over(pipe: Option<OwnedFd>, lines: Vec<String>) -> Self {
+        let mut tail = Tail::default();
+        tail.lines.extend(lines);
+        Self {
+            pipe: pipe.map(File::from),
+            tail,
+        }
+    }
+
+    /// While it can be passed on.
+    pub fn polled(&self) -> Option<BorrowedFd<'_>> {
+        let pipe = self.pipe.as_ref().map(AsFd::as_fd);
+        pipe.filter(|_| log::pending().is_none())
+    }
+
+    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Passes one piece on.
+    pub fn woken(&mut self) {
+        self.pass();
+    }
+
+    /// What is left in the pipe of a server that has ended, whether ours is read or not.
+    pub fn finish(&mut self) {
+        let mut left = LARGEST_PIPE;
+        while left > 0 {
+            match self.pass() {
+                0 => return,
+                bytes => left = left.saturating_sub(bytes),
+            }
+        }
+    }
+
+    fn pass(&mut self) -> usize {
+        let Some(pipe) = &mut self.pipe else { return 0 };
+        let mut buffer = [0; PIECE];
+        match pipe.read(&mut buffer) {
+            Ok(bytes) if bytes > 0 => {
+                let piece = &buffer[..bytes];
+                self.tail.take(piece);
+                log::pass_on(piece);
+                bytes
+            }
+            Err(error)
+                if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted]
+                    .contains(&error.kind()) =>
+            {
+                0
+            }
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                0
+            }
+        }
+    }
+
+    pub fn last_lines(&self) -> Vec<String> {
+        self.tail.last_lines()
+    }
+}
+
+/// The last lines of a stream, each cut to a length that somebody reads.
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    /// A line that has not ended yet.
+    begun: Vec<u8>,
+}
+
+impl Tail {
+    fn take(&mut self, piece: &[u8]) {
+        let mut parts = piece.split(|byte| *byte == b'\n');
+        if let Some(first) = parts.next() {
+            self.begin(first);
+        }
+        for part in parts {
+            self.end_line();
+            self.begin(part);
+        }
+    }
+
+    fn begin(&mut self, part: &[u8]) {
+        let room = LONGEST_LINE.saturating_sub(self.begun.len());
+        self.begun.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.begun);
+        if self.lines.len() == LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(as_text(&line));
+    }
+
+    fn last_lines(&self) -> Vec<String> {
+        let begun = Some(as_text(&self.begun)).filter(|line| !line.is_empty());
+        let lines: Vec<String> = self.lines.iter().cloned().chain(begun).collect();
+        lines[lines.len().saturating_sub(LINES)..].to_vec()
+    }
+}
+
+fn as_text(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn after(pieces: &[&[u8]]) -> Vec<String> {
+        let mut tail = Tail::default();
+        for piece in pieces {
+            tail.take(piece);
+        }
+        tail.last_lines()
+    }
+
+    #[test]
+    fn a_line_that_came_in_pieces_is_one() {
+        assert_eq!(
+            after(&[b"pan", b"icked\r\nat ", b"once"]),
+            ["panicked", "at once"]
+        );
+    }
+
+    #[test]
+    fn the_last_twenty_lines_are_kept() {
+        let lines: Vec<String> = (1..=30).map(|n| format!("line {n}\n")).collect();
+        let kept = after(&[lines.concat().as_bytes()]);
+        assert_eq!(kept.len(), LINES);
+        assert_eq!(kept.first().map(String::as_str), Some("line 11"));
+        assert_eq!(kept.last().map(String::as_str), Some("line 30"));
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_room() {
+        let kept = after(&[&[b'x'; 5000], &[b'x'; 5000], b"\nshort"]);
+        assert_eq!(kept[0].len(), LONGEST_LINE);
+        assert_eq!(kept[1], "short");
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_stream_is_cut_makes_no_difference(
+            stream in vec(prop_oneof![Just(b'\n'), Just(b'a'), any::<u8>()], 0..200),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (one, other) = stream.split_at(cut.index(stream.len() + 1));
+            prop_assert_eq!(after(&[one, other]), after(&[&stream]));
+        }
+    }
+}

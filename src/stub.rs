@@ -1,0 +1,258 @@
+//! What becomes the server, just before exec: hotswap itself, started afresh under another name.
+//!
+//! It has one thread and nothing of hotswap's state, so all that must happen between fork and exec can be written as plain
+//! code. It needs hotswap for its order alone: whatever hotswap does after that, the stub becomes the server or ends.
+
+mod identity;
+pub mod line;
+pub mod order;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{chdir, dup2_stdin, execve, getpid};
+
+use crate::capture::filter;
+use crate::program;
+use crate::sys;
+use crate::sys::process;
+use identity::Identity;
+use line::StubLine;
+use order::{Order, c_string};
+
+/// The first number that a server looks for its sockets at (sd_listen_fds(3)).
+pub const FIRST: RawFd = 3;
+
+/// A program that is still being written is tried again so often, with so many milliseconds between.
+const TRIES: u32 = 100;
+const BETWEEN: u8 = 10;
+
+/// Whether this process was started to become a server.
+pub fn was_asked_for() -> bool {
+    std::env::args_os().next().as_deref() == Some(OsStr::new(line::NAME))
+}
+
+/// Becomes the server, or tells hotswap why not.
+///
+/// # Errors
+/// Where there is no hotswap to tell.
+pub fn run() -> anyhow::Result<ExitCode> {
+    // Only what is sent is the server's; so they also get the lowest numbers, in their order.
+    process::close_from(FIRST)?;
+    let mut line = StubLine::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let refusal = match line.take_order() {
+        Ok((order, handed)) => become_server(order, handed, &mut line),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            anyhow::bail!("hotswap has gone before it said what to run")
+        }
+        Err(error) => Refusal::ours("take its sockets", &error),
+    };
+    line.cannot(refusal.status, &refusal.reason);
+    Ok(ExitCode::from(refusal.status))
+}
+
+/// Why this process does not become the server.
+struct Refusal {
+    /// 126 it cannot be run, 127 it is not there, 125 hotswap's own failure.
+    status: u8,
+    reason: String,
+}
+
+impl Refusal {
+    fn ours(what: &str, error: &io::Error) -> Self {
+        Self {
+            status: 125,
+            reason: format!("cannot {what}: {error}"),
+        }
+    }
+}
+
+/// Returns only if it comes to nothing.
+fn become_server(order: Order, handed: Vec<OwnedFd>, line: &mut StubLine) -> Refusal {
+    match prepare(order, handed, line) {
+        Ok(ready) => ready.execute(),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Everything but the exec.
+fn prepare(
+    mut order: Order,
+    mut handed: Vec<OwnedFd>,
+    line: &mut StubLine,
+) -> Result<Ready, Refusal> {
+    let ours = |what: &'static str| move |error: io::Error| Refusal::ours(what, &error);
+    // Looked up first: under the filter and without rights the name service may not work.
+    let identity =
+        Identity::find(order.user.as_deref(), order.group.as_deref()).map_err(|reason| {
+            Refusal {
+                status: 125,
+                reason,
+            }
+        })?;
+
+    let mut program = if order.by_descriptor {
+        handed.pop()
+    } else {
+        None
+    };
+    let null = File::open("/dev/null").map_err(ours("open /dev/null"))?;
+    dup2_stdin(&null)
+        .map_err(io::Error::from)
+        .map_err(ours("use /dev/null as stdin"))?;
+    drop(null);
+    arrange(handed, &order.numbers, line, &mut program)
+        .map_err(ours("put its sockets in their places"))?;
+    if let Some((soft, hard)) = order.open_files {
+        // best effort: a limit that is too high is no reason not to run
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+    }
+
+    // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
+    if order.capture {
+        match filter::install() {
+            Ok(notifications) => line.captured(notifications.as_fd()),
+            Err(error) => line.not_captured(error.raw_os_error().unwrap_or(libc::EINVAL)),
+        }
+    }
+    if let Some(identity) = &identity {
+        identity.take().map_err(|reason| Refusal {
+            status: 125,
+            reason,
+        })?;
+        order.environment = identity.in_environment(order.environment);
+    }
+    // As the server's own user: what that may not enter, the server shall not start in.
+    if let Some(directory) = &order.chdir {
+        chdir(directory).map_err(|error| {
+            Refusal::ours(
+                &format!("change to {}", directory.display()),
+                &io::Error::from(error),
+            )
+        })?;
+    }
+    Ready::new(&order, program)
+}
+
+/// Gives each descriptor its number, to keep over the exec. Our own ones step aside.
+fn arrange(
+    handed: Vec<OwnedFd>,
+    numbers: &[RawFd],
+    line: &mut StubLine,
+    program: &mut Option<OwnedFd>,
+) -> io::Result<()> {
+    if handed.len() != numbers.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut handed: Vec<Option<OwnedFd>> = handed.into_iter().map(Some).collect();
+    for (at, &number) in numbers.iter().enumerate() {
+        let Some(descriptor) = handed.get_mut(at).and_then(Option::take) else {
+            continue;
+        };
+        let waiting = handed.iter_mut().flatten();
+        for other in waiting.chain(program.as_mut()).chain([line.descriptor()]) {
+            if other.as_raw_fd() == number {
+                *other = other.try_clone()?;
+            }
+        }
+        if descriptor.as_raw_fd() == number {
+            fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            // it is the server's from here on
+            let _ = descriptor.into_raw_fd();
+        } else {
+            process::place(descriptor.as_fd(), number)?;
+        }
+    }
+    Ok(())
+}
+
+/// A program with its arguments and variables as execve(2) takes them.
+struct Ready {
+    /// As the user spelled it.
+    command: OsString,
+    path: OsString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    /// `path` names it.
+    _program: Option<OwnedFd>,
+}
+
+impl Ready {
+    fn new(order: &Order, program: Option<OwnedFd>) -> Result<Self, Refusal> {
+        let command = order.command.first().cloned().unwrap_or_default();
+        let bad = |error: io::Error| Refusal::ours("pass its arguments on", &error);
+        let path = match &program {
+            Some(program) => format!("/proc/self/fd/{}", program.as_raw_fd()).into(),
+            None => program::find(&command, None, order.variable("PATH"))
+                .map_err(|error| cannot_run(&command, &error, None))?
+                .into_os_string(),
+        };
+        let strings = |list: &[OsString]| {
+            let strings = list.iter().map(|text| c_string(text));
+            strings.collect::<io::Result<Vec<CString>>>()
+        };
+        let mut environment: Vec<OsString> = order
+            .environment
+            .iter()
+            .map(|(name, value)| [name.as_os_str(), value].join(OsStr::new("=")))
+            .collect();
+        if order.listen_pid {
+            environment.push(format!("LISTEN_PID={}", getpid()).into());
+        }
+        Ok(Self {
+            command,
+            path,
+            arguments: strings(&order.command).map_err(bad)?,
+            environment: strings(&environment).map_err(bad)?,
+            _program: program,
+        })
+    }
+
+    /// Returns only if it did not work.
+    fn execute(self) -> Refusal {
+        let path = match c_string(&self.path) {
+            Ok(path) => path,
+            Err(error) => return Refusal::ours("pass its path on", &error),
+        };
+        sys::reset_signal_dispositions();
+        // A stop signal that came meanwhile ends the server now, before it has begun.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        let mut error = Errno::ETXTBSY;
+        for _ in 0..TRIES {
+            let Err(why) = execve(&path, &self.arguments, &self.environment);
+            error = why;
+            if error != Errno::ETXTBSY {
+                break;
+            }
+            let _ = poll(&mut [], PollTimeout::from(BETWEEN));
+        }
+        cannot_run(&self.command, &error.into(), Some(&self.path))
+    }
+}
+
+/// In the words of a shell: 127 is not there, 126 cannot be run.
+fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> Refusal {
+    let missing = error.raw_os_error() == Some(libc::ENOENT);
+    let interpreter = path
+        .filter(|_| missing)
+        .and_then(program::interpreter)
+        .map(|interpreter| format!(" by its interpreter {interpreter}"))
+        .unwrap_or_default();
+    let command = String::from_utf8_lossy(command.as_bytes());
+    Refusal {
+        status: if missing { 127 } else { 126 },
+        reason: format!("cannot run {command}{interpreter}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

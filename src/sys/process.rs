@@ -1,0 +1,56 @@
+//! What processes are made and buried with.
+
+use std::ffi::{c_int, c_uint};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::check;
+
+/// Closes every descriptor from `first` up: what hotswap was started with is none of the server's business.
+///
+/// For the stub alone, which calls it before it owns any descriptor.
+///
+/// # Errors
+/// Those of reading `/proc/self/fd` where the kernel has no close_range(2) (Linux 5.9).
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    let from = c_uint::try_from(first).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the stub owns no descriptor yet, so none is closed behind its owner's back.
+    if unsafe { libc::close_range(from, c_uint::MAX, 0) } == 0 {
+        return Ok(());
+    }
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd >= first) {
+        // SAFETY: as above; the directory's own number is closed already, which is EBADF and no harm.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// dup2(2) onto a number that is free, or that nobody uses any more; the duplicate survives exec.
+///
+/// For the stub alone, which gives its sockets the numbers that the server expects them at.
+///
+/// # Errors
+/// `EBADF` for a number beyond the limit, else those of dup2(2).
+pub fn place(fd: BorrowedFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: takes two integers; the stub has moved away every descriptor of its own that had the number.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+}
+
+/// waitpid(2) for whichever child has ended; `None` if none has. Unlike nix's it knows the real-time signals, too.
+///
+/// # Errors
+/// `ECHILD` if there is no child at all.
+pub fn reap() -> io::Result<Option<(Pid, ExitStatus)>> {
+    let mut status: c_int = 0;
+    // SAFETY: the kernel writes one int, which `status` is.
+    let pid = check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    Ok((pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status))))
+}
