@@ -18,7 +18,7 @@ const OFTEN: Duration = Duration::from_millis(5);
 const YOUNG: Duration = Duration::from_millis(100);
 /// How often later, and how often connections are counted.
 const SELDOM: Duration = Duration::from_millis(50);
-/// A count that takes long is made so many times its own length apart.
+/// A look that takes long is taken so many times its own length apart.
 const SHARE: u32 = 10;
 
 /// What there is to tell about a draining generation.
@@ -93,7 +93,12 @@ impl Drain {
                 self.next = None;
                 self.say(Queue::Settled)
             }
-            Wait::Queue { .. } => self.queue_seen(now, Backlog::of(held)),
+            Wait::Queue { .. } => {
+                let began = sys::now();
+                let backlog = Backlog::of(held);
+                let took = sys::now().saturating_sub(began);
+                self.queue_seen(now, took, backlog)
+            }
             Wait::Connections => {
                 let began = sys::now();
                 let census = self.counter.count(held, pids);
@@ -116,13 +121,14 @@ impl Drain {
         self.connections
     }
 
-    fn queue_seen(&mut self, now: Time, backlog: Backlog) -> Option<Reading> {
+    fn queue_seen(&mut self, now: Time, took: Duration, backlog: Backlog) -> Option<Reading> {
         let was_empty = self.wait == Wait::Queue { was_empty: true };
         self.wait = Wait::Queue {
             was_empty: backlog.is_none(),
         };
         let is_young = now.saturating_sub(self.cut_at) < YOUNG;
-        self.next = Some(now + if is_young { OFTEN } else { SELDOM });
+        let pause = if is_young { OFTEN } else { SELDOM };
+        self.next = Some(now + took + pause.max(took * SHARE));
         if backlog.queued {
             return self.say(Queue::Waiting);
         }
@@ -192,7 +198,7 @@ mod tests {
         let mut said = Vec::new();
         for backlog in backlogs {
             let Some(now) = drain.deadline() else { break };
-            if let Some(Reading::Queue(queue)) = drain.queue_seen(now, *backlog) {
+            if let Some(Reading::Queue(queue)) = drain.queue_seen(now, Duration::ZERO, *backlog) {
                 said.push((now.saturating_sub(CUT).as_millis(), queue));
             }
         }
@@ -238,7 +244,7 @@ mod tests {
         while moments.len() < 40 {
             let now = drain.deadline().unwrap();
             moments.push(now.saturating_sub(CUT).as_millis());
-            drain.queue_seen(now, QUEUED);
+            drain.queue_seen(now, Duration::ZERO, QUEUED);
         }
         assert!(
             moments.iter().take(20).copied().eq((0..100).step_by(5)),

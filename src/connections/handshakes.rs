@@ -2,6 +2,7 @@
 //!
 //! It is a kernel internal, so it counts for nothing until [`can_be_seen`] has tried it on a listener of our own.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
@@ -32,12 +33,13 @@ pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>
 }
 
 fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
-    let mut found = vec![None; inodes.len()];
-    let mut missing = inodes.len();
+    let mut found: HashMap<u64, Option<u32>> = inodes.iter().map(|inode| (*inode, None)).collect();
+    let mut missing = found.len();
     let mut piece = vec![0; PIECE];
     let mut text = Vec::new();
     let mut is_heading = true;
-    while missing > 0 {
+    let mut is_over = false;
+    while missing > 0 && !is_over {
         let bytes = match file.read(&mut piece) {
             Ok(0) => break,
             Ok(bytes) => bytes,
@@ -54,16 +56,19 @@ fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
                 continue;
             }
             let Some((inode, references)) = listener(line) else {
-                return Ok(found);
+                is_over = true;
+                break;
             };
-            let places = inodes.iter().zip(&mut found);
-            for (_, place) in places.filter(|(wanted, _)| **wanted == inode) {
+            if let Some(place) = found.get_mut(&inode) {
                 missing -= usize::from(place.replace(references).is_none());
             }
         }
         text = rest;
     }
-    Ok(found)
+    Ok(inodes
+        .iter()
+        .map(|inode| found.get(inode).copied().flatten())
+        .collect())
 }
 
 /// The inode and `ref` of a line, if it is that of a listener.

@@ -174,4 +174,14 @@ mod tests {
         let error = ask(&[250; 56], Scope::All, |_| ()).unwrap_err();
         assert!(error.raw_os_error().is_some(), "{error}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_end_the_walk_badly(bytes: Vec<u8>) {
+            for (_, body) in messages(&bytes) {
+                attributes(body).count();
+            }
+            attributes(&bytes).count();
+        }
+    }
 }

@@ -91,7 +91,8 @@ fn sockets_of(pid: Pid) -> io::Result<HashSet<u64>> {
     Ok(sockets)
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// What was to be looked at in /proc has ended meanwhile.
+pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 

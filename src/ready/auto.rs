@@ -10,7 +10,7 @@ use crate::supervisor::Time;
 /// How long a listening socket is only watched, how long the last listener is waited for when the others accept, and how
 /// long a server without any has to live.
 const WHILE: Duration = Duration::from_secs(1);
-/// A first generation that has bound by itself is given its benefit this long before the ready timeout.
+/// A first generation that has bound by itself is given its benefit this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
 /// One listener that the candidate must accept on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,8 @@ impl Auto {
                 };
             }
         }
-        if look.first && look.captured && all_captured(&missing) && now + MARGIN >= self.give_up {
+        let margin = MARGIN.min(self.give_up.saturating_sub(self.started) / 10);
+        if look.first && look.captured && all_captured(&missing) && now + margin >= self.give_up {
             return Verdict::Benefit { missing: names() };
         }
         Verdict::Wait

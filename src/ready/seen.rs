@@ -12,7 +12,7 @@ use libc::c_long;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::connections::owners::socket_inode;
+use crate::connections::owners::{is_gone, socket_inode};
 
 /// `epoll_pwait2`, which libc does not name everywhere.
 const EPOLL_PWAIT2: c_long = 441;
@@ -65,29 +65,21 @@ pub fn look(pids: &[Pid], sought: &[Sought]) -> Seen {
 /// Looks at the threads of one process.
 ///
 /// # Errors
-/// When that is not allowed, or this kernel does not tell.
+/// When that is not allowed.
 fn look_into(pid: Pid, sought: &[Sought], waiting: &mut HashSet<u64>) -> io::Result<()> {
-    let mut told = false;
-    let mut refused = None;
     for thread in threads(pid) {
         let task = format!("/proc/{pid}/task/{thread}");
         match fs::read_to_string(format!("{task}/syscall")) {
             Ok(call) => {
-                told = true;
                 if let Some(wait) = blocked_in(&call) {
                     waiting.extend(waited_for(wait, &task, pid, sought));
                 }
             }
-            Err(error) => refused = Some(error),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
-    match refused {
-        // A thread that has just ended is not there to be read, but its process is gone too or has others.
-        Some(error) if !told && fs::exists(format!("/proc/{pid}/fd")).unwrap_or(false) => {
-            Err(error)
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn threads(pid: Pid) -> Vec<String> {

@@ -191,3 +191,14 @@ fn a_select_waits_for_what_is_in_the_set_and_below_its_length() {
     assert_eq!(selected(&set, 66), [3, 64]);
     assert_eq!(selected(&set[..8], 128), [3]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_is_read_in_another_process_is_trusted(bytes: Vec<u8>, length in 0..SET) {
+        let text = String::from_utf8_lossy(&bytes);
+        blocked_in(&text);
+        epoll_inodes(&text);
+        polled(&bytes);
+        assert!(selected(&bytes, length).iter().all(|fd| *fd < 4096));
+    }
+}
