@@ -7,6 +7,7 @@
 mod captured;
 mod group;
 mod means;
+mod note;
 mod open;
 mod owner;
 mod path;
@@ -15,9 +16,8 @@ mod relay;
 mod shared;
 mod socket;
 mod steer;
+mod survey;
 
-use std::collections::HashSet;
-use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
@@ -25,17 +25,17 @@ use nix::poll::PollFlags;
 use nix::unistd::{Gid, Uid};
 
 use crate::address::Listen;
-use crate::connections::{handshakes, inet};
 use crate::supervisor::{Generation, Time};
-use crate::sys;
 pub use captured::{BoundPath, CapturedAddress, Given, Plan, Spot};
 use group::Group;
 use means::Means;
+pub use note::Note;
 pub use open::SO_BINDTOIFINDEX;
 use path::UnixPath;
 pub use place::beside;
 use shared::Shared;
 use steer::Inode;
+use survey::Survey;
 
 /// What holds for every listener.
 #[derive(Clone, Debug)]
@@ -109,63 +109,6 @@ pub struct Held<'a> {
     pub steered: bool,
     pub captured: bool,
     pub listens: bool,
-}
-
-/// What a user should hear about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Clients that waited on a socket whose generation is gone, and were closed.
-    Lost {
-        listener: String,
-        connections: usize,
-    },
-    /// The same, but carried to the generation that serves; it sees hotswap's address for theirs.
-    Relayed {
-        listener: String,
-        connections: usize,
-    },
-    /// A generation shut a socket down that clients need: it listens again.
-    Repaired { listener: String },
-    /// It could not be made to listen again.
-    Broken { listener: String, why: String },
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Lost {
-                listener,
-                connections,
-            } => {
-                let these = count(*connections);
-                write!(f, "{these} that waited on {listener} had to be closed")
-            }
-            Self::Relayed {
-                listener,
-                connections,
-            } => {
-                let these = count(*connections);
-                write!(
-                    f,
-                    "{these} that waited on {listener} for a generation that is gone: relayed"
-                )
-            }
-            Self::Repaired { listener } => {
-                write!(
-                    f,
-                    "{listener} was shut down by its server and listens again"
-                )
-            }
-            Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
-        }
-    }
-}
-
-fn count(connections: usize) -> String {
-    match connections {
-        1 => "1 connection".to_owned(),
-        more => format!("{more} connections"),
-    }
 }
 
 struct Listener {
@@ -287,17 +230,23 @@ impl Listeners {
     /// When a socket cannot be made: out of descriptors or memory.
     pub fn seats(&mut self, generation: Generation, sockets: Sockets) -> io::Result<Vec<Seat>> {
         let mut seats = Vec::new();
-        let idle = self.idle();
+        let survey = self.survey();
         self.seated = self.seated.max(Some(generation));
         for listener in &mut self.all {
-            if listener.captured.is_some() {
+            let captured = listener.captured.is_some();
+            // one that it has not bound yet is kept for it, with the clients that wait there
+            if captured && sockets == Sockets::Own {
                 continue;
             }
             let fd = match &mut listener.sort {
-                Sort::Group(group) => group.seat(generation, sockets, &idle, &mut self.means)?,
+                Sort::Group(group) => group.seat(generation, sockets, &survey, &mut self.means)?,
                 Sort::Path(path) => path.seat(generation, sockets, &self.means)?,
+                Sort::Shared(_) if captured => continue,
                 Sort::Shared(shared) => shared.seat(generation, &self.means)?,
             };
+            if captured {
+                continue;
+            }
             let kind = listener.kind();
             seats.push(Seat {
                 listener: listener.id,
@@ -334,7 +283,7 @@ impl Listeners {
     /// # Errors
     /// Then nothing has changed.
     pub fn cut_over(&mut self, generation: Generation) -> io::Result<Vec<Note>> {
-        let idle = self.idle();
+        let survey = self.survey();
         // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
         let unborn = self.seated < Some(generation);
         for listener in &mut self.all {
@@ -343,9 +292,9 @@ impl Listeners {
             match &mut listener.sort {
                 Sort::Group(group) => {
                     if lacks {
-                        group.seat(generation, Sockets::Own, &idle, &mut self.means)?;
+                        group.seat(generation, Sockets::Own, &survey, &mut self.means)?;
                     }
-                    group.prepare(generation, &mut self.means)?;
+                    group.prepare(generation, &survey, &mut self.means)?;
                 }
                 Sort::Path(path) if lacks => {
                     path.seat(generation, Sockets::Own, &self.means)?;
@@ -444,10 +393,10 @@ impl Listeners {
     pub fn look(&mut self, now: Time) -> Vec<Note> {
         self.means.look(now);
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            let idle = self.idle();
+            let survey = self.survey();
             for listener in &mut self.all {
                 if let Sort::Group(group) = &mut listener.sort {
-                    group.reap(&idle, now, &self.means);
+                    group.reap(&survey, now, &mut self.means);
                 }
             }
         }
@@ -461,27 +410,8 @@ impl Listeners {
         })
     }
 
-    /// The parked sockets on which neither a connection nor a handshake is open: one look at the kernel's table for all.
-    fn idle(&self) -> HashSet<Inode> {
-        if !handshakes::can_be_seen() {
-            let now = sys::now();
-            return self.groups().flat_map(|group| group.rested(now)).collect();
-        }
-        let mut idle = HashSet::new();
-        for family in [inet::Family::V4, inet::Family::V6] {
-            let groups = self
-                .groups()
-                .filter(|group| group.family().table() == family);
-            let resting: Vec<Inode> = groups.flat_map(Group::resting).collect();
-            let references = handshakes::references(family, &resting).unwrap_or_default();
-            let pairs = resting.into_iter().zip(references);
-            idle.extend(
-                pairs
-                    .filter(|(_, references)| *references == Some(handshakes::IDLE))
-                    .map(|(inode, _)| inode),
-            );
-        }
-        idle
+    fn survey(&self) -> Survey {
+        Survey::of(&self.groups().collect::<Vec<_>>())
     }
 
     /// hotswap stops: what is shut down now stays so.

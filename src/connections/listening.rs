@@ -12,6 +12,8 @@ const LISTEN: u32 = 1 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     pub address: SocketAddr,
+    /// The network device it is bound to; 0 is none.
+    pub device: u32,
     pub inode: u64,
 }
 
@@ -37,6 +39,7 @@ fn parse(family: Family, message: &[u8]) -> Option<Listening> {
     };
     Some(Listening {
         address: SocketAddr::new(ip, port),
+        device: number(message, 40)?,
         inode: number(message, 68)?.into(),
     })
 }
@@ -59,7 +62,14 @@ mod tests {
             let all = listening(family).unwrap();
             let here = all.iter().filter(|found| found.address == address);
             let here: Vec<_> = here.copied().collect();
-            assert_eq!(here, [Listening { address, inode }]);
+            assert_eq!(
+                here,
+                [Listening {
+                    address,
+                    device: 0,
+                    inode
+                }]
+            );
             drop((client, accepted));
         }
     }

@@ -4,7 +4,6 @@
 
 mod address;
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
@@ -112,18 +111,18 @@ impl Listeners {
     /// # Errors
     /// When descriptors or memory are out.
     pub fn plan(&mut self, generation: Generation, asked: &CapturedAddress) -> io::Result<Plan> {
+        let survey = self.survey();
         let mut all = self.all.iter_mut();
         let Some(listener) = all.find(|listener| listener.captured.as_ref() == Some(asked)) else {
             return Ok(Plan::Alone);
         };
         let id = listener.id;
-        let none_idle = HashSet::new();
         match &mut listener.sort {
             Sort::Group(group) if !group.has_seat(generation) => {
                 if !group.is_waiting() {
                     return Ok(Plan::Join);
                 }
-                group.seat(generation, Sockets::Target, &none_idle, &mut self.means)?;
+                group.seat(generation, Sockets::Target, &survey, &mut self.means)?;
             }
             Sort::Path(path) if path.socket_of(generation).is_none() => {
                 if !path.is_waiting() {
@@ -147,6 +146,7 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
+        let survey = self.survey();
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
         let Some(listener) = there else {
@@ -157,9 +157,9 @@ impl Listeners {
         let serves = self.serving == Some(generation);
         match (&mut listener.sort, path) {
             (Sort::Group(group), _) => {
-                group.join(generation, socket, &mut self.means)?;
+                group.join(generation, socket, &survey, &mut self.means)?;
                 if serves {
-                    group.prepare(generation, &mut self.means)?;
+                    group.prepare(generation, &survey, &mut self.means)?;
                     group.cut_over(generation, &mut self.means)?;
                 }
             }

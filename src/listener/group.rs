@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, bind};
@@ -17,15 +16,14 @@ use super::open::{Family, tcp_socket};
 use super::relay::Destination;
 use super::socket::{Interest, Socket, bound_to, connect_now, listens, set_nonblocking};
 use super::steer::{Inode, Order, Role, to_member, to_member_but_for};
+use super::survey::Survey;
 use super::{Note, Sockets};
 use crate::address::reachable;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
 mod captured;
-
-/// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
-const REST: Duration = Duration::from_secs(3);
+mod parked;
 
 pub struct Group {
     family: Family,
@@ -34,6 +32,8 @@ pub struct Group {
     device: u32,
     order: Order,
     sockets: Vec<Socket>,
+    /// Listening sockets in the group that are not ours.
+    strangers: HashSet<Inode>,
 }
 
 impl Group {
@@ -46,6 +46,7 @@ impl Group {
             device: 0,
             order: Order::default(),
             sockets: Vec::new(),
+            strangers: HashSet::new(),
         };
         let first = group.add(first, None, means)?;
         group.steer(first)?;
@@ -62,6 +63,14 @@ impl Group {
 
     pub fn size(&self) -> usize {
         self.sockets.len()
+    }
+
+    pub fn device(&self) -> u32 {
+        self.device
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     pub fn has(&self, inode: Inode) -> bool {
@@ -82,9 +91,10 @@ impl Group {
         &mut self,
         generation: Generation,
         sockets: Sockets,
-        idle: &HashSet<Inode>,
+        survey: &Survey,
         means: &mut Means,
     ) -> io::Result<OwnedFd> {
+        self.recognize(survey, means);
         if let Some(socket) = self.socket_of(generation) {
             return socket.fd().try_clone_to_owned();
         }
@@ -94,7 +104,7 @@ impl Group {
             Sockets::Target => target,
             Sockets::Own => target
                 .filter(|at| self.sockets[*at].owner.is_none())
-                .or_else(|| self.settled(idle)),
+                .or_else(|| self.settled(survey)),
         };
         let at = if let Some(at) = chosen {
             at
@@ -118,17 +128,23 @@ impl Group {
     }
 
     /// The idle parked socket in a known place that stands before all others.
-    fn settled(&self, idle: &HashSet<Inode>) -> Option<usize> {
+    fn settled(&self, survey: &Survey) -> Option<usize> {
         let parked: HashSet<Inode> = self.resting().collect();
         let mut members = self.order.members().filter(|inode| {
             let known = self.order.index_of(*inode).is_some();
-            known && idle.contains(inode) && parked.contains(inode)
+            known && survey.is_idle(*inode) && parked.contains(inode)
         });
         self.position(members.next()?)
     }
 
     /// Makes what must stand behind this generation's socket before new connections go to it.
-    pub fn prepare(&mut self, generation: Generation, means: &mut Means) -> io::Result<()> {
+    pub fn prepare(
+        &mut self,
+        generation: Generation,
+        survey: &Survey,
+        means: &mut Means,
+    ) -> io::Result<()> {
+        self.recognize(survey, means);
         let inode = self.socket_of(generation).filter(|socket| socket.listens);
         match inode.map(|socket| socket.inode) {
             Some(inode) => self.fill(inode, means),
@@ -291,60 +307,6 @@ impl Group {
         Note::Broken {
             listener: self.address.to_string(),
             why: error.to_string(),
-        }
-    }
-
-    /// When a parked socket may be closed, as far as time is concerned.
-    pub fn deadline(&self) -> Option<Time> {
-        let parked = self
-            .sockets
-            .iter()
-            .filter(|socket| socket.owner.is_none() && self.order.may_close(socket.inode));
-        parked.map(|socket| socket.since + REST).min()
-    }
-
-    /// The parked sockets that could be closed or given away if nothing is open on them.
-    pub fn resting(&self) -> impl Iterator<Item = Inode> {
-        self.parked().map(|socket| socket.inode)
-    }
-
-    /// Those of them on which every handshake must have come to its end, for a kernel that does not show them.
-    pub fn rested(&self, now: Time) -> impl Iterator<Item = Inode> {
-        let rested = self
-            .parked()
-            .filter(move |socket| socket.since + REST <= now);
-        rested.map(|socket| socket.inode)
-    }
-
-    fn parked(&self) -> impl Iterator<Item = &Socket> {
-        let target = self.order.target();
-        self.sockets
-            .iter()
-            .filter(move |socket| socket.owner.is_none() && Some(socket.inode) != target)
-    }
-
-    pub fn family(&self) -> Family {
-        self.family
-    }
-
-    /// Closes the parked sockets of which nobody has need, if they are among the idle ones, the last in the group first.
-    pub fn reap(&mut self, idle: &HashSet<Inode>, now: Time, means: &Means) {
-        let mut from_behind: Vec<Inode> = self.order.members().collect();
-        from_behind.reverse();
-        for inode in from_behind {
-            let Some(at) = self.position(inode) else {
-                continue;
-            };
-            let socket = &mut self.sockets[at];
-            if socket.owner.is_some() || socket.since + REST > now || !self.order.may_close(inode) {
-                continue;
-            }
-            if idle.contains(&inode) && means.watch(socket, None).is_ok() {
-                self.order.leave(inode);
-                self.sockets.remove(at);
-            } else {
-                socket.since = now;
-            }
         }
     }
 

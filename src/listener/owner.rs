@@ -30,18 +30,25 @@ pub fn of(address: &Address) -> Option<Owner> {
     if inodes.is_empty() {
         return None;
     }
-    let mut processes = Vec::new();
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if has_one(pid, &inodes) {
-            processes.push(Process::look(pid));
-        }
-    }
-    processes.sort_by_key(|process| process.pid);
+    let processes = holders(&inodes);
     (!processes.is_empty()).then_some(Owner { processes })
+}
+
+/// Who has this socket, in words.
+pub fn holder_of(inode: u64) -> String {
+    match holders(&HashSet::from([inode])).first() {
+        Some(Process { pid, program, .. }) => format!("pid {pid} ({program})"),
+        None => "another process".to_owned(),
+    }
+}
+
+fn holders(inodes: &HashSet<u64>) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let holders = pids.filter(|pid| has_one(*pid, inodes));
+    let mut processes: Vec<_> = holders.map(Process::look).collect();
+    processes.sort_by_key(|process| process.pid);
+    processes
 }
 
 fn inet(tables: &[&str], port: u16, state: Option<&str>) -> HashSet<u64> {

@@ -1,3 +1,5 @@
+mod captured;
+mod history;
 mod paths;
 mod relayed;
 mod shared;
@@ -12,6 +14,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::*;
 use crate::address::Address;
+use crate::sys;
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);

@@ -1,10 +1,11 @@
 //! A group whose sockets are its servers' own.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Family, Group, Inode, Means, Order, bound_to};
-use crate::supervisor::Generation;
+use super::{Family, Group, Inode, Means, Order, Survey, bound_to};
+use crate::supervisor::{Generation, Time};
 use crate::sys;
 
 impl Group {
@@ -21,6 +22,7 @@ impl Group {
             device,
             order: Order::default(),
             sockets: Vec::new(),
+            strangers: HashSet::new(),
         };
         sys::listen(first.as_fd(), means.options.backlog)?;
         let first = group.add(first, Some(generation), means)?;
@@ -34,12 +36,31 @@ impl Group {
         &mut self,
         generation: Generation,
         socket: OwnedFd,
+        survey: &Survey,
         means: &mut Means,
     ) -> io::Result<()> {
+        let now = sys::now();
+        self.recognize(survey, means);
+        // the group grows with every swap if nothing can leave it: one more of ours behind the target lets one before go
+        if self.could_shrink(now) {
+            self.grow(means)?;
+        }
         sys::listen(socket.as_fd(), means.options.backlog)?;
-        self.leave(generation, sys::now(), means);
+        self.leave(generation, now, means);
         self.add(socket, Some(generation), means)?;
-        self.guard(means)
+        self.guard(means)?;
+        self.reap(survey, now, means);
+        Ok(())
+    }
+
+    fn could_shrink(&self, now: Time) -> bool {
+        let target = self.order.target();
+        let before = self
+            .order
+            .members()
+            .take_while(|inode| Some(*inode) != target);
+        let mut positions = before.filter_map(|inode| self.position(inode));
+        positions.any(|at| self.is_rested(at, now))
     }
 
     /// Its server calls listen(2) once more: the backlog is ours, and if it was shut down meanwhile it is the last now.

@@ -138,7 +138,7 @@ fn no_more_are_relayed_than_can_be_borne() {
 fn counted(note: &Note) -> usize {
     match note {
         Note::Lost { connections, .. } | Note::Relayed { connections, .. } => *connections,
-        Note::Repaired { .. } | Note::Broken { .. } => 0,
+        Note::Stranger { .. } | Note::Repaired { .. } | Note::Broken { .. } => 0,
     }
 }
 

@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::*;
 
@@ -150,6 +150,41 @@ fn swaps_without_end_need_no_sockets_without_end() {
 }
 
 #[test]
+fn a_stranger_in_the_group_is_named_and_reckoned_with() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let mut last = house.serving(G1);
+    let address = house.address().parse().unwrap();
+    let stranger = open::tcp_socket(open::Family::V4, address, 0, true).unwrap();
+    sys::listen(stranger.as_fd(), 16).unwrap();
+    for number in 2..10 {
+        last = house.serving(Generation(number));
+        let _clients = house.clients(20);
+        assert_eq!(last.answers(), 20);
+        house.leave(Generation(number - 1));
+        while house
+            .listeners
+            .deadline()
+            .is_some_and(|deadline| deadline < sys::now() + Duration::from_secs(10))
+        {
+            let later = sys::now() + Duration::from_secs(20);
+            house.listeners.look(later);
+        }
+    }
+    let told = house
+        .notes
+        .iter()
+        .filter(|note| matches!(note, Note::Stranger { .. }));
+    assert_eq!(told.count(), 1);
+    // it may leave whenever it likes
+    drop(stranger);
+    let _clients = house.clients(20);
+    assert_eq!(last.answers(), 20);
+    let last = house.serving(Generation(10));
+    let _clients = house.clients(20);
+    assert_eq!(last.answers(), 20);
+}
+
+#[test]
 fn nobody_else_can_have_the_address_and_the_owner_is_named() {
     let house = House::listening(&["127.0.0.1:0"]);
     let address = house.address();
@@ -221,158 +256,5 @@ fn a_thousand_listeners_are_steered_together() {
     for seat in seats.into_iter().step_by(100) {
         let _client = TcpStream::connect(&seat.addr).unwrap();
         assert_eq!(Server(seat).answers(), 1);
-    }
-}
-
-/// What may happen to the sockets of a group.
-#[derive(Clone, Debug)]
-enum Happening {
-    Spawn,
-    CutOver(prop::sample::Index),
-    Gone(prop::sample::Index),
-    ShutDown(prop::sample::Index),
-    TwoShutDown(prop::sample::Index),
-    Reap,
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let index = any::<prop::sample::Index>;
-    prop_oneof![
-        3 => Just(Happening::Spawn),
-        3 => index().prop_map(Happening::CutOver),
-        3 => index().prop_map(Happening::Gone),
-        1 => index().prop_map(Happening::ShutDown),
-        1 => index().prop_map(Happening::TwoShutDown),
-        2 => Just(Happening::Reap),
-    ]
-}
-
-/// A house whose every client must be found at the serving generation.
-struct History {
-    house: House,
-    living: Vec<(Generation, Server)>,
-    serving: Generation,
-    number: u32,
-}
-
-impl History {
-    fn begin(listen: &str) -> Self {
-        let mut house = House::listening(&[listen]);
-        let server = house.serving(G1);
-        Self {
-            house,
-            living: vec![(G1, server)],
-            serving: G1,
-            number: 1,
-        }
-    }
-
-    fn others(&self) -> Vec<Generation> {
-        let all = self.living.iter().map(|(generation, _)| *generation);
-        all.filter(|generation| *generation != self.serving)
-            .collect()
-    }
-
-    fn server(&self, generation: Generation) -> &Server {
-        let mut living = self.living.iter();
-        &living.find(|(other, _)| *other == generation).unwrap().1
-    }
-
-    fn happens(&mut self, what: &Happening) {
-        let others = self.others();
-        match what {
-            Happening::Spawn if self.living.len() < 6 => {
-                self.number += 1;
-                let generation = Generation(self.number);
-                let server = self.house.spawn(generation, Sockets::Own);
-                self.living.push((generation, server));
-            }
-            Happening::CutOver(index) if !others.is_empty() => {
-                let generation = *index.get(&others);
-                if self.is_lost(generation) {
-                    return;
-                }
-                self.house.cut_over(generation);
-                let held = self.house.listeners.sockets_of(generation);
-                if held[0].listens {
-                    self.serving = generation;
-                }
-            }
-            Happening::Gone(index) if !others.is_empty() => {
-                let generation = *index.get(&others);
-                self.living.retain(|(other, _)| *other != generation);
-                self.house.leave(generation);
-            }
-            Happening::ShutDown(index) => {
-                self.living[index.index(self.living.len())].1.shuts_down();
-                if others.len() + 1 == self.living.len() {
-                    self.house.wake();
-                }
-            }
-            Happening::TwoShutDown(index) if others.len() > 1 => {
-                let first = index.index(others.len());
-                self.server(others[first]).shuts_down();
-                self.server(others[(first + 1) % others.len()]).shuts_down();
-                self.clients_find_it();
-                self.house.wake();
-            }
-            Happening::Reap => {
-                while let Some(deadline) = self.house.listeners.deadline() {
-                    self.house.listeners.look(deadline);
-                }
-            }
-            Happening::Spawn
-            | Happening::CutOver(_)
-            | Happening::Gone(_)
-            | Happening::TwoShutDown(_) => {}
-        }
-    }
-
-    /// Several candidates at a time, which hotswap never has, cannot be told apart once they have moved.
-    fn is_lost(&self, generation: Generation) -> bool {
-        let Sort::Group(group) = &self.house.listeners.all[0].sort else {
-            return false;
-        };
-        let inode = group.socket_of(generation).map(|socket| socket.inode);
-        inode.is_some_and(|inode| group.order().in_doubt().iter().any(|lost| lost.1 == inode))
-    }
-
-    fn clients_find_it(&self) {
-        let clients = self.house.clients(3);
-        let answered = self.server(self.serving).answers();
-        assert_eq!(answered, clients.len(), "of {}", self.serving);
-    }
-
-    /// Every member is where the model has it.
-    fn probes_find_each(&mut self) {
-        for generation in self.others() {
-            let held = self.house.listeners.sockets_of(generation);
-            if !held[0].listens || self.is_lost(generation) {
-                continue;
-            }
-            // those by which hotswap has found out where it is
-            self.server(generation).answers();
-            match self.house.listeners.probe(generation, ListenerId(0)) {
-                Ok(_probe) => assert_eq!(self.server(generation).answers(), 1, "{generation}"),
-                Err(error) => panic!("{generation}: {error}"),
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn the_model_is_the_kernels_array(
-        history in prop::collection::vec(happening(), 1..40),
-        v6 in any::<bool>(),
-    ) {
-        let mut group = History::begin(if v6 { "[::1]:0" } else { "127.0.0.1:0" });
-        for what in &history {
-            group.happens(what);
-            group.house.wake();
-            group.clients_find_it();
-            group.probes_find_each();
-        }
     }
 }

@@ -1,0 +1,146 @@
+use std::net::SocketAddr;
+
+use super::*;
+
+/// A house without `--listen`, whose servers bring their own sockets.
+struct Servers {
+    house: House,
+    asked: CapturedAddress,
+    at: SocketAddr,
+}
+
+impl Servers {
+    fn at(text: &str) -> Self {
+        let free = std::net::TcpListener::bind(text).unwrap();
+        let at = free.local_addr().unwrap();
+        Self {
+            house: House::listening(&[]),
+            asked: CapturedAddress::Tcp {
+                at,
+                only_v6: false,
+                device: 0,
+            },
+            at,
+        }
+    }
+
+    /// The server of a generation binds and listens, as capture lets it.
+    fn starts(&mut self, generation: Generation) -> OwnedFd {
+        let listeners = &mut self.house.listeners;
+        listeners.seats(generation, Sockets::Own).unwrap();
+        let join = match listeners.plan(generation, &self.asked).unwrap() {
+            Plan::Alone => false,
+            Plan::Join => true,
+            Plan::Instead(given) => return given.socket,
+        };
+        let family = open::Family::of(self.at);
+        let socket = open::tcp_socket(family, self.at, 0, join).unwrap();
+        let ours = socket.try_clone().unwrap();
+        listeners
+            .listen(generation, &self.asked, ours, None)
+            .unwrap();
+        socket
+    }
+
+    fn serving(&mut self, generation: Generation) -> OwnedFd {
+        let server = self.starts(generation);
+        self.house.cut_over(generation);
+        server
+    }
+
+    fn client(&self) -> TcpStream {
+        TcpStream::connect(self.at).unwrap()
+    }
+
+    fn size(&self) -> Option<usize> {
+        self.house.listeners.groups().next().map(Group::size)
+    }
+}
+
+fn answers(server: &OwnedFd) -> usize {
+    socket::set_nonblocking(server.as_fd(), true).unwrap();
+    let accepted = std::iter::from_fn(|| sys::accept(server.as_fd()).ok());
+    accepted.count()
+}
+
+#[test]
+fn a_candidate_that_listens_gets_no_client_before_its_cut_over() {
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let mut servers = Servers::at(at);
+        let first = servers.serving(G1);
+        let second = servers.starts(G2);
+        let _clients: Vec<_> = (0..20).map(|_| servers.client()).collect();
+        assert_eq!((answers(&first), answers(&second)), (20, 0));
+        servers.house.cut_over(G2);
+        let _client = servers.client();
+        assert_eq!((answers(&first), answers(&second)), (0, 1));
+    }
+}
+
+#[test]
+fn a_restart_is_given_the_dead_ones_socket_at_its_bind() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    drop(servers.serving(G1));
+    let _waiting = [servers.client(), servers.client()];
+    servers.house.leave(G1);
+    let second = servers.starts(G2);
+    assert_eq!(answers(&second), 2);
+    assert_eq!(servers.house.notes, []);
+}
+
+#[test]
+fn the_dead_ones_socket_is_kept_for_a_candidate_that_has_not_bound_yet() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    let _helper = servers.serving(G1);
+    let _waiting = servers.client();
+    // its main process is dead, while something of it is still there
+    let seats = servers.house.listeners.seats(G2, Sockets::Target).unwrap();
+    assert!(seats.is_empty());
+    let second = servers.starts(G2);
+    servers.house.cut_over(G2);
+    servers.house.leave(G1);
+    assert_eq!(answers(&second), 1);
+    assert_eq!(servers.house.notes, []);
+}
+
+#[test]
+fn an_address_that_no_generation_has_any_more_is_given_up() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    servers.serving(G1);
+    let _client = servers.client();
+    servers.house.cut_over(G2);
+    servers.house.leave(G1);
+    assert!(
+        servers.house.listeners.has_seat(G2),
+        "clients wait for one not yet spawned"
+    );
+    servers.house.listeners.seats(G3, Sockets::Own).unwrap();
+    servers.house.cut_over(G3);
+    servers.house.leave(G2);
+    assert_eq!(servers.size(), None);
+    assert!(TcpStream::connect(servers.at).is_err());
+}
+
+#[test]
+fn swaps_without_end_need_no_sockets_without_end() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    servers.serving(G1);
+    for number in 1..60 {
+        let next = servers.serving(Generation(number + 1));
+        servers.house.leave(Generation(number));
+        for listener in &mut servers.house.listeners.all {
+            if let Sort::Group(group) = &mut listener.sort {
+                group.age();
+            }
+        }
+        servers.house.listeners.look(sys::now());
+        assert!(
+            servers.size() <= Some(4),
+            "{:?} after {number}",
+            servers.size()
+        );
+        let _client = servers.client();
+        assert_eq!(answers(&next), 1);
+    }
+    assert_eq!(servers.house.notes, []);
+}
