@@ -4,6 +4,7 @@
 
 pub mod ask;
 mod client;
+mod hand_over;
 mod place;
 mod protocol;
 pub mod show;

@@ -68,7 +68,7 @@ impl Socket {
         Err(in_use("every number behind the name is in use"))
     }
 
-    /// Takes back what [`Socket::hand_over`] gave before a re-execution.
+    /// One that hotswap made before it re-executed itself.
     pub fn inherited(listener: OwnedFd, path: PathBuf, identity: (u64, u64)) -> io::Result<Self> {
         let listener = UnixListener::from(listener);
         listener.set_nonblocking(true)?;

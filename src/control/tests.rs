@@ -1,5 +1,7 @@
 //! Clients of every kind, at a control socket in a room of its own.
 
+mod histories;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -7,7 +9,6 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::unistd::Uid;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -326,63 +327,43 @@ fn a_second_instance_of_that_name_gets_another() {
     assert_eq!(second.name(), "api-2");
 }
 
-/// What a random client does next.
-#[derive(Clone, Debug)]
-enum Step {
-    Send(Vec<u8>),
-    Ask(&'static str),
-    Read,
-    HalfClose,
-    Vanish,
-    Tell(usize),
-    Wait(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let requests = [
-        "{\"do\":\"swap\",\"drained\":true}\n",
-        "{\"do\":\"status\"}\n",
-        "{\"do\":\"events\"}\n",
-        "{\"do\":\"stop\"}\n",
-        "{\"do\":\"up",
-    ];
-    prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..6000).prop_map(Step::Send),
-        prop::sample::select(requests.to_vec()).prop_map(Step::Ask),
-        Just(Step::Read),
-        Just(Step::HalfClose),
-        Just(Step::Vanish),
-        (0_usize..50_000).prop_map(Step::Tell),
-        (0_u64..20).prop_map(Step::Wait),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn whatever_clients_do_the_next_one_is_served(steps in prop::collection::vec((0_usize..4, step()), 0..40)) {
-        let mut room = Room::open();
-        let mut streams: Vec<Option<UnixStream>> = (0..4).map(|_| None).collect();
-        for (who, step) in steps {
-            let stream = streams[who].get_or_insert_with(|| room.connect());
-            match step {
-                Step::Send(bytes) => drop(stream.write(&bytes)),
-                Step::Ask(line) => drop(stream.write(line.as_bytes())),
-                Step::Read => drop(stream.read(&mut [0; 3000])),
-                Step::HalfClose => drop(stream.shutdown(std::net::Shutdown::Write)),
-                Step::Vanish => streams[who] = None,
-                Step::Tell(bytes) => room.control.tell(&json!({"message": "x".repeat(bytes)})),
-                Step::Wait(seconds) => room.control.look(NOW + Duration::from_secs(seconds)),
-            }
-            for request in room.settle() {
-                if request.what == What::Status {
-                    room.control.status(request.client, json!({}), NOW);
-                }
-            }
-        }
-        let (mut stream, request) = room.asking("{\"do\":\"status\"}");
-        room.control.status(request.client, json!({"name": "api"}), NOW);
-        prop_assert_eq!(&heard(&mut stream).0[1]["status"]["name"], "api");
+/// As re-executed: everything by its descriptors alone.
+fn re_executed(room: Room) -> Room {
+    let (state, descriptors) = room.control.hand_over();
+    let state: Value = serde_json::from_str(&state.to_string()).unwrap();
+    let descriptors = descriptors
+        .into_iter()
+        .map(|fd| fd.try_clone_to_owned().unwrap())
+        .collect();
+    Room {
+        control: Control::take_over(&state, descriptors).unwrap(),
+        directory: room.directory,
     }
+}
+
+#[test]
+fn clients_do_not_notice_an_upgrade() {
+    let mut room = Room::open();
+    let (mut upgrading, _) = room.asking(r#"{"do":"upgrade"}"#);
+    let (mut patient, request) = room.asking(r#"{"do":"swap","drained":true}"#);
+    let mut hesitant = room.connect();
+    hesitant.write_all(b"{\"do\":").unwrap();
+    room.settle();
+    let old = Generation(1);
+    room.control
+        .verdict(&[request.client], &verdict("serving"), Some(old), NOW);
+    let path = room.control.path().unwrap().to_owned();
+    let mut room = re_executed(room);
+    room.control.upgraded(Ok(()), NOW);
+    assert_eq!(heard(&mut upgrading).0[1], json!({"done": true}));
+    room.control.gone(old, NOW);
+    let (said, ended) = heard(&mut patient);
+    assert_eq!(said[1]["verdict"]["message"], "serving");
+    assert!(ended);
+    hesitant.write_all(b"\"status\"}\n").unwrap();
+    assert_eq!(room.settle()[0].what, What::Status);
+    let (_new, request) = room.asking(r#"{"do":"stop"}"#);
+    assert!(request.client > Client(3));
+    room.control.close(NOW);
+    assert!(!path.exists());
 }
