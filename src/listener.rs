@@ -264,6 +264,12 @@ impl Listeners {
         Ok(seats)
     }
 
+    /// What a listener is called in the words for users.
+    pub fn address_of(&self, listener: ListenerId) -> String {
+        let listener = self.all.iter().find(|other| other.id == listener);
+        listener.map(Listener::addr).unwrap_or_default()
+    }
+
     /// Whether it holds a socket of any listener.
     pub fn has_seat(&self, generation: Generation) -> bool {
         self.all

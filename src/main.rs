@@ -10,6 +10,7 @@ mod control;
 mod drain;
 mod listener;
 mod log;
+mod main_loop;
 mod news;
 mod program;
 mod ready;
@@ -22,16 +23,66 @@ mod sys;
 mod systemd;
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use anyhow::Result;
+
+use cli::Invocation;
+use control::ask::{self, SwapOptions};
+use control::show::{self, StatusOptions};
+
+/// What hotswap's own failures end with.
+const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
     let result = if stub::was_asked_for() {
         stub::run()
     } else {
-        Ok(ExitCode::SUCCESS)
+        run()
     };
     result.unwrap_or_else(|error| {
-        eprintln!("hotswap: {error:#}");
-        ExitCode::from(125)
+        log::last_words(&format!("{error:#}"));
+        ExitCode::from(OWN_FAILURE)
     })
+}
+
+fn run() -> Result<ExitCode> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let status = match cli::parse(&arguments, |name| std::env::var_os(name)) {
+        Ok(Invocation::Run(args)) => {
+            let filter = std::env::var("HOTSWAP_LOG").ok();
+            log::set_up(&args, filter.as_deref());
+            main_loop::run(*args)?
+        }
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            0
+        }
+        Ok(Invocation::Swap {
+            name,
+            timeout,
+            drained,
+            all,
+        }) => {
+            let options = SwapOptions { timeout, drained };
+            if all {
+                ask::swap_all(options)
+            } else {
+                ask::swap(name.as_deref(), options)
+            }
+        }
+        Ok(Invocation::Status { name, json, watch }) => {
+            show::status(name.as_deref(), StatusOptions { json, watch })
+        }
+        Ok(Invocation::Stop { name, timeout }) => ask::stop(name.as_deref(), timeout),
+        Ok(Invocation::Events { name, json }) => show::events(name.as_deref(), json),
+        Ok(Invocation::Upgrade { name }) => ask::upgrade(name.as_deref()),
+        Err(usage) => {
+            log::last_words(&usage.lines);
+            usage.status
+        }
+    };
+    log::finish();
+    Ok(ExitCode::from(status))
 }

@@ -99,6 +99,10 @@ impl News {
         }
     }
 
+    pub fn at(self, level: Level) -> Self {
+        Self { level, ..self }
+    }
+
     pub fn started(generation: Generation, pid: i32) -> Self {
         Self {
             pid: Some(pid),

@@ -1,0 +1,116 @@
+//! The one poll, and the one place that acts.
+//!
+//! Decide, do, wait: the core says what follows from an event, the rooms do it, and what they find out is the next event.
+//! What fails while doing comes back as an event, too; only a poll that is itself broken ends the loop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+
+use crate::cli::options::RunArgs;
+use crate::command::Command;
+use crate::drain::Drain;
+use crate::listener::{ListenerId, Listeners};
+use crate::ready::notify::NotifySocket;
+use crate::ready::{Mode, Readiness};
+use crate::server::{Recipe, Server};
+use crate::signals::Signals;
+use crate::supervisor::{Event, Generation, Supervisor, Time};
+use crate::sys;
+use crate::watch::Watch;
+
+mod act;
+mod candidate;
+mod children;
+mod commands;
+mod open;
+mod tell;
+mod wait;
+
+/// Runs the server until hotswap ends; the exit status.
+///
+/// # Errors
+/// What keeps hotswap from starting, or from going on at all.
+pub fn run(args: RunArgs) -> Result<u8> {
+    let policy = open::policy(&args);
+    let mut world = World::open(args)?;
+    let mut supervisor = Supervisor::new(policy);
+    let mut events = VecDeque::from([Event::Launched]);
+    loop {
+        while let Some(event) = events.pop_front() {
+            let mut results = Vec::new();
+            for action in supervisor.step(sys::now(), event) {
+                results.extend(world.act(action, &supervisor));
+            }
+            // They answer what was just done, and come before older news.
+            for result in results.into_iter().rev() {
+                events.push_front(result);
+            }
+        }
+        if let Some(status) = world.ended {
+            return Ok(status);
+        }
+        events.extend(world.wait(&supervisor)?);
+    }
+}
+
+/// All that hotswap has its hands on.
+struct World {
+    args: RunArgs,
+    ready_mode: Mode,
+    stop_signal: Signal,
+    recipe: Recipe,
+    signals: Signals,
+    listeners: Listeners,
+    watch: Watch,
+    servers: BTreeMap<Generation, Server>,
+    lives: BTreeMap<Generation, Life>,
+    notify: BTreeMap<Generation, NotifySocket>,
+    drains: BTreeMap<Generation, Drain>,
+    /// The candidate, and how it shows that it is ready.
+    readiness: Option<(Generation, Readiness)>,
+    /// Programs that may have to be run again, though their paths lead elsewhere by now.
+    programs: BTreeMap<Generation, OwnedFd>,
+    commands: Vec<(Purpose, Command)>,
+    /// Where the last generation that served accepted connections: the next one must, too.
+    accepted_on: Vec<ListenerId>,
+    /// This server has said READY=1 before.
+    says_ready: bool,
+    /// The program is being written: when to look again whether it is complete.
+    fitness_due: Option<Time>,
+    ended: Option<u8>,
+}
+
+/// What is remembered of a generation for the words about it.
+#[derive(Debug)]
+struct Life {
+    started: Time,
+    /// What showed that it was ready, and how long after the spawn.
+    ready: Option<(String, Duration)>,
+    serving_since: Option<Time>,
+    drains_since: Option<Time>,
+    /// Where it was seen accepting.
+    accepts: Vec<ListenerId>,
+}
+
+/// What a command of ours is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    BeforeSwap,
+    OnEvent,
+    /// `--ready exec:` of this candidate.
+    Ready(Generation),
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Purpose::BeforeSwap => "before-swap",
+            Purpose::OnEvent => "on-event",
+            Purpose::Ready(_) => "ready",
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Doing what the core has decided; what fails comes back as an event.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use super::{Life, World};
+use crate::drain::Drain;
+use crate::listener::{self, Note};
+use crate::log as lines;
+use crate::news::News;
+use crate::ready::Readiness;
+use crate::ready::notify::NotifySocket;
+use crate::server::{Launch, Server};
+use crate::supervisor::{Action, Event, Generation, Program, Sockets, Supervisor, Time};
+use crate::sys;
+use crate::watch::Fitness;
+
+/// How often a program that is being written is looked at.
+const FITNESS: Time = Time::from_millis(50);
+
+impl World {
+    pub(super) fn act(&mut self, action: Action, supervisor: &Supervisor) -> Vec<Event> {
+        match action {
+            Action::RunBeforeSwap(generation) => {
+                return self.run_before_swap(generation).into_iter().collect();
+            }
+            Action::EndBeforeSwap => self.end_before_swap(),
+            Action::CheckProgram => return self.check_program().into_iter().collect(),
+            Action::Spawn {
+                generation,
+                sockets,
+                program,
+            } => {
+                if let Err(error) = self.spawn(generation, sockets, program) {
+                    self.forget(generation);
+                    return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
+                }
+            }
+            Action::CutOver(generation) => return vec![self.cut_over(generation)],
+            Action::Empty(generation) => self.drain(generation),
+            Action::Quiesce(generation) => {
+                if let Some(drain) = self.drains.get_mut(&generation) {
+                    drain.count_connections();
+                }
+            }
+            Action::Stop(generation) => {
+                self.leaves(generation);
+                if let Some(server) = self.servers.get(&generation) {
+                    server.stop(self.stop_signal);
+                }
+            }
+            Action::Kill(generation) => {
+                if let Some(server) = self.servers.get_mut(&generation) {
+                    server.kill();
+                }
+            }
+            Action::Reopen(generation) => {
+                let server = self
+                    .servers
+                    .get(&generation)
+                    .filter(|_| self.stop_signal != Signal::SIGUSR1);
+                if let Some(server) = server {
+                    server.signal_main(Signal::SIGUSR1);
+                }
+            }
+            Action::Announce(announcement) => {
+                self.announce(&announcement);
+                self.programs
+                    .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
+            }
+            Action::Answer(..) | Action::Upgrade | Action::RefuseUpgrade(_) => {}
+            Action::End(status) => self.ended = Some(status),
+        }
+        Vec::new()
+    }
+
+    fn spawn(&mut self, generation: Generation, sockets: Sockets, program: Program) -> Result<()> {
+        let now = sys::now();
+        let sockets = match sockets {
+            Sockets::Own => listener::Sockets::Own,
+            Sockets::Target => listener::Sockets::Target,
+        };
+        let seats = self
+            .listeners
+            .seats(generation, sockets)
+            .context("cannot make its sockets")?;
+        let notify = NotifySocket::new(generation).context("cannot make its notify socket")?;
+        let mut readiness = Readiness::new(
+            &self.ready_mode,
+            now,
+            self.args.ready_timeout,
+            self.says_ready,
+        )
+        .context("cannot make its ready pipe")?;
+        let program = match program {
+            Program::Current => None,
+            Program::Of(good) => self
+                .programs
+                .get(&good)
+                .map(|program| program.as_fd().try_clone_to_owned())
+                .transpose()?,
+        };
+        if self.args.clear && self.args.dev {
+            lines::clear_terminal();
+        }
+        let launch = Launch {
+            generation,
+            seats,
+            notify: notify.address().to_owned(),
+            ready_fd: readiness.take_descriptor(),
+            program,
+        };
+        self.watch.baseline();
+        let server = Server::spawn(&self.recipe, launch, now)?;
+        self.tell(&News::started(generation, server.pid().as_raw()));
+        self.lives.insert(
+            generation,
+            Life {
+                started: now,
+                ready: None,
+                serving_since: None,
+                drains_since: None,
+                accepts: Vec::new(),
+            },
+        );
+        self.notify.insert(generation, notify);
+        self.servers.insert(generation, server);
+        self.readiness = Some((generation, readiness));
+        Ok(())
+    }
+
+    fn cut_over(&mut self, generation: Generation) -> Event {
+        match self.listeners.cut_over(generation) {
+            Ok(notes) => {
+                self.tell_notes(&notes);
+                Event::CutOverDone(generation)
+            }
+            Err(error) => Event::CannotCutOver(generation, format!("cannot cut over: {error}")),
+        }
+    }
+
+    fn drain(&mut self, generation: Generation) {
+        self.leaves(generation);
+        self.drains
+            .insert(generation, Drain::new(generation, sys::now()));
+    }
+
+    fn leaves(&mut self, generation: Generation) {
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.drains_since.get_or_insert(sys::now());
+        }
+    }
+
+    /// Nothing of it is left, or it never came to be.
+    pub(super) fn forget(&mut self, generation: Generation) {
+        self.servers.remove(&generation);
+        self.notify.remove(&generation);
+        self.drains.remove(&generation);
+        self.lives.remove(&generation);
+        self.readiness
+            .take_if(|(candidate, _)| *candidate == generation);
+        let notes = self.listeners.leave(generation, sys::now());
+        self.tell_notes(&notes);
+    }
+
+    /// Nothing while somebody is still writing it: then it is looked at again.
+    pub(super) fn check_program(&mut self) -> Option<Event> {
+        self.fitness_due = None;
+        match self.watch.fit() {
+            Fitness::Fit => Some(Event::ProgramChecked(Ok(()))),
+            Fitness::Unfit(why) => Some(Event::ProgramChecked(Err(why))),
+            Fitness::BeingWritten => {
+                self.fitness_due = Some(sys::now() + FITNESS);
+                None
+            }
+        }
+    }
+
+    pub(super) fn tell_notes(&mut self, notes: &[Note]) {
+        for note in notes {
+            self.warn(note.to_string());
+        }
+    }
+}

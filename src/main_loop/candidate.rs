@@ -1,0 +1,156 @@
+//! Looking at the candidate, and at those that drain.
+
+use nix::unistd::Pid;
+
+use super::wait::Batch;
+use super::{Purpose, World};
+use crate::drain::Reading;
+use crate::ready::notify::Notice;
+use crate::ready::{View, Wish};
+use crate::supervisor::{Event, Generation, Time};
+
+impl World {
+    /// Whether its time to be looked at has come or not: something may have been told.
+    pub(super) fn look_at_candidate(&mut self, now: Time, batch: &mut Batch) {
+        let Some((candidate, readiness)) = &mut self.readiness else {
+            return;
+        };
+        let candidate = *candidate;
+        let Some(server) = self.servers.get(&candidate) else {
+            return;
+        };
+        let held = self.listeners.sockets_of(candidate);
+        // The first one has to accept wherever it has a socket.
+        let wanted = self.accepted_on.clone();
+        let first = wanted.is_empty();
+        let pids = server.processes();
+        let view = View {
+            held: &held,
+            wanted: &wanted,
+            pids: &pids,
+            first,
+            captured: false,
+        };
+        let ready = readiness.look(now, &view);
+        let wishes = readiness.wishes();
+        if let Some(ready) = ready {
+            let after = now.saturating_sub(server.started());
+            if let Some(life) = self.lives.get_mut(&candidate) {
+                life.ready = Some((ready.how.to_string(), after));
+                life.accepts = held.iter().map(|held| held.listener).collect();
+                life.accepts
+                    .retain(|listener| !ready.missing.contains(listener));
+            }
+            self.readiness = None;
+            if ready.doubtful {
+                self.warn(format!("{candidate} was not seen accepting connections"));
+            }
+            for listener in ready.missing {
+                let address = self.listeners.address_of(listener);
+                self.warn(format!(
+                    "{candidate} does not accept on {address}: its clients stay with the old one"
+                ));
+            }
+            batch.readiness.push(Event::Ready(candidate));
+            return;
+        }
+        for wish in wishes {
+            self.grant(candidate, wish, now);
+        }
+    }
+
+    fn grant(&mut self, candidate: Generation, wish: Wish, now: Time) {
+        match wish {
+            Wish::Probe(listener) => {
+                let connection = self.listeners.probe(candidate, listener);
+                if let Some((_, readiness)) = &mut self.readiness {
+                    readiness.probed(listener, connection, now);
+                }
+            }
+            Wish::Execute(line) => {
+                let pid = self
+                    .servers
+                    .get(&candidate)
+                    .map(|server| server.pid().as_raw());
+                let variables = pid.map(|pid| ("HOTSWAP_PID", pid.to_string()));
+                let until = now + self.args.ready_timeout;
+                if self
+                    .run(
+                        Purpose::Ready(candidate),
+                        &line,
+                        variables.as_slice(),
+                        Some(until),
+                    )
+                    .is_err()
+                {
+                    self.ready_command_ended(candidate, false);
+                }
+            }
+        }
+    }
+
+    pub(super) fn ready_command_ended(&mut self, candidate: Generation, well: bool) {
+        if let Some((_, readiness)) = self
+            .readiness
+            .as_mut()
+            .filter(|(whose, _)| *whose == candidate)
+        {
+            readiness.executed(well);
+        }
+    }
+
+    pub(super) fn hear_notices(&mut self, generation: Generation, now: Time) {
+        let Some(notify) = self.notify.get_mut(&generation) else {
+            return;
+        };
+        let Some(server) = self.servers.get(&generation) else {
+            return;
+        };
+        let notices = notify.woken(now, |pid| server.processes().contains(&pid));
+        if !notices.contains(&Notice::Ready) {
+            return;
+        }
+        self.says_ready = true;
+        if let Some((_, readiness)) = self
+            .readiness
+            .as_mut()
+            .filter(|(whose, _)| *whose == generation)
+        {
+            readiness.said_ready();
+        }
+    }
+
+    /// A server in the style of endless tells its old parent to stop: by that it says that it is ready.
+    pub(super) fn ready_by_signal(&mut self, sender: Pid) -> bool {
+        let Some((candidate, readiness)) = &mut self.readiness else {
+            return false;
+        };
+        let from_candidate = self
+            .servers
+            .get(candidate)
+            .is_some_and(|server| server.processes().contains(&sender));
+        if from_candidate {
+            readiness.said_ready();
+        }
+        from_candidate
+    }
+
+    pub(super) fn look_at_draining(&mut self, now: Time, batch: &mut Batch) {
+        for (generation, drain) in &mut self.drains {
+            if drain.deadline().is_none_or(|due| due > now) {
+                continue;
+            }
+            let Some(server) = self.servers.get(generation) else {
+                continue;
+            };
+            let held = self.listeners.sockets_of(*generation);
+            let readings = drain.look(now, &held, &server.processes());
+            batch
+                .requests
+                .extend(readings.into_iter().map(|reading| match reading {
+                    Reading::Queue(queue) => Event::Queued(*generation, queue),
+                    Reading::Quiet => Event::Quiet(*generation),
+                }));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Children that end, and what they said before.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::process::ExitStatus;
+
+use super::World;
+use super::wait::Batch;
+use crate::server::{Report, Server};
+use crate::supervisor::{Event, Exit, Generation, Time};
+use crate::{ready, sys};
+
+impl World {
+    /// Every child that has ended: one SIGCHLD may stand for many.
+    pub(super) fn reap(&mut self, now: Time, batch: &mut Batch) {
+        while let Ok(Some((pid, status))) = sys::process::reap() {
+            let mut servers = self.servers.iter();
+            let server = servers
+                .find(|(_, server)| server.pid() == pid)
+                .map(|(generation, _)| *generation);
+            let command = self
+                .commands
+                .iter()
+                .position(|(_, command)| command.pid() == pid);
+            match (server, command) {
+                (Some(generation), _) => self.bury(generation, status, batch),
+                (None, Some(place)) => self.command_ended(place, status, now, batch),
+                (None, None) => self.servers.values().for_each(Server::orphan_died),
+            }
+        }
+        let gone = self.servers.iter().filter(|(_, server)| server.is_gone());
+        batch
+            .deaths
+            .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
+    }
+
+    fn bury(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
+        let Some(server) = self.servers.get_mut(&generation) else {
+            return;
+        };
+        let mut exit = server.died(status);
+        if exit == Exit::Status(0) {
+            let held = self.listeners.sockets_of(generation);
+            if ready::is_waited_on(&server.processes(), &held) {
+                exit = Exit::Background;
+            }
+        }
+        self.readiness
+            .take_if(|(candidate, _)| *candidate == generation);
+        batch.deaths.push(Event::Died(generation, exit));
+    }
+
+    pub(super) fn hear_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
+        let Some(server) = self.servers.get_mut(&generation) else {
+            return;
+        };
+        let pid = server.pid();
+        for report in server.woken(fd) {
+            match report {
+                Report::Running => self.watch.confirm(pid, now),
+                // Its end follows, and is what counts.
+                Report::CannotRun { .. } | Report::Captured(_) => {}
+                Report::NotCaptured(errno) => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    self.warn(format!("cannot capture what {generation} binds: {error}"));
+                }
+            }
+        }
+    }
+}

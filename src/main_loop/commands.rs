@@ -1,0 +1,136 @@
+//! Commands that hotswap runs for itself: before a swap, after an event, to ask whether a candidate is ready.
+
+use std::ffi::OsString;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::wait::Batch;
+use super::{Purpose, World};
+use crate::command::{Command, shell};
+use crate::news::{Kind, News};
+use crate::supervisor::{Event, Exit, Generation, Time};
+use crate::sys;
+
+/// How long one command after an event may take.
+const HOOK: Duration = Duration::from_secs(60);
+/// How many of them run at one time; further ones are left out, and that is said.
+const HOOKS: usize = 16;
+
+impl World {
+    pub(super) fn run_before_swap(&mut self, generation: Generation) -> Option<Event> {
+        let line = self.args.before_swap.clone()?;
+        self.watch.hold();
+        match self.run(
+            Purpose::BeforeSwap,
+            &line,
+            &[("HOTSWAP_GENERATION", generation.0.to_string())],
+            None,
+        ) {
+            Ok(()) => None,
+            Err(why) => {
+                self.watch.command_failed(sys::now());
+                Some(Event::BeforeSwapEnded(Err(why)))
+            }
+        }
+    }
+
+    pub(super) fn end_before_swap(&mut self) {
+        let now = sys::now();
+        self.watch.command_failed(now);
+        for (_, command) in self
+            .commands
+            .iter_mut()
+            .filter(|(purpose, _)| *purpose == Purpose::BeforeSwap)
+        {
+            command.end(now);
+        }
+    }
+
+    pub(super) fn run_hook(&mut self, news: &News) {
+        let Some(line) = self.args.on_event.clone().filter(|_| news.kind.is_hooked()) else {
+            return;
+        };
+        let running = self
+            .commands
+            .iter()
+            .filter(|(purpose, _)| *purpose == Purpose::OnEvent)
+            .count();
+        if running >= HOOKS {
+            self.warn(format!(
+                "the command for {:?} is left out: {HOOKS} are still running",
+                news.kind.name()
+            ));
+            return;
+        }
+        let mut variables = vec![("HOTSWAP_EVENT", news.kind.name().to_owned())];
+        variables.extend(
+            news.generation
+                .map(|generation| ("HOTSWAP_GENERATION", generation.0.to_string())),
+        );
+        variables.extend(news.pid.map(|pid| ("HOTSWAP_PID", pid.to_string())));
+        variables.extend(news.reason.clone().map(|reason| ("HOTSWAP_REASON", reason)));
+        variables.push(("HOTSWAP_MESSAGE", news.text.clone()));
+        if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(sys::now() + HOOK)) {
+            self.warn(why);
+        }
+    }
+
+    pub(super) fn run(
+        &mut self,
+        purpose: Purpose,
+        line: &str,
+        variables: &[(&str, String)],
+        deadline: Option<Time>,
+    ) -> Result<(), String> {
+        let mut told = vec![("HOTSWAP_INSTANCE", OsString::from(&self.recipe.name))];
+        told.extend(
+            variables
+                .iter()
+                .map(|(name, value)| (*name, OsString::from(value))),
+        );
+        let (env_file, stderr) = (self.args.env_file.as_deref(), self.recipe.stderr);
+        let command = Command::start(
+            purpose.name(),
+            shell(line),
+            &told,
+            env_file,
+            stderr,
+            deadline,
+        )
+        .map_err(|error| format!("cannot run {line:?}: {error}"))?;
+        self.commands.push((purpose, command));
+        Ok(())
+    }
+
+    pub(super) fn command_ended(
+        &mut self,
+        place: usize,
+        status: ExitStatus,
+        now: Time,
+        batch: &mut Batch,
+    ) {
+        let (purpose, command) = self.commands.remove(place);
+        let was_asked_to_end = command.was_asked_to_end();
+        let ended = command.died(status);
+        let well = ended.exit == Exit::Status(0);
+        match purpose {
+            // Whoever ended it has said why.
+            Purpose::BeforeSwap if was_asked_to_end => {}
+            Purpose::BeforeSwap => {
+                if !well {
+                    self.watch.command_failed(now);
+                }
+                let why = format!("the command before the swap failed: {}", ended.exit);
+                batch
+                    .requests
+                    .push(Event::BeforeSwapEnded(if well { Ok(()) } else { Err(why) }));
+            }
+            Purpose::Ready(generation) => self.ready_command_ended(generation, well),
+            Purpose::OnEvent if well => {}
+            Purpose::OnEvent => self.tell(&News::new(
+                Kind::Warning,
+                format!("the command after an event {}", ended.exit),
+            )),
+        }
+    }
+}

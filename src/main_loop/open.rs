@@ -1,0 +1,147 @@
+//! Opening the rooms, in the order that signals and threads ask for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::prctl;
+
+use super::World;
+use crate::cli::options::{self, RunArgs};
+use crate::listener::{Listeners, SocketOptions};
+use crate::news::{Kind, News};
+use crate::server::{Recipe, profile};
+use crate::signals::Signals;
+use crate::supervisor::{Order, Policy, Restart};
+use crate::watch::{Targets, Watch};
+use crate::{program, sys};
+
+/// What the command line says, as the core has it.
+pub(super) fn policy(args: &RunArgs) -> Policy {
+    Policy {
+        ready_timeout: args.ready_timeout,
+        min_ready: args.min_ready,
+        quiesce: args.quiesce,
+        drain_timeout: args.drain_timeout,
+        max_draining: usize::try_from(args.max_draining).unwrap_or(usize::MAX),
+        order: match args.order {
+            options::Order::StartFirst => Order::StartFirst,
+            options::Order::StopFirst => Order::StopFirst,
+        },
+        restart: match args.restart {
+            options::Restart::Always => Restart::Always,
+            options::Restart::OnFailure => Restart::OnFailure,
+            options::Restart::Never => Restart::Never,
+            options::Restart::OnChange => Restart::OnChange,
+        },
+        before_swap: args.before_swap.as_ref().map(|_| args.before_swap_timeout),
+        before_first: args.dev,
+        fallback: !args.no_fallback,
+    }
+}
+
+impl World {
+    pub(super) fn open(args: RunArgs) -> Result<Self> {
+        check_proc()?;
+        let ready_mode = args.ready.clone();
+        // Before any thread: ctrlc's here, the watcher's below.
+        let signals = Signals::take()?;
+        prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
+        let (listeners, mut warnings) =
+            Listeners::open(&args.listen, socket_options(&args), Vec::new())?;
+        let recipe = recipe(&args);
+        let (watch, more) = watch(&args)?;
+        warnings.extend(more);
+        let mut world = Self {
+            stop_signal: args
+                .stop_signal
+                .unwrap_or_else(|| profile::stop_signal(&args.command)),
+            ready_mode,
+            recipe,
+            signals,
+            listeners,
+            watch,
+            servers: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            notify: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            readiness: None,
+            programs: BTreeMap::new(),
+            commands: Vec::new(),
+            accepted_on: Vec::new(),
+            says_ready: false,
+            fitness_due: None,
+            ended: None,
+            args,
+        };
+        for address in world.listeners.listening() {
+            world.tell(&News::new(
+                Kind::Listening,
+                format!("listening on {address}"),
+            ));
+        }
+        for warning in warnings {
+            world.warn(warning);
+        }
+        Ok(world)
+    }
+}
+
+fn socket_options(args: &RunArgs) -> SocketOptions {
+    let owner = args
+        .socket_owner
+        .as_ref()
+        .map(|owner| (owner.user, owner.group));
+    SocketOptions {
+        backlog: args.backlog,
+        mode: args.socket_mode,
+        owner,
+        share: args.share,
+    }
+}
+
+fn recipe(args: &RunArgs) -> Recipe {
+    Recipe {
+        command: args.command.clone(),
+        user: args.user.clone(),
+        group: args.group.clone(),
+        chdir: args.chdir.clone(),
+        env_file: args.env_file.clone(),
+        stderr: args.stderr(),
+        name: args.instance(),
+        control: None,
+        capture: false,
+        open_files: None,
+    }
+}
+
+fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
+    let path = std::env::var_os("PATH");
+    let program: Option<PathBuf> = args
+        .command
+        .first()
+        .and_then(|command| program::find(command, args.chdir.as_deref(), path.as_deref()).ok());
+    let targets = Targets {
+        command: args.command.clone(),
+        directory: args.chdir.clone(),
+        program,
+        watch_program: !args.no_watch,
+        paths: args.watch.clone(),
+        env_file: args.env_file.clone(),
+    };
+    Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
+}
+
+/// Everything hotswap knows of its servers it reads from /proc, by their pids.
+fn check_proc() -> Result<()> {
+    let own = std::fs::read_link("/proc/self").context("cannot read /proc/self")?;
+    let pid = std::process::id();
+    if own.as_os_str() != pid.to_string().as_str() {
+        bail!(
+            "cannot use /proc: it belongs to another pid namespace ({} there is {pid} here)\n\
+             try: mount it anew, as unshare --mount-proc does",
+            own.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! From what the core announces to the words, and to all who follow.
+
+use std::time::Duration;
+
+use log::Level;
+
+use super::World;
+use crate::log as lines;
+use crate::news::{Kind, News};
+use crate::supervisor::{Announcement, Exit, Generation};
+use crate::sys;
+
+impl World {
+    pub(super) fn announce(&mut self, announcement: &Announcement) {
+        let news = match announcement {
+            Announcement::Proving(generation) => {
+                let (how, after) = self.readiness_of(*generation);
+                News::proving(*generation, &how, after)
+            }
+            Announcement::Serving { generation, draining } => self.serves(*generation, *draining),
+            Announcement::Failed(failure) => {
+                let old = failure.serves_on.filter(|_| self.args.dev).and_then(|old| self.lives.get(&old));
+                let age = old.map(|life| sys::now().saturating_sub(life.started));
+                News::failed(failure, age)
+            }
+            Announcement::Dead { generation, exit, then } => {
+                let after = self.since(*generation, |life| life.serving_since);
+                News::dead(*generation, exit, after, *then)
+            }
+            Announcement::Gone { generation, exit } => self.goes(*generation, exit.as_ref()),
+            Announcement::DrainTimeout(generation) => News::killed(*generation, "its time to end has passed"),
+            Announcement::KilledEarly(generation) => {
+                News::killed(*generation, "more are draining than --max-draining allows")
+            }
+            Announcement::Unkillable(generation) => {
+                News::of(Kind::Warning, *generation, "cannot be killed: it is left to the system").at(Level::Error)
+            }
+            Announcement::FallingBack { to } => News::warning(format!(
+                "the restart failed: the last good program, that of {to}, runs again until the next change"
+            ))
+            .at(Level::Error),
+            Announcement::WaitingForChange => News::notice("nothing serves: waiting for a change"),
+            Announcement::Stopping => News::new(Kind::Stopping, "stopping"),
+        };
+        self.tell(&news);
+    }
+
+    /// The log, the hooks, and whoever follows.
+    pub(super) fn tell(&mut self, news: &News) {
+        lines::log_news(news);
+        self.run_hook(news);
+    }
+
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.tell(&News::warning(text));
+    }
+
+    fn serves(&mut self, generation: Generation, draining: Option<Generation>) -> News {
+        let now = sys::now();
+        let (how, after) = self.readiness_of(generation);
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.serving_since = Some(now);
+            self.accepted_on = std::mem::take(&mut life.accepts);
+        }
+        self.readiness = None;
+        self.watch.serves();
+        let draining = draining.map(|old| (old, self.count_connections(old)));
+        News::serving(generation, &how, after, draining)
+    }
+
+    fn count_connections(&mut self, generation: Generation) -> Option<usize> {
+        let held = self.listeners.sockets_of(generation);
+        let pids = self.servers.get(&generation)?.processes();
+        self.drains.get_mut(&generation)?.count(&held, &pids)
+    }
+
+    fn goes(&mut self, generation: Generation, exit: Option<&Exit>) -> News {
+        let served = self
+            .lives
+            .get(&generation)
+            .is_some_and(|life| life.serving_since.is_some());
+        let after = self.since(generation, |life| {
+            life.drains_since
+                .or(life.serving_since)
+                .or(Some(life.started))
+        });
+        self.forget(generation);
+        let news = News::gone(generation, after, exit);
+        // What became of a candidate that never served has been said.
+        if served { news } else { news.at(Level::Debug) }
+    }
+
+    fn readiness_of(&self, generation: Generation) -> (String, Duration) {
+        let ready = self
+            .lives
+            .get(&generation)
+            .and_then(|life| life.ready.clone());
+        ready.unwrap_or_else(|| {
+            (
+                "ready".into(),
+                self.since(generation, |life| Some(life.started)),
+            )
+        })
+    }
+
+    fn since(
+        &self,
+        generation: Generation,
+        moment: impl Fn(&super::Life) -> Option<crate::supervisor::Time>,
+    ) -> Duration {
+        let now = sys::now();
+        now.saturating_sub(self.lives.get(&generation).and_then(moment).unwrap_or(now))
+    }
+}

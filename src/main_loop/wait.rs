@@ -1,0 +1,239 @@
+//! Waiting, and from what woke us to events.
+//!
+//! Within one wake-up deaths come first, then readiness, then requests, then what has elapsed.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
+
+use super::World;
+use crate::drain::Drain;
+use crate::log as lines;
+use crate::news::{Kind, News};
+use crate::ready::notify::NotifySocket;
+use crate::signals::Asked;
+use crate::supervisor::{Event, Generation, Supervisor, Time};
+use crate::sys;
+
+/// Whose descriptor it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Signals,
+    Lines,
+    Listeners,
+    Server(Generation),
+    Notify(Generation),
+    Command(Pid),
+    Readiness,
+    Watch,
+}
+
+type Polled<'a> = (Room, (BorrowedFd<'a>, PollFlags));
+
+/// What one wake-up brought, in the order in which the core hears it.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub deaths: Vec<Event>,
+    pub readiness: Vec<Event>,
+    pub requests: Vec<Event>,
+}
+
+impl World {
+    pub(super) fn wait(&mut self, supervisor: &Supervisor) -> Result<Vec<Event>> {
+        let due = supervisor.deadline();
+        let woken = self.poll(self.deadline().into_iter().chain(due).min())?;
+        let now = sys::now();
+        let mut batch = Batch::default();
+        for (room, fd, flags) in woken {
+            self.woken(room, fd, flags, now, &mut batch);
+        }
+        self.look(now, &mut batch);
+        let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
+        let Batch {
+            deaths,
+            readiness,
+            requests,
+        } = batch;
+        Ok(deaths
+            .into_iter()
+            .chain(readiness)
+            .chain(requests)
+            .chain(elapsed)
+            .collect())
+    }
+
+    fn poll(&self, due: Option<Time>) -> Result<Vec<(Room, RawFd, PollFlags)>> {
+        let polled = self.polled();
+        let mut fds: Vec<PollFd> = polled
+            .iter()
+            .map(|(_, (fd, flags))| PollFd::new(*fd, *flags))
+            .collect();
+        // To the nanosecond: it never wakes before its time, only to wait again.
+        let timeout = due.map(|due| TimeSpec::from_duration(due.saturating_sub(sys::now())));
+        match ppoll(&mut fds, timeout, None) {
+            Ok(_) => {}
+            // No memory now: what is due is looked at, and the poll tried again.
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => return Ok(Vec::new()),
+            Err(error) => return Err(error).context("cannot poll"),
+        }
+        let ready = polled
+            .iter()
+            .zip(&fds)
+            .filter_map(|((room, (fd, _)), polled)| {
+                let flags = polled.revents().filter(|flags| !flags.is_empty())?;
+                Some((*room, fd.as_raw_fd(), flags))
+            });
+        Ok(ready.collect())
+    }
+
+    fn polled(&self) -> Vec<Polled<'_>> {
+        let lines = lines::pending().map(|fd| (fd, PollFlags::POLLOUT));
+        let mut all: Vec<Polled> = self
+            .signals
+            .polled()
+            .map(|polled| (Room::Signals, polled))
+            .to_vec();
+        all.extend(lines.map(|polled| (Room::Lines, polled)));
+        all.extend(
+            self.listeners
+                .polled()
+                .into_iter()
+                .map(|polled| (Room::Listeners, polled)),
+        );
+        all.extend(
+            self.watch
+                .polled()
+                .into_iter()
+                .map(|polled| (Room::Watch, polled)),
+        );
+        for (generation, server) in &self.servers {
+            all.extend(
+                server
+                    .polled()
+                    .into_iter()
+                    .map(|polled| (Room::Server(*generation), polled)),
+            );
+        }
+        for (generation, notify) in &self.notify {
+            all.extend(
+                notify
+                    .polled()
+                    .map(|polled| (Room::Notify(*generation), polled)),
+            );
+        }
+        for (_, command) in &self.commands {
+            all.extend(
+                command
+                    .polled()
+                    .into_iter()
+                    .map(|polled| (Room::Command(command.pid()), polled)),
+            );
+        }
+        let readiness = self
+            .readiness
+            .as_ref()
+            .and_then(|(_, readiness)| readiness.polled());
+        all.extend(readiness.map(|polled| (Room::Readiness, polled)));
+        all
+    }
+
+    /// When one of the rooms wants to look again.
+    fn deadline(&self) -> Option<Time> {
+        let readiness = self
+            .readiness
+            .as_ref()
+            .and_then(|(_, readiness)| readiness.deadline());
+        let drains = self.drains.values().filter_map(Drain::deadline);
+        let notify = self.notify.values().filter_map(NotifySocket::deadline);
+        let commands = self
+            .commands
+            .iter()
+            .filter_map(|(_, command)| command.deadline());
+        let rooms = [
+            readiness,
+            self.listeners.deadline(),
+            self.watch.deadline(),
+            self.fitness_due,
+        ];
+        rooms
+            .into_iter()
+            .flatten()
+            .chain(drains)
+            .chain(notify)
+            .chain(commands)
+            .min()
+    }
+
+    fn woken(&mut self, room: Room, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
+        match room {
+            Room::Signals => self.heed_signals(batch),
+            Room::Lines => lines::flush(),
+            Room::Listeners => {
+                let notes = self.listeners.woken(fd, flags, now);
+                self.tell_notes(&notes);
+            }
+            Room::Watch => self.watch.woken(now),
+            Room::Server(generation) => self.hear_server(generation, fd, now),
+            Room::Notify(generation) => self.hear_notices(generation, now),
+            Room::Readiness => {
+                if let Some((_, readiness)) = &mut self.readiness {
+                    readiness.woken();
+                }
+            }
+            Room::Command(pid) => {
+                if let Some((_, command)) = self
+                    .commands
+                    .iter_mut()
+                    .find(|(_, command)| command.pid() == pid)
+                {
+                    command.woken(fd);
+                }
+            }
+        }
+    }
+
+    fn heed_signals(&mut self, batch: &mut Batch) {
+        // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
+        let asked = self.signals.read();
+        if asked.contains(&Asked::Reap) {
+            self.reap(sys::now(), batch);
+        }
+        for asked in asked {
+            batch.requests.extend(match asked {
+                Asked::Swap => Some(Event::SwapAsked(None)),
+                // A server in the style of endless: it tells its old parent to stop, and means that it is ready.
+                Asked::Stop { sender } if self.ready_by_signal(sender) => None,
+                Asked::Stop { .. } | Asked::Interrupt => Some(Event::StopAsked(None)),
+                Asked::Reopen => Some(Event::ReopenAsked),
+                Asked::Upgrade | Asked::Reap => None,
+            });
+        }
+    }
+
+    fn look(&mut self, now: Time, batch: &mut Batch) {
+        self.look_at_candidate(now, batch);
+        self.look_at_draining(now, batch);
+        let notes = self.listeners.look(now);
+        self.tell_notes(&notes);
+        for notify in self.notify.values_mut() {
+            notify.look(now);
+        }
+        for (_, command) in &mut self.commands {
+            command.look(now);
+        }
+        if self.fitness_due.is_some_and(|due| due <= now) {
+            batch.requests.extend(self.check_program());
+        }
+        if self.watch.deadline().is_some_and(|due| due <= now) {
+            for changed in self.watch.look(now) {
+                let text = format!("{} changed", changed.path.display());
+                self.tell(&News::new(Kind::Changed, text));
+                batch.requests.push(Event::FileChanged);
+            }
+        }
+    }
+}
