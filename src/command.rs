@@ -182,3 +182,6 @@ pub struct Ended {
     /// Of what it printed, if that went through hotswap.
     pub last_lines: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,11 +73,14 @@ fn is_same(file: &File, descriptor: &OwnedFd) -> bool {
         if (one.dev(), one.ino()) == (other.st_dev, other.st_ino))
 }
 
-/// What a script names in its first line, if the file is one.
+/// What a script names in its first line, or a compiled program in its headers, to be run by.
 pub fn interpreter(path: &OsStr) -> Option<String> {
     let mut first = Vec::new();
     let file = File::open(path).ok()?;
     file.take(LONGEST_FIRST_LINE).read_to_end(&mut first).ok()?;
+    if first.starts_with(b"\x7fELF") {
+        return Some("its loader".to_owned());
+    }
     let rest = first.strip_prefix(b"#!")?;
     let line = rest.split(|byte| *byte == b'\n').next()?;
     // a carriage return is part of the name, and just what somebody would look for in vain
@@ -86,7 +89,7 @@ pub fn interpreter(path: &OsStr) -> Option<String> {
         .trim_start_matches([' ', '\t'])
         .split([' ', '\t'])
         .next()?;
-    Some(name.escape_debug().to_string())
+    Some(format!("its interpreter {}", name.escape_debug()))
 }
 
 #[cfg(test)]
@@ -143,7 +146,10 @@ mod tests {
     fn a_script_names_its_interpreter_and_cannot_be_held() {
         let place = place_with("api", 0o755);
         let path = place.path().join("api");
-        assert_eq!(interpreter(path.as_os_str()).as_deref(), Some("/no/such"));
+        assert_eq!(
+            interpreter(path.as_os_str()).as_deref(),
+            Some("its interpreter /no/such")
+        );
         assert!(hold(&path).is_none());
         assert!(hold(Path::new("/proc/self/exe")).is_some());
     }

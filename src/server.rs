@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use nix::poll::PollFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -309,6 +310,14 @@ impl Server {
         let output = self.output.as_ref();
         output.map(Output::last_lines).unwrap_or_default()
     }
+}
+
+/// Takes as many descriptors as hotswap may have: each listener is open once for every generation. What it had before, for
+/// [`Recipe::open_files`]; `None` if nothing has changed.
+pub fn raise_open_files() -> Option<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    raised.then_some((soft, hard))
 }
 
 /// How a process ended; `refusal` is why it never became what it should, if it said so.

@@ -245,7 +245,7 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> Refus
     let interpreter = path
         .filter(|_| missing)
         .and_then(program::interpreter)
-        .map(|interpreter| format!(" by its interpreter {interpreter}"))
+        .map(|interpreter| format!(" by {interpreter}"))
         .unwrap_or_default();
     let command = String::from_utf8_lossy(command.as_bytes());
     Refusal {

@@ -61,7 +61,8 @@ pub struct Line {
 /// hotswap itself, whatever has become of its file.
 fn stub() -> Command {
     let mut stub = Command::new("/proc/self/exe");
-    stub.arg0(NAME);
+    // until exec it carries hotswap's own variables: it is not taken for a generation of a hotswap around this one
+    stub.arg0(NAME).env_remove("HOTSWAP_GENERATION");
     // in tests this program is theirs, which is told by its arguments what to do
     #[cfg(test)]
     stub.args([
@@ -108,7 +109,10 @@ pub fn start(
         .stdout(stdout)
         .stderr(stderr)
         .process_group(0)
-        .spawn()?;
+        .spawn()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start a process: {error}"))
+        })?;
     let pid = i32::try_from(child.id()).map_err(|_| io::ErrorKind::InvalidData)?;
     let line = Line {
         socket: ours,
