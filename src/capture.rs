@@ -22,10 +22,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 
+use crate::connections::owners::Owners;
 use crate::listener::{ListenerId, Listeners};
-use crate::supervisor::Generation;
+use crate::supervisor::{Generation, Time};
 use crate::sys;
 use bound::Bounds;
 use notification::{Call, Notification};
@@ -35,6 +37,9 @@ use tree::Process;
 const AT_ONE_GO: usize = 8;
 /// How many processes are remembered for having bound what listens; the first ones matter.
 const MOST_BINDERS: usize = 64;
+
+/// Looking for listeners that a server has closed takes as long as it has descriptors: not more often.
+const BETWEEN_SWEEPS: Time = Time::from_millis(100);
 
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub struct Capture {
     /// It does not let itself be looked at in time: it is no longer looked at.
     blind: bool,
     gone: bool,
+    /// When it was last looked for listeners that it has closed.
+    swept: Time,
     remarked: Vec<Remark>,
     happened: Vec<Happened>,
 }
@@ -97,6 +104,7 @@ impl Capture {
             called: false,
             blind: false,
             gone: false,
+            swept: Time::ZERO,
             remarked: Vec::new(),
             happened: Vec::new(),
         }
@@ -109,8 +117,14 @@ impl Capture {
         vec![(self.listener.as_fd(), PollFlags::POLLIN)]
     }
 
-    /// Answers some of the calls that wait.
-    pub fn woken(&mut self, flags: PollFlags, listeners: &mut Listeners) -> Vec<Happened> {
+    /// Answers some of the calls that wait. `processes` tells all that the generation consists of.
+    pub fn woken(
+        &mut self,
+        flags: PollFlags,
+        now: Time,
+        listeners: &mut Listeners,
+        processes: impl Fn() -> Vec<Pid>,
+    ) -> Vec<Happened> {
         let mut answered = 0;
         // a descriptor beside our own, for as long as the calls that came by it are answered
         if let Ok(descriptor) = self.listener.try_clone() {
@@ -121,11 +135,40 @@ impl Capture {
                 answered += 1;
             }
         }
+        let changed = self
+            .happened
+            .iter()
+            .any(|happened| matches!(happened, Happened::Listens { .. }));
+        if changed && now >= self.swept + BETWEEN_SWEEPS {
+            self.sweep(now, listeners, processes);
+        }
         if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.gone = true;
             self.happened.push(Happened::Gone);
         }
         std::mem::take(&mut self.happened)
+    }
+
+    /// Gives up the listeners that the server has closed: hotswap alone would keep them open, and nobody would answer.
+    pub fn sweep(
+        &mut self,
+        now: Time,
+        listeners: &mut Listeners,
+        processes: impl Fn() -> Vec<Pid>,
+    ) {
+        let left: Vec<(u64, ListenerId)> = self.bounds.left().collect();
+        if left.is_empty() {
+            return;
+        }
+        self.swept = now;
+        let mut owners = Owners::default();
+        owners.refresh(&processes());
+        for (inode, listener) in left {
+            if owners.is_complete() && !owners.have(inode) {
+                listeners.abandon(self.generation, listener, now);
+                self.bounds.forget(inode);
+            }
+        }
     }
 
     fn answer(&mut self, call: Notification, listeners: &mut Listeners) {
@@ -204,18 +247,31 @@ impl Capture {
     }
 }
 
-/// Whether a server can be put under the filter here; tried on a thread of our own.
+/// Whether servers can be captured here, as far as that is known before one runs; tried on a thread of our own.
 ///
 /// # Errors
 /// Why not, in words.
 pub fn available() -> Result<(), String> {
+    let version = uname().map(|system| system.release().to_string_lossy().into_owned());
+    if let Ok(release) = version
+        && is_older(&release, (5, 9))
+    {
+        return Err(format!("Linux {release} is older than 5.9"));
+    }
     let tried = std::thread::spawn(|| filter::install().map(drop)).join();
     match tried {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(filter::why_not(Errno::from_raw(
-            error.raw_os_error().unwrap_or(0),
-        ))),
+        Ok(Err(error)) => Err(filter::why_not(error.raw_os_error().unwrap_or(0))),
         Err(_) => Err("the attempt failed".to_owned()),
+    }
+}
+
+/// Whether a release like `6.1.0-13-amd64` is older than that; one that cannot be read is not.
+fn is_older(release: &str, than: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < than,
+        _ => false,
     }
 }
 

@@ -46,7 +46,16 @@ impl Capture {
             Err(error) => Err(error),
         };
         match wish {
-            Ok(Some(wish)) => self.grant(call, &wish, listeners),
+            Ok(Some(mut wish)) => {
+                let mut answer = self.grant(call, &wish, listeners);
+                if is_in_use(&answer) && wish.leave_ipv4_out() {
+                    answer = self.grant(call, &wish, listeners);
+                }
+                if is_in_use(&answer) {
+                    self.explain(&wish.address, listeners);
+                }
+                answer
+            }
             Ok(None) => Ok(Answer::GoOn),
             Err(error) => {
                 self.could_not_look(&error);
@@ -135,13 +144,7 @@ impl Capture {
         match listeners.plan(self.generation, &wish.address)? {
             Plan::Instead(given) => self.put_in_place(call, wish, &given),
             Plan::Join => self.bind_theirs(call, wish, false),
-            Plan::Alone => {
-                let answer = self.bind_theirs(call, wish, true);
-                if let Err(error) = &answer {
-                    self.explain(error, &wish.address, listeners);
-                }
-                answer
-            }
+            Plan::Alone => self.bind_theirs(call, wish, true),
         }
     }
 
@@ -243,7 +246,13 @@ impl Capture {
         }
         let mut path = None;
         match &wish.address {
-            CapturedAddress::Tcp { at, .. } => bind_in_group(socket.as_fd(), (*at).into(), alone)?,
+            CapturedAddress::Tcp { at, only_v6, .. } => {
+                if own.is_none() && *only_v6 {
+                    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+                    sys::set_socket_option(socket.as_fd(), level, name, 1)?;
+                }
+                bind_in_group(socket.as_fd(), (*at).into(), alone)?;
+            }
             CapturedAddress::Abstract(name) => {
                 bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
             }
@@ -266,10 +275,9 @@ impl Capture {
     }
 
     /// Why the server has met with `EADDRINUSE`, if that is because of its own earlier generation.
-    fn explain(&mut self, error: &io::Error, asked: &CapturedAddress, listeners: &Listeners) {
-        let there = listeners.conflicting(asked);
-        if let (Some(libc::EADDRINUSE), Some(there)) = (error.raw_os_error(), there) {
-            let generation = self.generation;
+    fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
+        let generation = self.generation;
+        if let Some(there) = listeners.conflicting(generation, asked) {
             self.remark(
                 Remark::AddressChanged,
                 format!(
@@ -282,6 +290,18 @@ impl Capture {
 }
 
 impl Wish {
+    /// Where the server's socket cannot be asked whether it leaves IPv4 clients out, it does if it must.
+    fn leave_ipv4_out(&mut self) -> bool {
+        match &mut self.address {
+            CapturedAddress::Tcp { at, only_v6, .. } if self.theirs.socket.is_none() => {
+                let may = at.is_ipv6() && at.ip().is_unspecified() && !*only_v6;
+                *only_v6 |= may;
+                may
+            }
+            _ => false,
+        }
+    }
+
     fn bound(&self, socket: BorrowedFd) -> io::Result<Bound> {
         let inode = fstat(socket)?.st_ino;
         Ok(Bound::new(
@@ -317,6 +337,11 @@ fn bind_in_group(socket: BorrowedFd, to: SockaddrStorage, alone: bool) -> io::Re
         return Err(error.into());
     }
     set(1)
+}
+
+fn is_in_use(answer: &io::Result<Answer>) -> bool {
+    let error = answer.as_ref().err().and_then(io::Error::raw_os_error);
+    error == Some(libc::EADDRINUSE)
 }
 
 fn our_network() -> Option<u64> {

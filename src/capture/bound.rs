@@ -99,6 +99,12 @@ impl Bounds {
         self.all.retain(|bound| bound.inode != inode);
     }
 
+    /// Those that listen and are no longer where they were.
+    pub fn left(&self) -> impl Iterator<Item = (u64, ListenerId)> {
+        let left = self.all.iter().filter(|bound| !bound.is_held());
+        left.filter_map(|bound| Some((bound.inode, bound.listener?)))
+    }
+
     /// Whether as many listen as may.
     pub fn are_full(&self) -> bool {
         let listening = self.all.iter().filter(|bound| bound.listener.is_some());

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::connections::owners;
 use crate::sys;
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
@@ -114,12 +115,7 @@ impl Caller {
 /// The inode of the socket behind a descriptor of any process or thread.
 pub fn socket_inode(process: Pid, fd: RawFd) -> Option<u64> {
     let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).ok()?;
-    let target = target.to_str()?;
-    target
-        .strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
+    owners::socket_inode(target.as_os_str())
 }
 
 /// Looks into what /proc says about an epoll set: `tfd: 6 events: 19 data: 6 pos:0 ino:2f1a sdev:9`.

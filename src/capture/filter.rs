@@ -83,8 +83,8 @@ pub fn install() -> io::Result<OwnedFd> {
 }
 
 /// What an error of [`install`] means to a user.
-pub fn why_not(errno: Errno) -> String {
-    match errno {
+pub fn why_not(errno: i32) -> String {
+    match Errno::from_raw(errno) {
         Errno::EBUSY => "another hotswap or sandbox around it watches its system calls".to_owned(),
         Errno::ENOSYS if FILTER.is_none() => {
             "this processor is neither x86-64 nor aarch64".to_owned()

@@ -87,7 +87,8 @@ impl House {
         poll(&mut polled, PollTimeout::from(10_u8)).unwrap();
         let flags = polled.first().and_then(PollFd::revents);
         if let Some(flags) = flags.filter(|flags| !flags.is_empty()) {
-            let happened = capture.woken(flags, &mut self.listeners);
+            let ours = || vec![nix::unistd::getpid()];
+            let happened = capture.woken(flags, sys::now(), &mut self.listeners, ours);
             self.happened.extend(happened);
         }
     }
@@ -324,6 +325,30 @@ fn a_generation_without_tasks_is_gone() {
     }
     house.look(G1);
     assert_eq!(house.happened, [Happened::Gone]);
+}
+
+#[test]
+fn a_listener_that_its_server_has_closed_is_closed() {
+    let (mut house, address, other) = (House::new(), free_address(), free_address());
+    let _other = house.serve(G1, move || {
+        drop(TcpListener::bind(address).unwrap());
+        TcpListener::bind(other).unwrap()
+    });
+    house.listeners.cut_over(G1).unwrap();
+    TcpStream::connect(address).unwrap();
+    let capture = house.captures.get_mut(&G1).unwrap();
+    capture.sweep(sys::now(), &mut house.listeners, Vec::new);
+    let refused = TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_release_is_compared_by_its_numbers() {
+    assert!(is_older("5.8.18-generic", (5, 9)));
+    assert!(is_older("4.19.0", (5, 9)));
+    assert!(!is_older("5.10.0-13-amd64", (5, 9)));
+    assert!(!is_older("6.1", (5, 9)));
+    assert!(!is_older("unknown", (5, 9)));
 }
 
 #[test]

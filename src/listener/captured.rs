@@ -262,11 +262,14 @@ impl Listeners {
         })
     }
 
-    /// What another generation has at that port, if it is not quite that address.
-    pub fn conflicting(&self, asked: &CapturedAddress) -> Option<String> {
+    /// What other generations have at that port, if it is not quite that address.
+    pub fn conflicting(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
         let port = asked.inet()?.port();
         let mut all = self.all.iter();
-        let there = all.find(|listener| listener.kind() == Kind::Tcp { port })?;
+        let there = all.find(|listener| {
+            let other = listener.captured.as_ref() != Some(asked);
+            other && listener.kind() == Kind::Tcp { port } && listener.held(generation).is_none()
+        })?;
         Some(there.addr())
     }
 
