@@ -6,6 +6,7 @@
 
 mod captured;
 mod group;
+mod hand_over;
 mod means;
 mod note;
 mod open;
@@ -13,6 +14,7 @@ mod owner;
 mod path;
 mod place;
 mod relay;
+mod seat;
 mod shared;
 mod socket;
 mod steer;
@@ -33,6 +35,7 @@ pub use note::Note;
 pub use open::SO_BINDTOIFINDEX;
 use path::UnixPath;
 pub use place::beside;
+pub use seat::{Held, Kind, Seat};
 use shared::Shared;
 use steer::Inode;
 use survey::Survey;
@@ -57,58 +60,6 @@ pub enum Sockets {
     Own,
     /// The one that new connections go to: a restart takes the dead one's, with the clients that wait in it.
     Target,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Tcp {
-        port: u16,
-    },
-    Udp {
-        port: u16,
-    },
-    /// A unix stream socket in the file system.
-    Unix,
-    Abstract,
-    /// What hotswap was given and does not know: it is handed on.
-    Other,
-}
-
-impl Kind {
-    pub fn port(self) -> Option<u16> {
-        match self {
-            Self::Tcp { port } | Self::Udp { port } => Some(port),
-            Self::Unix | Self::Abstract | Self::Other => None,
-        }
-    }
-}
-
-/// A socket as a generation is given it.
-#[derive(Debug)]
-pub struct Seat {
-    pub listener: ListenerId,
-    pub name: String,
-    /// As the user spelled the address, but with the port that 0 has become.
-    pub spelled: String,
-    /// `host:port`, or the path.
-    pub addr: String,
-    /// Of TCP alone.
-    pub port: Option<u16>,
-    pub kind: Kind,
-    pub fd: OwnedFd,
-}
-
-/// A socket that a generation has, as hotswap sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
-    pub listener: ListenerId,
-    pub fd: BorrowedFd<'a>,
-    pub inode: u64,
-    pub kind: Kind,
-    /// It is this generation's alone.
-    pub steered: bool,
-    pub captured: bool,
-    pub listens: bool,
 }
 
 struct Listener {

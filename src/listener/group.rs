@@ -23,6 +23,7 @@ use crate::supervisor::{Generation, Time};
 use crate::sys;
 
 mod captured;
+mod hand_over;
 mod parked;
 
 pub struct Group {

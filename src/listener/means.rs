@@ -1,9 +1,11 @@
 //! What every listener works with: the set of watched sockets, the options, and the notes for the user.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use serde_json::Value;
 
 use super::relay::{Destination, Relays, has_left};
 use super::socket::{Interest, Socket, set_nonblocking};
@@ -85,7 +87,19 @@ impl Means {
 
     /// How many connections are relayed.
     pub fn relays(&self) -> usize {
-        self.relays.iter().count()
+        self.relays.count()
+    }
+
+    pub fn hand_over_relays<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
+        self.relays.hand_over(descriptors)
+    }
+
+    pub fn take_over_relays(
+        &mut self,
+        told: &Value,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Option<()> {
+        self.relays.take_over(told, descriptors, &self.epoll)
     }
 
     pub fn deadline(&self) -> Option<Time> {

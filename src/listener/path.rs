@@ -2,6 +2,8 @@
 //!
 //! The name beside the path stays, as a second link to the same file, so that cutting back is the same as cutting over.
 
+mod hand_over;
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -2,6 +2,8 @@
 //!
 //! Everything goes through a descriptor of the directory, so that it stays what it was, whatever its path leads to later.
 
+mod hand_over;
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,6 +16,8 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
+
+pub use hand_over::file_of;
 
 use super::socket::connect;
 
@@ -74,10 +78,6 @@ impl Place {
         self.directory.as_fd()
     }
 
-    pub fn lock_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.lock.as_deref().map(AsFd::as_fd)
-    }
-
     /// The name of that number beside this one.
     pub fn beside(&self, number: u32) -> OsString {
         beside(&self.name, number)
@@ -120,14 +120,6 @@ impl Place {
                 return Ok(());
             }
         }
-    }
-
-    /// Takes over the lock of the hotswap that this one has been.
-    pub fn keep_lock(&mut self, lock: OwnedFd) -> io::Result<()> {
-        let lock =
-            Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
-        self.lock = Some(lock);
-        Ok(())
     }
 
     /// Whether the path is free, or nobody answers on the socket there.

@@ -3,6 +3,8 @@
 //! The server sees hotswap as its client: that is all that can be done for a connection nobody has accepted. It never
 //! blocks, and it is bounded: in number, in time, and in what is kept in memory for one of them.
 
+mod hand_over;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -62,23 +64,23 @@ impl Destination {
 }
 
 /// One of the two sides.
-pub struct End {
-    pub fd: OwnedFd,
+struct End {
+    fd: OwnedFd,
     inode: Inode,
     /// What it has still to be sent.
-    pub pending: Vec<u8>,
+    pending: Vec<u8>,
     /// It has said all it had to say.
-    pub ended: bool,
+    ended: bool,
     /// It has been told that the other has.
-    pub told: bool,
+    told: bool,
     interest: Option<EpollFlags>,
 }
 
-pub struct Relay {
-    pub client: End,
-    pub server: End,
-    pub begun: Time,
-    pub moved: Time,
+struct Relay {
+    client: End,
+    server: End,
+    begun: Time,
+    moved: Time,
 }
 
 /// All that are carried now.
@@ -95,8 +97,8 @@ impl Relays {
         self.all.len() >= MOST
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Relay> {
-        self.all.values()
+    pub fn count(&self) -> usize {
+        self.all.len()
     }
 
     /// Carries this client from now on.
@@ -119,7 +121,7 @@ impl Relays {
         self.add(relay, epoll)
     }
 
-    pub fn add(&mut self, mut relay: Relay, epoll: &Epoll) -> io::Result<()> {
+    fn add(&mut self, mut relay: Relay, epoll: &Epoll) -> io::Result<()> {
         relay.watch(epoll)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
         self.all.insert(relay.client.inode, relay);
@@ -210,7 +212,7 @@ impl Relay {
 }
 
 impl End {
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             inode: inode(fd.as_fd())?,
             fd,

@@ -2,6 +2,8 @@
 //!
 //! Its flags are never changed, since whoever serves would see it.
 
+mod hand_over;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;

@@ -31,6 +31,19 @@ pub struct Order {
 }
 
 impl Order {
+    /// As another has known it.
+    pub fn known(
+        members: Vec<(Inode, Role)>,
+        target: Option<Inode>,
+        doubtful: BTreeSet<Inode>,
+    ) -> Self {
+        Self {
+            members,
+            target,
+            doubtful,
+        }
+    }
+
     /// It has begun to listen.
     pub fn append(&mut self, inode: Inode, role: Role) {
         if self.position(inode).is_none() {

@@ -1,4 +1,5 @@
 mod captured;
+mod handed_over;
 mod history;
 mod paths;
 mod relayed;

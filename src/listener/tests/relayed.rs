@@ -19,7 +19,7 @@ fn answer(server: &Server) {
 
 impl House {
     /// Goes on as the main loop does, until somebody has finished.
-    fn runs<T>(&mut self, other: &std::thread::ScopedJoinHandle<T>) {
+    pub fn runs<T>(&mut self, other: &std::thread::ScopedJoinHandle<T>) {
         while !other.is_finished() {
             let mut polled: Vec<_> = self.listeners.polled();
             let (fd, flags) = polled.remove(0);

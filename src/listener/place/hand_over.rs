@@ -1,0 +1,46 @@
+//! A place that outlives the hotswap that found it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+
+use super::{FileId, Place};
+use crate::listener::hand_over::{bytes, list};
+
+impl Place {
+    pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
+        descriptors.push(self.directory.as_fd());
+        descriptors.extend(self.lock.as_deref().map(AsFd::as_fd));
+        json!({
+            "name": self.name.as_bytes(),
+            "path": self.path.as_os_str().as_bytes(),
+            "locked": self.lock.is_some(),
+        })
+    }
+
+    pub fn take_over(
+        told: &Value,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
+        let name = OsString::from_vec(bytes(&told["name"])?);
+        let path = OsString::from_vec(bytes(&told["path"])?);
+        let mut place = Self::within(descriptors.next()?, name, path.into());
+        if told["locked"].as_bool()? {
+            // the lock is still held: it belongs to the open file, which has come with the descriptor
+            let lock = Flock::lock(descriptors.next()?, FlockArg::LockExclusiveNonblock);
+            place.lock = Some(lock.ok()?);
+        }
+        Some(place)
+    }
+}
+
+/// A file as it is written.
+pub fn file_of(told: &Value) -> Option<FileId> {
+    match list(told, Value::as_u64)?[..] {
+        [device, inode] => Some((device, inode)),
+        _ => None,
+    }
+}

@@ -1,0 +1,57 @@
+//! A socket as a generation is given it, and as hotswap sees it there.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::ListenerId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tcp {
+        port: u16,
+    },
+    Udp {
+        port: u16,
+    },
+    /// A unix stream socket in the file system.
+    Unix,
+    Abstract,
+    /// What hotswap was given and does not know: it is handed on.
+    Other,
+}
+
+impl Kind {
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Tcp { port } | Self::Udp { port } => Some(port),
+            Self::Unix | Self::Abstract | Self::Other => None,
+        }
+    }
+}
+
+/// A socket as a generation is given it.
+#[derive(Debug)]
+pub struct Seat {
+    pub listener: ListenerId,
+    pub name: String,
+    /// As the user spelled the address, but with the port that 0 has become.
+    pub spelled: String,
+    /// `host:port`, or the path.
+    pub addr: String,
+    /// Of TCP alone.
+    pub port: Option<u16>,
+    pub kind: Kind,
+    pub fd: OwnedFd,
+}
+
+/// A socket that a generation has, as hotswap sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    pub listener: ListenerId,
+    pub fd: BorrowedFd<'a>,
+    pub inode: u64,
+    pub kind: Kind,
+    /// It is this generation's alone.
+    pub steered: bool,
+    pub captured: bool,
+    pub listens: bool,
+}

@@ -1,0 +1,127 @@
+use std::io::{Read, Write};
+
+use super::*;
+
+impl House {
+    /// As after a re-execution: only what was told is known, and only what was handed over is open.
+    fn after_exec(self) -> Self {
+        let Self {
+            listeners,
+            listens,
+            notes,
+        } = self;
+        let options = listeners.means.options.clone();
+        let (told, descriptors) = listeners.hand_over();
+        let descriptors: Vec<OwnedFd> = descriptors
+            .iter()
+            .map(|fd| fd.try_clone_to_owned().unwrap())
+            .collect();
+        let written = told.to_string();
+        // exec runs no destructor
+        std::mem::forget(listeners);
+        let told = serde_json::from_str(&written).unwrap();
+        let mut descriptors = descriptors.into_iter();
+        let listeners = Listeners::take_over(&told, &mut descriptors, options).unwrap();
+        assert_eq!(descriptors.count(), 0);
+        assert_eq!(listeners.hand_over().0, told);
+        Self {
+            listeners,
+            listens,
+            notes,
+        }
+    }
+}
+
+#[test]
+fn swaps_go_on_after_a_re_execution() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}", directory.path().join("api.sock").display());
+    for listen in [
+        "127.0.0.1:0",
+        "[::1]:0",
+        "0",
+        path.as_str(),
+        "unix:@hotswap test of upgrade",
+    ] {
+        let mut house = House::listening(&[listen]);
+        let first = house.serving(G1);
+        let second = house.spawn(G2, Sockets::Own);
+        let mut house = house.after_exec();
+        let steered = house.listeners.sockets_of(G2)[0].steered;
+        if steered {
+            let _clients = house.clients(5);
+            assert_eq!((first.answers(), second.answers()), (5, 0), "{listen}");
+        }
+        house.cut_over(G2);
+        let _clients = house.clients(5);
+        assert_eq!(second.answers(), 5, "{listen}");
+        house.leave(G1);
+        let mut house = house.after_exec();
+        let third = house.serving(G3);
+        let _clients = house.clients(5);
+        assert_eq!(third.answers(), 5, "{listen}");
+        second.shuts_down();
+        house.wake();
+        if steered {
+            let _clients = house.clients(5);
+            assert_eq!(third.answers(), 5, "{listen}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_relayed_client_does_not_notice() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    house.serving(G1);
+    let mut client = TcpStream::from(house.client());
+    let second = house.serving(G2);
+    house.leave(G1);
+    client.write_all(b"hello").unwrap();
+    house.wake();
+    let mut house = house.after_exec();
+    let server = sys::accept(second.0.fd.as_fd()).unwrap();
+    let mut server = TcpStream::from(server);
+    let mut heard = [0; 5];
+    server.set_nonblocking(false).unwrap();
+    server.read_exact(&mut heard).unwrap();
+    server.write_all(b"there").unwrap();
+    drop(server);
+    let mut said = String::new();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| client.read_to_string(&mut said).unwrap());
+        house.runs(&client);
+    });
+    assert_eq!((&heard, said.as_str()), (b"hello", "there"));
+}
+
+#[test]
+fn what_cannot_be_understood_is_none() {
+    let options = House::listening(&[]).listeners.means.options.clone();
+    for told in ["{}", "[]", r#"{"all": [{"id": 0}], "relays": []}"#] {
+        let told = serde_json::from_str(told).unwrap();
+        let none = Listeners::take_over(&told, &mut std::iter::empty(), options.clone());
+        assert!(none.is_none());
+    }
+}
+
+#[test]
+fn captured_addresses_are_read_as_they_were_written() {
+    let at = "[fe80::1%2]:80".parse().unwrap();
+    for asked in [
+        CapturedAddress::Tcp {
+            at,
+            only_v6: true,
+            device: 3,
+        },
+        CapturedAddress::Udp(at),
+        CapturedAddress::Abstract(vec![0, 255]),
+        CapturedAddress::Path(Spot {
+            directory: (1, 2),
+            name: "a\u{e9}".into(),
+            path: "/x".into(),
+        }),
+    ] {
+        assert_eq!(CapturedAddress::of_written(&asked.written()), Some(asked));
+    }
+}
