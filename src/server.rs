@@ -240,7 +240,7 @@ impl Server {
     /// Asks it to end, and wakes it up for that.
     pub fn stop(&self, signal: Signal) {
         let binder = self.binder.filter(|binder| *binder != self.main);
-        match binder.filter(|binder| self.processes().contains(binder)) {
+        match binder.filter(|binder| self.has(*binder)) {
             Some(binder) => {
                 let _ = kill(binder, signal);
                 let _ = kill(binder, Signal::SIGCONT);
@@ -275,6 +275,11 @@ impl Server {
     /// All of its processes: what descends from the main one, and orphans that hotswap has adopted.
     pub fn processes(&self) -> Vec<Pid> {
         tree::processes(self.main, self.main_lives, &self.mark)
+    }
+
+    /// Whether this process is one of them; it asks for less than all of them do.
+    pub fn has(&self, process: Pid) -> bool {
+        tree::has(self.main, self.main_lives, &self.mark, process)
     }
 
     /// Nothing of it is left.

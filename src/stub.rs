@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::poll::{PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{chdir, dup2_stdin, execve, getpid};
@@ -79,7 +79,7 @@ impl Refusal {
 /// Returns only if it comes to nothing.
 fn become_server(order: Order, handed: Vec<OwnedFd>, line: &mut StubLine) -> Refusal {
     match prepare(order, handed, line) {
-        Ok(ready) => ready.execute(),
+        Ok(ready) => ready.execute(line),
         Err(refusal) => refusal,
     }
 }
@@ -218,7 +218,7 @@ impl Ready {
     }
 
     /// Returns only if it did not work.
-    fn execute(self) -> Refusal {
+    fn execute(self, line: &StubLine) -> Refusal {
         let path = match c_string(&self.path) {
             Ok(path) => path,
             Err(error) => return Refusal::ours("pass its path on", &error),
@@ -226,6 +226,13 @@ impl Ready {
         sys::reset_signal_dispositions();
         // A stop signal that came meanwhile ends the server now, before it has begun.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        // nobody would ever stop it
+        if !line.holds_for(PollTimeout::ZERO) {
+            return Refusal {
+                status: 125,
+                reason: "hotswap has gone".to_owned(),
+            };
+        }
         let mut error = Errno::ETXTBSY;
         for _ in 0..TRIES {
             let Err(why) = execve(&path, &self.arguments, &self.environment);
@@ -233,7 +240,9 @@ impl Ready {
             if error != Errno::ETXTBSY {
                 break;
             }
-            let _ = poll(&mut [], PollTimeout::from(BETWEEN));
+            if !line.holds_for(BETWEEN.into()) {
+                break;
+            }
         }
         cannot_run(&self.command, &error.into(), Some(&self.path))
     }

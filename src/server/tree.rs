@@ -17,6 +17,9 @@ use super::environment::Variables;
 /// Variables of commands that hotswap runs for itself, whose leftovers are no server's.
 const OF_A_COMMAND: [&[u8]; 2] = [b"HOTSWAP_EVENT=", b"HOTSWAP_PID="];
 
+/// Ancestors change while they are followed: no chain is longer.
+const DEEPEST: usize = 1000;
+
 /// What the processes of one generation have in common.
 #[derive(Clone, Debug, Default)]
 pub struct Mark {
@@ -70,15 +73,34 @@ pub fn processes(main: Pid, main_lives: bool, mark: &Mark) -> Vec<Pid> {
     found
 }
 
+/// Whether it is one of those: by its ancestors, without looking at any other process.
+pub fn has(main: Pid, main_lives: bool, mark: &Mark, process: Pid) -> bool {
+    let own = getpid();
+    let mut process = process;
+    for _ in 0..DEEPEST {
+        match Stat::of(process).map(|stat| stat.parent) {
+            _ if process == main => return main_lives,
+            Some(parent) if parent == own => return is_orphan(process, main, mark),
+            Some(parent) => process = parent,
+            None => return false,
+        }
+    }
+    false
+}
+
 /// Children of hotswap that belong to the generation without being its main process.
 pub fn orphans(main: Pid, mark: &Mark) -> Vec<Pid> {
-    let is_ours = |pid: &Pid| {
-        *pid != main
-            && (group(*pid) == Some(main)
-                || fs::read(format!("/proc/{pid}/environ"))
-                    .is_ok_and(|environment| mark.is_in(&environment)))
+    let mut orphans = children(getpid());
+    orphans.retain(|pid| is_orphan(*pid, main, mark));
+    orphans
+}
+
+fn is_orphan(child: Pid, main: Pid, mark: &Mark) -> bool {
+    let carries_mark = || {
+        let environment = fs::read(format!("/proc/{child}/environ"));
+        environment.is_ok_and(|environment| mark.is_in(&environment))
     };
-    children(getpid()).into_iter().filter(is_ours).collect()
+    child != main && (group(child) == Some(main) || carries_mark())
 }
 
 /// Whether the group has a member, a zombie included.

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair,
@@ -122,7 +123,11 @@ pub fn start(
 }
 
 fn write_down(order: &Order) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
+    let plain = MFdFlags::MFD_CLOEXEC;
+    // some systems refuse a file that could be executed, and older ones know nothing else (before Linux 6.3)
+    let tame = plain | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let file = memfd_create(c"order", tame).or_else(|_| memfd_create(c"order", plain))?;
+    let mut file = File::from(file);
     file.write_all(&order.to_bytes()?)?;
     Ok(file)
 }
@@ -235,6 +240,12 @@ impl StubLine {
         let mut bytes = vec![0; usize::try_from(written.metadata()?.len()).unwrap_or(0)];
         written.read_exact_at(&mut bytes, 0)?;
         Ok((Order::from_bytes(&bytes)?, handed))
+    }
+
+    /// Waits so long; whether hotswap is still there.
+    pub fn holds_for(&self, patience: PollTimeout) -> bool {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        !matches!(poll(&mut polled, patience), Ok(1..))
     }
 
     /// Says why nothing comes of it. Nobody may be there to hear it.

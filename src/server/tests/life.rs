@@ -77,4 +77,9 @@ fn what_a_daemon_leaves_behind_belongs_to_its_generation() {
     site.until("all four are found", |site| {
         site.server.processes().len() == 4
     });
+    for process in site.server.processes() {
+        assert!(site.server.has(process));
+    }
+    assert!(!site.server.has(nix::unistd::getpid()));
+    assert!(!site.server.has(Pid::from_raw(1)));
 }
