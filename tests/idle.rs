@@ -88,7 +88,7 @@ fn idle_hotswap_makes_no_system_call() {
 }
 
 /// The figures are promised of a release build: `scripts/check` makes one.
-fn release(name: &str) -> Option<PathBuf> {
+pub fn release(name: &str) -> Option<PathBuf> {
     let tests = env::current_exe().expect("the path of this test");
     let target = tests.ancestors().nth(3).expect("a target directory");
     let path = target.join("release/hotswap");

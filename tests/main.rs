@@ -6,8 +6,10 @@ mod bad_candidates;
 mod bad_input;
 mod commands;
 mod common;
+mod dev;
 mod environment;
 mod far_away;
+mod hard_to_watch;
 mod harness;
 mod idle;
 mod nonroot;
@@ -20,6 +22,7 @@ mod saturated;
 mod shared;
 mod signals;
 mod stop;
+mod watch;
 mod words;
 
 /// With `autotests = false` a file that is not named above would never run, and nobody would notice.

@@ -22,7 +22,10 @@ pub struct Plan {
     place: Place,
     flags: Vec<String>,
     server: Server,
-    script: Option<String>,
+    /// What the program is, if it is no version of the server.
+    content: Option<Vec<u8>>,
+    /// A program that is there already, or will be.
+    program: Option<PathBuf>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     hotswap: PathBuf,
@@ -44,7 +47,8 @@ impl Plan {
             place,
             flags: Vec::new(),
             server: Server::hello(),
-            script: None,
+            content: None,
+            program: None,
             arguments: Vec::new(),
             variables: Vec::new(),
             hotswap: env!("CARGO_BIN_EXE_hotswap").into(),
@@ -70,11 +74,29 @@ impl Plan {
 
     /// By a script that is no version of anything, with these arguments.
     pub fn by_script(mut self, script: &str, arguments: &[&str]) -> Plan {
-        self.script = Some(script.to_owned());
+        self.content = Some(script.into());
         self.arguments = arguments
             .iter()
             .map(|&argument| argument.to_owned())
             .collect();
+        self
+    }
+
+    /// By a program itself, rather than a script that becomes one.
+    pub fn by_binary(mut self, content: Vec<u8>) -> Plan {
+        self.content = Some(content);
+        self
+    }
+
+    /// By a program that hotswap finds there, or not, with these arguments.
+    pub fn by_program(mut self, path: PathBuf, arguments: &[&str]) -> Plan {
+        self.program = Some(path);
+        self.by_script("", arguments)
+    }
+
+    /// A changed program is a swap.
+    pub fn watching(mut self) -> Plan {
+        self.flags.retain(|flag| flag != "--no-watch");
         self
     }
 
@@ -121,12 +143,14 @@ impl Plan {
     /// Started, and not waited for.
     pub fn opening(self, version: &str) -> Site {
         let binary = self.hotswap.canonicalize().expect("hotswap");
-        let program = self.dir.path().join("server");
-        let script = self
-            .script
-            .clone()
-            .unwrap_or_else(|| self.server.script(version));
-        install(&program, script.as_bytes(), 0o755);
+        let content = self
+            .content
+            .unwrap_or_else(|| self.server.script(version).into());
+        let program = self.program.unwrap_or_else(|| {
+            let program = self.dir.path().join("server");
+            install(&program, &content, 0o755);
+            program
+        });
         let mut line = self.wrapper;
         line.push(binary.clone().into());
         line.extend(self.flags.into_iter().map(OsString::from));

@@ -1,0 +1,153 @@
+//! The edit, build and swap loop: `--dev`, `--before-swap`, `--watch`, and what is run when nothing good is left.
+
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::common::crowd::Habit;
+use crate::common::program::install;
+use crate::watch::{QUIET, binary, expect_swaps, run, swaps, watching};
+
+#[test]
+fn a_command_that_makes_the_program_is_one_swap() {
+    let plan = watching();
+    let (dir, source) = (plan.dir().to_owned(), plan.dir().join("src"));
+    fs::create_dir(&source).expect("a directory");
+    fs::write(source.join("version"), "v1").expect("the source");
+    // It takes longer than any debounce time, and writes the program in place and a file into the tree.
+    let build = format!(
+        "cd {}; v=$(cat src/version); test $v != broken; date +%N > src/built; sleep 0.3; \
+         sed \"s/VERSION=[a-z0-9]*/VERSION=$v/\" server > made; cat made > server; sleep 0.3",
+        dir.display()
+    );
+    let source_of = |version: &str| {
+        fs::write(dir.join("src/version"), version).expect("the source");
+    };
+    let flags = [
+        "--watch",
+        source.to_str().expect("a path"),
+        "--before-swap",
+        &format!("set -e; {build}"),
+    ];
+    let site = plan.with(&flags).serving("v1");
+    let mut clients = site.clients(8);
+    for version in ["v2", "v3"] {
+        expect_swaps(&site, 1, || source_of(version));
+        clients.until_all_see(version);
+    }
+    expect_swaps(&site, 0, || source_of("broken"));
+    site.log.wait_for("aborted: ");
+    expect_swaps(&site, 1, || source_of("v4"));
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn settings_and_further_files_are_watched() {
+    let plan = watching();
+    let (env, page) = (plan.dir().join("env"), plan.dir().join("page"));
+    fs::write(&env, "VERSION=v1\n").expect("settings");
+    fs::write(&page, "one").expect("a page");
+    let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
+    let flags = ["--env-file", &path(&env), "--watch", &path(&page)];
+    let site = plan.with(&flags).by_binary(binary(1)).serving("v1");
+    let mut clients = site.clients(8);
+    expect_swaps(&site, 1, || {
+        fs::write(&env, "VERSION=v2\n").expect("settings");
+    });
+    clients.until_all_see("v2");
+    expect_swaps(&site, 1, || fs::write(&page, "two").expect("a page"));
+    assert!(site.log.says(&format!("{} changed", page.display())));
+    expect_swaps(&site, 0, || fs::remove_file(&page).expect("the page"));
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_crash_under_dev_waits_for_the_next_change() {
+    let site = watching().with(&["--dev"]).serving("v1");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    sleep(QUIET);
+    assert_eq!(swaps(&site), 0, "it is not started again");
+    expect_swaps(&site, 1, || site.publish("v2"));
+    let mut clients = site.clients(4);
+    clients.until_all_see("v2");
+    expect_swaps(&site, 0, || {
+        site.publish_odd("v3", "exit=3");
+        site.log.wait_for("aborted: exited with status 3");
+    });
+    assert!(
+        site.log.says("generation 2"),
+        "the one that serves on is named"
+    );
+    expect_swaps(&site, 1, || site.publish("v4"));
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_program_that_is_not_there_yet_is_waited_for_under_dev() {
+    let plan = watching().with(&["--dev"]);
+    let program = plan.dir().join("target/debug/shop");
+    let site = plan.by_program(program.clone(), &[]).opening("v1");
+    site.log.wait_for("generation 1 ");
+    sleep(QUIET);
+    fs::create_dir_all(program.parent().expect("a directory")).expect("made");
+    install(&program, &binary(1), 0o755);
+    site.log.wait_for("generation 2 is serving");
+}
+
+#[test]
+fn the_last_good_program_is_run_again_when_a_restart_fails() {
+    let site = watching().by_binary(binary(1)).serving("v1");
+    install(&site.program(), &binary(2), 0o755);
+    site.log.wait_for("generation 2 is serving");
+    // It serves well, and cannot be started again: its file is spoilt by then.
+    fs::remove_file(site.program()).expect("the program");
+    kill(site.pid(2), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 4 is serving");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(20);
+    expect_swaps(&site, 1, || install(&site.program(), &binary(3), 0o755));
+    clients.expect_no_failure();
+}
+
+#[test]
+fn an_interpreter_is_not_watched_and_its_script_can_be() {
+    let plan = watching();
+    let (shell, script) = (plan.dir().join("sh"), plan.dir().join("app.sh"));
+    fs::copy("/bin/sh", &shell).expect("a shell");
+    let server = crate::common::server("hello");
+    let app = |version: &str| {
+        let line = format!("VERSION={version} exec {}\n", server.display());
+        fs::write(&script, line).expect("a script");
+    };
+    app("v1");
+    let path = script.to_str().expect("a path").to_owned();
+    let site = plan.by_program(shell.clone(), &[&path]).serving("v1");
+    let line = site.log.wait_for("sh is an interpreter");
+    assert!(line.contains(&format!("--watch {path}")), "{line}");
+    run(
+        &site,
+        0,
+        "touch sh; cat sh > new; echo >> new; chmod +x new; mv new sh",
+    );
+    expect_swaps(&site, 0, || app("v2"));
+    drop(site);
+
+    let plan = watching().with(&["--watch", &path]);
+    fs::copy("/bin/sh", plan.dir().join("sh")).expect("a shell");
+    fs::create_dir_all(script.parent().expect("a directory")).expect("made");
+    app("v1");
+    let shell = plan.dir().join("sh");
+    let site = plan.by_program(shell, &[&path]).serving("v1");
+    expect_swaps(&site, 1, || app("v2"));
+    assert!(!site.log.says("is an interpreter"));
+    drop(site);
+    let removed = Command::new("rm")
+        .arg("-r")
+        .arg(script.parent().expect("a directory"))
+        .status();
+    assert!(removed.expect("rm").success());
+}
