@@ -4,7 +4,6 @@
 //! What fails while doing comes back as an event, too; only a poll that is itself broken ends the loop.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -26,6 +25,7 @@ mod act;
 mod candidate;
 mod children;
 mod commands;
+mod fallback;
 mod open;
 mod tell;
 mod wait;
@@ -73,7 +73,7 @@ struct World {
     /// The candidate, and how it shows that it is ready.
     readiness: Option<(Generation, Readiness)>,
     /// Programs that may have to be run again, though their paths lead elsewhere by now.
-    programs: BTreeMap<Generation, OwnedFd>,
+    programs: BTreeMap<Generation, fallback::Kept>,
     commands: Vec<(Purpose, Command)>,
     /// Where the last generation that served accepted connections: the next one must, too.
     accepted_on: Vec<ListenerId>,

@@ -67,6 +67,8 @@ pub struct Watch {
     files: Vec<Watched>,
     trees: Vec<Tree>,
     program: Option<PathBuf>,
+    /// The same as the user spelled it.
+    spelled: PathBuf,
     debounce: Duration,
     poll: Duration,
     /// A command of ours is at work on the files.
@@ -107,6 +109,11 @@ impl Watch {
             told_of_failure: false,
             usual: targets.program.as_deref().and_then(gates::form_at),
             program: targets.program,
+            spelled: targets
+                .command
+                .first()
+                .map(PathBuf::from)
+                .unwrap_or_default(),
             hinted: (!is_idle).then_some(now),
             looked: now,
         };
@@ -246,7 +253,10 @@ impl Watch {
         let Some(program) = &self.program else {
             return Fitness::Fit;
         };
-        gates::fitness(program, self.usual)
+        match gates::fitness(program, self.usual) {
+            Fitness::Unfit(why) => Fitness::Unfit(format!("{} {why}", self.spelled.display())),
+            fitness => fitness,
+        }
     }
 
     fn find_ways(&mut self, now: Time) {

@@ -1,7 +1,5 @@
 //! Doing what the core has decided; what fails comes back as an event.
 
-use std::os::fd::AsFd;
-
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
@@ -96,11 +94,7 @@ impl World {
         .context("cannot make its ready pipe")?;
         let program = match program {
             Program::Current => None,
-            Program::Of(good) => self
-                .programs
-                .get(&good)
-                .map(|program| program.as_fd().try_clone_to_owned())
-                .transpose()?,
+            Program::Of(good) => self.kept_program(good).ok(),
         };
         if self.args.clear && self.args.dev {
             lines::clear_terminal();

@@ -117,7 +117,9 @@ impl World {
             // Whoever ended it has said why.
             Purpose::BeforeSwap if was_asked_to_end => {}
             Purpose::BeforeSwap => {
-                if !well {
+                if well {
+                    self.watch.baseline();
+                } else {
                     self.watch.command_failed(now);
                 }
                 let why = format!("the command before the swap failed: {}", ended.exit);

@@ -17,28 +17,41 @@ impl World {
                 let (how, after) = self.readiness_of(*generation);
                 News::proving(*generation, &how, after)
             }
-            Announcement::Serving { generation, draining } => self.serves(*generation, *draining),
+            Announcement::Serving {
+                generation,
+                draining,
+            } => self.serves(*generation, *draining),
             Announcement::Failed(failure) => {
-                let old = failure.serves_on.filter(|_| self.args.dev).and_then(|old| self.lives.get(&old));
+                let old = failure
+                    .serves_on
+                    .filter(|_| self.args.dev)
+                    .and_then(|old| self.lives.get(&old));
                 let age = old.map(|life| sys::now().saturating_sub(life.started));
                 News::failed(failure, age)
             }
-            Announcement::Dead { generation, exit, then } => {
+            Announcement::Dead {
+                generation,
+                exit,
+                then,
+            } => {
+                self.watch.nothing_serves();
                 let after = self.since(*generation, |life| life.serving_since);
                 News::dead(*generation, exit, after, *then)
             }
             Announcement::Gone { generation, exit } => self.goes(*generation, exit.as_ref()),
-            Announcement::DrainTimeout(generation) => News::killed(*generation, "its time to end has passed"),
+            Announcement::DrainTimeout(generation) => {
+                News::killed(*generation, "its time to end has passed")
+            }
             Announcement::KilledEarly(generation) => {
                 News::killed(*generation, "more are draining than --max-draining allows")
             }
-            Announcement::Unkillable(generation) => {
-                News::of(Kind::Warning, *generation, "cannot be killed: it is left to the system").at(Level::Error)
-            }
-            Announcement::FallingBack { to } => News::warning(format!(
-                "the restart failed: the last good program, that of {to}, runs again until the next change"
-            ))
+            Announcement::Unkillable(generation) => News::of(
+                Kind::Warning,
+                *generation,
+                "cannot be killed: it is left to the system",
+            )
             .at(Level::Error),
+            Announcement::FallingBack { to } => self.falls_back(*to),
             Announcement::WaitingForChange => News::notice("nothing serves: waiting for a change"),
             Announcement::Stopping => News::new(Kind::Stopping, "stopping"),
         };
@@ -64,8 +77,18 @@ impl World {
         }
         self.readiness = None;
         self.watch.serves();
+        self.keep_program(generation);
         let draining = draining.map(|old| (old, self.count_connections(old)));
         News::serving(generation, &how, after, draining)
+    }
+
+    fn falls_back(&self, good: Generation) -> News {
+        let program = format!("the last good program, that of {good},");
+        let text = match self.kept_program(good) {
+            Ok(_) => format!("the restart failed: {program} runs again until the next change"),
+            Err(why) => format!("the restart failed, and {program} cannot be run again: {why}"),
+        };
+        News::warning(text).at(Level::Error)
     }
 
     fn count_connections(&mut self, generation: Generation) -> Option<usize> {

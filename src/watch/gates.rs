@@ -165,11 +165,11 @@ pub enum Fitness {
     Fit,
     /// Ask again soon.
     BeingWritten,
-    /// Why it cannot be run; the file is the subject.
+    /// Why it cannot be run.
     Unfit(String),
 }
 
-/// The completeness gates alone, whether or not the file differs from the running one.
+/// The completeness gates alone, whether or not the file differs from the running one. Its name is the subject of the why.
 pub fn fitness(path: &Path, usual: Option<Form>) -> Fitness {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,

@@ -269,10 +269,16 @@ fn what_a_candidate_has_started_from_by_then_is_no_change() {
 
 #[test]
 fn only_a_whole_program_that_nobody_writes_is_fit() {
-    let bench = Bench::new();
+    let bench = Bench::with(|home| {
+        publish(&home.join("server"), "v1");
+        Targets {
+            command: vec!["./server".into()],
+            ..program("server")(home)
+        }
+    });
     let server = bench.path("server");
     let fit = || bench.watch.fit();
-    let unfit = |why: &str| Fitness::Unfit(why.into());
+    let unfit = |why: &str| Fitness::Unfit(format!("./server {why}"));
     assert_eq!(fit(), Fitness::Fit);
     let writer = fs::OpenOptions::new().append(true).open(&server).unwrap();
     assert_eq!(fit(), Fitness::BeingWritten);

@@ -1,0 +1,47 @@
+//! Programs that have served well, held by descriptors for when a newer one does not even start.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::stat::fstat;
+
+use super::World;
+use crate::supervisor::Generation;
+
+/// A program that is not lost when another file takes its place.
+#[derive(Debug)]
+pub(super) struct Kept {
+    program: OwnedFd,
+    written: Option<Written>,
+}
+
+/// The size and the time of the last change, which tell that a file was written anew in its own place.
+type Written = (i64, i64, i64);
+
+fn written(program: impl AsFd) -> Option<Written> {
+    let stat = fstat(program).ok()?;
+    Some((stat.st_size, stat.st_mtime, stat.st_mtime_nsec))
+}
+
+impl World {
+    /// It serves, and may have to be run again.
+    pub(super) fn keep_program(&mut self, generation: Generation) {
+        let server = self.servers.get(&generation);
+        let program = server.and_then(|server| server.program()?.try_clone_to_owned().ok());
+        if let Some(program) = program {
+            let written = written(&program);
+            self.programs.insert(generation, Kept { program, written });
+        }
+    }
+
+    /// The program of a generation that served well; or why there is none.
+    pub(super) fn kept_program(&self, good: Generation) -> Result<OwnedFd, String> {
+        let Some(kept) = self.programs.get(&good) else {
+            return Err("it was a script".into());
+        };
+        if written(&kept.program) != kept.written {
+            return Err("its file was written anew in its own place".into());
+        }
+        let program = kept.program.try_clone();
+        program.map_err(|error| error.to_string())
+    }
+}
