@@ -82,7 +82,6 @@ pub struct Capture {
     bounds: Bounds,
     /// The processes that bound what listens now.
     binders: Vec<Process>,
-    called: bool,
     /// It does not let itself be looked at in time: it is no longer looked at.
     blind: bool,
     gone: bool,
@@ -101,7 +100,6 @@ impl Capture {
             listener,
             bounds: Bounds::default(),
             binders: Vec::new(),
-            called: false,
             blind: false,
             gone: false,
             swept: Time::ZERO,
@@ -195,9 +193,9 @@ impl Capture {
         tree::common_ancestor(&self.binders)
     }
 
-    /// Whether it has made a listener itself, as a server does that runs without hotswap too.
+    /// Whether it makes or has made a listener itself, as a server does that runs without hotswap too.
     pub fn called_bind_or_listen(&self) -> bool {
-        self.called
+        self.bounds.are_in_use()
     }
 
     fn note_binder(&mut self, process: Pid) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
+use crate::capture::Capture;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::drain::Drain;
@@ -23,6 +24,7 @@ use crate::watch::Watch;
 
 mod act;
 mod candidate;
+mod captured;
 mod children;
 mod commands;
 mod fallback;
@@ -67,6 +69,7 @@ struct World {
     listeners: Listeners,
     watch: Watch,
     servers: BTreeMap<Generation, Server>,
+    captures: BTreeMap<Generation, Capture>,
     lives: BTreeMap<Generation, Life>,
     notify: BTreeMap<Generation, NotifySocket>,
     drains: BTreeMap<Generation, Drain>,

@@ -128,7 +128,6 @@ impl Capture {
         if matches!(wish.address, CapturedAddress::Udp(_)) {
             return Ok(Answer::GoOn);
         }
-        self.called = true;
         check_rights(wish)?;
         if let Some(given) = self.first_one(wish, listeners)? {
             return self.put_in_place(call, wish, &given);

@@ -1,7 +1,8 @@
 //! The sockets that a generation has bound through us, or was given at its bind.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use nix::sys::socket::{SockaddrStorage, getpeername};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::caller::{Caller, socket_inode};
@@ -103,6 +104,16 @@ impl Bounds {
     pub fn left(&self) -> impl Iterator<Item = (u64, ListenerId)> {
         let left = self.all.iter().filter(|bound| !bound.is_held());
         left.filter_map(|bound| Some((bound.inode, bound.listener?)))
+    }
+
+    /// Whether one of them listens, or may come to it: a client that has a port of its own does not.
+    pub fn are_in_use(&self) -> bool {
+        let is_client = |bound: &Bound| {
+            let socket = bound.descriptor();
+            socket.is_some_and(|socket| getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok())
+        };
+        let mut all = self.all.iter();
+        all.any(|bound| bound.listener.is_some() || bound.is_held() && !is_client(bound))
     }
 
     /// Whether as many listen as may.

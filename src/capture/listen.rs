@@ -59,7 +59,6 @@ impl Capture {
         if !matches!(theirs.sort, Sort::Tcp | Sort::Mptcp) {
             return;
         }
-        self.called = true;
         let bound = theirs
             .socket
             .and_then(|socket| sys::socket_name(socket.as_fd()).ok());

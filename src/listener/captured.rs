@@ -78,6 +78,10 @@ impl Listeners {
         found.map(|listener| listener.id)
     }
 
+    pub fn has(&self, listener: ListenerId) -> bool {
+        self.all.iter().any(|other| other.id == listener)
+    }
+
     /// The socket that this generation has there.
     ///
     /// # Errors

@@ -45,7 +45,11 @@ impl World {
             }
             Action::Stop(generation) => {
                 self.leaves(generation);
-                if let Some(server) = self.servers.get(&generation) {
+                let binder = self.binder(generation);
+                if let Some(server) = self.servers.get_mut(&generation) {
+                    if let Some(binder) = binder {
+                        server.bound_by(binder);
+                    }
                     server.stop(self.stop_signal);
                 }
             }
@@ -76,6 +80,7 @@ impl World {
 
     fn spawn(&mut self, generation: Generation, sockets: Sockets, program: Program) -> Result<()> {
         let now = sys::now();
+        self.sweep_captured(now);
         let sockets = match sockets {
             Sockets::Own => listener::Sockets::Own,
             Sockets::Target => listener::Sockets::Target,
@@ -150,6 +155,7 @@ impl World {
     /// Nothing of it is left, or it never came to be.
     pub(super) fn forget(&mut self, generation: Generation) {
         self.servers.remove(&generation);
+        self.captures.remove(&generation);
         self.notify.remove(&generation);
         self.drains.remove(&generation);
         self.lives.remove(&generation);

@@ -4,6 +4,7 @@ use nix::unistd::Pid;
 
 use super::wait::Batch;
 use super::{Purpose, World};
+use crate::capture::Capture;
 use crate::drain::Reading;
 use crate::ready::notify::Notice;
 use crate::ready::{View, Wish};
@@ -24,12 +25,14 @@ impl World {
         let wanted = self.accepted_on.clone();
         let first = wanted.is_empty();
         let pids = server.processes();
+        let captured = self.captures.get(&candidate);
+        let captured = captured.is_some_and(Capture::called_bind_or_listen);
         let view = View {
             held: &held,
             wanted: &wanted,
             pids: &pids,
             first,
-            captured: false,
+            captured,
         };
         let ready = readiness.look(now, &view);
         let wishes = readiness.wishes();

@@ -1,11 +1,11 @@
 //! Children that end, and what they said before.
 
-use std::io;
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
 
 use super::World;
 use super::wait::Batch;
+use crate::capture::{Capture, filter};
 use crate::server::{Report, Server};
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
@@ -28,10 +28,9 @@ impl World {
                 (None, None) => self.servers.values().for_each(Server::orphan_died),
             }
         }
-        let gone = self.servers.iter().filter(|(_, server)| server.is_gone());
-        batch
-            .deaths
-            .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
+        let servers = self.servers.keys().copied();
+        let gone = servers.filter(|generation| self.is_gone(*generation));
+        batch.deaths.extend(gone.map(Event::Gone));
     }
 
     fn bury(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
@@ -59,10 +58,14 @@ impl World {
             match report {
                 Report::Running => self.watch.confirm(pid, now),
                 // Its end follows, and is what counts.
-                Report::CannotRun { .. } | Report::Captured(_) => {}
+                Report::CannotRun { .. } => {}
+                Report::Captured(notifications) => {
+                    let capture = Capture::new(generation, notifications);
+                    self.captures.insert(generation, capture);
+                }
                 Report::NotCaptured(errno) => {
-                    let error = io::Error::from_raw_os_error(errno);
-                    self.warn(format!("cannot capture what {generation} binds: {error}"));
+                    let why = filter::why_not(errno);
+                    self.warn(format!("cannot capture what {generation} binds: {why}"));
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
-use super::World;
+use super::{World, captured};
 use crate::cli::options::{self, RunArgs};
 use crate::listener::{Listeners, SocketOptions};
 use crate::news::{Kind, News};
@@ -47,9 +47,11 @@ impl World {
         // Before any thread: ctrlc's here, the watcher's below.
         let signals = Signals::take()?;
         prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
+        let (capture, not_captured) = captured::is_possible(&args)?;
         let (listeners, mut warnings) =
             Listeners::open(&args.listen, socket_options(&args), Vec::new())?;
-        let recipe = recipe(&args);
+        warnings.extend(not_captured);
+        let recipe = recipe(&args, capture);
         let (watch, more) = watch(&args)?;
         warnings.extend(more);
         let mut world = Self {
@@ -62,6 +64,7 @@ impl World {
             listeners,
             watch,
             servers: BTreeMap::new(),
+            captures: BTreeMap::new(),
             lives: BTreeMap::new(),
             notify: BTreeMap::new(),
             drains: BTreeMap::new(),
@@ -100,7 +103,7 @@ fn socket_options(args: &RunArgs) -> SocketOptions {
     }
 }
 
-fn recipe(args: &RunArgs) -> Recipe {
+fn recipe(args: &RunArgs, capture: bool) -> Recipe {
     Recipe {
         command: args.command.clone(),
         user: args.user.clone(),
@@ -110,7 +113,7 @@ fn recipe(args: &RunArgs) -> Recipe {
         stderr: args.stderr(),
         name: args.instance(),
         control: None,
-        capture: false,
+        capture,
         open_files: None,
     }
 }

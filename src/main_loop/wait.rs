@@ -26,6 +26,7 @@ enum Room {
     Lines,
     Listeners,
     Server(Generation),
+    Capture(Generation),
     Notify(Generation),
     Command(Pid),
     Readiness,
@@ -118,6 +119,14 @@ impl World {
                     .map(|polled| (Room::Server(*generation), polled)),
             );
         }
+        for (generation, capture) in &self.captures {
+            all.extend(
+                capture
+                    .polled()
+                    .into_iter()
+                    .map(|polled| (Room::Capture(*generation), polled)),
+            );
+        }
         for (generation, notify) in &self.notify {
             all.extend(
                 notify
@@ -178,6 +187,7 @@ impl World {
             }
             Room::Watch => self.watch.woken(now),
             Room::Server(generation) => self.hear_server(generation, fd, now),
+            Room::Capture(generation) => self.hear_capture(generation, flags, now, batch),
             Room::Notify(generation) => self.hear_notices(generation, now),
             Room::Readiness => {
                 if let Some((_, readiness)) = &mut self.readiness {
