@@ -281,15 +281,18 @@ pub fn covers(one: SocketAddr, dual: bool, other: SocketAddr) -> bool {
     }
 }
 
-/// Where to connect to reach a socket that listens at this address: the loopback for a wildcard.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let mut address = address;
+/// Where to connect to reach a socket that listens at this address: the loopback for a wildcard, and that of IPv4 where
+/// a host has no other.
+pub fn ways_to(address: SocketAddr) -> Vec<SocketAddr> {
+    let port = address.port();
     match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V4(_) | IpAddr::V6(_) => {}
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => vec![(Ipv4Addr::LOCALHOST, port).into()],
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => vec![
+            (Ipv6Addr::LOCALHOST, port).into(),
+            (Ipv4Addr::LOCALHOST, port).into(),
+        ],
+        IpAddr::V4(_) | IpAddr::V6(_) => vec![address],
     }
-    address
 }
 
 #[cfg(test)]

@@ -348,12 +348,13 @@ impl Listeners {
 
     /// The deadline has come.
     pub fn look(&mut self, now: Time) -> Vec<Note> {
-        self.means.look(now);
-        if self.deadline().is_some_and(|deadline| deadline <= now) {
+        let again = self.means.look(now);
+        if again || self.deadline().is_some_and(|deadline| deadline <= now) {
             let survey = self.survey();
             for listener in &mut self.all {
                 if let Sort::Group(group) = &mut listener.sort {
                     group.reap(&survey, now, &mut self.means);
+                    group.tend(&mut self.means);
                 }
             }
         }

@@ -14,11 +14,10 @@ use nix::sys::socket::{SockaddrStorage, bind};
 use super::means::Means;
 use super::open::{Family, tcp_socket};
 use super::relay::Destination;
-use super::socket::{Interest, Socket, bound_to, connect_now, listens, set_nonblocking};
+use super::socket::{Interest, Socket, bound_to, client_of, connect_now, listens, set_nonblocking};
 use super::steer::{Inode, Order, Role, to_member, to_member_but_for};
 use super::survey::Survey;
 use super::{Note, Sockets};
-use crate::address::reachable;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
@@ -208,12 +207,7 @@ impl Group {
     fn probe_at(&self, candidate: u32, target: u32) -> io::Result<OwnedFd> {
         let listening = self.sockets.iter().find(|socket| socket.listens);
         let group = listening.ok_or(Errno::ENOENT)?.fd();
-        let to = reachable(self.address);
-        let probe = Family::of(to).socket()?;
-        // Bound first, so that the program can know it.
-        let mut from = to;
-        from.set_port(0);
-        bind(probe.as_raw_fd(), &SockaddrStorage::from(from))?;
+        let (probe, to) = client_of(self.address)?;
         let from = bound_to(probe.as_fd())?;
         let program = to_member_but_for(from, candidate, target);
         sys::attach_reuseport_program(group, &program)?;
@@ -352,19 +346,19 @@ impl Group {
     }
 
     /// Empties what is parked, and watches every socket for what it should be watched for.
-    fn tend(&mut self, means: &mut Means) {
+    pub fn tend(&mut self, means: &mut Means) {
         let target = self.order.target();
         let listener = self.address.to_string();
         for socket in &mut self.sockets {
             let parked = socket.owner.is_none() && Some(socket.inode) != target;
-            let interest = match (socket.listens, parked) {
-                (false, _) => None,
-                (true, true) => Some(Interest::Clients),
-                (true, false) => Some(Interest::Shutdown),
-            };
-            if interest == Some(Interest::Clients) {
+            if parked && socket.listens {
                 means.take_off(socket, &listener, &Destination::Inet(self.address));
             }
+            let interest = match (socket.listens, parked) {
+                (false, _) => None,
+                (true, true) => Some(means.interest_in_parked()),
+                (true, false) => Some(Interest::Shutdown),
+            };
             if let Err(error) = means.watch(socket, interest) {
                 log::debug!("cannot watch a socket of {listener}: {error}");
             }

@@ -17,6 +17,9 @@ use crate::sys;
 /// How many clients are taken off a parked socket at one go, so that a flood of them does not hold up the loop.
 const AT_ONE_GO: usize = 256;
 
+/// How long nobody is taken off a parked socket once that has failed.
+const PATIENCE: Time = Time::from_secs(1);
+
 pub struct Means {
     pub options: SocketOptions,
     /// False once hotswap stops.
@@ -24,6 +27,8 @@ pub struct Means {
     /// One descriptor for the main loop's poll, however many sockets there are.
     epoll: Epoll,
     relays: Relays,
+    /// Descriptors or memory are out: until then nobody is taken off a parked socket, or the loop would try for ever.
+    exhausted: Option<Time>,
     notes: Vec<Note>,
 }
 
@@ -34,6 +39,7 @@ impl Means {
             repairs: true,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             relays: Relays::default(),
+            exhausted: None,
             notes: Vec::new(),
         })
     }
@@ -103,11 +109,22 @@ impl Means {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.relays.deadline()
+        let relays = self.relays.deadline();
+        relays.into_iter().chain(self.exhausted).min()
     }
 
-    pub fn look(&mut self, now: Time) {
+    /// Whether parked sockets must be looked after again.
+    pub fn look(&mut self, now: Time) -> bool {
         self.relays.look(now);
+        self.exhausted.take_if(|until| *until <= now).is_some()
+    }
+
+    /// What a parked socket is watched for.
+    pub fn interest_in_parked(&self) -> Interest {
+        match self.exhausted {
+            Some(_) => Interest::Shutdown,
+            None => Interest::Clients,
+        }
     }
 
     /// Takes off a parked socket whoever waits on it, to be carried to where new connections go. Whether somebody is
@@ -137,7 +154,14 @@ impl Means {
                 Ok(client) => client,
                 // it went away while it waited
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => {
+                Err(error) => {
+                    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                    if error
+                        .raw_os_error()
+                        .is_some_and(|errno| scarce.contains(&errno))
+                    {
+                        self.exhausted = Some(sys::now() + PATIENCE);
+                    }
                     is_left = false;
                     break;
                 }

@@ -331,8 +331,11 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
     };
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), _) => {
-            owner::of(&listen.address).map_or(String::new(), |owner| format!(": {owner}"))
+            let owner = owner::of(&listen.address);
+            let stranger = "\ntry: another address; ss -lp, as root, tells who has this one";
+            owner.map_or(stranger.into(), |owner| format!(": {owner}"))
         }
+        (Some(libc::EPERM), None) => "\ntry: --socket-owner as root, or without a user".into(),
         (Some(libc::EEXIST), None) => {
             ", and it is no socket\ntry: another path, or remove it if nobody needs it".into()
         }

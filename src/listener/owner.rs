@@ -129,9 +129,17 @@ impl fmt::Display for Owner {
             }
         }
         f.write_str("\ntry: another address, or stop it first: kill")?;
-        for process in &self.processes {
-            write!(f, " {}", process.pid)?;
-        }
-        Ok(())
+        // a hotswap among them takes its servers with it
+        let hotswap = |process: &&Process| process.program == "hotswap";
+        let all = self.processes.iter();
+        let first: Vec<_> = all.clone().filter(hotswap).collect();
+        let wanted = if first.is_empty() {
+            all.collect()
+        } else {
+            first
+        };
+        wanted
+            .iter()
+            .try_for_each(|process| write!(f, " {}", process.pid))
     }
 }

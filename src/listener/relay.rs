@@ -19,10 +19,8 @@ use nix::sys::socket::{
     setsockopt, shutdown, socket, sockopt,
 };
 
-use super::open::Family;
-use super::socket::{connect, inode};
+use super::socket::{client_of, connect, inode};
 use super::steer::Inode;
-use crate::address::reachable;
 use crate::supervisor::Time;
 
 /// As many at a time; who comes beyond is turned away.
@@ -46,8 +44,7 @@ impl Destination {
     fn connect(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Inet(address) => {
-                let to = reachable(*address);
-                let server = Family::of(to).socket()?;
+                let (server, to) = client_of(*address)?;
                 match connect(server.as_fd(), &SockaddrStorage::from(to)) {
                     Ok(()) | Err(Errno::EINPROGRESS) => Ok(server),
                     Err(error) => Err(error.into()),

@@ -15,13 +15,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, socket};
 
 use super::means::Means;
-use super::open::Family;
 use super::path::unix_socket;
 use super::place::{FileId, Place};
-use super::socket::{Interest, Socket, bound_to, connect, connect_now, listens};
+use super::socket::{Interest, Socket, bound_to, client_of, connect, connect_now, listens};
 use super::steer::Inode;
 use super::{Kind, Note};
-use crate::address::reachable;
 use crate::supervisor::Generation;
 use crate::sys;
 
@@ -227,8 +225,7 @@ impl Shared {
         }
         match &self.at {
             At::Tcp(address) => {
-                let to = reachable(*address);
-                let probe = Family::of(to).socket()?;
+                let (probe, to) = client_of(*address)?;
                 connect_now(probe.as_fd(), to)?;
                 Ok(probe)
             }

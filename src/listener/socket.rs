@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, bind, getsockname};
 use nix::sys::stat::fstat;
 
+use super::open::Family;
 use super::steer::Inode;
+use crate::address::ways_to;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
@@ -90,6 +92,24 @@ pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
     let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
     v4.or(v6).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+/// A socket, non-blocking, from which that address of this host can be connected to, and how to get there. It is bound,
+/// so that its own address is known.
+pub fn client_of(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let mut result = Err(Errno::EADDRNOTAVAIL.into());
+    for to in ways_to(address) {
+        let mut from = to;
+        from.set_port(0);
+        result = Family::of(to).socket().and_then(|client| {
+            bind(client.as_raw_fd(), &SockaddrStorage::from(from))?;
+            Ok((client, to))
+        });
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
