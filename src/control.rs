@@ -253,8 +253,14 @@ impl Control {
         }
     }
 
-    /// Nothing is left of a generation: whoever waited for that gets the verdict.
-    pub fn gone(&mut self, generation: Generation, now: Time) {
+    /// Nothing is left of a generation: whoever waited for that gets the verdict, with these words at its end.
+    pub fn gone(&mut self, generation: Generation, text: &str, now: Time) {
+        for visitor in self.visitors.values_mut() {
+            if let Some((_, verdict)) = visitor.owed.as_mut().filter(|owed| owed.0 == generation) {
+                let serving = verdict.text.split("; ").next().unwrap_or_default();
+                verdict.text = format!("{serving}; {text}");
+            }
+        }
         self.settle(now, |waited_for| waited_for == generation);
     }
 

@@ -16,6 +16,7 @@ mod place;
 mod relay;
 mod seat;
 mod shared;
+mod shown;
 mod socket;
 mod steer;
 mod survey;
@@ -37,6 +38,7 @@ use path::UnixPath;
 pub use place::beside;
 pub use seat::{Held, Kind, Seat};
 use shared::Shared;
+pub use shown::Shown;
 use steer::Inode;
 use survey::Survey;
 

@@ -12,25 +12,31 @@ use nix::sys::signal::Signal;
 use crate::capture::Capture;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
+use crate::control::Control;
 use crate::drain::Drain;
 use crate::listener::{ListenerId, Listeners};
 use crate::ready::notify::NotifySocket;
 use crate::ready::{Mode, Readiness};
 use crate::server::{Recipe, Server};
 use crate::signals::Signals;
-use crate::supervisor::{Event, Generation, Supervisor, Time};
+use crate::supervisor::{Cause, Event, Generation, Policy, Supervisor, Time};
 use crate::sys;
+use crate::systemd::Manager;
 use crate::watch::Watch;
 
 mod act;
 mod candidate;
 mod captured;
 mod children;
+mod clients;
 mod commands;
 mod fallback;
+mod figures;
 mod open;
 mod tell;
 mod wait;
+
+use figures::Figures;
 
 /// Runs the server until hotswap ends; the exit status.
 ///
@@ -39,14 +45,22 @@ mod wait;
 pub fn run(args: RunArgs) -> Result<u8> {
     let policy = open::policy(&args);
     let mut world = World::open(args)?;
+    let status = serve(&mut world, policy);
+    world.control.close(sys::now());
+    status
+}
+
+fn serve(world: &mut World, policy: Policy) -> Result<u8> {
     let mut supervisor = Supervisor::new(policy);
     let mut events = VecDeque::from([Event::Launched]);
     loop {
         while let Some(event) = events.pop_front() {
+            let by_signal = event == Event::SwapAsked(None);
             let mut results = Vec::new();
             for action in supervisor.step(sys::now(), event) {
                 results.extend(world.act(action, &supervisor));
             }
+            world.report(&supervisor, by_signal);
             // They answer what was just done, and come before older news.
             for result in results.into_iter().rev() {
                 events.push_front(result);
@@ -82,6 +96,10 @@ struct World {
     accepted_on: Vec<ListenerId>,
     /// This server has said READY=1 before.
     says_ready: bool,
+    /// Those who ask from outside.
+    control: Control,
+    manager: Manager,
+    figures: Figures,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Option<Time>,
     ended: Option<u8>,
@@ -90,6 +108,9 @@ struct World {
 /// What is remembered of a generation for the words about it.
 #[derive(Debug)]
 struct Life {
+    cause: Cause,
+    /// Restarts in a row that led to it.
+    restarts: u32,
     started: Time,
     /// What showed that it was ready, and how long after the spawn.
     ready: Option<(String, Duration)>,

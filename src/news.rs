@@ -127,11 +127,8 @@ impl News {
         draining: Option<(Generation, Option<usize>)>,
     ) -> Self {
         let connections = draining.and_then(|(_, count)| count);
-        let count = connections
-            .map(|count| format!(", {}", plural(count, "connection")))
-            .unwrap_or_default();
         let old = draining
-            .map(|(old, _)| format!("; {old} is draining{count}"))
+            .map(|(old, connections)| format!("; {}", is_draining(old, connections)))
             .unwrap_or_default();
         let text = format!("is serving ({how} after {}){old}", humane(after));
         Self {
@@ -338,6 +335,14 @@ pub fn humane(duration: Duration) -> String {
             parts.join(" ")
         }
     }
+}
+
+/// How far a draining generation is.
+pub fn is_draining(generation: Generation, connections: Option<usize>) -> String {
+    let count = connections
+        .map(|count| format!(", {}", plural(count, "connection")))
+        .unwrap_or_default();
+    format!("{generation} is draining{count}")
 }
 
 fn plural(count: usize, noun: &str) -> String {

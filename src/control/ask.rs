@@ -146,7 +146,10 @@ fn follow(
             Next::Said(Message::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
                 let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
-                progress.step(text("message").unwrap_or_default(), is_end);
+                // The verdict of who waits for that says it, too.
+                if text("event") != Some("gone") {
+                    progress.step(text("message").unwrap_or_default(), is_end);
+                }
             }
             Next::Said(Message::Progress(text)) => progress.step(&text, false),
             Next::Said(Message::Verdict(verdict)) => return progress.verdict(&verdict),

@@ -151,18 +151,23 @@ fn who_wants_the_old_one_gone_waits_for_that() {
     let mut room = Room::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
     let old = Generation(1);
+    room.control.verdict(
+        &[request.client],
+        &verdict("serving; 1 is draining"),
+        Some(old),
+        NOW,
+    );
+    room.control.drains(old, "3 connections");
+    room.control.drains(old, "3 connections");
     room.control
-        .verdict(&[request.client], &verdict("serving"), Some(old), NOW);
-    room.control.drains(old, "3 connections");
-    room.control.drains(old, "3 connections");
-    room.control.gone(Generation(7), NOW);
+        .gone(Generation(7), "generation 7 is gone", NOW);
     assert!(room.control.is_waited_for(old));
     let (said, ended) = heard(&mut stream);
     assert_eq!(said[1..], [json!({"progress": "3 connections"})]);
     assert!(!ended);
-    room.control.gone(old, NOW);
+    room.control.gone(old, "1 is gone", NOW);
     let (said, ended) = heard(&mut stream);
-    assert_eq!(said[0]["verdict"]["message"], "serving");
+    assert_eq!(said[0]["verdict"]["message"], "serving; 1 is gone");
     assert!(ended);
 }
 
@@ -356,9 +361,9 @@ fn clients_do_not_notice_an_upgrade() {
     let mut room = re_executed(room);
     room.control.upgraded(Ok(()), NOW);
     assert_eq!(heard(&mut upgrading).0[1], json!({"done": true}));
-    room.control.gone(old, NOW);
+    room.control.gone(old, "1 is gone", NOW);
     let (said, ended) = heard(&mut patient);
-    assert_eq!(said[1]["verdict"]["message"], "serving");
+    assert_eq!(said[1]["verdict"]["message"], "serving; 1 is gone");
     assert!(ended);
     hesitant.write_all(b"\"status\"}\n").unwrap();
     assert_eq!(room.settle()[0].what, What::Status);

@@ -11,7 +11,7 @@ use crate::news::News;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::server::{Launch, Server};
-use crate::supervisor::{Action, Event, Generation, Program, Sockets, Supervisor, Time};
+use crate::supervisor::{Action, Cause, Event, Generation, Program, Sockets, Supervisor, Time};
 use crate::sys;
 use crate::watch::Fitness;
 
@@ -31,7 +31,7 @@ impl World {
                 sockets,
                 program,
             } => {
-                if let Err(error) = self.spawn(generation, sockets, program) {
+                if let Err(error) = self.spawn(generation, sockets, program, supervisor) {
                     self.forget(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
                 }
@@ -72,15 +72,24 @@ impl World {
                 self.programs
                     .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
             }
-            Action::Answer(..) | Action::Upgrade | Action::RefuseUpgrade(_) => {}
+            Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
+            Action::Upgrade => {}
+            Action::RefuseUpgrade(why) => self.control.upgraded(Err(why), sys::now()),
             Action::End(status) => self.ended = Some(status),
         }
         Vec::new()
     }
 
-    fn spawn(&mut self, generation: Generation, sockets: Sockets, program: Program) -> Result<()> {
+    fn spawn(
+        &mut self,
+        generation: Generation,
+        sockets: Sockets,
+        program: Program,
+        supervisor: &Supervisor,
+    ) -> Result<()> {
         let now = sys::now();
         self.sweep_captured(now);
+        let cause = supervisor.swap().map_or(Cause::Asked, |swap| swap.cause);
         let sockets = match sockets {
             Sockets::Own => listener::Sockets::Own,
             Sockets::Target => listener::Sockets::Target,
@@ -117,6 +126,8 @@ impl World {
         self.lives.insert(
             generation,
             Life {
+                cause,
+                restarts: self.figures.spawned(cause),
                 started: now,
                 ready: None,
                 serving_since: None,
@@ -180,6 +191,7 @@ impl World {
 
     pub(super) fn tell_notes(&mut self, notes: &[Note]) {
         for note in notes {
+            self.figures.note(note);
             self.warn(note.to_string());
         }
     }

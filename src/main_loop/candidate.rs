@@ -6,6 +6,7 @@ use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
 use crate::drain::Reading;
+use crate::news;
 use crate::ready::notify::Notice;
 use crate::ready::{View, Wish};
 use crate::supervisor::{Event, Generation, Time};
@@ -147,7 +148,12 @@ impl World {
                 continue;
             };
             let held = self.listeners.sockets_of(*generation);
-            let readings = drain.look(now, &held, &server.processes());
+            let pids = server.processes();
+            let readings = drain.look(now, &held, &pids);
+            if self.control.is_waited_for(*generation) {
+                let text = news::is_draining(*generation, drain.connections());
+                self.control.drains(*generation, &text);
+            }
             batch
                 .requests
                 .extend(readings.into_iter().map(|reading| match reading {

@@ -1,18 +1,21 @@
 //! Opening the rooms, in the order that signals and threads ask for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
+use super::figures::Figures;
 use super::{World, captured};
 use crate::cli::options::{self, RunArgs};
+use crate::control::Control;
 use crate::listener::{Listeners, SocketOptions};
 use crate::news::{Kind, News};
 use crate::server::{Recipe, profile};
 use crate::signals::Signals;
 use crate::supervisor::{Order, Policy, Restart};
+use crate::systemd::{self, Manager};
 use crate::watch::{Targets, Watch};
 use crate::{program, sys};
 
@@ -42,6 +45,7 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
 
 impl World {
     pub(super) fn open(args: RunArgs) -> Result<Self> {
+        let inherited = systemd::inherited();
         check_proc()?;
         let ready_mode = args.ready.clone();
         // Before any thread: ctrlc's here, the watcher's below.
@@ -49,11 +53,15 @@ impl World {
         prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
         let (capture, not_captured) = captured::is_possible(&args)?;
         let (listeners, mut warnings) =
-            Listeners::open(&args.listen, socket_options(&args), Vec::new())?;
+            Listeners::open(&args.listen, socket_options(&args), inherited)?;
         warnings.extend(not_captured);
-        let recipe = recipe(&args, capture);
         let (watch, more) = watch(&args)?;
         warnings.extend(more);
+        // Last of all that may fail: its file is there for as long as hotswap answers.
+        let (control, warning) = Control::open(args.control.as_deref(), &args.instance())?;
+        warnings.extend(warning);
+        let recipe = recipe(&args, &control, capture);
+        let now = sys::now();
         let mut world = Self {
             stop_signal: args
                 .stop_signal
@@ -73,6 +81,9 @@ impl World {
             commands: Vec::new(),
             accepted_on: Vec::new(),
             says_ready: false,
+            control,
+            manager: Manager::around_us(now),
+            figures: Figures::new(now),
             fitness_due: None,
             ended: None,
             args,
@@ -103,7 +114,7 @@ fn socket_options(args: &RunArgs) -> SocketOptions {
     }
 }
 
-fn recipe(args: &RunArgs, capture: bool) -> Recipe {
+fn recipe(args: &RunArgs, control: &Control, capture: bool) -> Recipe {
     Recipe {
         command: args.command.clone(),
         user: args.user.clone(),
@@ -111,8 +122,8 @@ fn recipe(args: &RunArgs, capture: bool) -> Recipe {
         chdir: args.chdir.clone(),
         env_file: args.env_file.clone(),
         stderr: args.stderr(),
-        name: args.instance(),
-        control: None,
+        name: control.name().to_owned(),
+        control: control.path().map(Path::to_owned),
         capture,
         open_files: None,
     }

@@ -7,7 +7,7 @@ use log::Level;
 use super::World;
 use crate::log as lines;
 use crate::news::{Kind, News};
-use crate::supervisor::{Announcement, Exit, Generation};
+use crate::supervisor::{Announcement, Exit, Failure, Generation};
 use crate::sys;
 
 impl World {
@@ -27,7 +27,7 @@ impl World {
                     .filter(|_| self.args.dev)
                     .and_then(|old| self.lives.get(&old));
                 let age = old.map(|life| sys::now().saturating_sub(life.started));
-                News::failed(failure, age)
+                self.fails(failure, age)
             }
             Announcement::Dead {
                 generation,
@@ -38,7 +38,12 @@ impl World {
                 let after = self.since(*generation, |life| life.serving_since);
                 News::dead(*generation, exit, after, *then)
             }
-            Announcement::Gone { generation, exit } => self.goes(*generation, exit.as_ref()),
+            Announcement::Gone { generation, exit } => {
+                let news = self.goes(*generation, exit.as_ref());
+                self.tell(&news);
+                self.control.gone(*generation, &news.text, sys::now());
+                return;
+            }
             Announcement::DrainTimeout(generation) => {
                 News::killed(*generation, "its time to end has passed")
             }
@@ -61,6 +66,7 @@ impl World {
     /// The log, the hooks, and whoever follows.
     pub(super) fn tell(&mut self, news: &News) {
         lines::log_news(news);
+        self.tell_clients(news);
         self.run_hook(news);
     }
 
@@ -79,7 +85,18 @@ impl World {
         self.watch.serves();
         self.keep_program(generation);
         let draining = draining.map(|old| (old, self.count_connections(old)));
-        News::serving(generation, &how, after, draining)
+        let news = News::serving(generation, &how, after, draining);
+        let cause = self.lives.get(&generation).map(|life| life.cause);
+        self.figures
+            .served(generation, cause, after, &news.text, now);
+        news
+    }
+
+    fn fails(&mut self, failure: &Failure, age: Option<Duration>) -> News {
+        let news = News::failed(failure, age);
+        let cause = self.lives.get(&failure.generation).map(|life| life.cause);
+        self.figures.failed(failure, cause, &news.text, sys::now());
+        news
     }
 
     fn falls_back(&self, good: Generation) -> News {
@@ -108,6 +125,9 @@ impl World {
                 .or(Some(life.started))
         });
         self.forget(generation);
+        if served {
+            self.figures.counters.gone_after(after);
+        }
         let news = News::gone(generation, after, exit);
         // What became of a candidate that never served has been said.
         if served { news } else { news.at(Level::Debug) }

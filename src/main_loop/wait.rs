@@ -25,6 +25,7 @@ enum Room {
     Signals,
     Lines,
     Listeners,
+    Control,
     Server(Generation),
     Capture(Generation),
     Notify(Generation),
@@ -53,6 +54,7 @@ impl World {
             self.woken(room, fd, flags, now, &mut batch);
         }
         self.look(now, &mut batch);
+        self.answer_the_curious(supervisor, now);
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
         let Batch {
             deaths,
@@ -104,6 +106,12 @@ impl World {
                 .polled()
                 .into_iter()
                 .map(|polled| (Room::Listeners, polled)),
+        );
+        all.extend(
+            self.control
+                .polled()
+                .into_iter()
+                .map(|polled| (Room::Control, polled)),
         );
         all.extend(
             self.watch
@@ -166,6 +174,8 @@ impl World {
             readiness,
             self.listeners.deadline(),
             self.watch.deadline(),
+            self.control.deadline(),
+            self.manager.deadline(),
             self.fitness_due,
         ];
         rooms
@@ -185,6 +195,7 @@ impl World {
                 let notes = self.listeners.woken(fd, flags, now);
                 self.tell_notes(&notes);
             }
+            Room::Control => self.hear_clients(fd, flags, now, batch),
             Room::Watch => self.watch.woken(now),
             Room::Server(generation) => self.hear_server(generation, fd, now),
             Room::Capture(generation) => self.hear_capture(generation, flags, now, batch),
@@ -235,6 +246,8 @@ impl World {
         for (_, command) in &mut self.commands {
             command.look(now);
         }
+        self.control.look(now);
+        self.manager.look(now);
         if self.fitness_due.is_some_and(|due| due <= now) {
             batch.requests.extend(self.check_program());
         }

@@ -1,0 +1,109 @@
+//! Those who ask from outside: what clients want, what they are told, and what the service manager is told.
+
+use std::os::fd::RawFd;
+use std::time::SystemTime;
+
+use log::Level;
+use nix::poll::PollFlags;
+use serde_json::Value;
+
+use super::World;
+use super::wait::Batch;
+use crate::control::{self, What};
+use crate::news::News;
+use crate::server::Server;
+use crate::supervisor::{Client, Event, Generation, Supervisor, Time, Verdict};
+use crate::sys;
+
+impl World {
+    pub(super) fn hear_clients(
+        &mut self,
+        fd: RawFd,
+        flags: PollFlags,
+        now: Time,
+        batch: &mut Batch,
+    ) {
+        for request in self.control.woken(fd, flags, now) {
+            let client = request.client;
+            match request.what {
+                What::Swap { .. } => batch.requests.push(Event::SwapAsked(Some(client))),
+                What::Stop => batch.requests.push(Event::StopAsked(Some(client))),
+                What::Status => self.figures.curious.push(client),
+                // It is told from now on.
+                What::Events => {}
+                What::Upgrade => self.control.upgraded(Err("it cannot yet"), now),
+            }
+        }
+    }
+
+    /// Answers those who want to know how it is.
+    pub(super) fn answer_the_curious(&mut self, supervisor: &Supervisor, now: Time) {
+        let curious = std::mem::take(&mut self.figures.curious);
+        if curious.is_empty() {
+            return;
+        }
+        let state = self.state(supervisor, now);
+        for client in curious {
+            self.control.status(client, state.clone(), now);
+        }
+    }
+
+    pub(super) fn answer(&mut self, clients: &[Client], verdict: &Verdict) {
+        let verdict = match verdict {
+            Verdict::Serving {
+                generation,
+                replaced,
+            } => (
+                *replaced,
+                control::Verdict {
+                    serving: true,
+                    text: self.figures.verdict_on(*generation).unwrap_or_default(),
+                    last_lines: Vec::new(),
+                },
+            ),
+            Verdict::Failed(failure) => (
+                None,
+                control::Verdict {
+                    serving: false,
+                    text: self
+                        .figures
+                        .verdict_on(failure.generation)
+                        .unwrap_or_else(|| News::failed(failure, None).text),
+                    last_lines: self.last_lines(failure.generation),
+                },
+            ),
+            // Who asked for that is answered once the socket is gone.
+            Verdict::Stopped => return,
+        };
+        let (replaced, verdict) = verdict;
+        let replaced = replaced.filter(|old| self.servers.contains_key(old));
+        self.control
+            .verdict(clients, &verdict, replaced, sys::now());
+    }
+
+    fn last_lines(&self, generation: Generation) -> Vec<String> {
+        let server = self.servers.get(&generation);
+        server.map(Server::last_lines).unwrap_or_default()
+    }
+
+    /// Those who follow, and those who wait for a swap.
+    pub(super) fn tell_clients(&mut self, news: &News) {
+        if news.level > Level::Info {
+            return;
+        }
+        let mut event = news.fields();
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        event.insert("time".into(), time.to_string().into());
+        self.control.tell(&Value::Object(event));
+    }
+
+    /// What the service manager has to know after a step.
+    pub(super) fn report(&mut self, supervisor: &Supervisor, by_signal: bool) {
+        let now = sys::now();
+        if by_signal {
+            self.manager.asked(supervisor, now);
+        }
+        self.manager.follow(supervisor, now);
+        self.figures.changed();
+    }
+}

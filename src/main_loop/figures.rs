@@ -1,0 +1,188 @@
+//! What `hotswap status` shows: collected where it happens, put together when somebody asks.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::World;
+use crate::connections::census::Counter;
+use crate::listener::Note;
+use crate::news;
+use crate::status::{
+    self, Counters, Doing, GenerationState, LastSwap, ListenerState, Memory, State,
+};
+use crate::supervisor::{Cause, Client, Failure, Generation, Supervisor, Time};
+
+/// Whoever asks again so soon is told the same, so that asking without a pause costs next to nothing.
+const FRESH: Duration = Duration::from_millis(100);
+
+pub(super) struct Figures {
+    pub counters: Counters,
+    /// Clients that want to know how it is.
+    pub curious: Vec<Client>,
+    started: Time,
+    /// Restarts in a row.
+    restarts: u32,
+    last_verdict: Option<(Generation, String)>,
+    last_swap: Option<(LastSwap, Time)>,
+    last_state: Option<(Value, Time)>,
+}
+
+impl Figures {
+    pub fn new(started: Time) -> Self {
+        Self {
+            counters: Counters::default(),
+            curious: Vec::new(),
+            started,
+            restarts: 0,
+            last_verdict: None,
+            last_swap: None,
+            last_state: None,
+        }
+    }
+
+    /// Notes a spawn; how many restarts in a row have led to it.
+    pub fn spawned(&mut self, cause: Cause) -> u32 {
+        if cause == Cause::Restart {
+            self.restarts += 1;
+            self.counters.restarts += 1;
+        } else {
+            self.restarts = 0;
+        }
+        self.restarts
+    }
+
+    pub fn served(
+        &mut self,
+        generation: Generation,
+        cause: Option<Cause>,
+        after: Duration,
+        text: &str,
+        now: Time,
+    ) {
+        self.counters.ready_after(after);
+        if matches!(cause, Some(Cause::Asked | Cause::File)) {
+            self.counters.swaps += 1;
+        }
+        self.verdict(generation, cause, true, text, now);
+    }
+
+    pub fn failed(&mut self, failure: &Failure, cause: Option<Cause>, text: &str, now: Time) {
+        if failure.rolled_back {
+            self.counters.roll_backs += 1;
+        } else {
+            self.counters.aborted(news::cause(&failure.reason));
+        }
+        self.verdict(failure.generation, cause, false, text, now);
+    }
+
+    fn verdict(
+        &mut self,
+        generation: Generation,
+        cause: Option<Cause>,
+        serving: bool,
+        text: &str,
+        now: Time,
+    ) {
+        self.last_verdict = Some((generation, text.to_owned()));
+        // Of what was never spawned the cause is not known, but it was no restart.
+        if generation > Generation(1) && cause != Some(Cause::Restart) {
+            let swap = LastSwap {
+                generation,
+                serving,
+                text: text.to_owned(),
+                ago: Duration::ZERO,
+            };
+            self.last_swap = Some((swap, now));
+        }
+    }
+
+    /// The words in which the last verdict was said, if it was on this generation.
+    pub fn verdict_on(&self, generation: Generation) -> Option<String> {
+        let last = self.last_verdict.as_ref();
+        last.filter(|(whose, _)| *whose == generation)
+            .map(|(_, text)| text.clone())
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        if let Note::Lost { connections, .. } = note {
+            self.counters.connections_lost += u64::try_from(*connections).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// What was last told is out of date.
+    pub fn changed(&mut self) {
+        self.last_state = None;
+    }
+}
+
+impl World {
+    pub(super) fn state(&mut self, supervisor: &Supervisor, now: Time) -> Value {
+        if let Some((state, since)) = &self.figures.last_state
+            && now.saturating_sub(*since) < FRESH
+        {
+            return state.clone();
+        }
+        let mut generations = status::generations(supervisor, now);
+        for generation in &mut generations {
+            self.fill_in(generation, now);
+        }
+        let last_swap = self
+            .figures
+            .last_swap
+            .as_ref()
+            .map(|(swap, since)| LastSwap {
+                ago: now.saturating_sub(*since),
+                ..swap.clone()
+            });
+        let words = self.args.command.iter();
+        let state = State {
+            name: self.control.name().to_owned(),
+            command: words
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            socket: self.control.path().map(Into::into),
+            uptime: now.saturating_sub(self.figures.started),
+            doing: Doing::of(supervisor),
+            waits: status::waits(supervisor, now),
+            listeners: self.listener_states(),
+            generations,
+            last_swap,
+            counters: self.figures.counters.clone(),
+        };
+        let state = state.to_json();
+        self.figures.last_state = Some((state.clone(), now));
+        state
+    }
+
+    fn listener_states(&self) -> Vec<ListenerState> {
+        let shown = self.listeners.shown().into_iter();
+        let states = shown.map(|shown| ListenerState {
+            name: shown.name,
+            address: shown.address,
+            steered: shown.steered,
+            captured: shown.captured,
+            queue: shown.queue,
+        });
+        states.collect()
+    }
+
+    fn fill_in(&mut self, state: &mut GenerationState, now: Time) {
+        let generation = state.generation;
+        if let Some(life) = self.lives.get(&generation) {
+            state.age = Some(now.saturating_sub(life.started));
+            state.restarts = life.restarts;
+        }
+        let Some(server) = self.servers.get(&generation) else {
+            return;
+        };
+        let processes = server.processes();
+        let held = self.listeners.sockets_of(generation);
+        state.pid = Some(server.pid().as_raw());
+        state.memory = Memory::of(&processes);
+        state.connections = match self.drains.get_mut(&generation) {
+            Some(drain) => drain.count(&held, &processes),
+            None => Counter::default().count(&held, &processes).connections,
+        };
+    }
+}
