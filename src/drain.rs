@@ -8,7 +8,8 @@ use nix::unistd::Pid;
 
 use crate::connections::backlog::Backlog;
 use crate::connections::census::{Census, Counter};
-use crate::listener::{Held, Kind};
+use crate::listener::{Held, Kind, ListenerId};
+use crate::ready::waited_on;
 use crate::supervisor::{Generation, Queue, Time};
 use crate::sys;
 
@@ -39,6 +40,8 @@ pub struct Drain {
     said: Option<Queue>,
     connections: Option<usize>,
     counter: Counter,
+    doubted: Vec<ListenerId>,
+    left_out: Vec<ListenerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,14 @@ impl Drain {
             said: None,
             connections: None,
             counter: Counter::default(),
+            doubted: Vec::new(),
+            left_out: Vec::new(),
         }
+    }
+
+    /// It was not seen accepting on these. Where it still does not, nobody is served by waiting for it.
+    pub fn doubt(&mut self, listeners: Vec<ListenerId>) {
+        self.doubted = listeners;
     }
 
     pub fn generation(&self) -> Generation {
@@ -88,6 +98,10 @@ impl Drain {
         if self.next.is_none_or(|next| now < next) {
             return Vec::new();
         }
+        self.leave_out(held, pids);
+        let accepts = |held: &&Held| !self.left_out.contains(&held.listener);
+        let held: Vec<_> = held.iter().filter(accepts).copied().collect();
+        let held = &held[..];
         let reading = match self.wait {
             Wait::Queue { .. } if !held.iter().any(has_own_queue) => {
                 self.next = None;
@@ -119,6 +133,17 @@ impl Drain {
     pub fn count(&mut self, held: &[Held], pids: &[Pid]) -> Option<usize> {
         self.connections = self.counter.count(held, pids).connections;
         self.connections
+    }
+
+    fn leave_out(&mut self, held: &[Held], pids: &[Pid]) {
+        let doubted = std::mem::take(&mut self.doubted);
+        for one in held.iter().filter(|one| doubted.contains(&one.listener)) {
+            let one = std::slice::from_ref(one);
+            let has_accepted = Counter::default().count(one, pids).connections != Some(0);
+            if !has_accepted && waited_on(one, pids).is_empty() {
+                self.left_out.extend(one.iter().map(|one| one.listener));
+            }
+        }
     }
 
     fn queue_seen(&mut self, now: Time, took: Duration, backlog: Backlog) -> Option<Reading> {
@@ -173,7 +198,11 @@ fn has_own_queue(held: &Held) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::connections::inode_of;
 
     const CUT: Time = Time::from_secs(500);
     const OPEN: Backlog = Backlog {
@@ -308,5 +337,37 @@ mod tests {
         drain.count_connections();
         assert_eq!(drain.look(CUT, &[], &[]), [Reading::Quiet]);
         assert_eq!((drain.deadline(), drain.connections()), (None, Some(0)));
+    }
+
+    #[test]
+    fn a_queue_that_nobody_takes_from_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let held = Held {
+            listener: ListenerId(4),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind: Kind::Tcp {
+                port: address.port(),
+            },
+            steered: true,
+            captured: false,
+            listens: true,
+        };
+        let client = TcpStream::connect(address).unwrap();
+        let us = [Pid::this()];
+        let waiting = [Reading::Queue(Queue::Waiting)];
+        assert_eq!(drain().look(CUT, &[held], &us), waiting);
+        let mut doubted = drain();
+        doubted.doubt(vec![held.listener]);
+        let settled = [Reading::Queue(Queue::Settled)];
+        assert_eq!(doubted.look(CUT, &[held], &us), settled);
+        // It has begun to accept since it was last seen not to.
+        let served = listener.accept().unwrap();
+        let second = TcpStream::connect(address).unwrap();
+        let mut doubted = drain();
+        doubted.doubt(vec![held.listener]);
+        assert_eq!(doubted.look(CUT, &[held], &us), waiting);
+        drop((client, served, second));
     }
 }

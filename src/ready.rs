@@ -22,7 +22,7 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::listener::{self, Held, ListenerId};
+use crate::listener::{Held, ListenerId};
 use crate::supervisor::Time;
 use crate::sys;
 use auto::Auto;
@@ -293,15 +293,3 @@ pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
 
 #[cfg(test)]
 mod tests;
-
-/// Whether one of these processes waits for a client on one of these sockets.
-pub fn is_waited_on(pids: &[Pid], held: &[Held]) -> bool {
-    let sought: Vec<seen::Sought> = held
-        .iter()
-        .map(|held| seen::Sought {
-            inode: held.inode,
-            datagrams: matches!(held.kind, listener::Kind::Udp { .. }),
-        })
-        .collect();
-    !pids.is_empty() && !seen::look(pids, &sought).waiting.is_empty()
-}

@@ -153,8 +153,14 @@ impl World {
 
     fn drain(&mut self, generation: Generation) {
         self.leaves(generation);
-        self.drains
-            .insert(generation, Drain::new(generation, sys::now()));
+        let mut drain = Drain::new(generation, sys::now());
+        let held = self.listeners.sockets_of(generation);
+        let held = held.iter().map(|held| held.listener);
+        drain.doubt(
+            held.filter(|listener| !self.accepted_on.contains(listener))
+                .collect(),
+        );
+        self.drains.insert(generation, drain);
     }
 
     fn leaves(&mut self, generation: Generation) {

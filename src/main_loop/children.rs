@@ -40,7 +40,7 @@ impl World {
         let mut exit = server.died(status);
         if exit == Exit::Status(0) {
             let held = self.listeners.sockets_of(generation);
-            if ready::is_waited_on(&server.processes(), &held) {
+            if !ready::waited_on(&held, &server.processes()).is_empty() {
                 exit = Exit::Background;
             }
         }
