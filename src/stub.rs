@@ -23,7 +23,6 @@ use nix::unistd::{chdir, dup2_stdin, execve, getpid};
 
 use crate::capture::filter;
 use crate::program;
-use crate::sys;
 use crate::sys::process;
 use identity::Identity;
 use line::StubLine;
@@ -223,7 +222,7 @@ impl Ready {
             Ok(path) => path,
             Err(error) => return Refusal::ours("pass its path on", &error),
         };
-        sys::reset_signal_dispositions();
+        process::reset_signal_dispositions();
         // A stop signal that came meanwhile ends the server now, before it has begun.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         // nobody would ever stop it

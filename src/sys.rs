@@ -455,14 +455,6 @@ pub fn extended_attribute(path: &CStr, name: &CStr, value: &mut [u8]) -> io::Res
     usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
 }
 
-/// Puts every signal's disposition back to the default; for the stub, which becomes somebody else's program.
-pub fn reset_signal_dispositions() {
-    for number in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; KILL, STOP and the C library's own two refuse, which is no harm.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-}
-
 extern "C" fn take_note_of_nothing(_signal: c_int) {}
 
 /// Installs a handler that does nothing, so that the signal shows as caught (SigCgt) to service managers.

@@ -54,3 +54,26 @@ pub fn reap() -> io::Result<Option<(Pid, ExitStatus)>> {
     let pid = check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
     Ok((pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status))))
 }
+
+/// As large as a signal set is to the kernel.
+const SIGNAL_SET: usize = 8;
+
+/// Puts every signal's disposition back to the default; for the stub, which becomes somebody else's program.
+///
+/// By the system call itself: the C library keeps two signals to itself, and has them ignored in what posix_spawn(3) starts.
+pub fn reset_signal_dispositions() {
+    // larger than the kernel's own structure on every architecture; all zeroes are SIG_DFL without flags
+    let default = [0_u64; 8];
+    for number in 1..=64 {
+        // SAFETY: the kernel reads one sigaction, and the default runs no code of ours; KILL and STOP refuse.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                SIGNAL_SET,
+            )
+        };
+    }
+}

@@ -38,6 +38,19 @@ fn a_server_finds_its_sockets_and_its_own_pid_and_nothing_else() {
 }
 
 #[test]
+fn a_server_starts_with_no_signal_blocked_or_ignored() {
+    let mut site = Site::start(
+        &sh("exec grep -E 'Sig(Blk|Ign)' /proc/self/status >&2"),
+        launch(0),
+    );
+    site.reap();
+    assert_eq!(
+        site.lines(),
+        ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"]
+    );
+}
+
+#[test]
 fn many_sockets_keep_their_order() {
     let file = |at: u64| {
         let file = tempfile::tempfile().expect("a file");
