@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::cli::options::Stderr;
 use crate::server::output::Output;
-use crate::server::{environment, exit_of};
+use crate::server::{OF_A_COMMAND, environment, exit_of};
 use crate::stub::line::{self, Answer, Line};
 use crate::stub::order::Order;
 use crate::supervisor::{Exit, Time};
@@ -58,6 +58,7 @@ impl Command {
         for (name, value) in told {
             environment::set(&mut environment, name, value);
         }
+        environment::set(&mut environment, OF_A_COMMAND, purpose);
         let order = Order {
             command,
             environment,

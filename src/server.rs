@@ -28,7 +28,9 @@ use crate::stub::line::{self, Answer, Line};
 use crate::stub::order::Order;
 use crate::supervisor::{Exit, Generation, Time};
 use output::Output;
-use tree::Mark;
+use tree::Tree;
+
+pub use tree::OF_A_COMMAND;
 
 /// What holds for every generation.
 #[derive(Clone, Debug)]
@@ -78,9 +80,8 @@ pub enum Report {
 #[derive(Debug)]
 pub struct Server {
     generation: Generation,
-    main: Pid,
     started: Time,
-    mark: Mark,
+    tree: Tree,
     /// Until exec.
     line: Option<Line>,
     refusal: Option<(i32, String)>,
@@ -88,7 +89,6 @@ pub struct Server {
     program: Option<OwnedFd>,
     /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
     binder: Option<Pid>,
-    main_lives: bool,
     /// What is left of it dies as soon as it is seen.
     doomed: bool,
 }
@@ -143,15 +143,13 @@ impl Server {
         let (main, line) = line::start(&order, &handed, Stdio::inherit(), stderr)?;
         Ok(Self {
             generation,
-            main,
             started: now,
-            mark: Mark::new(environment::of_hotswap(recipe, generation, &notify)),
+            tree: Tree::new(main, environment::of_hotswap(recipe, generation, &notify)),
             line: Some(line),
             refusal: None,
             output,
             program,
             binder: None,
-            main_lives: true,
             doomed: false,
         })
     }
@@ -162,7 +160,12 @@ impl Server {
 
     /// Of its main process.
     pub fn pid(&self) -> Pid {
-        self.main
+        self.tree.main
+    }
+
+    /// Its main process lives, or has not been reaped, and this is its pid.
+    pub fn is_main(&self, pid: Pid) -> bool {
+        self.tree.main_lives && self.tree.main == pid
     }
 
     pub fn started(&self) -> Time {
@@ -231,15 +234,15 @@ impl Server {
 
     /// To the main process alone: helpers may have to finish their own work.
     pub fn signal_main(&self, signal: Signal) {
-        if self.main_lives {
+        if self.tree.main_lives {
             // until it is reaped the pid is nobody else's
-            let _ = kill(self.main, signal);
+            let _ = kill(self.tree.main, signal);
         }
     }
 
     /// Asks it to end, and wakes it up for that.
     pub fn stop(&self, signal: Signal) {
-        let binder = self.binder.filter(|binder| *binder != self.main);
+        let binder = self.binder.filter(|binder| *binder != self.tree.main);
         match binder.filter(|binder| self.has(*binder)) {
             Some(binder) => {
                 let _ = kill(binder, signal);
@@ -259,11 +262,11 @@ impl Server {
     fn kill_what_is_left(&self) {
         // Who forks while it is looked for is found in the next round, or when its parent has been reaped.
         for _ in 0..3 {
-            if self.main_lives || tree::group_exists(self.main) {
-                let _ = killpg(self.main, Signal::SIGKILL);
+            if self.tree.main_lives || self.tree.group_exists() {
+                let _ = killpg(self.tree.main, Signal::SIGKILL);
             }
             let escaped = self.processes();
-            if escaped.iter().all(|pid| *pid == self.main) {
+            if escaped.iter().all(|pid| *pid == self.tree.main) {
                 return;
             }
             for pid in escaped {
@@ -274,26 +277,24 @@ impl Server {
 
     /// All of its processes: what descends from the main one, and orphans that hotswap has adopted.
     pub fn processes(&self) -> Vec<Pid> {
-        tree::processes(self.main, self.main_lives, &self.mark)
+        self.tree.processes()
     }
 
     /// Whether this process is one of them; it asks for less than all of them do.
     pub fn has(&self, process: Pid) -> bool {
-        tree::has(self.main, self.main_lives, &self.mark, process)
+        self.tree.has(process)
     }
 
     /// Nothing of it is left.
     pub fn is_gone(&self) -> bool {
-        !self.main_lives
-            && !tree::group_exists(self.main)
-            && tree::orphans(self.main, &self.mark).is_empty()
+        self.tree.is_empty()
     }
 
     /// Its main process has been reaped.
     pub fn died(&mut self, status: ExitStatus) -> Exit {
         self.hear();
         self.line = None;
-        self.main_lives = false;
+        self.tree.lose_main();
         if let Some(output) = &mut self.output {
             output.finish();
         }

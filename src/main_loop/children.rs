@@ -16,7 +16,7 @@ impl World {
         while let Ok(Some((pid, status))) = sys::process::reap() {
             let mut servers = self.servers.iter();
             let server = servers
-                .find(|(_, server)| server.pid() == pid)
+                .find(|(_, server)| server.is_main(pid))
                 .map(|(generation, _)| *generation);
             let command = self
                 .commands

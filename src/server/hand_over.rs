@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::output::Output;
-use super::tree::Mark;
+use super::tree::Tree;
 use crate::supervisor::Generation;
 
 impl Server {
@@ -16,16 +16,21 @@ impl Server {
     pub fn hand_over(&self) -> (Value, Vec<BorrowedFd<'_>>) {
         let pipe = self.output.as_ref().and_then(Output::pipe);
         let program = self.program.as_ref().map(AsFd::as_fd);
+        let strays: Vec<(i32, u64)> = (self.tree.strays.iter())
+            .map(|(pid, started)| (pid.as_raw(), *started))
+            .collect();
         let told = json!({
             "generation": self.generation.0,
-            "main": self.main.as_raw(),
+            "main": self.tree.main.as_raw(),
             "started": u64::try_from(self.started.as_nanos()).unwrap_or(u64::MAX),
-            "mark": self.mark.written(),
+            "mark": self.tree.mark,
+            "since": self.tree.since,
+            "strays": strays,
             "pipe": pipe.is_some(),
             "program": program.is_some(),
             "last_lines": self.last_lines(),
             "binder": self.binder.map(Pid::as_raw),
-            "main_lives": self.main_lives,
+            "main_lives": self.tree.main_lives,
             "doomed": self.doomed,
         });
         (told, pipe.into_iter().chain(program).collect())
@@ -51,18 +56,29 @@ impl Server {
         let has_output = pipe.is_some() || !lines.is_empty();
         Some(Self {
             generation: Generation(u32::try_from(told["generation"].as_u64()?).ok()?),
-            main: pid(&told["main"])?,
             started: Duration::from_nanos(told["started"].as_u64()?),
-            mark: Mark::of_written(serde_json::from_value(told["mark"].clone()).ok()?),
+            tree: tree(told)?,
             line: None,
             refusal: None,
             output: has_output.then(|| Output::over(pipe, lines)),
             program,
             binder: pid(&told["binder"]),
-            main_lives: flag("main_lives")?,
             doomed: flag("doomed")?,
         })
     }
+}
+
+fn tree(told: &Value) -> Option<Tree> {
+    let strays: Vec<(i32, u64)> = serde_json::from_value(told["strays"].clone()).ok()?;
+    Some(Tree {
+        main: pid(&told["main"])?,
+        main_lives: told["main_lives"].as_bool()?,
+        since: told["since"].as_u64()?,
+        mark: serde_json::from_value(told["mark"].clone()).ok()?,
+        strays: (strays.into_iter())
+            .map(|(pid, started)| (Pid::from_raw(pid), started))
+            .collect(),
+    })
 }
 
 fn pid(told: &Value) -> Option<Pid> {

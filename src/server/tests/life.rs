@@ -83,3 +83,22 @@ fn what_a_daemon_leaves_behind_belongs_to_its_generation() {
     assert!(!site.server.has(nix::unistd::getpid()));
     assert!(!site.server.has(Pid::from_raw(1)));
 }
+
+#[test]
+fn a_daemon_without_any_variables_belongs_to_the_one_whose_death_made_it_an_orphan() {
+    let script = "setsid -f env -i sh -c 'echo away >&2; exec sleep 60'; exec sleep 60";
+    let mut site = Site::start(&sh(script), launch(0));
+    site.until_it_says("away");
+    assert_eq!(
+        site.server.processes(),
+        [site.server.pid()],
+        "nobody else's"
+    );
+    site.server.signal_main(Signal::SIGKILL);
+    site.reap();
+    assert!(!site.server.is_gone());
+    let left = site.server.processes();
+    site.server.kill();
+    waitpid(left[0], None).expect("the daemon is ours");
+    assert!(site.server.is_gone());
+}
