@@ -51,8 +51,13 @@ impl World {
             }
             for listener in ready.missing {
                 let address = self.listeners.address_of(listener);
+                let clients = if first {
+                    "wait"
+                } else {
+                    "stay with the old one"
+                };
                 self.warn(format!(
-                    "{candidate} does not accept on {address}: its clients stay with the old one"
+                    "{candidate} does not accept on {address}: its clients {clients}"
                 ));
             }
             batch.readiness.push(Event::Ready(candidate));
