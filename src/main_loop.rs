@@ -94,7 +94,7 @@ struct World {
     commands: Vec<(Purpose, Command)>,
     /// Where the last generation that served accepted connections: the next one must, too.
     accepted_on: Vec<ListenerId>,
-    /// This server has said READY=1 before.
+    /// A generation that got to serve has said READY=1: the next one must, too.
     says_ready: bool,
     /// Those who ask from outside.
     control: Control,
@@ -116,6 +116,7 @@ struct Life {
     ready: Option<(String, Duration)>,
     serving_since: Option<Time>,
     drains_since: Option<Time>,
+    said_ready: bool,
     /// Where it was seen accepting.
     accepts: Vec<ListenerId>,
 }

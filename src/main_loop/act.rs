@@ -132,6 +132,7 @@ impl World {
                 ready: None,
                 serving_since: None,
                 drains_since: None,
+                said_ready: false,
                 accepts: Vec::new(),
             },
         );

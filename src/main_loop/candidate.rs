@@ -119,7 +119,10 @@ impl World {
         if !notices.contains(&Notice::Ready) {
             return;
         }
-        self.says_ready = true;
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.said_ready = true;
+            self.says_ready |= life.serving_since.is_some();
+        }
         if let Some((_, readiness)) = self
             .readiness
             .as_mut()

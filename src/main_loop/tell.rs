@@ -79,6 +79,7 @@ impl World {
         let (how, after) = self.readiness_of(generation);
         if let Some(life) = self.lives.get_mut(&generation) {
             life.serving_since = Some(now);
+            self.says_ready |= life.said_ready;
             self.accepted_on = std::mem::take(&mut life.accepts);
         }
         self.readiness = None;
@@ -115,10 +116,9 @@ impl World {
     }
 
     fn goes(&mut self, generation: Generation, exit: Option<&Exit>) -> News {
-        let served = self
-            .lives
-            .get(&generation)
-            .is_some_and(|life| life.serving_since.is_some());
+        let life = self.lives.get(&generation);
+        let served = life.is_some_and(|life| life.serving_since.is_some());
+        let was_ended = life.is_some_and(|life| life.drains_since.is_some());
         let after = self.since(generation, |life| {
             life.drains_since
                 .or(life.serving_since)
@@ -129,8 +129,12 @@ impl World {
             self.figures.counters.gone_after(after);
         }
         let news = News::gone(generation, after, exit);
-        // What became of a candidate that never served has been said.
-        if served { news } else { news.at(Level::Debug) }
+        // That a candidate died by itself has been said.
+        if served || was_ended {
+            news
+        } else {
+            news.at(Level::Debug)
+        }
     }
 
     fn readiness_of(&self, generation: Generation) -> (String, Duration) {

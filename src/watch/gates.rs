@@ -173,10 +173,7 @@ pub enum Fitness {
 pub fn fitness(path: &Path, usual: Option<Form>) -> Fitness {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Fitness::Unfit("does not exist".into());
-        }
-        Err(error) => return Fitness::Unfit(format!("cannot be looked at: {error}")),
+        Err(error) => return Fitness::Unfit(format!("cannot be run: {error}")),
     };
     match program(path, &metadata, usual) {
         Gate::Written => Fitness::BeingWritten,

@@ -295,7 +295,10 @@ fn only_a_whole_program_that_nobody_writes_is_fit() {
         unfit("is neither an ELF program nor a script with #!")
     );
     fs::remove_file(&server).unwrap();
-    assert_eq!(fit(), unfit("does not exist"));
+    assert_eq!(
+        fit(),
+        unfit("cannot be run: No such file or directory (os error 2)")
+    );
     fs::create_dir(&server).unwrap();
     assert_eq!(fit(), unfit("is not a regular file"));
 }
