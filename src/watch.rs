@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fmt::{self, Write};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
@@ -22,6 +23,7 @@ mod form;
 mod gates;
 mod places;
 mod reading;
+mod subjects;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -38,6 +40,11 @@ use tree::Tree;
 const BREATH: Duration = Duration::from_millis(5);
 /// The time between two looks at files in a directory that is too noisy to listen to.
 const NOISY_POLL: Duration = Duration::from_millis(20);
+/// How long a change waits at most, and at most two debounce times, for others that are about to settle: so that all of
+/// them are one swap.
+const COMPANY: Duration = Duration::from_millis(200);
+/// More than anybody waits, and times can be reckoned with it.
+const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 /// The poll interval where there are no events, if the user wants none.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
 
@@ -62,6 +69,20 @@ pub struct Changed {
     pub path: PathBuf,
 }
 
+impl fmt::Display for Changed {
+    /// Without what would speak to a terminal: whoever may write into a watched tree chooses the names in it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for c in self.path.to_string_lossy().chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 pub struct Watch {
     events: Events,
     files: Vec<Watched>,
@@ -80,6 +101,9 @@ pub struct Watch {
     /// Something was touched, or is due for another reason.
     hinted: Option<Time>,
     looked: Time,
+    /// Changes that wait for others, and since when.
+    found: Vec<Changed>,
+    found_at: Time,
 }
 
 impl Watch {
@@ -93,7 +117,8 @@ impl Watch {
         poll: Duration,
         now: Time,
     ) -> io::Result<(Self, Vec<String>)> {
-        let (files, trees, mut warnings) = subjects(&targets, debounce, poll);
+        let (debounce, poll) = (debounce.min(LONGEST), poll.min(LONGEST));
+        let (files, trees, mut warnings) = subjects::subjects(&targets, debounce, poll);
         let is_idle = files.is_empty() && trees.is_empty();
         let mut watch = Self {
             events: if is_idle {
@@ -116,6 +141,8 @@ impl Watch {
                 .unwrap_or_default(),
             hinted: (!is_idle).then_some(now),
             looked: now,
+            found: Vec::new(),
+            found_at: now,
         };
         watch.follow();
         warnings.extend(watch.complaint());
@@ -142,7 +169,9 @@ impl Watch {
         let files = self.files.iter().filter_map(Watched::deadline);
         let trees = self.trees.iter().filter_map(Tree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
-        files.chain(trees).chain(poll).chain(self.hinted).min()
+        let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
+        let ours = poll.into_iter().chain(self.hinted).chain(found);
+        files.chain(trees).chain(ours).min()
     }
 
     fn poll_interval(&self) -> Option<Duration> {
@@ -168,11 +197,13 @@ impl Watch {
             self.trees.iter_mut().for_each(Tree::stir);
         }
         self.find_ways(now);
-        let mut changed = Vec::new();
+        if self.found.is_empty() {
+            self.found_at = now;
+        }
         for file in &mut self.files {
             let arrival = arrival(&hints, file.way());
             if file.look(now, arrival, self.debounce, self.usual) {
-                changed.push(Changed {
+                self.found.push(Changed {
                     path: file.spelled.clone(),
                 });
             }
@@ -180,7 +211,7 @@ impl Watch {
         let mut other_directories = false;
         for tree in &mut self.trees {
             let (path, others) = tree.look(now);
-            changed.extend(path.map(|path| Changed { path }));
+            self.found.extend(path.map(|path| Changed { path }));
             other_directories |= others;
         }
         if other_directories {
@@ -189,7 +220,16 @@ impl Watch {
         if let Some(complaint) = self.complaint() {
             log::warn!("{complaint}");
         }
-        changed
+        let others =
+            self.files.iter().any(Watched::is_settling) || self.trees.iter().any(Tree::is_settling);
+        if others && now < self.found_at + self.company() {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.found)
+    }
+
+    fn company(&self) -> Duration {
+        COMPANY.min(self.debounce * 2)
     }
 
     /// Until [`Watch::baseline`]: a command of ours may write whatever it likes.
@@ -201,6 +241,7 @@ impl Watch {
     pub fn baseline(&mut self) {
         self.held = false;
         self.told_of_failure = false;
+        self.found.clear();
         for file in &mut self.files {
             file.take_as_tried();
         }
@@ -330,53 +371,4 @@ fn arrival(hints: &Hints, way: &[Place]) -> Arrival {
         Arrival::Unknown if flipped => Arrival::Moved,
         arrival => arrival,
     }
-}
-
-fn subjects(
-    targets: &Targets,
-    debounce: Duration,
-    poll: Duration,
-) -> (Vec<Watched>, Vec<Tree>, Vec<String>) {
-    let mut warnings = Vec::new();
-    let mut files = Vec::new();
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    if let Some(program) = targets.program.as_deref().filter(|_| targets.watch_program) {
-        if let Some(name) = advice::interpreter(program) {
-            if targets.paths.is_empty() {
-                let arguments = targets.command.get(1..).unwrap_or_default();
-                let directory = targets.directory.as_deref();
-                warnings.push(advice::about_interpreter(name, arguments, directory));
-            }
-        } else {
-            let spelled = targets
-                .command
-                .first()
-                .map_or_else(|| program.into(), PathBuf::from);
-            files.push(Watched::new(Role::Program, spelled, absolute(program)));
-        }
-    }
-    let (directories, plain): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        targets.paths.iter().partition(|path| path.is_dir());
-    for path in plain.into_iter().chain(&targets.env_file) {
-        if !path.exists() {
-            warnings.push(format!(
-                "{} does not exist yet; it is watched for",
-                path.display()
-            ));
-        }
-        files.push(Watched::new(Role::Plain, path.clone(), absolute(path)));
-    }
-    warnings.extend(
-        files
-            .iter()
-            .filter_map(|file| advice::about_mount(file.path())),
-    );
-    let others: HashSet<PathBuf> = files
-        .iter()
-        .filter_map(|file| file.path().canonicalize().ok())
-        .collect();
-    let tree =
-        |path: &PathBuf| Tree::new(path.clone(), absolute(path), others.clone(), debounce, poll);
-    let trees = directories.into_iter().map(tree).collect();
-    (files, trees, warnings)
 }

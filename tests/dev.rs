@@ -61,6 +61,10 @@ fn settings_and_further_files_are_watched() {
     expect_swaps(&site, 1, || fs::write(&page, "two").expect("a page"));
     assert!(site.log.says(&format!("{} changed", page.display())));
     expect_swaps(&site, 0, || fs::remove_file(&page).expect("the page"));
+    expect_swaps(&site, 1, || {
+        fs::write(&env, "VERSION=v3\n").expect("settings");
+        fs::write(&page, "three").expect("a page");
+    });
     clients.expect_no_failure();
 }
 

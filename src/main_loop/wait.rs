@@ -252,11 +252,14 @@ impl World {
             batch.requests.extend(self.check_program());
         }
         if self.watch.deadline().is_some_and(|due| due <= now) {
-            for changed in self.watch.look(now) {
-                let text = format!("{} changed", changed.path.display());
-                self.tell(&News::new(Kind::Changed, text));
-                batch.requests.push(Event::FileChanged);
+            let changed = self.watch.look(now);
+            for changed in &changed {
+                self.tell(&News::new(Kind::Changed, format!("{changed} changed")));
             }
+            // One swap for all of them: a second request would replace its candidate.
+            batch
+                .requests
+                .extend((!changed.is_empty()).then_some(Event::FileChanged));
         }
     }
 }

@@ -68,6 +68,7 @@ pub struct Watched {
     reading: Option<Reading>,
     serving: Option<Known>,
     fresh: Option<Fresh>,
+    settling: bool,
     again: Option<Time>,
 }
 
@@ -83,6 +84,7 @@ impl Watched {
             reading: None,
             serving: None,
             fresh: None,
+            settling: false,
             again: None,
         };
         watched.take_as_tried();
@@ -96,6 +98,11 @@ impl Watched {
 
     pub fn way(&self) -> &[Place] {
         &self.way
+    }
+
+    /// It has passed the gates, and only has to stay quiet, or to be read.
+    pub fn is_settling(&self) -> bool {
+        self.settling
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -116,6 +123,7 @@ impl Watched {
             .ok()
             .map(|metadata| Identity::of(&metadata));
         let fresh = self.fresh.take();
+        self.settling = false;
         self.again = None;
         if identity.is_some() && identity == self.tried.identity {
             return;
@@ -176,6 +184,7 @@ impl Watched {
         usual: Option<Form>,
     ) -> bool {
         self.again = None;
+        self.settling = false;
         self.finish_tried();
         let Ok(metadata) = fs::metadata(&self.path) else {
             self.fresh = None;
@@ -204,11 +213,13 @@ impl Watched {
             Gate::Open(passed) if passed.identity != identity => self.again = Some(now),
             Gate::Open(passed) => {
                 let settled = fresh.since + fresh.settle(passed.certain, debounce);
-                if settled > now {
-                    self.again = Some(settled);
-                } else {
-                    return self.compare(now, fresh, passed.file);
+                if settled <= now {
+                    let differs = self.compare(now, fresh, passed.file);
+                    self.settling = self.fresh.is_some();
+                    return differs;
                 }
+                self.settling = true;
+                self.again = Some(settled);
             }
         }
         self.fresh = Some(fresh);

@@ -153,6 +153,11 @@ impl Tree {
         self.absorb = None;
     }
 
+    /// A difference was found, and it only has to stay.
+    pub fn is_settling(&self) -> bool {
+        self.pending.is_some()
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         if self.scan.is_some() {
             return Some(Time::ZERO);

@@ -168,6 +168,32 @@ fn another_tree_behind_a_link_is_one_change() {
 }
 
 #[test]
+fn files_that_change_together_are_told_together() {
+    let mut bench = Bench::with(|home| {
+        write(&home.join("server"), "v1");
+        fs::create_dir(home.join("src")).unwrap();
+        fs::write(home.join("env"), "A=1").unwrap();
+        Targets {
+            paths: vec![home.join("src")],
+            env_file: Some(home.join("env")),
+            ..program("server")(home)
+        }
+    });
+    fs::write(bench.path("src/main.rs"), "main").unwrap();
+    fs::write(bench.path("env"), "A=2").unwrap();
+    publish(&bench.path("server"), "v2");
+    let until = sys::now() + PATIENCE;
+    let mut told = Vec::new();
+    while told.is_empty() && sys::now() < until {
+        told = bench.turn(until);
+    }
+    let mut told = paths(&told);
+    told.sort_unstable();
+    let expected = ["env", "server", "src/main.rs"].map(|name| bench.path(name));
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn what_changes_before_the_baseline_belongs_to_this_swap() {
     let mut bench = Bench::with(|home| {
         write(&home.join("server"), "v1");
@@ -322,4 +348,11 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
     assert_eq!(bench.watch.deadline(), None);
     assert!(bench.watch.polled().is_empty());
     assert_eq!(bench.watch.fit(), Fitness::Fit);
+}
+
+#[test]
+fn a_file_name_says_nothing_to_a_terminal() {
+    let path = PathBuf::from("src/\u{1b}[2J\nhotswap: stopped.é");
+    let said = Changed { path }.to_string();
+    assert_eq!(said, "src/\\u{1b}[2J\\nhotswap: stopped.é");
 }

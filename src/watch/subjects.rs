@@ -1,0 +1,60 @@
+//! From what the user names to what is watched, and what he should know of it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::watch::Targets;
+use crate::watch::advice;
+use crate::watch::file::{Role, Watched};
+use crate::watch::tree::Tree;
+
+/// Files, trees, and a line for each thing to be known.
+pub fn subjects(
+    targets: &Targets,
+    debounce: Duration,
+    poll: Duration,
+) -> (Vec<Watched>, Vec<Tree>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut files = Vec::new();
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(program) = targets.program.as_deref().filter(|_| targets.watch_program) {
+        if let Some(name) = advice::interpreter(program) {
+            if targets.paths.is_empty() {
+                let arguments = targets.command.get(1..).unwrap_or_default();
+                let directory = targets.directory.as_deref();
+                warnings.push(advice::about_interpreter(name, arguments, directory));
+            }
+        } else {
+            let spelled = targets
+                .command
+                .first()
+                .map_or_else(|| program.into(), PathBuf::from);
+            files.push(Watched::new(Role::Program, spelled, absolute(program)));
+        }
+    }
+    let (directories, plain): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        targets.paths.iter().partition(|path| path.is_dir());
+    for path in plain.into_iter().chain(&targets.env_file) {
+        if !path.exists() {
+            warnings.push(format!(
+                "{} does not exist yet; it is watched for",
+                path.display()
+            ));
+        }
+        files.push(Watched::new(Role::Plain, path.clone(), absolute(path)));
+    }
+    warnings.extend(
+        files
+            .iter()
+            .filter_map(|file| advice::about_mount(file.path())),
+    );
+    let others: HashSet<PathBuf> = files
+        .iter()
+        .filter_map(|file| file.path().canonicalize().ok())
+        .collect();
+    let tree =
+        |path: &PathBuf| Tree::new(path.clone(), absolute(path), others.clone(), debounce, poll);
+    let trees = directories.into_iter().map(tree).collect();
+    (files, trees, warnings)
+}
