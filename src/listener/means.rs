@@ -27,6 +27,8 @@ pub struct Means {
     /// One descriptor for the main loop's poll, however many sockets there are.
     epoll: Epoll,
     relays: Relays,
+    /// The user has been told what that means.
+    has_relayed: bool,
     /// Descriptors or memory are out: until then nobody is taken off a parked socket, or the loop would try for ever.
     exhausted: Option<Time>,
     notes: Vec<Note>,
@@ -39,6 +41,7 @@ impl Means {
             repairs: true,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             relays: Relays::default(),
+            has_relayed: false,
             exhausted: None,
             notes: Vec::new(),
         })
@@ -178,9 +181,11 @@ impl Means {
         }
         let listener = listener.to_owned();
         if relayed > 0 {
+            let first = !std::mem::replace(&mut self.has_relayed, true);
             self.note(Note::Relayed {
                 listener: listener.clone(),
                 connections: relayed,
+                first,
             });
         }
         if lost > 0 {

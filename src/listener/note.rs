@@ -14,6 +14,7 @@ pub enum Note {
     Relayed {
         listener: String,
         connections: usize,
+        first: bool,
     },
     /// Somebody else's socket has joined the group: it gets no connection, but hotswap must reckon with it.
     Stranger { listener: String, who: String },
@@ -36,12 +37,16 @@ impl fmt::Display for Note {
             Self::Relayed {
                 listener,
                 connections,
+                first,
             } => {
                 let these = count(*connections);
+                let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
-                    "{these} that waited on {listener} for a generation that is gone: relayed"
-                )
+                    "{these} that waited on {listener} for a generation that is gone {are} relayed"
+                )?;
+                let meaning = ": the server sees hotswap's address, not theirs";
+                f.write_str(if *first { meaning } else { "" })
             }
             Self::Stranger { listener, who } => {
                 write!(f, "{who} listens on {listener} too, and gets no connection")

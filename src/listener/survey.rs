@@ -1,6 +1,7 @@
 //! One look at the kernel's tables for all groups: which parked sockets are idle, and who else has joined.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use super::group::Group;
 use super::steer::Inode;
@@ -8,18 +9,21 @@ use crate::connections::listening::{Listening, listening};
 use crate::connections::{handshakes, inet};
 use crate::sys;
 
+/// An address, and the network device that is asked for there.
+type At = (IpAddr, u16, u32);
+
 pub struct Survey {
     /// The parked sockets on which neither a connection nor a handshake is open.
     idle: HashSet<Inode>,
-    /// Every listening socket of this host, if the kernel tells.
-    listening: Option<Vec<Listening>>,
+    /// The listening sockets of this host by their addresses, if the kernel tells.
+    listening: Option<HashMap<At, HashSet<Inode>>>,
 }
 
 impl Survey {
     pub fn of(groups: &[&Group]) -> Self {
         let mut survey = Self {
             idle: HashSet::new(),
-            listening: Some(Vec::new()),
+            listening: Some(HashMap::new()),
         };
         for family in [inet::Family::V4, inet::Family::V6] {
             let groups = groups.iter().copied();
@@ -35,7 +39,17 @@ impl Survey {
 
     fn look(&mut self, family: inet::Family, groups: &[&Group]) {
         match (&mut self.listening, listening(family)) {
-            (Some(all), Ok(more)) => all.extend(more),
+            (Some(all), Ok(more)) => {
+                for Listening {
+                    address,
+                    device,
+                    inode,
+                } in more
+                {
+                    let at = (address.ip(), address.port(), device);
+                    all.entry(at).or_default().insert(inode);
+                }
+            }
             (all, Err(error)) => {
                 log::debug!("cannot see who listens: {error}");
                 *all = None;
@@ -61,11 +75,9 @@ impl Survey {
 
     /// The sockets that listen at the address of this group.
     pub fn members(&self, group: &Group) -> Option<HashSet<Inode>> {
-        let all = self.listening.as_ref()?.iter();
+        let all = self.listening.as_ref()?;
         let at = group.address();
-        let here = all.filter(|listening| {
-            listening.address == (at.ip(), at.port()).into() && listening.device == group.device()
-        });
-        Some(here.map(|listening| listening.inode).collect())
+        let here = all.get(&(at.ip(), at.port(), group.device()));
+        Some(here.cloned().unwrap_or_default())
     }
 }

@@ -45,7 +45,8 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
             house.notes,
             [Note::Relayed {
                 listener,
-                connections
+                connections,
+                first: true
             }]
         );
         std::thread::scope(|scope| {
