@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use crate::cli::options::Stderr;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
+use crate::stub::limit;
 use crate::stub::line::{self, Answer, Line};
 use crate::stub::order::Order;
 use crate::supervisor::{Exit, Time};
@@ -62,6 +63,7 @@ impl Command {
         let order = Order {
             command,
             environment,
+            open_files: limit::given(),
             ..Order::default()
         };
         let (output, theirs) = match stderr {

@@ -16,16 +16,15 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use nix::poll::PollFlags;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::cli::options::Stderr;
 use crate::listener::Seat;
 use crate::program;
-use crate::stub::FIRST;
 use crate::stub::line::{self, Answer, Line};
 use crate::stub::order::Order;
+use crate::stub::{FIRST, limit};
 use crate::supervisor::{Exit, Generation, Time};
 use output::Output;
 use tree::Tree;
@@ -46,8 +45,6 @@ pub struct Recipe {
     /// HOTSWAP_SOCKET.
     pub control: Option<PathBuf>,
     pub capture: bool,
-    /// The limit of open descriptors that the server is to have, if hotswap has raised its own.
-    pub open_files: Option<(u64, u64)>,
 }
 
 /// What one generation is given.
@@ -116,7 +113,7 @@ impl Server {
             capture: recipe.capture,
             numbers: numbers(seats.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
-            open_files: recipe.open_files,
+            open_files: limit::given(),
             environment,
         };
         let program = program.or_else(|| {
@@ -316,14 +313,6 @@ impl Server {
         let output = self.output.as_ref();
         output.map(Output::last_lines).unwrap_or_default()
     }
-}
-
-/// Takes as many descriptors as hotswap may have: each listener is open once for every generation. What it had before, for
-/// [`Recipe::open_files`]; `None` if nothing has changed.
-pub fn raise_open_files() -> Option<(u64, u64)> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-    raised.then_some((soft, hard))
 }
 
 /// How a process ended; `refusal` is why it never became what it should, if it said so.

@@ -4,6 +4,7 @@
 //! code. It needs hotswap for its order alone: whatever hotswap does after that, the stub becomes the server or ends.
 
 mod identity;
+pub mod limit;
 pub mod line;
 pub mod order;
 
@@ -17,7 +18,6 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::PollTimeout;
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{chdir, dup2_stdin, execve, getpid};
 
@@ -111,10 +111,7 @@ fn prepare(
     drop(null);
     arrange(handed, &order.numbers, line, &mut program)
         .map_err(ours("put its sockets in their places"))?;
-    if let Some((soft, hard)) = order.open_files {
-        // best effort: a limit that is too high is no reason not to run
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
-    }
+    limit::put_back(order.open_files);
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
     if order.capture {

@@ -14,6 +14,7 @@ use crate::listener::{Listeners, SocketOptions};
 use crate::news::{Kind, News};
 use crate::server::{Recipe, profile};
 use crate::signals::Signals;
+use crate::stub::limit;
 use crate::supervisor::{Order, Policy, Restart};
 use crate::systemd::{self, Manager};
 use crate::watch::{Targets, Watch};
@@ -45,6 +46,7 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
 
 impl World {
     pub(super) fn open(args: RunArgs) -> Result<Self> {
+        limit::raise();
         let inherited = systemd::inherited();
         check_proc()?;
         let ready_mode = args.ready.clone();
@@ -125,7 +127,6 @@ fn recipe(args: &RunArgs, control: &Control, capture: bool) -> Recipe {
         name: control.name().to_owned(),
         control: control.path().map(Path::to_owned),
         capture,
-        open_files: None,
     }
 }
 

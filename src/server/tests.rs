@@ -29,7 +29,6 @@ fn recipe(command: &[&str]) -> Recipe {
         name: format!("test-{:?}", std::thread::current().id()),
         control: None,
         capture: false,
-        open_files: None,
     }
 }
 

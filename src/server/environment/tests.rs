@@ -36,7 +36,6 @@ fn recipe(command: &[&str]) -> Recipe {
         name: "api".into(),
         control: Some("/run/api.sock".into()),
         capture: false,
-        open_files: None,
     }
 }
 
