@@ -199,6 +199,7 @@ impl Ready {
         let mut environment: Vec<OsString> = order
             .environment
             .iter()
+            .filter(|(name, _)| !order.listen_pid || name != "LISTEN_PID")
             .map(|(name, value)| [name.as_os_str(), value].join(OsStr::new("=")))
             .collect();
         if order.listen_pid {

@@ -25,9 +25,14 @@ pub type Variables = Vec<(OsString, OsString)>;
 fn is_scrubbed(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name == b"NOTIFY_SOCKET"
-        || [b"LISTEN_".as_slice(), b"WATCHDOG_", b"HOTSWAP_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+        || [
+            b"LISTEN_".as_slice(),
+            b"SERVER_STARTER_",
+            b"WATCHDOG_",
+            b"HOTSWAP_",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// hotswap's own variables without those, and with what the env file sets. `whose` are told by the stub, which knows the

@@ -116,6 +116,7 @@ fn what_belongs_to_hotswap_itself_is_scrubbed() {
         "LISTEN_FDS",
         "LISTEN_PIDFDID",
         "NOTIFY_SOCKET",
+        "SERVER_STARTER_PORT",
         "WATCHDOG_USEC",
         "HOTSWAP_LISTEN",
     ];
