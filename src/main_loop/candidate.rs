@@ -115,7 +115,7 @@ impl World {
         let Some(server) = self.servers.get(&generation) else {
             return;
         };
-        let notices = notify.woken(now, |pid| server.processes().contains(&pid));
+        let notices = notify.woken(now, |pid| server.has(pid));
         if !notices.contains(&Notice::Ready) {
             return;
         }
@@ -140,7 +140,7 @@ impl World {
         let from_candidate = self
             .servers
             .get(candidate)
-            .is_some_and(|server| server.processes().contains(&sender));
+            .is_some_and(|server| server.has(sender));
         if from_candidate {
             readiness.said_ready();
         }
