@@ -117,13 +117,18 @@ impl Group {
             means.empty(&self.sockets[at], &self.address.to_string(), &to);
         }
         let socket = &mut self.sockets[at];
+        let listened = socket.listens;
         socket.restore(means.options.backlog)?;
         let duplicate = socket.fd().try_clone_to_owned()?;
         socket.owner = Some(generation);
         let inode = socket.inode;
         self.order.append(inode, Role::Loose);
         self.order.set_role(inode, Role::Loose);
+        if Some(at) == target && !listened {
+            self.steer(inode)?;
+        }
         self.guard(means)?;
+        self.tend(means);
         Ok(duplicate)
     }
 
@@ -349,10 +354,15 @@ impl Group {
     pub fn tend(&mut self, means: &mut Means) {
         let target = self.order.target();
         let listener = self.address.to_string();
+        // while new connections go nowhere in particular, a relayed one could come back
+        let mut sockets = self.sockets.iter();
+        let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target);
         for socket in &mut self.sockets {
             let parked = socket.owner.is_none() && Some(socket.inode) != target;
-            if parked && socket.listens {
+            if parked && socket.listens && served {
                 means.take_off(socket, &listener, &Destination::Inet(self.address));
+            } else if parked && socket.listens {
+                means.turn_away(socket, &listener);
             }
             let interest = match (socket.listens, parked) {
                 (false, _) => None,

@@ -69,11 +69,20 @@ impl Group {
         socket.owner.is_none() && socket.since + REST <= now
     }
 
-    /// Takes note of who else is in the group: a process of our own user can join, and leave at any moment.
+    /// Takes note of what the kernel knows and we do not yet: a server may have shut its socket down a moment ago, and a
+    /// process of our own user can join, and leave at any moment.
     pub(super) fn recognize(&mut self, survey: &Survey, means: &mut Means) {
         let Some(there) = survey.members(self) else {
             return;
         };
+        let ours = self.sockets.iter().filter(|socket| socket.listens);
+        let shut: Vec<Inode> = ours
+            .map(|socket| socket.inode)
+            .filter(|inode| !there.contains(inode))
+            .collect();
+        if !shut.is_empty() {
+            self.shut_down(&shut, means);
+        }
         let gone = self.strangers.difference(&there);
         let gone: Vec<Inode> = gone.copied().collect();
         self.order.leave_together(&gone);

@@ -56,7 +56,8 @@ impl History {
         &living.find(|(other, _)| *other == generation).unwrap().1
     }
 
-    fn happens(&mut self, what: &Happening) {
+    /// Whether hotswap has looked at the group meanwhile.
+    fn happens(&mut self, what: &Happening) -> bool {
         let others = self.others();
         match what {
             Happening::Spawn if self.living.len() < 6 => {
@@ -64,17 +65,19 @@ impl History {
                 let generation = Generation(self.number);
                 let server = self.house.spawn(generation, Sockets::Own);
                 self.living.push((generation, server));
+                return true;
             }
             Happening::CutOver(index) if !others.is_empty() => {
                 let generation = *index.get(&others);
                 if self.is_lost(generation) {
-                    return;
+                    return false;
                 }
                 self.house.cut_over(generation);
                 let held = self.house.listeners.sockets_of(generation);
                 if held[0].listens {
                     self.serving = generation;
                 }
+                return true;
             }
             Happening::Gone(index) if !others.is_empty() => {
                 let generation = *index.get(&others);
@@ -83,16 +86,11 @@ impl History {
             }
             Happening::ShutDown(index) => {
                 self.living[index.index(self.living.len())].1.shuts_down();
-                if others.len() + 1 == self.living.len() {
-                    self.house.wake();
-                }
             }
             Happening::TwoShutDown(index) if others.len() > 1 => {
                 let first = index.index(others.len());
                 self.server(others[first]).shuts_down();
                 self.server(others[(first + 1) % others.len()]).shuts_down();
-                self.clients_find_it();
-                self.house.wake();
             }
             Happening::Reap => {
                 while let Some(deadline) = self.house.listeners.deadline() {
@@ -104,6 +102,7 @@ impl History {
             | Happening::Gone(_)
             | Happening::TwoShutDown(_) => {}
         }
+        false
     }
 
     /// Several candidates at a time, which hotswap never has, cannot be told apart once they have moved.
@@ -116,6 +115,8 @@ impl History {
     }
 
     fn clients_find_it(&self) {
+        // those by which hotswap has found out where it is
+        self.server(self.serving).answers();
         let clients = self.house.clients(3);
         let answered = self.server(self.serving).answers();
         assert_eq!(answered, clients.len(), "of {}", self.serving);
@@ -144,11 +145,16 @@ proptest! {
     fn the_model_is_the_kernels_array(
         history in prop::collection::vec(happening(), 1..40),
         v6 in any::<bool>(),
+        heard in any::<bool>(),
     ) {
         let mut group = History::begin(if v6 { "[::1]:0" } else { "127.0.0.1:0" });
         for what in &history {
-            group.happens(what);
-            group.house.wake();
+            let known = group.happens(what);
+            if heard {
+                group.house.wake();
+            } else if !known {
+                continue;
+            }
             group.clients_find_it();
             group.probes_find_each();
         }

@@ -89,6 +89,23 @@ fn a_server_that_shuts_its_socket_down_moves_nobody_elses() {
 }
 
 #[test]
+fn a_cut_over_knows_of_what_was_shut_down_a_moment_ago() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let first = house.serving(G1);
+    let second = house.serving(G2);
+    let third = house.spawn(G3, Sockets::Own);
+    first.shuts_down();
+    house.cut_over(G3);
+    let _clients = house.clients(20);
+    assert_eq!((second.answers(), third.answers()), (0, 20));
+    third.shuts_down();
+    second.shuts_down();
+    let fourth = house.serving(Generation(4));
+    let _clients = house.clients(20);
+    assert_eq!(fourth.answers(), 20);
+}
+
+#[test]
 fn a_serving_socket_that_was_shut_down_listens_again() {
     let mut house = House::listening(&["127.0.0.1:0"]);
     let server = house.serving(G1);
