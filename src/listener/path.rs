@@ -126,7 +126,12 @@ impl UnixPath {
             Sockets::Own => target.filter(|at| self.sockets[*at].socket.owner.is_none()),
         };
         let at = match chosen {
-            Some(at) => at,
+            Some(at) if self.leads_to(at) => at,
+            Some(_) => {
+                let at = self.grow(generation.0, means)?;
+                self.put(at)?;
+                at
+            }
             None => self.grow(generation.0, means)?,
         };
         let socket = &mut self.sockets[at].socket;
@@ -134,6 +139,14 @@ impl UnixPath {
         let duplicate = socket.fd().try_clone_to_owned()?;
         socket.owner = Some(generation);
         Ok(duplicate)
+    }
+
+    /// Whether clients can come to this socket, or could if its names were put back.
+    fn leads_to(&self, at: usize) -> bool {
+        let Named { socket, file, .. } = &self.sockets[at];
+        let mended = self.mend().is_ok();
+        let there = self.place.file(self.place.name());
+        mended && socket.listens && there.is_ok_and(|there| there == *file)
     }
 
     /// A socket that a server has bound to a name of this path, and that listens.
@@ -189,7 +202,8 @@ impl UnixPath {
         self.mend()?;
         let at = self.at(inode).ok_or(Errno::EBADF)?;
         let name = &self.sockets[at].name;
-        if self.live_file().is_some() {
+        let there = self.place.file(self.place.name()).ok();
+        if there.is_some() && there == self.live_file() {
             self.place.dress_alike(name)?;
         }
         self.put(at)

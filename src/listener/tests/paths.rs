@@ -184,6 +184,20 @@ fn a_path_that_was_unlinked_is_put_back_when_its_unlinker_is_gone() {
 }
 
 #[test]
+fn a_restart_finds_clients_though_the_path_is_gone_altogether() {
+    let (directory, _, listen) = somewhere();
+    let mut house = House::listening(&[&listen]);
+    house.serving(G1);
+    for name in ["api.sock", "api.sock.hotswap-1"] {
+        fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    house.leave(G1);
+    let second = house.spawn(G2, Sockets::Target);
+    let _client = house.client();
+    assert_eq!(second.answers(), 1);
+}
+
+#[test]
 fn cutting_back_needs_no_name_that_a_server_has_unlinked() {
     let (directory, _, listen) = somewhere();
     let mut house = House::listening(&[&listen]);

@@ -20,6 +20,26 @@ fn new_connections_go_to_the_serving_generation_alone() {
 }
 
 #[test]
+fn no_client_is_lost_by_cutting_over_and_back() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let (first, second) = (house.serving(G1), house.spawn(G2, Sockets::Own));
+    let address = house.address();
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(move || {
+            let clients = (0..500).map(|_| TcpStream::connect(&address));
+            clients.collect::<Result<Vec<_>, _>>()
+        });
+        while !clients.is_finished() {
+            house.cut_over(G2);
+            house.cut_over(G1);
+        }
+        let clients = clients.join().unwrap().unwrap();
+        assert_eq!(first.answers() + second.answers(), clients.len());
+    });
+    assert_eq!(house.notes, []);
+}
+
+#[test]
 fn clients_of_both_families_reach_a_port_alone() {
     let mut house = House::listening(&["0"]);
     let server = house.serving(G1);
