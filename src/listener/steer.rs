@@ -144,7 +144,7 @@ impl Order {
     /// Whether this parked one may be closed: the target stays where it is, now and whoever leaves after.
     pub fn may_close(&self, inode: Inode) -> bool {
         let parked = self.members.contains(&(inode, Role::Parked));
-        if !parked || self.target == Some(inode) || !self.doubtful.is_empty() {
+        if !parked || !self.doubtful.is_empty() {
             return false;
         }
         let Some(target) = self

@@ -93,6 +93,54 @@ fn what_moved_when_two_left_at_once_is_in_doubt_until_one_is_left() {
     assert_eq!(order.index_of(3), Some(0));
 }
 
+fn order(members: &[(Inode, Role)], target: Inode) -> Order {
+    Order::known(members.to_vec(), Some(target), BTreeSet::new())
+}
+
+#[test]
+fn doubt_goes_with_those_it_was_about() {
+    let mut order = order(&[1, 2, 3, 4, 5, 6].map(|inode| (inode, Role::Parked)), 6);
+    order.leave_together(&[1, 2]);
+    assert_eq!(order.in_doubt().len(), 2);
+    // one of which nothing is in doubt leaves, and the last one, known too, moves to a known place
+    order.append(7, Role::Parked);
+    order.leave_together(&[3]);
+    assert_eq!(order.index_of(7), Some(2));
+    let last = order.in_doubt()[1].1;
+    let mut both = order.clone();
+    both.leave(7);
+    both.leave(4);
+    both.leave(last);
+    assert_eq!(both.in_doubt(), []);
+    assert!(both.members().all(|inode| both.index_of(inode).is_some()));
+    for (index, inode) in order.in_doubt() {
+        order.found(inode, index);
+    }
+    assert_eq!(order.in_doubt(), []);
+}
+
+#[test]
+fn only_a_parked_one_that_is_not_needed_may_be_closed() {
+    use Role::{Loose, Parked};
+    let may_close = |members: &[(Inode, Role)], inode| order(members, 2).may_close(inode);
+    let draining = [(1, Loose), (2, Loose), (3, Parked)];
+    assert!(!may_close(&draining, 1), "a generation has it");
+    assert!(
+        !may_close(&draining, 3),
+        "it keeps the place of the target when 1 leaves"
+    );
+    let drained = [(1, Parked), (2, Loose), (3, Parked)];
+    assert!(may_close(&drained, 1));
+    assert!(may_close(&drained, 3));
+    let last = [(1, Parked), (2, Loose)];
+    assert!(!may_close(&last, 1), "the target would move into its place");
+    let dead = [(1, Parked), (2, Parked), (3, Parked)];
+    assert!(!may_close(&dead, 2), "clients wait in it");
+    let mut doubtful = order(&[1, 4, 2, 5, 6, 7].map(|inode| (inode, Parked)), 2);
+    doubtful.leave_together(&[1, 4]);
+    assert!(!doubtful.may_close(5), "nobody knows what would move");
+}
+
 /// What may happen to a group, by the numbers of members.
 #[derive(Clone, Debug)]
 enum Happening {
