@@ -34,8 +34,8 @@ pub struct Connection {
 pub enum Activity {
     /// A request may be on its way, in work, or not yet wholly answered.
     Busy,
-    /// The last request and the last answer came within one tick of the kernel's clock, and nothing tells which was
-    /// later. So many bytes had been received by then.
+    /// The last answer is not acknowledged, or came within one tick of the kernel's clock with the last request, and
+    /// nothing tells which was later. So many bytes had been received by then.
     Undecided {
         received: u64,
     },
@@ -123,7 +123,9 @@ struct Traffic {
     /// Its FIN has arrived, which the kernel counts as one byte received, and as one to read until it is read.
     client_is_done: bool,
     to_read: u32,
+    /// All that the client has not acknowledged, and the part of it that has not even been sent.
     to_send: u32,
+    unsent: u32,
     since_sent: u32,
     since_received: u32,
     since_acknowledged: u32,
@@ -138,6 +140,7 @@ impl Traffic {
             client_is_done: *message.get(1)? == CLOSE_WAIT,
             to_read: number(message, 56)?,
             to_send: number(message, 60)?,
+            unsent: number(info, 144)?,
             since_sent: number(info, 44)?,
             since_received: number(info, 52)?,
             since_acknowledged: number(info, 56)?,
@@ -153,16 +156,19 @@ impl Traffic {
         if self.client_is_done && !has_asked {
             return Activity::Quiet;
         }
-        if !has_asked || self.to_read > fin || self.to_send > 0 {
+        if !has_asked || self.to_read > fin || self.unsent > 0 {
             return Activity::Busy;
         }
+        let received = self.received;
         match self.since_received.cmp(&self.since_sent) {
             Ordering::Less => Activity::Busy,
+            // A client that asks again at once acknowledges the answer by its next request.
+            Ordering::Equal | Ordering::Greater if self.to_send > 0 => {
+                Activity::Undecided { received }
+            }
             Ordering::Greater => Activity::Quiet,
             Ordering::Equal if self.answer_is_acknowledged() => Activity::Quiet,
-            Ordering::Equal => Activity::Undecided {
-                received: self.received,
-            },
+            Ordering::Equal => Activity::Undecided { received },
         }
     }
 
@@ -231,9 +237,13 @@ mod tests {
             busy((5, 0), &exchange(100, 900, 80)),
             "a request is not read"
         );
-        assert!(
-            busy((0, 5), &exchange(100, 900, 80)),
-            "an answer is not sent"
+        let mut stuck = exchange(100, 900, 80);
+        stuck[144] = 5;
+        assert!(busy((0, 9), &stuck), "an answer is not sent");
+        assert_eq!(
+            activity(1, (0, 5), &exchange(100, 900, 80)),
+            Activity::Undecided { received: 80 },
+            "an answer is not acknowledged"
         );
         assert_eq!(
             activity(1, (0, 0), &exchange(100, 900, 80)),
