@@ -4,6 +4,7 @@
 
 mod bad_candidates;
 mod bad_input;
+mod capture;
 mod commands;
 mod common;
 mod dev;
