@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{Changed, Fitness, Targets, Watch};
 use crate::sys;
 
+mod histories;
 mod operations;
 mod plain;
 
