@@ -237,11 +237,16 @@ impl Listeners {
     }
 
     /// New connections go to this generation from now on, wherever it listens; `--listen`ed sockets that it has not are
-    /// made first, so that clients can wait for it. Cutting back is the same.
+    /// made first, so that clients can wait for it. On the listeners that are excepted clients stay with whom they have,
+    /// until that is gone. Cutting back is the same.
     ///
     /// # Errors
     /// Then nothing has changed.
-    pub fn cut_over(&mut self, generation: Generation) -> io::Result<Vec<Note>> {
+    pub fn cut_over(
+        &mut self,
+        generation: Generation,
+        except: &[ListenerId],
+    ) -> io::Result<Vec<Note>> {
         let survey = self.survey();
         // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
         let unborn = self.seated < Some(generation);
@@ -264,6 +269,9 @@ impl Listeners {
         }
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
         for at in 0..self.all.len() {
+            if except.contains(&self.all[at].id) {
+                continue;
+            }
             let result = match &mut self.all[at].sort {
                 Sort::Group(group) => group.cut_over(generation, &mut self.means),
                 Sort::Path(path) => path.cut_over(generation, &mut self.means),
@@ -304,8 +312,27 @@ impl Listeners {
             }
         }
         self.serving.take_if(|serving| *serving == generation);
+        self.bring_home();
         self.forget_unowned();
         self.means.take_notes()
+    }
+
+    /// Clients that had stayed with a generation that is gone now go to the one that serves.
+    fn bring_home(&mut self) {
+        let Some(serving) = self.serving else { return };
+        for listener in &mut self.all {
+            let result = match &mut listener.sort {
+                Sort::Group(group) if group.is_waiting() => {
+                    group.cut_over(serving, &mut self.means)
+                }
+                Sort::Path(path) if path.is_waiting() => path.cut_over(serving, &mut self.means),
+                Sort::Group(_) | Sort::Path(_) | Sort::Shared(_) => continue,
+            };
+            if let Err(error) = result {
+                let (listener, why) = (listener.addr(), error.to_string());
+                self.means.note(Note::Broken { listener, why });
+            }
+        }
     }
 
     /// A connection of ours to that generation's own socket, whoever serves: made, not yet accepted.

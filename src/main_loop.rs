@@ -119,6 +119,8 @@ struct Life {
     said_ready: bool,
     /// Where it was seen accepting.
     accepts: Vec<ListenerId>,
+    /// Where the one before it accepts, and it was not seen to.
+    missing: Vec<ListenerId>,
 }
 
 /// What a command of ours is run for.

@@ -149,11 +149,11 @@ fn what_a_server_binds_is_a_listener() {
 fn the_next_generation_gets_its_clients_at_the_cut_over() {
     let (mut house, address) = (House::new(), free_address());
     let old = house.serve(G1, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     let new = house.serve(G2, move || TcpListener::bind(address).unwrap());
     assert_ne!(inode(&old), inode(&new));
     says_hello(&old, &mut TcpStream::connect(address).unwrap());
-    house.listeners.cut_over(G2).unwrap();
+    house.listeners.cut_over(G2, &[]).unwrap();
     says_hello(&new, &mut TcpStream::connect(address).unwrap());
     drop(old);
     assert_eq!(house.leave(G1), []);
@@ -164,7 +164,7 @@ fn the_next_generation_gets_its_clients_at_the_cut_over() {
 fn a_restart_gets_the_dead_ones_socket_and_who_waits_there() {
     let (mut house, address) = (House::new(), free_address());
     drop(house.serve(G1, move || TcpListener::bind(address).unwrap()));
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     house.leave(G1);
     let server = house.serve(G2, move || TcpListener::bind(address).unwrap());
@@ -175,9 +175,9 @@ fn a_restart_gets_the_dead_ones_socket_and_who_waits_there() {
 fn a_listener_goes_with_the_last_generation_that_has_it() {
     let (mut house, address, other) = (House::new(), free_address(), free_address());
     let both = house.serve(G1, move || [address, other].map(TcpListener::bind));
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     let new = house.serve(G2, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G2).unwrap();
+    house.listeners.cut_over(G2, &[]).unwrap();
     TcpStream::connect(other).unwrap();
     drop(both);
     house.leave(G1);
@@ -307,7 +307,7 @@ fn a_client_with_a_port_of_its_own_is_not_held_open() {
 fn a_changed_address_is_refused_and_said() {
     let (mut house, address) = (House::new(), free_address());
     let _old = house.serve(G1, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     let port = address.port();
     let refused = house.serve(G2, move || {
         TcpListener::bind(("0.0.0.0", port)).unwrap_err()
@@ -334,7 +334,7 @@ fn a_listener_that_its_server_has_closed_is_closed() {
         drop(TcpListener::bind(address).unwrap());
         TcpListener::bind(other).unwrap()
     });
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     TcpStream::connect(address).unwrap();
     let capture = house.captures.get_mut(&G1).unwrap();
     capture.sweep(sys::now(), &mut house.listeners, Vec::new);

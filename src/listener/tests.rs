@@ -73,7 +73,7 @@ impl House {
     }
 
     fn cut_over(&mut self, generation: Generation) {
-        let notes = self.listeners.cut_over(generation).unwrap();
+        let notes = self.listeners.cut_over(generation, &[]).unwrap();
         self.notes.extend(notes);
     }
 

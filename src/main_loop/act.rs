@@ -134,6 +134,7 @@ impl World {
                 drains_since: None,
                 said_ready: false,
                 accepts: Vec::new(),
+                missing: Vec::new(),
             },
         );
         self.notify.insert(generation, notify);
@@ -143,7 +144,14 @@ impl World {
     }
 
     fn cut_over(&mut self, generation: Generation) -> Event {
-        match self.listeners.cut_over(generation) {
+        let missing = self
+            .lives
+            .get(&generation)
+            .map(|life| life.missing.as_slice());
+        match self
+            .listeners
+            .cut_over(generation, missing.unwrap_or_default())
+        {
             Ok(notes) => {
                 self.tell_notes(&notes);
                 Event::CutOverDone(generation)

@@ -44,6 +44,9 @@ impl World {
                 life.accepts = held.iter().map(|held| held.listener).collect();
                 life.accepts
                     .retain(|listener| !ready.missing.contains(listener));
+                if !first {
+                    life.missing.clone_from(&ready.missing);
+                }
             }
             self.readiness = None;
             if ready.doubtful {

@@ -42,12 +42,12 @@ fn a_path_passes_from_one_generation_to_the_next() {
     let mut house = House::new();
     let there = path.clone();
     let old = house.serve(G1, move || bind_afresh(&there).unwrap());
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     hears(&old, &path);
     let there = path.clone();
     let new = house.serve(G2, move || bind_afresh(&there).unwrap());
     hears(&old, &path);
-    house.listeners.cut_over(G2).unwrap();
+    house.listeners.cut_over(G2, &[]).unwrap();
     hears(&new, &path);
     let there = path.clone();
     house.again(G1, move || {
@@ -106,7 +106,7 @@ fn a_mode_given_to_the_path_goes_over_to_the_next_socket() {
             fs::set_permissions(&there, fs::Permissions::from_mode(mode)).unwrap();
             server
         });
-        house.listeners.cut_over(generation).unwrap();
+        house.listeners.cut_over(generation, &[]).unwrap();
         hears(&server, &path);
         let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode);
@@ -122,7 +122,7 @@ fn a_path_too_long_for_a_name_beside_it_is_swapped_too() {
     for generation in [G1, G2] {
         let there = path.clone();
         let server = house.serve(generation, move || bind_afresh(&there).unwrap());
-        house.listeners.cut_over(generation).unwrap();
+        house.listeners.cut_over(generation, &[]).unwrap();
         hears(&server, &path);
     }
 }
@@ -134,7 +134,7 @@ fn a_restart_gets_the_dead_ones_path_and_who_waits_there() {
     let mut house = House::new();
     let there = path.clone();
     drop(house.serve(G1, move || bind_afresh(&there).unwrap()));
-    house.listeners.cut_over(G1).unwrap();
+    house.listeners.cut_over(G1, &[]).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
     house.leave(G1);
     let there = path.clone();

@@ -295,3 +295,16 @@ fn a_thousand_listeners_are_steered_together() {
         assert_eq!(Server(seat).answers(), 1);
     }
 }
+
+#[test]
+fn clients_stay_with_the_old_one_where_the_new_one_does_not_accept_until_that_is_gone() {
+    let mut house = House::listening(&["127.0.0.1:0"]);
+    let first = house.serving(G1);
+    let second = house.spawn(G2, Sockets::Own);
+    house.listeners.cut_over(G2, &[ListenerId(0)]).unwrap();
+    let _stay = house.clients(5);
+    assert_eq!((first.answers(), second.answers()), (5, 0));
+    house.leave(G1);
+    let _follow = house.clients(5);
+    assert_eq!((first.answers(), second.answers()), (0, 5));
+}
