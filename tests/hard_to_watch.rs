@@ -10,22 +10,25 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::common::crowd::Habit;
+use crate::common::place::Place;
 use crate::common::program::install;
 use crate::common::{alone, skipped};
 use crate::idle::release;
+use crate::nonroot::as_nobody;
 use crate::watch::{binary, expect_swaps, swaps, watching};
+
+fn can_run(wrapper: &[&str]) -> bool {
+    let mut probe = Command::new(wrapper[0]);
+    probe.args(&wrapper[1..]).arg("true").stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
 
 /// hotswap starts where these limits of inotify are zero.
 fn without<const N: usize>(test: &str, limits: [&str; N]) {
     let zero = limits.map(|limit| format!("echo 0 > /proc/sys/user/max_inotify_{limit} && "));
     let script = format!("{}exec \"$@\"", zero.concat());
     let wrapper = ["unshare", "-Ur", "sh", "-c", &script, "sh"];
-    let probe = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg("true")
-        .stderr(Stdio::null())
-        .status();
-    if !probe.is_ok_and(|status| status.success()) {
+    if !can_run(&wrapper) {
         return skipped(test, "no user namespaces here");
     }
     let site = watching()
@@ -54,6 +57,39 @@ fn without_inotify_instances_it_looks_now_and_then() {
 #[test]
 fn without_inotify_watches_it_looks_now_and_then() {
     without("without_inotify_watches_it_looks_now_and_then", ["watches"]);
+}
+
+#[test]
+fn a_program_that_is_mounted_by_itself_is_pointed_out() {
+    let test = "a_program_that_is_mounted_by_itself_is_pointed_out";
+    let plan = watching();
+    let server = plan.dir().join("server");
+    let script = format!("mount --bind '{0}' '{0}' && exec \"$@\"", server.display());
+    let wrapper = ["unshare", "-Urm", "sh", "-c", &script, "sh"];
+    fs::write(&server, "").expect("a file");
+    if !can_run(&wrapper) {
+        return skipped(test, "no mounts in namespaces here");
+    }
+    let site = plan.inside(&wrapper).serving("v1");
+    let line = site.log.wait_for("is mounted by itself");
+    assert!(line.contains("try: mount its directory"), "{line}");
+}
+
+/// Nobody but its owner can ask whether a file is being written.
+#[test]
+fn a_program_of_another_owner_is_swapped_all_the_same() {
+    let test = "a_program_of_another_owner_is_swapped_all_the_same";
+    let Some(plan) = as_nobody(test, Place::Tcp4) else {
+        return;
+    };
+    let site = plan.watching().by_binary(binary(1)).serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    expect_swaps(&site, 1, || install(&site.program(), &binary(2), 0o755));
+    expect_swaps(&site, 0, || {
+        install(&site.program(), &binary(3)[..100_000], 0o755);
+    });
+    expect_swaps(&site, 1, || install(&site.program(), &binary(4), 0o755));
+    clients.expect_no_failure();
 }
 
 /// The processor time that a process has had, in ticks.

@@ -22,7 +22,7 @@ const SETPRIV: [&str; 4] = [
 ];
 
 /// Root becomes somebody else; who is somebody else already stays so.
-fn as_nobody(name: &str, place: Place) -> Option<Plan> {
+pub fn as_nobody(name: &str, place: Place) -> Option<Plan> {
     let plan = Site::at(place);
     if !nix::unistd::geteuid().is_root() {
         return Some(plan);
