@@ -49,6 +49,8 @@ pub fn set_up(run: &RunArgs, filter: Option<&str>) {
     };
     logger.format(move |out, record| write_record(out, record, look));
     logger.target(env_logger::Target::Pipe(Box::new(ToSink)));
+    // colours have been decided on: what gets here is not to be stripped of them
+    logger.write_style(env_logger::WriteStyle::Always);
     // a second logger can only be one that a test has set up
     let _ = logger.try_init();
 }
@@ -161,11 +163,21 @@ fn colour(level: Level, event: Option<&str>, look: Look) -> Option<&'static str>
     }
 }
 
-fn object(time: String, record: &Record, fields: Map<String, serde_json::Value>) -> String {
-    let mut object = Map::new();
-    object.insert("time".into(), time.into());
-    object.extend(fields);
-    object.entry("event").or_insert_with(|| {
+/// In the order that is best to read.
+const KEYS: [&str; 8] = [
+    "time",
+    "event",
+    "generation",
+    "pid",
+    "reason",
+    "after_ms",
+    "connections",
+    "message",
+];
+
+fn object(time: String, record: &Record, mut fields: Map<String, serde_json::Value>) -> String {
+    fields.insert("time".into(), time.into());
+    fields.entry("event").or_insert_with(|| {
         let plain = match record.level() {
             Level::Error => "error",
             Level::Warn => "warning",
@@ -174,10 +186,16 @@ fn object(time: String, record: &Record, fields: Map<String, serde_json::Value>)
         };
         plain.into()
     });
-    object
+    fields
         .entry("message")
         .or_insert_with(|| record.args().to_string().into());
-    serde_json::Value::Object(object).to_string()
+    let known = KEYS
+        .iter()
+        .filter_map(|key| Some((*key, fields.get(*key)?)));
+    let pairs: Vec<String> = known
+        .map(|(key, value)| format!("\"{key}\":{value}"))
+        .collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 /// Fields of an event on their way through `log`.

@@ -24,6 +24,7 @@ mod systemd;
 mod watch;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -56,7 +57,8 @@ fn run() -> Result<ExitCode> {
             main_loop::run(*args)?
         }
         Ok(Invocation::Print(text)) => {
-            print!("{text}");
+            // whoever has read enough of it may leave
+            let _ = io::stdout().write_all(text.as_bytes());
             0
         }
         Ok(Invocation::Swap {

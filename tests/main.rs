@@ -23,6 +23,7 @@ mod saturated;
 mod shared;
 mod signals;
 mod stop;
+mod terminal;
 mod watch;
 mod words;
 
