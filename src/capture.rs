@@ -35,6 +35,8 @@ use tree::Process;
 
 /// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
 const AT_ONE_GO: usize = 8;
+/// How many addresses a generation may have named in the log: some servers listen anew for every client.
+const MOST_ANNOUNCED: usize = 64;
 /// How many processes are remembered for having bound what listens; the first ones matter.
 const MOST_BINDERS: usize = 64;
 
@@ -44,9 +46,8 @@ const BETWEEN_SWEEPS: Time = Time::from_millis(100);
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Happened {
-    /// It listens on an address; `first` says that hotswap did not have that one until now.
+    /// It listens on an address; `first` says that hotswap did not have that one until now, and it is worth naming.
     Listens {
-        listener: ListenerId,
         spelled: String,
         first: bool,
     },
@@ -63,6 +64,7 @@ enum Remark {
     PortZero,
     OtherNetwork,
     TooMany,
+    TooManyToName,
     InEpoll,
     AddressChanged,
 }
@@ -87,6 +89,7 @@ pub struct Capture {
     gone: bool,
     /// When it was last looked for listeners that it has closed.
     swept: Time,
+    announced: usize,
     remarked: Vec<Remark>,
     happened: Vec<Happened>,
 }
@@ -103,6 +106,7 @@ impl Capture {
             blind: false,
             gone: false,
             swept: Time::ZERO,
+            announced: 0,
             remarked: Vec::new(),
             happened: Vec::new(),
         }
@@ -207,12 +211,15 @@ impl Capture {
         }
     }
 
-    fn note_listening(&mut self, listener: ListenerId, spelled: String, first: bool) {
-        self.happened.push(Happened::Listens {
-            listener,
-            spelled,
-            first,
-        });
+    fn note_listening(&mut self, spelled: String, mut first: bool) {
+        self.announced += usize::from(first);
+        if first && self.announced > MOST_ANNOUNCED {
+            let generation = self.generation;
+            let text = format!("{generation} listens on more addresses than are worth naming");
+            self.remark(Remark::TooManyToName, text);
+            first = false;
+        }
+        self.happened.push(Happened::Listens { spelled, first });
     }
 
     /// Something that could not be found out; but what is the server's own doing is its own affair.
@@ -233,7 +240,8 @@ impl Capture {
                     format!("cannot look into {generation} within 1s; what it binds from now on is not kept over a swap"),
                 );
             }
-            _ => log::debug!("cannot look into {generation}: {error}"),
+            // it has ended, or has given an address where there is nothing
+            _ => {}
         }
     }
 
@@ -248,20 +256,15 @@ impl Capture {
 /// Whether servers can be captured here, as far as that is known before one runs; tried on a thread of our own.
 ///
 /// # Errors
-/// Why not, in words.
-pub fn available() -> Result<(), String> {
+/// Those of [`filter::install`], which [`filter::why_not`] puts into words.
+pub fn available() -> io::Result<()> {
     let version = uname().map(|system| system.release().to_string_lossy().into_owned());
-    if let Ok(release) = version
-        && is_older(&release, (5, 9))
-    {
-        return Err(format!("Linux {release} is older than 5.9"));
+    // to put another socket in the place of the server's
+    if version.is_ok_and(|release| is_older(&release, (5, 9))) {
+        return Err(Errno::ENOSYS.into());
     }
     let tried = std::thread::spawn(|| filter::install().map(drop)).join();
-    match tried {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(filter::why_not(error.raw_os_error().unwrap_or(0))),
-        Err(_) => Err("the attempt failed".to_owned()),
-    }
+    tried.unwrap_or_else(|_| Err(Errno::EAGAIN.into()))
 }
 
 /// Whether a release like `6.1.0-13-amd64` is older than that; one that cannot be read is not.

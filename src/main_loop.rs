@@ -123,6 +123,12 @@ struct Life {
     missing: Vec<ListenerId>,
 }
 
+impl Life {
+    fn serves(&self) -> bool {
+        self.serving_since.is_some() && self.drains_since.is_none()
+    }
+}
+
 /// What a command of ours is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {

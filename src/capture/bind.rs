@@ -211,8 +211,8 @@ impl Capture {
         bound.listener = given.listener;
         self.bounds.remember(bound);
         self.note_binder(wish.caller.process);
-        if let Some(listener) = given.listener.filter(|_| listens(socket)) {
-            self.note_listening(listener, wish.address.to_string(), false);
+        if given.listener.is_some() && listens(socket) {
+            self.note_listening(wish.address.to_string(), false);
         }
         Ok(Answer::Succeed)
     }

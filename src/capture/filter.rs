@@ -89,7 +89,9 @@ pub fn why_not(errno: i32) -> String {
         Errno::ENOSYS if FILTER.is_none() => {
             "this processor is neither x86-64 nor aarch64".to_owned()
         }
-        Errno::EINVAL | Errno::ENOSYS => "this kernel has no seccomp notifications".to_owned(),
+        Errno::EINVAL | Errno::ENOSYS => {
+            "this kernel has no seccomp notifications, or is older than 5.9".to_owned()
+        }
         Errno::EPERM | Errno::EACCES => "a sandbox forbids seccomp filters".to_owned(),
         errno => io::Error::from(errno).to_string(),
     }

@@ -47,7 +47,7 @@ impl Capture {
         bound.listener = Some(listener);
         let (address, process) = (bound.address.to_string(), bound.process);
         self.note_binder(process);
-        self.note_listening(listener, address, first);
+        self.note_listening(address, first);
         Ok(Answer::Succeed)
     }
 

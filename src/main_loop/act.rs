@@ -88,7 +88,7 @@ impl World {
         supervisor: &Supervisor,
     ) -> Result<()> {
         let now = sys::now();
-        self.sweep_captured(now);
+        self.review_captured(now);
         let cause = supervisor.swap().map_or(Cause::Asked, |swap| swap.cause);
         let sockets = match sockets {
             Sockets::Own => listener::Sockets::Own,

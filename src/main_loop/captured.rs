@@ -6,34 +6,56 @@ use nix::unistd::Pid;
 
 use super::World;
 use super::wait::Batch;
-use crate::capture::{self, Capture, Happened};
+use crate::capture::{self, Capture, Happened, filter};
 use crate::cli::options::{self, RunArgs};
-use crate::listener::ListenerId;
 use crate::news::{Kind, News};
 use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 
-/// Whether what servers bind is captured, and what to say if it is not.
-///
-/// # Errors
-/// If it has to be and cannot.
-pub(super) fn is_possible(args: &RunArgs) -> Result<(bool, Option<String>)> {
-    if args.capture == options::Capture::Never {
-        return Ok((false, None));
+/// What comes of `--capture` here.
+#[derive(Debug, Default)]
+pub(super) struct Prospect {
+    pub capture: bool,
+    /// Another hotswap captures us: of its one socket we cannot make a group.
+    pub share: bool,
+    pub warning: Option<String>,
+}
+
+impl Prospect {
+    /// # Errors
+    /// If servers have to be captured and cannot be.
+    pub fn of(args: &RunArgs) -> Result<Self> {
+        if args.capture == options::Capture::Never {
+            return Ok(Self::default());
+        }
+        let Err(error) = capture::available() else {
+            return Ok(Self {
+                capture: true,
+                ..Self::default()
+            });
+        };
+        let errno = error.raw_os_error().unwrap_or(0);
+        let why = filter::why_not(errno);
+        if args.capture == options::Capture::Always {
+            bail!(
+                "cannot capture what the server binds: {why}\n\
+                 try: --capture auto, and --listen for a server that takes its sockets from there"
+            );
+        }
+        let nested = errno == libc::EBUSY && std::env::var_os("HOTSWAP_GENERATION").is_some();
+        let shared = if nested {
+            ", on sockets that all generations share"
+        } else {
+            ""
+        };
+        Ok(Self {
+            capture: false,
+            share: nested,
+            warning: Some(format!(
+                "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}"
+            )),
+        })
     }
-    let Err(why) = capture::available() else {
-        return Ok((true, None));
-    };
-    if args.capture == options::Capture::Always {
-        bail!(
-            "cannot capture what the server binds: {why}\n\
-             try: --capture auto, and --listen for a server that takes its sockets from there"
-        );
-    }
-    let line = format!(
-        "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap"
-    );
-    Ok((false, Some(line)))
 }
 
 impl World {
@@ -51,19 +73,11 @@ impl World {
         let processes = || server.map(Server::processes).unwrap_or_default();
         for happened in capture.woken(flags, now, &mut self.listeners, processes) {
             match happened {
-                Happened::Listens {
-                    listener,
-                    spelled,
-                    first,
-                } => {
-                    self.note_listening(generation, listener);
-                    if first {
-                        self.tell(&News::new(
-                            Kind::Listening,
-                            format!("listening on {spelled}"),
-                        ));
-                    }
+                Happened::Listens { spelled, first, .. } if first => {
+                    let text = format!("listening on {spelled}");
+                    self.tell(&News::new(Kind::Listening, text));
                 }
+                Happened::Listens { .. } => {}
                 Happened::Warning(text) => self.warn(text),
                 Happened::Gone => {
                     self.captures.remove(&generation);
@@ -75,19 +89,9 @@ impl World {
         }
     }
 
-    /// What the serving generation listens on, the next one must accept on, however late it came.
-    fn note_listening(&mut self, generation: Generation, listener: ListenerId) {
-        let serves = self
-            .lives
-            .get(&generation)
-            .is_some_and(|life| life.serving_since.is_some() && life.drains_since.is_none());
-        if serves && !self.accepted_on.contains(&listener) {
-            self.accepted_on.push(listener);
-        }
-    }
-
-    /// Before a candidate is spawned: what the serving one has closed meanwhile, nobody need accept on.
-    pub(super) fn sweep_captured(&mut self, now: Time) {
+    /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
+    /// must accept too; but nobody need where it has closed its listener.
+    pub(super) fn review_captured(&mut self, now: Time) {
         for (generation, capture) in &mut self.captures {
             let server = self.servers.get(generation);
             let processes = || server.map(Server::processes).unwrap_or_default();
@@ -95,6 +99,16 @@ impl World {
         }
         let listeners = &self.listeners;
         self.accepted_on.retain(|listener| listeners.has(*listener));
+        let serving = self.lives.iter().filter(|(_, life)| life.serves());
+        for (generation, _) in serving {
+            let held = listeners.sockets_of(*generation);
+            let late = held.iter().filter(|held| held.captured && held.listens);
+            for late in late {
+                if !self.accepted_on.contains(&late.listener) {
+                    self.accepted_on.push(late.listener);
+                }
+            }
+        }
     }
 
     /// Nothing of it is left: no process that belongs to it, and none under its filter.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
+use super::World;
+use super::captured::Prospect;
 use super::figures::Figures;
-use super::{World, captured};
 use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
 use crate::listener::{Listeners, SocketOptions};
@@ -53,16 +54,16 @@ impl World {
         // Before any thread: ctrlc's here, the watcher's below.
         let signals = Signals::take()?;
         prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
-        let (capture, not_captured) = captured::is_possible(&args)?;
+        let prospect = Prospect::of(&args)?;
         let (listeners, mut warnings) =
-            Listeners::open(&args.listen, socket_options(&args), inherited)?;
-        warnings.extend(not_captured);
+            Listeners::open(&args.listen, socket_options(&args, &prospect), inherited)?;
+        warnings.extend(prospect.warning);
         let (watch, more) = watch(&args)?;
         warnings.extend(more);
         // Last of all that may fail: its file is there for as long as hotswap answers.
         let (control, warning) = Control::open(args.control.as_deref(), &args.instance())?;
         warnings.extend(warning);
-        let recipe = recipe(&args, &control, capture);
+        let recipe = recipe(&args, &control, prospect.capture);
         let now = sys::now();
         let mut world = Self {
             stop_signal: args
@@ -103,7 +104,7 @@ impl World {
     }
 }
 
-fn socket_options(args: &RunArgs) -> SocketOptions {
+fn socket_options(args: &RunArgs, prospect: &Prospect) -> SocketOptions {
     let owner = args
         .socket_owner
         .as_ref()
@@ -112,7 +113,7 @@ fn socket_options(args: &RunArgs) -> SocketOptions {
         backlog: args.backlog,
         mode: args.socket_mode,
         owner,
-        share: args.share,
+        share: args.share || prospect.share,
     }
 }
 

@@ -1,10 +1,14 @@
 //! What else happens in the life of a server that binds by itself.
 
+use std::fs;
+
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{at, free_address, swap};
-use crate::common::processes::is_alive;
-use crate::common::{eventually, server};
+use crate::common::crowd::Habit;
+use crate::common::processes::{is_alive, status};
+use crate::common::{alone, eventually, server};
 
 /// A wrapper that waits for its server would leave it behind, were it the one to be told to stop.
 #[test]
@@ -35,4 +39,36 @@ fn a_crash_is_met_with_a_restart_into_the_same_socket() {
     clients.until_answered(8);
     clients.expect_no_failure();
     site.log.wait_for("generation 2 is serving");
+}
+
+/// What a server does to hotswap's eyes and ears harms nobody but itself.
+#[test]
+fn a_hostile_server_is_served_on_and_swapped() {
+    let _alone = alone();
+    let address = free_address();
+    let site = at(address)
+        .by_program(server("hostile"), &[&address.to_string()])
+        .serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(200);
+    let hotswap = site.hotswap();
+    let before = kilobytes(hotswap);
+    swap(&site, 2);
+    clients.until_answered(1000);
+    clients.expect_no_failure();
+    let grown = kilobytes(hotswap).saturating_sub(before);
+    assert!(grown < 64 * 1024, "hotswap has grown by {grown} kB");
+    let open = fs::read_dir(format!("/proc/{hotswap}/fd"))
+        .expect("its descriptors")
+        .count();
+    assert!(open < 1000, "hotswap has {open} descriptors open");
+}
+
+fn kilobytes(pid: Pid) -> usize {
+    let resident = status(pid, "VmRSS").unwrap_or_default();
+    let number = resident
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
+    number.unwrap_or(0)
 }
