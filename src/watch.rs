@@ -239,14 +239,14 @@ impl Watch {
 
     /// What is there now is what the next candidate is started from.
     pub fn baseline(&mut self) {
-        self.held = false;
+        let was_held = std::mem::take(&mut self.held);
         self.told_of_failure = false;
         self.found.clear();
         for file in &mut self.files {
             file.take_as_tried();
         }
         for tree in &mut self.trees {
-            tree.take_as_tried();
+            tree.take_as_tried(was_held);
         }
     }
 

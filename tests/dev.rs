@@ -37,6 +37,7 @@ fn a_command_that_makes_the_program_is_one_swap() {
         expect_swaps(&site, 1, || source_of(version));
         clients.until_all_see(version);
     }
+    assert!(site.log.says("src/built changed while --before-swap ran"));
     expect_swaps(&site, 0, || source_of("broken"));
     site.log.wait_for("aborted: ");
     expect_swaps(&site, 1, || source_of("v4"));
@@ -109,6 +110,20 @@ fn the_last_good_program_is_run_again_when_a_restart_fails() {
     let mut clients = site.guests().and(4, Habit::default()).come();
     clients.until_answered(20);
     expect_swaps(&site, 1, || install(&site.program(), &binary(3), 0o755));
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_script_that_cannot_be_started_again_is_no_fallback_and_that_is_said() {
+    let site = watching().serving("v1");
+    site.publish("v2");
+    site.log.wait_for("generation 2 is serving");
+    fs::remove_file(site.program()).expect("the program");
+    kill(site.pid(2), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("cannot be run again: it was a script");
+    site.publish("v3");
+    let mut clients = site.clients(4);
+    clients.until_all_see("v3");
     clients.expect_no_failure();
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use ignore::{Walk, WalkBuilder};
 
 use crate::supervisor::Time;
+use crate::watch::Changed;
 use crate::watch::gates::{self, Identity, Writer};
 use crate::watch::places::{Directory, Place, is_editors_own, way};
 use crate::watch::reading::{Progress, Reading};
@@ -84,6 +85,8 @@ pub struct Tree {
     stirred: bool,
     /// What the next walk finds is known already, unless it changed later than this.
     absorb: Option<(i64, i64)>,
+    /// And what it finds is said.
+    aloud: bool,
     deaf: bool,
     walked: Time,
     /// Files and directories.
@@ -112,6 +115,7 @@ impl Tree {
             pending: None,
             stirred: true,
             absorb: None,
+            aloud: false,
             deaf: false,
             walked: Time::ZERO,
             size: 0,
@@ -138,8 +142,10 @@ impl Tree {
         self.stirred = true;
     }
 
-    /// What is there now is what the next candidate is started with.
-    pub fn take_as_tried(&mut self) {
+    /// What is there now is what the next candidate is started with. `aloud` if it changed while a command of ours ran,
+    /// for the command may have read it before.
+    pub fn take_as_tried(&mut self, aloud: bool) {
+        self.aloud |= aloud;
         self.pending = None;
         self.scan = None;
         self.stirred = true;
@@ -151,6 +157,7 @@ impl Tree {
     /// Takes [`Tree::take_as_tried`] back.
     pub fn tell_all(&mut self) {
         self.absorb = None;
+        self.aloud = false;
     }
 
     /// A difference was found, and it only has to stay.
@@ -287,8 +294,17 @@ impl Tree {
             self.known = Some(files);
             return None;
         };
+        let aloud = std::mem::take(&mut self.aloud);
         if let Some(moment) = absorb_until {
-            absorb(known, &mut files, moment);
+            let absorbed = absorb(known, &mut files, moment);
+            if let Some(path) = absorbed.into_iter().min().filter(|_| aloud) {
+                let path = Changed {
+                    path: self.spelled.join(path),
+                };
+                log::info!(
+                    "{path} changed while --before-swap ran; try: save it again if it came too late"
+                );
+            }
         }
         let Some(path) = difference(known, &files) else {
             self.pending = None;
@@ -319,15 +335,18 @@ impl Tree {
 
 /// What changed until `moment` is known from now on; so is what has gone. But not by its content: a user who saves it once
 /// more, because he is not sure that it was in time, is heard.
-fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) {
+fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) -> Vec<PathBuf> {
     known.retain(|path, _| files.contains_key(path));
+    let mut absorbed = Vec::new();
     for (path, entry) in files {
         let is_other = known.get(path).is_none_or(|known| !known.is_as(entry));
         if is_other && entry.changed <= moment {
             entry.hash = None;
             known.insert(path.clone(), *entry);
+            absorbed.push(path.clone());
         }
     }
+    absorbed
 }
 
 /// The first file that is not the same in both.
