@@ -1,8 +1,10 @@
 //! A socket as a generation is given it, and as hotswap sees it there.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::ListenerId;
+use super::socket::set_nonblocking;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -41,6 +43,16 @@ pub struct Seat {
     pub port: Option<u16>,
     pub kind: Kind,
     pub fd: OwnedFd,
+}
+
+impl Seat {
+    /// For servers that take non-blocking sockets for granted.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        set_nonblocking(self.fd.as_fd(), true)
+    }
 }
 
 /// A socket that a generation has, as hotswap sees it.

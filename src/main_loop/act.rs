@@ -10,7 +10,7 @@ use crate::log as lines;
 use crate::news::News;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
-use crate::server::{Launch, Server};
+use crate::server::{Launch, Server, profile};
 use crate::supervisor::{Action, Cause, Event, Generation, Program, Sockets, Supervisor, Time};
 use crate::sys;
 use crate::watch::Fitness;
@@ -36,7 +36,11 @@ impl World {
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
                 }
             }
-            Action::CutOver(generation) => return vec![self.cut_over(generation)],
+            Action::CutOver(generation) => {
+                let starting = supervisor.swap().filter(|swap| swap.is_starting());
+                let early = starting.is_some_and(|swap| swap.generation == generation);
+                return vec![self.cut_over(generation, early)];
+            }
             Action::Empty(generation) => self.drain(generation),
             Action::Quiesce(generation) => {
                 if let Some(drain) = self.drains.get_mut(&generation) {
@@ -44,6 +48,9 @@ impl World {
                 }
             }
             Action::Stop(generation) => {
+                if supervisor.is_stopping() {
+                    self.listeners.stop_repairing();
+                }
                 self.leaves(generation);
                 let binder = self.binder(generation);
                 if let Some(server) = self.servers.get_mut(&generation) {
@@ -98,6 +105,13 @@ impl World {
             .listeners
             .seats(generation, sockets)
             .context("cannot make its sockets")?;
+        if profile::is_nginx(&self.args.command) {
+            // Its workers share the socket, and hang in accept(2) where another was quicker.
+            for seat in &seats {
+                seat.set_nonblocking()
+                    .context("cannot make its sockets non-blocking")?;
+            }
+        }
         let notify = NotifySocket::new(generation).context("cannot make its notify socket")?;
         let mut readiness = Readiness::new(
             &self.ready_mode,
@@ -143,7 +157,11 @@ impl World {
         Ok(())
     }
 
-    fn cut_over(&mut self, generation: Generation) -> Event {
+    /// Early is before it is ready, since the serving one has died: where it has no socket yet it is to bind that one's.
+    fn cut_over(&mut self, generation: Generation, early: bool) -> Event {
+        if early && let Err(error) = self.listeners.seats(generation, listener::Sockets::Target) {
+            return Event::CannotCutOver(generation, format!("cannot keep the sockets: {error}"));
+        }
         let missing = self
             .lives
             .get(&generation)
