@@ -11,7 +11,7 @@ use crate::common::place::Place;
 use crate::common::plan::hotswap;
 use crate::common::site::Site;
 
-fn start(site: &Site, arguments: &[&str]) -> Child {
+pub fn start(site: &Site, arguments: &[&str]) -> Child {
     let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), site.dir());
     command
         .args(arguments)
@@ -20,13 +20,13 @@ fn start(site: &Site, arguments: &[&str]) -> Child {
     command.spawn().expect("a client")
 }
 
-fn run(site: &Site, arguments: &[&str]) -> Output {
+pub fn run(site: &Site, arguments: &[&str]) -> Output {
     start(site, arguments)
         .wait_with_output()
         .expect("a client's output")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
         .concat()

@@ -20,6 +20,7 @@ mod wire;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -69,5 +70,14 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(since.elapsed() < PATIENCE, "never seen: {what}");
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Raises the flag when it is dropped, so that the threads of a test end with it, however it ends.
+pub struct Raised<'a>(pub &'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -27,7 +27,7 @@ pub struct SwapOptions {
 /// `hotswap swap [NAME]`; the exit status.
 pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
     let until = deadline(options.timeout);
-    match client::find(&Surroundings::ours(), name) {
+    match client::find(&Surroundings::ours(), name, until) {
         Ok(mut instance) => {
             instance.ask(What::Swap {
                 drained: options.drained,
@@ -64,7 +64,7 @@ pub fn swap_all(options: SwapOptions) -> u8 {
 /// `hotswap stop [NAME]`; the exit status.
 pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
     let until = deadline(timeout);
-    let mut instance = match client::find(&Surroundings::ours(), name) {
+    let mut instance = match client::find(&Surroundings::ours(), name, until) {
         Ok(instance) => instance,
         Err(nobody) => {
             complain(&nobody);
@@ -95,7 +95,7 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
 
 /// `hotswap upgrade [NAME]`; the exit status.
 pub fn upgrade(name: Option<&str>) -> u8 {
-    let mut instance = match client::find(&Surroundings::ours(), name) {
+    let mut instance = match client::find(&Surroundings::ours(), name, None) {
         Ok(instance) => instance,
         Err(nobody) => {
             complain(&nobody);

@@ -10,7 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::place::{Found, Surroundings};
 use super::protocol::{Message, What, line_of};
@@ -67,12 +69,21 @@ impl Nobody {
     }
 }
 
-/// The instance of that name, or the only one that runs.
+/// The instance of that name, or the only one that runs. One that has not greeted by `until` may be asked all the same.
 ///
 /// # Errors
 /// Status 3 where that is nobody or more than one, 125 where it does not answer.
-pub fn find(surroundings: &Surroundings, name: Option<&str>) -> Result<Instance, Nobody> {
-    let (mut greeted, mute) = match name {
+pub fn find(
+    surroundings: &Surroundings,
+    name: Option<&str>,
+    until: Option<Instant>,
+) -> Result<Instance, Nobody> {
+    let meet = |found| meet(found, until);
+    let Met {
+        mut greeted,
+        mut mute,
+        too_busy,
+    } = match name {
         None => meet(surroundings.all()),
         Some(path) if path.contains('/') => {
             let path = PathBuf::from(path);
@@ -82,13 +93,17 @@ pub fn find(surroundings: &Surroundings, name: Option<&str>) -> Result<Instance,
         }
         Some(name) => meet(surroundings.named(name)),
     };
-    if let Some(name) = name.filter(|_| greeted.is_empty() && mute.is_empty()) {
+    let are_mute = too_busy || !mute.is_empty();
+    if let Some(name) = name.filter(|_| greeted.is_empty() && !are_mute) {
         // One whose socket was put elsewhere under another name.
-        (greeted, _) = meet(surroundings.all());
+        greeted = meet(surroundings.all()).greeted;
         greeted.retain(|instance| instance.name == name);
     }
     if greeted.len() > 1 && name.is_some() && greeted.iter().filter(|one| one.own).count() == 1 {
         greeted.retain(|instance| instance.own);
+    }
+    if greeted.is_empty() && mute.len() == 1 && until.is_some_and(|until| until <= Instant::now()) {
+        greeted.append(&mut mute);
     }
     match (greeted.pop(), name) {
         (Some(only), _) if greeted.is_empty() => Ok(only),
@@ -97,7 +112,7 @@ pub fn find(surroundings: &Surroundings, name: Option<&str>) -> Result<Instance,
             Err(Nobody::because(several(&greeted, name)))
         }
         (None, None) => Err(Nobody::because("no instance is running")),
-        (None, Some(name)) if mute.is_empty() => Err(Nobody::because(format!(
+        (None, Some(name)) if !are_mute => Err(Nobody::because(format!(
             "no instance named {name} is running\ntry: hotswap status"
         ))),
         (None, Some(name)) => Err(Nobody {
@@ -128,46 +143,66 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
 
 /// Every instance that runs and answers.
 pub fn all(surroundings: &Surroundings) -> Vec<Instance> {
-    let (mut greeted, _) = meet(surroundings.all());
+    let mut greeted = meet(surroundings.all(), None).greeted;
     greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     greeted
 }
 
-/// Those who greet us, and, if nobody does, those who have let us in and say nothing.
-fn meet(found: Vec<Found>) -> (Vec<Instance>, Vec<Instance>) {
-    let mut waiting: Vec<Instance> = found
-        .into_iter()
-        .filter_map(|found| Instance::connect(found).ok())
-        .collect();
-    let mut greeted = Vec::new();
+/// Who there is at some sockets.
+#[derive(Default)]
+struct Met {
+    greeted: Vec<Instance>,
+    /// Those who have let us in and say nothing.
+    mute: Vec<Instance>,
+    /// So many wait for somebody that we were not let in.
+    too_busy: bool,
+}
+
+/// Waits for greetings, for long only while there is none at all.
+fn meet(found: Vec<Found>, until: Option<Instant>) -> Met {
+    let patience = if found.len() == 1 { PATIENCE } else { GREETING };
+    let mut met = Met::default();
+    for found in found {
+        match Instance::connect(found, at_most(patience, until)) {
+            Ok(instance) => met.mute.push(instance),
+            Err(error) => met.too_busy |= error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
     for patience in [GREETING, PATIENCE] {
-        if !greeted.is_empty() {
+        if !met.greeted.is_empty() {
             break;
         }
-        let until = Instant::now() + patience;
-        let mut mute = Vec::new();
-        for mut instance in waiting {
+        let until = Instant::now() + at_most(patience, until);
+        for mut instance in std::mem::take(&mut met.mute) {
             match instance.next(Some(until)) {
                 Next::Said(Message::Greeting { name, .. }) => {
-                    greeted.push(Instance { name, ..instance });
+                    met.greeted.push(Instance { name, ..instance });
                 }
                 Next::Said(_) | Next::Lost => {}
-                Next::TimedOut => mute.push(instance),
+                Next::TimedOut => met.mute.push(instance),
             }
         }
-        waiting = mute;
     }
-    (greeted, waiting)
+    met
+}
+
+fn at_most(patience: Duration, until: Option<Instant>) -> Duration {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    // A timeout of zero would mean none at all.
+    left.map_or(patience, |left| left.min(patience))
+        .max(Duration::from_millis(1))
 }
 
 impl Instance {
-    fn connect(found: Found) -> io::Result<Self> {
+    /// Waits so long if others wait there already; then it is `WouldBlock`.
+    fn connect(found: Found, patience: Duration) -> io::Result<Self> {
         let Found { name, path, own } = found;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let flags = SockFlag::SOCK_CLOEXEC;
         let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
+        setsockopt(&socket, SendTimeout, &TimeVal::microseconds(patience))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
         let stream = UnixStream::from(socket);
-        stream.set_nonblocking(false)?;
         let us = nix::unistd::Uid::effective();
         if peer(&stream)? != us && !us.is_root() {
             return Err(io::ErrorKind::PermissionDenied.into());

@@ -55,7 +55,7 @@ fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
             status::tables(&states)
         });
     };
-    let found = client::find(&surroundings, Some(name));
+    let found = client::find(&surroundings, Some(name), None);
     let mut instance = found.map_err(|nobody| {
         complain(&nobody);
         nobody.status
@@ -86,7 +86,7 @@ fn state_of(instance: &mut Instance) -> Result<Value, u8> {
 
 /// `hotswap events [NAME]`, until hotswap ends; the exit status.
 pub fn events(name: Option<&str>, json: bool) -> u8 {
-    let mut instance = match client::find(&Surroundings::ours(), name) {
+    let mut instance = match client::find(&Surroundings::ours(), name, None) {
         Ok(instance) => instance,
         Err(nobody) => {
             complain(&nobody);

@@ -256,6 +256,16 @@ fn a_client_that_says_all_and_closes_its_end_still_gets_the_answer() {
 }
 
 #[test]
+fn a_client_that_asks_and_leaves_has_asked() {
+    let mut room = Room::open();
+    let mut stream = room.connect();
+    stream.write_all(b"{\"do\":\"swap\"}\n").unwrap();
+    drop(stream);
+    assert_eq!(room.settle().len(), 1);
+    assert_eq!(room.control.polled().len(), 1);
+}
+
+#[test]
 fn a_client_that_vanishes_is_forgotten() {
     let mut room = Room::open();
     let (stream, request) = room.asking(r#"{"do":"swap"}"#);

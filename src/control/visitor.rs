@@ -100,9 +100,7 @@ impl Visitor {
     }
 
     pub fn woken(&mut self, flags: PollFlags, now: Time) -> Outcome {
-        if flags.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) {
-            return Outcome::Leaves;
-        }
+        // One that asks and leaves has asked.
         if flags.contains(PollFlags::POLLIN) && self.is_asking() {
             match self.read() {
                 Ok(Some(what)) => {
@@ -113,7 +111,8 @@ impl Visitor {
                 Err(why) => return self.finish(&Message::Error(why.to_string()), now),
             }
         }
-        if flags.contains(PollFlags::POLLHUP) || (self.silent && self.is_asking()) {
+        let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        if flags.intersects(over) || (self.silent && self.is_asking()) {
             return Outcome::Leaves;
         }
         self.send()

@@ -1,0 +1,191 @@
+//! Where the control socket is, and what clients are told when something is amiss.
+
+use std::process::{Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Uid;
+use serde_json::Value;
+
+use crate::commands::{run, said, start};
+use crate::common::eventually;
+use crate::common::place::Place;
+use crate::common::plan::hotswap;
+use crate::common::site::Site;
+
+#[test]
+fn a_name_in_use_gets_a_number() {
+    let first = Site::serving("v1");
+    let run_there = first.dir().join("run");
+    let mut second = Site::at(Place::Tcp4)
+        .variable("XDG_RUNTIME_DIR", run_there.to_str().expect("text"))
+        .serving("w1");
+    let output = run(&first, &["status", "server-2", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    assert_eq!(status["name"], "server-2");
+    assert_eq!(run(&first, &["swap"]).status.code(), Some(3));
+    let all = swap_all(&first);
+    assert_eq!(all.status.code(), Some(0), "{}", said(&all));
+    first.log.wait_for("generation 2 is serving");
+    second.log.wait_for("generation 2 is serving");
+    assert!(second.stop().success());
+    assert_eq!(run(&first, &["stop", "server-2"]).status.code(), Some(3));
+    assert_eq!(run(&first, &["swap", "server"]).status.code(), Some(0));
+}
+
+/// All that belong to the test: root would find those of the machine, too.
+fn swap_all(site: &Site) -> Output {
+    if !Uid::effective().is_root() {
+        return run(site, &["swap", "--all"]);
+    }
+    let script = "mount -t tmpfs none /run && exec \"$0\" swap --all";
+    let binary = env!("CARGO_BIN_EXE_hotswap");
+    let mut unshare = hotswap(&"unshare".into(), site.dir());
+    unshare.args(["--mount", "sh", "-c", script, binary]);
+    let client = unshare.stdout(Stdio::piped()).stderr(Stdio::piped());
+    client.output().expect("unshare")
+}
+
+#[test]
+fn swap_of_all_ends_with_the_highest_status() {
+    let first = Site::serving("v1");
+    let run_there = first.dir().join("run");
+    let second = Site::at(Place::Tcp4)
+        .variable("XDG_RUNTIME_DIR", run_there.to_str().expect("text"))
+        .serving("w1");
+    second.publish_odd("w2", "exit=3");
+    let all = swap_all(&first);
+    assert_eq!(all.status.code(), Some(1), "{}", said(&all));
+    assert!(said(&all).contains("server: generation 2 is serving"));
+    assert!(said(&all).contains("server-2: generation 2 aborted"));
+}
+
+#[test]
+fn a_socket_is_where_it_was_asked_for() {
+    let site = Site::at(Place::Tcp4);
+    let path = site.dir().join("control");
+    let place = path.to_str().expect("text").to_owned();
+    let mut site = site.with(&["--control", &place]).serving("v1");
+    assert_eq!(run(&site, &["swap", &place]).status.code(), Some(0));
+    assert!(site.stop().success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_that_was_asked_for_must_be_there() {
+    let mut site = Site::at(Place::Nowhere)
+        .with(&["--control", "/nowhere/control"])
+        .opening("v1");
+    site.log
+        .wait_for("cannot make the control socket /nowhere/control: No such file");
+    site.expect_status(125);
+}
+
+#[test]
+fn without_a_socket_hotswap_serves_all_the_same() {
+    let site = Site::at(Place::Tcp4)
+        .variable("RUNTIME_DIRECTORY", "/nowhere")
+        .serving("v1");
+    site.log.wait_for("cannot make a control socket");
+    site.publish("v2").swap();
+}
+
+#[test]
+fn a_connection_that_is_lost_is_no_verdict() {
+    let mut site = Site::serving("v1");
+    site.publish_odd("v2", "late=60s");
+    let client = start(&site, &["swap", "server"]);
+    site.log.wait_for("generation 2 started");
+    site.signal(Signal::SIGKILL);
+    site.end();
+    let output = client.wait_with_output().expect("its output");
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+}
+
+/// The request is heard when hotswap runs on.
+#[test]
+fn the_timeout_holds_for_a_hotswap_that_does_not_answer() {
+    let site = Site::serving("v1");
+    site.publish("v2").signal(Signal::SIGSTOP);
+    let output = run(&site, &["swap", "server", "--timeout", "300ms"]);
+    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    site.signal(Signal::SIGCONT);
+    site.log.wait_for("generation 2 is serving");
+}
+
+/// What a SIGKILL leaves behind serves on, and is named to the next.
+#[test]
+fn generations_outlive_a_killed_hotswap_and_are_named_to_the_next() {
+    let mut site = Site::serving("v1");
+    let clients = site.clients(4);
+    let pid = site.pid(1);
+    site.signal(Signal::SIGKILL);
+    site.end();
+    clients.until_answered(100);
+    let address = site.log.wait_for("listening on ");
+    let address = address.rsplit(' ').next().expect("an address");
+    let output = run(&site, &["--no-watch", "--listen", address, "--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let held = format!("held by pid {pid} (hello, generation 1)");
+    assert!(said(&output).contains(&held), "{}", said(&output));
+    assert!(
+        said(&output).contains(&format!("kill {pid}")),
+        "{}",
+        said(&output)
+    );
+}
+
+fn counters(output: &Output) -> Value {
+    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    status["counters"].clone()
+}
+
+#[test]
+fn what_happened_is_counted() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--min-ready", "300ms", "--ready-timeout", "2s"])
+        .serving("v1");
+    site.publish("v2").swap().wait_until_gone(1);
+    site.publish_odd("v3", "exit=3").swap_in_vain();
+    site.publish_odd("v4", "hang").swap_in_vain();
+    site.publish_odd("v5", "exit=3 after=200ms").swap_in_vain();
+    kill(site.pid(2), Signal::SIGKILL).expect("a signal");
+    site.publish("v6");
+    let counted = eventually("a restart", || {
+        let counted = counters(&run(&site, &["status", "server", "--json"]));
+        (counted["restarts"].as_u64()? > 0).then_some(counted)
+    });
+    assert_eq!(counted["swaps"], 1, "{counted}");
+    assert_eq!(counted["aborts"]["exited"], 1, "{counted}");
+    assert_eq!(counted["aborts"]["not_ready"], 1, "{counted}");
+    assert_eq!(counted["roll_backs"], 1, "{counted}");
+    assert_eq!(counted["connections_lost"], 0, "{counted}");
+    assert!(
+        counted["seconds_to_ready"]["count"].as_u64() >= Some(2),
+        "{counted}"
+    );
+    assert!(
+        counted["seconds_to_drain"]["count"].as_u64() >= Some(1),
+        "{counted}"
+    );
+}
+
+#[test]
+fn status_says_what_is_waited_for_and_until_when() {
+    let site = Site::serving("v1");
+    site.publish_odd("v2", "late=5s");
+    let mut client = start(&site, &["swap", "server"]);
+    site.log.wait_for("generation 2 started");
+    let output = run(&site, &["status", "server", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    assert_eq!(status["state"], "swapping", "{status}");
+    let candidate = &status["generations"][0];
+    assert_eq!(candidate["role"], "starting", "{status}");
+    assert_eq!(candidate["waits_for"], "it to be ready", "{status}");
+    assert!(candidate["left_ms"].as_u64() > Some(20_000), "{status}");
+    let serving = &status["generations"][1];
+    assert_eq!(serving["role"], "serving", "{status}");
+    assert!(serving["rss_bytes"].as_u64() > Some(0), "{status}");
+    assert_eq!(status["listeners"][0]["queue"], 0, "{status}");
+    client.kill().expect("an end of the client");
+    client.wait().expect("its end");
+}
