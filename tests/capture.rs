@@ -12,6 +12,7 @@ use crate::common::site::Site;
 use crate::common::{alone, server, skipped};
 
 mod life;
+mod rights;
 
 const SWAPS: usize = 20;
 

@@ -1,13 +1,17 @@
 //! What else happens in the life of a server that binds by itself.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{at, free_address, swap};
 use crate::common::crowd::Habit;
+use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::processes::{is_alive, status};
+use crate::common::site::Site;
 use crate::common::{alone, eventually, server};
 
 /// A wrapper that waits for its server would leave it behind, were it the one to be told to stop.
@@ -71,4 +75,71 @@ fn kilobytes(pid: Pid) -> usize {
         .next()
         .and_then(|number| number.parse().ok());
     number.unwrap_or(0)
+}
+
+fn odd_at(address: SocketAddr) -> Plan {
+    at(address).by_odd(&format!("at={address}"))
+}
+
+#[test]
+fn a_candidate_that_crashes_changes_nothing() {
+    let address = free_address();
+    let site = odd_at(address).serving("v1");
+    let mut clients = site.clients(4);
+    site.publish_odd("v2", &format!("at={address} exit=3"));
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("exited with status 3"), "{verdict}");
+    site.publish("v3").swap();
+    clients.until_all_see("v3");
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn a_candidate_that_asks_for_another_address_is_told_so() {
+    let address = free_address();
+    let site = odd_at(address).serving("v1");
+    let mut clients = site.clients(4);
+    site.publish_odd("v2", &format!("at=0.0.0.0:{}", address.port()));
+    site.swap_in_vain();
+    site.log
+        .wait_for("address changed: generation 2 asks for 0.0.0.0:");
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn under_stop_first_clients_wait_for_the_next() {
+    let address = free_address();
+    let site = odd_at(address)
+        .with(&["--order", "stop-first"])
+        .serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    site.publish("v2").swap();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+/// Nobody else could end it, and it would not have been ended without hotswap.
+#[test]
+fn a_first_generation_that_is_never_seen_accepting_is_left_alone() {
+    let address = free_address();
+    let plan = at(address).with(&["--ready-timeout", "2s"]);
+    let site = plan.by_odd(&format!("at={address} hang=3s")).serving("v1");
+    site.log
+        .wait_for("generation 1 is serving (assumed ready after ");
+    site.log.wait_for("was not seen accepting");
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
+
+#[test]
+fn without_capture_the_next_generation_finds_the_port_taken() {
+    let address = free_address();
+    let plan = Site::at(Place::Nowhere).with(&["--capture", "never"]);
+    let site = plan.by_odd(&format!("at={address}")).serving("v1");
+    let verdict = site.swap_in_vain();
+    assert!(
+        verdict.contains("generation 2 aborted: exited with"),
+        "{verdict}"
+    );
 }

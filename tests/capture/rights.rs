@@ -1,0 +1,130 @@
+//! What a captured server may have bound, who it may be, and where capturing does not work.
+
+use std::net::{SocketAddr, TcpListener};
+
+use nix::unistd::geteuid;
+
+use super::{at, free_address, swap};
+use crate::common::attempt::attempt;
+use crate::common::crowd::Habit;
+use crate::common::place::{Place, Target};
+use crate::common::site::Site;
+use crate::common::{server, skipped};
+
+/// A port that only root may bind, and nobody has.
+fn privileged_address() -> Option<SocketAddr> {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = (512..1024).rev().find(free).filter(|_| geteuid().is_root());
+    port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+const AS_NOBODY: [&str; 4] = ["--user", "65534", "--group", "65534"];
+
+/// The group of sockets has one owner, whoever made them.
+#[test]
+fn a_server_of_another_user_is_captured() {
+    if !geteuid().is_root() {
+        return skipped("a_server_of_another_user_is_captured", "needs root");
+    }
+    let address = free_address();
+    let plan = at(address)
+        .with(&AS_NOBODY)
+        .by_odd(&format!("at={address}"));
+    let site = plan.serving("v1");
+    let mut clients = site.clients(4);
+    site.swaps(3);
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_server_does_not_bind_by_us_what_it_could_not_bind() {
+    let Some(address) = privileged_address() else {
+        return skipped(
+            "a_server_does_not_bind_by_us_what_it_could_not_bind",
+            "needs root",
+        );
+    };
+    let mut site = Site::at(Place::Nowhere)
+        .with(&AS_NOBODY)
+        .by_odd(&format!("at={address}"))
+        .opening("v1");
+    assert!(!site.end().success());
+    assert!(site.log.says("Permission denied"), "{}", site.log.timed());
+}
+
+/// An unmodified server without rights serves a port that hotswap has opened for it.
+#[test]
+fn a_listened_port_is_given_to_a_server_without_rights() {
+    let Some(address) = privileged_address() else {
+        return skipped(
+            "a_listened_port_is_given_to_a_server_without_rights",
+            "needs root",
+        );
+    };
+    let everywhere = format!("at=0.0.0.0:{}", address.port());
+    let script = format!(
+        "#!/bin/sh\nunset LISTEN_FDS LISTEN_PID\nexec '{}' {everywhere}\n",
+        server("odd").display()
+    );
+    let site = Site::at(Place::Given(Target::Tcp(address)))
+        .with(&AS_NOBODY)
+        .with(&["--listen", &address.to_string()])
+        .by_script(&script, &[])
+        .serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    swap(&site, 3);
+    clients.until_answered(10);
+    clients.expect_no_failure();
+}
+
+/// As in a container: hotswap makes the socket, and puts it in the place of the server's.
+#[test]
+fn a_server_whose_sockets_cannot_be_duplicated_is_captured() {
+    let address = free_address();
+    let confined = server("confined").display().to_string();
+    let plan = at(address)
+        .inside(&[&confined])
+        .by_odd(&format!("at={address}"));
+    let site = plan.serving("v1");
+    let mut clients = site.clients(4);
+    site.swaps(3);
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
+/// The outer one has the only seat in the front row: the inner one says so, and shares its sockets.
+#[test]
+fn a_hotswap_inside_another_shares_its_sockets() {
+    let address = free_address();
+    let hotswap = env!("CARGO_BIN_EXE_hotswap");
+    let inner = ["--no-watch", "--listen", &address.to_string(), "--"].map(str::to_owned);
+    let mut arguments: Vec<String> = inner.to_vec();
+    arguments.push(server("hello").display().to_string());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let site = at(address)
+        .by_program(hotswap.into(), &arguments)
+        .serving("");
+    site.log
+        .wait_for("cannot capture what the server binds: another hotswap");
+    site.log.wait_for("on sockets that all generations share");
+    let mut clients = site.clients(4);
+    swap(&site, 2);
+    clients.until_answered(10);
+    clients.expect_no_failure();
+}
+
+#[test]
+fn where_capture_is_a_must_it_must_be_possible() {
+    let hotswap = env!("CARGO_BIN_EXE_hotswap");
+    let inner = ["--", hotswap, "--capture", "always", "--", "true"];
+    let attempt = attempt(&inner);
+    let (status, said) = (attempt.status, &attempt.said);
+    assert_eq!(status, Some(125), "{said}");
+    for line in [
+        "cannot capture what the server binds: another hotswap",
+        "try: --capture auto",
+    ] {
+        assert!(said.contains(line), "no {line:?} in {said}");
+    }
+}
