@@ -13,6 +13,8 @@ const INET_DIAG_INFO: u16 = 2;
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
 const CLOSE_WAIT: u8 = 8;
 const MESSAGE: usize = 72;
+/// Milliseconds after which what was sent is taken for a whole answer.
+const A_PART_AGO: u32 = 40;
 
 /// Which of the two tables: an accepted connection is in that of its listener, whatever the client spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +37,8 @@ pub enum Activity {
     /// A request may be on its way, in work, or not yet wholly answered.
     Busy,
     /// The last answer is not acknowledged, or came within one tick of the kernel's clock with the last request, and
-    /// nothing tells which was later. So many bytes had been received by then.
+    /// nothing tells which was later; or something was sent just now, and nothing tells whether it was all. So many
+    /// bytes had been received by then.
     Undecided {
         received: u64,
     },
@@ -159,16 +162,18 @@ impl Traffic {
         if !has_asked || self.to_read > fin || self.unsent > 0 {
             return Activity::Busy;
         }
-        let received = self.received;
+        let undecided = Activity::Undecided {
+            received: self.received,
+        };
         match self.since_received.cmp(&self.since_sent) {
             Ordering::Less => Activity::Busy,
             // A client that asks again at once acknowledges the answer by its next request.
-            Ordering::Equal | Ordering::Greater if self.to_send > 0 => {
-                Activity::Undecided { received }
-            }
+            Ordering::Equal | Ordering::Greater if self.to_send > 0 => undecided,
+            // Many servers write the head and the body of an answer one after the other.
+            Ordering::Equal | Ordering::Greater if self.since_sent < A_PART_AGO => undecided,
             Ordering::Greater => Activity::Quiet,
             Ordering::Equal if self.answer_is_acknowledged() => Activity::Quiet,
-            Ordering::Equal => Activity::Undecided { received },
+            Ordering::Equal => undecided,
         }
     }
 
@@ -249,6 +254,13 @@ mod tests {
             activity(1, (0, 0), &exchange(100, 900, 80)),
             Activity::Quiet
         );
+    }
+
+    #[test]
+    fn what_was_sent_just_now_may_be_a_part_of_an_answer() {
+        let sent = |ago| activity(1, (0, 0), &exchange(ago, 300, 80));
+        assert_eq!(sent(39), Activity::Undecided { received: 80 });
+        assert_eq!(sent(40), Activity::Quiet);
     }
 
     #[test]
