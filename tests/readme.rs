@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::common::crowd::Habit;
 use crate::common::place::Place;
+use crate::common::plan::hotswap;
 use crate::common::site::Site;
 use crate::common::skipped;
 
@@ -246,4 +249,70 @@ fn ruby_takes_its_socket() {
 #[test]
 fn rust_takes_its_socket() {
     takes_its_socket(&RUST);
+}
+
+#[test]
+fn the_unit_file_is_one_that_systemd_takes() {
+    if !is_there("systemd-analyze") {
+        skipped("the README's unit file", "no systemd-analyze here");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let unit = dir.path().join("api.service");
+    let version = said_by(Command::new("systemd-analyze").arg("--version"));
+    let version: u32 = (version.split_whitespace().nth(1))
+        .and_then(|version| version.parse().ok())
+        .expect("a version");
+    let text = block("ini").replace("/usr/local/bin/hotswap", env!("CARGO_BIN_EXE_hotswap"));
+    // as the README says it
+    let text = if version < 253 {
+        text.replace("notify-reload", "notify")
+    } else {
+        text
+    };
+    fs::write(&unit, text).expect("a unit file");
+    let said = said_by(
+        Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&unit),
+    );
+    assert!(!said.contains("api.service"), "{said}");
+}
+
+/// The manual promises which keys there are.
+#[test]
+fn every_key_of_the_status_is_in_the_manual() {
+    let site = Site::serving("v1");
+    site.publish("v2").swap();
+    let client = env!("CARGO_BIN_EXE_hotswap").into();
+    let status = said_by(
+        hotswap(&client, site.dir())
+            .args(["status", "server", "--json"])
+            .stdout(Stdio::piped()),
+    );
+    let status: Value = serde_json::from_str(&status).expect("an object");
+    let (_, manual) = include_str!("../man/hotswap.1")
+        .split_once(".Sh JSON")
+        .expect("a section");
+    let (manual, _) = manual.split_once("\n.Sh ").expect("another section");
+    let words: Vec<&str> = manual.split_whitespace().collect();
+    for key in keys(&status) {
+        assert!(words.contains(&key), "{key}: {status}");
+    }
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(pairs) => (pairs.iter())
+            .flat_map(|(key, value)| [vec![key.as_str()], keys(value)].concat())
+            .collect(),
+        Value::Array(values) => values.iter().flat_map(keys).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn said_by(command: &mut Command) -> String {
+    let output = command.output().expect("a command");
+    let both = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
 }
