@@ -25,6 +25,7 @@ mod saturated;
 mod shared;
 mod signals;
 mod stop;
+mod systemd;
 mod terminal;
 mod thousand;
 mod watch;
