@@ -367,7 +367,7 @@ fn a_swap_that_is_asked_for_waits_for_the_writer_and_no_longer() {
     for (spoil, why) in [
         ("chmod -x server", "is not executable"),
         ("chmod +x server; : > server", "is not complete"),
-        ("rm server", "does not exist"),
+        ("rm server", "cannot be run: No such file"),
     ] {
         run(&site, 0, spoil);
         let verdict = site.swap_in_vain();
