@@ -8,6 +8,7 @@ mod bind;
 mod bound;
 mod caller;
 pub mod filter;
+mod hand_over;
 mod listen;
 mod notification;
 mod options;

@@ -18,7 +18,7 @@ pub struct Bound {
     pub address: CapturedAddress,
     /// Where it was when it was bound: whoever asks whether the server still holds it looks there.
     pub process: Pid,
-    fd: RawFd,
+    pub fd: RawFd,
     /// Our own descriptor, where no other can be had when the server listens.
     pub kept: Option<OwnedFd>,
     /// The name it is bound to, if it has one in the file system.
@@ -70,9 +70,9 @@ impl Drop for Bound {
 /// All of one generation's, in the order in which they were bound.
 #[derive(Default)]
 pub struct Bounds {
-    all: Vec<Bound>,
+    pub all: Vec<Bound>,
     /// Sockets bound to a port of the kernel's choice, by inode.
-    port_zero: Vec<u64>,
+    pub port_zero: Vec<u64>,
 }
 
 impl Bounds {

@@ -1,21 +1,17 @@
 //! Servers that are threads of this process, each under the filter, and the listeners that hotswap makes of theirs.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
-};
 use nix::sys::stat::fstat;
 
 use super::*;
 use crate::listener::{Note, SocketOptions, Sockets};
 
+mod tcp;
 mod unix;
 
 const G1: Generation = Generation(1);
@@ -64,17 +60,48 @@ impl House {
         generation: Generation,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
+        let server = self.start(generation, work);
+        self.finish(generation, server)
+    }
+
+    fn start<T: Send + 'static>(
+        &mut self,
+        generation: Generation,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         let (sender, receiver) = mpsc::channel();
-        let server: JoinHandle<T> = thread::spawn(move || {
+        let server = thread::spawn(move || {
             sender.send(filter::install().unwrap()).unwrap();
             work()
         });
         let capture = Capture::new(generation, receiver.recv().unwrap());
         self.captures.insert(generation, capture);
+        server
+    }
+
+    fn finish<T>(&mut self, generation: Generation, server: JoinHandle<T>) -> T {
         while !server.is_finished() {
             self.look(generation);
         }
         server.join().unwrap()
+    }
+
+    /// As after a re-execution: only what was told is known, and only what was handed over is open.
+    fn hand_over(&mut self, generation: Generation) {
+        let capture = self.captures.remove(&generation).unwrap();
+        let (told, descriptors) = capture.hand_over();
+        let descriptors = descriptors
+            .iter()
+            .map(|fd| fd.try_clone_to_owned().unwrap());
+        let descriptors: Vec<OwnedFd> = descriptors.collect();
+        // exec runs no destructor
+        std::mem::forget(capture);
+        let told = serde_json::from_str(&told.to_string()).unwrap();
+        let mut descriptors = descriptors.into_iter();
+        let capture = Capture::take_over(&told, &mut descriptors).unwrap();
+        assert_eq!(descriptors.count(), 0);
+        assert_eq!(capture.hand_over().0, told);
+        self.captures.insert(generation, capture);
     }
 
     fn look(&mut self, generation: Generation) {
@@ -115,246 +142,6 @@ impl House {
     }
 }
 
-/// An address that nobody has at the moment.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 fn inode(socket: &impl AsFd) -> u64 {
     fstat(socket).unwrap().st_ino
-}
-
-fn says_hello(server: &TcpListener, client: &mut TcpStream) {
-    client.write_all(b"hello").unwrap();
-    let (mut accepted, _) = server.accept().unwrap();
-    let mut heard = [0; 5];
-    accepted.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"hello");
-}
-
-#[test]
-fn what_a_server_binds_is_a_listener() {
-    let (mut house, address) = (House::new(), free_address());
-    let server = house.serve(G1, move || TcpListener::bind(address).unwrap());
-    assert_eq!(house.listens(), [(address.to_string().as_str(), true)]);
-    let held = house.listeners.sockets_of(G1);
-    assert_eq!((held[0].inode, held[0].captured), (inode(&server), true));
-    says_hello(&server, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn the_next_generation_gets_its_clients_at_the_cut_over() {
-    let (mut house, address) = (House::new(), free_address());
-    let old = house.serve(G1, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G1, &[]).unwrap();
-    let new = house.serve(G2, move || TcpListener::bind(address).unwrap());
-    assert_ne!(inode(&old), inode(&new));
-    says_hello(&old, &mut TcpStream::connect(address).unwrap());
-    house.listeners.cut_over(G2, &[]).unwrap();
-    says_hello(&new, &mut TcpStream::connect(address).unwrap());
-    drop(old);
-    assert_eq!(house.leave(G1), []);
-    says_hello(&new, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn a_restart_gets_the_dead_ones_socket_and_who_waits_there() {
-    let (mut house, address) = (House::new(), free_address());
-    drop(house.serve(G1, move || TcpListener::bind(address).unwrap()));
-    house.listeners.cut_over(G1, &[]).unwrap();
-    let mut client = TcpStream::connect(address).unwrap();
-    house.leave(G1);
-    let server = house.serve(G2, move || TcpListener::bind(address).unwrap());
-    says_hello(&server, &mut client);
-}
-
-#[test]
-fn a_listener_goes_with_the_last_generation_that_has_it() {
-    let (mut house, address, other) = (House::new(), free_address(), free_address());
-    let both = house.serve(G1, move || [address, other].map(TcpListener::bind));
-    house.listeners.cut_over(G1, &[]).unwrap();
-    let new = house.serve(G2, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G2, &[]).unwrap();
-    TcpStream::connect(other).unwrap();
-    drop(both);
-    house.leave(G1);
-    let refused = TcpStream::connect(other).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    says_hello(&new, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn what_bind_refuses_is_refused() {
-    let mut house = House::new();
-    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = stranger.local_addr().unwrap();
-    let lacking: SocketAddr = "192.0.2.1:4711".parse().unwrap();
-    let (in_use, not_here) = house.serve(G1, move || {
-        let error = |address| TcpListener::bind(address).unwrap_err().kind();
-        (error(taken), error(lacking))
-    });
-    assert_eq!(in_use, ErrorKind::AddrInUse);
-    assert_eq!(not_here, ErrorKind::AddrNotAvailable);
-    assert_eq!(house.warnings(), [""; 0]);
-}
-
-#[test]
-fn an_address_is_in_use_for_as_long_as_the_server_holds_it() {
-    let (mut house, address) = (House::new(), free_address());
-    let server = house.serve(G1, move || {
-        let first = TcpListener::bind(address).unwrap();
-        let second = TcpListener::bind(address).unwrap_err();
-        assert_eq!(second.kind(), ErrorKind::AddrInUse);
-        drop(first);
-        TcpListener::bind(address).unwrap()
-    });
-    says_hello(&server, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn workers_that_share_a_port_share_a_socket() {
-    let (mut house, address) = (House::new(), free_address());
-    let sockets = house.serve(G1, move || {
-        [(); 2].map(|()| {
-            let socket = stream();
-            setsockopt(&socket, sockopt::ReusePort, &true).unwrap();
-            bind_to(&socket, address).unwrap();
-            sys::listen(socket.as_fd(), 5).unwrap();
-            socket
-        })
-    });
-    assert_eq!(inode(&sockets[0]), inode(&sockets[1]));
-    assert_eq!(house.listeners.sockets_of(G1).len(), 1);
-}
-
-fn stream() -> OwnedFd {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
-}
-
-fn bind_to(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
-    let SocketAddr::V4(address) = address else {
-        unreachable!("these tests are about IPv4");
-    };
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
-}
-
-#[test]
-fn multipath_tcp_becomes_plain_tcp() {
-    let (mut house, address) = (House::new(), free_address());
-    let server = house.serve(G1, move || {
-        let socket = sys::multipath_socket().ok()?;
-        bind_to(&socket, address).unwrap();
-        sys::listen(socket.as_fd(), 5).unwrap();
-        Some(TcpListener::from(socket))
-    });
-    let Some(server) = server else {
-        eprintln!("skipped: this kernel has no multipath TCP");
-        return;
-    };
-    let protocol = sys::socket_option(server.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL);
-    assert_eq!(protocol.unwrap(), libc::IPPROTO_TCP);
-    says_hello(&server, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn a_listened_address_is_given_to_whoever_binds_it() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let address: SocketAddr = house.listeners.listening()[0].parse().unwrap();
-    let port = address.port();
-    let server = house.serve(G1, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
-    let held = house.listeners.sockets_of(G1);
-    assert_eq!((held.len(), held[0].inode), (1, inode(&server)));
-    says_hello(&server, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn a_port_of_the_kernels_choice_is_left_alone_with_one_line() {
-    let mut house = House::new();
-    let servers = house.serve(G1, || {
-        // as Go does to learn what the kernel knows: never a listener
-        let probe = stream();
-        bind_to(&probe, "127.0.0.1:0".parse().unwrap()).unwrap();
-        drop(probe);
-        [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap())
-    });
-    assert_eq!(house.listeners.sockets_of(G1).len(), 0);
-    assert_eq!(house.warnings().len(), 1);
-    assert!(!house.captures[&G1].called_bind_or_listen());
-    drop(servers);
-}
-
-#[test]
-fn a_client_with_a_port_of_its_own_is_not_held_open() {
-    let (mut house, address) = (House::new(), free_address());
-    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-    let there = stranger.local_addr().unwrap();
-    house.serve(G1, move || {
-        let client = stream();
-        bind_to(&client, address).unwrap();
-        let SocketAddr::V4(there) = there else { return };
-        nix::sys::socket::connect(client.as_raw_fd(), &SockaddrIn::from(there)).unwrap();
-    });
-    let (mut accepted, _) = stranger.accept().unwrap();
-    let end = accepted.read(&mut [0]).unwrap();
-    assert_eq!(end, 0, "nobody else holds the connection open");
-}
-
-#[test]
-fn a_changed_address_is_refused_and_said() {
-    let (mut house, address) = (House::new(), free_address());
-    let _old = house.serve(G1, move || TcpListener::bind(address).unwrap());
-    house.listeners.cut_over(G1, &[]).unwrap();
-    let port = address.port();
-    let refused = house.serve(G2, move || {
-        TcpListener::bind(("0.0.0.0", port)).unwrap_err()
-    });
-    assert_eq!(refused.kind(), ErrorKind::AddrInUse);
-    assert!(house.warnings()[0].starts_with("address changed"));
-}
-
-#[test]
-fn a_generation_without_tasks_is_gone() {
-    let mut house = House::new();
-    house.serve(G1, || ());
-    while house.happened.is_empty() {
-        house.look(G1);
-    }
-    house.look(G1);
-    assert_eq!(house.happened, [Happened::Gone]);
-}
-
-#[test]
-fn a_listener_that_its_server_has_closed_is_closed() {
-    let (mut house, address, other) = (House::new(), free_address(), free_address());
-    let _other = house.serve(G1, move || {
-        drop(TcpListener::bind(address).unwrap());
-        TcpListener::bind(other).unwrap()
-    });
-    house.listeners.cut_over(G1, &[]).unwrap();
-    TcpStream::connect(address).unwrap();
-    let capture = house.captures.get_mut(&G1).unwrap();
-    capture.sweep(sys::now(), &mut house.listeners, Vec::new);
-    let refused = TcpStream::connect(address).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-}
-
-#[test]
-fn a_release_is_compared_by_its_numbers() {
-    assert!(is_older("5.8.18-generic", (5, 9)));
-    assert!(is_older("4.19.0", (5, 9)));
-    assert!(!is_older("5.10.0-13-amd64", (5, 9)));
-    assert!(!is_older("6.1", (5, 9)));
-    assert!(!is_older("unknown", (5, 9)));
-}
-
-#[test]
-fn capturing_is_available_or_says_why_not() {
-    match available() {
-        Ok(()) => {}
-        Err(error) => assert!(error.raw_os_error().is_some()),
-    }
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 pub struct Process {
     pub pid: Pid,
     /// In clock ticks since the machine started.
-    started: u64,
+    pub started: u64,
 }
 
 impl Process {
