@@ -1,0 +1,72 @@
+//! What hotswap costs, beside the least that it could: the figures of the README. Run it by scripts/bench.
+//!
+//! Whatever is compared is measured in one run, in turns.
+
+mod costs;
+mod load;
+mod picture;
+mod report;
+mod subject;
+mod swaps;
+
+use std::time::{Duration, Instant};
+use std::{env, fs, io};
+
+use report::Report;
+
+/// What is left of the arguments once `name` and its value have been taken.
+fn option(arguments: &mut Vec<String>, name: &str) -> Option<String> {
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.remove(at);
+    (at < arguments.len()).then(|| arguments.remove(at))
+}
+
+fn main() -> io::Result<()> {
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let json = option(&mut arguments, "--json");
+    let svg = option(&mut arguments, "--svg");
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let few = |all: u32, some: u32| if quick { some } else { all };
+    let began = Instant::now();
+    let mut report = Report::default();
+    let title = |what: &str| println!("\n{what} ({} s)", began.elapsed().as_secs());
+
+    title("swaps under load, open loop");
+    let (asked, around) = swaps::under_load(&mut report, few(50, 20));
+    if let Some(path) = svg {
+        fs::write(path, picture::of(asked, &around))?;
+    }
+    title("the parts of a swap");
+    swaps::latencies(&mut report, few(50, 15));
+    swaps::by_command(&mut report, few(50, 15));
+    swaps::by_file(&mut report, few(20, 5));
+    title("requests a second, closed loop");
+    costs::throughput(&mut report, few(100, 40));
+    title("at rest");
+    costs::idle(&mut report, Duration::from_secs(10));
+    costs::start(&mut report, few(30, 10));
+    title("growth");
+    costs::listeners(
+        &mut report,
+        if quick {
+            &[1, 100]
+        } else {
+            &[1, 10, 100, 1000]
+        },
+    );
+    costs::connections(
+        &mut report,
+        if quick {
+            &[0, 1000]
+        } else {
+            &[0, 1000, 10_000]
+        },
+    );
+    costs::many_swaps(&mut report, few(1000, 100));
+
+    println!("\n{}", report.table());
+    if let Some(path) = json {
+        fs::write(path, format!("{:#}\n", report.json()))?;
+    }
+    Ok(())
+}

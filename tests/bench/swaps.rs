@@ -1,0 +1,158 @@
+//! What clients notice of a swap, and how long its parts take.
+
+use std::time::{Duration, Instant};
+
+use crate::load::{self, Flow, Request};
+use crate::report::{Report, Samples, Target};
+use crate::subject::{Bare, Means, Site};
+
+/// So long after a swap was asked for, a request is one near a swap.
+const NEAR: Duration = Duration::from_millis(250);
+const RATE: u32 = 400;
+
+/// Swaps under load; the requests around the last one, since it was asked for.
+pub fn under_load(report: &mut Report, swaps: u32) -> (Instant, Vec<Request>) {
+    let site = Site::open(Means::Listen, 0, &["--no-watch"]);
+    let flow = Flow::begin(site.address, RATE);
+    let mut asked = Vec::new();
+    for swap in 0..swaps {
+        std::thread::sleep(NEAR * 3);
+        asked.push(Instant::now());
+        site.signal();
+        site.wait_for(&format!("generation {} is serving", swap + 2));
+    }
+    std::thread::sleep(NEAR * 3);
+    let met = flow.end();
+    let is_near = |request: &&Request| {
+        asked
+            .iter()
+            .any(|asked| (*asked..*asked + NEAR).contains(&request.at))
+    };
+    let failed: usize = load::failures(&met).values().sum();
+    for (kind, count) in load::failures(&met) {
+        println!("  {count} requests {kind}");
+    }
+    let name = format!("{swaps} swaps, {} requests: failed", met.len());
+    #[allow(clippy::cast_precision_loss)]
+    report.bounded(
+        name,
+        "",
+        Samples::from_iter([failed as f64]),
+        Target::AtMost(0.0),
+    );
+    let near: Samples = met.iter().filter(is_near).map(|one| one.took).collect();
+    let steady: Samples = met
+        .iter()
+        .filter(|one| !is_near(one))
+        .map(|one| one.took)
+        .collect();
+    for (name, thousandths) in [("p50", 500), ("p99", 990), ("p99.9", 999), ("max", 1000)] {
+        let one = |samples: &Samples| Samples::from_iter([samples.quantile(thousandths)]);
+        let target = (thousandths == 999).then_some(Target::AtMost(1.5));
+        let name = format!("latency within 250 ms of a swap, {name}");
+        report.pair(name, "ms", one(&near), ("steady", one(&steady)), target);
+    }
+    let last = asked.pop().expect("a swap");
+    let near = |at: Instant| at + NEAR > last && at < last + NEAR * 2;
+    (last, met.into_iter().filter(|one| near(one.at)).collect())
+}
+
+/// From SIGHUP to the first answer and the verdict, beside a program that only forks, execs and waits.
+pub fn latencies(report: &mut Report, repetitions: u32) {
+    for (start, most) in [(0, 1.3), (100, 1.02)] {
+        for means in [Means::Listen, Means::Captured] {
+            let site = Site::open(means, start, &["--no-watch", "--quiesce", "0s"]);
+            let mut floor = Vec::new();
+            let mut parts: [Vec<Duration>; 4] = Default::default();
+            for turn in 0..repetitions {
+                floor.push(Bare::first_answer(start));
+                let asked = Instant::now();
+                let asked_on_their_clock = monotonic();
+                site.signal();
+                let (answer, answered) = load::until_answered_by(site.address, turn + 2);
+                let (verdict, _) = site.wait_for(&format!("generation {} is serving", turn + 2));
+                let (gone, _) = site.wait_for(&format!("generation {} is gone", turn + 1));
+                let since = |stamp: u128| {
+                    Duration::from_nanos(u64::try_from(stamp - asked_on_their_clock).unwrap_or(0))
+                };
+                parts[0].push(answered - asked);
+                parts[1].push(since(answer.began));
+                parts[2].push((answered - asked).saturating_sub(since(answer.ready)));
+                parts[3].push(gone.saturating_duration_since(verdict));
+            }
+            let what = format!("{means:?}, server of {} ms: ", start.max(1)).to_lowercase();
+            let [first, began, late, gone] = parts.map(Samples::from_iter);
+            report.pair(
+                format!("{what}asked to first answer"),
+                "ms",
+                first,
+                ("floor", floor.into_iter().collect()),
+                Some(Target::AtMost(most)),
+            );
+            report.figure(format!("{what}asked to main()"), "ms", began);
+            report.bounded(
+                format!("{what}could answer to first answer"),
+                "ms",
+                late,
+                Target::AtMost(2.0),
+            );
+            report.figure(format!("{what}verdict to gone"), "ms", gone);
+        }
+    }
+}
+
+fn monotonic() -> u128 {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    Duration::from(nix::time::clock_gettime(clock).expect("the clock")).as_nanos()
+}
+
+/// `hotswap swap`, from its start to its end, beside a command that does nothing.
+pub fn by_command(report: &mut Report, repetitions: u32) {
+    let site = Site::open(Means::Listen, 0, &["--no-watch", "--quiesce", "0s"]);
+    let (mut swaps, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..repetitions {
+        let began = Instant::now();
+        site.swap(&[]);
+        swaps.push(began.elapsed());
+        floor.push(Bare::first_answer(0));
+    }
+    report.pair(
+        "hotswap swap, from its start to its end",
+        "ms",
+        swaps.into_iter().collect(),
+        ("floor", floor.into_iter().collect()),
+        None,
+    );
+}
+
+/// From the new file being in its place to the first answer of the new version.
+pub fn by_file(report: &mut Report, repetitions: u32) {
+    let site = Site::open(Means::Listen, 0, &["--quiesce", "0s"]);
+    let program = site.dir.path().join("server");
+    let content = std::fs::read_to_string(&program).expect("the program");
+    let (mut renamed, mut written) = (Vec::new(), Vec::new());
+    let mut generation = 1;
+    let mut publish = |put: &dyn Fn(String)| {
+        generation += 1;
+        put(format!("{content}# {generation}\n"));
+        let began = Instant::now();
+        let (_, answered) = load::until_answered_by(site.address, generation);
+        site.wait_for(&format!("generation {} is gone", generation - 1));
+        answered - began
+    };
+    for _ in 0..repetitions {
+        let beside = program.with_extension("new");
+        renamed.push(publish(&|text| {
+            std::fs::write(&beside, text).expect("a new version");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&beside, mode).expect("its mode");
+            std::fs::rename(&beside, &program).expect("a place for it");
+        }));
+        written.push(publish(&|text| {
+            std::fs::write(&program, text).expect("a new version");
+        }));
+    }
+    let (renamed, written) = (renamed.into_iter().collect(), written.into_iter().collect());
+    report.figure("file renamed into place to first answer", "ms", renamed);
+    report.figure("file written in place to first answer", "ms", written);
+}
