@@ -35,7 +35,7 @@ use rule::{Rule, look_by_probes};
 use target::{Target, targets};
 
 /// How often a candidate is looked at when it has just been started, and at most how seldom later.
-const OFTEN: Duration = Duration::from_millis(1);
+const OFTEN: Duration = Duration::from_micros(250);
 const SELDOM: Duration = Duration::from_millis(50);
 /// In between, after this part of its age; and never for more than so much of the time.
 const PART: u32 = 50;

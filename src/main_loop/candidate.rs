@@ -9,6 +9,7 @@ use crate::drain::Reading;
 use crate::news;
 use crate::ready::notify::Notice;
 use crate::ready::{View, Wish};
+use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 
 impl World {
@@ -18,7 +19,8 @@ impl World {
             return;
         };
         let candidate = *candidate;
-        let Some(server) = self.servers.get(&candidate) else {
+        // A look would hold up its exec, which is waited for by its own descriptor.
+        let Some(server) = self.servers.get(&candidate).filter(|server| server.runs()) else {
             return;
         };
         let held = self.listeners.sockets_of(candidate);
@@ -69,6 +71,11 @@ impl World {
         for wish in wishes {
             self.grant(candidate, wish, now);
         }
+    }
+
+    /// Its exec has worked.
+    pub(super) fn runs(&self, generation: Generation) -> bool {
+        self.servers.get(&generation).is_some_and(Server::runs)
     }
 
     fn grant(&mut self, candidate: Generation, wish: Wish, now: Time) {

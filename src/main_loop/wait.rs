@@ -163,6 +163,7 @@ impl World {
         let readiness = self
             .readiness
             .as_ref()
+            .filter(|(candidate, _)| self.runs(*candidate))
             .and_then(|(_, readiness)| readiness.deadline());
         let drains = self.drains.values().filter_map(Drain::deadline);
         let notify = self.notify.values().filter_map(NotifySocket::deadline);

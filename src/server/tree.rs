@@ -103,10 +103,13 @@ impl Tree {
     }
 
     fn has_orphan(&self, child: Pid, stat: &Stat) -> bool {
+        // The variables of those that are older need not be read.
+        let marked = || {
+            stat.started >= self.since
+                && environment(child).is_some_and(|environment| self.is_marked(&environment))
+        };
         child != self.main
-            && (stat.group == self.main
-                || self.strays.contains(&(child, stat.started))
-                || environment(child).is_some_and(|environment| self.is_marked(&environment)))
+            && (stat.group == self.main || self.strays.contains(&(child, stat.started)) || marked())
     }
 
     fn is_marked(&self, environment: &[u8]) -> bool {

@@ -1,9 +1,13 @@
 //! What /proc tells of one process.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
 
 use nix::unistd::Pid;
 
+/// Most files in /proc fit, so that they take one read and one that finds nothing more; they do not tell their length.
+const MOST: usize = 4096;
 /// An exec lasts less than so many looks.
 const TRIES: usize = 200;
 
@@ -18,7 +22,7 @@ pub struct Stat {
 
 impl Stat {
     pub fn of(pid: Pid) -> Option<Self> {
-        Self::read(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        Self::read(&whole(format!("/proc/{pid}/stat")).ok()?)
     }
 
     /// `pid (name) state parent group session ...`, as proc(5) has it; a name may hold anything, brackets too.
@@ -39,10 +43,16 @@ impl Stat {
     }
 }
 
+fn whole(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(MOST);
+    File::open(path)?.read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// The variables that a process was started with; `None` of one that has ended.
 pub fn environment(pid: Pid) -> Option<Vec<u8>> {
     for _ in 0..TRIES {
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let environment = whole(format!("/proc/{pid}/environ")).ok()?;
         // nothing at all is to be seen of a process in the middle of an exec, not even its arguments
         let in_exec = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|read| read.is_empty());
         if !environment.is_empty() || !in_exec() {
@@ -67,8 +77,8 @@ fn listed_children(parent: Pid) -> Option<Vec<Pid>> {
         return Some(children); // it is gone
     };
     for thread in threads.flatten() {
-        match fs::read_to_string(thread.path().join("children")) {
-            Ok(list) => children.extend(pids(&list)),
+        match whole(thread.path().join("children")) {
+            Ok(list) => children.extend(pids(&String::from_utf8_lossy(&list))),
             Err(_) if thread.path().exists() => return None,
             Err(_) => {}
         }
