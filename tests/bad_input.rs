@@ -212,7 +212,19 @@ fn a_token_needs_its_listener() {
 #[test]
 fn a_probe_needs_a_steered_listener() {
     for mode in ["tcp", "http:/health"] {
-        attempt(&["--ready", mode, "--", "sleep", "9"]).is_refused(125, &["try: "]);
+        let nothing = ["--capture", "never", "--ready", mode, "--", "sleep", "9"];
+        attempt(&nothing).is_refused(125, &["try: "]);
+        let shared = [
+            "--share",
+            "--listen",
+            "127.0.0.1:0",
+            "--ready",
+            mode,
+            "--",
+            "sleep",
+            "9",
+        ];
+        attempt(&shared).is_refused(125, &["try: "]);
     }
 }
 

@@ -146,7 +146,7 @@ fn ready_when_it_says_so() {
 
 #[test]
 fn ready_when_it_writes_a_newline() {
-    ready_by("fd:9", "newline=9", "");
+    ready_by("fd:9", "newline=9", "newline on descriptor 9");
 }
 
 #[test]
@@ -161,12 +161,12 @@ fn ready_when_it_answers_well() {
 
 #[test]
 fn ready_when_a_command_says_so() {
-    ready_by("exec:kill -0 $HOTSWAP_PID", "", "");
+    ready_by("exec:kill -0 $HOTSWAP_PID", "", "command succeeded");
 }
 
 #[test]
 fn ready_after_a_while() {
-    ready_by("after:200ms", "", "");
+    ready_by("after:200ms", "", "assumed ready");
 }
 
 /// A server that once said READY=1 is waited for until it says it again.

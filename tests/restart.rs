@@ -112,7 +112,7 @@ fn restarts_back_off() {
         .log
         .wait_for("generation 3 is dead: exited with status 3");
     assert!(third.ends_with("; restarting in 200ms"), "{third}");
-    site.publish("v2");
+    site.publish_odd("v2", "");
     let clients = site.clients(4);
     clients.until_all_see("v2");
 }
@@ -151,7 +151,7 @@ fn a_first_start_that_fails_is_repeated_where_that_is_wanted() {
     let site = plan.by_odd("exit=3").opening("v1");
     site.log
         .wait_for("generation 2 aborted: exited with status 3");
-    site.publish("v2");
+    site.publish_odd("v2", "");
     let clients = site.clients(4);
     clients.until_all_see("v2");
 }

@@ -1,7 +1,9 @@
 //! Ending: requests in flight are finished, nothing is left, and the status is true.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::common::crowd::Habit;
@@ -99,28 +101,29 @@ fn nothing_is_swapped_or_restarted_after_a_stop() {
     assert!(!site.log.says("generation 2"));
 }
 
-/// A terminal that closes is a stop; setsid(1) makes it hotswap's controlling terminal.
+/// A site whose controlling terminal, made so by setsid(1), closes when the other end is dropped.
+fn on_a_terminal(wrapper: &[&str]) -> (Site, OwnedFd) {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let closed_by_exec = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+    fcntl(&terminal.master, closed_by_exec).expect("a descriptor of our own");
+    let plan = Site::at(Place::Tcp4).inside(&[&["setsid", "--ctty"], wrapper].concat());
+    (
+        plan.on_terminal(terminal.slave).serving("v1"),
+        terminal.master,
+    )
+}
+
 #[test]
 fn a_terminal_that_closes_is_a_stop() {
-    let terminal = nix::pty::openpty(None, None).expect("a terminal");
-    let plan = Site::at(Place::Tcp4)
-        .inside(&["setsid", "--ctty"])
-        .on_terminal(terminal.slave);
-    let mut site = plan.serving("v1");
-    drop(terminal.master);
-    site.end();
-    site.expect_nothing_left();
+    let (mut site, terminal) = on_a_terminal(&[]);
+    drop(terminal);
+    site.expect_status(0).expect_nothing_left();
 }
 
 #[test]
 fn under_nohup_it_serves_on_when_the_terminal_closes() {
-    let terminal = nix::pty::openpty(None, None).expect("a terminal");
-    let wrapper = ["setsid", "--ctty", "nohup"];
-    let site = Site::at(Place::Tcp4)
-        .inside(&wrapper)
-        .on_terminal(terminal.slave)
-        .serving("v1");
-    drop(terminal.master);
+    let (site, terminal) = on_a_terminal(&["nohup"]);
+    drop(terminal);
     let mut clients = site.clients(4);
     clients.until_answered(200);
     clients.expect_no_failure();

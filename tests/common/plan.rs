@@ -1,5 +1,6 @@
 //! A site before it is opened: where, by which server, under which options of hotswap.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
@@ -153,10 +154,10 @@ impl Plan {
         });
         let mut line = self.wrapper;
         line.push(binary.clone().into());
-        line.extend(self.flags.into_iter().map(OsString::from));
         if let Some(listen) = self.place.listen(self.dir.path()) {
             line.extend(["--listen".into(), listen.into()]);
         }
+        line.extend(self.flags.into_iter().map(OsString::from));
         line.extend(["--".into(), program.into()]);
         line.extend(self.arguments.into_iter().map(OsString::from));
         let mut command = hotswap(&line[0], self.dir.path());
@@ -182,6 +183,7 @@ impl Plan {
             epoch,
             server: self.server,
             binary,
+            pid: OnceCell::new(),
             hotswap,
             dir: self.dir,
         };

@@ -3,6 +3,7 @@
 //! The program hotswap runs is a script that becomes one of tests/servers: a new version is a new script renamed over it.
 //! Nothing of a site outlives it, whatever its processes did.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub struct Site {
     pub(super) server: Server,
     /// The program that hotswap itself is.
     pub(super) binary: PathBuf,
+    pub(super) pid: OnceCell<Pid>,
     /// hotswap, or its wrapper.
     pub(super) hotswap: Child,
     pub(super) dir: TempDir,
@@ -68,13 +70,16 @@ impl Site {
         let is_hotswap = |pid: &Pid| {
             fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == self.binary)
         };
-        // The next ones are about to become servers.
-        eventually("hotswap's process", || {
+        // Others that run the same program are about to become servers.
+        let find = || {
             processes::of_site(self.dir())
                 .into_iter()
                 .filter(is_hotswap)
                 .min()
-        })
+        };
+        *self
+            .pid
+            .get_or_init(|| eventually("hotswap's process", find))
     }
 
     /// Installs a new version of the same server.
