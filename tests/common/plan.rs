@@ -1,12 +1,12 @@
 //! A site before it is opened: where, by which server, under which options of hotswap.
 
-use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Instant;
 use std::{env, thread};
 
@@ -183,7 +183,7 @@ impl Plan {
             epoch,
             server: self.server,
             binary,
-            pid: OnceCell::new(),
+            pid: OnceLock::new(),
             hotswap,
             dir: self.dir,
         };

@@ -3,11 +3,11 @@
 //! The program hotswap runs is a script that becomes one of tests/servers: a new version is a new script renamed over it.
 //! Nothing of a site outlives it, whatever its processes did.
 
-use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Instant;
 
@@ -39,7 +39,7 @@ pub struct Site {
     pub(super) server: Server,
     /// The program that hotswap itself is.
     pub(super) binary: PathBuf,
-    pub(super) pid: OnceCell<Pid>,
+    pub(super) pid: OnceLock<Pid>,
     /// hotswap, or its wrapper.
     pub(super) hotswap: Child,
     pub(super) dir: TempDir,
