@@ -21,6 +21,7 @@ mod stub;
 mod supervisor;
 mod sys;
 mod systemd;
+mod upgrade;
 mod watch;
 
 use std::ffi::OsString;

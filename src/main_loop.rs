@@ -4,6 +4,7 @@
 //! What fails while doing comes back as an event, too; only a poll that is itself broken ends the loop.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,7 +20,7 @@ use crate::ready::notify::NotifySocket;
 use crate::ready::{Mode, Readiness};
 use crate::server::{Recipe, Server};
 use crate::signals::Signals;
-use crate::supervisor::{Cause, Event, Generation, Policy, Supervisor, Time};
+use crate::supervisor::{Cause, Event, Generation, Supervisor, Time};
 use crate::sys;
 use crate::systemd::Manager;
 use crate::watch::Watch;
@@ -32,8 +33,10 @@ mod clients;
 mod commands;
 mod fallback;
 mod figures;
+mod memory;
 mod open;
 mod tell;
+mod upgrade;
 mod wait;
 
 use figures::Figures;
@@ -44,15 +47,21 @@ use figures::Figures;
 /// What keeps hotswap from starting, or from going on at all.
 pub fn run(args: RunArgs) -> Result<u8> {
     let policy = open::policy(&args);
-    let mut world = World::open(args)?;
-    let status = serve(&mut world, policy);
+    let (mut world, memory) = World::open(args)?;
+    let status = match memory {
+        Some(memory) => {
+            let supervisor = Supervisor::from_memory(policy, memory);
+            world.go_on(&supervisor);
+            serve(&mut world, supervisor, None)
+        }
+        None => serve(&mut world, Supervisor::new(policy), Some(Event::Launched)),
+    };
     world.control.close(sys::now());
     status
 }
 
-fn serve(world: &mut World, policy: Policy) -> Result<u8> {
-    let mut supervisor = Supervisor::new(policy);
-    let mut events = VecDeque::from([Event::Launched]);
+fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) -> Result<u8> {
+    let mut events = VecDeque::from_iter(first);
     loop {
         while let Some(event) = events.pop_front() {
             let by_signal = event == Event::SwapAsked(None);
@@ -76,6 +85,8 @@ fn serve(world: &mut World, policy: Policy) -> Result<u8> {
 /// All that hotswap has its hands on.
 struct World {
     args: RunArgs,
+    /// Where the next version of hotswap will be.
+    own_path: PathBuf,
     ready_mode: Mode,
     stop_signal: Signal,
     recipe: Recipe,
@@ -136,6 +147,8 @@ enum Purpose {
     OnEvent,
     /// `--ready exec:` of this candidate.
     Ready(Generation),
+    /// Whether the next version of hotswap runs.
+    Upgrade,
 }
 
 impl Purpose {
@@ -144,6 +157,7 @@ impl Purpose {
             Purpose::BeforeSwap => "before-swap",
             Purpose::OnEvent => "on-event",
             Purpose::Ready(_) => "ready",
+            Purpose::Upgrade => "upgrade",
         }
     }
 }

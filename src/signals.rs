@@ -14,6 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use crate::sys;
 
@@ -97,6 +98,12 @@ impl Signals {
             waker.wake();
         })
         .context("cannot catch SIGINT")?;
+        // The hotswap before held it back until now.
+        let mut interrupt = SigSet::empty();
+        interrupt.add(Signal::SIGINT);
+        interrupt
+            .thread_unblock()
+            .context("cannot unblock SIGINT")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let descriptor = SignalFd::with_flags(&mask, flags).context("cannot make a signalfd")?;
         Ok(Self {
@@ -106,6 +113,20 @@ impl Signals {
             had_terminal: has_terminal(),
             hang_up_ignored,
         })
+    }
+
+    /// What was found at the start, for the next version of hotswap.
+    pub fn surroundings(&self) -> Value {
+        json!({"had_terminal": self.had_terminal, "hang_up_ignored": self.hang_up_ignored})
+    }
+
+    pub fn resume(&mut self, surroundings: &Value) {
+        self.had_terminal = surroundings["had_terminal"]
+            .as_bool()
+            .unwrap_or(self.had_terminal);
+        self.hang_up_ignored = surroundings["hang_up_ignored"]
+            .as_bool()
+            .unwrap_or_default();
     }
 
     pub fn polled(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {

@@ -11,6 +11,7 @@ mod draining;
 mod ending;
 mod event;
 mod leaving;
+mod memory;
 mod restart;
 mod start;
 mod swap;
@@ -23,6 +24,7 @@ pub use event::{
     Action, Announcement, Event, Failure, Order, Policy, Program, Queue, Reason, Restart, Sockets,
     Then, Verdict,
 };
+pub use memory::Memory;
 pub use swap::{Cause, Stage, Swap};
 use verdict::{answer, failure};
 
@@ -64,7 +66,7 @@ pub enum Exit {
 }
 
 /// The generation that new connections go to and that hotswap falls back on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
     pub generation: Generation,
     pub since: Time,

@@ -80,8 +80,8 @@ impl World {
                     .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
             }
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
-            Action::Upgrade => {}
-            Action::RefuseUpgrade(why) => self.control.upgraded(Err(why), sys::now()),
+            Action::Upgrade => return self.upgrade(supervisor),
+            Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
             Action::End(status) => self.ended = Some(status),
         }
         Vec::new()

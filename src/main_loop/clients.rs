@@ -31,7 +31,7 @@ impl World {
                 What::Status => self.figures.curious.push(client),
                 // It is told from now on.
                 What::Events => {}
-                What::Upgrade => self.control.upgraded(Err("it cannot yet"), now),
+                What::Upgrade => self.check_upgrade(),
             }
         }
     }

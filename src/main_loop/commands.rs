@@ -127,6 +127,8 @@ impl World {
                     .requests
                     .push(Event::BeforeSwapEnded(if well { Ok(()) } else { Err(why) }));
             }
+            Purpose::Upgrade if well => batch.requests.push(Event::UpgradeAsked),
+            Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
             Purpose::Ready(generation) => self.ready_command_ended(generation, well),
             Purpose::OnEvent if well => {}
             Purpose::OnEvent => self.tell(&News::new(

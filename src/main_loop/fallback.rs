@@ -10,8 +10,8 @@ use crate::supervisor::Generation;
 /// A program that is not lost when another file takes its place.
 #[derive(Debug)]
 pub(super) struct Kept {
-    program: OwnedFd,
-    written: Option<Written>,
+    pub program: OwnedFd,
+    pub written: Option<Written>,
 }
 
 /// The size and the time of the last change, which tell that a file was written anew in its own place.

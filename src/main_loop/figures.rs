@@ -41,6 +41,16 @@ impl Figures {
         }
     }
 
+    pub fn started(&self) -> Time {
+        self.started
+    }
+
+    /// Goes on where the hotswap before ended.
+    pub fn resume(&mut self, counters: Counters, started: Option<Time>) {
+        self.counters = counters;
+        self.started = started.unwrap_or(self.started);
+    }
+
     /// Notes a spawn; how many restarts in a row have led to it.
     pub fn spawned(&mut self, cause: Cause) -> u32 {
         if cause == Cause::Restart {

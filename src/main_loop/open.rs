@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
-use super::World;
 use super::captured::Prospect;
 use super::figures::Figures;
+use super::{World, memory};
 use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
 use crate::listener::{Listeners, SocketOptions};
@@ -16,10 +16,11 @@ use crate::news::{Kind, News};
 use crate::server::{Recipe, profile};
 use crate::signals::Signals;
 use crate::stub::limit;
-use crate::supervisor::{Order, Policy, Restart};
+use crate::supervisor::{Memory, Order, Policy, Restart};
 use crate::systemd::{self, Manager};
+use crate::upgrade::Arrival;
 use crate::watch::{Targets, Watch};
-use crate::{program, sys};
+use crate::{program, sys, upgrade};
 
 /// What the command line says, as the core has it.
 pub(super) fn policy(args: &RunArgs) -> Policy {
@@ -46,22 +47,36 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
 }
 
 impl World {
-    pub(super) fn open(args: RunArgs) -> Result<Self> {
+    /// With what the core remembers, if this hotswap goes on where another one ended.
+    pub(super) fn open(args: RunArgs) -> Result<(Self, Option<Memory>)> {
         limit::raise();
-        let inherited = systemd::inherited();
+        let mut arrival = Arrival::at_start()?;
+        // What it was given at its start the hotswap before has handed over with its listeners.
+        let inherited = if arrival.is_none() {
+            systemd::inherited()
+        } else {
+            Vec::new()
+        };
+        let own_path = upgrade::own_path();
         check_proc()?;
         let ready_mode = args.ready.clone();
         // Before any thread: ctrlc's here, the watcher's below.
         let signals = Signals::take()?;
         prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
         let prospect = Prospect::of(&args)?;
-        let (listeners, mut warnings) =
-            Listeners::open(&args.listen, socket_options(&args, &prospect), inherited)?;
+        let options = socket_options(&args, &prospect);
+        let (listeners, mut warnings) = match &mut arrival {
+            Some(arrival) => (super::upgrade::listeners(arrival, options)?, Vec::new()),
+            None => Listeners::open(&args.listen, options, inherited)?,
+        };
         warnings.extend(prospect.warning);
         let (watch, more) = watch(&args)?;
         warnings.extend(more);
         // Last of all that may fail: its file is there for as long as hotswap answers.
-        let (control, warning) = Control::open(args.control.as_deref(), &args.instance())?;
+        let (control, warning) = match &mut arrival {
+            Some(arrival) => (super::upgrade::control(arrival)?, None),
+            None => Control::open(args.control.as_deref(), &args.instance())?,
+        };
         warnings.extend(warning);
         let recipe = recipe(&args, &control, prospect.capture);
         let now = sys::now();
@@ -69,6 +84,7 @@ impl World {
             stop_signal: args
                 .stop_signal
                 .unwrap_or_else(|| profile::stop_signal(&args.command)),
+            own_path,
             ready_mode,
             recipe,
             signals,
@@ -91,6 +107,13 @@ impl World {
             ended: None,
             args,
         };
+        if let Some(mut arrival) = arrival {
+            let (told, _) = arrival.unpack("core")?;
+            let memory =
+                memory::from_json(&told).ok_or_else(|| upgrade::incomprehensible("core"))?;
+            world.take_up(arrival)?;
+            return Ok((world, Some(memory)));
+        }
         for address in world.listeners.listening() {
             world.tell(&News::new(
                 Kind::Listening,
@@ -100,7 +123,7 @@ impl World {
         for warning in warnings {
             world.warn(warning);
         }
-        Ok(world)
+        Ok((world, None))
     }
 }
 

@@ -231,7 +231,11 @@ impl World {
                 Asked::Stop { sender } if self.ready_by_signal(sender) => None,
                 Asked::Stop { .. } | Asked::Interrupt => Some(Event::StopAsked(None)),
                 Asked::Reopen => Some(Event::ReopenAsked),
-                Asked::Upgrade | Asked::Reap => None,
+                Asked::Upgrade => {
+                    self.check_upgrade();
+                    None
+                }
+                Asked::Reap => None,
             });
         }
     }

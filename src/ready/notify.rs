@@ -92,6 +92,11 @@ impl NotifySocket {
     }
 
     /// The value of NOTIFY_SOCKET.
+    /// For [`NotifySocket::resume`] in the next version of hotswap.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     pub fn address(&self) -> &str {
         &self.address
     }

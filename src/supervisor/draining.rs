@@ -15,7 +15,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// How often SIGKILL is sent before a generation is given up as unkillable.
 const KILLS: u32 = 10;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draining {
     pub generation: Generation,
     pub phase: Phase,

@@ -80,7 +80,7 @@ impl Supervisor {
 
     /// What waits for calm: the end for the last generation, an upgrade for the end of the swap.
     pub(super) fn settle(&mut self) -> Vec<Action> {
-        if self.upgrade_asked && self.swap.is_none() && self.pending.is_none() {
+        if self.upgrade_asked && self.is_calm() {
             self.upgrade_asked = false;
             return vec![Action::Upgrade];
         }

@@ -1,0 +1,55 @@
+//! What the core remembers over a re-execution of hotswap, which comes only while nothing starts.
+
+use super::{Cause, Draining, Generation, Policy, Serving, Stage, Supervisor, Swap, Time};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub last: Generation,
+    pub serving: Option<Serving>,
+    pub draining: Vec<Draining>,
+    pub restarts: u32,
+    pub suspect: Option<Generation>,
+    pub fallen_back: Option<Generation>,
+    /// When the next restart is due.
+    pub restart_at: Option<Time>,
+}
+
+impl Supervisor {
+    pub fn memory(&self) -> Memory {
+        Memory {
+            last: self.last,
+            serving: self.serving.clone(),
+            draining: self.draining.clone(),
+            restarts: self.restarts,
+            suspect: self.suspect,
+            fallen_back: self.fallen_back,
+            restart_at: self.swap.as_ref().and_then(Swap::deadline),
+        }
+    }
+
+    pub fn from_memory(policy: Policy, memory: Memory) -> Self {
+        let next = Generation(memory.last.0 + 1);
+        let restart = memory
+            .restart_at
+            .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until }));
+        Self {
+            last: memory.last,
+            swap: restart,
+            serving: memory.serving,
+            draining: memory.draining,
+            restarts: memory.restarts,
+            suspect: memory.suspect,
+            fallen_back: memory.fallen_back,
+            ..Self::new(policy)
+        }
+    }
+
+    /// Nothing starts: at most a restart waits for its time.
+    pub(super) fn is_calm(&self) -> bool {
+        let waits = self
+            .swap
+            .as_ref()
+            .is_none_or(|swap| matches!(swap.stage, Stage::BackingOff { .. }));
+        waits && self.pending.is_none()
+    }
+}
