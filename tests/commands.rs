@@ -61,6 +61,18 @@ fn swap_says_why_it_failed() {
 }
 
 #[test]
+fn swap_says_what_the_command_before_it_said() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--before-swap", "echo no-compiler >&2; exit 3"])
+        .serving("v1");
+    let output = run(&site, &["swap"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.contains("exited with status 3"), "{said}");
+    assert!(said.contains("\nno-compiler\n"), "{said}");
+}
+
+#[test]
 fn swap_is_told_of_a_roll_back() {
     let site = Site::at(Place::Tcp4)
         .with(&["--min-ready", "10s"])

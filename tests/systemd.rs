@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -195,34 +193,4 @@ fn a_deployer_finds_the_socket_in_the_runtime_directory() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(site.stop().success());
     assert_eq!(fs::read_dir(directory.path()).expect("it").count(), 0);
-}
-
-/// With the paths of this machine in it.
-#[test]
-fn the_unit_file_of_the_readme_is_valid() {
-    const NAME: &str = "the_unit_file_of_the_readme_is_valid";
-    let readme = include_str!("../README.md");
-    let unit = readme.split("```ini\n").nth(1).expect("a unit file");
-    let unit = unit.split("```").next().expect("its end");
-    assert!(unit.contains("Type=notify-reload"), "{unit}");
-    let unit = unit.replace("/usr/local/bin/hotswap", env!("CARGO_BIN_EXE_hotswap"));
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("api.service");
-    fs::write(&file, unit).expect("a unit file");
-    match verify(&file) {
-        None => skipped(NAME, "systemd-analyze is not installed"),
-        Some(complaints) => assert_eq!(complaints, ""),
-    }
-}
-
-/// What systemd-analyze(1) has against a unit file.
-fn verify(file: &Path) -> Option<String> {
-    let mut analyze = Command::new("systemd-analyze");
-    analyze.args(["verify", "--man=no", "--recursive-errors=no"]);
-    let output = analyze.arg(file).output().ok()?;
-    let said = said(&output);
-    // Before systemd 253, and the README says so.
-    let too_new =
-        |line: &&str| !line.ends_with("Failed to parse service type, ignoring: notify-reload");
-    Some(said.lines().filter(too_new).collect())
 }

@@ -12,7 +12,7 @@ use super::wait::Batch;
 use crate::control::{self, What};
 use crate::news::News;
 use crate::server::Server;
-use crate::supervisor::{Client, Event, Generation, Supervisor, Time, Verdict};
+use crate::supervisor::{Client, Event, Failure, Generation, Reason, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
@@ -49,41 +49,41 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, clients: &[Client], verdict: &Verdict) {
-        let verdict = match verdict {
+        let (verdict, replaced) = match verdict {
             Verdict::Serving {
                 generation,
                 replaced,
-            } => (
-                *replaced,
-                control::Verdict {
-                    serving: true,
-                    text: self.figures.verdict_on(*generation).unwrap_or_default(),
-                    last_lines: Vec::new(),
-                },
-            ),
-            Verdict::Failed(failure) => (
-                None,
-                control::Verdict {
-                    serving: false,
-                    text: self
-                        .figures
-                        .verdict_on(failure.generation)
-                        .unwrap_or_else(|| News::failed(failure, None).text),
-                    last_lines: self.last_lines(failure.generation),
-                },
-            ),
+            } => (self.success(*generation), *replaced),
+            Verdict::Failed(failure) => (self.failure(failure), None),
             // Who asked for that is answered once the socket is gone.
             Verdict::Stopped => return,
         };
-        let (replaced, verdict) = verdict;
         let replaced = replaced.filter(|old| self.servers.contains_key(old));
         self.control
             .verdict(clients, &verdict, replaced, sys::now());
     }
 
-    fn last_lines(&self, generation: Generation) -> Vec<String> {
-        let server = self.servers.get(&generation);
-        server.map(Server::last_lines).unwrap_or_default()
+    fn success(&self, generation: Generation) -> control::Verdict {
+        control::Verdict {
+            serving: true,
+            text: self.figures.verdict_on(generation).unwrap_or_default(),
+            last_lines: Vec::new(),
+        }
+    }
+
+    fn failure(&mut self, failure: &Failure) -> control::Verdict {
+        let said = self.figures.verdict_on(failure.generation);
+        let server = self.servers.get(&failure.generation);
+        let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
+            std::mem::take(&mut self.figures.command_lines)
+        } else {
+            server.map(Server::last_lines).unwrap_or_default()
+        };
+        control::Verdict {
+            serving: false,
+            text: said.unwrap_or_else(|| News::failed(failure, None).text),
+            last_lines,
+        }
     }
 
     /// Those who follow, and those who wait for a swap.

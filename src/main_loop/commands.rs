@@ -121,6 +121,7 @@ impl World {
                     self.watch.baseline();
                 } else {
                     self.watch.command_failed(now);
+                    self.figures.command_lines = ended.last_lines;
                 }
                 let why = format!("the command before the swap failed: {}", ended.exit);
                 batch

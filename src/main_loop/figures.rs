@@ -20,6 +20,8 @@ pub(super) struct Figures {
     pub counters: Counters,
     /// Clients that want to know how it is.
     pub curious: Vec<Client>,
+    /// What the last command before a swap that failed has said.
+    pub command_lines: Vec<String>,
     started: Time,
     /// Restarts in a row.
     restarts: u32,
@@ -33,6 +35,7 @@ impl Figures {
         Self {
             counters: Counters::default(),
             curious: Vec::new(),
+            command_lines: Vec::new(),
             started,
             restarts: 0,
             last_verdict: None,
