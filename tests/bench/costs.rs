@@ -50,14 +50,21 @@ pub fn throughput(report: &mut Report, turns: u32) {
 
 /// Ten seconds in which nothing happens.
 pub fn idle(report: &mut Report, lasting: Duration) {
-    let still = Site::open(Means::Listen, 0, &["--no-watch", "--quiesce", "0s"]);
-    let watching = Site::open(Means::Listen, 0, &["--quiesce", "0s"]);
-    for site in [&still, &watching] {
+    for name in ["--no-watch", "watching"] {
+        let quiet: &[&str] = &["--quiesce", "0s", "--no-watch"];
+        // one at a time: two would share the memory of the program
+        let site = Site::open(
+            Means::Listen,
+            0,
+            if name == "watching" {
+                &quiet[..2]
+            } else {
+                quiet
+            },
+        );
         site.swap(&["--drained"]);
-    }
-    // what a swap leaves to be done later is done by then
-    sleep(Duration::from_secs(5));
-    for (name, site) in [("--no-watch", &still), ("watching", &watching)] {
+        // what a swap leaves to be done later is done by then
+        sleep(Duration::from_secs(5));
         let (wakes, cpu) = (site.wakes(), site.cpu());
         sleep(lasting);
         let (wakes, cpu) = (site.wakes() - wakes, site.cpu().saturating_sub(cpu));

@@ -26,43 +26,46 @@ fn main() -> io::Result<()> {
     let json = option(&mut arguments, "--json");
     let svg = option(&mut arguments, "--svg");
     let quick = arguments.iter().any(|argument| argument == "--quick");
+    arguments.retain(|argument| argument != "--quick");
     let few = |all: u32, some: u32| if quick { some } else { all };
     let began = Instant::now();
     let mut report = Report::default();
-    let title = |what: &str| println!("\n{what} ({} s)", began.elapsed().as_secs());
+    let begins = |part: &str| {
+        let is_asked_for = arguments.is_empty() || arguments.iter().any(|asked| asked == part);
+        if is_asked_for {
+            println!("\n{part} ({} s)", began.elapsed().as_secs());
+        }
+        is_asked_for
+    };
 
-    title("swaps under load, open loop");
-    let (asked, around) = swaps::under_load(&mut report, few(50, 20));
-    if let Some(path) = svg {
-        fs::write(path, picture::of(asked, &around))?;
+    if begins("load") {
+        let (asked, around) = swaps::under_load(&mut report, few(50, 20));
+        if let Some(path) = svg {
+            fs::write(path, picture::of(asked, &around))?;
+        }
     }
-    title("the parts of a swap");
-    swaps::latencies(&mut report, few(50, 15));
-    swaps::by_command(&mut report, few(50, 15));
-    swaps::by_file(&mut report, few(20, 5));
-    title("requests a second, closed loop");
-    costs::throughput(&mut report, few(100, 40));
-    title("at rest");
-    costs::idle(&mut report, Duration::from_secs(10));
-    costs::start(&mut report, few(30, 10));
-    title("growth");
-    costs::listeners(
-        &mut report,
-        if quick {
-            &[1, 100]
+    if begins("latency") {
+        swaps::latencies(&mut report, few(50, 15));
+        swaps::by_command(&mut report, few(50, 15));
+        swaps::by_file(&mut report, few(20, 5));
+    }
+    if begins("throughput") {
+        costs::throughput(&mut report, few(100, 40));
+    }
+    if begins("rest") {
+        costs::idle(&mut report, Duration::from_secs(10));
+        costs::start(&mut report, few(30, 10));
+    }
+    if begins("growth") {
+        let (listeners, connections): (&[usize], &[usize]) = if quick {
+            (&[1, 100], &[0, 1000])
         } else {
-            &[1, 10, 100, 1000]
-        },
-    );
-    costs::connections(
-        &mut report,
-        if quick {
-            &[0, 1000]
-        } else {
-            &[0, 1000, 10_000]
-        },
-    );
-    costs::many_swaps(&mut report, few(1000, 100));
+            (&[1, 10, 100, 1000], &[0, 1000, 10_000])
+        };
+        costs::listeners(&mut report, listeners);
+        costs::connections(&mut report, connections);
+        costs::many_swaps(&mut report, few(1000, 100));
+    }
 
     println!("\n{}", report.table());
     if let Some(path) = json {
