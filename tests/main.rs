@@ -28,6 +28,7 @@ mod stop;
 mod systemd;
 mod terminal;
 mod thousand;
+mod upgrade;
 mod watch;
 mod words;
 

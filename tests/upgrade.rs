@@ -1,0 +1,117 @@
+//! hotswap itself is replaced while its server serves: the same process, and nothing is lost.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::commands::{run, said, start};
+use crate::common::place::Place;
+use crate::common::plan::Plan;
+use crate::common::site::Site;
+
+fn upgrade(site: &Site) -> String {
+    let output = run(site, &["upgrade", "server"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    said(&output)
+}
+
+/// A site whose hotswap is a copy, so that a test can put another file in its place.
+fn from_a_copy(place: Place) -> (Plan, PathBuf) {
+    let plan = Plan::at(place);
+    let copy = plan.dir().join("hotswap");
+    fs::copy(env!("CARGO_BIN_EXE_hotswap"), &copy).expect("a copy");
+    (plan.of_build(copy.clone()), copy)
+}
+
+fn put(content: &[u8], path: &Path) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, content).expect("written");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).expect("executable");
+    fs::rename(beside, path).expect("in its place");
+}
+
+#[test]
+fn a_swap_an_upgrade_and_a_swap_lose_no_connection() {
+    for place in [Place::Tcp4, Place::Unix] {
+        let site = Site::at(place).serving("v1");
+        let (mut clients, pid) = (site.clients(8), site.hotswap());
+        site.publish("v2").swap();
+        upgrade(&site);
+        assert_eq!(site.hotswap(), pid);
+        site.publish("v3").swap();
+        clients.until_all_see("v3");
+        clients.expect_no_failure();
+    }
+}
+
+#[test]
+fn a_signal_upgrades_too() {
+    let site = Site::serving("v1");
+    site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
+    site.publish("v2").swap();
+}
+
+#[test]
+fn it_waits_until_nothing_starts() {
+    let site = Site::serving("v1");
+    let swapping = start(site.publish_odd("v2", "after=1s"), &["swap", "server"]);
+    site.log.wait_for("generation 2 started");
+    upgrade(&site);
+    assert!(site.log.says("generation 2 is serving"));
+    let swapped = swapping.wait_with_output().expect("a client's output");
+    assert_eq!(swapped.status.code(), Some(0), "{}", said(&swapped));
+}
+
+#[test]
+fn one_that_drains_is_watched_on() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--drain-timeout", "3s"])
+        .by_odd("deaf")
+        .serving("v1");
+    site.publish("v2").swap();
+    upgrade(&site);
+    site.log.wait_for("generation 1 is killed");
+    site.wait_until_gone(1);
+}
+
+#[test]
+fn a_restart_that_waits_for_its_time_comes_after_it() {
+    let site = Site::at(Place::Tcp4)
+        .with(&["--restart", "always"])
+        .by_odd("exit=3")
+        .opening("v1");
+    site.log.wait_for("generation 6 aborted");
+    upgrade(&site);
+    site.log.wait_for("generation 7 started");
+}
+
+#[test]
+fn a_new_file_that_does_not_run_is_refused() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let site = plan.serving("v1");
+    for broken in [&b"#!/bin/sh\nexit 3\n"[..], b"\x7fELF no more", b""] {
+        put(broken, &copy);
+        let output = run(&site, &["upgrade", "server"]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    }
+    assert!(site.log.says("cannot upgrade to"));
+    assert_eq!(
+        run(site.publish("v2"), &["swap", "server"]).status.code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn the_file_in_its_place_is_what_runs_afterwards() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let site = plan.serving("v1");
+    let mut newer = fs::read(&copy).expect("the program");
+    newer.extend_from_slice(b"newer");
+    put(&newer, &copy);
+    upgrade(&site);
+    let runs = fs::metadata(format!("/proc/{}/exe", site.hotswap())).expect("a program");
+    assert_eq!(runs.len(), u64::try_from(newer.len()).expect("a length"));
+    site.publish("v2").swap();
+}
