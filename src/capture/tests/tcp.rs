@@ -1,13 +1,13 @@
 //! TCP addresses that servers bind by themselves.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
 
 use super::{G1, G2, Happened, House, available, inode, is_older};
@@ -163,6 +163,57 @@ fn a_listened_address_is_given_to_whoever_binds_it() {
     let held = house.listeners.sockets_of(G1);
     assert_eq!((held.len(), held[0].inode), (1, inode(&server)));
     says_hello(&server, &mut TcpStream::connect(address).unwrap());
+}
+
+#[test]
+fn udp_is_captured_where_it_is_named() {
+    let mut house = House::listening(&["udp:127.0.0.1:0"]);
+    let address: SocketAddr = house.listeners.listening()[0].parse().unwrap();
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr();
+    let other = other.unwrap();
+    let sockets = house.serve(G1, move || {
+        [address, other].map(|at| UdpSocket::bind(at).unwrap())
+    });
+    let held = house.listeners.sockets_of(G1);
+    let held: Vec<u64> = held.iter().map(|held| held.inode).collect();
+    assert_eq!(held, [inode(&sockets[0])]);
+}
+
+/// As nginx and others have it: one socket for each family at the same port.
+#[test]
+fn a_pair_of_wildcards_is_two_listeners() {
+    let (mut house, port) = (House::new(), free_address().port());
+    for generation in [G1, G2] {
+        let pair = house.serve(generation, move || {
+            let v4 = TcpListener::bind(("0.0.0.0", port)).unwrap();
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let v6 = socket(AddressFamily::Inet6, SockType::Stream, flags, None).unwrap();
+            setsockopt(&v6, sockopt::Ipv6V6Only, &true).unwrap();
+            let any = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+            bind(v6.as_raw_fd(), &any).unwrap();
+            sys::listen(v6.as_fd(), 5).unwrap();
+            [v4, TcpListener::from(v6)]
+        });
+        house.listeners.cut_over(generation, &[]).unwrap();
+        says_hello(
+            &pair[0],
+            &mut TcpStream::connect(("127.0.0.1", port)).unwrap(),
+        );
+        says_hello(&pair[1], &mut TcpStream::connect(("::1", port)).unwrap());
+    }
+}
+
+#[test]
+fn a_dual_stack_wildcard_is_one() {
+    let (mut house, port) = (House::new(), free_address().port());
+    for generation in [G1, G2] {
+        let server = house.serve(generation, move || TcpListener::bind(("::", port)).unwrap());
+        house.listeners.cut_over(generation, &[]).unwrap();
+        for host in ["127.0.0.1", "::1"] {
+            says_hello(&server, &mut TcpStream::connect((host, port)).unwrap());
+        }
+    }
+    assert_eq!(house.listens().len(), 2);
 }
 
 #[test]
