@@ -108,15 +108,15 @@ impl Drain {
                 self.say(Queue::Settled)
             }
             Wait::Queue { .. } => {
-                let began = sys::now();
+                let spent = sys::spent();
                 let backlog = Backlog::of(held);
-                let took = sys::now().saturating_sub(began);
+                let took = sys::spent().saturating_sub(spent);
                 self.queue_seen(now, took, backlog)
             }
             Wait::Connections => {
-                let began = sys::now();
+                let spent = sys::spent();
                 let census = self.counter.count(held, pids);
-                let took = sys::now().saturating_sub(began);
+                let took = sys::spent().saturating_sub(spent);
                 // A handshake may have come to its end since the queue was seen empty.
                 let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
                     Backlog::of(held)

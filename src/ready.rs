@@ -54,6 +54,8 @@ pub struct View<'a> {
     pub first: bool,
     /// It has called bind or listen itself.
     pub captured: bool,
+    /// [`sys::spent`] before any of this was looked for.
+    pub spent: Time,
 }
 
 /// How it was known, in the words of the log, which adds how long it took.
@@ -237,7 +239,6 @@ impl Readiness {
     /// Looks at the candidate, and says if and how it is ready. To be called when the deadline has come and whenever
     /// something was told.
     pub fn look(&mut self, now: Time, view: &View) -> Option<Ready> {
-        let began = sys::now();
         let wishes = &mut self.wishes;
         let ready = match &mut self.way {
             Way::Auto(rule) => rule.look(now, view, wishes),
@@ -251,7 +252,7 @@ impl Readiness {
             Way::Newline(newline) => newline.came().then(|| How::Newline(newline.number).into()),
             Way::After(after) => (now >= self.started + *after).then(|| How::Assumed.into()),
         };
-        let took = sys::now().saturating_sub(began);
+        let took = sys::spent().saturating_sub(view.spent);
         self.next = self.next_look(now, took);
         ready
     }
@@ -271,13 +272,14 @@ impl Readiness {
 
 /// The listeners on which some thread of these processes waits at this moment.
 pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
-    let (wanted, first, captured) = (&[], false, false);
+    let (wanted, first, captured, spent) = (&[], false, false, Time::ZERO);
     let all = targets(&View {
         held,
         wanted,
         pids,
         first,
         captured,
+        spent,
     });
     let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
     let waiting = seen::look(pids, &sought).waiting;

@@ -11,6 +11,7 @@ use crate::ready::notify::Notice;
 use crate::ready::{View, Wish};
 use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
+use crate::sys;
 
 impl World {
     /// Whether its time to be looked at has come or not: something may have been told.
@@ -23,6 +24,7 @@ impl World {
         let Some(server) = self.servers.get(&candidate).filter(|server| server.runs()) else {
             return;
         };
+        let spent = sys::spent();
         let held = self.listeners.sockets_of(candidate);
         // The first one has to accept wherever it has a socket.
         let wanted = self.accepted_on.clone();
@@ -36,6 +38,7 @@ impl World {
             pids: &pids,
             first,
             captured,
+            spent,
         };
         let ready = readiness.look(now, &view);
         let wishes = readiness.wishes();

@@ -68,6 +68,7 @@ impl<L: AsFd> Candidate<L> {
             pids: &[Pid::this()],
             first: false,
             captured: false,
+            spent: sys::spent(),
         };
         self.readiness.look(START + after, &view)
     }
