@@ -90,7 +90,9 @@ fn no_client_before_it_is_ready(place: Place) {
     let go = plan.dir().join("go");
     fs::write(&go, "").expect("a file");
     let ready = format!("exec:test -e {}", go.display());
-    let site = plan.with(&["--ready", &ready]).serving("v1");
+    let site = plan
+        .with(&["--ready", &ready, "--quiesce", "1s"])
+        .serving("v1");
     fs::remove_file(&go).expect("no file");
     let mut clients = site.clients(8);
     let mark = site.log.mark();

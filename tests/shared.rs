@@ -61,7 +61,7 @@ fn no_datagram_is_lost() {
 #[test]
 fn a_shared_socket_that_is_shut_down_listens_again() {
     let site = Site::at(Place::Tcp4)
-        .with(&["--share"])
+        .with(&["--share", "--drain-timeout", "2s"])
         .by_odd("shut-down=term")
         .serving("v1");
     site.publish("v2").swap().wait_until_gone(1);

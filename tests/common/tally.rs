@@ -60,6 +60,7 @@ impl Tally {
     pub fn expect_no_failure(&self) -> &Tally {
         assert!(self.answers > 0, "nobody came: {self}");
         assert!(self.failures.is_empty(), "{self}");
+        println!("{self}");
         self
     }
 
