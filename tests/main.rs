@@ -29,6 +29,7 @@ mod systemd;
 mod terminal;
 mod thousand;
 mod upgrade;
+mod upgraded;
 mod watch;
 mod words;
 
