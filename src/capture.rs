@@ -269,7 +269,8 @@ pub fn available() -> io::Result<()> {
     if version.is_ok_and(|release| is_older(&release, (5, 9))) {
         return Err(Errno::ENOSYS.into());
     }
-    let tried = std::thread::spawn(|| filter::install().map(drop)).join();
+    let thread = std::thread::Builder::new();
+    let tried = thread.spawn(|| filter::install().map(drop))?.join();
     tried.unwrap_or_else(|_| Err(Errno::EAGAIN.into()))
 }
 

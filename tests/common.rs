@@ -13,6 +13,7 @@ pub mod plan;
 pub mod processes;
 pub mod program;
 pub mod site;
+pub mod strace;
 pub mod tally;
 mod visits;
 mod wire;

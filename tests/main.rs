@@ -11,6 +11,7 @@ mod control;
 mod dev;
 mod environment;
 mod far_away;
+mod faults;
 mod hard_to_watch;
 mod harness;
 mod idle;

@@ -1,6 +1,6 @@
 //! Doing what the core has decided; what fails comes back as an event.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use nix::sys::signal::Signal;
 
 use super::{Life, World};
@@ -135,7 +135,13 @@ impl World {
             program,
         };
         self.watch.baseline();
-        let server = Server::spawn(&self.recipe, launch, now)?;
+        let server = Server::spawn(&self.recipe, launch, now).map_err(|error| {
+            // What is wrong with the command line says so itself.
+            match error.raw_os_error() {
+                Some(_) => Error::new(error).context("cannot make its process"),
+                None => Error::new(error),
+            }
+        })?;
         self.tell(&News::started(generation, server.pid().as_raw()));
         self.lives.insert(
             generation,

@@ -165,6 +165,10 @@ impl Site {
         self.end()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.hotswap.try_wait().expect("a child").is_some()
+    }
+
     /// What hotswap ends with, of itself.
     pub fn end(&mut self) -> ExitStatus {
         eventually("the end of hotswap", || {

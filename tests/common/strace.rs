@@ -1,0 +1,74 @@
+//! strace(1), which lets a system call of a process fail: of its main thread alone, never of its children.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{eventually, processes, skipped};
+
+/// One system call that fails once.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub call: &'static str,
+    pub errno: &'static str,
+    /// At its how many'th use, from 1.
+    pub at: usize,
+}
+
+impl Fault {
+    /// What strace is told, before the process or the command.
+    pub fn options(&self, report: &Path) -> Vec<String> {
+        let Fault { call, errno, at } = self;
+        vec![
+            "-qqq".to_owned(),
+            format!("--output={}", report.display()),
+            format!("--trace={call}"),
+            format!("--inject={call}:error={errno}:when={at}"),
+        ]
+    }
+}
+
+/// Whether the call was used often enough for the fault to come.
+pub fn has_failed(report: &Path) -> bool {
+    fs::read_to_string(report).is_ok_and(|report| report.contains("(INJECTED)"))
+}
+
+pub fn is_here(test: &str) -> bool {
+    let version = Command::new("strace")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .status();
+    if version.is_err() {
+        skipped(test, "strace is not installed");
+    }
+    version.is_ok()
+}
+
+/// A strace that holds on to a process that runs already.
+pub struct Attached(Child);
+
+impl Attached {
+    pub fn to(pid: Pid, fault: &Fault, report: &Path) -> Attached {
+        let child = Command::new("strace")
+            .args(fault.options(report))
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .spawn();
+        let attached = Attached(child.expect("strace"));
+        eventually("strace at its place", || {
+            let tracer = processes::status(pid, "TracerPid")?;
+            (tracer != "0").then_some(())
+        });
+        attached
+    }
+
+    pub fn let_go(mut self) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        // As the process may be gone already, strace may be, too.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        self.0.wait().expect("the end of strace");
+    }
+}
