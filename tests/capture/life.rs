@@ -143,3 +143,19 @@ fn without_capture_the_next_generation_finds_the_port_taken() {
         "{verdict}"
     );
 }
+
+/// The candidate has not even bound: it is given the dead one's socket, and with it those who wait there.
+#[test]
+fn when_the_serving_one_dies_clients_wait_for_the_candidate() {
+    let address = free_address();
+    let site = odd_at(address).serving("v1");
+    site.publish_odd("v2", &format!("at={address} late=1s"))
+        .signal(Signal::SIGHUP);
+    let candidate = site.pid(2);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 1 is dead");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+    assert!(is_alive(candidate));
+}
