@@ -113,11 +113,6 @@ impl Capture {
         }
     }
 
-    /// What the next version of hotswap needs to go on with it.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         if self.gone {
             return Vec::new();

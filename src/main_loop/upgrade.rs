@@ -61,12 +61,6 @@ impl World {
 
     /// Returns only if it did not work.
     pub(super) fn upgrade(&mut self, supervisor: &Supervisor) -> Vec<Event> {
-        for generation in self.servers.keys().copied().collect::<Vec<_>>() {
-            let binder = self.binder(generation);
-            if let (Some(binder), Some(server)) = (binder, self.servers.get_mut(&generation)) {
-                server.bound_by(binder);
-            }
-        }
         lines::finish();
         let error = execute(&self.own_path, &self.luggage(supervisor));
         self.refuse_upgrade(&error.to_string());
@@ -82,11 +76,8 @@ impl World {
         for (generation, server) in &self.servers {
             let number = generation.0;
             luggage.pack(format!("server {number}"), server.hand_over());
-            let capture = self.captures.get(generation).map(Capture::descriptor);
-            luggage.pack(
-                format!("capture {number}"),
-                (Value::Null, capture.into_iter().collect()),
-            );
+            let capture = self.captures.get(generation).map(Capture::hand_over);
+            luggage.pack(format!("capture {number}"), capture.unwrap_or_default());
             let notify = self.notify.get(generation).map(NotifySocket::descriptor);
             luggage.pack(
                 format!("notify {number}"),
@@ -137,9 +128,11 @@ impl World {
                 generation,
                 server.ok_or_else(|| incomprehensible("servers"))?,
             );
-            if let Some(listener) = unpack("capture")?.1.pop() {
-                self.captures
-                    .insert(generation, Capture::new(generation, listener));
+            let (told, descriptors) = unpack("capture")?;
+            if !told.is_null() {
+                let capture = Capture::take_over(&told, &mut descriptors.into_iter());
+                let capture = capture.ok_or_else(|| incomprehensible("captured servers"))?;
+                self.captures.insert(generation, capture);
             }
             if let Some(socket) = unpack("notify")?.1.pop() {
                 self.notify

@@ -14,18 +14,33 @@ use crate::common::processes::{is_alive, status};
 use crate::common::site::Site;
 use crate::common::{alone, eventually, server};
 
-/// A wrapper that waits for its server would leave it behind, were it the one to be told to stop.
-#[test]
-fn the_server_is_stopped_and_not_its_wrapper() {
-    let address = free_address();
+/// A shell that waits for its server, which binds that address.
+fn wrapped(address: SocketAddr) -> Plan {
     let odd = server("odd").display().to_string();
     let script = format!(
         "#!/bin/sh\n'{odd}' at={address}\nstatus=$?\necho server ended >&2\nexit $status\n"
     );
-    let site = at(address).by_script(&script, &[]).serving("");
+    at(address).by_script(&script, &[])
+}
+
+/// A wrapper would leave its server behind, were it the one to be told to stop.
+#[test]
+fn the_server_is_stopped_and_not_its_wrapper() {
+    let site = wrapped(free_address()).serving("");
     let mut clients = site.clients(4);
     swap(&site, 3);
     assert_eq!(site.log.count("server ended"), 3, "{}", site.log.timed());
+    clients.expect_no_failure();
+}
+
+/// What was known of it before is known after.
+#[test]
+fn an_upgrade_of_hotswap_is_not_noticed() {
+    let site = wrapped(free_address()).serving("");
+    let mut clients = site.clients(4);
+    site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
+    swap(&site, 2);
+    assert_eq!(site.log.count("server ended"), 2, "{}", site.log.timed());
     clients.expect_no_failure();
 }
 
