@@ -1,13 +1,18 @@
 //! Where the control socket is, and what clients are told when something is amiss.
 
+use std::fs::File;
+use std::io::Read;
 use std::process::{Output, Stdio};
+use std::time::Instant;
 
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Uid;
 use serde_json::Value;
 
 use crate::commands::{run, said, start};
 use crate::common::eventually;
+use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::plan::hotswap;
 use crate::common::site::Site;
@@ -188,4 +193,58 @@ fn status_says_what_is_waited_for_and_until_when() {
     assert_eq!(status["listeners"][0]["queue"], 0, "{status}");
     client.kill().expect("an end of the client");
     client.wait().expect("its end");
+}
+
+/// One line that changes, and the verdict at its end.
+#[test]
+fn swap_shows_its_progress_on_a_terminal() {
+    let site = Site::serving("v1");
+    site.publish_odd("v2", "late=300ms");
+    let terminal = openpty(None, None).expect("a terminal");
+    let mut command = hotswap(&env!("CARGO_BIN_EXE_hotswap").into(), site.dir());
+    command.args(["swap", "server", "--drained"]);
+    let mut client = command.stdout(terminal.slave).spawn().expect("a client");
+    // Our own end of the slave would keep the screen open.
+    drop(command);
+    let mut screen = Vec::new();
+    // A terminal that nobody writes to any more ends in EIO.
+    let _ = File::from(terminal.master).read_to_end(&mut screen);
+    assert!(client.wait().expect("its end").success());
+    let screen = String::from_utf8_lossy(&screen);
+    let started = screen.find("\r\x1b[2Kgeneration 2 started");
+    let served = screen.find("\r\x1b[2Kgeneration 2 is serving");
+    assert!(started.is_some() && started < served, "{screen:?}");
+    let last = screen.rsplit("\x1b[2K").next().unwrap_or_default();
+    assert!(last.contains("generation 1 is gone after"), "{screen:?}");
+    assert_eq!(screen.matches('\n').count(), 1, "{screen:?}");
+}
+
+#[test]
+fn status_can_be_watched() {
+    let site = Site::serving("v1");
+    let mut client = start(&site, &["status", "server", "--watch"]);
+    let seen = Log::of(client.stdout.take().expect("its stdout"), Instant::now());
+    seen.wait_for("1           serving");
+    site.publish("v2").swap();
+    seen.wait_for("2           serving");
+    client.kill().expect("an end of the client");
+    client.wait().expect("its end");
+}
+
+/// A server's own child, such as a deploy hook, means the instance that it runs under.
+#[test]
+fn inside_a_server_its_own_instance_is_meant() {
+    let script = format!(
+        "#!/bin/sh\n'{}' status --json >&2\nexec sleep 60\n",
+        env!("CARGO_BIN_EXE_hotswap")
+    );
+    let plan = Site::at(Place::Nowhere).by_script(&script, &[]);
+    let path = plan.dir().join("control");
+    let path = path.to_str().expect("text").to_owned();
+    let site = plan
+        .with(&["--control", &path, "--stop-signal", "KILL"])
+        .opening("");
+    let status = site.log.wait_for("\"name\":\"server\"");
+    let status: Value = serde_json::from_str(&status).expect("an object");
+    assert_eq!(status["socket"], path.as_str());
 }
