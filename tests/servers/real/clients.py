@@ -6,6 +6,7 @@ answer is counted apart: no wrapper can help it, and HTTP clients try again.
 
 import collections
 import socket
+import struct
 import threading
 import time
 
@@ -123,6 +124,34 @@ class WebSocket:
         if (opcode, length) != (0x81, 4) or conversation.exactly(4) != b"ping":
             raise Failed("closed by the server" if opcode == 0x88 else "unexpected frame")
         return kind == "kept"
+
+
+class FastCgi:
+    """One GET, as a web server asks php-fpm."""
+
+    def __init__(self, script, expect):
+        self.script, self.expect = script, expect.encode()
+
+    def ask(self, conversation, kind):
+        names = {"SCRIPT_FILENAME": self.script, "REQUEST_METHOD": "GET", "REQUEST_URI": "/"}
+        pairs = b"".join(bytes([len(name), len(value)]) + f"{name}{value}".encode() for name, value in names.items())
+        begin = self.record(1, bytes([0, 1, kind == "kept", 0, 0, 0, 0, 0]))
+        conversation.socket.sendall(begin + self.record(4, pairs) + self.record(4, b"") + self.record(5, b""))
+        body = b""
+        while True:
+            _, what, _, length, padding, _ = struct.unpack(">BBHHBB", conversation.exactly(8))
+            content = conversation.exactly(length + padding)[:length]
+            if what == 6:
+                body += content
+            elif what == 3:
+                break
+        if self.expect not in body or b"Status: 5" in body:
+            raise Failed(f"unexpected answer {body[:60]!r}")
+        return kind == "kept"
+
+    @staticmethod
+    def record(what, content):
+        return struct.pack(">BBHHBB", 1, what, 1, len(content), 0, 0) + content
 
 
 class Tally:

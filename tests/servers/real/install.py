@@ -18,7 +18,7 @@ DEBIAN = """
     libjetty9-java redis-server dnsmasq-base unbound uwsgi-core uwsgi-plugin-python3 nodejs npm gcc libc6-dev
     python3-venv
 """.split()
-PYPI = "gunicorn uvicorn hypercorn granian waitress flask django websockets".split()
+PYPI = "gunicorn uvicorn uvicorn-worker hypercorn granian waitress flask django websockets".split()
 NPM = "express fastify ws".split()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 
-from clients import Crowd, Datagrams, Http, Redis, WebSocket
+from clients import Crowd, Datagrams, FastCgi, Http, Redis, WebSocket
 
 HERE = pathlib.Path(__file__).parent
 KINDS = ["new", "new", "hesitating", "slow", "kept", "kept"]
@@ -56,15 +56,18 @@ def run(row, hotswap, tools, swaps):
 
 class Trial:
     def __init__(self, row, hotswap, tools, place):
-        self.row, self.hotswap, self.place = row, hotswap, place
-        self.log = place / "log"
-        runtime = place / "run"
-        runtime.mkdir(mode=0o700)
+        self.row, self.hotswap = row, hotswap
+        # What is written beside the server's own files would be a change to a server that is watched with all of them.
+        self.place, self.log, self.runtime = place / "dir", place / "log", place / "run"
+        self.place.mkdir()
+        self.runtime.mkdir(mode=0o700)
+        # Some give up their privileges.
+        place.chmod(0o711)
         self.environment = {
             **tools,
-            "DIR": str(place),
+            "DIR": str(self.place),
             "HOTSWAP_NAME": "row",
-            "XDG_RUNTIME_DIR": str(runtime),
+            "XDG_RUNTIME_DIR": str(self.runtime),
             **self.told(row.get("env", {})),
         }
         self.child = None
@@ -83,15 +86,13 @@ class Trial:
         for command in self.row.get("setup", []):
             self.set_up(command)
         result.version = self.version()
-        if self.row.get("only_setup"):
-            return result
         with open(self.log, "wb") as log:
             self.child = subprocess.Popen(
                 ["sh", "-c", "exec " + self.told(self.row["command"])],
                 cwd=self.place,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=(self.place / "stdout").open("wb"),
+                stdout=(self.runtime.parent / "stdout").open("wb"),
                 stderr=log,
             )
         try:
@@ -129,8 +130,8 @@ class Trial:
         address = self.told(self.row["address"])
         if "/" in address:
             return address
-        host, port = address.rsplit(":", 1)
-        return host, int(port)
+        host, _, port = address.partition(":")
+        return host, int(port or 0)
 
     def crowd(self):
         row, kinds = self.row, self.row.get("kinds", KINDS)
@@ -139,6 +140,8 @@ class Trial:
             return Datagrams(self.address(), DNS_QUERY, 3)
         if protocol == "http":
             return Crowd(self.address(), Http(row.get("path", "/"), row.get("slow"), row.get("expect", "")), kinds)
+        if protocol == "fastcgi":
+            return Crowd(self.address(), FastCgi(str(self.place / row["path"]), row["expect"]), kinds)
         return Crowd(self.address(), {"redis": Redis, "websocket": WebSocket}[protocol](), kinds)
 
     def swap(self, result, swaps):
@@ -148,7 +151,7 @@ class Trial:
         crowd, descriptors = self.crowd(), 0
         try:
             for number in range(1, swaps + 1):
-                if not crowd.until_answered(20):
+                if not self.is_answered(crowd):
                     return f"no answers before swap {number}: {dict(crowd.tally.failures)}"
                 command = [self.hotswap, "swap", "row", "--drained", "--timeout", "60s"]
                 done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
@@ -157,7 +160,7 @@ class Trial:
                 result.swaps = number
                 if number == swaps - swaps // 2:
                     descriptors = self.descriptors()
-            if not crowd.until_answered(20):
+            if not self.is_answered(crowd):
                 return "no answers after the last swap"
             grown = self.descriptors() - descriptors
             # A captured group grows at first; what still grows with every swap would never end.
@@ -166,6 +169,10 @@ class Trial:
             return None
         finally:
             result.tally = crowd.leave()
+
+    @staticmethod
+    def is_answered(crowd):
+        return not crowd.threads or crowd.until_answered(20)
 
     def eventually(self, condition, patience=40):
         deadline = time.monotonic() + patience
@@ -209,7 +216,7 @@ class Trial:
                     os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
-        paths = [*self.place.rglob("*.hotswap-*"), *(self.place / "run").rglob("*.sock")]
+        paths = [*self.place.rglob("*.hotswap-*"), *self.runtime.rglob("*.sock")]
         if "/" in self.row["address"] and os.path.exists(self.address()):
             paths.append(pathlib.Path(self.address()))
         return left + [f"path {path.name}" for path in paths]
@@ -225,7 +232,7 @@ def summary(words):
 
 def is_taken(address):
     """Whether somebody listens there already, so that a row would disturb him."""
-    if "/" in address:
+    if not address or "/" in address:
         return False
     host, port = address.rsplit(":", 1)
     with socket.socket() as seeker:
