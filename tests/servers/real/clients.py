@@ -233,6 +233,7 @@ class Crowd:
             if reused and kind in ("eof", "reset", "closed by the server"):
                 self.tally.stale += 1
             else:
+                kind += " on a kept connection" if reused else ""
                 self.tally.failures[kind] += 1
                 self.tally.examples.append(f"{kind} after {time.monotonic() - since:.3f}s")
 
