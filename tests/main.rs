@@ -26,6 +26,7 @@ mod saturated;
 mod shared;
 mod signals;
 mod stop;
+mod styles;
 mod systemd;
 mod terminal;
 mod thousand;
