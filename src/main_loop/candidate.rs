@@ -1,5 +1,7 @@
 //! Looking at the candidate, and at those that drain.
 
+use std::time::Duration;
+
 use nix::unistd::Pid;
 
 use super::wait::Batch;
@@ -12,6 +14,9 @@ use crate::ready::{View, Wish};
 use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 use crate::sys;
+
+/// How long after it was seen a generation may still say that it is ready.
+const LATE_WORD: Duration = Duration::from_secs(1);
 
 impl World {
     /// Whether its time to be looked at has come or not: something may have been told.
@@ -145,19 +150,24 @@ impl World {
         }
     }
 
-    /// A server in the style of endless tells its old parent to stop: by that it says that it is ready.
+    /// A server in the style of endless tells its old parent to stop: by that it says that it is ready. It may do so a
+    /// moment after that was seen.
     pub(super) fn ready_by_signal(&mut self, sender: Pid) -> bool {
-        let Some((candidate, readiness)) = &mut self.readiness else {
+        let now = sys::now();
+        let mut servers = self.servers.iter();
+        let Some((generation, _)) = servers.find(|(_, server)| server.has(sender)) else {
             return false;
         };
-        let from_candidate = self
-            .servers
-            .get(candidate)
-            .is_some_and(|server| server.has(sender));
-        if from_candidate {
+        if let Some((_, readiness)) = self
+            .readiness
+            .as_mut()
+            .filter(|(candidate, _)| candidate == generation)
+        {
             readiness.said_ready();
+            return true;
         }
-        from_candidate
+        let since = self.lives.get(generation).map(|life| life.serving_since);
+        since.is_some_and(|since| since.is_none_or(|since| now < since + LATE_WORD))
     }
 
     pub(super) fn look_at_draining(&mut self, now: Time, batch: &mut Batch) {

@@ -220,15 +220,18 @@ impl World {
 
     fn heed_signals(&mut self, batch: &mut Batch) {
         // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
-        let asked = self.signals.read();
+        let mut asked = self.signals.read();
+        // A server in the style of endless: it tells its old parent to stop, and means that it is ready. It may be dead
+        // already, but is known until it is reaped.
+        asked.retain(
+            |asked| !matches!(asked, Asked::Stop { sender } if self.ready_by_signal(*sender)),
+        );
         if asked.contains(&Asked::Reap) {
             self.reap(sys::now(), batch);
         }
         for asked in asked {
             batch.requests.extend(match asked {
                 Asked::Swap => Some(Event::SwapAsked(None)),
-                // A server in the style of endless: it tells its old parent to stop, and means that it is ready.
-                Asked::Stop { sender } if self.ready_by_signal(sender) => None,
                 Asked::Stop { .. } | Asked::Interrupt => Some(Event::StopAsked(None)),
                 Asked::Reopen => Some(Event::ReopenAsked),
                 Asked::Upgrade => {
