@@ -31,14 +31,20 @@ fn plan(place: Place, arguments: &[&str]) -> Option<Plan> {
     Some(plan.by_binary(program))
 }
 
-fn swaps_without_a_loss(plan: Plan) {
+/// `tells`: each generation is to tell its parent something, and is swapped when it has.
+fn swaps_without_a_loss(plan: Plan, tells: bool) {
     let mut site = plan.serving("");
     let mut clients = site.guests().mixed(6).come();
-    for _ in 0..3 {
+    for swaps in 0..=3 {
+        if swaps > 0 {
+            site.swap();
+        }
+        eventually("its word to its parent", || {
+            let told = site.log.count("told its parent to stop");
+            (!tells || told > swaps).then_some(())
+        });
         clients.until_answered(20);
-        site.swap();
     }
-    clients.until_answered(20);
     let tally = clients.expect_no_failure();
     assert!(tally.generations.contains_key(&4), "{tally}");
     assert!(site.stop().success());
@@ -53,7 +59,7 @@ fn tells_its_parent_to_stop(style: &str, variable: Option<(&str, &str)>) {
     if let Some((name, value)) = variable {
         plan = plan.variable(name, value);
     }
-    swaps_without_a_loss(plan);
+    swaps_without_a_loss(plan, true);
 }
 
 #[test]
@@ -75,7 +81,7 @@ fn a_grace_style_server_that_inherited_is_swapped() {
 fn those_that_were_not_forked_by_themselves_listen_as_ever() {
     for style in ["child", "graceful", "endless", "asking"] {
         if let Some(plan) = plan(Place::Tcp4, &[style]) {
-            swaps_without_a_loss(plan);
+            swaps_without_a_loss(plan, false);
         }
     }
 }

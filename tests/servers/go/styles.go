@@ -90,9 +90,10 @@ func serve(style string, signals chan os.Signal) {
 	go server.Serve(listener)
 	if isChild(style) && os.Getppid() != 1 {
 		if style == "graceful" {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(50 * time.Millisecond)
 		}
 		syscall.Kill(os.Getppid(), syscall.SIGTERM)
+		fmt.Fprintln(os.Stderr, "told its parent to stop")
 	}
 	for signal := range signals {
 		if signal != syscall.SIGHUP {
