@@ -108,12 +108,16 @@ fn find(held: &[Held]) -> io::Result<Vec<Found>> {
     ports.sort_unstable();
     ports.dedup();
     let mut found = Vec::new();
-    for (family, port, steered) in ports {
-        let accepted = inet::connections(family, port)?;
-        let accepted = accepted.into_iter().filter(|one| one.inode != 0);
-        found.extend(accepted.map(|one| Found {
+    for ports in ports.chunk_by(|one, next| one.0 == next.0) {
+        let Some((family, ..)) = ports.first() else {
+            continue;
+        };
+        let numbers: Vec<u16> = ports.iter().map(|(_, port, _)| *port).collect();
+        let accepted = inet::connections(*family, &numbers)?;
+        let accepted = accepted.into_iter().filter(|(_, one)| one.inode != 0);
+        found.extend(accepted.map(|(port, one)| Found {
             inode: one.inode,
-            activity: if steered {
+            activity: if ports.contains(&(*family, port, true)) {
                 one.activity
             } else {
                 Activity::Quiet
