@@ -99,7 +99,8 @@ const SECOND: Duration = Duration::from_secs(1);
 fn auto_sees_a_thread_that_accepts() {
     let mut candidate = Candidate::new(&Mode::Auto);
     candidate.wishes(OFTEN, &[]);
-    assert_eq!(candidate.readiness.deadline(), Some(START + OFTEN + OFTEN));
+    // later, where a look costs much
+    assert!(candidate.readiness.deadline() >= Some(START + OFTEN + OFTEN));
     let listener = candidate.listener.try_clone().unwrap();
     let server = thread::spawn(move || listener.accept().map(drop));
     assert_eq!(candidate.is_ready(OFTEN * 2).to_string(), "accepting");
