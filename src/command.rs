@@ -26,7 +26,6 @@ const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Command {
-    purpose: &'static str,
     main: Pid,
     /// Until exec.
     line: Option<Line>,
@@ -76,7 +75,6 @@ impl Command {
         let stdout = Stdio::from(theirs.try_clone()?);
         let (main, line) = line::start(&order, &[], stdout, Stdio::from(theirs))?;
         Ok(Self {
-            purpose,
             main,
             line: Some(line),
             refusal: None,
@@ -84,10 +82,6 @@ impl Command {
             deadline,
             asked_to_end: false,
         })
-    }
-
-    pub fn purpose(&self) -> &'static str {
-        self.purpose
     }
 
     pub fn pid(&self) -> Pid {

@@ -38,7 +38,6 @@ use path::UnixPath;
 pub use place::beside;
 pub use seat::{Held, Kind, Seat};
 use shared::Shared;
-pub use shown::Shown;
 use steer::Inode;
 use survey::Survey;
 
@@ -223,6 +222,7 @@ impl Listeners {
         listener.map(Listener::addr).unwrap_or_default()
     }
 
+    #[cfg(test)]
     /// Whether it holds a socket of any listener.
     pub fn has_seat(&self, generation: Generation) -> bool {
         self.all

@@ -1,5 +1,4 @@
 //! The error and the status: everything else is in the rooms.
-#![allow(dead_code, unused_imports)] // until the rooms are joined
 
 mod address;
 mod capture;

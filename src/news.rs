@@ -24,7 +24,6 @@ pub enum Kind {
     Dead,
     Gone,
     Killed,
-    Lost,
     Stopping,
     Upgraded,
     Notice,
@@ -44,7 +43,6 @@ impl Kind {
             Kind::Dead => "dead",
             Kind::Gone => "gone",
             Kind::Killed => "killed",
-            Kind::Lost => "lost",
             Kind::Stopping => "stopping",
             Kind::Upgraded => "upgraded",
             Kind::Notice => "notice",
@@ -212,16 +210,6 @@ impl News {
             level: Level::Warn,
             reason: Some(why.into()),
             ..Self::of(Kind::Killed, generation, text)
-        }
-    }
-
-    pub fn lost(generation: Generation, connections: usize, where_from: &str) -> Self {
-        let text = format!("left {} {where_from}", plural(connections, "connection"));
-        let lost = Self::of(Kind::Lost, generation, text);
-        Self {
-            level: Level::Warn,
-            connections: Some(connections),
-            ..lost
         }
     }
 

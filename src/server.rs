@@ -65,8 +65,6 @@ pub struct Launch {
 pub enum Report {
     /// exec has worked.
     Running,
-    /// It ends with this status (125, 126, 127), for this reason; [`Server::died`] says it again.
-    CannotRun { status: i32, reason: String },
     /// Where its calls of bind(2) are to be answered.
     Captured(OwnedFd),
     /// It runs uncaptured: the errno.
@@ -151,10 +149,6 @@ impl Server {
         })
     }
 
-    pub fn generation(&self) -> Generation {
-        self.generation
-    }
-
     /// Of its main process.
     pub fn pid(&self) -> Pid {
         self.tree.main
@@ -214,8 +208,7 @@ impl Server {
                 }
                 Answer::Cannot { status, reason } => {
                     let status = i32::from(status);
-                    self.refusal = Some((status, reason.clone()));
-                    reports.push(Report::CannotRun { status, reason });
+                    self.refusal = Some((status, reason));
                 }
                 Answer::Captured(notifications) => reports.push(Report::Captured(notifications)),
                 Answer::NotCaptured(errno) => reports.push(Report::NotCaptured(errno)),

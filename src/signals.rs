@@ -4,7 +4,7 @@
 //! signalfd. They are blocked before any thread starts, so that none is ever delivered anywhere else.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -134,10 +134,6 @@ impl Signals {
             (self.descriptor.as_fd(), PollFlags::POLLIN),
             (self.wake.0.as_fd(), PollFlags::POLLIN),
         ]
-    }
-
-    pub fn owns(&self, fd: RawFd) -> bool {
-        fd == self.descriptor.as_raw_fd() || fd == self.wake.0.as_raw_fd()
     }
 
     /// All that has come since the last time.

@@ -66,16 +66,6 @@ pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// bind(2) to the bytes of any socket address.
-///
-/// # Errors
-/// Those of bind(2).
-pub fn bind(socket: BorrowedFd, address: &[u8]) -> io::Result<()> {
-    let bytes = libc::socklen_t::try_from(address.len()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the kernel reads `bytes` bytes from the slice and keeps no reference to it.
-    check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), bytes) }).map(drop)
-}
-
 /// listen(2) with any backlog; the kernel cuts it to net.core.somaxconn.
 ///
 /// # Errors

@@ -6,10 +6,9 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrStorage, bind};
 
 use super::means::Means;
 use super::open::{Family, tcp_socket};
@@ -57,10 +56,12 @@ impl Group {
         self.address
     }
 
+    #[cfg(test)]
     pub fn order(&self) -> &Order {
         &self.order
     }
 
+    #[cfg(test)]
     pub fn size(&self) -> usize {
         self.sockets.len()
     }

@@ -94,6 +94,7 @@ impl Means {
         listening
     }
 
+    #[cfg(test)]
     /// How many connections are relayed.
     pub fn relays(&self) -> usize {
         self.relays.count()

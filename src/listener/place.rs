@@ -6,7 +6,7 @@ mod hand_over;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -72,10 +72,6 @@ impl Place {
     /// Whether it is that name in that directory.
     pub fn is_at(&self, directory: FileId, name: &OsStr) -> bool {
         self.name == name && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
-    }
-
-    pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
     }
 
     /// The name of that number beside this one.

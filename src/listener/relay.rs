@@ -94,6 +94,7 @@ impl Relays {
         self.all.len() >= MOST
     }
 
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.all.len()
     }

@@ -22,6 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    #[cfg(test)]
     pub fn port(self) -> Option<u16> {
         match self {
             Self::Tcp { port } | Self::Udp { port } => Some(port),

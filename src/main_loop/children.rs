@@ -57,8 +57,6 @@ impl World {
         for report in server.woken(fd) {
             match report {
                 Report::Running => self.watch.confirm(pid, now),
-                // Its end follows, and is what counts.
-                Report::CannotRun { .. } => {}
                 Report::Captured(notifications) => {
                     let capture = Capture::new(generation, notifications);
                     self.captures.insert(generation, capture);
