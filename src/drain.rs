@@ -10,7 +10,7 @@ use crate::connections::backlog::Backlog;
 use crate::connections::census::{Census, Counter};
 use crate::listener::{Held, Kind, ListenerId};
 use crate::ready::waited_on;
-use crate::supervisor::{Generation, Queue, Time};
+use crate::supervisor::{Queue, Time};
 use crate::sys;
 
 /// How often the queue is looked at while it is young: no open handshake twice at least so far apart is none.
@@ -33,7 +33,6 @@ pub enum Reading {
 /// One draining generation, as its sockets show it.
 #[derive(Debug)]
 pub struct Drain {
-    generation: Generation,
     cut_at: Time,
     wait: Wait,
     next: Option<Time>,
@@ -54,9 +53,8 @@ enum Wait {
 
 impl Drain {
     /// New connections have gone elsewhere since `cut_at`.
-    pub fn new(generation: Generation, cut_at: Time) -> Self {
+    pub fn new(cut_at: Time) -> Self {
         Self {
-            generation,
             cut_at,
             wait: Wait::Queue { was_empty: false },
             next: Some(cut_at),
@@ -71,10 +69,6 @@ impl Drain {
     /// It was not seen accepting on these. Where it still does not, nobody is served by waiting for it.
     pub fn doubt(&mut self, listeners: Vec<ListenerId>) {
         self.doubted = listeners;
-    }
-
-    pub fn generation(&self) -> Generation {
-        self.generation
     }
 
     /// When to look next; `None` once there is nothing more to see.
@@ -219,7 +213,7 @@ mod tests {
     };
 
     fn drain() -> Drain {
-        Drain::new(Generation(1), CUT)
+        Drain::new(CUT)
     }
 
     /// Looks at the queue at each deadline; what was said, and how long after the cut-over.

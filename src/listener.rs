@@ -201,7 +201,6 @@ impl Listeners {
             }
             let kind = listener.kind();
             seats.push(Seat {
-                listener: listener.id,
                 name: listener.name.clone(),
                 spelled: listener.spelled.clone(),
                 addr: listener.addr(),

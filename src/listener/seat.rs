@@ -34,7 +34,6 @@ impl Kind {
 /// A socket as a generation is given it.
 #[derive(Debug)]
 pub struct Seat {
-    pub listener: ListenerId,
     pub name: String,
     /// As the user spelled the address, but with the port that 0 has become.
     pub spelled: String,

@@ -186,7 +186,7 @@ impl World {
 
     fn drain(&mut self, generation: Generation) {
         self.leaves(generation);
-        let mut drain = Drain::new(generation, sys::now());
+        let mut drain = Drain::new(sys::now());
         let held = self.listeners.sockets_of(generation);
         let held = held.iter().map(|held| held.listener);
         drain.doubt(

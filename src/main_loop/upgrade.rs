@@ -169,7 +169,7 @@ impl World {
             if !waits {
                 continue;
             }
-            let mut drain = Drain::new(one.generation, now);
+            let mut drain = Drain::new(now);
             if matches!(one.phase, Phase::Quiescing { .. }) {
                 drain.count_connections();
             }

@@ -13,7 +13,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::*;
-use crate::listener::{Kind, ListenerId};
+use crate::listener::Kind;
 use crate::sys;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +38,6 @@ fn sh(script: &str) -> Recipe {
 
 fn seat(at: usize, fd: impl Into<OwnedFd>) -> Seat {
     Seat {
-        listener: ListenerId(at),
         name: format!("listen{}", at + 1),
         spelled: "127.0.0.1:0".into(),
         addr: "127.0.0.1:0".into(),

@@ -2,11 +2,9 @@ use std::fs::File;
 
 use super::*;
 use crate::cli::options::Stderr;
-use crate::listener::ListenerId;
 
 fn seat(name: &str, spelled: &str, addr: &str, kind: Kind) -> Seat {
     Seat {
-        listener: ListenerId(0),
         name: name.into(),
         spelled: spelled.into(),
         addr: addr.into(),
