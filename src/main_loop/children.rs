@@ -1,5 +1,6 @@
 //! Children that end, and what they said before.
 
+use std::io::ErrorKind;
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
 
@@ -13,7 +14,13 @@ use crate::{ready, sys};
 impl World {
     /// Every child that has ended: one SIGCHLD may stand for many.
     pub(super) fn reap(&mut self, now: Time, batch: &mut Batch) {
-        while let Ok(Some((pid, status))) = sys::process::reap() {
+        loop {
+            let (pid, status) = match sys::process::reap() {
+                Ok(Some(ended)) => ended,
+                // No second SIGCHLD would come for who is left out now.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Ok(None) | Err(_) => break,
+            };
             let mut servers = self.servers.iter();
             let server = servers
                 .find(|(_, server)| server.is_main(pid))
