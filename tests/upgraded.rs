@@ -83,6 +83,10 @@ fn figures_and_words_go_on() {
     for key in ["name", "pid", "socket", "command", "counters", "state"] {
         assert_eq!(before[key], after[key], "{key}");
     }
+    assert_eq!(
+        before["last_swap"]["message"],
+        after["last_swap"]["message"]
+    );
     assert!(after["uptime_ms"].as_u64() >= before["uptime_ms"].as_u64());
     let generation = |status: &Value, key| status["generations"][0][key].clone();
     for key in ["generation", "role", "pid"] {

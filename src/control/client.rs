@@ -112,6 +112,9 @@ pub fn find(
             Err(Nobody::because(several(&greeted, name)))
         }
         (None, None) => Err(Nobody::because("no instance is running")),
+        (None, Some(path)) if !are_mute && path.contains('/') => Err(Nobody::because(format!(
+            "no instance of yours is at {path}"
+        ))),
         (None, Some(name)) if !are_mute => Err(Nobody::because(format!(
             "no instance named {name} is running\ntry: hotswap status"
         ))),

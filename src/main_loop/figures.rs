@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::World;
+use super::{World, memory};
 use crate::connections::census::Counter;
 use crate::listener::Note;
 use crate::news;
@@ -44,14 +44,33 @@ impl Figures {
         }
     }
 
-    pub fn started(&self) -> Time {
-        self.started
+    /// What the next version of hotswap shows as its own.
+    pub fn hand_over(&self) -> Value {
+        let last_swap = self.last_swap.as_ref().map(|(swap, since)| {
+            json!({
+                "generation": swap.generation.0,
+                "serving": swap.serving,
+                "message": swap.text,
+                "since": memory::nanoseconds(*since),
+            })
+        });
+        json!({
+            "counters": self.counters.to_json(),
+            "started": memory::nanoseconds(self.started),
+            "restarts": self.restarts,
+            "last_swap": last_swap,
+        })
     }
 
-    /// Goes on where the hotswap before ended.
-    pub fn resume(&mut self, counters: Counters, started: Option<Time>) {
-        self.counters = counters;
-        self.started = started.unwrap_or(self.started);
+    /// Goes on where the hotswap before ended; what it did not tell starts anew.
+    pub fn take_over(&mut self, told: &Value) {
+        self.counters = Counters::from_json(&told["counters"]);
+        self.started = memory::time(&told["started"]).unwrap_or(self.started);
+        let restarts = told["restarts"].as_u64();
+        self.restarts = restarts
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or_default();
+        self.last_swap = last_swap(&told["last_swap"]);
     }
 
     /// Notes a spawn; how many restarts in a row have led to it.
@@ -127,6 +146,16 @@ impl Figures {
     pub fn changed(&mut self) {
         self.last_state = None;
     }
+}
+
+fn last_swap(told: &Value) -> Option<(LastSwap, Time)> {
+    let swap = LastSwap {
+        generation: memory::generation(&told["generation"])?,
+        serving: told["serving"].as_bool()?,
+        text: told["message"].as_str()?.to_owned(),
+        ago: Duration::ZERO,
+    };
+    Some((swap, memory::time(&told["since"])?))
 }
 
 impl World {

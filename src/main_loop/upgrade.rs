@@ -18,7 +18,6 @@ use crate::log as lines;
 use crate::news::{Kind, News};
 use crate::ready::notify::NotifySocket;
 use crate::server::Server;
-use crate::status::Counters;
 use crate::supervisor::{Event, Generation, Phase, Supervisor};
 use crate::sys;
 use crate::upgrade::{Arrival, Luggage, execute, incomprehensible};
@@ -102,8 +101,7 @@ impl World {
             "programs": self.programs.keys().map(|generation| generation.0).collect::<Vec<_>>(),
             "accepted_on": memory::listeners_to_json(&self.accepted_on),
             "says_ready": self.says_ready,
-            "counters": self.figures.counters.to_json(),
-            "uptime": memory::nanoseconds(self.figures.started()),
+            "figures": self.figures.hand_over(),
             "signals": self.signals.surroundings(),
         })
     }
@@ -153,10 +151,7 @@ impl World {
         }
         self.accepted_on = memory::listeners_from_json(&told["accepted_on"]);
         self.says_ready = told["says_ready"].as_bool().unwrap_or_default();
-        self.figures.resume(
-            Counters::from_json(&told["counters"]),
-            memory::time(&told["uptime"]),
-        );
+        self.figures.take_over(&told["figures"]);
         self.signals.resume(&told["signals"]);
         Ok(())
     }
