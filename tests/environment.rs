@@ -26,7 +26,7 @@ fn seen_by_a_server(plan: Plan, arguments: &[&str]) -> (Site, Seen) {
     let at_ = at.display();
     let script = format!(
         "#!/bin/sh\ncat /proc/$$/environ > {at_}/environ\ncat /proc/$$/cmdline > {at_}/cmdline\n\
-         ls /proc/$$/fd > {at_}/fd\ncat /proc/$$/status > {at_}/status\n\
+         ls /proc/$$/fd > {at_}/fd\nwhile read -r line; do echo \"$line\"; done < /proc/$$/status > {at_}/status\n\
          VERSION=v1 exec {} 127.0.0.1:0\n",
         hello.display()
     );

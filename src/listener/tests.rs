@@ -28,6 +28,11 @@ struct House {
     notes: Vec<Note>,
 }
 
+/// An abstract address that no other run of the tests has.
+fn abstract_address(of: &str) -> String {
+    format!("unix:@hotswap test of {of} {}", std::process::id())
+}
+
 impl House {
     fn listening(listens: &[&str]) -> Self {
         Self::with(listens, |_| {})

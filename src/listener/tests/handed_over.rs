@@ -36,13 +36,8 @@ impl House {
 fn swaps_go_on_after_a_re_execution() {
     let directory = tempfile::tempdir().unwrap();
     let path = format!("unix:{}", directory.path().join("api.sock").display());
-    for listen in [
-        "127.0.0.1:0",
-        "[::1]:0",
-        "0",
-        path.as_str(),
-        "unix:@hotswap test of upgrade",
-    ] {
+    let name = abstract_address("upgrade");
+    for listen in ["127.0.0.1:0", "[::1]:0", "0", &path, &name] {
         let mut house = House::listening(&[listen]);
         let first = house.serving(G1);
         let second = house.spawn(G2, Sockets::Own);

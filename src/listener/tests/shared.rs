@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn all_generations_have_the_same_socket() {
-    for listen in ["127.0.0.1:0", "unix:@hotswap test of one socket"] {
+    for listen in ["127.0.0.1:0", &abstract_address("one socket")] {
         let mut house = House::with(&[listen], |options| options.share = true);
         let first = house.serving(G1);
         let second = house.serving(G2);
@@ -30,7 +30,7 @@ fn a_tcp_socket_that_was_shut_down_listens_again() {
 
 #[test]
 fn an_abstract_socket_that_was_shut_down_is_bound_anew_for_the_next() {
-    let mut house = House::listening(&["unix:@hotswap test of shutdown"]);
+    let mut house = House::listening(&[&abstract_address("shutdown")]);
     let server = house.serving(G1);
     server.shuts_down();
     house.wake();

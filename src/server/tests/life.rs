@@ -89,11 +89,10 @@ fn a_daemon_without_any_variables_belongs_to_the_one_whose_death_made_it_an_orph
     let script = "setsid -f env -i sh -c 'echo away >&2; exec sleep 60'; exec sleep 60";
     let mut site = Site::start(&sh(script), launch(0));
     site.until_it_says("away");
-    assert_eq!(
-        site.server.processes(),
-        [site.server.pid()],
-        "nobody else's"
-    );
+    // As soon as setsid, whose child it is, has ended.
+    site.until("the daemon is nobody's", |site| {
+        site.server.processes() == [site.server.pid()]
+    });
     site.server.signal_main(Signal::SIGKILL);
     site.reap();
     assert!(!site.server.is_gone());
