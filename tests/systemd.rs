@@ -127,6 +127,22 @@ fn more_time_is_asked_for_while_a_start_a_swap_or_a_stop_lasts() {
 }
 
 #[test]
+fn after_an_upgrade_it_is_ready_and_asks_for_nothing() {
+    let (manager, plan) = Manager::of(Site::at(Place::Tcp4));
+    let site = plan.serving("v1");
+    manager.wait_after(0, "READY=1");
+    let mark = manager.mark();
+    let output = run(&site, &["upgrade", "server"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    manager.wait_after(mark, "READY=1");
+    // It would ask every 5s.
+    std::thread::sleep(Duration::from_secs(6));
+    let heard = manager.heard();
+    let asked = heard.iter().skip(mark);
+    assert_eq!(asked.filter(|line| line.starts_with("EXTEND_")).count(), 0);
+}
+
+#[test]
 fn the_watchdog_is_fed_by_the_loop() {
     let (manager, plan) = Manager::of(Site::at(Place::Tcp4));
     let site = plan.variable("WATCHDOG_USEC", "400000").serving("v1");

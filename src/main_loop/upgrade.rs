@@ -182,6 +182,7 @@ impl World {
             format!("upgraded to {}", env!("CARGO_PKG_VERSION")),
         ));
         self.control.upgraded(Ok(()), now);
+        self.manager.follow(supervisor, now);
     }
 }
 
