@@ -20,6 +20,7 @@ mod unlink;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -68,6 +69,7 @@ enum Remark {
     TooManyToName,
     InEpoll,
     AddressChanged,
+    PathMoved,
 }
 
 /// How a call ends, unless it is refused.
@@ -81,7 +83,7 @@ enum Answer {
 /// The notifications of one generation, and what is known from them.
 pub struct Capture {
     generation: Generation,
-    listener: OwnedFd,
+    listener: Rc<OwnedFd>,
     bounds: Bounds,
     /// The processes that bound what listens now.
     binders: Vec<Process>,
@@ -101,7 +103,7 @@ impl Capture {
         sys::wake_synchronously(listener.as_fd());
         Self {
             generation,
-            listener,
+            listener: Rc::new(listener),
             bounds: Bounds::default(),
             binders: Vec::new(),
             blind: false,
@@ -129,14 +131,13 @@ impl Capture {
         processes: impl Fn() -> Vec<Pid>,
     ) -> Vec<Happened> {
         let mut answered = 0;
-        // a descriptor beside our own, for as long as the calls that came by it are answered
-        if let Ok(descriptor) = self.listener.try_clone() {
-            while answered < AT_ONE_GO
-                && let Some(call) = Notification::receive(descriptor.as_fd())
-            {
-                self.answer(call, listeners);
-                answered += 1;
-            }
+        // held on to beside ourselves, for as long as the calls that came by it are answered
+        let listener = Rc::clone(&self.listener);
+        while answered < AT_ONE_GO
+            && let Some(call) = Notification::receive(listener.as_fd())
+        {
+            self.answer(call, listeners);
+            answered += 1;
         }
         let changed = self
             .happened
@@ -227,13 +228,10 @@ impl Capture {
     fn could_not_look(&mut self, error: &io::Error) {
         let generation = self.generation;
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EPERM | Errno::EACCES) => self.remark(
-                Remark::CannotLook,
-                format!(
-                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
-                     try: hotswap as root, or --listen and a server that takes its sockets from there"
-                ),
-            ),
+            // it has ended, or has given what is none for a descriptor or an address
+            Some(
+                Errno::ESRCH | Errno::ENOENT | Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT,
+            ) => {}
             Some(Errno::ETIMEDOUT) => {
                 self.blind = true;
                 self.remark(
@@ -241,8 +239,13 @@ impl Capture {
                     format!("cannot look into {generation} within 1s; what it binds from now on is not kept over a swap"),
                 );
             }
-            // it has ended, or has given an address where there is nothing
-            _ => {}
+            _ => self.remark(
+                Remark::CannotLook,
+                format!(
+                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
+                     try: hotswap as root, or --listen and a server that takes its sockets from there"
+                ),
+            ),
         }
     }
 

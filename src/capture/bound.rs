@@ -57,11 +57,12 @@ impl Bound {
 impl Drop for Bound {
     /// A name beside a path that clients will never come by, since nobody has listened there.
     fn drop(&mut self) {
-        let Some(BoundPath { directory, name }) = &self.path else {
-            return;
-        };
-        let beside = !matches!(&self.address, CapturedAddress::Path(spot) if spot.name == *name);
-        if beside {
+        let Some(path) = &self.path else { return };
+        let BoundPath {
+            directory, name, ..
+        } = path;
+        let own = matches!(&self.address, CapturedAddress::Path(spot) if spot.name == *name);
+        if !own && path.is_there() {
             let _ = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
@@ -85,6 +86,7 @@ impl Bounds {
     }
 
     pub fn remember(&mut self, bound: Bound) {
+        self.let_clients_go();
         if self.of(bound.inode).is_some() {
             return;
         }
@@ -94,6 +96,13 @@ impl Bounds {
             self.all.remove(oldest);
         }
         self.all.push(bound);
+    }
+
+    /// A socket that connects will not listen: its server alone shall keep it open.
+    fn let_clients_go(&mut self) {
+        for bound in &mut self.all {
+            bound.kept.take_if(|socket| is_client(socket));
+        }
     }
 
     pub fn forget(&mut self, inode: u64) {
@@ -108,12 +117,11 @@ impl Bounds {
 
     /// Whether one of them listens, or may come to it: a client that has a port of its own does not.
     pub fn are_in_use(&self) -> bool {
-        let is_client = |bound: &Bound| {
-            let socket = bound.descriptor();
-            socket.is_some_and(|socket| getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok())
+        let may_listen = |bound: &Bound| {
+            bound.is_held() && !bound.descriptor().is_some_and(|socket| is_client(&socket))
         };
         let mut all = self.all.iter();
-        all.any(|bound| bound.listener.is_some() || bound.is_held() && !is_client(bound))
+        all.any(|bound| bound.listener.is_some() || may_listen(bound))
     }
 
     /// Whether as many listen as may.
@@ -132,4 +140,8 @@ impl Bounds {
     pub fn has_port_zero(&self, inode: u64) -> bool {
         self.port_zero.contains(&inode)
     }
+}
+
+fn is_client(socket: &OwnedFd) -> bool {
+    getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
 }

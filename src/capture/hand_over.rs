@@ -80,7 +80,7 @@ impl Bound {
             "process": self.process.as_raw(),
             "fd": self.fd,
             "kept": self.kept.is_some(),
-            "path": self.path.as_ref().map(|path| path.name.as_bytes()),
+            "path": self.path.as_ref().map(|path| (path.name.as_bytes(), path.file)),
             "listener": self.listener.map(|listener| listener.0),
         })
     }
@@ -93,11 +93,13 @@ impl Bound {
         if told["kept"].as_bool()? {
             bound.kept = Some(descriptors.next()?);
         }
-        let name: Option<Vec<u8>> = serde_json::from_value(told["path"].clone()).ok()?;
-        if let Some(name) = name {
+        let path: Option<(Vec<u8>, (u64, u64))> =
+            serde_json::from_value(told["path"].clone()).ok()?;
+        if let Some((name, file)) = path {
             bound.path = Some(BoundPath {
                 directory: descriptors.next()?,
                 name: OsString::from_vec(name),
+                file,
             });
         }
         let listener: Option<usize> = serde_json::from_value(told["listener"].clone()).ok()?;

@@ -42,6 +42,15 @@ impl Capture {
             }
         };
         let path = bound.path.take();
+        if path.as_ref().is_some_and(|path| !path.is_there()) {
+            let (generation, address) = (self.generation, bound.address.to_string());
+            self.bounds.forget(inode);
+            self.remark(
+                Remark::PathMoved,
+                format!("{generation} moves {address} before it listens there: that is not kept over a swap"),
+            );
+            return Ok(Answer::GoOn);
+        }
         let (listener, first) = listeners.listen(self.generation, &bound.address, socket, path)?;
         bound.kept = None;
         bound.listener = Some(listener);

@@ -4,16 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::fstat;
-use nix::unistd::fchdir;
 
 use super::caller::Caller;
-use super::place::in_place_of;
+use super::place::{in_place_of, within};
 use crate::address::LONGEST_PATH;
 use crate::listener::{self, BoundPath, Spot};
 use crate::supervisor::Generation;
@@ -28,7 +27,8 @@ pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<Spot
     if from != libc::AT_FDCWD && path.is_relative() {
         path = Path::new(&format!("/proc/{}/fd/{from}", caller.thread)).join(path);
     }
-    let found = in_place_of(caller, move || {
+    let found = in_place_of(caller, move |stand| {
+        let path = stand.reach(&path);
         let found = directory_of(&path);
         Ok(found
             .ok()
@@ -51,22 +51,28 @@ pub fn bind_to(
     socket: OwnedFd,
 ) -> io::Result<(OwnedFd, BoundPath)> {
     let path = path.to_owned();
-    in_place_of(caller, move || {
+    in_place_of(caller, move |stand| {
+        let mut path = stand.reach(&path);
         let (directory, name) = directory_of(&path)?;
         let mut name = name.to_owned();
-        let mut full = path.clone();
         if let Some(generation) = beside {
             name = listener::beside(&name, generation.0);
-            full.set_file_name(&name);
-            if full.as_os_str().len() > LONGEST_PATH {
-                // this thread's working directory is its own
-                fchdir(&directory)?;
-                full = PathBuf::from(&name);
+            path.set_file_name(&name);
+            if path.as_os_str().len() > LONGEST_PATH {
+                path = stand.shorten(&directory, &name)?;
             }
-            remove_stale(&full);
+            remove_stale(&path);
         }
-        bind(socket.as_raw_fd(), &UnixAddr::new(&full)?)?;
-        Ok((socket, BoundPath { directory, name }))
+        bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        stand.settle(&path)?;
+        let file = fs::symlink_metadata(&path)?;
+        let file = (file.dev(), file.ino());
+        let bound = BoundPath {
+            directory,
+            name,
+            file,
+        };
+        Ok((socket, bound))
     })
 }
 
@@ -83,8 +89,8 @@ fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 }
 
 fn spot(directory: &OwnedFd, name: OsString) -> io::Result<Spot> {
-    let (found, number) = (fstat(directory)?, directory.as_raw_fd());
-    let path = fs::read_link(format!("/proc/self/fd/{number}"))?.join(&name);
+    let found = fstat(directory)?;
+    let path = fs::read_link(within(directory))?.join(&name);
     Ok(Spot {
         directory: (found.st_dev, found.st_ino),
         name,

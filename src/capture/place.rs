@@ -3,9 +3,12 @@
 //! A path that a server names means what it means to the server, and hotswap makes nothing there that the server itself
 //! could not.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -19,24 +22,67 @@ use crate::sys;
 /// What setfsuid(2) takes as a question: no such user can be.
 const NOBODY: u32 = u32::MAX;
 
+/// Where a thread of ours stands that works in a caller's place.
+pub struct Stand {
+    /// It has a working directory and a umask of its own, which are the caller's; in some containers it cannot.
+    is_own: bool,
+    directory: File,
+    umask: u32,
+}
+
+impl Stand {
+    /// The caller's path, as it is reached from here.
+    pub fn reach(&self, path: &Path) -> PathBuf {
+        if self.is_own || path.is_absolute() {
+            return path.to_owned();
+        }
+        within(&self.directory).join(path)
+    }
+
+    /// The shortest path to a name in a directory, after which no relative one leads where it did.
+    pub fn shorten(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<PathBuf> {
+        if self.is_own {
+            fchdir(directory)?;
+            return Ok(name.into());
+        }
+        Ok(within(directory).join(name))
+    }
+
+    /// Gives what was made with every right the rights that the caller's umask leaves it.
+    pub fn settle(&self, path: &Path) -> io::Result<()> {
+        if self.is_own {
+            return Ok(());
+        }
+        // by a descriptor of the file itself: a name could lead elsewhere by now
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.file_type().is_socket() {
+            return Err(Errno::ENOTSOCK.into());
+        }
+        let mode = Permissions::from_mode(0o777 & !self.umask);
+        std::fs::set_permissions(within(&file), mode)
+    }
+}
+
+/// A path to what a descriptor of ours is open on.
+pub fn within(file: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 /// Runs `work` in the caller's place.
 ///
 /// # Errors
 /// `EPERM` if we cannot put ourselves there, `ETIMEDOUT`, and those of `work`.
 pub fn in_place_of<T: Send + 'static>(
     caller: &Caller,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    work: impl FnOnce(&Stand) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let caller = caller.clone();
     // the thread ends with the work, so nothing has to be put back
-    bounded(move || {
-        move_to(&caller)?;
-        work()
-    })
+    bounded(move || work(&move_to(&caller)?))
 }
 
-fn move_to(caller: &Caller) -> io::Result<()> {
-    unshare(CloneFlags::CLONE_FS)?;
+fn move_to(caller: &Caller) -> io::Result<Stand> {
     let open = |name: &str| {
         File::options()
             .read(true)
@@ -46,13 +92,26 @@ fn move_to(caller: &Caller) -> io::Result<()> {
     let (root, directory) = (open("root")?, open("cwd")?);
     let (theirs, ours) = (root.metadata()?, std::fs::metadata("/")?);
     let same_root = (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino());
-    if !same_root || !caller.shares_with_us("mnt") {
+    let elsewhere = !same_root || !caller.shares_with_us("mnt");
+    let is_own = match unshare(CloneFlags::CLONE_FS) {
+        Ok(()) => true,
+        Err(_) if !elsewhere => false,
+        Err(error) => return Err(error.into()),
+    };
+    if elsewhere {
         fchdir(&root)?;
         chroot(".")?;
     }
-    fchdir(&directory)?;
-    umask(Mode::from_bits_truncate(caller.umask));
-    become_owner(caller)
+    if is_own {
+        fchdir(&directory)?;
+        umask(Mode::from_bits_truncate(caller.umask));
+    }
+    become_owner(caller)?;
+    Ok(Stand {
+        is_own,
+        directory,
+        umask: caller.umask,
+    })
 }
 
 /// Takes the caller's rights to files, and gives up our own (credentials(7)).
@@ -84,7 +143,6 @@ fn become_owner(caller: &Caller) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use nix::unistd::gettid;
 
@@ -97,7 +155,7 @@ mod tests {
         caller.umask = 0o027;
         let path = directory.path().join("made");
         let there = path.clone();
-        in_place_of(&caller, move || {
+        in_place_of(&caller, move |_| {
             let file = File::options()
                 .write(true)
                 .create(true)
@@ -126,7 +184,7 @@ mod tests {
         let mut caller = Caller::of(gettid()).unwrap();
         (caller.uid, caller.gid, caller.groups) = (65534, 65534, vec![65534]);
         let path = directory.path().join("made");
-        let refused = in_place_of(&caller, move || File::create(path).map(drop)).unwrap_err();
+        let refused = in_place_of(&caller, move |_| File::create(path).map(drop)).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
         File::create(directory.path().join("ours")).unwrap();
     }

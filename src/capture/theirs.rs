@@ -39,14 +39,15 @@ impl Theirs {
     /// `None` for what is no such socket.
     ///
     /// # Errors
-    /// Those of pidfd_getfd(2), but for `EPERM`.
+    /// Those of pidfd_getfd(2), but for `EPERM` and `ENOSYS`.
     pub fn of(caller: &Caller, fd: RawFd) -> io::Result<Option<Self>> {
         let Some(inode) = caller.socket_inode(fd) else {
             return Ok(None);
         };
         let socket = match caller.descriptor(fd) {
             Ok(socket) => Some(socket),
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => None,
+            // forbidden, as many a container has it
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => None,
             Err(error) => return Err(error),
         };
         let described = match &socket {

@@ -1,6 +1,8 @@
 //! What a captured server may have bound, who it may be, and where capturing does not work.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 
 use nix::unistd::geteuid;
 
@@ -91,6 +93,37 @@ fn a_server_whose_sockets_cannot_be_duplicated_is_captured() {
     site.swaps(3);
     clients.until_all_see("v4");
     clients.expect_no_failure();
+}
+
+/// Its path is relative, and its umask lets nobody in but itself.
+#[test]
+fn a_path_is_captured_where_no_thread_can_stand_in_for_the_server() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("own.sock");
+    let confined = server("confined").display().to_string();
+    let (odd, here) = (server("odd"), directory.path().display());
+    let script = |version: &str| {
+        let odd = odd.display();
+        format!(
+            "#!/bin/sh\ncd '{here}' || exit\numask 077\nVERSION={version} exec '{odd}' at=unix:own.sock\n"
+        )
+    };
+    let site = Site::at(Place::Given(Target::Unix(path.clone())))
+        .with(&["--capture", "always"])
+        .inside(&[&confined])
+        .by_script(&script("v1"), &[])
+        .serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    for version in ["v2", "v3"] {
+        site.publish_file(script(version).as_bytes(), 0o755).swap();
+        clients.until_all_see(version);
+    }
+    clients.expect_no_failure();
+    let mode = fs::metadata(&path)
+        .expect("the socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
 
 /// The outer one has the only seat in the front row: the inner one says so, and shares its sockets.

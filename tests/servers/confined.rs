@@ -1,4 +1,4 @@
-//! Runs a program where pidfd_getfd(2) is forbidden, as in containers with the default profile of older Docker.
+//! Runs a program where pidfd_getfd(2) and unshare(2) are forbidden, as in containers with Docker's default profile.
 
 #![allow(unsafe_code)]
 
@@ -10,14 +10,15 @@ use std::process::Command;
 use nix::libc;
 
 fn main() -> io::Result<()> {
-    let op = |code: u16, k: u32, jf: u8| libc::sock_filter { code, jt: 0, jf, k };
-    let number = u32::try_from(libc::SYS_pidfd_getfd).map_err(io::Error::other)?;
+    let op = |code: u16, k: u32, jt: u8| libc::sock_filter { code, jt, jf: 0, k };
+    let number = |call: libc::c_long| u32::try_from(call).map_err(io::Error::other);
     let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).map_err(io::Error::other)?;
     let mut program = [
-        op(0x20, 0, 0),      // the number of the call
-        op(0x15, number, 1), // if it is this one
-        op(0x06, refusal, 0),
+        op(0x20, 0, 0), // the number of the call
+        op(0x15, number(libc::SYS_pidfd_getfd)?, 2),
+        op(0x15, number(libc::SYS_unshare)?, 1),
         op(0x06, libc::SECCOMP_RET_ALLOW, 0),
+        op(0x06, refusal, 0),
     ];
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
+
 use crate::listener::open::Family;
-use crate::listener::place::FileId;
+use crate::listener::place::{FileId, file_id};
 
 /// What a server asks bind(2) for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,19 @@ impl Eq for Spot {}
 pub struct BoundPath {
     pub directory: OwnedFd,
     pub name: OsString,
+    pub file: FileId,
+}
+
+impl BoundPath {
+    /// Whether it is still there: some servers move their path before they listen.
+    pub fn is_there(&self) -> bool {
+        let found = fstatat(
+            &self.directory,
+            self.name.as_os_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        );
+        found.is_ok_and(|found| file_id(&found) == self.file)
+    }
 }
 
 impl CapturedAddress {
