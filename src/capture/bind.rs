@@ -140,7 +140,9 @@ impl Capture {
             );
             return Ok(Answer::GoOn);
         }
-        match listeners.plan(self.generation, &wish.address)? {
+        // an epoll set follows the server's own socket, whatever is put in its place
+        let is_attached = wish.caller.waits_on_by_epoll(wish.fd, wish.theirs.inode);
+        match listeners.plan(self.generation, &wish.address, is_attached)? {
             Plan::Instead(given) => self.put_in_place(call, wish, &given),
             Plan::Join => self.bind_theirs(call, wish, false),
             Plan::Alone => self.bind_theirs(call, wish, true),

@@ -110,11 +110,16 @@ impl Listeners {
     }
 
     /// What becomes of a bind(2) that nothing covers. A socket in which clients wait for whoever comes next is given
-    /// to who comes.
+    /// to who comes, unless that would never notice.
     ///
     /// # Errors
     /// When descriptors or memory are out.
-    pub fn plan(&mut self, generation: Generation, asked: &CapturedAddress) -> io::Result<Plan> {
+    pub fn plan(
+        &mut self,
+        generation: Generation,
+        asked: &CapturedAddress,
+        is_attached: bool,
+    ) -> io::Result<Plan> {
         let survey = self.survey();
         let mut all = self.all.iter_mut();
         let Some(listener) = all.find(|listener| listener.captured.as_ref() == Some(asked)) else {
@@ -122,6 +127,7 @@ impl Listeners {
         };
         let id = listener.id;
         match &mut listener.sort {
+            Sort::Group(_) | Sort::Path(_) if is_attached => return Ok(Plan::Join),
             Sort::Group(group) if !group.has_seat(generation) => {
                 if !group.is_waiting() {
                     return Ok(Plan::Join);
@@ -169,6 +175,7 @@ impl Listeners {
             }
             (Sort::Path(there), Some(path)) => {
                 sys::listen(socket.as_fd(), self.means.options.backlog)?;
+                there.leave(generation, sys::now(), &mut self.means);
                 there.adopt(generation, socket, &path.name, &self.means)?;
                 if serves {
                     there.cut_over(generation, &mut self.means)?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
@@ -63,6 +64,30 @@ fn a_restart_gets_the_dead_ones_socket_and_who_waits_there() {
     house.leave(G1);
     let server = house.serve(G2, move || TcpListener::bind(address).unwrap());
     says_hello(&server, &mut client);
+}
+
+/// As Asio does; of another socket in its place it would never hear.
+#[test]
+fn a_restart_that_waits_by_epoll_before_it_binds_keeps_its_own_socket() {
+    let (mut house, address) = (House::new(), free_address());
+    drop(house.serve(G1, move || TcpListener::bind(address).unwrap()));
+    house.listeners.cut_over(G1, &[]).unwrap();
+    house.leave(G1);
+    let (set, server) = house.serve(G2, move || {
+        let socket = stream();
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, 1);
+        set.add(&socket, event).unwrap();
+        bind_to(&socket, address).unwrap();
+        sys::listen(socket.as_fd(), 5).unwrap();
+        (set, TcpListener::from(socket))
+    });
+    house.listeners.cut_over(G2, &[]).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let mut events = [EpollEvent::empty()];
+    assert_eq!(set.wait(&mut events, EpollTimeout::NONE), Ok(1));
+    says_hello(&server, &mut client);
+    assert_eq!(house.warnings(), [""; 0]);
 }
 
 #[test]

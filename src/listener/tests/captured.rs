@@ -28,7 +28,7 @@ impl Servers {
     fn starts(&mut self, generation: Generation) -> OwnedFd {
         let listeners = &mut self.house.listeners;
         listeners.seats(generation, Sockets::Own).unwrap();
-        let join = match listeners.plan(generation, &self.asked).unwrap() {
+        let join = match listeners.plan(generation, &self.asked, false).unwrap() {
             Plan::Alone => false,
             Plan::Join => true,
             Plan::Instead(given) => return given.socket,
