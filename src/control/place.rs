@@ -72,7 +72,7 @@ impl Surroundings {
             .iter()
             .filter(|(instance, _)| instance == name)
             .filter_map(|(_, path)| self.usable(path, name));
-        let file = format!("{name}.{ENDING}");
+        let file = file_of(name);
         let listed = self.directories().into_iter();
         let mut found: Vec<Found> = around_us
             .chain(listed.filter_map(|directory| self.usable(&directory.join(&file), name)))
@@ -148,7 +148,7 @@ impl Surroundings {
             let why = format!("{} belongs to another user", directory.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
-        if others_may_write(&metadata) {
+        if is_open_to_others(&metadata) {
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         }
         Ok(directory)
@@ -160,7 +160,7 @@ pub fn file_of(name: &str) -> String {
     format!("{name}.{ENDING}")
 }
 
-fn others_may_write(metadata: &Metadata) -> bool {
+fn is_open_to_others(metadata: &Metadata) -> bool {
     metadata.mode() & 0o077 != 0
 }
 
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_write_into_is_closed_to_them() {
+    fn a_directory_that_is_open_to_others_into_is_closed_to_them() {
         let (room, mut surroundings) = surroundings();
         surroundings.xdg_runtime_dir = Some(room.path().into());
         let open = room.path().join("hotswap");
