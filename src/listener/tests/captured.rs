@@ -142,5 +142,8 @@ fn swaps_without_end_need_no_sockets_without_end() {
         let _client = servers.client();
         assert_eq!(answers(&next), 1);
     }
+    // a process that another test has just forked holds our closed sockets until its exec
+    let is_stranger = |note: &Note| matches!(note, Note::Stranger { .. });
+    servers.house.notes.retain(|note| !is_stranger(note));
     assert_eq!(servers.house.notes, []);
 }
