@@ -162,7 +162,7 @@ fn it_crashes_while_it_proves_itself() {
     let mut clients = site.clients(8);
     site.publish_odd("v2", "exit=3 after=500ms");
     let verdict = site.swap_in_vain();
-    assert!(site.log.says("generation 2 is proving ("));
+    site.log.wait_for("generation 2 is proving (");
     assert!(
         verdict.contains("generation 2 rolled back: exited with status 3 after"),
         "{verdict}"
@@ -185,7 +185,8 @@ fn one_that_proves_itself_takes_over() {
     let site = on_tcp().with(&["--min-ready", "300ms"]).serving("v1");
     let mut clients = site.clients(8);
     site.publish("v2").swap();
-    assert!(site.log.says("generation 2 is proving (accepting after"));
+    site.log
+        .wait_for("generation 2 is proving (accepting after");
     clients.until_all_see("v2");
     site.wait_until_gone(1);
     clients.expect_no_failure();

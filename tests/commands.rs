@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::common::eventually;
 use crate::common::log::Log;
 use crate::common::place::Place;
-use crate::common::plan::hotswap;
+use crate::common::plan::{client_among_ours, hotswap};
 use crate::common::site::Site;
 
 pub fn start(site: &Site, arguments: &[&str]) -> Child {
@@ -26,6 +26,16 @@ pub fn run(site: &Site, arguments: &[&str]) -> Output {
         .expect("a client's output")
 }
 
+/// Where no instance can be found but those of the test.
+pub fn run_among_ours(site: &Site, arguments: &[&str]) -> Output {
+    let mut client = client_among_ours(site.dir());
+    client
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    client.output().expect("a client's output")
+}
+
 pub fn said(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
@@ -39,20 +49,26 @@ fn swap_waits_for_the_new_one() {
     let output = run(site.publish("v2"), &["swap", "server"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("generation 2"), "{}", said(&output));
-    assert!(site.log.says("generation 2 is serving"));
+    site.log.wait_for("generation 2 is serving");
     clients.until_all_see("v2");
 }
 
 #[test]
 fn swap_needs_no_name_where_there_is_one() {
     let site = Site::serving("v1");
-    assert_eq!(run(site.publish("v2"), &["swap"]).status.code(), Some(0));
+    assert_eq!(
+        run_among_ours(site.publish("v2"), &["swap"]).status.code(),
+        Some(0)
+    );
 }
 
 #[test]
 fn swap_says_why_it_failed() {
     let site = Site::serving("v1");
-    let output = run(site.publish_odd("v2", "say=no-database exit=3"), &["swap"]);
+    let output = run(
+        site.publish_odd("v2", "say=no-database exit=3"),
+        &["swap", "server"],
+    );
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
@@ -65,7 +81,7 @@ fn swap_says_what_the_command_before_it_said() {
     let site = Site::at(Place::Tcp4)
         .with(&["--before-swap", "echo no-compiler >&2; exit 3"])
         .serving("v1");
-    let output = run(&site, &["swap"]);
+    let output = run(&site, &["swap", "server"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
@@ -77,7 +93,10 @@ fn swap_is_told_of_a_roll_back() {
     let site = Site::at(Place::Tcp4)
         .with(&["--min-ready", "10s"])
         .serving("v1");
-    let output = run(site.publish_odd("v2", "exit=3 after=300ms"), &["swap"]);
+    let output = run(
+        site.publish_odd("v2", "exit=3 after=300ms"),
+        &["swap", "server"],
+    );
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("rolled back"), "{}", said(&output));
 }
@@ -85,9 +104,11 @@ fn swap_is_told_of_a_roll_back() {
 #[test]
 fn swap_can_wait_until_the_old_one_is_gone() {
     let site = Site::serving("v1");
-    let output = run(site.publish("v2"), &["swap", "--drained"]);
+    let output = run(site.publish("v2"), &["swap", "server", "--drained"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(site.log.says("generation 1 is gone"));
+    let output = run(&site, &["status", "server"]);
+    assert!(!said(&output).contains("draining "), "{}", said(&output));
+    site.log.wait_for("generation 1 is gone");
 }
 
 #[test]
@@ -95,7 +116,7 @@ fn swap_stops_waiting_when_it_is_told_to() {
     let site = Site::serving("v1");
     let output = run(
         site.publish_odd("v2", "late=2s"),
-        &["swap", "--timeout", "300ms"],
+        &["swap", "server", "--timeout", "300ms"],
     );
     assert_eq!(output.status.code(), Some(124), "{}", said(&output));
     site.log.wait_for("generation 2 is serving");
@@ -105,7 +126,7 @@ fn swap_stops_waiting_when_it_is_told_to() {
 fn several_clients_wait_for_the_same_swap() {
     let site = Site::serving("v1");
     site.publish_odd("v2", "late=500ms");
-    let clients: Vec<_> = (0..4).map(|_| start(&site, &["swap"])).collect();
+    let clients: Vec<_> = (0..4).map(|_| start(&site, &["swap", "server"])).collect();
     for client in clients {
         let output = client.wait_with_output().expect("its output");
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
@@ -116,7 +137,7 @@ fn several_clients_wait_for_the_same_swap() {
 #[test]
 fn stop_waits_for_the_end() {
     let mut site = Site::serving("v1");
-    let output = run(&site, &["stop"]);
+    let output = run(&site, &["stop", "server"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     site.expect_status(0).expect_nothing_left();
 }
@@ -129,7 +150,7 @@ fn status_shows_the_serving_one() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let status: Value = serde_json::from_slice(&output.stdout).expect("one object");
     assert!(status.is_object(), "{status}");
-    let table = run(&site, &["status"]);
+    let table = run_among_ours(&site, &["status"]);
     let pid = site.pid(2).to_string();
     assert!(said(&table).contains(&pid), "{}", said(&table));
     assert!(status.to_string().contains(&pid), "{status}");
@@ -139,7 +160,7 @@ fn status_shows_the_serving_one() {
 fn status_of_nobody_is_an_empty_list() {
     let mut site = Site::serving("v1");
     assert!(site.stop().success());
-    let output = run(&site, &["status", "--json"]);
+    let output = run_among_ours(&site, &["status", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(
         serde_json::from_slice::<Value>(&output.stdout).expect("a list"),
@@ -151,7 +172,7 @@ fn status_of_nobody_is_an_empty_list() {
 #[test]
 fn events_follow_a_swap() {
     let site = Site::serving("v1");
-    let mut client = start(&site, &["events", "--json"]);
+    let mut client = start(&site, &["events", "server", "--json"]);
     let log = Log::of(
         client.stdout.take().expect("its stdout"),
         std::time::Instant::now(),
@@ -172,7 +193,7 @@ fn events_follow_a_swap() {
 fn a_client_that_leaves_changes_nothing() {
     let site = Site::serving("v1");
     site.publish_odd("v2", "late=500ms");
-    let mut client = start(&site, &["swap"]);
+    let mut client = start(&site, &["swap", "server"]);
     site.log.wait_for("generation 2 started");
     client.kill().expect("an end of the client");
     client.wait().expect("its end");

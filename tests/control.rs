@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Instant;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Uid;
 use serde_json::Value;
 
-use crate::commands::{run, said, start};
+use crate::commands::{run, run_among_ours, said, start};
 use crate::common::eventually;
 use crate::common::log::Log;
 use crate::common::place::Place;
@@ -27,27 +26,14 @@ fn a_name_in_use_gets_a_number() {
     let output = run(&first, &["status", "server-2", "--json"]);
     let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
     assert_eq!(status["name"], "server-2");
-    assert_eq!(run(&first, &["swap"]).status.code(), Some(3));
-    let all = swap_all(&first);
+    assert_eq!(run_among_ours(&first, &["swap"]).status.code(), Some(3));
+    let all = run_among_ours(&first, &["swap", "--all"]);
     assert_eq!(all.status.code(), Some(0), "{}", said(&all));
     first.log.wait_for("generation 2 is serving");
     second.log.wait_for("generation 2 is serving");
     assert!(second.stop().success());
     assert_eq!(run(&first, &["stop", "server-2"]).status.code(), Some(3));
     assert_eq!(run(&first, &["swap", "server"]).status.code(), Some(0));
-}
-
-/// All that belong to the test: root would find those of the machine, too.
-fn swap_all(site: &Site) -> Output {
-    if !Uid::effective().is_root() {
-        return run(site, &["swap", "--all"]);
-    }
-    let script = "mount -t tmpfs none /run && exec \"$0\" swap --all";
-    let binary = env!("CARGO_BIN_EXE_hotswap");
-    let mut unshare = hotswap(&"unshare".into(), site.dir());
-    unshare.args(["--mount", "sh", "-c", script, binary]);
-    let client = unshare.stdout(Stdio::piped()).stderr(Stdio::piped());
-    client.output().expect("unshare")
 }
 
 #[test]
@@ -58,7 +44,7 @@ fn swap_of_all_ends_with_the_highest_status() {
         .variable("XDG_RUNTIME_DIR", run_there.to_str().expect("text"))
         .serving("w1");
     second.publish_odd("w2", "exit=3");
-    let all = swap_all(&first);
+    let all = run_among_ours(&first, &["swap", "--all"]);
     assert_eq!(all.status.code(), Some(1), "{}", said(&all));
     assert!(said(&all).contains("server: generation 2 is serving"));
     assert!(said(&all).contains("server-2: generation 2 aborted"));

@@ -37,7 +37,8 @@ fn a_command_that_makes_the_program_is_one_swap() {
         expect_swaps(&site, 1, || source_of(version));
         clients.until_all_see(version);
     }
-    assert!(site.log.says("src/built changed while --before-swap ran"));
+    site.log
+        .wait_for("src/built changed while --before-swap ran");
     expect_swaps(&site, 0, || source_of("broken"));
     site.log.wait_for("aborted: ");
     expect_swaps(&site, 1, || source_of("v4"));
@@ -60,7 +61,7 @@ fn settings_and_further_files_are_watched() {
     });
     clients.until_all_see("v2");
     expect_swaps(&site, 1, || fs::write(&page, "two").expect("a page"));
-    assert!(site.log.says(&format!("{} changed", page.display())));
+    site.log.wait_for(&format!("{} changed", page.display()));
     expect_swaps(&site, 0, || fs::remove_file(&page).expect("the page"));
     expect_swaps(&site, 1, || {
         fs::write(&env, "VERSION=v3\n").expect("settings");

@@ -91,7 +91,7 @@ fn a_peer_of_another_uid_is_refused() {
         said(&output)
     );
     assert!(!said(&output).contains("done"), "{}", said(&output));
-    assert!(site.swap().log.says("generation 2 is serving"));
+    site.swap().log.wait_for("generation 2 is serving");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_command_before_the_swap_can_abort_it() {
     assert!(!site.log.says("checking"), "not before the first start");
     let verdict = site.publish("v2").swap_in_vain();
     assert!(verdict.contains("aborted: "), "{verdict}");
-    assert!(site.log.says("checking"));
+    site.log.wait_for("checking");
     fs::write(go, "").expect("a file");
     site.swap();
 }

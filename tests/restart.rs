@@ -141,7 +141,8 @@ fn a_first_start_that_never_accepts_ends_hotswap_with_124() {
     let plan = Site::at(Place::Tcp4).with(&["--ready-timeout", "1s"]);
     let mut site = plan.by_odd("hang deaf").opening("v1");
     site.expect_status(124).expect_nothing_left();
-    assert!(site.log.says("generation 1 aborted: not ready within 1s"));
+    site.log
+        .wait_for("generation 1 aborted: not ready within 1s");
 }
 
 /// `--restart always` tries again, with the deeper pockets of its back-off.

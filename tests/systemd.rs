@@ -95,7 +95,7 @@ fn a_reload_is_a_swap_from_its_beginning_to_its_end() {
         assert!(since.is_some_and(|since: u128| since >= asked && since <= microseconds()));
         manager.wait_after(mark, "READY=1");
     }
-    assert!(site.log.says("generation 3 is serving"));
+    site.log.wait_for("generation 3 is serving");
 }
 
 #[test]

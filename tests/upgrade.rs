@@ -59,7 +59,8 @@ fn it_waits_until_nothing_starts() {
     let swapping = start(site.publish_odd("v2", "after=1s"), &["swap", "server"]);
     site.log.wait_for("generation 2 started");
     upgrade(&site);
-    assert!(site.log.says("generation 2 is serving"));
+    let order = ["generation 2 is serving", "upgraded to"];
+    site.log.wait_for_all(&order);
     let swapped = swapping.wait_with_output().expect("a client's output");
     assert_eq!(swapped.status.code(), Some(0), "{}", said(&swapped));
 }
@@ -96,7 +97,7 @@ fn a_new_file_that_does_not_run_is_refused() {
         let output = run(&site, &["upgrade", "server"]);
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     }
-    assert!(site.log.says("cannot upgrade to"));
+    site.log.wait_for("cannot upgrade to");
     assert_eq!(
         run(site.publish("v2"), &["swap", "server"]).status.code(),
         Some(0)

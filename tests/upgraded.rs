@@ -44,8 +44,8 @@ fn a_swap_an_upgrade_and_a_swap(place: Place) {
     site.publish("v3").swap().wait_until_gone(2);
     clients.until_all_see("v3");
     clients.expect_no_failure();
-    assert!(site.log.says("generation 3 is serving"));
-    assert!(site.log.says("generation 1 is gone"));
+    site.log.wait_for("generation 3 is serving");
+    site.log.wait_for("generation 1 is gone");
 }
 
 #[test]
@@ -103,7 +103,8 @@ fn asked_for_while_one_proves_itself_it_waits() {
     site.publish("v2").signal(Signal::SIGHUP);
     site.log.wait_for("generation 2 is proving");
     upgrade(&site);
-    assert!(site.log.says("generation 2 is serving"));
+    let order = ["generation 2 is serving", "upgraded to"];
+    site.log.wait_for_all(&order);
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn a_drain_timeout_goes_on_where_it_was() {
     site.publish_odd("v2", "deaf").swap();
     upgrade(&site);
     site.wait_until_gone(1);
-    assert!(site.log.says("generation 1 is killed"));
+    site.log.wait_for("generation 1 is killed");
     assert!(begun.elapsed() >= Duration::from_millis(3900));
     // By its own clock: 4s, however long the upgrade took.
     let gone = site.log.wait_for("generation 1 is gone after 4");
@@ -175,7 +176,7 @@ fn clients_that_wait_get_their_answers_from_the_next() {
     site.log.wait_for("generation 2 is serving");
     upgrade(&site);
     expect_success(&ended(patient));
-    assert!(site.log.says("generation 1 is gone"));
+    site.log.wait_for("generation 1 is gone");
     events.wait_for("\"gone\"");
     let stopping = start(&site, &["stop", "server"]);
     expect_success(&ended(stopping));

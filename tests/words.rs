@@ -57,9 +57,9 @@ fn every_address_is_announced() {
     let site = plan
         .with(&["--listen", &path, "--listen", "web=[::1]:0"])
         .serving("v1");
-    assert!(site.log.says("hotswap: listening on 127.0.0.1:"));
-    assert!(site.log.says("hotswap: listening on [::1]:"));
-    assert!(site.log.says(&path));
+    site.log.wait_for("hotswap: listening on 127.0.0.1:");
+    site.log.wait_for("hotswap: listening on [::1]:");
+    site.log.wait_for(&path);
 }
 
 #[test]

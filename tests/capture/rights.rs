@@ -52,7 +52,7 @@ fn a_server_does_not_bind_by_us_what_it_could_not_bind() {
         .by_odd(&format!("at={address}"))
         .opening("v1");
     assert!(!site.end().success());
-    assert!(site.log.says("Permission denied"), "{}", site.log.timed());
+    site.log.wait_for("Permission denied");
 }
 
 /// An unmodified server without rights serves a port that hotswap has opened for it.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::plan::hotswap;
+use super::plan::{client_among_ours, hotswap};
 use super::{eventually, processes};
 
 /// One attempt that must fail.
@@ -25,15 +25,26 @@ pub fn attempt(arguments: &[&str]) -> Attempt {
     attempt_in(dir, arguments, |_| {})
 }
 
+/// Likewise, where no other instance can be found.
+pub fn attempt_among_ours(arguments: &[&str]) -> Attempt {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = client_among_ours(dir.path());
+    attempt_by(client, dir, arguments)
+}
+
 pub fn attempt_in(dir: TempDir, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Attempt {
     let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), dir.path());
+    change(&mut command);
+    attempt_by(command, dir, arguments)
+}
+
+fn attempt_by(mut command: Command, dir: TempDir, arguments: &[&str]) -> Attempt {
     let own = dir.path().display().to_string();
     command.args(
         arguments
             .iter()
             .map(|argument| argument.replace("{dir}", &own)),
     );
-    change(&mut command);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("hotswap");
     let status = eventually("its end", || child.try_wait().expect("a child"));
     let mut said = String::new();

@@ -73,6 +73,24 @@ impl Log {
         }
     }
 
+    /// Each of the texts is said, and in this order.
+    pub fn wait_for_all(&self, texts: &[&str]) {
+        for text in texts {
+            self.wait_for(text);
+        }
+        let heard = self.0.0.lock().expect("the log");
+        let first = |text: &&str| {
+            heard
+                .lines
+                .iter()
+                .position(|(_, line)| line.contains(*text))
+        };
+        assert!(
+            texts.iter().map(first).is_sorted(),
+            "the order of {texts:?}"
+        );
+    }
+
     pub fn says(&self, text: &str) -> bool {
         self.count(text) > 0
     }

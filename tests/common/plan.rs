@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 use std::{env, thread};
 
+use nix::unistd::Uid;
 use tempfile::TempDir;
 
 use super::log::Log;
@@ -217,5 +218,18 @@ pub fn hotswap(program: &OsString, dir: &Path) -> Command {
         .env("XDG_RUNTIME_DIR", run)
         .env(processes::MARK, dir);
     command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// A client of hotswap that finds the instances of `dir` alone, whatever else runs on the machine.
+pub fn client_among_ours(dir: &Path) -> Command {
+    let hide =
+        "for place in /run /tmp/hotswap-*; do test ! -d $place || mount -t tmpfs none $place; done";
+    let mut command = hotswap(&"unshare".into(), dir);
+    if !Uid::effective().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "sh", "-c", &format!("{hide}; exec \"$@\""), "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_hotswap"));
     command
 }
