@@ -26,7 +26,7 @@ pub use event::{
 };
 pub use memory::Memory;
 pub use swap::{Cause, Stage, Swap};
-use verdict::{answer, failure};
+use verdict::answer;
 
 /// A moment on the monotonic clock, since the machine started.
 pub type Time = Duration;
@@ -129,8 +129,8 @@ impl Supervisor {
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         let mut actions = match event {
             Event::Launched => self.begin(now, Cause::First, Vec::new()),
-            Event::SwapAsked(by) => self.ask(now, by),
-            Event::FileChanged => self.change(now),
+            Event::SwapAsked(by) => self.ask(now, Cause::Asked, by),
+            Event::FileChanged => self.ask(now, Cause::File, None),
             Event::BeforeSwapEnded(result) => self.prepared(now, result),
             Event::ProgramChecked(result) => self.checked(now, result),
             Event::CannotSpawn(generation, why) => self.not_spawned(now, generation, why),
@@ -176,6 +176,10 @@ impl Supervisor {
         self.ending.is_some()
     }
 
+    fn next(&self) -> Generation {
+        Generation(self.last.0 + 1)
+    }
+
     fn spawned(&self) -> Option<Generation> {
         self.swap
             .as_ref()
@@ -214,32 +218,24 @@ impl Supervisor {
     }
 
     fn expire_swap(&mut self, now: Time) -> Vec<Action> {
-        let Some(swap) = self
-            .swap
-            .as_ref()
-            .filter(|swap| swap.deadline().is_some_and(|until| until <= now))
-        else {
+        let Some(swap) = &self.swap else {
             return Vec::new();
         };
-        match swap.stage {
-            Stage::BeforeSwap { .. } => {
-                let patience = self.policy.before_swap.unwrap_or_default();
-                self.fail(now, Reason::BeforeSwapTooLong(patience), None)
-            }
-            Stage::Checking { .. } => self.fail(
-                now,
-                Reason::NotFit("somebody is still writing it".into()),
-                None,
-            ),
-            Stage::BackingOff { .. } => self.begin(now, Cause::Restart, Vec::new()),
-            Stage::Starting { .. } => {
-                self.fail(now, Reason::NotReady(self.policy.ready_timeout), None)
-            }
-            Stage::CuttingOver { .. } => {
-                self.fail(now, Reason::CannotCutOver("no answer".into()), None)
-            }
-            Stage::Proving { .. } => self.serve(now),
-            Stage::WaitingFor(_) => Vec::new(),
+        if swap.deadline().is_none_or(|until| now < until) {
+            return Vec::new();
         }
+        let reason = match swap.stage {
+            Stage::BackingOff { .. } => return self.begin(now, Cause::Restart, Vec::new()),
+            Stage::Proving { .. } => return self.serve(now),
+            Stage::BeforeSwap { .. } => {
+                Reason::BeforeSwapTooLong(self.policy.before_swap.unwrap_or_default())
+            }
+            Stage::Checking { .. } => Reason::NotFit("somebody is still writing it".into()),
+            Stage::Starting { .. } => Reason::NotReady(self.policy.ready_timeout),
+            Stage::CuttingOver { .. } => Reason::CannotCutOver("no answer".into()),
+            // That generation has a deadline of its own.
+            Stage::WaitingFor(_) => return Vec::new(),
+        };
+        self.fail(now, reason)
     }
 }

@@ -1,8 +1,8 @@
 //! How hotswap itself comes to its end, or to its next version.
 
 use super::{
-    Action, Announcement, Client, Draining, Ending, Generation, KILLED, Phase, Reason, Supervisor,
-    Time, Verdict, answer, failure,
+    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Phase, Reason, Supervisor,
+    Time, Verdict, answer,
 };
 
 impl Supervisor {
@@ -40,22 +40,19 @@ impl Supervisor {
             asked: false,
             clients: Vec::new(),
         });
-        let mut actions = Vec::new();
-        if let Some(swap) = self.swap.take() {
-            actions.extend(self.dismiss(now, &swap, Reason::Stopping, None));
-            let failure = failure(swap.generation, Reason::Stopping);
-            actions.extend(answer(swap.clients, Verdict::Failed(failure)));
-        }
-        if let Some(pending) = self.pending.take() {
-            let failure = failure(Generation(self.last.0 + 1), Reason::Stopping);
-            actions.extend(answer(pending.clients, Verdict::Failed(failure)));
-        }
         if let Some(serving) = self.serving.take() {
             self.draining.push(Draining::after_cut_over(
                 serving.generation,
                 now,
                 &self.policy,
             ));
+        }
+        let mut actions = Vec::new();
+        if let Some(swap) = self.swap.take() {
+            actions.extend(self.dismiss(now, swap, Reason::Stopping));
+        }
+        if let Some(pending) = self.pending.take() {
+            actions.extend(self.turn_away(pending.clients));
         }
         for one in &mut self.draining {
             one.kill_at = one.kill_at.min(now + self.policy.drain_timeout);
@@ -68,6 +65,17 @@ impl Supervisor {
             actions.push(Action::RefuseUpgrade("hotswap is stopping"));
         }
         actions
+    }
+
+    /// Those who ask for a swap that is not to be any more.
+    pub(super) fn turn_away(&self, clients: Vec<Client>) -> Vec<Action> {
+        let failure = Failure {
+            generation: self.next(),
+            reason: Reason::Stopping,
+            rolled_back: false,
+            serves_on: None,
+        };
+        answer(clients, Verdict::Failed(failure))
     }
 
     pub(super) fn upgrade(&mut self) -> Vec<Action> {

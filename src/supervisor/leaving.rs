@@ -82,7 +82,7 @@ impl Supervisor {
             .filter(|_| self.spawned() == Some(generation))
         {
             let reason = Reason::Exited(exit.clone(), swap.age(now));
-            return self.fail(now, reason, Some(exit.clone()));
+            return self.fail(now, reason);
         }
         match self
             .serving

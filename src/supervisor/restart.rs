@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::swap::{Cause, Stage, Swap};
 use super::{
-    Action, Announcement, Draining, Exit, Generation, OWN_FAILURE, Restart, Serving, Supervisor,
-    Then, Time,
+    Action, Announcement, Draining, Exit, OWN_FAILURE, Reason, Restart, Serving, Supervisor,
+    TIMED_OUT, Then, Time,
 };
 
 /// A generation that served so long was good.
@@ -22,6 +22,30 @@ impl Exit {
             Exit::Background => return OWN_FAILURE,
         };
         u8::try_from(status).unwrap_or(u8::MAX)
+    }
+}
+
+impl Reason {
+    /// How its main process ended, if that is why.
+    pub fn exit(&self) -> Option<&Exit> {
+        match self {
+            Reason::Exited(exit, _) => Some(exit),
+            Reason::NotReady(_)
+            | Reason::CannotSpawn(_)
+            | Reason::CannotCutOver(_)
+            | Reason::NotFit(_)
+            | Reason::BeforeSwap(_)
+            | Reason::BeforeSwapTooLong(_)
+            | Reason::Replaced
+            | Reason::Stopping => None,
+        }
+    }
+
+    /// What hotswap ends with if it ends for this reason.
+    pub(super) fn status(&self) -> u8 {
+        let timed_out = matches!(self, Reason::NotReady(_));
+        let own = if timed_out { TIMED_OUT } else { OWN_FAILURE };
+        self.exit().map_or(own, Exit::status)
     }
 }
 
@@ -91,10 +115,10 @@ impl Supervisor {
     }
 
     /// A start has failed, and nothing serves.
-    pub(super) fn carry_on(&mut self, now: Time, failed: &Swap, status: u8) -> Vec<Action> {
+    pub(super) fn carry_on(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
         let ends = match self.policy.restart {
             Restart::Always | Restart::OnChange => false,
-            Restart::OnFailure => failed.cause == Cause::First,
+            Restart::OnFailure => failed == Cause::First,
             Restart::Never => true,
         };
         if ends {
@@ -110,7 +134,7 @@ impl Supervisor {
             .suspect
             .take()
             .filter(|_| self.policy.fallback && self.fallen_back.is_none());
-        if let Some(good) = suspect.filter(|_| failed.cause == Cause::Restart) {
+        if let Some(good) = suspect.filter(|_| failed == Cause::Restart) {
             self.fallen_back = Some(good);
             let mut actions = self.restart(now);
             actions.insert(0, Action::Announce(Announcement::FallingBack { to: good }));
@@ -135,9 +159,8 @@ impl Supervisor {
             return self.begin(now, Cause::Restart, Vec::new());
         }
         // It gets its number, the next one, once its time has come.
-        let next = Generation(self.last.0 + 1);
         self.swap = Some(Swap::new(
-            next,
+            self.next(),
             Cause::Restart,
             Stage::BackingOff { until: now + delay },
         ));

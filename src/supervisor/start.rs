@@ -2,7 +2,7 @@
 
 use super::{
     Action, CUT_OVER_TIMEOUT, Cause, Client, Generation, Order, Pending, Program, Reason, Sockets,
-    Stage, Supervisor, Swap, Time, Verdict, answer, failure,
+    Stage, Supervisor, Swap, Time,
 };
 
 impl Supervisor {
@@ -36,54 +36,26 @@ impl Supervisor {
         }
     }
 
-    /// A request never joins a candidate that was spawned before it.
-    pub(super) fn ask(&mut self, now: Time, by: Option<Client>) -> Vec<Action> {
-        let clients: Vec<Client> = by.into_iter().collect();
+    /// A request or a changed file; it never joins a candidate that was spawned before it.
+    pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<Client>) -> Vec<Action> {
+        let clients = Vec::from_iter(by);
+        if self.ending.is_some() {
+            return self.turn_away(clients);
+        }
         let Some(swap) = &mut self.swap else {
-            if self.ending.is_some() {
-                let generation = Generation(self.last.0 + 1);
-                return answer(
-                    clients,
-                    Verdict::Failed(failure(generation, Reason::Stopping)),
-                );
-            }
-            return self.begin(now, Cause::Asked, clients);
+            return self.begin(now, cause, clients);
         };
         match swap.stage {
-            Stage::BackingOff { .. } => self.begin(now, Cause::Asked, clients),
+            Stage::BackingOff { .. } => self.begin(now, cause, clients),
             Stage::BeforeSwap { .. } | Stage::Checking { .. } | Stage::WaitingFor(_) => {
                 swap.clients.extend(clients);
                 Vec::new()
             }
-            Stage::Starting { .. }
-                if swap.cause == Cause::File
-                    && swap.replaceable.is_some_and(|until| now < until) =>
-            {
-                self.replace(now, Cause::Asked, clients)
+            Stage::Starting { .. } if swap.gives_way_to(cause, now) => {
+                self.replace(now, cause, clients)
             }
             Stage::Starting { .. } | Stage::CuttingOver { .. } | Stage::Proving { .. } => {
-                self.postpone(Cause::Asked, clients);
-                Vec::new()
-            }
-        }
-    }
-
-    pub(super) fn change(&mut self, now: Time) -> Vec<Action> {
-        let Some(swap) = &self.swap else {
-            if self.ending.is_some() {
-                return Vec::new();
-            }
-            return self.begin(now, Cause::File, Vec::new());
-        };
-        match swap.stage {
-            Stage::BackingOff { .. } => self.begin(now, Cause::File, Vec::new()),
-            // Not spawned yet: what changed belongs to this swap.
-            Stage::BeforeSwap { .. } | Stage::Checking { .. } | Stage::WaitingFor(_) => Vec::new(),
-            Stage::Starting { .. } if swap.replaceable.is_some_and(|until| now < until) => {
-                self.replace(now, Cause::File, Vec::new())
-            }
-            Stage::Starting { .. } | Stage::CuttingOver { .. } | Stage::Proving { .. } => {
-                self.postpone(Cause::File, Vec::new());
+                self.postpone(cause, clients);
                 Vec::new()
             }
         }
@@ -108,20 +80,16 @@ impl Supervisor {
     }
 
     /// Puts a new candidate in the place of one that is starting; those who wait for it wait on.
-    pub(super) fn replace(
-        &mut self,
-        now: Time,
-        cause: Cause,
-        mut clients: Vec<Client>,
-    ) -> Vec<Action> {
-        let Some(swap) = self.swap.take() else {
+    fn replace(&mut self, now: Time, cause: Cause, mut clients: Vec<Client>) -> Vec<Action> {
+        let Some(mut swap) = self.swap.take() else {
             return Vec::new();
         };
-        clients.extend(&swap.clients);
-        let mut actions = self.dismiss(now, &swap, Reason::Replaced, None);
+        clients.append(&mut swap.clients);
+        let replaceable = swap.replaceable;
+        let mut actions = self.dismiss(now, swap, Reason::Replaced);
         actions.extend(self.begin(now, cause, clients));
         if let Some(next) = &mut self.swap {
-            next.replaceable = swap.replaceable;
+            next.replaceable = replaceable;
         }
         actions
     }
@@ -137,7 +105,7 @@ impl Supervisor {
             until: now + self.policy.ready_timeout,
         };
         if let Err(why) = result {
-            return self.fail(now, Reason::BeforeSwap(why), None);
+            return self.fail(now, Reason::BeforeSwap(why));
         }
         if swap.cause == Cause::First {
             self.spawn(now)
@@ -154,7 +122,7 @@ impl Supervisor {
             return Vec::new();
         }
         if let Err(why) = result {
-            return self.fail(now, Reason::NotFit(why), None);
+            return self.fail(now, Reason::NotFit(why));
         }
         if self.policy.order == Order::StopFirst && self.serving.is_some() {
             swap.stage = Stage::CuttingOver {
@@ -199,6 +167,6 @@ impl Supervisor {
         if let Some(swap) = &mut self.swap {
             swap.spawned = None;
         }
-        self.fail(now, Reason::CannotSpawn(why), None)
+        self.fail(now, Reason::CannotSpawn(why))
     }
 }

@@ -82,6 +82,12 @@ impl Swap {
         matches!(self.stage, Stage::Starting { .. })
     }
 
+    /// A changed file takes its place, and a request the place of what a changed file started; but not for ever.
+    pub fn gives_way_to(&self, cause: Cause, now: Time) -> bool {
+        let by_file = cause == Cause::File || self.cause == Cause::File;
+        by_file && self.replaceable.is_some_and(|until| now < until)
+    }
+
     /// New connections may go to it already.
     pub fn is_cut_over_to(&self) -> bool {
         matches!(

@@ -1,8 +1,8 @@
 //! From a candidate that is ready to the verdict.
 
 use super::{
-    Action, Announcement, CUT_OVER_TIMEOUT, Cause, Client, Draining, Exit, Failure, Generation,
-    OWN_FAILURE, Reason, Serving, Stage, Supervisor, Swap, TIMED_OUT, Time, Verdict,
+    Action, Announcement, CUT_OVER_TIMEOUT, Cause, Client, Draining, Failure, Generation, Reason,
+    Serving, Stage, Supervisor, Swap, Time, Verdict,
 };
 
 impl Supervisor {
@@ -93,61 +93,42 @@ impl Supervisor {
     ) -> Vec<Action> {
         match &self.swap {
             Some(swap) if swap.generation == generation && swap.is_cut_over_to() => {
-                self.fail(now, Reason::CannotCutOver(why), None)
+                self.fail(now, Reason::CannotCutOver(why))
             }
             _ => Vec::new(),
         }
     }
 
     /// The swap has come to nothing: an abort, a roll back, or a start that failed where nothing serves.
-    pub(super) fn fail(&mut self, now: Time, reason: Reason, exit: Option<Exit>) -> Vec<Action> {
+    pub(super) fn fail(&mut self, now: Time, reason: Reason) -> Vec<Action> {
         let Some(swap) = self.swap.take() else {
             return Vec::new();
         };
-        let status = match (&reason, &exit) {
-            (_, Some(exit)) => exit.status(),
-            (Reason::NotReady(_), None) => TIMED_OUT,
-            (_, None) => OWN_FAILURE,
-        };
-        let serving = self.serving.as_ref().map(|serving| serving.generation);
-        let failure = Failure {
-            rolled_back: matches!(swap.stage, Stage::Proving { .. }),
-            ..failure(swap.generation, reason.clone())
-        };
-        let failure = Failure {
-            serves_on: serving,
-            ..failure
-        };
-        let mut actions = self.dismiss(now, &swap, reason, exit);
-        actions.extend(answer(swap.clients.clone(), Verdict::Failed(failure)));
-        actions.extend(if serving.is_some() {
+        let (cause, status) = (swap.cause, reason.status());
+        let mut actions = self.dismiss(now, swap, reason);
+        actions.extend(if self.serving.is_some() {
             self.begin_pending(now)
         } else {
-            self.carry_on(now, &swap, status)
+            self.carry_on(now, cause, status)
         });
         actions
     }
 
-    /// Ends a candidate, having cut back first where clients may go to it, and says so.
-    pub(super) fn dismiss(
-        &mut self,
-        now: Time,
-        swap: &Swap,
-        reason: Reason,
-        exit: Option<Exit>,
-    ) -> Vec<Action> {
+    /// Ends a candidate, having cut back first where clients may go to it, and says so to all who wait for it.
+    pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
         let serves_on = self.serving.as_ref().map(|serving| serving.generation);
         if let Some(old) = serves_on.filter(|_| swap.is_cut_over_to()) {
             actions.push(Action::CutOver(old));
         }
-        let rolled_back = matches!(swap.stage, Stage::Proving { .. });
-        actions.push(Action::Announce(Announcement::Failed(Failure {
+        let exit = reason.exit().cloned();
+        let failure = Failure {
             generation: swap.generation,
             reason,
-            rolled_back,
+            rolled_back: matches!(swap.stage, Stage::Proving { .. }),
             serves_on,
-        })));
+        };
+        actions.push(Action::Announce(Announcement::Failed(failure.clone())));
         if swap.spawned.is_some() {
             if exit.is_none() {
                 actions.push(Action::Stop(swap.generation));
@@ -158,16 +139,8 @@ impl Supervisor {
         if matches!(swap.stage, Stage::BeforeSwap { .. }) {
             actions.push(Action::EndBeforeSwap);
         }
+        actions.extend(answer(swap.clients, Verdict::Failed(failure)));
         actions
-    }
-}
-
-pub(super) fn failure(generation: Generation, reason: Reason) -> Failure {
-    Failure {
-        generation,
-        reason,
-        rolled_back: false,
-        serves_on: None,
     }
 }
 

@@ -154,8 +154,14 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
     drill.at(
         9,
         StopAsked(None),
-        &[Stop(G3), refused(&[BOB], unfinished), Stop(G1), Stop(G2)],
+        &[
+            Stop(G3),
+            refused(&[BOB], unfinished.clone()),
+            Stop(G1),
+            Stop(G2),
+        ],
     );
+    drill.says(&Announcement::Failed(unfinished));
     drill.at(9, SwapAsked(None), &[]);
     drill.at(9, FileChanged, &[]);
     for generation in [G3, G1, G2] {
