@@ -81,10 +81,10 @@ struct Pending {
     clients: Vec<Client>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Ending {
     status: u8,
-    /// Somebody wants it; else the server's own end led to it.
+    /// Somebody wants it at once; else the server has ended, and the rest may drain.
     asked: bool,
     clients: Vec<Client>,
 }
@@ -142,7 +142,10 @@ impl Supervisor {
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),
             Event::StopAsked(by) => self.stop(now, by),
-            Event::UpgradeAsked => self.upgrade(),
+            Event::UpgradeAsked => {
+                self.upgrade_asked = true;
+                Vec::new()
+            }
             Event::ReopenAsked => self.living().map(Action::Reopen).collect(),
             Event::Elapsed => self.expire(now),
         };

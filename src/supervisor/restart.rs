@@ -106,7 +106,7 @@ impl Supervisor {
             actions.extend(self.begin_pending(now));
         } else if ends || background {
             actions.push(announce(Then::End));
-            actions.extend(self.end(now, exit.status()));
+            self.end(exit.status());
         } else {
             actions.push(announce(Then::RestartAfter(self.delay())));
             actions.extend(self.restart(now));
@@ -122,7 +122,8 @@ impl Supervisor {
             Restart::Never => true,
         };
         if ends {
-            return self.end(now, status);
+            self.end(status);
+            return Vec::new();
         }
         if self.pending.is_some() {
             return self.begin_pending(now);

@@ -40,7 +40,8 @@ impl Supervisor {
     pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<Client>) -> Vec<Action> {
         let clients = Vec::from_iter(by);
         if self.ending.is_some() {
-            return self.turn_away(clients);
+            self.postpone(cause, clients);
+            return Vec::new();
         }
         let Some(swap) = &mut self.swap else {
             return self.begin(now, cause, clients);

@@ -95,17 +95,19 @@ fn restart_never_ends_as_the_server_ended() {
 #[test]
 fn a_clean_end_lets_the_rest_drain_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[Stop(G1)]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[]);
     drill.at(8, Gone(G2), &[]);
-    drill.at(9, Died(G1, Exit::Status(0)), &[]);
-    drill.at(9, Gone(G1), &[End(0)]);
+    drill.at(9, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.at(10, Quiet(G1), &[Stop(G1)]);
+    drill.at(11, Died(G1, Exit::Status(0)), &[]);
+    drill.at(11, Gone(G1), &[End(0)]);
 }
 
 #[test]
 fn a_stop_signal_while_the_rest_drains_is_the_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[Stop(G1)]);
-    drill.at(8, StopAsked(None), &[]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[]);
+    drill.at(8, StopAsked(None), &[Stop(G1)]);
     drill.at(8, StopAsked(None), &[Kill(G1), Kill(G2)]);
 }
 
