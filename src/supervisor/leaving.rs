@@ -9,16 +9,10 @@ impl Supervisor {
         self.draining
             .push(Draining::after_cut_over(generation, now, &self.policy));
         let mut actions = vec![Action::Empty(generation)];
-        let beyond = self
-            .draining
-            .len()
-            .saturating_sub(self.policy.max_draining.max(1));
-        for one in self
-            .draining
-            .iter_mut()
-            .filter(|one| !one.is_killed())
-            .take(beyond)
-        {
+        let draining = self.draining.iter_mut();
+        let draining: Vec<_> = draining.filter(|one| !one.is_killed()).collect();
+        let beyond = draining.len().saturating_sub(self.policy.max_draining);
+        for one in draining.into_iter().take(beyond) {
             one.kill(now);
             actions.push(Action::Announce(Announcement::KilledEarly(one.generation)));
             actions.push(Action::Kill(one.generation));

@@ -271,6 +271,11 @@ fn the_oldest_is_killed_when_too_many_drain() {
     drill.at(8, Ready(G3), &[CutOver(G3)]);
     drill.at(8, CutOverDone(G3), &[Empty(G2), Kill(G1)]);
     drill.says(&Announcement::KilledEarly(G1));
+    // The one that is killed may take its time, and is no reason to kill another.
+    drill.at(8, SwapAsked(None), &[CheckProgram]);
+    drill.at(8, ProgramChecked(Ok(())), &[fresh(G4)]);
+    drill.at(8, Ready(G4), &[CutOver(G4)]);
+    drill.at(8, CutOverDone(G4), &[Empty(G3), Kill(G2)]);
 }
 
 #[test]
