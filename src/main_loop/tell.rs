@@ -44,18 +44,20 @@ impl World {
                 self.control.gone(*generation, &news.text, sys::now());
                 return;
             }
+            Announcement::Unkillable(generation) => {
+                self.forget(*generation);
+                let text = "cannot be killed: it is left to the system";
+                let news = News::of(Kind::Warning, *generation, text).at(Level::Error);
+                self.tell(&news);
+                self.control.gone(*generation, &news.text, sys::now());
+                return;
+            }
             Announcement::DrainTimeout(generation) => {
                 News::killed(*generation, "its time to end has passed")
             }
             Announcement::KilledEarly(generation) => {
                 News::killed(*generation, "more are draining than --max-draining allows")
             }
-            Announcement::Unkillable(generation) => News::of(
-                Kind::Warning,
-                *generation,
-                "cannot be killed: it is left to the system",
-            )
-            .at(Level::Error),
             Announcement::FallingBack { to } => self.falls_back(*to),
             Announcement::WaitingForChange => News::notice("nothing serves: waiting for a change"),
             Announcement::Stopping => News::new(Kind::Stopping, "stopping"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exit, Generation, Policy, Queue, Time};
+use super::{Action, Announcement, Exit, Generation, Policy, Queue, Time};
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
@@ -93,10 +93,8 @@ impl Draining {
                 until,
                 ..
             }
-            | Phase::Quiescing { until } => until.min(self.kill_at),
-            Phase::Emptying { cut_at, until, .. } => {
-                until.min(cut_at + HANDSHAKES).min(self.kill_at)
-            }
+            | Phase::Quiescing { until } => until,
+            Phase::Emptying { cut_at, until, .. } => until.min(cut_at + HANDSHAKES),
             Phase::Stopping => self.kill_at,
             Phase::Killed { at, .. } => at + KILL_AGAIN,
         }
@@ -109,14 +107,43 @@ impl Draining {
         self.phase = Phase::Quiescing { until };
     }
 
-    /// Notes a SIGKILL; false once that has been tried often enough.
-    pub fn kill(&mut self, now: Time) -> bool {
+    /// Notes a SIGKILL.
+    pub fn kill(&mut self, now: Time) {
         let times = match self.phase {
             Phase::Killed { times, .. } => times + 1,
             Phase::Emptying { .. } | Phase::Quiescing { .. } | Phase::Stopping => 1,
         };
         self.phase = Phase::Killed { times, at: now };
-        times <= KILLS
+    }
+
+    /// What follows if its deadline has passed.
+    pub fn expire(&mut self, now: Time, policy: &Policy) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if now < self.deadline() {
+            return actions;
+        }
+        let killed = self.is_killed();
+        if killed || self.kill_at <= now {
+            if !killed {
+                let announcement = Announcement::DrainTimeout(self.generation);
+                actions.push(Action::Announce(announcement));
+            }
+            self.kill(now);
+            if !self.is_given_up() {
+                actions.push(Action::Kill(self.generation));
+            }
+            return actions;
+        }
+        if matches!(self.phase, Phase::Emptying { .. }) {
+            self.quiesce(now, policy);
+            actions.push(Action::Quiesce(self.generation));
+        }
+        // A queue that took all the time leaves none for its connections.
+        if self.deadline() <= now {
+            self.phase = Phase::Stopping;
+            actions.push(Action::Stop(self.generation));
+        }
+        actions
     }
 
     /// Not even SIGKILL has ended it.

@@ -1,7 +1,8 @@
-//! A generation that new connections no longer go to, until nothing of it is left.
+//! How a generation leaves: its queue, its connections, its death, its end.
 
 use super::{
-    Action, Announcement, Draining, Exit, Generation, Phase, Queue, Reason, Stage, Supervisor, Time,
+    Action, Announcement, Draining, Exit, Generation, Phase, Queue, Reason, Stage, Supervisor,
+    Swap, Time,
 };
 
 impl Supervisor {
@@ -88,61 +89,35 @@ impl Supervisor {
     }
 
     pub(super) fn forget(&mut self, now: Time, generation: Generation) -> Vec<Action> {
-        let Some(place) = self
-            .draining
-            .iter()
-            .position(|one| one.generation == generation)
-        else {
+        let mut draining = self.draining.iter();
+        let Some(place) = draining.position(|one| one.generation == generation) else {
             return Vec::new();
         };
-        let gone = self.draining.remove(place);
-        let mut actions = vec![Action::Announce(Announcement::Gone {
-            generation,
-            exit: gone.exit,
-        })];
-        if self
-            .swap
-            .as_ref()
-            .is_some_and(|swap| swap.stage == Stage::WaitingFor(generation))
-        {
-            actions.extend(self.spawn(now));
-        }
+        let exit = self.draining.remove(place).exit;
+        let mut actions = vec![Action::Announce(Announcement::Gone { generation, exit })];
+        actions.extend(self.follow(now, generation));
         actions
+    }
+
+    /// Spawns the candidate that had to wait for this one.
+    fn follow(&mut self, now: Time, gone: Generation) -> Vec<Action> {
+        let waits = |swap: &Swap| swap.stage == Stage::WaitingFor(gone);
+        if self.swap.as_ref().is_some_and(waits) {
+            self.spawn(now)
+        } else {
+            Vec::new()
+        }
     }
 
     pub(super) fn expire_draining(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        for one in self.draining.iter_mut().filter(|one| one.deadline() <= now) {
-            let generation = one.generation;
-            if now < one.kill_at && !one.is_killed() {
-                if matches!(one.phase, Phase::Emptying { .. }) {
-                    one.quiesce(now, &self.policy);
-                    actions.push(Action::Quiesce(generation));
-                }
-                // A queue that took all the time leaves none for its connections.
-                if one.deadline() <= now {
-                    one.phase = Phase::Stopping;
-                    actions.push(Action::Stop(generation));
-                }
-                continue;
-            }
-            if !one.is_killed() {
-                actions.push(Action::Announce(Announcement::DrainTimeout(generation)));
-            }
-            actions.push(if one.kill(now) {
-                Action::Kill(generation)
-            } else {
-                Action::Announce(Announcement::Unkillable(generation))
-            });
+        for one in &mut self.draining {
+            actions.extend(one.expire(now, &self.policy));
         }
-        let given_up: Vec<Generation> = self
-            .draining
-            .iter()
-            .filter(|one| one.is_given_up())
-            .map(|one| one.generation)
-            .collect();
-        for generation in given_up {
-            actions.extend(self.forget(now, generation));
+        let given_up = self.draining.extract_if(.., |one| one.is_given_up());
+        for one in given_up.collect::<Vec<_>>() {
+            actions.push(Action::Announce(Announcement::Unkillable(one.generation)));
+            actions.extend(self.follow(now, one.generation));
         }
         actions
     }

@@ -106,6 +106,7 @@ fn sigkill_is_repeated_and_at_last_given_up() {
     }
     drill.elapses_at(47, &[]);
     drill.says(&Announcement::Unkillable(G1));
+    assert_eq!(drill.said.len(), 1, "it is not gone: {:?}", drill.said);
     assert_eq!(drill.supervisor.deadline(), None);
 }
 
