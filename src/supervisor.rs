@@ -137,7 +137,7 @@ impl Supervisor {
             Event::Ready(generation) => self.promote(now, generation),
             Event::CutOverDone(generation) => self.prove(now, generation),
             Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
-            Event::Died(generation, exit) => self.bury(now, generation, &exit),
+            Event::Died(generation, exit) => self.bury(now, generation, exit),
             Event::Gone(generation) => self.forget(now, generation),
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),

@@ -100,11 +100,53 @@ impl Draining {
         }
     }
 
+    /// Takes note of what is left in its queue.
+    pub fn queued(&mut self, now: Time, state: Queue, patience: Duration) -> Vec<Action> {
+        if let Phase::Emptying { queue, .. } = &mut self.phase {
+            *queue = state;
+            if state == Queue::Settled {
+                return self.quiesce(now, patience);
+            }
+        }
+        Vec::new()
+    }
+
     /// Its connections are waited for now; so long that it still gets its stop signal before SIGKILL.
-    pub fn quiesce(&mut self, now: Time, policy: &Policy) {
-        let reserve = STOP_RESERVE.min(policy.drain_timeout / 2);
-        let until = (now + policy.quiesce).min(self.kill_at.saturating_sub(reserve));
+    fn quiesce(&mut self, now: Time, patience: Duration) -> Vec<Action> {
+        let Phase::Emptying { until, .. } = self.phase else {
+            return Vec::new();
+        };
+        let until = until.min(now + patience);
         self.phase = Phase::Quiescing { until };
+        vec![Action::Quiesce(self.generation)]
+    }
+
+    /// None of its connections is busy.
+    pub fn quiet(&mut self) -> Vec<Action> {
+        if matches!(self.phase, Phase::Quiescing { .. }) {
+            self.stop()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// It is told to finish, if it was not and is not dead.
+    pub fn stop(&mut self) -> Vec<Action> {
+        match self.phase {
+            Phase::Emptying { .. } | Phase::Quiescing { .. } => {
+                self.phase = Phase::Stopping;
+                vec![Action::Stop(self.generation)]
+            }
+            Phase::Stopping | Phase::Killed { .. } => Vec::new(),
+        }
+    }
+
+    /// What it has left behind need not be told to finish.
+    pub fn died(&mut self, exit: Exit) {
+        self.exit = Some(exit);
+        if !self.is_killed() {
+            self.phase = Phase::Stopping;
+        }
     }
 
     /// Notes a SIGKILL.
@@ -117,7 +159,7 @@ impl Draining {
     }
 
     /// What follows if its deadline has passed.
-    pub fn expire(&mut self, now: Time, policy: &Policy) -> Vec<Action> {
+    pub fn expire(&mut self, now: Time, patience: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         if now < self.deadline() {
             return actions;
@@ -134,14 +176,10 @@ impl Draining {
             }
             return actions;
         }
-        if matches!(self.phase, Phase::Emptying { .. }) {
-            self.quiesce(now, policy);
-            actions.push(Action::Quiesce(self.generation));
-        }
+        actions.extend(self.quiesce(now, patience));
         // A queue that took all the time leaves none for its connections.
         if self.deadline() <= now {
-            self.phase = Phase::Stopping;
-            actions.push(Action::Stop(self.generation));
+            actions.extend(self.stop());
         }
         actions
     }
@@ -153,10 +191,5 @@ impl Draining {
 
     pub fn is_killed(&self) -> bool {
         matches!(self.phase, Phase::Killed { .. })
-    }
-
-    /// The server was told to finish, or has ended by itself.
-    pub fn was_told(&self) -> bool {
-        matches!(self.phase, Phase::Stopping | Phase::Killed { .. })
     }
 }

@@ -1,8 +1,8 @@
 //! How hotswap itself comes to its end, or to its next version.
 
 use super::{
-    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Phase, Reason, Supervisor,
-    Time, Verdict, answer,
+    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Reason, Supervisor, Time,
+    Verdict, answer,
 };
 
 impl Supervisor {
@@ -36,10 +36,7 @@ impl Supervisor {
         }
         for one in &mut self.draining {
             one.kill_at = one.kill_at.min(now + self.policy.drain_timeout);
-            if !one.was_told() {
-                one.phase = Phase::Stopping;
-                actions.push(Action::Stop(one.generation));
-            }
+            actions.extend(one.stop());
         }
         actions
     }

@@ -1,8 +1,7 @@
 //! How a generation leaves: its queue, its connections, its death, its end.
 
 use super::{
-    Action, Announcement, Draining, Exit, Generation, Phase, Queue, Reason, Stage, Supervisor,
-    Swap, Time,
+    Action, Announcement, Draining, Exit, Generation, Queue, Reason, Stage, Supervisor, Swap, Time,
 };
 
 impl Supervisor {
@@ -25,67 +24,41 @@ impl Supervisor {
         &mut self,
         now: Time,
         generation: Generation,
-        state: Queue,
+        queue: Queue,
     ) -> Vec<Action> {
-        let Some(one) = self
-            .draining
-            .iter_mut()
-            .find(|one| one.generation == generation)
-        else {
-            return Vec::new();
-        };
-        let Phase::Emptying { queue, .. } = &mut one.phase else {
-            return Vec::new();
-        };
-        *queue = state;
-        if state != Queue::Settled {
-            return Vec::new();
-        }
-        one.quiesce(now, &self.policy);
-        vec![Action::Quiesce(generation)]
+        let patience = self.policy.quiesce;
+        self.leaving(generation)
+            .map(|one| one.queued(now, queue, patience))
+            .unwrap_or_default()
     }
 
     pub(super) fn quiet(&mut self, generation: Generation) -> Vec<Action> {
-        match self
-            .draining
-            .iter_mut()
-            .find(|one| one.generation == generation)
-        {
-            Some(one) if matches!(one.phase, Phase::Quiescing { .. }) => {
-                one.phase = Phase::Stopping;
-                vec![Action::Stop(generation)]
-            }
-            _ => Vec::new(),
-        }
+        self.leaving(generation)
+            .map(Draining::quiet)
+            .unwrap_or_default()
     }
 
-    pub(super) fn bury(&mut self, now: Time, generation: Generation, exit: &Exit) -> Vec<Action> {
-        if let Some(one) = self
-            .draining
-            .iter_mut()
-            .find(|one| one.generation == generation)
-        {
-            one.exit = Some(exit.clone());
-            if !one.was_told() {
-                one.phase = Phase::Stopping;
-            }
+    pub(super) fn bury(&mut self, now: Time, generation: Generation, exit: Exit) -> Vec<Action> {
+        if let Some(one) = self.leaving(generation) {
+            one.died(exit);
             return Vec::new();
         }
-        if let Some(swap) = self
-            .swap
-            .as_ref()
-            .filter(|_| self.spawned() == Some(generation))
-        {
-            let reason = Reason::Exited(exit.clone(), swap.age(now));
+        if let Some(swap) = self.swap.as_ref().filter(|swap| swap.lives(generation)) {
+            let reason = Reason::Exited(exit, swap.age(now));
             return self.fail(now, reason);
         }
         match self
             .serving
             .take_if(|serving| serving.generation == generation)
         {
-            Some(dead) => self.succeed(now, &dead, exit),
+            Some(dead) => self.succeed(now, &dead, &exit),
             None => Vec::new(),
         }
+    }
+
+    fn leaving(&mut self, generation: Generation) -> Option<&mut Draining> {
+        let mut draining = self.draining.iter_mut();
+        draining.find(|one| one.generation == generation)
     }
 
     pub(super) fn forget(&mut self, now: Time, generation: Generation) -> Vec<Action> {
@@ -112,7 +85,7 @@ impl Supervisor {
     pub(super) fn expire_draining(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
         for one in &mut self.draining {
-            actions.extend(one.expire(now, &self.policy));
+            actions.extend(one.expire(now, self.policy.quiesce));
         }
         let given_up = self.draining.extract_if(.., |one| one.is_given_up());
         for one in given_up.collect::<Vec<_>>() {

@@ -78,6 +78,11 @@ impl Swap {
         }
     }
 
+    /// That generation is the candidate, and has been spawned.
+    pub fn lives(&self, generation: Generation) -> bool {
+        self.spawned.is_some() && self.generation == generation
+    }
+
     pub fn is_starting(&self) -> bool {
         matches!(self.stage, Stage::Starting { .. })
     }
