@@ -36,33 +36,38 @@ impl Supervisor {
         }
     }
 
-    /// A request or a changed file; it never joins a candidate that was spawned before it.
+    /// A request or a changed file: it joins a swap that is not spawned yet, takes its place, or waits until it has ended.
     pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<Client>) -> Vec<Action> {
-        let clients = Vec::from_iter(by);
-        if self.ending.is_some() {
-            self.postpone(cause, clients);
+        if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
+            swap.clients.extend(by);
             return Vec::new();
         }
-        let Some(swap) = &mut self.swap else {
-            return self.begin(now, cause, clients);
+        self.postpone(cause, by);
+        let waits = match &self.swap {
+            Some(swap) => !swap.gives_way_to(cause, now),
+            None => self.ending.is_some(),
         };
-        match swap.stage {
-            Stage::BackingOff { .. } => self.begin(now, cause, clients),
-            Stage::BeforeSwap { .. } | Stage::Checking { .. } | Stage::WaitingFor(_) => {
-                swap.clients.extend(clients);
-                Vec::new()
-            }
-            Stage::Starting { .. } if swap.gives_way_to(cause, now) => {
-                self.replace(now, cause, clients)
-            }
-            Stage::Starting { .. } | Stage::CuttingOver { .. } | Stage::Proving { .. } => {
-                self.postpone(cause, clients);
-                Vec::new()
-            }
+        if waits {
+            return Vec::new();
         }
+        let Some(mut old) = self.swap.take() else {
+            return self.begin_pending(now);
+        };
+        // Those who wait for it wait on.
+        self.postpone(cause, std::mem::take(&mut old.clients));
+        let replaceable = old.replaceable;
+        let mut actions = Vec::new();
+        if old.spawned.is_some() {
+            actions.extend(self.dismiss(now, old, Reason::Replaced));
+        }
+        actions.extend(self.begin_pending(now));
+        if let Some(next) = &mut self.swap {
+            next.replaceable = replaceable;
+        }
+        actions
     }
 
-    pub(super) fn postpone(&mut self, cause: Cause, clients: Vec<Client>) {
+    pub(super) fn postpone(&mut self, cause: Cause, clients: impl IntoIterator<Item = Client>) {
         let pending = self.pending.get_or_insert(Pending {
             cause,
             clients: Vec::new(),
@@ -78,21 +83,6 @@ impl Supervisor {
         pending
             .map(|pending| self.begin(now, pending.cause, pending.clients))
             .unwrap_or_default()
-    }
-
-    /// Puts a new candidate in the place of one that is starting; those who wait for it wait on.
-    fn replace(&mut self, now: Time, cause: Cause, mut clients: Vec<Client>) -> Vec<Action> {
-        let Some(mut swap) = self.swap.take() else {
-            return Vec::new();
-        };
-        clients.append(&mut swap.clients);
-        let replaceable = swap.replaceable;
-        let mut actions = self.dismiss(now, swap, Reason::Replaced);
-        actions.extend(self.begin(now, cause, clients));
-        if let Some(next) = &mut self.swap {
-            next.replaceable = replaceable;
-        }
-        actions
     }
 
     pub(super) fn prepared(&mut self, now: Time, result: Result<(), String>) -> Vec<Action> {

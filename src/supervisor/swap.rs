@@ -87,10 +87,25 @@ impl Swap {
         matches!(self.stage, Stage::Starting { .. })
     }
 
-    /// A changed file takes its place, and a request the place of what a changed file started; but not for ever.
+    /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
+    pub fn is_prepared(&self) -> bool {
+        self.spawned.is_none() && self.cause != Cause::Restart
+    }
+
+    /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for
+    /// ever. A restart that waits is neither prepared nor, perhaps, what the path names.
     pub fn gives_way_to(&self, cause: Cause, now: Time) -> bool {
-        let by_file = cause == Cause::File || self.cause == Cause::File;
-        by_file && self.replaceable.is_some_and(|until| now < until)
+        match self.stage {
+            Stage::BackingOff { .. } | Stage::WaitingFor(_) => true,
+            Stage::Starting { .. } => {
+                let by_file = cause == Cause::File || self.cause == Cause::File;
+                by_file && self.replaceable.is_some_and(|until| now < until)
+            }
+            Stage::BeforeSwap { .. }
+            | Stage::Checking { .. }
+            | Stage::CuttingOver { .. }
+            | Stage::Proving { .. } => false,
+        }
     }
 
     /// New connections may go to it already.

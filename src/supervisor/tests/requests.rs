@@ -95,6 +95,21 @@ fn a_request_joins_a_swap_that_has_not_spawned_yet() {
 }
 
 #[test]
+fn a_candidate_that_replaces_another_is_the_pending_swap_too() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, SwapAsked(Some(BOB)), &[]);
+    drill.at(7, FileChanged, &[Stop(G2), CheckProgram]);
+    drill.at(7, ProgramChecked(Ok(())), &[fresh(G3)]);
+    drill.at(8, Ready(G3), &[CutOver(G3)]);
+    drill.at(
+        8,
+        CutOverDone(G3),
+        &[Empty(G1), answered(&[BOB, ANN], G3, G1)],
+    );
+    assert!(drill.supervisor.swap().is_none());
+}
+
+#[test]
 fn what_the_command_before_a_swap_writes_belongs_to_this_swap() {
     let mut drill = Drill::serving_with(Policy {
         before_swap: Some(seconds(600)),
