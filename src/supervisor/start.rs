@@ -43,7 +43,10 @@ impl Supervisor {
             return Vec::new();
         }
         self.postpone(cause, by);
+        // Nothing serves while a restart is under way, and the command before a swap may take its time.
+        let takes_time = self.policy.before_swap.is_some();
         let waits = match &self.swap {
+            Some(swap) if swap.cause == Cause::Restart && takes_time => true,
             Some(swap) => !swap.gives_way_to(cause, now),
             None => self.ending.is_some(),
         };

@@ -223,6 +223,39 @@ fn a_request_does_not_wait_for_the_back_off() {
 }
 
 #[test]
+fn a_request_does_not_join_a_restart_that_waits() {
+    let mut drill = Drill::draining_first_generation();
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    drill.at(9, Died(G1, Exit::Status(0)), &[]);
+    drill.at(9, Gone(G1), &[]);
+    drill.elapses_at(39, &[Stop(G3)]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.at(40, Elapsed, &[]);
+    drill.at(40, SwapAsked(Some(ANN)), &[CheckProgram]);
+    drill.at(40, ProgramChecked(Ok(())), &[]);
+    drill.at(41, Gone(G3), &[into_target(Generation(5))]);
+}
+
+#[test]
+fn a_restart_comes_before_the_command_before_a_swap() {
+    let mut drill = Drill::serving_with(Policy {
+        before_swap: Some(seconds(600)),
+        ..policy()
+    });
+    dies(&mut drill, 5, G1, &[into_target(G2)]);
+    drill.at(5, FileChanged, &[]);
+    dies(&mut drill, 6, G2, &[RunBeforeSwap(G3)]);
+    drill.at(7, BeforeSwapEnded(Ok(())), &[CheckProgram]);
+    drill.at(7, ProgramChecked(Ok(())), &[into_target(G3)]);
+    serves(&mut drill, 8, G3);
+    dies(&mut drill, 9, G3, &[]);
+    drill.at(9, SwapAsked(Some(ANN)), &[]);
+    drill.at(10, Elapsed, &[into_target(G4)]);
+    drill.at(11, Ready(G4), &[CutOver(G4)]);
+    drill.at(11, CutOverDone(G4), &[RunBeforeSwap(Generation(5))]);
+}
+
+#[test]
 fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
     let mut drill = Drill::starting_second_generation();
     drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
