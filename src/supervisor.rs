@@ -100,10 +100,11 @@ pub struct Supervisor {
     draining: Vec<Draining>,
     ending: Option<Ending>,
     upgrade_asked: bool,
+    has_served: bool,
     /// Restarts in a row that did not lead to ten seconds of serving.
     restarts: u32,
-    /// Whose program to run should the next restart fail.
-    suspect: Option<Generation>,
+    /// Whose program to run should the next restart fail: the path may lead to a newer one by then.
+    last_good: Option<Generation>,
     /// Whose program restarts run since one has failed.
     fallen_back: Option<Generation>,
 }
@@ -119,8 +120,9 @@ impl Supervisor {
             draining: Vec::new(),
             ending: None,
             upgrade_asked: false,
+            has_served: false,
             restarts: 0,
-            suspect: None,
+            last_good: None,
             fallen_back: None,
         }
     }
@@ -209,7 +211,7 @@ impl Supervisor {
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
         let serving = self.serving.as_ref().map(|serving| serving.generation);
-        [serving, before, self.suspect, self.fallen_back]
+        [serving, before, self.last_good, self.fallen_back]
             .into_iter()
             .flatten()
     }

@@ -18,7 +18,7 @@ pub fn to_json(memory: &Memory) -> Value {
         "serving": serving,
         "draining": memory.draining.iter().map(draining_to_json).collect::<Vec<_>>(),
         "restarts": memory.restarts,
-        "suspect": memory.suspect.map(|suspect| suspect.0),
+        "last_good": memory.last_good.map(|good| good.0),
         "fallen_back": memory.fallen_back.map(|good| good.0),
         "restart_at": memory.restart_at.map(nanoseconds),
     })
@@ -42,7 +42,7 @@ pub fn from_json(told: &Value) -> Option<Memory> {
             .map(draining_from_json)
             .collect::<Option<_>>()?,
         restarts: u32::try_from(told["restarts"].as_u64()?).ok()?,
-        suspect: generation(&told["suspect"]),
+        last_good: generation(&told["last_good"]),
         fallen_back: generation(&told["fallen_back"]),
         restart_at: time(&told["restart_at"]),
     })
@@ -247,7 +247,7 @@ mod tests {
                 one(5, Phase::Stopping, Some(Exit::Signal(9))),
             ],
             restarts: 3,
-            suspect: Some(Generation(6)),
+            last_good: Some(Generation(6)),
             fallen_back: None,
             restart_at: Some(seconds(70)),
         };

@@ -8,7 +8,7 @@ pub struct Memory {
     pub serving: Option<Serving>,
     pub draining: Vec<Draining>,
     pub restarts: u32,
-    pub suspect: Option<Generation>,
+    pub last_good: Option<Generation>,
     pub fallen_back: Option<Generation>,
     /// When the next restart is due.
     pub restart_at: Option<Time>,
@@ -21,7 +21,7 @@ impl Supervisor {
             serving: self.serving.clone(),
             draining: self.draining.clone(),
             restarts: self.restarts,
-            suspect: self.suspect,
+            last_good: self.last_good,
             fallen_back: self.fallen_back,
             restart_at: self.swap.as_ref().and_then(Swap::deadline),
         }
@@ -38,7 +38,8 @@ impl Supervisor {
             serving: memory.serving,
             draining: memory.draining,
             restarts: memory.restarts,
-            suspect: memory.suspect,
+            last_good: memory.last_good,
+            has_served: true,
             fallen_back: memory.fallen_back,
             ..Self::new(policy)
         }

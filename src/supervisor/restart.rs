@@ -67,46 +67,43 @@ impl Supervisor {
         };
         if now.saturating_sub(dead.since) >= PROVEN {
             self.restarts = 0;
-            self.suspect = None;
         } else {
-            self.suspect = dead.before;
-        }
-        let mut actions = Vec::new();
-        match self.swap.as_ref().map(|swap| (swap.stage, swap.generation)) {
-            Some((Stage::Starting { .. }, next)) => {
-                return vec![announce(Then::CandidateServes(next)), Action::CutOver(next)];
-            }
-            Some((Stage::Proving { .. }, next)) => {
-                actions.push(announce(Then::CandidateServes(next)));
-                actions.extend(self.serve(now));
-                return actions;
-            }
-            Some((Stage::CuttingOver { .. }, next)) if self.spawned().is_some() => {
-                return vec![announce(Then::CandidateServes(next))];
-            }
-            // Not spawned yet, and it may take its time: the restart comes first.
-            Some((stage, _)) => {
-                if matches!(stage, Stage::BeforeSwap { .. }) {
-                    actions.push(Action::EndBeforeSwap);
-                }
-                if let Some(swap) = self.swap.take() {
-                    self.postpone(swap.cause, swap.clients);
-                }
-            }
-            None => {}
+            self.last_good = dead.before.or(self.last_good);
         }
         let on_change = self.policy.restart == Restart::OnChange;
+        let goes_on = |swap: &&Swap| swap.spawned.is_some() || on_change;
+        if let Some(swap) = self.swap.as_ref().filter(goes_on) {
+            let mut actions = vec![announce(Then::CandidateServes(swap.generation))];
+            match swap.stage {
+                Stage::Starting { .. } => actions.push(Action::CutOver(swap.generation)),
+                Stage::Proving { .. } => actions.extend(self.serve(now)),
+                Stage::BeforeSwap { .. }
+                | Stage::Checking { .. }
+                | Stage::WaitingFor(_)
+                | Stage::BackingOff { .. }
+                | Stage::CuttingOver { .. } => {}
+            }
+            return actions;
+        }
+        let mut actions = Vec::new();
+        // Not spawned yet, and it may take its time: the restart comes first.
+        if let Some(swap) = self.swap.take() {
+            if matches!(swap.stage, Stage::BeforeSwap { .. }) {
+                actions.push(Action::EndBeforeSwap);
+            }
+            self.postpone(swap.cause, swap.clients);
+        }
         let ends = match self.policy.restart {
-            Restart::Always | Restart::OnChange => false,
-            Restart::OnFailure => *exit == Exit::Status(0),
+            Restart::OnChange => false,
+            Restart::Always => background,
+            Restart::OnFailure => background || *exit == Exit::Status(0),
             Restart::Never => true,
         };
-        if on_change {
-            actions.push(announce(Then::WaitForChange));
-            actions.extend(self.begin_pending(now));
-        } else if ends || background {
+        if ends {
             actions.push(announce(Then::End));
             self.end(exit.status());
+        } else if on_change {
+            actions.push(announce(Then::WaitForChange));
         } else {
             actions.push(announce(Then::RestartAfter(self.delay())));
             actions.extend(self.restart(now));
@@ -118,7 +115,7 @@ impl Supervisor {
     pub(super) fn carry_on(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
         let ends = match self.policy.restart {
             Restart::Always | Restart::OnChange => false,
-            Restart::OnFailure => failed == Cause::First,
+            Restart::OnFailure => !self.has_served,
             Restart::Never => true,
         };
         if ends {
@@ -131,17 +128,17 @@ impl Supervisor {
         if self.policy.restart == Restart::OnChange {
             return vec![Action::Announce(Announcement::WaitingForChange)];
         }
-        let suspect = self
-            .suspect
-            .take()
-            .filter(|_| self.policy.fallback && self.fallen_back.is_none());
-        if let Some(good) = suspect.filter(|_| failed == Cause::Restart) {
+        let mut actions = Vec::new();
+        let may_fall_back = self.policy.fallback && self.fallen_back.is_none();
+        if failed == Cause::Restart
+            && may_fall_back
+            && let Some(good) = self.last_good.take()
+        {
             self.fallen_back = Some(good);
-            let mut actions = self.restart(now);
-            actions.insert(0, Action::Announce(Announcement::FallingBack { to: good }));
-            return actions;
+            actions.push(Action::Announce(Announcement::FallingBack { to: good }));
         }
-        self.restart(now)
+        actions.extend(self.restart(now));
+        actions
     }
 
     fn delay(&self) -> Duration {

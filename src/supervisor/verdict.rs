@@ -50,7 +50,6 @@ impl Supervisor {
         if let Some(swap) = &mut self.swap {
             swap.stage = Stage::WaitingFor(old.generation);
         }
-        self.suspect = Some(old.generation);
         self.drain(now, old.generation)
     }
 
@@ -63,7 +62,9 @@ impl Supervisor {
             self.fallen_back = None;
         }
         let old = self.serving.take().map(|serving| serving.generation);
-        let before = old.or(self.suspect);
+        let good = self.last_good.take();
+        let before = old.or(good);
+        self.has_served = true;
         self.serving = Some(Serving {
             generation,
             since: now,

@@ -148,6 +148,18 @@ fn a_first_start_that_crashes_ends_hotswap_with_its_status() {
 }
 
 #[test]
+fn a_first_start_is_the_first_though_a_changed_file_has_replaced_it() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(1, FileChanged, &[Stop(G1), CheckProgram]);
+    drill.at(1, ProgramChecked(Ok(())), &[]);
+    drill.at(2, Died(G1, Exit::Signal(15)), &[]);
+    drill.at(2, Gone(G1), &[into_target(G2)]);
+    drill.at(3, Died(G2, Exit::Status(3)), &[]);
+    drill.at(3, Gone(G2), &[End(3)]);
+}
+
+#[test]
 fn a_first_start_that_is_never_ready_ends_hotswap_with_124() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
@@ -200,6 +212,32 @@ fn dev_waits_for_a_change_where_others_end_or_restart() {
     serves(&mut drill, 6, G2);
     dies(&mut drill, 7, G2, &[]);
     drill.at(8, SwapAsked(None), &[CheckProgram]);
+}
+
+#[test]
+fn dev_goes_on_with_a_swap_when_the_serving_one_dies() {
+    let dev = Policy {
+        restart: Restart::OnChange,
+        before_swap: Some(seconds(600)),
+        ..policy()
+    };
+    let mut drill = Drill::serving_with(dev.clone());
+    drill.at(5, FileChanged, &[RunBeforeSwap(G2)]);
+    drill.at(6, Died(G1, crash()), &[]);
+    drill.says(&dead(G1, Then::CandidateServes(G2)));
+    drill.at(6, Gone(G1), &[]);
+    drill.at(7, BeforeSwapEnded(Ok(())), &[CheckProgram]);
+    drill.at(7, ProgramChecked(Ok(())), &[into_target(G2)]);
+
+    let mut drill = Drill::serving_with(Policy {
+        order: Order::StopFirst,
+        before_swap: None,
+        ..dev
+    });
+    drill.at(5, FileChanged, &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
+    drill.at(5, Died(G1, crash()), &[]);
+    drill.at(5, CutOverDone(G2), &[into_target(G2)]);
 }
 
 #[test]
@@ -290,6 +328,36 @@ fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
     serves(&mut drill, 12, G4);
     drill.at(20, FileChanged, &[CheckProgram]);
     drill.at(20, ProgramChecked(Ok(())), &[fresh(Generation(5))]);
+}
+
+#[test]
+fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, Ready(G2), &[CutOver(G2)]);
+    let failure = aborted(G2, Reason::CannotCutOver("no memory".into()), G1);
+    let refused = [CutOver(G1), Stop(G2), refused(&[ANN], failure)];
+    drill.at(6, CannotCutOver(G2, "no memory".into()), &refused);
+    dies(&mut drill, 7, G2, &[]);
+    dies(&mut drill, 20, G1, &[into_target(G3)]);
+    drill.at(21, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+}
+
+#[test]
+fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
+    let mut drill = Drill::serving_with(Policy {
+        order: Order::StopFirst,
+        ..policy()
+    });
+    drill.at(5, SwapAsked(None), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
+    drill.at(5, CutOverDone(G2), &[Empty(G1)]);
+    drill.at(6, Died(G1, Exit::Status(0)), &[]);
+    drill.at(6, Gone(G1), &[into_target(G2)]);
+    drill.at(7, Died(G2, crash()), &[]);
+    drill.at(7, Gone(G2), &[into_target(G3)]);
+    drill.at(8, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
 }
 
 #[test]
