@@ -22,6 +22,7 @@ use crate::server::{Recipe, Server};
 use crate::signals::Signals;
 use crate::supervisor::{Cause, Event, Generation, Supervisor, Time};
 use crate::sys;
+use crate::sys::clock::Pulse;
 use crate::systemd::Manager;
 use crate::watch::Watch;
 
@@ -113,6 +114,7 @@ struct World {
     figures: Figures,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Option<Time>,
+    pulse: Pulse,
     ended: Option<u8>,
 }
 

@@ -4,20 +4,21 @@
 //! call it names, and says in its `SAFETY` line who keeps the promise that the call asks for.
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod process;
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+
+pub use clock::{now, spent};
 
 /// `SO_ATTACH_REUSEPORT_CBPF` of socket(7), which libc does not name.
 const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
@@ -25,16 +26,6 @@ const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
 const SYNC_WAKE_UP: c_ulong = 1;
 /// `PIDFD_THREAD` of pidfd_open(2) (Linux 6.9).
 const PIDFD_THREAD: c_int = libc::O_EXCL;
-
-/// Now on the monotonic clock, since the machine started: it stays comparable over a re-execution of hotswap.
-pub fn now() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
-}
-
-/// What this thread has had of the processor: what a look costs, however long others kept it waiting.
-pub fn spent() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 {

@@ -27,6 +27,7 @@ mod shared;
 mod signals;
 mod stop;
 mod styles;
+mod suspended;
 mod systemd;
 mod terminal;
 mod thousand;

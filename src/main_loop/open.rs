@@ -17,6 +17,7 @@ use crate::server::{Recipe, profile};
 use crate::signals::Signals;
 use crate::stub::limit;
 use crate::supervisor::{Memory, Order, Policy, Restart};
+use crate::sys::clock::Pulse;
 use crate::systemd::{self, Manager};
 use crate::upgrade::Arrival;
 use crate::watch::{Targets, Watch};
@@ -51,6 +52,9 @@ impl World {
     pub(super) fn open(args: RunArgs) -> Result<(Self, Option<Memory>)> {
         limit::raise();
         let mut arrival = Arrival::at_start()?;
+        if let Some(arrival) = &mut arrival {
+            super::upgrade::clock(arrival);
+        }
         // What it was given at its start the hotswap before has handed over with its listeners.
         let inherited = if arrival.is_none() {
             systemd::inherited()
@@ -104,6 +108,7 @@ impl World {
             manager: Manager::around_us(now),
             figures: Figures::new(now),
             fitness_due: None,
+            pulse: Pulse::begin(),
             ended: None,
             args,
         };

@@ -68,6 +68,8 @@ impl World {
 
     fn luggage(&self, supervisor: &Supervisor) -> Luggage<'_> {
         let mut luggage = Luggage::default();
+        let stood_still = memory::nanoseconds(sys::clock::stood_still());
+        luggage.pack("clock", (json!(stood_still), Vec::new()));
         luggage.pack("core", (memory::to_json(&supervisor.memory()), Vec::new()));
         luggage.pack("world", (self.own_knowledge(), Vec::new()));
         luggage.pack("listeners", self.listeners.hand_over());
@@ -184,6 +186,13 @@ impl World {
         self.control.upgraded(Ok(()), now);
         self.manager.follow(supervisor, now);
     }
+}
+
+/// Before anything asks what time it is. A hotswap that said nothing of it never stood still.
+pub(super) fn clock(arrival: &mut Arrival) {
+    let told = arrival.unpack("clock");
+    let stood_still = told.ok().and_then(|(told, _)| memory::time(&told));
+    sys::clock::resume(stood_still.unwrap_or_default());
 }
 
 /// The listeners as they were.

@@ -47,7 +47,10 @@ pub(super) struct Batch {
 impl World {
     pub(super) fn wait(&mut self, supervisor: &Supervisor) -> Result<Vec<Event>> {
         let due = supervisor.deadline();
-        let woken = self.poll(self.deadline().into_iter().chain(due).min())?;
+        let beat = due.map(|_| self.pulse.next());
+        let next = self.deadline().into_iter().chain(due).chain(beat).min();
+        let woken = self.poll(next)?;
+        self.pulse.beat(next);
         let now = sys::now();
         let mut batch = Batch::default();
         for (room, fd, flags) in woken {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::supervisor::{Cause, Supervisor, Time};
+use crate::sys::clock;
 
 /// How often we ask for more time while a start, a swap or a stop lasts, and how much.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -108,7 +109,7 @@ impl Manager {
 
     fn reload(&mut self, now: Time) {
         self.reloading = true;
-        let since = now.as_micros();
+        let since = (now + clock::stood_still()).as_micros();
         self.begin(&format!("RELOADING=1\nMONOTONIC_USEC={since}\n"), now);
     }
 

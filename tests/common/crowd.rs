@@ -1,6 +1,6 @@
 //! Who comes to a site, and what they say of it afterwards.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -104,6 +104,7 @@ impl Guests {
         let shared = Arc::new(Shared {
             epoch: self.epoch,
             leaving: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
             tally: Mutex::default(),
             last: Mutex::new(vec![(self.epoch, String::new()); number]),
         });
@@ -124,6 +125,8 @@ impl Guests {
 pub struct Shared {
     pub epoch: Instant,
     leaving: AtomicBool,
+    /// Requests that have been sent.
+    asked: AtomicUsize,
     tally: Mutex<Tally>,
     /// By client: when it asked what was answered last, and by which version.
     last: Mutex<Vec<(Instant, String)>>,
@@ -132,6 +135,10 @@ pub struct Shared {
 impl Shared {
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    pub fn asked(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn answered(&self, client: usize, since: Instant, body: &str) {
@@ -177,6 +184,13 @@ impl Crowd {
             let last = self.shared.last.lock().expect("the answers");
             last.iter().all(|(_, seen)| seen == version).then_some(())
         });
+        self
+    }
+
+    /// Waits until so many requests have been sent, answered or not.
+    pub fn until_asked(&self, requests: usize) -> &Crowd {
+        let enough = || (self.shared.asked.load(Ordering::Relaxed) >= requests).then_some(());
+        eventually(&format!("{requests} requests"), enough);
         self
     }
 

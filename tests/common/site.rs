@@ -103,6 +103,18 @@ impl Site {
         self
     }
 
+    /// hotswap stands still while `what` is done.
+    pub fn while_stopped<T>(&self, what: impl FnOnce(&Site) -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        eventually("hotswap to stand still", || {
+            let state = processes::status(self.hotswap(), "State")?;
+            state.starts_with('T').then_some(())
+        });
+        let result = what(self);
+        self.signal(Signal::SIGCONT);
+        result
+    }
+
     /// Asks for a swap, and waits until the new generation is said to serve.
     pub fn swap(&self) -> &Site {
         let verdict = self.swap_for_a_verdict();

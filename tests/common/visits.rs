@@ -222,12 +222,13 @@ impl Visits {
         }
         visit.state = State::Asked(Vec::new());
         let request = visit.habit.request();
-        if let Err(errno) = send(
+        match send(
             visit.socket.as_raw_fd(),
             request.as_bytes(),
             MsgFlags::MSG_NOSIGNAL,
         ) {
-            self.fail(id, failure(errno));
+            Ok(_) => self.shared.asked(),
+            Err(errno) => self.fail(id, failure(errno)),
         }
     }
 

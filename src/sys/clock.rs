@@ -1,0 +1,80 @@
+//! What time it is for hotswap: the kernel's monotonic clock, which stands still for as long as hotswap itself does.
+//!
+//! It knows no date: a wall clock that is set changes nothing that hotswap decides.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// So much later than it should have been woken hotswap is not slow: it was stopped, by a signal, a debugger or a frozen
+/// cgroup.
+const STOPPED: Duration = Duration::from_secs(1);
+
+/// How often the loop is awake while anybody's time is running: what is longer can be told from a stop.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// For how long hotswap has been stopped, in nanoseconds.
+static STOOD_STILL: AtomicU64 = AtomicU64::new(0);
+
+/// Now, since the machine started: it stays comparable over a re-execution of hotswap.
+pub fn now() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC).saturating_sub(stood_still())
+}
+
+/// What this thread has had of the processor: what a look costs, however long others kept it waiting.
+pub fn spent() -> Duration {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// By how much [`now`] is behind the kernel's clock.
+pub fn stood_still() -> Duration {
+    Duration::from_nanos(STOOD_STILL.load(Ordering::Relaxed))
+}
+
+/// The clock of the hotswap before goes on here.
+pub fn resume(stood_still: Duration) {
+    STOOD_STILL.store(nanoseconds(stood_still), Ordering::Relaxed);
+}
+
+/// The wake-ups of the one loop, by which it is seen that hotswap was stopped.
+#[derive(Debug)]
+pub struct Pulse {
+    at: Duration,
+    spent: Duration,
+}
+
+impl Pulse {
+    pub fn begin() -> Self {
+        Self {
+            at: now(),
+            spent: spent(),
+        }
+    }
+
+    /// When the loop has to be awake again, for a stop to be seen.
+    pub fn next(&self) -> Duration {
+        self.at + BEAT
+    }
+
+    /// The loop is awake, as it was to be at `due` or before. If hotswap was stopped meanwhile the clock goes on from
+    /// where it stopped: nobody's time has run out whom hotswap could neither see nor serve.
+    pub fn beat(&mut self, due: Option<Duration>) {
+        let worked = spent().saturating_sub(self.spent);
+        let expected = due.map(|due| due.max(self.at) + worked);
+        let late = expected.map_or(Duration::ZERO, |expected| now().saturating_sub(expected));
+        if late > STOPPED {
+            log::debug!("hotswap was stopped for {late:.1?}: its clock stood still");
+            STOOD_STILL.fetch_add(nanoseconds(late), Ordering::Relaxed);
+        }
+        *self = Self::begin();
+    }
+}
+
+fn read(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
