@@ -20,6 +20,10 @@ fn killing_a_generation_reaches_who_left_its_group() {
     let script = "setsid -f sh -c 'echo escaped >&2; exec sleep 60'; exec sleep 60";
     let mut site = Site::start(&sh(script), launch(0));
     site.until_it_says("escaped");
+    // As soon as setsid, whose child it is, has ended.
+    site.until("the orphan is ours", |site| {
+        site.server.processes().len() == 2
+    });
     site.server.signal_main(Signal::SIGKILL);
     assert_eq!(site.reap(), Exit::Signal(libc::SIGKILL));
     assert!(!site.server.is_gone(), "its orphan lives");
