@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use crate::connections::owners::Owners;
 use crate::listener::{ListenerId, Listeners};
 use crate::supervisor::{Generation, Time};
-use crate::sys;
+use crate::sys::seccomp;
 use bound::Bounds;
 use notification::{Call, Notification};
 use tree::Process;
@@ -100,7 +100,7 @@ pub struct Capture {
 impl Capture {
     /// `listener` is what [`filter::install`] has returned to the generation's first process.
     pub fn new(generation: Generation, listener: OwnedFd) -> Self {
-        sys::wake_synchronously(listener.as_fd());
+        seccomp::wake_synchronously(listener.as_fd());
         Self {
             generation,
             listener: Rc::new(listener),

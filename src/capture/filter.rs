@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use libc::sock_filter;
 use nix::errno::Errno;
 
-use crate::sys;
+use crate::sys::seccomp;
 
 /// `AUDIT_ARCH_X86_64` of linux/audit.h.
 const X86_64: u32 = 0xC000_003E;
@@ -73,10 +73,10 @@ const FILTER: Option<&[sock_filter]> = if cfg!(target_arch = "x86_64") {
 /// `ENOSYS` on other processors, else those of seccomp(2): see [`why_not`].
 pub fn install() -> io::Result<OwnedFd> {
     let filter = FILTER.ok_or(Errno::ENOSYS)?;
-    match sys::install_seccomp_listener(filter) {
+    match seccomp::install(filter) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
             nix::sys::prctl::set_no_new_privs()?;
-            sys::install_seccomp_listener(filter)
+            seccomp::install(filter)
         }
         other => other,
     }

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::sys;
+use crate::sys::seccomp;
 
 /// `sizeof(struct sockaddr_storage)`: the kernel takes no longer address.
 const LONGEST_ADDRESS: usize = 128;
@@ -91,7 +91,7 @@ impl<'a> Notification<'a> {
         if !polled[0].revents()?.contains(PollFlags::POLLIN) {
             return None;
         }
-        let notification = sys::receive_notification(listener).ok()?;
+        let notification = seccomp::receive(listener).ok()?;
         Some(Self {
             listener,
             id: notification.id,
@@ -104,7 +104,7 @@ impl<'a> Notification<'a> {
     /// Whether the thread still waits. What was read through its pid before this was said is its own, and not that of
     /// another that got the same pid meanwhile.
     pub fn is_valid(&self) -> bool {
-        sys::notification_is_valid(self.listener, self.id)
+        seccomp::is_valid(self.listener, self.id)
     }
 
     /// Puts a duplicate of our socket in the place of the thread's descriptor.
@@ -113,7 +113,7 @@ impl<'a> Notification<'a> {
     /// `ENOENT` if the thread has gone.
     pub fn replace(&self, source: BorrowedFd, target: RawFd, flags: i32) -> io::Result<()> {
         let close_on_exec = flags & libc::O_CLOEXEC != 0;
-        sys::replace_descriptor(self.listener, self.id, source, target, close_on_exec)
+        seccomp::replace_descriptor(self.listener, self.id, source, target, close_on_exec)
     }
 
     /// The call returns 0.
@@ -134,14 +134,14 @@ impl<'a> Notification<'a> {
     fn answer(mut self, errno: i32, go_on: bool) {
         self.answered = true;
         // nobody waits for the answer any more: nothing to do about it
-        let _ = sys::answer_notification(self.listener, self.id, errno, go_on);
+        let _ = seccomp::answer(self.listener, self.id, errno, go_on);
     }
 }
 
 impl Drop for Notification<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            let _ = sys::answer_notification(self.listener, self.id, 0, true);
+            let _ = seccomp::answer(self.listener, self.id, 0, true);
         }
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::stat::fstat;
 
 use super::*;
 use crate::listener::{Note, SocketOptions, Sockets};
+use crate::sys;
 
 mod tcp;
 mod unix;
