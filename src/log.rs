@@ -88,7 +88,7 @@ pub fn clear_terminal() {
 
 /// What a server has written to its own stderr, as it came.
 pub fn pass_on(bytes: &[u8]) {
-    sink().push(bytes);
+    sink().pass_on(bytes);
 }
 
 /// Where to wait for POLLOUT, while lines wait for their reader.

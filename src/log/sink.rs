@@ -26,6 +26,8 @@ static STDERR: LazyLock<Stderr> = LazyLock::new(io::stderr);
 pub struct Sink {
     way: Way,
     waiting: Vec<u8>,
+    /// A server has begun a line, and not ended it yet.
+    begun: bool,
     lost: usize,
 }
 
@@ -42,6 +44,7 @@ impl Sink {
         Self {
             way: Way::Other,
             waiting: Vec::new(),
+            begun: false,
             lost: 0,
         }
     }
@@ -71,16 +74,35 @@ impl Sink {
         }
     }
 
-    /// Writes whole lines, now or later.
+    /// Writes whole lines of ours, now or later. They stand by themselves, whatever a server has left unfinished.
     pub fn push(&mut self, lines: &[u8]) {
+        self.add(lines, false);
+    }
+
+    /// Writes what a server has written, which may end anywhere.
+    pub fn pass_on(&mut self, piece: &[u8]) {
+        self.add(piece, true);
+    }
+
+    fn add(&mut self, bytes: &[u8], is_a_servers: bool) {
         self.flush();
         // once lines are lost, so are the next, until that has been said in their place
-        if self.lost > 0 || self.waiting.len() + lines.len() > LIMIT {
+        if self.lost > 0 || self.waiting.len() + bytes.len() > LIMIT {
             self.lost += 1;
             return;
         }
-        self.waiting.extend_from_slice(lines);
+        if !is_a_servers {
+            self.end_line();
+        }
+        self.waiting.extend_from_slice(bytes);
+        self.begun = is_a_servers && bytes.last() != Some(&b'\n');
         self.flush();
+    }
+
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.begun) {
+            self.waiting.push(b'\n');
+        }
     }
 
     pub fn flush(&mut self) {
@@ -89,6 +111,7 @@ impl Sink {
             let lost = std::mem::take(&mut self.lost);
             let said = if lost == 1 { "line was" } else { "lines were" };
             let line = format!("hotswap: {lost} {said} lost here: nobody read them in time\n");
+            self.end_line();
             self.waiting.extend_from_slice(line.as_bytes());
             self.write_waiting();
         }

@@ -123,6 +123,20 @@ fn what_nobody_reads_is_counted_and_said() {
 }
 
 #[test]
+fn our_lines_stand_by_themselves() {
+    let (mut reader, mut sink) = narrow_pipe();
+    sink.pass_on(b"loading");
+    sink.pass_on(b"...");
+    sink.push(b"hotswap: one\n");
+    sink.push(b"hotswap: two\n");
+    sink.pass_on(b"whole\n");
+    sink.push(b"hotswap: three\n");
+    let read = drain(&mut reader);
+    let expected = "loading...\nhotswap: one\nhotswap: two\nwhole\nhotswap: three\n";
+    assert_eq!(read, expected);
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_failure() {
     let (reader, mut sink) = narrow_pipe();
     drop(OwnedFd::from(reader));
