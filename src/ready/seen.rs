@@ -71,8 +71,10 @@ fn look_into(pid: Pid, sought: &[Sought], waiting: &mut HashSet<u64>) -> io::Res
         let task = format!("/proc/{pid}/task/{thread}");
         match fs::read_to_string(format!("{task}/syscall")) {
             Ok(call) => {
-                if let Some(wait) = blocked_in(&call) {
-                    waiting.extend(waited_for(wait, &task, pid, sought));
+                let waits = blocked_in(&call).map(|wait| waited_for(wait, &task, pid, sought));
+                // A thread that was stopped in its call still shows it.
+                if let Some(found) = waits.filter(|found| !found.is_empty() && runs(&task)) {
+                    waiting.extend(found);
                 }
             }
             Err(error) if is_gone(&error) => {}
@@ -88,6 +90,13 @@ fn threads(pid: Pid) -> Vec<String> {
     };
     let names = entries.flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.into_string().ok()).collect()
+}
+
+/// Stopped neither by SIGSTOP nor by a debugger: the letter behind the name, which may hold brackets itself.
+fn runs(task: &str) -> bool {
+    let stat = fs::read_to_string(format!("{task}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !state.starts_with(['T', 't'])
 }
 
 /// What a line of /proc/PID/task/TID/syscall says: a number in decimal and six arguments in hexadecimal, `running`, or
