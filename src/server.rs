@@ -8,6 +8,7 @@ pub mod output;
 pub mod profile;
 mod tree;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -30,6 +31,9 @@ use output::Output;
 use tree::Tree;
 
 pub use tree::OF_A_COMMAND;
+
+/// How often what forks is looked for before it is killed.
+const ROUNDS: usize = 10;
 
 /// What holds for every generation.
 #[derive(Clone, Debug)]
@@ -250,18 +254,25 @@ impl Server {
     }
 
     fn kill_what_is_left(&self) {
-        // Who forks while it is looked for is found in the next round, or when its parent has been reaped.
-        for _ in 0..3 {
-            if self.tree.main_lives || self.tree.group_exists() {
-                let _ = killpg(self.tree.main, Signal::SIGKILL);
+        if self.tree.main_lives || self.tree.group_exists() {
+            let _ = killpg(self.tree.main, Signal::SIGKILL);
+        }
+        // Whoever has left the group is stopped first: what forks could be as quick as we are.
+        let mut stopped = HashSet::new();
+        for _ in 0..ROUNDS {
+            let left = self.processes();
+            let before = stopped.len();
+            for pid in &left {
+                if stopped.insert(*pid) {
+                    let _ = kill(*pid, Signal::SIGSTOP);
+                }
             }
-            let escaped = self.processes();
-            if escaped.iter().all(|pid| *pid == self.tree.main) {
-                return;
+            if stopped.len() == before {
+                break;
             }
-            for pid in escaped {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
+        }
+        for pid in self.processes() {
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
@@ -294,8 +305,8 @@ impl Server {
         exit_of(status, self.refusal.clone())
     }
 
-    /// Another child of hotswap has been reaped: perhaps it was this one's, and has left orphans in turn.
-    pub fn orphan_died(&self) {
+    /// Other children of hotswap have been reaped: perhaps they were this one's, and have left orphans in turn.
+    pub fn orphans_died(&self) {
         if self.doomed {
             self.kill_what_is_left();
         }

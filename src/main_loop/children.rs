@@ -14,6 +14,7 @@ use crate::{ready, sys};
 impl World {
     /// Every child that has ended: one SIGCHLD may stand for many.
     pub(super) fn reap(&mut self, now: Time, batch: &mut Batch) {
+        let mut orphans = false;
         loop {
             let (pid, status) = match sys::process::reap() {
                 Ok(Some(ended)) => ended,
@@ -32,8 +33,12 @@ impl World {
             match (server, command) {
                 (Some(generation), _) => self.bury(generation, status, batch),
                 (None, Some(place)) => self.command_ended(place, status, now, batch),
-                (None, None) => self.servers.values().for_each(Server::orphan_died),
+                (None, None) => orphans = true,
             }
+        }
+        // Once for all of them: there may be hundreds, and each is looked for in all of /proc.
+        if orphans {
+            self.servers.values().for_each(Server::orphans_died);
         }
         let servers = self.servers.keys().copied();
         let gone = servers.filter(|generation| self.is_gone(*generation));
