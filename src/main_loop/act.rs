@@ -61,6 +61,7 @@ impl World {
                 }
             }
             Action::Kill(generation) => {
+                self.leaves(generation);
                 if let Some(server) = self.servers.get_mut(&generation) {
                     server.kill();
                 }
