@@ -9,7 +9,7 @@ use crate::common::server;
 use crate::common::site::Site;
 
 /// Publishes a bad version, swaps in vain, then puts things right; returns what hotswap said of it.
-fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
+pub fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
     let site = plan.serving("v1");
     let mut clients = site.clients(8);
     publish(&site);

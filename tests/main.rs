@@ -4,6 +4,7 @@
 
 mod bad_candidates;
 mod bad_input;
+mod bad_servers;
 mod capture;
 mod commands;
 mod common;

@@ -8,18 +8,24 @@
 //! | `say=TEXT` | a line on stderr |
 //! | `deaf` | never hears SIGTERM |
 //! | `helpers=N`, `escaped=N` | starts N processes in its group, or in sessions of their own |
-//! | `background` | starts itself once more and ends with 0 |
-//! | `exit=STATUS`, `kill=SIGNAL` | ends so, at once or `after=MOMENT` |
+//! | `background`, `daemon` | starts itself once more and ends with 0; forks twice, to be in a session of its own |
+//! | `joins` | leaves its process group for that of its parent |
+//! | `bomb=N`, `bomb=N sessions` | forks until its user has N processes, each in a session of its own or not |
+//! | `eat=MB` | has so much memory |
+//! | `exit=STATUS`, `kill=SIGNAL` | ends so, at once or `after=MOMENT`, or `after=ready`: as soon as it has said so |
 //! | `late=D` | waits before it takes or binds its sockets |
 //! | `at=ADDRESS` | what it binds where it is given no socket: `HOST:PORT`, `unix:PATH`, `unix:@NAME` |
 //!
 //! | once it listens | |
 //! |---|---|
 //! | `backlog=N`, `nonblock` | changes its sockets |
-//! | `shut-down=MOMENT` | shutdown(2) of its sockets |
+//! | `shut-down=MOMENT`, `close=MOMENT` | shutdown(2) of its sockets, or close(2) |
+//! | `tell` | says what its sockets were like: `backlog 4096, blocking` |
+//! | `uid=N` | becomes another user |
+//! | `exec=MOMENT` | becomes `sleep`, which holds whatever it had open |
 //! | `ready`, `parent` | sends READY=1, or SIGTERM to its parent |
 //! | `newline=FD` | writes a newline there |
-//! | `notify-flood`, `stderr-flood` | as fast as it can, for ever |
+//! | `notify-flood`, `stderr-flood`, `stderr-flood=LENGTH` | as fast as it can, for ever; in lines, or in one |
 //! | `hang`, `hang=D` | waits before it accepts |
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
@@ -35,6 +41,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Command, exit};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, thread};
@@ -44,6 +51,8 @@ use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{self, Backlog};
 use nix::unistd::Pid;
+
+mod unruly;
 
 fn main() -> io::Result<()> {
     let words = Words::from_arguments();
@@ -88,8 +97,9 @@ impl Words {
         self.0.get(name).map(String::as_str)
     }
 
-    fn number(&self, name: &str) -> Option<i32> {
-        self.value(name).map(|n| n.parse().expect("a number"))
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
+        let number = self.value(name)?.parse().ok();
+        Some(number.unwrap_or_else(|| panic!("{name} wants a number")))
     }
 
     fn time(&self, name: &str) -> Option<Duration> {
@@ -112,16 +122,22 @@ impl Words {
             let own = env::current_exe()?;
             Command::new("setsid").arg(own).arg("helper").spawn()?;
         }
-        if self.has("background") {
-            let again = env::args_os().skip(1).filter(|word| word != "background");
-            Command::new(env::current_exe()?)
-                .args(again)
-                .process_group(0)
-                .spawn()?;
+        if self.has("background") || self.has("daemon") {
+            unruly::start_again(self.has("daemon"))?;
             exit(0);
+        }
+        if self.has("joins") {
+            unruly::join_parent();
+        }
+        if let Some(most) = self.number("bomb") {
+            unruly::bomb(most, self.has("sessions"));
+        }
+        if let Some(megabytes) = self.number::<usize>("eat") {
+            unruly::eat(megabytes << 20);
         }
         let end = self.clone();
         match self.value("after") {
+            Some("ready") => {}
             Some(moment) => at(moment, move || end.end()),
             None => self.end(),
         }
@@ -165,8 +181,11 @@ impl Words {
 
     /// What it does to its sockets.
     fn change(&self, sockets: &Arc<Vec<OwnedFd>>) -> io::Result<()> {
+        if self.has("tell") {
+            sockets.iter().for_each(unruly::tell);
+        }
         for socket in sockets.iter() {
-            if let Some(backlog) = self.number("backlog") {
+            if let Some(backlog) = self.number::<i32>("backlog") {
                 socket::listen(socket, Backlog::new(backlog)?)?;
             }
             if self.has("nonblock") {
@@ -181,6 +200,18 @@ impl Words {
                 }
             });
         }
+        if let Some(moment) = self.value("close") {
+            let sockets = Arc::clone(sockets);
+            at(moment, move || unruly::close(&sockets));
+        }
+        if let Some(uid) = self.number("uid") {
+            unruly::become_user(uid);
+        }
+        if let Some(moment) = self.value("exec") {
+            at(moment, || {
+                panic!("{}", Command::new("sleep").arg("3600").exec());
+            });
+        }
         Ok(())
     }
 
@@ -189,7 +220,10 @@ impl Words {
         if self.has("ready") {
             notify(b"READY=1\n")?;
         }
-        if let Some(fd) = self.number("newline") {
+        if self.value("after") == Some("ready") {
+            self.end();
+        }
+        if let Some(fd) = self.number::<i32>("newline") {
             fs::OpenOptions::new()
                 .write(true)
                 .open(format!("/proc/self/fd/{fd}"))?
@@ -204,8 +238,15 @@ impl Words {
         if self.has("notify-flood") {
             thread::spawn(|| while notify(b"READY=1\nSTATUS=flooding\n").is_ok() {});
         }
-        if self.has("stderr-flood") {
-            let line = [b'x'; 8191];
+        if let Some(length) = self.value("stderr-flood") {
+            let mut line = vec![b'x'; 8191];
+            for end in length
+                .parse()
+                .into_iter()
+                .flat_map(|n| (n..8191).step_by(n))
+            {
+                line[end] = b'\n';
+            }
             thread::spawn(move || while io::stderr().write_all(&line).is_ok() {});
         }
         Ok(())
@@ -341,6 +382,7 @@ fn at(moment: &str, what: impl FnOnce() + Send + 'static) {
         } else {
             thread::sleep(duration(&moment));
         }
+        eprintln!("its moment has come");
         what();
     });
 }

@@ -1,0 +1,94 @@
+//! What `odd` does to itself and to its processes: the calls that have no safe form in std.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, io, thread};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{ForkResult, Pid, Uid, fork, getpgid, getppid, setpgid, setsid, setuid};
+
+/// Forks for ever, and its children do, until its user has so many processes; each in a session of its own, if that is
+/// wanted. Nobody waits for anybody.
+pub fn bomb(most: u64, in_sessions: bool) {
+    setrlimit(Resource::RLIMIT_NPROC, most, most).expect("a limit");
+    thread::spawn(move || multiply(in_sessions));
+}
+
+fn multiply(in_sessions: bool) {
+    loop {
+        // SAFETY: the child makes system calls only, until it is killed.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) if in_sessions => drop(setsid()),
+            Ok(_) => {}
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// As a background process, or as a daemon: in a session of its own.
+pub fn start_again(daemon: bool) -> io::Result<()> {
+    let mut again = Command::new(env::current_exe()?);
+    if daemon {
+        again = Command::new("setsid");
+        again.arg("--fork").arg(env::current_exe()?);
+    }
+    let words = env::args_os().skip(1);
+    again.args(words.filter(|word| word != "background" && word != "daemon"));
+    again.process_group(0).spawn()?;
+    Ok(())
+}
+
+/// Leaves its own process group for that of its parent.
+pub fn join_parent() {
+    let parent = getpgid(Some(getppid())).expect("the parent's group");
+    setpgid(Pid::from_raw(0), parent).expect("another group");
+}
+
+pub fn become_user(uid: u32) {
+    setuid(Uid::from_raw(uid)).expect("another user");
+}
+
+/// Has so much memory from now on, and has written to all of it.
+pub fn eat(bytes: usize) {
+    vec![1_u8; bytes].leak();
+}
+
+/// Whoever waits on one of them still gets what comes next.
+pub fn close(sockets: &[OwnedFd]) {
+    for socket in sockets {
+        // SAFETY: nobody opens anything afterwards that could get this number; `odd` never drops its sockets.
+        unsafe { libc::close(socket.as_raw_fd()) };
+    }
+}
+
+/// On stderr: the limit of its queue, and whether accept(2) would wait.
+pub fn tell(socket: &OwnedFd) {
+    let flags = fcntl(socket, FcntlArg::F_GETFL).expect("its flags");
+    let blocks = flags & OFlag::O_NONBLOCK.bits() == 0;
+    let how = if blocks { "blocking" } else { "non-blocking" };
+    eprintln!("backlog {}, {how}", backlog(socket));
+}
+
+/// The kernel shows it where a connection has its selective acknowledgements.
+fn backlog(socket: &OwnedFd) -> u32 {
+    // SAFETY: all zero is a valid value of this plain structure.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = u32::try_from(size_of_val(&info)).expect("a size");
+    // SAFETY: both pointers lead to values that live as long as the call, and the length is that of the first.
+    unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    info.tcpi_sacked
+}
