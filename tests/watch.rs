@@ -155,7 +155,7 @@ fn a_program_is_not_run_while_somebody_writes_it() {
 
 #[test]
 fn a_script_that_is_edited_in_place_is_one_swap() {
-    let site = watching().serving("v1");
+    let site = watching().with(&["--debounce", "300ms"]).serving("v1");
     let mut clients = site.clients(8);
     run(&site, 1, "sed -i s/VERSION=v1/VERSION=v2/ server");
     clients.until_all_see("v2");

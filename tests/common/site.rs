@@ -140,8 +140,8 @@ impl Site {
         for version in 2..count + 2 {
             self.publish(&format!("v{version}")).swap();
             eventually("the end of a drain", || {
-                let draining = self.log.count("is draining") - self.log.count("is gone");
-                (draining <= DRAINING).then_some(())
+                let gone = self.log.count("is gone");
+                (self.log.count("is draining") <= gone + DRAINING).then_some(())
             });
         }
         self

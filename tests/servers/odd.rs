@@ -8,7 +8,7 @@
 //! | `say=TEXT` | a line on stderr |
 //! | `deaf` | never hears SIGTERM |
 //! | `helpers=N`, `escaped=N` | starts N processes in its group, or in sessions of their own |
-//! | `background`, `daemon` | starts itself once more and ends with 0; forks twice, to be in a session of its own |
+//! | `background`, `daemon` | starts itself once more and ends with 0, and only then the other goes on; in a session of its own |
 //! | `joins` | leaves its process group for that of its parent |
 //! | `bomb=N`, `bomb=N sessions` | forks until its user has N processes, each in a session of its own or not |
 //! | `eat=MB` | has so much memory |
@@ -125,6 +125,9 @@ impl Words {
         if self.has("background") || self.has("daemon") {
             unruly::start_again(self.has("daemon"))?;
             exit(0);
+        }
+        if let Some(first) = self.number("heir-of") {
+            unruly::outlive(first);
         }
         if self.has("joins") {
             unruly::join_parent();

@@ -4,13 +4,14 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{self, Command};
 use std::time::Duration;
 use std::{env, io, thread};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::kill;
 use nix::unistd::{ForkResult, Pid, Uid, fork, getpgid, getppid, setpgid, setsid, setuid};
 
 /// Forks for ever, and its children do, until its user has so many processes; each in a session of its own, if that is
@@ -40,8 +41,16 @@ pub fn start_again(daemon: bool) -> io::Result<()> {
     }
     let words = env::args_os().skip(1);
     again.args(words.filter(|word| word != "background" && word != "daemon"));
+    again.arg(format!("heir-of={}", process::id()));
     again.process_group(0).spawn()?;
     Ok(())
+}
+
+/// Waits until that process has ended and is reaped.
+pub fn outlive(process: i32) {
+    while kill(Pid::from_raw(process), None).is_ok() {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Leaves its own process group for that of its parent.
