@@ -31,7 +31,7 @@ use crate::address::Listen;
 use crate::supervisor::{Generation, Time};
 pub use captured::{BoundPath, CapturedAddress, Given, Plan, Spot};
 use group::Group;
-use means::Means;
+pub use means::Means;
 pub use note::Note;
 pub use open::SO_BINDTOIFINDEX;
 use path::UnixPath;
@@ -152,10 +152,9 @@ impl Listeners {
     /// What cannot be listened on, and why; who has it, if /proc tells.
     pub fn open(
         listens: &[Listen],
-        options: SocketOptions,
+        mut means: Means,
         inherited: Vec<(OwnedFd, String)>,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let mut means = Means::new(options)?;
         let (all, warnings) = open::all(listens, inherited, &mut means)?;
         let listeners = Self {
             given_out: all.len(),

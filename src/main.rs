@@ -1,6 +1,7 @@
 //! The error and the status: everything else is in the rooms.
 
 mod address;
+mod again;
 mod capture;
 mod cli;
 mod command;

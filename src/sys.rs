@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod message;
 pub mod process;
 pub mod seccomp;
 
@@ -13,10 +14,8 @@ use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
 pub use clock::{now, spent};
@@ -197,61 +196,6 @@ fn sock_fprog(program: &[libc::sock_filter]) -> io::Result<libc::sock_fprog> {
     })
 }
 
-/// recvmsg(2) with at most 253 descriptors (`SCM_MAX_FD`), which arrive close-on-exec and are owned from then on.
-///
-/// # Errors
-/// Those of recvmsg(2).
-pub fn receive_with_descriptors(
-    socket: BorrowedFd,
-    buffer: &mut [u8],
-    flags: MsgFlags,
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = cmsg_space!([RawFd; 253]);
-    let mut slices = [io::IoSliceMut::new(buffer)];
-    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-    let mut descriptors = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: the kernel has just made these numbers for this process; nobody else knows them.
-            descriptors.extend(
-                numbers
-                    .into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
-        }
-    }
-    Ok((message.bytes, descriptors))
-}
-
-/// recvmsg(2) on a socket with `SO_PASSCRED`: the length, and the process that has sent it. Descriptors that came along
-/// are closed.
-///
-/// # Errors
-/// Those of recvmsg(2).
-pub fn receive_with_sender(
-    socket: BorrowedFd,
-    buffer: &mut [u8],
-    flags: MsgFlags,
-) -> io::Result<(usize, Option<Pid>)> {
-    let mut control = cmsg_space!([RawFd; 253], libc::ucred);
-    let mut slices = [io::IoSliceMut::new(buffer)];
-    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-    let mut sender = None;
-    for control in message.cmsgs()? {
-        match control {
-            ControlMessageOwned::ScmCredentials(from) => sender = Some(Pid::from_raw(from.pid())),
-            // SAFETY: the kernel has just made these numbers for this process; nobody else knows them.
-            ControlMessageOwned::ScmRights(numbers) => numbers
-                .into_iter()
-                .for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) })),
-            _ => {}
-        }
-    }
-    Ok((message.bytes, sender))
-}
-
 /// pidfd_open(2) of a thread, or of its process where the kernel cannot name threads.
 ///
 /// # Errors
@@ -277,6 +221,17 @@ pub fn pidfd_getfd(pidfd: BorrowedFd, fd: RawFd) -> io::Result<OwnedFd> {
     let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
     // SAFETY: the kernel has just made it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// flock(2), exclusive and without waiting; whoever closes the file lets go of it.
+///
+/// Not by nix's own guard, which panics where unlocking fails.
+///
+/// # Errors
+/// `EAGAIN` if another has it.
+pub fn lock(file: BorrowedFd) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
 /// `F_SETLEASE` of fcntl(2): `F_RDLCK` fails with `EAGAIN` while somebody has the file open for writing.

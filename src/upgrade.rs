@@ -4,12 +4,15 @@
 //! there are is not known here.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -18,11 +21,15 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
 use serde_json::{Value, json};
 
+use crate::again::again;
 use crate::stub::limit;
 use crate::{program, sys};
 
-/// Where the next hotswap finds the number of the memfd.
+/// Where the next hotswap finds its [`Ticket`].
 const VARIABLE: &str = "HOTSWAP_HANDED_OVER";
+/// How often the next one begins again where it lacks memory, descriptors or threads, and how long it waits for them.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The path that hotswap was started by, links and all: what it leads to later is the next version.
 pub fn own_path() -> PathBuf {
@@ -68,7 +75,7 @@ pub fn execute(path: &Path, luggage: &Luggage) -> io::Error {
     }
 }
 
-fn try_to_execute(path: &Path, luggage: &Luggage) -> io::Result<std::convert::Infallible> {
+fn try_to_execute(path: &Path, luggage: &Luggage) -> io::Result<Infallible> {
     // Duplicates without close-on-exec; they close with this list if it comes to nothing.
     let mut kept = Vec::new();
     let mut rooms = Vec::new();
@@ -80,16 +87,23 @@ fn try_to_execute(path: &Path, luggage: &Luggage) -> io::Result<std::convert::In
         let numbers: Vec<RawFd> = kept[first..].iter().map(AsRawFd::as_raw_fd).collect();
         rooms.push(json!({"name": room.name, "told": room.told, "descriptors": numbers}));
     }
-    let mut memory = File::from(memfd_create(c"hotswap", MFdFlags::empty())?);
-    let told = Value::from(rooms);
-    memory.write_all(told.to_string().as_bytes())?;
-    memory.rewind()?;
+    let told = Value::from(rooms).to_string();
+    let mut memory = File::from(again(|| memfd_create(c"hotswap", MFdFlags::empty()))?);
+    memory.write_all(told.as_bytes())?;
+    let ticket = Ticket {
+        memory: memory.as_raw_fd(),
+        tries: 0,
+    };
+    become_program(path, &ticket)
+}
 
+/// Returns only if it did not work.
+fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     let mut environment: Vec<OsString> = std::env::vars_os()
         .filter(|(name, _)| name != VARIABLE)
         .map(|(name, value)| [name.as_os_str(), &value].join(OsStr::new("=")))
         .collect();
-    environment.push(format!("{VARIABLE}={}", memory.as_raw_fd()).into());
+    environment.push(format!("{VARIABLE}={}", ticket.written()).into());
     let path = c_string(path.as_os_str().to_owned())?;
     let arguments = std::env::args_os()
         .map(c_string)
@@ -114,8 +128,35 @@ fn c_string(text: OsString) -> io::Result<CString> {
     Ok(CString::new(text.into_vec())?)
 }
 
+/// Where what was handed over is, and for whom: a variable that another process has left lying about says nothing to us.
+struct Ticket {
+    memory: RawFd,
+    /// How often the one that was to take over has begun again.
+    tries: u32,
+}
+
+impl Ticket {
+    fn written(&self) -> String {
+        let Self { memory, tries } = self;
+        format!("{}:{memory}:{tries}", std::process::id())
+    }
+
+    fn read(written: &OsStr) -> Option<Self> {
+        let mut numbers = written.to_str()?.split(':');
+        let mut next = || numbers.next();
+        let process: u32 = next()?.parse().ok()?;
+        let (memory, tries) = (next()?.parse().ok()?, next()?.parse().ok()?);
+        (process == std::process::id()).then_some(Self { memory, tries })
+    }
+}
+
 /// What the hotswap before has handed over.
-pub struct Arrival(BTreeMap<String, (Value, Vec<OwnedFd>)>);
+pub struct Arrival {
+    ticket: Ticket,
+    /// It and all that is not unpacked yet stay open over an exec.
+    memory: File,
+    rooms: BTreeMap<String, (Value, Vec<RawFd>)>,
+}
 
 impl Arrival {
     /// What there is, if this process was hotswap before it was this one. Before anything else opens a descriptor.
@@ -123,35 +164,50 @@ impl Arrival {
     /// # Errors
     /// If what was handed over cannot be read.
     pub fn at_start() -> Result<Option<Self>> {
-        let Some(number) = std::env::var_os(VARIABLE) else {
+        let written = std::env::var_os(VARIABLE);
+        let Some(ticket) = written.as_deref().and_then(Ticket::read) else {
             return Ok(None);
         };
-        let arrival = Self::read(&number);
-        arrival
-            .map(Some)
-            .context("cannot go on where the hotswap before ended; its generations serve on")
+        let mut arrival = Self {
+            memory: File::from(sys::adopt(ticket.memory).map_err(lost)?),
+            ticket,
+            rooms: BTreeMap::new(),
+        };
+        match arrival.read() {
+            Ok(()) => Ok(Some(arrival)),
+            Err(error) => Err(arrival.begin_again(error)),
+        }
     }
 
-    fn read(number: &OsStr) -> Result<Self> {
-        let number = std::str::from_utf8(number.as_bytes())?.parse()?;
-        let mut memory = File::from(sys::adopt(number)?);
-        let mut told = Vec::new();
-        memory.read_to_end(&mut told)?;
+    fn read(&mut self) -> Result<()> {
+        let length = usize::try_from(self.memory.metadata()?.len())?;
+        let mut told = vec![0; length];
+        self.memory.read_exact_at(&mut told, 0)?;
         let told: Vec<Value> = serde_json::from_slice(&told)?;
-        let mut rooms = BTreeMap::new();
         for mut room in told {
             let name = room["name"]
                 .as_str()
                 .context("a room without a name")?
                 .to_owned();
-            let numbers: Vec<RawFd> = serde_json::from_value(room["descriptors"].take())?;
-            let descriptors = numbers
-                .into_iter()
-                .map(take)
-                .collect::<io::Result<Vec<OwnedFd>>>()?;
-            rooms.insert(name, (room["told"].take(), descriptors));
+            let numbers = serde_json::from_value(room["descriptors"].take())?;
+            self.rooms.insert(name, (room["told"].take(), numbers));
         }
-        Ok(Self(rooms))
+        Ok(())
+    }
+
+    /// What it needs for itself this process could not get: it tries once more from the very beginning, a little later.
+    /// Only for as long as nothing has been unpacked; returns only if there is no more hope.
+    pub fn begin_again(self, error: anyhow::Error) -> anyhow::Error {
+        if self.ticket.tries >= TRIES {
+            return lost(error);
+        }
+        std::thread::sleep(PAUSE);
+        let ticket = Ticket {
+            tries: self.ticket.tries + 1,
+            ..self.ticket
+        };
+        let _ = become_program(Path::new("/proc/self/exe"), &ticket);
+        lost(error)
     }
 
     /// What that room has told, and its descriptors.
@@ -159,7 +215,22 @@ impl Arrival {
     /// # Errors
     /// If there is none of that name.
     pub fn unpack(&mut self, room: &str) -> Result<(Value, Vec<OwnedFd>)> {
-        self.0.remove(room).ok_or_else(|| incomprehensible(room))
+        let (told, numbers) = self
+            .rooms
+            .remove(room)
+            .ok_or_else(|| incomprehensible(room))?;
+        let descriptors = numbers.into_iter().map(take);
+        Ok((told, descriptors.collect::<io::Result<_>>()?))
+    }
+}
+
+impl Drop for Arrival {
+    /// What nobody has asked for.
+    fn drop(&mut self) {
+        let rooms = std::mem::take(&mut self.rooms).into_values();
+        rooms
+            .flat_map(|(_, numbers)| numbers)
+            .for_each(|number| drop(take(number)));
     }
 }
 
@@ -168,6 +239,11 @@ fn take(number: RawFd) -> io::Result<OwnedFd> {
     let descriptor = sys::adopt(number)?;
     fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(descriptor)
+}
+
+fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error: anyhow::Error = error.into();
+    error.context("cannot go on where the hotswap before ended; its generations serve on")
 }
 
 /// What to say where a room cannot go on.

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
 use super::*;
-use crate::listener::{Note, SocketOptions, Sockets};
+use crate::listener::{Means, Note, SocketOptions, Sockets};
 use crate::sys;
 
 mod tcp;
@@ -33,7 +33,8 @@ impl House {
             owner: None,
             share: false,
         };
-        let (listeners, _) = Listeners::open(&listens, options, Vec::new()).unwrap();
+        let (listeners, _) =
+            Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
         Self {
             listeners,
             captures: BTreeMap::new(),

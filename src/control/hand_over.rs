@@ -55,7 +55,7 @@ impl Control {
             Some(socket) => {
                 let path: PathBuf = OsString::from_vec(bytes(socket, "path")?).into();
                 let identity = (number(socket, "device")?, number(socket, "inode")?);
-                Some(Socket::inherited(next()?, path, identity)?)
+                Some(Socket::inherited(next()?, path, identity))
             }
             None => None,
         };
@@ -98,8 +98,6 @@ fn visitor_to_json(client: Client, visitor: &Visitor) -> Value {
 }
 
 fn visitor_from_json(given: &Value, descriptor: OwnedFd) -> io::Result<Visitor> {
-    let stream = UnixStream::from(descriptor);
-    stream.set_nonblocking(true)?;
     let until = || number(given, "until").map(Duration::from_micros);
     let stage = match given.get("stage").and_then(Value::as_str) {
         Some("asking") => Stage::Asking { until: until()? },
@@ -124,7 +122,7 @@ fn visitor_from_json(given: &Value, descriptor: OwnedFd) -> io::Result<Visitor> 
         None => None,
     };
     Ok(Visitor {
-        stream,
+        stream: UnixStream::from(descriptor),
         stage,
         input: bytes(given, "input")?,
         output: bytes(given, "output")?.into(),

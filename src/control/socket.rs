@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
@@ -18,6 +17,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
 
 use super::place::file_of;
+use crate::again::again;
+use crate::sys;
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
 const BACKLOG: i32 = 128;
@@ -69,14 +70,12 @@ impl Socket {
     }
 
     /// One that hotswap made before it re-executed itself.
-    pub fn inherited(listener: OwnedFd, path: PathBuf, identity: (u64, u64)) -> io::Result<Self> {
-        let listener = UnixListener::from(listener);
-        listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
+    pub fn inherited(listener: OwnedFd, path: PathBuf, identity: (u64, u64)) -> Self {
+        Self {
+            listener: listener.into(),
             path,
             identity,
-        })
+        }
     }
 
     fn claim(path: &Path) -> io::Result<Self> {
@@ -125,10 +124,10 @@ impl Socket {
 
     /// Removes the file, unless it is another's by now.
     pub fn unlink(&self) {
-        let is_ours = fs::symlink_metadata(&self.path)
+        let is_ours = again(|| fs::symlink_metadata(&self.path))
             .is_ok_and(|metadata| identity(&metadata) == self.identity);
         if is_ours {
-            let _ = fs::remove_file(&self.path);
+            let _ = again(|| fs::remove_file(&self.path));
         }
     }
 }
@@ -164,12 +163,11 @@ fn is_answered(path: &Path) -> bool {
 }
 
 /// Two that start at once would each take the other's fresh socket for a stale one.
-fn lock(directory: &Path) -> Option<Flock<File>> {
-    let mut file = File::open(directory).ok()?;
+fn lock(directory: &Path) -> Option<File> {
+    let file = File::open(directory).ok()?;
     for _ in 0..LOCK_TRIES {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => return Some(locked),
-            Err((unlocked, _)) => file = unlocked,
+        if sys::lock(file.as_fd()).is_ok() {
+            return Some(file);
         }
         sleep(Duration::from_millis(10));
     }

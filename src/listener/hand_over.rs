@@ -14,7 +14,7 @@ use super::means::Means;
 use super::path::UnixPath;
 use super::shared::Shared;
 use super::socket::Socket;
-use super::{CapturedAddress, Listener, ListenerId, Listeners, SocketOptions, Sort};
+use super::{CapturedAddress, Listener, ListenerId, Listeners, Sort};
 use crate::supervisor::{Generation, Time};
 
 impl Listeners {
@@ -39,9 +39,8 @@ impl Listeners {
     pub fn take_over(
         told: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        options: SocketOptions,
+        mut means: Means,
     ) -> Option<Self> {
-        let mut means = Means::new(options).ok()?;
         let mut all = Vec::new();
         for listener in told["all"].as_array()? {
             all.push(Listener::take_over(listener, descriptors, &mut means)?);
@@ -103,6 +102,7 @@ impl Socket {
     pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         descriptors.push(self.fd());
         json!({
+            "inode": self.inode,
             "owner": self.owner.map(|generation| generation.0),
             "listens": self.listens,
             "since": nanoseconds(self.since),
@@ -113,10 +113,13 @@ impl Socket {
         told: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
-        let owner = generation(&told["owner"]);
-        let mut socket = Self::new(descriptors.next()?, owner, time(&told["since"])?).ok()?;
-        socket.listens = told["listens"].as_bool()?;
-        Some(socket)
+        Some(Self::known(
+            descriptors.next()?,
+            told["inode"].as_u64()?,
+            generation(&told["owner"]),
+            told["listens"].as_bool()?,
+            time(&told["since"])?,
+        ))
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
@@ -20,6 +20,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
 pub use hand_over::file_of;
 
 use super::socket::connect;
+use crate::again::again;
+use crate::sys;
 
 /// What is appended to a path for the names beside it; the number of the generation follows.
 pub const BESIDE: &str = ".hotswap-";
@@ -31,7 +33,7 @@ pub struct Place {
     directory: OwnedFd,
     name: OsString,
     path: PathBuf,
-    lock: Option<Flock<OwnedFd>>,
+    lock: Option<OwnedFd>,
 }
 
 impl Place {
@@ -104,15 +106,15 @@ impl Place {
                 Mode::from_bits_truncate(0o600),
             )?;
             let opened = file_id(&fstat(&file)?);
-            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
-                |(_, errno)| match errno {
-                    Errno::EAGAIN => Errno::EADDRINUSE,
-                    other => other,
-                },
-            )?;
+            match sys::lock(file.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Errno::EADDRINUSE.into());
+                }
+                result => result?,
+            }
             // whoever had it before has taken the file away when it ended
             if self.stat(&name)?.as_ref().map(file_id) == Some(opened) {
-                self.lock = Some(lock);
+                self.lock = Some(file);
                 return Ok(());
             }
         }
@@ -197,7 +199,7 @@ impl Place {
     }
 
     pub fn remove(&self, name: &OsStr) {
-        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+        let _ = again(|| unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir));
     }
 
     /// Removes the path, if it is still this file.
@@ -257,10 +259,10 @@ impl Place {
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Option<FileStat>> {
-        match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match again(|| fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
             Ok(stat) => Ok(Some(stat)),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -42,14 +42,26 @@ pub enum Interest {
 
 impl Socket {
     pub fn new(fd: OwnedFd, owner: Option<Generation>, now: Time) -> io::Result<Self> {
-        Ok(Self {
-            inode: inode(fd.as_fd())?,
-            listens: listens(fd.as_fd()),
+        let (inode, listens) = (inode(fd.as_fd())?, listens(fd.as_fd()));
+        Ok(Self::known(fd, inode, owner, listens, now))
+    }
+
+    /// One that has been looked at before.
+    pub fn known(
+        fd: OwnedFd,
+        inode: Inode,
+        owner: Option<Generation>,
+        listens: bool,
+        since: Time,
+    ) -> Self {
+        Self {
             fd,
+            inode,
             owner,
-            since: now,
+            listens,
+            since,
             interest: None,
-        })
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

@@ -47,7 +47,8 @@ impl House {
         };
         change(&mut options);
         let listens: Vec<Listen> = listens.iter().map(|text| text.parse().unwrap()).collect();
-        let (listeners, warnings) = Listeners::open(&listens, options, Vec::new()).unwrap();
+        let (listeners, warnings) =
+            Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
         Self {
             listeners,
@@ -59,7 +60,11 @@ impl House {
     /// What is said to a second hotswap that wants the same.
     fn refusal(&self, listen: &str) -> String {
         let options = self.listeners.means.options.clone();
-        match Listeners::open(&[listen.parse().unwrap()], options, Vec::new()) {
+        match Listeners::open(
+            &[listen.parse().unwrap()],
+            Means::new(options).unwrap(),
+            Vec::new(),
+        ) {
             Ok(_) => panic!("{listen} was free"),
             Err(error) => error.to_string(),
         }

@@ -113,7 +113,7 @@ impl World {
                     .context("cannot make its sockets non-blocking")?;
             }
         }
-        let notify = NotifySocket::new(generation).context("cannot make its notify socket")?;
+        let notify = NotifySocket::new().context("cannot make its notify socket")?;
         let mut readiness = Readiness::new(
             &self.ready_mode,
             now,

@@ -11,7 +11,7 @@ use super::figures::Figures;
 use super::{World, memory};
 use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
-use crate::listener::{Listeners, SocketOptions};
+use crate::listener::{Listeners, Means, SocketOptions};
 use crate::news::{Kind, News};
 use crate::server::{Recipe, profile};
 use crate::signals::Signals;
@@ -61,21 +61,27 @@ impl World {
         } else {
             Vec::new()
         };
-        let own_path = upgrade::own_path();
-        check_proc()?;
-        let ready_mode = args.ready.clone();
-        // Before any thread: ctrlc's here, the watcher's below.
-        let signals = Signals::take()?;
-        prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
-        let prospect = Prospect::of(&args)?;
-        let options = socket_options(&args, &prospect);
+        let ground = match (Ground::open(&args), arrival.take()) {
+            (Err(error), Some(arrival)) => return Err(arrival.begin_again(error)),
+            (ground, before) => {
+                arrival = before;
+                ground?
+            }
+        };
+        let Ground {
+            own_path,
+            signals,
+            prospect,
+            means,
+            watch,
+            warnings: of_watch,
+        } = ground;
         let (listeners, mut warnings) = match &mut arrival {
-            Some(arrival) => (super::upgrade::listeners(arrival, options)?, Vec::new()),
-            None => Listeners::open(&args.listen, options, inherited)?,
+            Some(arrival) => (super::upgrade::listeners(arrival, means)?, Vec::new()),
+            None => Listeners::open(&args.listen, means, inherited)?,
         };
         warnings.extend(prospect.warning);
-        let (watch, more) = watch(&args)?;
-        warnings.extend(more);
+        warnings.extend(of_watch);
         // Last of all that may fail: its file is there for as long as hotswap answers.
         let (control, warning) = match &mut arrival {
             Some(arrival) => (super::upgrade::control(arrival)?, None),
@@ -89,7 +95,7 @@ impl World {
                 .stop_signal
                 .unwrap_or_else(|| profile::stop_signal(&args.command)),
             own_path,
-            ready_mode,
+            ready_mode: args.ready.clone(),
             recipe,
             signals,
             listeners,
@@ -129,6 +135,38 @@ impl World {
             world.warn(warning);
         }
         Ok((world, None))
+    }
+}
+
+/// What hotswap needs whatever it runs and however it came here. If it cannot be had, nothing has happened yet.
+struct Ground {
+    own_path: PathBuf,
+    signals: Signals,
+    prospect: Prospect,
+    means: Means,
+    watch: Watch,
+    warnings: Vec<String>,
+}
+
+impl Ground {
+    fn open(args: &RunArgs) -> Result<Self> {
+        let own_path = upgrade::own_path();
+        check_proc()?;
+        // Before any thread: ctrlc's here, the watcher's below.
+        let signals = Signals::take()?;
+        prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
+        let prospect = Prospect::of(args)?;
+        let means = Means::new(socket_options(args, &prospect));
+        let means = means.context("cannot make an epoll set")?;
+        let (watch, warnings) = watch(args)?;
+        Ok(Self {
+            own_path,
+            signals,
+            prospect,
+            means,
+            watch,
+            warnings,
+        })
     }
 }
 

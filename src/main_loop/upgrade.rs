@@ -13,7 +13,7 @@ use crate::capture::Capture;
 use crate::command::Command;
 use crate::control::Control;
 use crate::drain::Drain;
-use crate::listener::{Listeners, SocketOptions};
+use crate::listener::{Listeners, Means};
 use crate::log as lines;
 use crate::news::{Kind, News};
 use crate::ready::notify::NotifySocket;
@@ -79,11 +79,8 @@ impl World {
             luggage.pack(format!("server {number}"), server.hand_over());
             let capture = self.captures.get(generation).map(Capture::hand_over);
             luggage.pack(format!("capture {number}"), capture.unwrap_or_default());
-            let notify = self.notify.get(generation).map(NotifySocket::descriptor);
-            luggage.pack(
-                format!("notify {number}"),
-                (Value::Null, notify.into_iter().collect()),
-            );
+            let notify = self.notify.get(generation).map(NotifySocket::hand_over);
+            luggage.pack(format!("notify {number}"), notify.unwrap_or_default());
         }
         for (generation, kept) in &self.programs {
             luggage.pack(
@@ -134,9 +131,11 @@ impl World {
                 let capture = capture.ok_or_else(|| incomprehensible("captured servers"))?;
                 self.captures.insert(generation, capture);
             }
-            if let Some(socket) = unpack("notify")?.1.pop() {
-                self.notify
-                    .insert(generation, NotifySocket::resume(socket)?);
+            let (told, descriptors) = unpack("notify")?;
+            if !told.is_null() {
+                let notify = NotifySocket::take_over(&told, descriptors);
+                let notify = notify.ok_or_else(|| incomprehensible("notify sockets"))?;
+                self.notify.insert(generation, notify);
             }
         }
         for number in told["programs"]
@@ -196,9 +195,9 @@ pub(super) fn clock(arrival: &mut Arrival) {
 }
 
 /// The listeners as they were.
-pub(super) fn listeners(arrival: &mut Arrival, options: SocketOptions) -> Result<Listeners> {
+pub(super) fn listeners(arrival: &mut Arrival, means: Means) -> Result<Listeners> {
     let (told, descriptors) = arrival.unpack("listeners")?;
-    let listeners = Listeners::take_over(&told, &mut descriptors.into_iter(), options);
+    let listeners = Listeners::take_over(&told, &mut descriptors.into_iter(), means);
     listeners.ok_or_else(|| incomprehensible("listeners"))
 }
 

@@ -14,9 +14,10 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket,
 };
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
-use crate::supervisor::{Generation, Time};
-use crate::sys;
+use crate::supervisor::Time;
+use crate::sys::message::receive;
 
 /// So many messages are read in one span of time; whoever sends more has to wait for the next.
 const BATCH: usize = 64;
@@ -25,8 +26,6 @@ const SPAN: Duration = Duration::from_millis(10);
 const MESSAGE: usize = 4096;
 /// A status line is cut off behind so many characters.
 const STATUS: usize = 200;
-/// Another's socket may be in the way of a name.
-const NAMES: u32 = 100;
 
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub struct NotifySocket {
 impl NotifySocket {
     /// # Errors
     /// Those of socket(2) and bind(2).
-    pub fn new(generation: Generation) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Unix,
             SockType::Datagram,
@@ -58,45 +57,34 @@ impl NotifySocket {
             None,
         )?;
         setsockopt(&socket, PassCred, &true)?;
-        let base = format!("hotswap-{}-{}", std::process::id(), generation.0);
-        let mut name = base.clone();
-        for other in 2..NAMES {
-            match bind(
-                socket.as_raw_fd(),
-                &UnixAddr::new_abstract(name.as_bytes())?,
-            ) {
-                Err(Errno::EADDRINUSE) => name = format!("{base}-{other}"),
-                result => {
-                    result?;
-                    break;
-                }
-            }
-        }
-        Self::resume(socket)
-    }
-
-    /// Takes one up again that was made before hotswap re-executed itself.
-    ///
-    /// # Errors
-    /// If it is no socket with an abstract name.
-    pub fn resume(socket: OwnedFd) -> io::Result<Self> {
+        // a name of the kernel's choice: nobody can know it before, and be there first
+        bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
         let address: UnixAddr = getsockname(socket.as_raw_fd())?;
         let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?;
         let address = format!("@{}", String::from_utf8_lossy(name));
-        Ok(Self {
+        Ok(Self::at(socket, address))
+    }
+
+    fn at(socket: OwnedFd, address: String) -> Self {
+        Self {
             socket,
             address,
             read: (Time::ZERO, 0),
             paused: None,
-        })
+        }
+    }
+
+    /// For the next version of hotswap.
+    pub fn hand_over(&self) -> (Value, Vec<BorrowedFd<'_>>) {
+        (json!(self.address), vec![self.socket.as_fd()])
+    }
+
+    /// The other end of [`NotifySocket::hand_over`]. `None` if what was told cannot be understood.
+    pub fn take_over(told: &Value, mut descriptors: Vec<OwnedFd>) -> Option<Self> {
+        Some(Self::at(descriptors.pop()?, told.as_str()?.to_owned()))
     }
 
     /// The value of NOTIFY_SOCKET.
-    /// For [`NotifySocket::resume`] in the next version of hotswap.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -151,13 +139,18 @@ impl NotifySocket {
 
     /// The length of a message and its sender; 0 if it was longer than a message may be.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
-        let (bytes, sender) = loop {
-            match sys::receive_with_sender(self.socket.as_fd(), buffer, MsgFlags::MSG_TRUNC) {
+        let message = loop {
+            match receive(self.socket.as_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
         };
-        Ok((if bytes > buffer.len() { 0 } else { bytes }, sender))
+        let bytes = if message.bytes > buffer.len() {
+            0
+        } else {
+            message.bytes
+        };
+        Ok((bytes, message.sender))
     }
 }
 
@@ -185,9 +178,7 @@ mod tests {
     const NOW: Time = Time::from_secs(50);
 
     fn notify_socket() -> NotifySocket {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(7000);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        NotifySocket::new(Generation(number)).unwrap()
+        NotifySocket::new().unwrap()
     }
 
     /// A server's end, which finds the socket by the address in its environment.
@@ -289,12 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_is_no_hindrance() {
-        let first = NotifySocket::new(Generation(6999)).unwrap();
-        let second = NotifySocket::new(Generation(6999)).unwrap();
+    fn each_one_has_a_name_of_its_own_and_keeps_it() {
+        let (first, second) = (notify_socket(), notify_socket());
         assert_ne!(first.address(), second.address());
         let address = first.address().to_owned();
-        let again = NotifySocket::resume(first.socket).unwrap();
+        let (told, _) = first.hand_over();
+        let again = NotifySocket::take_over(&told, vec![first.socket]).unwrap();
         assert_eq!(again.address(), address);
     }
 }

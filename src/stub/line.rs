@@ -20,7 +20,8 @@ use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
 use super::order::Order;
-use crate::sys;
+use crate::again::{again, is_passing};
+use crate::sys::message::{Message, receive};
 
 /// How a fresh hotswap sees that it is to become the server.
 pub const NAME: &str = "hotswap-stub";
@@ -57,6 +58,8 @@ pub struct Line {
     socket: OwnedFd,
     /// An answer that has come in part.
     heard: Vec<u8>,
+    /// Descriptors that have come with it.
+    came: Vec<OwnedFd>,
 }
 
 /// hotswap itself, whatever has become of its file.
@@ -98,13 +101,7 @@ pub fn start(
     // said before anybody listens: a stub that is never started leaves nothing behind
     send_descriptors(ours.as_fd(), handed)?;
     send_descriptors(ours.as_fd(), &[written.as_fd()])?;
-    sendmsg::<()>(
-        ours.as_raw_fd(),
-        &[IoSlice::new(&[0])],
-        &[],
-        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+    send(ours.as_fd(), 0, &[])?;
     let child = stub()
         .stdin(theirs)
         .stdout(stdout)
@@ -118,6 +115,7 @@ pub fn start(
     let line = Line {
         socket: ours,
         heard: Vec::new(),
+        came: Vec::new(),
     };
     Ok((Pid::from_raw(pid), line))
 }
@@ -136,15 +134,16 @@ fn send_descriptors(socket: BorrowedFd, descriptors: &[BorrowedFd]) -> io::Resul
     for batch in descriptors.chunks(BATCH) {
         let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
         let count = u8::try_from(numbers.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-        sendmsg::<()>(
-            socket.as_raw_fd(),
-            &[IoSlice::new(&[count])],
-            &[ControlMessage::ScmRights(&numbers)],
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
+        send(socket, count, &[ControlMessage::ScmRights(&numbers)])?;
     }
     Ok(())
+}
+
+fn send(socket: BorrowedFd, byte: u8, rights: &[ControlMessage]) -> io::Result<()> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let text = [byte];
+    let text = [IoSlice::new(&text)];
+    again(|| sendmsg::<()>(socket.as_raw_fd(), &text, rights, flags, None)).map(drop)
 }
 
 impl Line {
@@ -158,18 +157,19 @@ impl Line {
         let mut buffer = [0; 1024];
         loop {
             let flags = MsgFlags::MSG_DONTWAIT;
-            match sys::receive_with_descriptors(self.fd(), &mut buffer, flags) {
-                Ok((0, _)) => break answers.push(Answer::Running),
-                Ok((bytes, descriptors)) => {
-                    answers.extend(descriptors.into_iter().map(Answer::Captured));
-                    self.heard.extend_from_slice(&buffer[..bytes]);
+            match receive(self.fd(), &mut buffer, flags) {
+                Ok(Message { bytes: 0, .. }) => break answers.push(Answer::Running),
+                Ok(message) => {
+                    self.came.extend(message.descriptors);
+                    self.heard.extend_from_slice(&buffer[..message.bytes]);
                     answers.extend(self.take_lines());
                     if self.heard.len() > LONGEST_ANSWER {
                         break answers.push(Answer::Running);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // what it has said waits for the next time
+                Err(error) if is_passing(&error) => break,
                 // a reset: the stub ended without reading all of its order
                 Err(_) => break answers.push(Answer::Running),
             }
@@ -183,6 +183,13 @@ impl Line {
             let record: Vec<u8> = self.heard.drain(..=end).collect();
             let text = String::from_utf8_lossy(&record[1..record.len().max(2) - 1]);
             match record.first() {
+                Some(&CAPTURED) => answers.push(self.came.pop().map_or_else(
+                    || Answer::Cannot {
+                        status: 125,
+                        reason: "cannot take the descriptor that it is captured by".to_owned(),
+                    },
+                    Answer::Captured,
+                )),
                 Some(&NOT_CAPTURED) => {
                     answers.extend(text.parse().ok().map(Answer::NotCaptured));
                 }
@@ -223,18 +230,17 @@ impl StubLine {
         let mut handed = Vec::new();
         loop {
             let mut count = [0];
-            let (bytes, descriptors) =
-                sys::receive_with_descriptors(self.0.as_fd(), &mut count, MsgFlags::empty())?;
-            if bytes == 0 {
+            let message = receive(self.0.as_fd(), &mut count, MsgFlags::empty())?;
+            if message.bytes == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if descriptors.len() != usize::from(count[0]) {
+            if message.descriptors.len() != usize::from(count[0]) {
                 return Err(nix::errno::Errno::EMFILE.into());
             }
             if count[0] == 0 {
                 break;
             }
-            handed.extend(descriptors);
+            handed.extend(message.descriptors);
         }
         let written = File::from(handed.pop().ok_or(io::ErrorKind::UnexpectedEof)?);
         let mut bytes = vec![0; usize::try_from(written.metadata()?.len()).unwrap_or(0)];
@@ -272,13 +278,8 @@ impl StubLine {
         } else {
             &rights
         };
+        let (text, flags) = ([IoSlice::new(&record)], MsgFlags::MSG_NOSIGNAL);
         // the buffer of a fresh socket holds it; if hotswap has gone, there is nobody to tell
-        let _ = sendmsg::<()>(
-            self.0.as_raw_fd(),
-            &[IoSlice::new(&record)],
-            rights,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
+        let _ = again(|| sendmsg::<()>(self.0.as_raw_fd(), &text, rights, flags, None));
     }
 }

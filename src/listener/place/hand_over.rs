@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use super::{FileId, Place};
@@ -13,7 +12,7 @@ use crate::listener::hand_over::{bytes, list};
 impl Place {
     pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         descriptors.push(self.directory.as_fd());
-        descriptors.extend(self.lock.as_deref().map(AsFd::as_fd));
+        descriptors.extend(self.lock.as_ref().map(AsFd::as_fd));
         json!({
             "name": self.name.as_bytes(),
             "path": self.path.as_os_str().as_bytes(),
@@ -30,8 +29,7 @@ impl Place {
         let mut place = Self::within(descriptors.next()?, name, path.into());
         if told["locked"].as_bool()? {
             // the lock is still held: it belongs to the open file, which has come with the descriptor
-            let lock = Flock::lock(descriptors.next()?, FlockArg::LockExclusiveNonblock);
-            place.lock = Some(lock.ok()?);
+            place.lock = Some(descriptors.next()?);
         }
         Some(place)
     }

@@ -33,8 +33,10 @@ impl Shared {
                 file_of(&path["file"])?,
             )),
         };
-        if socket.listens {
-            means.watch(&mut socket, Some(Interest::Shutdown)).ok()?;
+        if socket.listens
+            && let Err(error) = means.watch(&mut socket, Some(Interest::Shutdown))
+        {
+            log::debug!("cannot watch a socket that was handed over: {error}");
         }
         Some(Self {
             at: At::of(socket.fd().as_fd()),

@@ -21,7 +21,8 @@ impl House {
         std::mem::forget(listeners);
         let told = serde_json::from_str(&written).unwrap();
         let mut descriptors = descriptors.into_iter();
-        let listeners = Listeners::take_over(&told, &mut descriptors, options).unwrap();
+        let listeners =
+            Listeners::take_over(&told, &mut descriptors, Means::new(options).unwrap()).unwrap();
         assert_eq!(descriptors.count(), 0);
         assert_eq!(listeners.hand_over().0, told);
         Self {
@@ -95,7 +96,11 @@ fn what_cannot_be_understood_is_none() {
     let options = House::listening(&[]).listeners.means.options.clone();
     for told in ["{}", "[]", r#"{"all": [{"id": 0}], "relays": []}"#] {
         let told = serde_json::from_str(told).unwrap();
-        let none = Listeners::take_over(&told, &mut std::iter::empty(), options.clone());
+        let none = Listeners::take_over(
+            &told,
+            &mut std::iter::empty(),
+            Means::new(options.clone()).unwrap(),
+        );
         assert!(none.is_none());
     }
 }

@@ -225,7 +225,8 @@ fn a_path_too_long_for_a_name_beside_it_is_shared() {
     let path = directory.path().join("x".repeat(length));
     let options = House::listening(&[]).listeners.means.options.clone();
     let listens = [format!("unix:{}", path.display()).parse().unwrap()];
-    let (mut listeners, warnings) = Listeners::open(&listens, options, Vec::new()).unwrap();
+    let (mut listeners, warnings) =
+        Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
     assert!(warnings[0].contains("too long"), "{warnings:?}");
     listeners.seats(G1, Sockets::Own).unwrap();
     assert!(!listeners.sockets_of(G1)[0].steered);

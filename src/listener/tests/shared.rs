@@ -92,7 +92,8 @@ fn what_hotswap_was_given_keeps_its_name_and_its_place() {
     let house = House::listening(&[]);
     let options = house.listeners.means.options.clone();
     let listens = ["127.0.0.1:0".parse().unwrap()];
-    let (mut listeners, _) = Listeners::open(&listens, options, inherited).unwrap();
+    let (mut listeners, _) =
+        Listeners::open(&listens, Means::new(options).unwrap(), inherited).unwrap();
     let seats = listeners.seats(G1, Sockets::Own).unwrap();
     let names: Vec<_> = seats.iter().map(|seat| seat.name.as_str()).collect();
     assert_eq!(names, ["web", "listen1", "listen2"]);
