@@ -4,10 +4,10 @@
 //! A directory with thousands of events a second is let alone for a while and polled instead.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -153,9 +153,9 @@ impl Events {
     pub fn take(&mut self, now: Time) -> Hints {
         let mut state = self.shared.lock();
         state.woken = false;
-        let broken = std::mem::take(&mut state.broken);
+        let broken = mem::take(&mut state.broken);
         let noisy = state.noise.directory.take();
-        let hints = std::mem::take(&mut state.hints);
+        let hints = mem::take(&mut state.hints);
         drop(state);
         let paused = self.paused.len();
         self.paused.retain(|_, until| *until > now);
@@ -246,14 +246,16 @@ impl Events {
 }
 
 fn watcher(shared: &Arc<Shared>) -> Result<RecommendedWatcher, String> {
-    // `notify` does not notice that its thread could not be started, and then panics.
-    thread::Builder::new()
-        .spawn(|| ())
-        .and_then(|thread| thread.join().map_err(|_| std::io::ErrorKind::Other.into()))
-        .map_err(|error| error.to_string())?;
-    let shared = Arc::clone(shared);
-    let note = move |event: notify::Result<notify::Event>| shared.note(event);
-    RecommendedWatcher::new(note, Config::default()).map_err(|error| reason(&error))
+    let theirs = Arc::clone(shared);
+    let note = move |event: notify::Result<notify::Event>| theirs.note(event);
+    let watcher =
+        RecommendedWatcher::new(note, Config::default()).map_err(|error| reason(&error))?;
+    // `notify` does not notice that its thread could not be started, with all that it was given, and panics later.
+    if Arc::strong_count(shared) == 1 {
+        mem::forget(watcher);
+        return Err("cannot start a thread".into());
+    }
+    Ok(watcher)
 }
 
 fn reason(error: &notify::Error) -> String {
