@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 
 use super::log::Log;
-use super::place::Place;
+use super::place::{Place, Target};
 use super::processes;
 use super::program::{Server, install};
 use super::site::Site;
@@ -108,6 +108,12 @@ impl Plan {
         self
     }
 
+    /// Its server is there of its own accord.
+    pub fn reached_at(mut self, target: Target) -> Plan {
+        self.place = Place::Given(target);
+        self
+    }
+
     /// By another build of hotswap.
     pub fn of_build(mut self, hotswap: PathBuf) -> Plan {
         self.hotswap = hotswap;
@@ -142,8 +148,19 @@ impl Plan {
         site
     }
 
-    /// Started, and not waited for.
+    /// Started, and waited for until it has said where it is.
     pub fn opening(self, version: &str) -> Site {
+        let place = self.place.clone();
+        let mut site = self.starting(version);
+        if place != Place::Nowhere {
+            let announced = site.log.wait_for("hotswap: listening on ");
+            site.targets = place.targets(site.dir(), &announced);
+        }
+        site
+    }
+
+    /// Started, and not waited for.
+    pub fn starting(self, version: &str) -> Site {
         let binary = self.hotswap.canonicalize().expect("hotswap");
         let content = self
             .content
@@ -178,7 +195,7 @@ impl Plan {
         });
         let mut hotswap = spawned.join().expect("a hotswap");
         let log = Log::of(hotswap.stderr.take().expect("its stderr"), epoch);
-        let mut site = Site {
+        Site {
             log,
             targets: Vec::new(),
             epoch,
@@ -187,12 +204,7 @@ impl Plan {
             pid: OnceLock::new(),
             hotswap,
             dir: self.dir,
-        };
-        if self.place != Place::Nowhere {
-            let announced = site.log.wait_for("hotswap: listening on ");
-            site.targets = self.place.targets(site.dir(), &announced);
         }
-        site
     }
 }
 

@@ -193,11 +193,15 @@ impl Site {
         self
     }
 
-    /// No process, no socket file; only what the test itself put there.
-    pub fn expect_nothing_left(&self) {
+    pub fn expect_no_process(&self) {
         eventually("the end of every process", || {
             processes::of_site(self.dir()).is_empty().then_some(())
         });
+    }
+
+    /// No process, no socket file; only what the test itself put there.
+    pub fn expect_nothing_left(&self) {
+        self.expect_no_process();
         let left: Vec<_> = fs::read_dir(self.dir())
             .expect("the directory")
             .flatten()

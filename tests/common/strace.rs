@@ -25,15 +25,42 @@ impl Fault {
         vec![
             "-qqq".to_owned(),
             format!("--output={}", report.display()),
-            format!("--trace={call}"),
+            format!("--trace={call},execve,prlimit64"),
             format!("--inject={call}:error={errno}:when={at}"),
         ]
     }
 }
 
-/// Whether the call was used often enough for the fault to come.
-pub fn has_failed(report: &Path) -> bool {
-    fs::read_to_string(report).is_ok_and(|report| report.contains("(INJECTED)"))
+/// What hotswap's own code does first, after the loader of its program.
+pub const OUR_FIRST_CALL: &str = "RLIMIT_NOFILE";
+
+/// What a fault has hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Struck {
+    Hotswap,
+    /// What brings a program into memory, which no program has a say in; or a call that cannot fail so.
+    Elsewhere,
+    /// The call was not used that often.
+    Nothing,
+}
+
+pub fn struck(report: &Path) -> Struck {
+    let report = fs::read_to_string(report).unwrap_or_default();
+    let mut loading = false;
+    for line in report.lines() {
+        if line.contains(OUR_FIRST_CALL) {
+            loading = false;
+        }
+        if line.contains("(INJECTED)") {
+            return if loading || cannot_fail(line) {
+                Struck::Elsewhere
+            } else {
+                Struck::Hotswap
+            };
+        }
+        loading |= line.contains("execve(");
+    }
+    Struck::Nothing
 }
 
 pub fn is_here(test: &str) -> bool {
@@ -47,13 +74,23 @@ pub fn is_here(test: &str) -> bool {
     version.is_ok()
 }
 
+/// A wake-up by an eventfd, and the flags of a descriptor that is open.
+fn cannot_fail(line: &str) -> bool {
+    const NEVER: [&str; 3] = ["\\0\\0\\0\\0\", 8)", ", F_GETFD)", ", F_SETFD, "];
+    NEVER.iter().any(|call| line.contains(call))
+}
+
 /// A strace that holds on to a process that runs already.
 pub struct Attached(Child);
 
 impl Attached {
     pub fn to(pid: Pid, fault: &Fault, report: &Path) -> Attached {
+        Attached::with(&fault.options(report), pid)
+    }
+
+    pub fn with(options: &[String], pid: Pid) -> Attached {
         let child = Command::new("strace")
-            .args(fault.options(report))
+            .args(options)
             .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .spawn();
