@@ -199,14 +199,18 @@ impl Listeners {
                 continue;
             }
             let kind = listener.kind();
+            let addr = listener.addr();
+            // what tells it from TCP is for users: a server binds the bare address
+            let (addr, port) = match kind {
+                Kind::Tcp { port } => (addr, Some(port)),
+                Kind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
+                Kind::Unix | Kind::Abstract | Kind::Other => (addr, None),
+            };
             seats.push(Seat {
                 name: listener.name.clone(),
                 spelled: listener.spelled.clone(),
-                addr: listener.addr(),
-                port: match kind {
-                    Kind::Tcp { port } => Some(port),
-                    Kind::Udp { .. } | Kind::Unix | Kind::Abstract | Kind::Other => None,
-                },
+                addr,
+                port,
                 kind,
                 fd,
             });

@@ -318,7 +318,8 @@ impl At {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Tcp(address) | Self::Udp(address) => address.fmt(f),
+            Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "udp:{address}"),
             Self::Unix(address) => match (address.path(), address.as_abstract()) {
                 (Some(path), _) => path.display().fmt(f),
                 (None, Some(name)) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),

@@ -193,7 +193,8 @@ fn a_listened_address_is_given_to_whoever_binds_it() {
 #[test]
 fn udp_is_captured_where_it_is_named() {
     let mut house = House::listening(&["udp:127.0.0.1:0"]);
-    let address: SocketAddr = house.listeners.listening()[0].parse().unwrap();
+    let listening = house.listeners.listening().remove(0);
+    let address: SocketAddr = listening.strip_prefix("udp:").unwrap().parse().unwrap();
     let other = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr();
     let other = other.unwrap();
     let sockets = house.serve(G1, move || {

@@ -72,6 +72,8 @@ fn a_datagram_socket_is_handed_on() {
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(b"x", &server.0.addr).unwrap();
     assert!(server.has_client());
+    // the words for users tell it from TCP
+    assert_eq!(house.address(), format!("udp:{}", server.0.addr));
     assert_eq!(
         (server.0.kind, server.0.port),
         (
