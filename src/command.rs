@@ -42,7 +42,8 @@ pub fn shell(line: &str) -> Vec<OsString> {
 
 impl Command {
     /// Starts it in its own process group, with these variables beside those that a server has from its surroundings and the
-    /// env file. Where its output goes is as for the server; at the deadline it is asked to end, soon after killed.
+    /// env file. Its stderr goes where the server's goes, its stdout with it unless it has one of its own; at the deadline it
+    /// is asked to end, soon after killed.
     ///
     /// # Errors
     /// What is wrong with the env file, and what the system refuses. That the program cannot be run is told by [`Command::died`].
@@ -51,6 +52,7 @@ impl Command {
         command: Vec<OsString>,
         told: &[(&str, OsString)],
         env_file: Option<&Path>,
+        stdout: Option<Stdio>,
         stderr: Stderr,
         deadline: Option<Time>,
     ) -> io::Result<Self> {
@@ -72,7 +74,10 @@ impl Command {
                 (Some(output), theirs)
             }
         };
-        let stdout = Stdio::from(theirs.try_clone()?);
+        let stdout = match stdout {
+            Some(stdout) => stdout,
+            None => Stdio::from(theirs.try_clone()?),
+        };
         let (main, line) = line::start(&order, &[], stdout, Stdio::from(theirs))?;
         Ok(Self {
             main,

@@ -111,7 +111,10 @@ fn the_file_in_its_place_is_what_runs_afterwards() {
     let mut newer = fs::read(&copy).expect("the program");
     newer.extend_from_slice(b"newer");
     put(&newer, &copy);
-    upgrade(&site);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(upgrade(&site), format!("upgraded to {version}\n"));
+    // that it runs was asked without a word
+    assert_eq!(site.log.lines("hotswap 0").len(), 0);
     let runs = fs::metadata(format!("/proc/{}/exe", site.hotswap())).expect("a program");
     assert_eq!(runs.len(), u64::try_from(newer.len()).expect("a length"));
     site.publish("v2").swap();

@@ -7,7 +7,7 @@ use super::*;
 use crate::sys;
 
 fn start(command: Vec<OsString>, told: &[(&str, OsString)], deadline: Option<Time>) -> Command {
-    Command::start("test", command, told, None, Stderr::Pass, deadline).expect("a process")
+    Command::start("test", command, told, None, None, Stderr::Pass, deadline).expect("a process")
 }
 
 /// Does for it what the loop does, for a moment.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,6 +43,8 @@ impl World {
             command,
             &[],
             None,
+            // the answer that it runs well is its status
+            Some(Stdio::null()),
             self.recipe.stderr,
             Some(until),
         ) {
