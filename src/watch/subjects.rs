@@ -49,12 +49,18 @@ pub fn subjects(
             .iter()
             .filter_map(|file| advice::about_mount(file.path())),
     );
-    let others: HashSet<PathBuf> = files
-        .iter()
-        .filter_map(|file| file.path().canonicalize().ok())
-        .collect();
+    let others: HashSet<PathBuf> = files.iter().map(|file| real(file.path())).collect();
     let tree =
         |path: &PathBuf| Tree::new(path.clone(), absolute(path), others.clone(), debounce, poll);
     let trees = directories.into_iter().map(tree).collect();
     (files, trees, warnings)
+}
+
+/// As a walk will meet it, though it may have to be built first.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(directory), Some(name)) => real(directory).join(name),
+        (Err(_), _, _) => path.to_owned(),
+    }
 }

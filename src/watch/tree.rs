@@ -302,7 +302,7 @@ impl Tree {
                     path: self.spelled.join(path),
                 };
                 log::info!(
-                    "{path} changed while --before-swap ran; try: save it again if it came too late"
+                    "{path} changed while --before-swap ran; try: save it again if that was you, else name it in .gitignore"
                 );
             }
         }

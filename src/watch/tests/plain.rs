@@ -223,6 +223,17 @@ fn what_changes_before_the_baseline_belongs_to_this_swap() {
 }
 
 #[test]
+fn a_program_that_has_yet_to_be_built_into_a_tree_is_no_part_of_it() {
+    let mut bench = Bench::with(|home| Targets {
+        paths: vec![home.to_owned()],
+        ..program("bin/server")(home)
+    });
+    fs::create_dir(bench.path("bin")).unwrap();
+    publish(&bench.path("bin/server"), "v1");
+    assert_eq!(paths(&bench.all()), [bench.path("bin/server")]);
+}
+
+#[test]
 fn a_fault_that_is_mended_while_the_command_fails_is_told_once() {
     let mut bench = tree();
     for told in [1, 0] {
