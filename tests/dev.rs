@@ -39,6 +39,7 @@ fn a_command_that_makes_the_program_is_one_swap() {
     }
     site.log
         .wait_for("src/built changed while --before-swap ran");
+    assert!(site.log.says("generation 2 waits for: set -e; cd"));
     expect_swaps(&site, 0, || source_of("broken"));
     site.log.wait_for("aborted: ");
     expect_swaps(&site, 1, || source_of("v4"));

@@ -26,7 +26,12 @@ impl World {
             &[("HOTSWAP_GENERATION", generation.0.to_string())],
             None,
         ) {
-            Ok(()) => None,
+            Ok(()) => {
+                let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+                let text = format!("waits for: {line}");
+                self.tell(&News::of(Kind::Notice, generation, text));
+                None
+            }
             Err(why) => {
                 self.watch.command_failed(sys::now());
                 Some(Event::BeforeSwapEnded(Err(why)))
@@ -94,6 +99,7 @@ impl World {
             shell(line),
             &told,
             env_file,
+            None,
             stderr,
             deadline,
         )
