@@ -204,11 +204,13 @@ impl Control {
         self.resting = self.resting.filter(|until| *until > now);
     }
 
-    /// Tells those who follow, and those who wait for a swap. `event` is the object of `hotswap events --json`.
+    /// Tells those who follow, and those who wait for something to be done. `event` is the object of
+    /// `hotswap events --json`.
     pub fn tell(&mut self, event: &Value) {
         let message = Message::Event(event.clone());
         self.say(&message, |visitor| {
-            matches!(visitor.waits_for(), Some(What::Events | What::Swap { .. }))
+            let waits_for = visitor.waits_for();
+            waits_for.is_some_and(|what| what != What::Status)
         });
     }
 

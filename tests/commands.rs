@@ -139,6 +139,7 @@ fn stop_waits_for_the_end() {
     let mut site = Site::serving("v1");
     let output = run(&site, &["stop", "server"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("generation 1 is gone"));
     site.expect_status(0).expect_nothing_left();
 }
 

@@ -124,11 +124,18 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// The last thing said, whatever was said before.
+/// The last thing said. What happens before is shown, but for warnings: a refusal comes as the answer, too.
 fn end(instance: &mut Instance, until: Option<Instant>) -> Next {
     loop {
         match instance.next(until) {
-            Next::Said(Message::Greeting { .. } | Message::Event(_) | Message::Progress(_)) => {}
+            Next::Said(Message::Event(event)) => {
+                let text = |key| event.get(key).and_then(Value::as_str);
+                if let Some(message) = text("message").filter(|_| text("event") != Some("warning"))
+                {
+                    write(&format!("{message}\n"));
+                }
+            }
+            Next::Said(Message::Greeting { .. } | Message::Progress(_)) => {}
             next => return next,
         }
     }

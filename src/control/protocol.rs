@@ -1,9 +1,9 @@
 //! The words on the control socket: one JSON object a line, each way.
 //!
 //! A client sends one request: `{"do":"swap","drained":true}`, or `status`, `stop`, `events`, `upgrade`. hotswap greets
-//! whoever connects with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those who follow or wait for
-//! a swap, `{"progress":TEXT}` to the latter, and ends with one of `{"verdict":{..}}`, `{"status":{..}}`, `{"done":true}`,
-//! `{"refused":WHY}` and `{"error":WHY}`. Keys that are not known are passed over.
+//! whoever connects with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those who follow or wait,
+//! `{"progress":TEXT}` to those who wait for the end of a generation, and ends with one of `{"verdict":{..}}`,
+//! `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}` and `{"error":WHY}`. Keys that are not known are passed over.
 
 use std::fmt;
 
