@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
@@ -134,6 +136,20 @@ fn it_puts_itself_into_the_background() {
         verdict.contains(why) || verdict.contains("exited with status 0"),
         "{verdict}"
     );
+}
+
+/// By then it has been taken for ready: it is ended like one that crashed, and hotswap is there for the next.
+#[test]
+fn it_puts_itself_into_the_background_once_it_serves() {
+    let site = on_tcp().serving("v1");
+    let clients = site.clients(4);
+    let odd = server("odd");
+    let script = format!("#!/bin/sh\nVERSION=v2 '{}' &\nsleep 0.5\n", odd.display());
+    site.publish_file(script.as_bytes(), 0o755).swap();
+    site.log
+        .wait_for(" is dead: cannot follow a server that puts itself into the background");
+    site.publish("v3").signal(Signal::SIGHUP);
+    clients.until_all_see("v3");
 }
 
 #[test]

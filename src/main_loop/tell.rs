@@ -105,8 +105,8 @@ impl World {
     fn falls_back(&self, good: Generation) -> News {
         let program = format!("the last good program, that of {good},");
         let text = match self.kept_program(good) {
-            Ok(_) => format!("the restart failed: {program} runs again until the next change"),
-            Err(why) => format!("the restart failed, and {program} cannot be run again: {why}"),
+            Ok(_) => format!("{program} runs again until the next change"),
+            Err(why) => format!("{program} cannot be run again: {why}"),
         };
         News::warning(text).at(Level::Error)
     }

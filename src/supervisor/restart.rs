@@ -93,10 +93,11 @@ impl Supervisor {
             }
             self.postpone(swap.cause, swap.clients);
         }
+        let hopeless = background && self.last_good.is_none();
         let ends = match self.policy.restart {
             Restart::OnChange => false,
-            Restart::Always => background,
-            Restart::OnFailure => background || *exit == Exit::Status(0),
+            Restart::Always => hopeless,
+            Restart::OnFailure => hopeless || *exit == Exit::Status(0),
             Restart::Never => true,
         };
         if ends {
@@ -106,6 +107,8 @@ impl Supervisor {
             actions.push(announce(Then::WaitForChange));
         } else {
             actions.push(announce(Then::RestartAfter(self.delay())));
+            // The same program would go the same way.
+            actions.extend(background.then(|| self.fall_back()).flatten());
             actions.extend(self.restart(now));
         }
         actions
@@ -128,17 +131,18 @@ impl Supervisor {
         if self.policy.restart == Restart::OnChange {
             return vec![Action::Announce(Announcement::WaitingForChange)];
         }
-        let mut actions = Vec::new();
-        let may_fall_back = self.policy.fallback && self.fallen_back.is_none();
-        if failed == Cause::Restart
-            && may_fall_back
-            && let Some(good) = self.last_good.take()
-        {
-            self.fallen_back = Some(good);
-            actions.push(Action::Announce(Announcement::FallingBack { to: good }));
-        }
+        let fallback = (failed == Cause::Restart).then(|| self.fall_back());
+        let mut actions: Vec<Action> = fallback.flatten().into_iter().collect();
         actions.extend(self.restart(now));
         actions
+    }
+
+    /// What is restarted from now on is the last good program, if there is one.
+    fn fall_back(&mut self) -> Option<Action> {
+        let may = self.policy.fallback && self.fallen_back.is_none();
+        let good = self.last_good.take_if(|_| may)?;
+        self.fallen_back = Some(good);
+        Some(Action::Announce(Announcement::FallingBack { to: good }))
     }
 
     fn delay(&self) -> Duration {

@@ -188,7 +188,7 @@ fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
 }
 
 #[test]
-fn a_server_in_the_background_cannot_be_followed() {
+fn a_first_server_in_the_background_cannot_be_followed() {
     let mut drill = Drill::serving_with(Policy {
         restart: Restart::Always,
         ..policy()
@@ -358,6 +358,22 @@ fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
     drill.at(7, Gone(G2), &[into_target(G3)]);
     drill.at(8, Died(G3, crash()), &[]);
     drill.says(&Announcement::FallingBack { to: G1 });
+}
+
+#[test]
+fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.elapses_at(11, &[Kill(G2)]);
+    let again = Action::Spawn {
+        generation: G3,
+        sockets: Sockets::Target,
+        program: Program::Of(G1),
+    };
+    drill.at(11, Gone(G2), &[again]);
 }
 
 #[test]
