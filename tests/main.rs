@@ -26,6 +26,7 @@ mod restart;
 mod saturated;
 mod shared;
 mod signals;
+mod soak;
 mod stop;
 mod styles;
 mod suspended;

@@ -91,6 +91,12 @@ impl Log {
         );
     }
 
+    /// What has been said since `mark`, and when.
+    pub fn since(&self, mark: usize) -> Vec<(Duration, String)> {
+        let heard = self.0.0.lock().expect("the log");
+        heard.lines.iter().skip(mark).cloned().collect()
+    }
+
     pub fn says(&self, text: &str) -> bool {
         self.count(text) > 0
     }

@@ -13,16 +13,21 @@ pub const MARK: &str = "SITE_OF_A_TEST";
 
 /// The living processes that carry the mark of the site in `dir`.
 pub fn of_site(dir: &Path) -> Vec<Pid> {
-    let mark = format!("{MARK}={}", dir.display());
-    let carries = |pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|&byte| byte == 0)
-            .any(|variable| variable == mark.as_bytes())
-    };
+    let dir = dir.display().to_string();
+    let carries = |pid: &i32| variable(Pid::from_raw(*pid), MARK).is_some_and(|mark| mark == dir);
     let names = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(carries).map(Pid::from_raw).collect()
+}
+
+/// What a process found in its environment when it began.
+pub fn variable(pid: Pid, name: &str) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let mut variables = environment
+        .split('\0')
+        .filter_map(|variable| variable.split_once('='));
+    variables.find_map(|(key, value)| (key == name).then(|| value.to_owned()))
 }
 
 /// Leaves none of them.

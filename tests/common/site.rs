@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -59,6 +59,11 @@ impl Site {
 impl Site {
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// How long ago it was opened: the clock of its log, and of its clients' failures.
+    pub fn age(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     pub fn program(&self) -> PathBuf {

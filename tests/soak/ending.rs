@@ -1,0 +1,38 @@
+//! How a hotswap of the soak comes to its end, and what it leaves.
+
+use nix::sys::signal::{Signal, kill};
+
+use super::chance::Chance;
+use super::life::Life;
+use crate::commands::{run, said};
+
+pub fn any(mut life: Life, chance: &mut Chance) {
+    let end = *chance.one_of(&[by_signal as fn(&mut Life), by_command, of_hotswap_alone]);
+    end(&mut life);
+    life.expect_no_unexplained();
+}
+
+fn by_signal(life: &mut Life) {
+    life.say("stop", "by SIGTERM");
+    life.clients.leave();
+    let status = life.site.stop();
+    assert_eq!(status.code(), Some(0));
+    life.site.expect_nothing_left();
+}
+
+fn by_command(life: &mut Life) {
+    life.say("stop", "by command");
+    life.clients.leave();
+    let output = run(&life.site, &["stop", "server"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    life.site.expect_status(0).expect_nothing_left();
+}
+
+/// Whoever serves then serves on.
+fn of_hotswap_alone(life: &mut Life) {
+    life.say("hotswap killed", "and its server serves on");
+    kill(life.site.hotswap(), Signal::SIGKILL).expect("a signal to hotswap");
+    life.site.end();
+    life.clients.until_answered(200);
+    life.clients.leave();
+}

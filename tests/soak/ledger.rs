@@ -1,0 +1,84 @@
+//! What may go wrong, and why: each failed request is held against the events that may have cost it, each line of the log
+//! against what has been done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::common::tally::{Failure, Incident};
+
+/// How long after its cause a failure may reach a client on a machine that is busy.
+const DELAY: Duration = Duration::from_secs(5);
+
+/// What hotswap says on any day.
+const ROUTINE: [&str; 8] = [
+    "hotswap: listening on ",
+    " started, pid ",
+    " is proving (",
+    " is serving (",
+    " is gone after ",
+    "/server changed",
+    "hotswap: upgraded to ",
+    "hotswap: stopping",
+];
+
+/// A time in which requests that were on their way may be lost.
+struct Excuse {
+    cause: &'static str,
+    from: Duration,
+    until: Duration,
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    excuses: Vec<Excuse>,
+    permitted: Vec<String>,
+    incidents: usize,
+    pub explained: BTreeMap<&'static str, usize>,
+}
+
+impl Ledger {
+    /// What the servers had in hand between these moments may be lost: connections that end without their answer.
+    pub fn excuse(&mut self, cause: &'static str, from: Duration, until: Duration) {
+        self.excuses.push(Excuse { cause, from, until });
+    }
+
+    /// hotswap may say this from now on.
+    pub fn permit(&mut self, texts: &[&str]) {
+        self.permitted
+            .extend(texts.iter().map(|&text| text.to_owned()));
+    }
+
+    /// The first line that nothing has caused.
+    pub fn strange_line<'a>(&self, lines: &'a [(Duration, String)]) -> Option<&'a String> {
+        let is_known = |line: &str| {
+            let routine = ROUTINE.iter().any(|text| line.contains(text));
+            routine || self.permitted.iter().any(|text| line.contains(text))
+        };
+        let mut said = lines.iter().map(|(_, line)| line);
+        said.find(|line| {
+            line.contains("panicked") || (line.starts_with("hotswap: ") && !is_known(line))
+        })
+    }
+
+    /// The first new failure that nothing has caused.
+    pub fn unexplained<'a>(&mut self, incidents: &'a [Incident]) -> Option<&'a Incident> {
+        let known = std::mem::replace(&mut self.incidents, incidents.len());
+        for incident in &incidents[known..] {
+            let Some(excuse) = self.excuses.iter().find(|excuse| excuse.covers(incident)) else {
+                return Some(incident);
+            };
+            *self.explained.entry(excuse.cause).or_default() += 1;
+        }
+        None
+    }
+}
+
+impl Excuse {
+    fn covers(&self, incident: &Incident) -> bool {
+        let lost = [Failure::Reset, Failure::Eof, Failure::Truncated];
+        let began = incident.at.saturating_sub(incident.age);
+        lost.contains(&incident.failure)
+            && began <= self.until
+            && (self.from..=self.until + DELAY).contains(&incident.at)
+    }
+}
