@@ -303,6 +303,11 @@ impl Listeners {
         }
     }
 
+    /// Its main process is dead. Clients wait for whoever comes next, even where what is left of it has no listener.
+    pub fn died(&mut self, generation: Generation) {
+        self.serving.take_if(|serving| *serving == generation);
+    }
+
     /// The generation is gone: its sockets are parked, but for those that new connections go to, in which clients wait
     /// for the next.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Note> {
@@ -313,7 +318,7 @@ impl Listeners {
                 Sort::Shared(shared) => shared.leave(generation),
             }
         }
-        self.serving.take_if(|serving| *serving == generation);
+        self.died(generation);
         self.bring_home();
         self.forget_unowned();
         self.means.take_notes()

@@ -56,6 +56,7 @@ impl World {
                 exit = Exit::Background;
             }
         }
+        self.listeners.died(generation);
         self.readiness
             .take_if(|(candidate, _)| *candidate == generation);
         batch.deaths.push(Event::Died(generation, exit));

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::{at, free_address, swap};
 use crate::common::crowd::Habit;
-use crate::common::place::Place;
+use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::{is_alive, status};
 use crate::common::site::Site;
@@ -58,6 +58,36 @@ fn a_crash_is_met_with_a_restart_into_the_same_socket() {
     clients.until_answered(8);
     clients.expect_no_failure();
     site.log.wait_for("generation 2 is serving");
+}
+
+/// Somebody of it is still there, but nobody who could accept.
+fn its_queue_is_kept_for_the_next(plan: Plan, at: &str) {
+    let words = [at, "single", "think=50ms", "helpers=1", "escaped=1"];
+    let plan = plan.with(&["--drain-timeout", "3s"]);
+    let site = plan.by_program(server("odd"), &words).serving("");
+    let mut clients = site.guests().and(20, Habit::default()).come();
+    clients.until_answered(3);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 2 is serving");
+    clients.until_answered(40);
+    let tally = clients.leave();
+    let lost = tally.failures.len();
+    assert!(lost <= 1, "only the one that it had accepted: {tally}");
+    site.wait_until_gone(1);
+}
+
+#[test]
+fn a_crash_that_leaves_helpers_keeps_the_queue() {
+    let address = free_address();
+    its_queue_is_kept_for_the_next(at(address), &format!("at={address}"));
+}
+
+#[test]
+fn a_crash_that_leaves_helpers_keeps_the_queue_of_a_unix_path() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("own.sock");
+    let plan = Site::at(Place::Given(Target::Unix(path.clone())));
+    its_queue_is_kept_for_the_next(plan, &format!("at=unix:{}", path.display()));
 }
 
 /// What a server does to hotswap's eyes and ears harms nobody but itself.
