@@ -4,6 +4,7 @@
 
 mod sink;
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write, stderr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use serde_json::Map;
 
 use crate::cli::options::{LogFormat, RunArgs};
 use crate::news::News;
+use crate::plain::plain_but_for_hints;
 use sink::Sink;
 
 /// Events have this target, as any line of ours has.
@@ -32,7 +34,7 @@ struct Look {
 }
 
 /// From here on `log` writes to stderr. `filter` is what HOTSWAP_LOG holds.
-pub fn set_up(run: &RunArgs, filter: Option<&str>) {
+pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     let look = Look {
         format: run.log_format,
         colours: colours_fit(),
@@ -41,7 +43,11 @@ pub fn set_up(run: &RunArgs, filter: Option<&str>) {
     sink().choose_way();
     let mut logger = env_logger::Builder::new();
     logger.filter_level(LevelFilter::Warn);
-    match filter.filter(|filter| !filter.trim().is_empty()) {
+    let filter = filter.filter(|filter| !filter.is_empty());
+    let understood = filter
+        .and_then(OsStr::to_str)
+        .filter(|filter| is_filter(filter));
+    match understood {
         _ if run.quiet => logger.filter_module(TARGET, LevelFilter::Warn),
         _ if run.verbose => logger.filter_module(TARGET, LevelFilter::Debug),
         Some(filter) => logger.parse_filters(filter),
@@ -53,6 +59,24 @@ pub fn set_up(run: &RunArgs, filter: Option<&str>) {
     logger.write_style(env_logger::WriteStyle::Always);
     // a second logger can only be one that a test has set up
     let _ = logger.try_init();
+    if let (Some(filter), None) = (filter, understood) {
+        log_news(&News::warning(format!(
+            "cannot use HOTSWAP_LOG={}: it is no filter\ntry: HOTSWAP_LOG=debug",
+            filter.display()
+        )));
+    }
+}
+
+/// `LEVEL`, `TARGET`, `TARGET=LEVEL`, separated by commas, and behind a slash what a line must have in it: what
+/// env_logger understands, which would say what it does not in words of its own.
+fn is_filter(filter: &str) -> bool {
+    let mut parts = filter.split('/');
+    let mut directives = parts.next().unwrap_or_default().split(',');
+    let is_directive = |directive: &str| match directive.split_once('=') {
+        Some((_, level)) => level.is_empty() || level.trim().parse::<LevelFilter>().is_ok(),
+        None => true,
+    };
+    directives.all(is_directive) && parts.count() < 2
 }
 
 /// Says what happened.
@@ -75,7 +99,7 @@ fn as_record<R>(news: &News, f: impl FnOnce(&Record) -> R) -> R {
 pub fn last_words(text: &str) {
     let mut sink = sink();
     sink.choose_way();
-    sink.push(format!("hotswap: {text}\n").as_bytes());
+    sink.push(format!("hotswap: {}\n", plain_but_for_hints(text)).as_bytes());
     sink.finish();
 }
 
@@ -138,9 +162,10 @@ fn write_record(out: &mut Formatter, record: &Record, look: Look) -> io::Result<
         return writeln!(out, "{}", object(time, record, fields));
     }
     let event = fields.get("event").and_then(serde_json::Value::as_str);
+    let text = plain_but_for_hints(&record.args().to_string());
     match colour(record.level(), event, look) {
-        Some(colour) => writeln!(out, "\x1b[{colour}mhotswap: {}\x1b[0m", record.args()),
-        None => writeln!(out, "hotswap: {}", record.args()),
+        Some(colour) => writeln!(out, "\x1b[{colour}mhotswap: {text}\x1b[0m"),
+        None => writeln!(out, "hotswap: {text}"),
     }
 }
 

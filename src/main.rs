@@ -12,6 +12,7 @@ mod listener;
 mod log;
 mod main_loop;
 mod news;
+mod plain;
 mod program;
 mod ready;
 mod server;
@@ -53,8 +54,7 @@ fn run() -> Result<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let status = match cli::parse(&arguments, |name| std::env::var_os(name)) {
         Ok(Invocation::Run(args)) => {
-            let filter = std::env::var("HOTSWAP_LOG").ok();
-            log::set_up(&args, filter.as_deref());
+            log::set_up(&args, std::env::var_os("HOTSWAP_LOG").as_deref());
             main_loop::run(*args)?
         }
         Ok(Invocation::Print(text)) => {

@@ -12,6 +12,7 @@ use super::place::Surroundings;
 use super::protocol::{Message, Verdict, What};
 use super::show::complain;
 use crate::news::humane;
+use crate::plain::{plain, plain_but_for_hints};
 
 const FAILED: u8 = 1;
 const TIMED_OUT: u8 = 124;
@@ -204,9 +205,9 @@ impl<'a> Progress<'a> {
     }
 
     fn step(&mut self, text: &str, is_end: bool) {
-        let line = format!("{}{text}", self.whose);
+        let line = plain(&format!("{}{text}", self.whose));
         if self.terminal {
-            let line: String = line.chars().filter(|c| !c.is_control()).take(79).collect();
+            let line: String = line.chars().take(79).collect();
             write(&format!("\r\x1b[2K{line}"));
             return;
         }
@@ -229,7 +230,7 @@ impl<'a> Progress<'a> {
     }
 
     fn verdict(&mut self, verdict: &Verdict) -> u8 {
-        let line = format!("{}{}", self.whose, verdict.text);
+        let line = plain_but_for_hints(&format!("{}{}", self.whose, verdict.text));
         self.held = self.held.take().filter(|held| *held != line);
         self.clear();
         if verdict.serving {
@@ -238,7 +239,7 @@ impl<'a> Progress<'a> {
         }
         complain(line);
         for line in &verdict.last_lines {
-            eprint(line);
+            eprint(&plain(line));
         }
         FAILED
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::client::{self, Instance, LOST, Next};
 use super::place::Surroundings;
 use super::protocol::{Message, What};
+use crate::plain::{plain, plain_but_for_hints};
 use crate::status;
 
 /// How often `status --watch` looks.
@@ -101,7 +102,7 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                     event.to_string()
                 } else {
                     let text = event.get("message").and_then(Value::as_str);
-                    text.unwrap_or_default().to_owned()
+                    plain(text.unwrap_or_default())
                 };
                 // Whoever read us has gone: that is how one stops following.
                 if print(&format!("{line}\n")).is_err() {
@@ -130,5 +131,6 @@ fn print(text: &str) -> io::Result<()> {
 
 /// Says what went wrong; if even that fails, the exit status says it.
 pub fn complain(why: impl Display) {
+    let why = plain_but_for_hints(&why.to_string());
     let _ = writeln!(stderr(), "hotswap: {why}");
 }

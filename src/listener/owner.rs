@@ -6,6 +6,7 @@ use std::fs;
 
 use super::place::BESIDE;
 use crate::address::Address;
+use crate::plain::plain;
 
 /// The processes that hold a socket at the address.
 pub struct Owner {
@@ -111,8 +112,8 @@ impl Process {
         };
         Self {
             pid,
-            program: program.trim().to_owned(),
-            generation: value("HOTSWAP_GENERATION="),
+            program: plain(program.trim()),
+            generation: value("HOTSWAP_GENERATION=").as_deref().map(plain),
         }
     }
 }

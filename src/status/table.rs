@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::news::humane;
+use crate::plain::plain;
 
 const NOTHING: &str = "-";
 const HEADINGS: [&str; 8] = [
@@ -28,7 +29,7 @@ pub fn tables(states: &[Value]) -> String {
 }
 
 pub fn table(state: &Value) -> String {
-    let command: Vec<String> = list(state, "command").map(plain).collect();
+    let command: Vec<String> = list(state, "command").map(text).collect();
     let uptime = duration(state, "uptime_ms").map_or(NOTHING.into(), humane);
     let mut text = format!(
         "{}: {}, {}, up {uptime}, pid {}\n",
@@ -102,7 +103,7 @@ fn row(generation: &Value) -> [String; 8] {
 }
 
 fn waits(of: &Value) -> Option<String> {
-    let what = plain(of.get("waits_for").filter(|what| what.is_string())?);
+    let what = text(of.get("waits_for").filter(|what| what.is_string())?);
     let left = duration(of, "left_ms").map(|left| format!(", {} at most", humane(left)));
     Some(what + &left.unwrap_or_default())
 }
@@ -117,7 +118,7 @@ fn list<'a>(of: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 }
 
 fn string(of: &Value, key: &str) -> String {
-    of.get(key).map_or(NOTHING.into(), plain)
+    of.get(key).map_or(NOTHING.into(), text)
 }
 
 fn number(of: &Value, key: &str) -> String {
@@ -131,9 +132,6 @@ fn duration(of: &Value, key: &str) -> Option<Duration> {
         .map(Duration::from_millis)
 }
 
-/// Arguments may hold anything; a terminal is to show it, not to obey it.
-fn plain(text: &Value) -> String {
-    let text = text.as_str().unwrap_or(NOTHING);
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(visible).collect()
+fn text(of: &Value) -> String {
+    plain(of.as_str().unwrap_or(NOTHING))
 }

@@ -11,6 +11,7 @@ use nix::sys::stat::fstatat;
 
 use crate::listener::open::Family;
 use crate::listener::place::{FileId, file_id};
+use crate::plain::plain;
 
 /// What a server asks bind(2) for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +104,10 @@ impl fmt::Display for CapturedAddress {
         match self {
             Self::Tcp { at, .. } => at.fmt(f),
             Self::Udp(at) => write!(f, "udp:{at}"),
-            Self::Path(spot) => spot.path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+            Self::Path(spot) => f.write_str(&plain(&spot.path.to_string_lossy())),
+            Self::Abstract(name) => {
+                write!(f, "unix:@{}", plain(&String::from_utf8_lossy(name)))
+            }
         }
     }
 }
