@@ -165,8 +165,10 @@ struct Met {
 fn meet(found: Vec<Found>, until: Option<Instant>) -> Met {
     let patience = if found.len() == 1 { PATIENCE } else { GREETING };
     let mut met = Met::default();
+    // for all of them together: somebody may have made many that let nobody in
+    let by = Instant::now() + at_most(patience, until);
     for found in found {
-        match Instance::connect(found, at_most(patience, until)) {
+        match Instance::connect(found, at_most(patience, Some(by))) {
             Ok(instance) => met.mute.push(instance),
             Err(error) => met.too_busy |= error.kind() == io::ErrorKind::WouldBlock,
         }

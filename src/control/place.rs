@@ -56,11 +56,15 @@ impl Surroundings {
         if let Some(first) = self.runtime_directories().next() {
             return Ok(first);
         }
-        if let Some(user) = self.xdg_runtime_dir() {
+        // another's, as su(1) leaves it behind, would let him exchange what is in it
+        let user = self.xdg_runtime_dir();
+        if let Some(user) = user.filter(|user| is_owned(user, self.uid.as_raw())) {
             return self.private(user.join("hotswap"));
         }
-        if self.uid.is_root() {
-            return make(self.run.join("hotswap"));
+        if self.uid.is_root()
+            && let Ok(own) = make(self.run.join("hotswap"))
+        {
+            return Ok(own);
         }
         self.private(self.tmp.join(format!("hotswap-{}", self.uid)))
     }
@@ -140,13 +144,22 @@ impl Surroundings {
         directory.filter(|directory| directory.is_absolute())
     }
 
-    /// A directory that nobody else can put anything into.
+    /// A directory that nobody else can put anything into, nor put another in the place of.
     fn private(&self, directory: PathBuf) -> io::Result<PathBuf> {
         let directory = make(directory)?;
         let metadata = fs::symlink_metadata(&directory)?;
-        if !metadata.is_dir() || metadata.uid() != self.uid.as_raw() {
-            let why = format!("{} belongs to another user", directory.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        let refuse = |why: &str| {
+            let why = format!("{} {why}", directory.display());
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        };
+        if !metadata.is_dir() {
+            return refuse("is no directory");
+        }
+        if metadata.uid() != self.uid.as_raw() {
+            return refuse("belongs to another user");
+        }
+        if directory.parent().is_none_or(lets_others_rename) {
+            return refuse("can be exchanged by others");
         }
         if is_open_to_others(&metadata) {
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
@@ -162,6 +175,11 @@ pub fn file_of(name: &str) -> String {
 
 fn is_open_to_others(metadata: &Metadata) -> bool {
     metadata.mode() & 0o077 != 0
+}
+
+/// Others may write there, and it is not sticky.
+fn lets_others_rename(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| found.mode() & 0o1002 == 0o002)
 }
 
 fn is_owned(directory: &Path, uid: u32) -> bool {
@@ -240,6 +258,44 @@ mod tests {
         let made = surroundings.own_directory().unwrap();
         assert_eq!(made, user.join("hotswap"));
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn root_without_a_run_directory_has_its_sockets_in_tmp() {
+        let (room, mut surroundings) = surroundings();
+        if !surroundings.uid.is_root() {
+            return; // others have them there anyway
+        }
+        surroundings.run = room.path().join("missing");
+        let made = surroundings.own_directory().unwrap();
+        assert_eq!(made, room.path().join("tmp/hotswap-0"));
+        let path = socket(&made, "api");
+        assert_eq!(paths(&surroundings.named("api")), [path.as_path()]);
+    }
+
+    #[test]
+    fn a_runtime_directory_of_another_user_is_not_used() {
+        let (room, mut surroundings) = surroundings();
+        surroundings.xdg_runtime_dir = Some(room.path().join("run/user/7").into());
+        surroundings.uid = Uid::from_raw(surroundings.uid.as_raw() + 1);
+        let error = surroundings.own_directory().unwrap_err();
+        assert!(!error.to_string().contains("run/user/7"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_exchange_or_is_a_link_is_not_used() {
+        let (room, mut surroundings) = surroundings();
+        let open = room.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused =
+            |surroundings: &Surroundings| surroundings.own_directory().unwrap_err().to_string();
+        surroundings.xdg_runtime_dir = Some(open.clone().into());
+        assert!(refused(&surroundings).contains("can be exchanged"));
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::remove_dir(open.join("hotswap")).unwrap();
+        std::os::unix::fs::symlink(room.path().join("run"), open.join("hotswap")).unwrap();
+        assert!(refused(&surroundings).contains("is no directory"));
     }
 
     #[test]
