@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::Pid;
 
+use crate::again::again;
 pub use clock::{now, spent};
 
 /// `SO_ATTACH_REUSEPORT_CBPF` of socket(7), which libc does not name.
@@ -109,15 +110,18 @@ pub fn socket_name(socket: BorrowedFd) -> io::Result<Vec<u8>> {
 pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<c_int> {
     let mut value: c_int = 0;
     let mut bytes = length::<c_int>();
-    // SAFETY: the kernel writes at most one int, which `value` holds.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw mut value).cast(),
-            &raw mut bytes,
-        )
+    // Whether a socket listens is worth a second look.
+    again(|| {
+        // SAFETY: the kernel writes at most one int, which `value` holds.
+        check(unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw mut value).cast(),
+                &raw mut bytes,
+            )
+        })
     })?;
     Ok(value)
 }

@@ -23,7 +23,8 @@ pub struct Caller {
     pub gid: u32,
     pub groups: Vec<u32>,
     pub umask: u32,
-    capabilities: u64,
+    /// Those in effect (capabilities(7)).
+    pub capabilities: u64,
 }
 
 impl Caller {

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
+use nix::sys::stat::fstat;
+
 use super::caller::Caller;
 use super::notification::Notification;
 use super::theirs::{Sort, Theirs};
@@ -41,6 +43,10 @@ impl Capture {
                 return Ok(Answer::GoOn);
             }
         };
+        // another thread of it may have put another socket there meanwhile
+        if fstat(&socket)?.st_ino != inode {
+            return Ok(Answer::GoOn);
+        }
         let path = bound.path.take();
         if path.as_ref().is_some_and(|path| !path.is_there()) {
             let (generation, address) = (self.generation, bound.address.to_string());

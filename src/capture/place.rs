@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Uid, chroot, fchdir, getegid, geteuid, getgroups, setfsgi
 
 use super::caller::Caller;
 use super::notification::bounded;
-use crate::sys;
+use crate::sys::{self, process::keep_capabilities};
 
 /// What setfsuid(2) takes as a question: no such user can be.
 const NOBODY: u32 = u32::MAX;
@@ -123,7 +123,8 @@ fn become_owner(caller: &Caller) -> io::Result<()> {
             .all(|group| caller.groups.contains(&group.as_raw()));
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     if same_groups && (caller.uid, caller.gid) == (uid, gid) {
-        return Ok(());
+        // it may be root as we are, and have given up what makes root mighty
+        return keep_capabilities(caller.capabilities);
     }
     sys::set_groups_of_thread(&caller.groups)?;
     setfsgid(Gid::from_raw(caller.gid));
@@ -183,6 +184,21 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut caller = Caller::of(gettid()).unwrap();
         (caller.uid, caller.gid, caller.groups) = (65534, 65534, vec![65534]);
+        let path = directory.path().join("made");
+        let refused = in_place_of(&caller, move |_| File::create(path).map(drop)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+        File::create(directory.path().join("ours")).unwrap();
+    }
+
+    #[test]
+    fn root_has_no_more_rights_there_than_a_root_without_capabilities() {
+        if !geteuid().is_root() {
+            return; // only root could have more
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
+        let mut caller = Caller::of(gettid()).unwrap();
+        caller.capabilities = 0;
         let path = directory.path().join("made");
         let refused = in_place_of(&caller, move |_| File::create(path).map(drop)).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));

@@ -57,6 +57,11 @@ impl Theirs {
         let Some((sort, v6)) = described else {
             return Ok(None);
         };
+        // another thread of it may have put another socket there meanwhile
+        let inode = match &socket {
+            Some(socket) => fstat(socket)?.st_ino,
+            None => inode,
+        };
         Ok(Some(Self {
             socket,
             inode,

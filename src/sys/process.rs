@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::check;
+use super::{check, check_long};
 
 /// Closes every descriptor from `first` up: what hotswap was started with is none of the server's business.
 ///
@@ -53,6 +53,29 @@ pub fn reap() -> io::Result<Option<(Pid, ExitStatus)>> {
     // SAFETY: the kernel writes one int, which `status` is.
     let pid = check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
     Ok((pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status))))
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` of capget(2), and the thread that calls.
+const CAPABILITIES_OF_THIS_THREAD: [u32; 2] = [0x2008_0522, 0];
+
+/// capset(2): this thread keeps those of its effective capabilities that are among `these`, and no other.
+///
+/// # Errors
+/// Those of capget(2).
+pub fn keep_capabilities(these: u64) -> io::Result<()> {
+    let mut header = CAPABILITIES_OF_THIS_THREAD;
+    // effective, permitted and inheritable, the lower half of each before the upper ones
+    let mut sets = [0_u32; 6];
+    let call = |number, header: &mut [u32; 2], sets: &mut [u32; 6]| {
+        // SAFETY: the kernel reads a header of two words, and reads or writes six more.
+        let result = unsafe { libc::syscall(number, header.as_mut_ptr(), sets.as_mut_ptr()) };
+        check_long(result).map(drop)
+    };
+    call(libc::SYS_capget, &mut header, &mut sets)?;
+    let half = |shift: u32| u32::try_from(these >> shift & 0xffff_ffff).unwrap_or(0);
+    sets[0] &= half(0);
+    sets[3] &= half(32);
+    call(libc::SYS_capset, &mut header, &mut sets)
 }
 
 /// As large as a signal set is to the kernel.
