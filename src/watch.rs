@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
+use crate::plain::plain;
 use crate::supervisor::Time;
 
 mod advice;
@@ -21,6 +22,7 @@ mod events;
 mod file;
 mod form;
 mod gates;
+mod ignored;
 mod places;
 mod reading;
 mod subjects;
@@ -70,16 +72,9 @@ pub struct Changed {
 }
 
 impl fmt::Display for Changed {
-    /// Without what would speak to a terminal: whoever may write into a watched tree chooses the names in it.
+    /// Whoever may write into a watched tree chooses the names in it.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for c in self.path.to_string_lossy().chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        Ok(())
+        f.write_str(&plain(&self.path.to_string_lossy()))
     }
 }
 

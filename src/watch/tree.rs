@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ignore::{Walk, WalkBuilder};
+use ignore::{DirEntry, Walk, WalkBuilder};
 
 use crate::supervisor::Time;
 use crate::watch::Changed;
 use crate::watch::gates::{self, Identity, Writer};
+use crate::watch::ignored;
 use crate::watch::places::{Directory, Place, is_editors_own, way};
 use crate::watch::reading::{Progress, Reading};
 
@@ -213,9 +214,15 @@ impl Tree {
         self.stirred = false;
         self.walked = now;
         let root = fs::canonicalize(&self.path).ok()?;
+        let above = root.ancestors().skip(1).all(ignored::are_readable);
+        let here = ignored::are_readable(&root);
         let walk = WalkBuilder::new(&root)
             .require_git(false)
-            .filter_entry(|entry| entry.depth() == 0 || !is_editors_own(entry.file_name()))
+            .parents(above)
+            .git_ignore(here)
+            .git_exclude(here)
+            .ignore(here)
+            .filter_entry(|entry| entry.depth() == 0 || is_part(entry))
             .build();
         Some(Scan {
             walk,
@@ -357,4 +364,9 @@ fn difference<'a>(known: &'a Files, files: &'a Files) -> Option<&'a Path> {
     let changed = files.iter().filter(differs).map(|(path, _)| path);
     let gone = known.keys().filter(|path| !files.contains_key(*path));
     changed.chain(gone).min().map(PathBuf::as_path)
+}
+
+fn is_part(entry: &DirEntry) -> bool {
+    let is_directory = entry.file_type().is_some_and(|sort| sort.is_dir());
+    !is_editors_own(entry.file_name()) && (!is_directory || ignored::are_readable(entry.path()))
 }
