@@ -24,6 +24,7 @@ mod promises;
 mod readme;
 mod restart;
 mod saturated;
+mod security;
 mod shared;
 mod signals;
 mod soak;

@@ -14,7 +14,7 @@ use crate::common::skipped;
 
 const NOBODY: u32 = 65_534;
 
-const SETPRIV: [&str; 4] = [
+pub const SETPRIV: [&str; 4] = [
     "setpriv",
     "--reuid=65534",
     "--regid=65534",
