@@ -54,6 +54,7 @@ impl World {
                 self.leaves(generation);
                 let binder = self.binder(generation);
                 if let Some(server) = self.servers.get_mut(&generation) {
+                    log::debug!("{generation} is told to stop by {}", self.stop_signal);
                     if let Some(binder) = binder {
                         server.bound_by(binder);
                     }

@@ -6,15 +6,12 @@ answer is counted apart: no wrapper can help it, and HTTP clients try again.
 
 import collections
 import socket
-import struct
 import threading
 import time
 
+from protocols import Failed
+
 PATIENCE = 20
-
-
-class Failed(Exception):
-    """One request, with the kind of its failure and what the answer looked like."""
 
 
 class Conversation:
@@ -55,103 +52,6 @@ class Conversation:
 
     def close(self):
         self.socket.close()
-
-
-class Http:
-    """HTTP/1.1, as far as a client needs it that only wants to know whether it was answered whole."""
-
-    def __init__(self, path="/", slow=None, expect=""):
-        self.paths = {"slow": slow or path}
-        self.path, self.expect = path, expect.encode()
-
-    def ask(self, conversation, kind):
-        path = self.paths.get(kind, self.path)
-        connection = "keep-alive" if kind == "kept" else "close"
-        head = f"GET {path} HTTP/1.1\r\nHost: site\r\nConnection: {connection}\r\n\r\n"
-        conversation.socket.sendall(head.encode())
-        status, *lines = conversation.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
-        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = self.body(conversation, fields)
-        version, code = status.split(" ")[:2]
-        if code[0] not in "123":
-            raise Failed(f"status {code}")
-        if kind != "slow" and self.expect not in body:
-            raise Failed(f"unexpected answer {body[:60]!r}")
-        kept = fields.get("connection", "").lower()
-        return kept == "keep-alive" or (kept != "close" and version == "HTTP/1.1")
-
-    @staticmethod
-    def body(conversation, fields):
-        if "content-length" in fields:
-            return conversation.exactly(int(fields["content-length"]))
-        if fields.get("transfer-encoding", "").lower() == "chunked":
-            body = b""
-            while length := int(conversation.until(b"\r\n").split(b";")[0], 16):
-                body += conversation.exactly(length)
-                conversation.exactly(2)
-            conversation.until(b"\r\n")
-            return body
-        fields["connection"] = "close"
-        while conversation.more():
-            pass
-        return conversation.buffer
-
-
-class Redis:
-    """PING, which every connection may repeat."""
-
-    def ask(self, conversation, kind):
-        conversation.socket.sendall(b"PING\r\n")
-        if conversation.until(b"\r\n") != b"+PONG":
-            raise Failed("unexpected answer")
-        return kind == "kept"
-
-
-class WebSocket:
-    """A handshake, and an echo that is waited for."""
-
-    def ask(self, conversation, kind):
-        if not conversation.answers:
-            conversation.socket.sendall(
-                b"GET / HTTP/1.1\r\nHost: site\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
-            if b" 101 " not in conversation.until(b"\r\n\r\n"):
-                raise Failed("no upgrade")
-        # Masked by zeros, which leaves the text as it is.
-        conversation.socket.sendall(b"\x81\x84\0\0\0\0ping")
-        opcode, length = conversation.exactly(2)
-        if (opcode, length) != (0x81, 4) or conversation.exactly(4) != b"ping":
-            raise Failed("closed by the server" if opcode == 0x88 else "unexpected frame")
-        return kind == "kept"
-
-
-class FastCgi:
-    """One GET, as a web server asks php-fpm."""
-
-    def __init__(self, script, expect):
-        self.script, self.expect = script, expect.encode()
-
-    def ask(self, conversation, kind):
-        names = {"SCRIPT_FILENAME": self.script, "REQUEST_METHOD": "GET", "REQUEST_URI": "/"}
-        pairs = b"".join(bytes([len(name), len(value)]) + f"{name}{value}".encode() for name, value in names.items())
-        begin = self.record(1, bytes([0, 1, kind == "kept", 0, 0, 0, 0, 0]))
-        conversation.socket.sendall(begin + self.record(4, pairs) + self.record(4, b"") + self.record(5, b""))
-        body = b""
-        while True:
-            _, what, _, length, padding, _ = struct.unpack(">BBHHBB", conversation.exactly(8))
-            content = conversation.exactly(length + padding)[:length]
-            if what == 6:
-                body += content
-            elif what == 3:
-                break
-        if self.expect not in body or b"Status: 5" in body:
-            raise Failed(f"unexpected answer {body[:60]!r}")
-        return kind == "kept"
-
-    @staticmethod
-    def record(what, content):
-        return struct.pack(">BBHHBB", 1, what, 1, len(content), 0, 0) + content
 
 
 class Tally:
@@ -205,7 +105,7 @@ class Crowd:
                 conversation = Conversation(self.address)
                 if kind == "hesitating":
                     time.sleep(0.05)
-            conversation.buffer, conversation.begun = b"", False
+            conversation.begun = False
             kept = self.protocol.ask(conversation, kind)
         except Failed as failed:
             self.failed(reused, str(failed), since)
@@ -241,9 +141,9 @@ class Crowd:
 class Datagrams(Crowd):
     """The same over UDP: a datagram without an answer is a failure."""
 
-    def __init__(self, address, query, count):
+    def __init__(self, address, query, kinds):
         self.query = query
-        super().__init__(address, None, ["new"] * count)
+        super().__init__(address, None, kinds)
 
     def once(self, conversation, kind):
         since = time.monotonic()

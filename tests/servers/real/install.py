@@ -1,4 +1,4 @@
-"""Servers from Debian, PyPI and npm, for the rows that are not in --quick.
+"""Servers from Debian, PyPI, npm and crates.io, for the rows that are not in --quick.
 
 Services are never started: what a row needs is a program, not the distribution's daemon. What cannot be installed is
 missing, and its rows are reported as skipped.
@@ -9,16 +9,17 @@ import pathlib
 import shutil
 import subprocess
 
+APPS = pathlib.Path(__file__).resolve().parent / "apps"
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or pathlib.Path(__file__).resolve().parents[3] / "target")
 VENV = TARGET / "servers/venv"
 NODE = TARGET / "servers/node"
+RUST = TARGET / "servers/rust"
 
 DEBIAN = """
     nginx-light haproxy apache2-bin caddy php-cli php-fpm puma unicorn ruby-webrick golang-go default-jdk-headless
-    libjetty9-java redis-server dnsmasq-base unbound uwsgi-core uwsgi-plugin-python3 nodejs npm gcc libc6-dev
-    python3-venv
+    tomcat10-user redis-server dnsmasq-base unbound uwsgi-core uwsgi-plugin-python3 gcc libc6-dev python3-venv
 """.split()
-PYPI = "gunicorn uvicorn uvicorn-worker hypercorn granian waitress flask django websockets".split()
+PYPI = "gunicorn uvicorn uvicorn-worker hypercorn granian waitress flask django websockets grpcio".split()
 NPM = "express fastify ws".split()
 
 
@@ -30,6 +31,9 @@ def everything():
     run([str(VENV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *PYPI])
     NODE.mkdir(parents=True, exist_ok=True)
     run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(NODE), *NPM])
+    # Built elsewhere, since cargo writes its lock file beside the sources: these are to be the newest.
+    shutil.copytree(APPS / "rust", RUST, dirs_exist_ok=True)
+    run(["cargo", "build", "--quiet", "--target-dir", str(RUST / "target")], cwd=RUST)
 
 
 def debian():
@@ -40,12 +44,14 @@ def debian():
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # One from elsewhere may refuse to live beside Debian's.
+    packages = DEBIAN if shutil.which("npm") else [*DEBIAN, "nodejs", "npm"]
     command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
     try:
-        if not run([*command, *DEBIAN], env=environment):
+        if not run([*command, *packages], env=environment):
             run(["apt-get", "update", "-qq"], env=environment)
-            if not run([*command, *DEBIAN], env=environment):
-                for package in DEBIAN:
+            if not run([*command, *packages], env=environment):
+                for package in packages:
                     run([*command, package], env=environment)
     finally:
         if ours:

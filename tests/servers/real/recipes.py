@@ -4,7 +4,7 @@ import re
 
 
 def read(readme):
-    """By server, the commands of its recipe: that of the second column, and then those in the third."""
+    """The commands by the server's name: that of the second column, and as `name/2` and so on those in the third."""
     found = {}
     section = readme.split("\n## Recipes\n", 1)[1].split("\n### ", 1)[0]
     for line in section.splitlines():
@@ -13,17 +13,16 @@ def read(readme):
             continue
         commands = re.findall(r"`([^`]+)`", cells[1])
         commands += [f"hotswap {c}" for c in re.findall(r"`(-[^`]* -- [^`]+)`", cells[2])]
-        if commands:
-            found[cells[0]] = commands
+        for number, command in enumerate(commands, 1):
+            found[cells[0] if number == 1 else f"{cells[0]}/{number}"] = command
     return found
 
 
 def command(recipes, name, changes):
-    """The recipe `name`, or its further one `name/2`, with what must be different in a directory for a trial."""
-    server, _, number = name.partition("/")
-    line = recipes[server][int(number or 1) - 1]
+    """The recipe of that name, with what must be different in a directory for a trial."""
+    line = recipes[name]
     for old, new in changes:
         if old not in line:
-            raise KeyError(f"{old!r} is not in the README's recipe for {server}: {line}")
+            raise KeyError(f"{old!r} is not in the README's recipe for {name}: {line}")
         line = line.replace(old, new)
     return line

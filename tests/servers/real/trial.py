@@ -10,9 +10,11 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 
-from clients import Crowd, Datagrams, FastCgi, Http, Redis, WebSocket
+from clients import Crowd, Datagrams
+from protocols import FastCgi, Http, Http2, Redis, WebSocket
 
 HERE = pathlib.Path(__file__).parent
 KINDS = ["new", "new", "hesitating", "slow", "kept", "kept"]
@@ -32,7 +34,9 @@ class Result:
         self.version = ""
         self.swaps = 0
         self.tally = None
-        self.ready = self.ended = ""
+        self.ready = self.signal = self.ended = ""
+        # By how many seconds the first verdict followed the first answer, and how long the first answers after swaps took.
+        self.late, self.answered = None, []
         self.leftovers = []
 
     @property
@@ -67,10 +71,13 @@ class Trial:
             **tools,
             "DIR": str(self.place),
             "HOTSWAP_NAME": "row",
+            # Else it does not name the signal that it sends.
+            "HOTSWAP_VERBOSE": "1",
             "XDG_RUNTIME_DIR": str(self.runtime),
             **self.told(row.get("env", {})),
         }
         self.child = None
+        self.beside = []
 
     def told(self, value):
         """The same with the row's directory in it."""
@@ -86,16 +93,9 @@ class Trial:
         for command in self.row.get("setup", []):
             self.set_up(command)
         result.version = self.version()
-        with open(self.log, "wb") as log:
-            self.child = subprocess.Popen(
-                ["sh", "-c", "exec " + self.told(self.row["command"])],
-                cwd=self.place,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=(self.runtime.parent / "stdout").open("wb"),
-                stderr=log,
-            )
         try:
+            self.beside = [self.started(command, "beside") for command in self.row.get("beside", [])]
+            self.child = self.started(self.row["command"], "log")
             result.problem = self.swap(result, swaps)
         finally:
             stopped = self.stop()
@@ -110,16 +110,28 @@ class Trial:
 
     def set_up(self, command):
         done = subprocess.run(
-            command, shell=True, cwd=self.place, env=self.environment, capture_output=True, text=True, timeout=300
+            self.told(command), shell=True, cwd=self.place, env=self.environment, capture_output=True, text=True, timeout=300
         )
         if done.returncode:
             raise Skipped(f"{command!r} failed: {(done.stderr or done.stdout).strip()[-200:]}")
+
+    def started(self, command, log):
+        """The command, in the row's directory; hotswap and the server both write to the log."""
+        with (self.runtime.parent / "stdout").open("ab") as stdout, (self.runtime.parent / log).open("ab") as stderr:
+            return subprocess.Popen(
+                ["sh", "-c", "exec " + self.told(command)],
+                cwd=self.place,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
 
     def version(self):
         if "version" not in self.row:
             return ""
         done = subprocess.run(
-            self.row["version"], shell=True, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=60
+            self.told(self.row["version"]), shell=True, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=60
         )
         found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
         return found[0] if found else ""
@@ -135,33 +147,45 @@ class Trial:
         host, _, port = address.partition(":")
         return host, int(port or 0)
 
-    def crowd(self):
-        row, kinds = self.row, self.row.get("kinds", KINDS)
-        protocol = row.get("protocol", "http")
-        if protocol == "dns":
-            return Datagrams(self.address(), DNS_QUERY, 3)
-        if protocol == "http":
-            return Crowd(self.address(), Http(row.get("path", "/"), row.get("slow"), row.get("expect", "")), kinds)
-        if protocol == "fastcgi":
-            return Crowd(self.address(), FastCgi(str(self.place / row["path"]), row["expect"]), kinds)
-        return Crowd(self.address(), {"redis": Redis, "websocket": WebSocket}[protocol](), kinds)
+    def protocol(self):
+        row = self.row
+        match row.get("protocol", "http"):
+            case "http":
+                return Http(row.get("path", "/"), row.get("slow"), row.get("expect", ""))
+            case "http2":
+                return Http2(row.get("path", "/"), row.get("slow"), row.get("expect", ""), row.get("message"))
+            case "fastcgi":
+                return FastCgi(str(self.place / row["path"]), row["expect"])
+            case "redis":
+                return Redis()
+            case "websocket":
+                return WebSocket()
+
+    def crowd(self, kinds):
+        if self.row.get("protocol") == "dns":
+            return Datagrams(self.address(), DNS_QUERY, kinds)
+        return Crowd(self.address(), self.protocol(), kinds)
 
     def swap(self, result, swaps):
         """Swaps under load; what went wrong, if anything did."""
-        if not self.eventually(lambda: "generation 1 is serving" in self.said()):
+        serves = self.first_start(result)
+        if not serves:
             return "the first generation does not serve"
         # One that needs long before it binds is taken for a worker without a port, and serves before it listens.
         if self.row["address"] and not self.eventually(lambda: "listening on" in self.said()):
             return "nothing listens"
-        crowd, descriptors = self.crowd(), 0
+        crowd, descriptors = self.crowd(self.row.get("kinds", KINDS if self.row["address"] else [])), 0
         try:
             for number in range(1, swaps + 1):
                 if not self.is_answered(crowd):
                     return f"no answers before swap {number}: {dict(crowd.tally.failures)}"
-                command = [self.hotswap, "swap", "row", "--drained", "--timeout", "60s"]
+                command = [self.hotswap, "swap", "row", "--timeout", "60s"]
                 done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
                 if done.returncode:
                     return f"swap {number} ended with {done.returncode}: {done.stderr.strip()[-300:]}"
+                self.ask_at_once(crowd, result)
+                if not self.eventually(lambda: self.said().count("is gone after") >= number):
+                    return f"the generation before swap {number} does not end"
                 result.swaps = number
                 if number == swaps - swaps // 2:
                     descriptors = self.descriptors()
@@ -169,28 +193,67 @@ class Trial:
                 return "no answers after the last swap"
             grown = self.descriptors() - descriptors
             # A captured group grows at first; what still grows with every swap would never end.
-            if swaps >= 40 and grown >= swaps // 2:
+            if swaps >= 20 and grown >= swaps // 2:
                 result.leftovers.append(f"{grown} descriptors more")
             return None
         finally:
             result.tally = crowd.leave()
 
+    def first_start(self, result):
+        """Whether the first generation is said to serve; asked all the time, it tells how right that is."""
+        answered = []
+
+        def ask():
+            scout = self.crowd([])
+            while not scout.tally.answers and not gone.is_set():
+                scout.once(None, "new")
+                time.sleep(0.001)
+            answered.append(time.monotonic())
+
+        gone = threading.Event()
+        asking = threading.Thread(target=ask, daemon=True)
+        if self.row["address"]:
+            asking.start()
+        serves = self.eventually(lambda: "generation 1 is serving" in self.said(), pause=0.001)
+        verdict = time.monotonic()
+        if self.row["address"]:
+            asking.join(20)
+            gone.set()
+        if serves and answered:
+            result.late = verdict - answered[0]
+        return serves
+
+    def ask_at_once(self, crowd, result):
+        """The verdict is there: how long the first answer takes that is asked for now."""
+        if self.row["address"]:
+            since = time.monotonic()
+            crowd.once(None, "new")
+            result.answered.append(time.monotonic() - since)
+
     @staticmethod
     def is_answered(crowd):
         return not crowd.threads or crowd.until_answered(20)
 
-    def eventually(self, condition, patience=40):
+    def eventually(self, condition, patience=60, pause=0.02):
         deadline = time.monotonic() + patience
         while not condition():
             if self.child.poll() is not None or time.monotonic() > deadline:
                 return condition()
-            time.sleep(0.02)
+            time.sleep(pause)
         return True
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.child.pid}/fd"))
 
     def stop(self):
+        try:
+            return self.stop_hotswap() if self.child else None
+        finally:
+            for process in self.beside:
+                process.terminate()
+                process.wait()
+
+    def stop_hotswap(self):
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
         try:
@@ -208,6 +271,7 @@ class Trial:
         times = [float(number) * (1000 if unit == "s" else 1) for _, number, unit in ready]
         if times:
             result.ready = f"{summary(how for how, _, _ in ready)}, {statistics.median(times):.0f}ms"
+        result.signal = summary(re.findall(r"is told to stop by SIG(\w+)", said))
         result.ended = summary(re.findall(r"is gone after \S+ \((.*)\)", said))
 
     def leftovers(self):
@@ -232,7 +296,7 @@ def summary(words):
     counted = collections.Counter(words).most_common()
     if len(counted) == 1:
         return counted[0][0]
-    return ", ".join(f"{number} {word}" for word, number in counted)
+    return ", ".join(f"{number} {word}" for word, number in counted) or "none"
 
 
 def is_taken(address):
