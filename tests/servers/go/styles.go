@@ -3,7 +3,7 @@
 //	child     CHILD=1 and descriptor 3, forks on SIGHUP, the child tells its parent to stop
 //	graceful  _GRACEFUL_RESTART=true and descriptor 3, the same, when it has served for a moment
 //	grace     LISTEN_FDS and descriptor 3, tells its parent to stop if it inherited
-//	endless   its own variable, which is never set here, else it listens itself
+//	endless   its own variable and descriptor 3, tells its parent to stop
 //	asking    asks a master on a unix socket for its listener in JSON, and listens itself if there is none
 //	worker    no port: jobs in process groups of their own, which it finishes before it ends
 package main
@@ -40,6 +40,9 @@ func isChild(style string) bool {
 
 func listen(style string) (net.Listener, error) {
 	if style == "asking" {
+		if len(os.Args) > 2 {
+			return ask(os.Args[2])
+		}
 		if listener, err := ask("master.sock"); err == nil {
 			return listener, nil
 		}
