@@ -23,6 +23,7 @@ mod file;
 mod form;
 mod gates;
 mod ignored;
+mod notifier;
 mod places;
 mod reading;
 mod subjects;
@@ -191,7 +192,7 @@ impl Watch {
         if hints.trees || self.events.is_paused() {
             self.trees.iter_mut().for_each(Tree::stir);
         }
-        self.find_ways(now);
+        self.find_ways();
         if self.found.is_empty() {
             self.found_at = now;
         }
@@ -295,7 +296,7 @@ impl Watch {
         }
     }
 
-    fn find_ways(&mut self, now: Time) {
+    fn find_ways(&mut self) {
         let mut others = self.events.is_behind();
         for file in &mut self.files {
             others |= file.find_way();
@@ -303,14 +304,13 @@ impl Watch {
         for tree in &mut self.trees {
             others |= tree.find_way();
         }
-        if others && self.follow() {
-            // It may have changed between the finding and the watching.
-            self.hinted = Some(now + BREATH);
+        if others {
+            self.follow();
         }
     }
 
-    /// Watches the directories of all ways. True if one was added.
-    fn follow(&mut self) -> bool {
+    /// Watches the directories of all ways.
+    fn follow(&mut self) {
         let ways = self
             .files
             .iter()
@@ -326,11 +326,7 @@ impl Watch {
             .collect();
         let names = places.iter().map(|place| place.path()).collect();
         let trees = within().map(|directory| directory.path.clone()).collect();
-        let added = self.events.follow(&directories, names, trees);
-        if added {
-            self.trees.iter_mut().for_each(Tree::stir);
-        }
-        added
+        self.events.follow(&directories, names, trees);
     }
 
     /// Why there are no events, once; and from then on there is a poll.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -17,6 +18,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::commands::{run, said};
+use crate::common::Raised;
 use crate::common::attempt::attempt_in;
 use crate::common::place::{Place, Target};
 use crate::common::site::Site;
@@ -147,6 +149,35 @@ fn files_in_a_watched_tree_neither_hang_nor_forge_a_line() {
     expect_plain(&site.log.timed());
     fs::write(tree.join("plain"), "").expect("a file");
     site.log.wait_for("generation 3 is serving");
+}
+
+/// Others may write there without a pause: hotswap does not wait for it to end.
+#[test]
+fn a_flood_of_file_events_keeps_nobody_waiting() {
+    let plan = Site::at(Place::Tcp4);
+    let tree = plan.dir().join("run/tree");
+    fs::create_dir_all(&tree).expect("a tree");
+    let site = plan
+        .with(&["--watch", &tree.display().to_string()])
+        .serving("v1");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|threads| {
+        let _over = Raised(&is_over);
+        for number in 0..4 {
+            let (hidden, is_over) = (tree.join(format!(".{number}")), &is_over);
+            threads.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::write(&hidden, "").expect("a file");
+                    fs::remove_file(&hidden).expect("the file");
+                }
+            });
+        }
+        for below in ["one", "two", "three"] {
+            // One more directory to be watched, in the midst of it.
+            fs::create_dir(tree.join(below)).expect("a directory");
+            site.swap();
+        }
+    });
 }
 
 /// What an instance says goes to the terminal of whoever asks, which may be root.

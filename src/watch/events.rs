@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use notify::ErrorKind;
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
-use notify::{Config, ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::supervisor::Time;
+use crate::watch::notifier::{Notifier, reason};
 use crate::watch::places::{Directory, is_editors_own};
 
 /// More events than this in one window are noise.
@@ -22,9 +23,6 @@ const NOISE: u32 = 400;
 const NOISE_WINDOW: Duration = Duration::from_millis(100);
 /// How long a noisy directory is let alone.
 const NOISE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Each takes two turns of the other thread, some 20 µs.
-const MOST_AT_ONCE: usize = 250;
 
 /// How the present file of a name came there, as far as events tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +61,8 @@ struct State {
     noise: Noise,
     /// We were woken, and have not looked yet.
     woken: bool,
+    /// Directories that gave an error, and which.
+    refused: Vec<(Directory, notify::Error)>,
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ struct Noise {
 /// The watches that `notify` holds for us.
 pub struct Events {
     /// `None` where there is no inotify.
-    watcher: Option<RecommendedWatcher>,
+    notifier: Option<Notifier>,
     shared: Arc<Shared>,
     held: HashMap<PathBuf, Directory>,
     paused: HashMap<PathBuf, Time>,
@@ -93,8 +93,12 @@ impl Events {
     /// Those of eventfd(2). That there is no inotify is none, see [`Events::complaint`].
     pub fn new() -> std::io::Result<Self> {
         let mut events = Self::none()?;
-        match watcher(&events.shared) {
-            Ok(watcher) => events.watcher = Some(watcher),
+        let (noting, answered) = (Arc::clone(&events.shared), Arc::clone(&events.shared));
+        match Notifier::start(
+            move |event| noting.note(event),
+            move |directory, held| answered.answer(directory, held),
+        ) {
+            Ok(notifier) => events.notifier = Some(notifier),
             Err(why) => events.complaint = Some(why),
         }
         Ok(events)
@@ -112,7 +116,7 @@ impl Events {
             state: Mutex::default(),
         });
         Ok(Self {
-            watcher: None,
+            notifier: None,
             shared,
             held: HashMap::new(),
             paused: HashMap::new(),
@@ -156,7 +160,11 @@ impl Events {
         let broken = mem::take(&mut state.broken);
         let noisy = state.noise.directory.take();
         let hints = mem::take(&mut state.hints);
+        let refused = mem::take(&mut state.refused);
         drop(state);
+        for (directory, error) in refused {
+            self.is_refused(directory, &error);
+        }
         let paused = self.paused.len();
         self.paused.retain(|_, until| *until > now);
         self.behind |= broken || self.paused.len() < paused;
@@ -174,14 +182,14 @@ impl Events {
         hints
     }
 
-    /// Watches these directories and no others: for these names, and for every name in these trees. True if a new one
-    /// was added, so that what happened before may have been missed.
+    /// Watches these directories and no others, soon: for these names, and for every name in these trees. Whoever is
+    /// watched is a hint, too, since what happened before may have been missed.
     pub fn follow(
         &mut self,
         directories: &HashSet<Directory>,
         names: HashSet<PathBuf>,
         trees: HashSet<PathBuf>,
-    ) -> bool {
+    ) {
         let mut state = self.shared.lock();
         state.names = names;
         state.trees = trees;
@@ -196,76 +204,32 @@ impl Events {
             self.let_go(&path);
         }
         self.behind = false;
-        let mut added = 0;
         for directory in directories {
-            if self.held.contains_key(&directory.path)
+            let left_out = self.held.contains_key(&directory.path)
                 || self.paused.contains_key(&directory.path)
-                || self.refused.contains(directory)
-            {
-                continue;
-            }
-            if added == MOST_AT_ONCE {
-                self.behind = true;
-                break;
-            }
-            if self.hold(directory) {
-                added += 1;
-            }
-        }
-        added > 0
-    }
-
-    fn hold(&mut self, directory: &Directory) -> bool {
-        let Some(watcher) = &mut self.watcher else {
-            return false;
-        };
-        match watcher.watch(&directory.path, RecursiveMode::NonRecursive) {
-            Ok(()) => {
+                || self.refused.contains(directory);
+            if let (false, Some(notifier)) = (left_out, &self.notifier) {
+                notifier.hold(directory.clone());
                 self.held.insert(directory.path.clone(), directory.clone());
-                true
-            }
-            // It has just gone; the next look finds another way.
-            Err(notify::Error {
-                kind: ErrorKind::PathNotFound,
-                ..
-            }) => false,
-            Err(error) => {
-                self.complaint = Some(format!("{}: {}", directory.path.display(), reason(&error)));
-                self.refused.insert(directory.clone());
-                false
             }
         }
     }
 
     fn let_go(&mut self, path: &Path) {
-        if let (Some(_), Some(watcher)) = (self.held.remove(path), &mut self.watcher) {
-            // `notify` forgets a directory that has gone by itself.
-            let _ = watcher.unwatch(path);
+        if let (Some(_), Some(notifier)) = (self.held.remove(path), &self.notifier) {
+            notifier.let_go(path);
         }
     }
-}
 
-fn watcher(shared: &Arc<Shared>) -> Result<RecommendedWatcher, String> {
-    let theirs = Arc::clone(shared);
-    let note = move |event: notify::Result<notify::Event>| theirs.note(event);
-    let watcher =
-        RecommendedWatcher::new(note, Config::default()).map_err(|error| reason(&error))?;
-    // `notify` does not notice that its thread could not be started, with all that it was given, and panics later.
-    if Arc::strong_count(shared) == 1 {
-        mem::forget(watcher);
-        return Err("cannot start a thread".into());
-    }
-    Ok(watcher)
-}
-
-fn reason(error: &notify::Error) -> String {
-    match &error.kind {
-        ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".into(),
-        ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-            "the limit fs.inotify.max_user_instances is reached".into()
+    fn is_refused(&mut self, directory: Directory, error: &notify::Error) {
+        if self.held.get(&directory.path) == Some(&directory) {
+            self.held.remove(&directory.path);
         }
-        ErrorKind::Io(error) => error.to_string(),
-        _ => error.to_string(),
+        // It has just gone; the next look finds another way.
+        if !matches!(error.kind, ErrorKind::PathNotFound) {
+            self.complaint = Some(format!("{}: {}", directory.path.display(), reason(error)));
+            self.refused.insert(directory);
+        }
     }
 }
 
@@ -282,7 +246,22 @@ impl Shared {
             state.broken = true;
             true
         };
-        if matters && !state.woken {
+        if matters {
+            self.wake(state);
+        }
+    }
+
+    fn answer(&self, directory: Directory, held: notify::Result<()>) {
+        let mut state = self.lock();
+        state.hints.trees = true;
+        state
+            .refused
+            .extend(held.err().map(|error| (directory, error)));
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<State>) {
+        if !state.woken {
             state.woken = true;
             // The counter of an eventfd cannot be full of one.
             let _ = self.wake.write(1);
