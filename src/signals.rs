@@ -4,6 +4,7 @@
 //! signalfd. They are blocked before any thread starts, so that none is ever delivered anywhere else.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +43,9 @@ impl Wake {
     pub fn new() -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self(Arc::new(
-            EventFd::from_flags(flags).context("cannot make an eventfd")?,
+            EventFd::from_flags(flags)
+                .map_err(io::Error::from)
+                .context("cannot make an eventfd")?,
         )))
     }
 
@@ -105,7 +108,9 @@ impl Signals {
             .thread_unblock()
             .context("cannot unblock SIGINT")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let descriptor = SignalFd::with_flags(&mask, flags).context("cannot make a signalfd")?;
+        let descriptor = SignalFd::with_flags(&mask, flags)
+            .map_err(io::Error::from)
+            .context("cannot make a signalfd")?;
         Ok(Self {
             descriptor,
             interrupts,
