@@ -19,7 +19,7 @@ const OFTEN: Duration = Duration::from_millis(5);
 const YOUNG: Duration = Duration::from_millis(100);
 /// How often later, and how often connections are counted.
 const SELDOM: Duration = Duration::from_millis(50);
-/// A look that takes long is taken so many times its own length apart.
+/// Looks that take long are so many times their own length apart.
 const SHARE: u32 = 10;
 
 /// What there is to tell about a draining generation.
@@ -28,6 +28,21 @@ pub enum Reading {
     Queue(Queue),
     /// None of its connections is busy.
     Quiet,
+}
+
+/// What looking costs, where several generations drain: together they leave most of the time for others.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// [`sys::spent`] before the processes of this one were looked for.
+    pub spent: Time,
+    /// How many are looked at in turn.
+    pub among: u32,
+}
+
+impl Effort {
+    fn took(self) -> Duration {
+        sys::spent().saturating_sub(self.spent) * self.among
+    }
 }
 
 /// One draining generation, as its sockets show it.
@@ -88,7 +103,7 @@ impl Drain {
     }
 
     /// Looks at its sockets and its processes; tells what has changed.
-    pub fn look(&mut self, now: Time, held: &[Held], pids: &[Pid]) -> Vec<Reading> {
+    pub fn look(&mut self, now: Time, held: &[Held], pids: &[Pid], effort: Effort) -> Vec<Reading> {
         if self.next.is_none_or(|next| now < next) {
             return Vec::new();
         }
@@ -102,22 +117,18 @@ impl Drain {
                 self.say(Queue::Settled)
             }
             Wait::Queue { .. } => {
-                let spent = sys::spent();
                 let backlog = Backlog::of(held);
-                let took = sys::spent().saturating_sub(spent);
-                self.queue_seen(now, took, backlog)
+                self.queue_seen(now, effort.took(), backlog)
             }
             Wait::Connections => {
-                let spent = sys::spent();
                 let census = self.counter.count(held, pids);
-                let took = sys::spent().saturating_sub(spent);
                 // A handshake may have come to its end since the queue was seen empty.
                 let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
                     Backlog::of(held)
                 } else {
                     Backlog::NONE
                 };
-                self.counted(now, took, census, backlog)
+                self.counted(now, effort.took(), census, backlog)
             }
         };
         reading.into_iter().collect()
@@ -214,6 +225,11 @@ mod tests {
 
     fn drain() -> Drain {
         Drain::new(CUT)
+    }
+
+    fn alone() -> Effort {
+        let spent = sys::spent();
+        Effort { spent, among: 1 }
     }
 
     /// Looks at the queue at each deadline; what was said, and how long after the cut-over.
@@ -324,12 +340,45 @@ mod tests {
         );
     }
 
+    fn held(listener: &TcpListener) -> Held<'_> {
+        Held {
+            listener: ListenerId(4),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind: Kind::Tcp {
+                port: listener.local_addr().unwrap().port(),
+            },
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    #[test]
+    fn the_more_generations_drain_the_seldomer_each_is_looked_at() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let next = |among| {
+            let effort = Effort { among, ..alone() };
+            while effort.took() < Duration::from_millis(1) * among {}
+            let mut drain = drain();
+            drain.look(CUT, &[held(&listener)], &[Pid::this()], effort);
+            drain.deadline().unwrap().saturating_sub(CUT)
+        };
+        assert!(next(64) >= Duration::from_millis(640));
+        assert!(next(1) < Duration::from_millis(640));
+        drop(client);
+    }
+
     #[test]
     fn a_generation_without_a_socket_of_its_own_is_done_at_once() {
         let mut drain = drain();
-        assert_eq!(drain.look(CUT, &[], &[]), [Reading::Queue(Queue::Settled)]);
+        assert_eq!(
+            drain.look(CUT, &[], &[], alone()),
+            [Reading::Queue(Queue::Settled)]
+        );
         drain.count_connections();
-        assert_eq!(drain.look(CUT, &[], &[]), [Reading::Quiet]);
+        assert_eq!(drain.look(CUT, &[], &[], alone()), [Reading::Quiet]);
         assert_eq!((drain.deadline(), drain.connections()), (None, Some(0)));
     }
 
@@ -337,31 +386,21 @@ mod tests {
     fn a_queue_that_nobody_takes_from_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let held = Held {
-            listener: ListenerId(4),
-            fd: listener.as_fd(),
-            inode: inode_of(listener.as_fd()).unwrap(),
-            kind: Kind::Tcp {
-                port: address.port(),
-            },
-            steered: true,
-            captured: false,
-            listens: true,
-        };
+        let held = held(&listener);
         let client = TcpStream::connect(address).unwrap();
         let us = [Pid::this()];
         let waiting = [Reading::Queue(Queue::Waiting)];
-        assert_eq!(drain().look(CUT, &[held], &us), waiting);
+        assert_eq!(drain().look(CUT, &[held], &us, alone()), waiting);
         let mut doubted = drain();
         doubted.doubt(vec![held.listener]);
         let settled = [Reading::Queue(Queue::Settled)];
-        assert_eq!(doubted.look(CUT, &[held], &us), settled);
+        assert_eq!(doubted.look(CUT, &[held], &us, alone()), settled);
         // It has begun to accept since it was last seen not to.
         let served = listener.accept().unwrap();
         let second = TcpStream::connect(address).unwrap();
         let mut doubted = drain();
         doubted.doubt(vec![held.listener]);
-        assert_eq!(doubted.look(CUT, &[held], &us), waiting);
+        assert_eq!(doubted.look(CUT, &[held], &us, alone()), waiting);
         drop((client, served, second));
     }
 }

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
-use crate::drain::Reading;
+use crate::drain::{Effort, Reading};
 use crate::news;
 use crate::ready::notify::Notice;
 use crate::ready::{View, Wish};
@@ -171,6 +171,7 @@ impl World {
     }
 
     pub(super) fn look_at_draining(&mut self, now: Time, batch: &mut Batch) {
+        let among = u32::try_from(self.drains.len()).unwrap_or(u32::MAX);
         for (generation, drain) in &mut self.drains {
             if drain.deadline().is_none_or(|due| due > now) {
                 continue;
@@ -178,9 +179,10 @@ impl World {
             let Some(server) = self.servers.get(generation) else {
                 continue;
             };
+            let spent = sys::spent();
             let held = self.listeners.sockets_of(*generation);
             let pids = server.processes();
-            let readings = drain.look(now, &held, &pids);
+            let readings = drain.look(now, &held, &pids, Effort { spent, among });
             if self.control.is_waited_for(*generation) {
                 let text = news::is_draining(*generation, drain.connections());
                 self.control.drains(*generation, &text);
