@@ -16,6 +16,8 @@ mod faults;
 mod hard_to_watch;
 mod harness;
 mod idle;
+mod limits;
+mod many;
 mod misuse;
 mod nonroot;
 mod order;

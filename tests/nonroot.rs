@@ -23,13 +23,19 @@ pub const SETPRIV: [&str; 4] = [
 
 /// Root becomes somebody else; who is somebody else already stays so.
 pub fn as_nobody(name: &str, place: Place) -> Option<Plan> {
+    as_user(name, place, NOBODY)
+}
+
+pub fn as_user(name: &str, place: Place, uid: u32) -> Option<Plan> {
     let plan = Site::at(place);
     if !nix::unistd::geteuid().is_root() {
         return Some(plan);
     }
-    let mut reach = Command::new(SETPRIV[0]);
+    let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+    let setpriv = ["setpriv", &user, &group, "--clear-groups"];
+    let mut reach = Command::new(setpriv[0]);
     reach
-        .args(&SETPRIV[1..])
+        .args(&setpriv[1..])
         .args(["test", "-x", env!("CARGO_BIN_EXE_hotswap")]);
     if !reach.status().is_ok_and(|status| status.success()) {
         skipped(
@@ -38,8 +44,8 @@ pub fn as_nobody(name: &str, place: Place) -> Option<Plan> {
         );
         return None;
     }
-    chown(plan.dir(), Some(NOBODY), None).expect("its owner");
-    Some(plan.inside(&SETPRIV))
+    chown(plan.dir(), Some(uid), None).expect("its owner");
+    Some(plan.inside(&setpriv))
 }
 
 fn swaps_without_root(name: &str, place: Place) {

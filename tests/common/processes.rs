@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,4 +53,11 @@ pub fn status(pid: Pid, field: &str) -> Option<String> {
 
 pub fn is_alive(pid: Pid) -> bool {
     status(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+}
+
+/// What its main thread has spent of a processor.
+pub fn cpu(pid: Pid) -> Duration {
+    let spent = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("its schedstat");
+    let nanoseconds = spent.split(' ').next().map(str::parse);
+    Duration::from_nanos(nanoseconds.expect("a number").expect("a number"))
 }

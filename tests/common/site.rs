@@ -134,7 +134,8 @@ impl Site {
         verdict
     }
 
-    fn swap_for_a_verdict(&self) -> String {
+    /// Asks for a swap, and waits for hotswap's line about it, be it good or bad.
+    pub fn swap_for_a_verdict(&self) -> String {
         let mark = self.log.mark();
         self.signal(Signal::SIGHUP);
         self.log.wait_after(mark, &VERDICTS)
