@@ -85,12 +85,13 @@ fn components(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Names that editors use for their own ends beside the file that is edited.
+/// Names that editors and interpreters use for their own ends beside the file that is edited.
 pub fn is_editors_own(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let within = |start: &[u8], end: &[u8]| name.starts_with(start) && name.ends_with(end);
-    // vim tries whether it may make a file called 4913; JetBrains writes beside and renames.
-    name == b"4913"
+    // vim tries whether it may make a file called 4913; JetBrains writes beside and renames. What Python compiles as a new
+    // generation starts would be the next change.
+    [&b"4913"[..], b"__pycache__"].contains(&name)
         || within(b".#", b"")
         || within(b"#", b"#")
         || [
@@ -102,6 +103,7 @@ pub fn is_editors_own(name: &OsStr) -> bool {
             b".kate-swp",
             b"___jb_tmp___",
             b"___jb_old___",
+            b".pyc",
         ]
         .iter()
         .any(|end| name.ends_with(end))
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_editors_leave_beside_a_file_is_theirs() {
+    fn what_tools_leave_beside_a_file_is_theirs() {
         for name in [
             "4913",
             "main.rs~",
@@ -161,10 +163,12 @@ mod tests {
             "#main.rs#",
             ".main.rs.swp",
             "a.rs___jb_tmp___",
+            "__pycache__",
+            "main.pyc",
         ] {
             assert!(is_editors_own(OsStr::new(name)), "{name}");
         }
-        for name in ["main.rs", "49131", "a#b", "swp"] {
+        for name in ["main.rs", "49131", "a#b", "swp", "main.py", "pyc"] {
             assert!(!is_editors_own(OsStr::new(name)), "{name}");
         }
     }
