@@ -126,9 +126,11 @@ fn help_tells_the_default_of_the_manual() {
 
 #[test]
 fn every_command_of_the_readme_can_be_meant() {
-    let lines = README
-        .lines()
-        .filter(|line| line.starts_with("hotswap ") && !line.contains(": "));
+    let blocks = README.split("```sh\n").skip(1);
+    let lines = blocks
+        .filter_map(|block| block.split("```").next())
+        .flat_map(str::lines)
+        .filter(|line| line.starts_with("hotswap "));
     let in_tables = README
         .lines()
         .filter(|line| line.starts_with("| "))
@@ -138,7 +140,6 @@ fn every_command_of_the_readme_can_be_meant() {
         .collect();
     assert!(commands.len() > 20, "{commands:?}");
     for command in commands {
-        let command = command.split(" > ").next().unwrap();
         let words = words(command);
         let read = super::parse(&words[1..], |_| None);
         assert!(read.is_ok(), "{command}: {read:?}");
