@@ -1,7 +1,8 @@
 """Those who ask: new connections, kept ones, hesitating ones and slow requests, and how each of them fails.
 
 A failure on a fresh connection is what a swap must never cause. A reused one that is closed before any byte of the
-answer is counted apart: no wrapper can help it, and HTTP clients try again.
+answer is counted apart: no wrapper can help it, and HTTP clients try again. So is one that is cut short, as a server that
+ends without a graceful stop may do with what it was asked a moment before.
 """
 
 import collections
@@ -59,6 +60,7 @@ class Tally:
         self.lock = threading.Lock()
         self.answers = 0
         self.stale = 0
+        self.cut_short = 0
         self.slowest = 0.0
         self.failures = collections.Counter()
         self.examples = []
@@ -132,6 +134,8 @@ class Crowd:
         with self.tally.lock:
             if reused and kind in ("eof", "reset", "closed by the server"):
                 self.tally.stale += 1
+            elif reused and kind == "truncated":
+                self.tally.cut_short += 1
             else:
                 kind += " on a kept connection" if reused else ""
                 self.tally.failures[kind] += 1

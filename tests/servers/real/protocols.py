@@ -86,7 +86,7 @@ class Http2:
 
     def answer(self, conversation, stream):
         """What came on this stream, and whether the server takes no further one."""
-        body, going = b"", False
+        body, begun, going = b"", False, False
         while True:
             long, short, what, flags, number = struct.unpack(">BHBBI", conversation.exactly(9))
             content = conversation.exactly(long << 16 | short)
@@ -102,8 +102,9 @@ class Http2:
                 if last < stream:
                     raise Failed("closed by the server" if not error else f"sent away with {error}")
             elif what == self.RESET and number == stream:
-                raise Failed(f"stream reset with {struct.unpack('>I', content)[0]}")
+                raise Failed("truncated" if begun else "reset")
             elif number == stream:
+                begun = True
                 body += content if what == self.DATA else b""
                 if flags & self.END_STREAM and what in (self.DATA, self.HEADERS):
                     return body, going

@@ -1,6 +1,7 @@
 import asyncio
+import sys
 
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import serve, unix_serve
 
 
 async def echo(connection):
@@ -9,7 +10,8 @@ async def echo(connection):
 
 
 async def main():
-    async with serve(echo, "127.0.0.1", 8080) as server:
+    listening = unix_serve(echo, sys.argv[1]) if sys.argv[1:] else serve(echo, "127.0.0.1", 8080)
+    async with listening as server:
         await server.serve_forever()
 
 
