@@ -4,6 +4,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use crate::common::crowd::Habit;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
@@ -138,13 +139,16 @@ fn it_puts_itself_into_the_background() {
     );
 }
 
-/// By then it has been taken for ready: it is ended like one that crashed, and hotswap is there for the next.
+/// By then it has been taken for ready, and is busy: it is ended like one that crashed, and hotswap is there for the next.
 #[test]
 fn it_puts_itself_into_the_background_once_it_serves() {
     let site = on_tcp().serving("v1");
-    let clients = site.clients(4);
+    let clients = site.guests().and(1, Habit::default()).come();
     let odd = server("odd");
-    let script = format!("#!/bin/sh\nVERSION=v2 '{}' &\nsleep 0.5\n", odd.display());
+    let script = format!(
+        "#!/bin/sh\nVERSION=v2 '{}' single think=2ms &\nsleep 0.5\n",
+        odd.display()
+    );
     site.publish_file(script.as_bytes(), 0o755).swap();
     site.log
         .wait_for(" is dead: cannot follow a server that puts itself into the background");

@@ -3,13 +3,20 @@
 use std::io::ErrorKind;
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
+use std::thread::sleep;
+use std::time::Duration;
 
-use super::World;
 use super::wait::Batch;
+use super::{Life, World};
 use crate::capture::{Capture, filter};
+use crate::connections::owners::Owners;
 use crate::server::{Report, Server};
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
+
+/// How often those are looked at whose main process has ended well.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 impl World {
     /// Every child that has ended: one SIGCHLD may stand for many.
@@ -50,16 +57,33 @@ impl World {
             return;
         };
         let mut exit = server.died(status);
-        if exit == Exit::Status(0) {
-            let held = self.listeners.sockets_of(generation);
-            if !ready::waited_on(&held, &server.processes()).is_empty() {
-                exit = Exit::Background;
-            }
+        if exit == Exit::Status(0) && self.goes_on(generation) {
+            exit = Exit::Background;
         }
         self.listeners.died(generation);
         self.readiness
             .take_if(|(candidate, _)| *candidate == generation);
         batch.deaths.push(Event::Died(generation, exit));
+    }
+
+    /// Whether others of it wait for clients, though it was not told to end; who is busy comes back to that soon.
+    fn goes_on(&self, generation: Generation) -> bool {
+        let goes_on = |life: &Life| life.drains_since.is_none();
+        let server = self.servers.get(&generation);
+        let server = server.filter(|_| self.lives.get(&generation).is_some_and(goes_on));
+        let others = server.map(Server::processes).unwrap_or_default();
+        let mut owners = Owners::default();
+        owners.refresh(&others);
+        let mut held = self.listeners.sockets_of(generation);
+        held.retain(|held| owners.have(held.inode));
+        let looks = if held.is_empty() { 0 } else { LOOKS };
+        (0..looks).any(|_| {
+            let waits = !ready::waited_on(&held, &others).is_empty();
+            if !waits {
+                sleep(BETWEEN_LOOKS);
+            }
+            waits
+        })
     }
 
     pub(super) fn hear_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
