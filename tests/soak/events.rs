@@ -60,7 +60,7 @@ fn bad_build(life: &mut Life, chance: &mut Chance) {
         "kill=SIGABRT after=100ms hang",
         "hang",
         "hang deaf helpers=1",
-        "stderr-flood notify-flood hang",
+        "notify-flood hang",
     ]);
     let trigger = life.trigger(chance);
     life.say("bad build", &format!("{words} by {trigger:?}"));
@@ -293,7 +293,7 @@ fn helpers(life: &mut Life, chance: &mut Chance) {
     let verdict = life.swap(&build, 0o755, trigger);
     assert!(verdict.contains(" is serving ("), "{verdict}");
     let generation = life.serving();
-    life.permit_its_kill(generation);
+    life.let_linger(generation);
     if killed {
         for pid in processes::of_site(life.site.dir()) {
             let of = processes::variable(pid, "HOTSWAP_GENERATION");

@@ -27,6 +27,9 @@ const VERDICTS: [&str; 4] = [
     " is dead: ",
 ];
 
+/// As many as of each other kind.
+pub const KEPT_CLIENTS: usize = 2;
+
 pub struct Life<'a> {
     pub site: Site,
     pub clients: Crowd,
@@ -37,6 +40,8 @@ pub struct Life<'a> {
     pub version: String,
     /// Its program.
     good: String,
+    /// The first generation of it, if it does not end when it is told to, or leaves others behind.
+    lingering: Option<u32>,
     versions: usize,
     /// So much of the log has been looked at.
     pub heard: usize,
@@ -59,7 +64,8 @@ impl<'a> Life<'a> {
         let setting = Setting::by(chance);
         let good = setting.good_build("v1", chance);
         let site = setting.plan(&good).serving("v1");
-        let guests = site.guests().mixed(8).arriving(100, Habit::default());
+        let guests = site.guests().mixed(4 * KEPT_CLIENTS);
+        let guests = guests.arriving(100, Habit::default());
         let mut life = Life {
             clients: guests.come(),
             site,
@@ -68,6 +74,7 @@ impl<'a> Life<'a> {
             report,
             version: "v1".to_owned(),
             good,
+            lingering: None,
             versions: 1,
             heard: 0,
             holdings: Vec::new(),
@@ -107,6 +114,8 @@ impl<'a> Life<'a> {
     }
 
     pub fn expect(&mut self, version: String, build: &str) {
+        self.permit_lingering();
+        self.lingering = None;
         self.version = version;
         build.clone_into(&mut self.good);
     }
@@ -223,6 +232,18 @@ impl<'a> Life<'a> {
     pub fn permit_its_kill(&mut self, generation: u32) {
         let line = format!("generation {generation} is killed: its time to end has passed");
         self.ledger.permit(&[&line]);
+    }
+
+    /// The same for the build that serves, and for all generations that run it.
+    pub fn let_linger(&mut self, first: u32) {
+        self.lingering = Some(first);
+    }
+
+    pub fn permit_lingering(&mut self) {
+        let Some(first) = self.lingering else { return };
+        let started = self.site.log.lines(" started, pid ");
+        let last = started.last().map_or(first, |line| generation_in(line));
+        (first..=last).for_each(|generation| self.permit_its_kill(generation));
     }
 
     /// Everything that was done and said, where the report points to.
