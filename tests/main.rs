@@ -24,6 +24,7 @@ mod order;
 mod pid1;
 mod promises;
 mod readme;
+mod rescue;
 mod restart;
 mod saturated;
 mod security;

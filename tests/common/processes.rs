@@ -1,7 +1,7 @@
 //! The processes of one site, wherever they went: found by a variable that all of them inherit.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -49,6 +49,21 @@ pub fn status(pid: Pid, field: &str) -> Option<String> {
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.map(|value| value.trim().to_owned())
+}
+
+/// SIGSTOP, and it has come to every thread.
+pub fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).expect("a signal");
+    let is_stopped = |task: PathBuf| {
+        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().map(str::trim_start);
+        state.is_some_and(|state| state.starts_with('T'))
+    };
+    eventually("a process that stands still", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let mut tasks = tasks.flatten().map(|task| task.path());
+        tasks.all(is_stopped).then_some(())
+    });
 }
 
 pub fn is_alive(pid: Pid) -> bool {

@@ -110,11 +110,7 @@ impl Site {
 
     /// hotswap stands still while `what` is done.
     pub fn while_stopped<T>(&self, what: impl FnOnce(&Site) -> T) -> T {
-        self.signal(Signal::SIGSTOP);
-        eventually("hotswap to stand still", || {
-            let state = processes::status(self.hotswap(), "State")?;
-            state.starts_with('T').then_some(())
-        });
+        processes::stop(self.hotswap());
         let result = what(self);
         self.signal(Signal::SIGCONT);
         result
@@ -146,7 +142,7 @@ impl Site {
         for version in 2..count + 2 {
             self.publish(&format!("v{version}")).swap();
             eventually("the end of a drain", || {
-                let gone = self.log.count("is gone");
+                let gone = self.log.count("is gone after");
                 (self.log.count("is draining") <= gone + DRAINING).then_some(())
             });
         }
