@@ -1,6 +1,7 @@
 //! Servers that know nothing of hotswap and bind by themselves: twenty swaps of each under load, in its stock form.
 
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,10 +17,15 @@ mod rights;
 
 const SWAPS: usize = 20;
 
-/// An address that nobody has at the moment.
+/// An address that nobody has at the moment. The kernel gives no client its port, as it would one that was just let go.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    listener.local_addr().expect("its address")
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 20_000;
+        let port = 10_000 + u16::try_from(random).expect("a port");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
+        }
+    }
 }
 
 /// A plan for a server that binds that address itself.
