@@ -5,7 +5,7 @@
 
 mod hand_over;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,11 +15,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, recv, send,
-    setsockopt, shutdown, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, getpeername,
+    recv, send, setsockopt, shutdown, socket, sockopt,
 };
 
-use super::socket::{client_of, connect, inode};
+use super::socket::{bound_to, client_of, connect, inet, inode};
 use super::steer::Inode;
 use crate::supervisor::Time;
 
@@ -87,6 +87,8 @@ pub struct Relays {
     all: HashMap<Inode, Relay>,
     /// The client's socket by the server's.
     clients: HashMap<Inode, Inode>,
+    /// Where the server sees its clients.
+    sources: HashSet<SocketAddr>,
 }
 
 impl Relays {
@@ -102,7 +104,8 @@ impl Relays {
     /// Carries this client from now on.
     ///
     /// # Errors
-    /// When the destination cannot be connected to.
+    /// When the destination cannot be connected to, or the client is one that is carried already: then the way to the
+    /// destination leads back here, and it would be carried round for ever.
     pub fn take(
         &mut self,
         client: OwnedFd,
@@ -110,6 +113,11 @@ impl Relays {
         epoll: &Epoll,
         now: Time,
     ) -> io::Result<()> {
+        let name = getpeername::<SockaddrStorage>(client.as_raw_fd());
+        let source = name.ok().and_then(|name| inet(&name)).map(canonical);
+        if source.is_some_and(|source| self.sources.contains(&source)) {
+            return Err(Errno::ELOOP.into());
+        }
         let relay = Relay {
             client: End::new(client)?,
             server: End::new(to.connect()?)?,
@@ -122,6 +130,7 @@ impl Relays {
     fn add(&mut self, mut relay: Relay, epoll: &Epoll) -> io::Result<()> {
         relay.watch(epoll)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
+        self.sources.extend(relay.source());
         self.all.insert(relay.client.inode, relay);
         Ok(())
     }
@@ -180,11 +189,19 @@ impl Relays {
     fn forget(&mut self, client: Inode) {
         if let Some(relay) = self.all.remove(&client) {
             self.clients.remove(&relay.server.inode);
+            if let Some(source) = relay.source() {
+                self.sources.remove(&source);
+            }
         }
     }
 }
 
 impl Relay {
+    /// Where the server sees its client, if that can be told.
+    fn source(&self) -> Option<SocketAddr> {
+        bound_to(self.server.fd.as_fd()).ok().map(canonical)
+    }
+
     fn carry(&mut self, now: Time) -> io::Result<()> {
         let Self { client, server, .. } = self;
         let moved = [client.carry_to(server)?, server.carry_to(client)?];
@@ -288,6 +305,11 @@ impl End {
         self.interest = interest;
         Ok(())
     }
+}
+
+/// A dual-stack socket has its own way to write an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Whether the client has gone away again: a probe of ours, or one that has lost its patience.

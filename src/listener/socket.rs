@@ -101,9 +101,13 @@ pub fn connect(socket: BorrowedFd, to: &dyn SockaddrLike) -> nix::Result<()> {
 /// The internet address a socket is bound to.
 pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
     let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    inet(&name).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+pub fn inet(name: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
     let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
-    v4.or(v6).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+    v4.or(v6)
 }
 
 /// A socket, non-blocking, from which that address of this host can be connected to, and how to get there. It is bound,

@@ -143,6 +143,25 @@ fn counted(note: &Note) -> usize {
     }
 }
 
+/// Whatever may have led new connections to the socket of a generation that is gone.
+#[test]
+fn one_that_comes_back_is_not_carried_round() {
+    for listen in ["127.0.0.1:0", "[::]:0"] {
+        let mut house = House::listening(&[listen]);
+        house.serving(G1);
+        let _client = house.client();
+        let second = house.serving(G2);
+        sys::attach_reuseport_program(second.0.fd.as_fd(), &steer::to_member(0)).unwrap();
+        house.leave(G1);
+        (0..20).for_each(|_| house.wake());
+        let said: Vec<String> = house.notes.iter().map(Note::to_string).collect();
+        assert!(said[0].starts_with("1 connection that"), "{said:?}");
+        assert!(said[0].contains(" is relayed"), "{said:?}");
+        assert!(said[1].ends_with(" had to be closed"), "{said:?}");
+        assert_eq!(said.len(), 2, "{said:?}");
+    }
+}
+
 #[test]
 fn a_silent_one_ends() {
     let mut house = House::listening(&["127.0.0.1:0"]);
