@@ -5,6 +5,7 @@
 //! gone: it is told.
 
 mod captured;
+mod cut_over;
 mod group;
 mod hand_over;
 mod means;
@@ -215,6 +216,7 @@ impl Listeners {
                 fd,
             });
         }
+        self.settle(generation)?;
         Ok(seats)
     }
 
@@ -236,76 +238,6 @@ impl Listeners {
     pub fn sockets_of(&self, generation: Generation) -> Vec<Held<'_>> {
         let held = self.all.iter().map(|listener| listener.held(generation));
         held.flatten().collect()
-    }
-
-    /// New connections go to this generation from now on, wherever it listens; `--listen`ed sockets that it has not are
-    /// made first, so that clients can wait for it. On the listeners that are excepted clients stay with whom they have,
-    /// until that is gone. Cutting back is the same.
-    ///
-    /// # Errors
-    /// Then nothing has changed.
-    pub fn cut_over(
-        &mut self,
-        generation: Generation,
-        except: &[ListenerId],
-    ) -> io::Result<Vec<Note>> {
-        let survey = self.survey();
-        // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
-        let unborn = self.seated < Some(generation);
-        for listener in &mut self.all {
-            let due = unborn || listener.captured.is_none();
-            let lacks = due && listener.held(generation).is_none();
-            match &mut listener.sort {
-                Sort::Group(group) => {
-                    if lacks {
-                        group.seat(generation, Sockets::Own, &survey, &mut self.means)?;
-                    }
-                    group.prepare(generation, &survey, &mut self.means)?;
-                }
-                Sort::Path(path) if lacks => {
-                    path.seat(generation, Sockets::Own, &self.means)?;
-                }
-                Sort::Shared(shared) => shared.mend(&self.means)?,
-                Sort::Path(_) => {}
-            }
-        }
-        let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
-        for at in 0..self.all.len() {
-            if except.contains(&self.all[at].id) {
-                continue;
-            }
-            let result = match &mut self.all[at].sort {
-                Sort::Group(group) => group.cut_over(generation, &mut self.means),
-                Sort::Path(path) => path.cut_over(generation, &mut self.means),
-                Sort::Shared(_) => Ok(None),
-            };
-            match result {
-                Ok(before) => done.push((at, before)),
-                Err(error) => {
-                    self.cut_back(&done);
-                    return Err(error);
-                }
-            }
-        }
-        self.serving = Some(generation);
-        self.forget_unowned();
-        Ok(self.means.take_notes())
-    }
-
-    fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
-        for (at, before) in done {
-            let Some(before) = *before else { continue };
-            match &mut self.all[*at].sort {
-                Sort::Group(group) => group.steer_back(before, &mut self.means),
-                Sort::Path(path) => path.steer_back(before, &mut self.means),
-                Sort::Shared(_) => {}
-            }
-        }
-    }
-
-    /// Its main process is dead. Clients wait for whoever comes next, even where what is left of it has no listener.
-    pub fn died(&mut self, generation: Generation) {
-        self.serving.take_if(|serving| *serving == generation);
     }
 
     /// The generation is gone: its sockets are parked, but for those that new connections go to, in which clients wait
@@ -391,6 +323,13 @@ impl Listeners {
                 if let Sort::Group(group) = &mut listener.sort {
                     group.reap(&survey, now, &mut self.means);
                     group.tend(&mut self.means);
+                }
+            }
+            // what was closed is closed: a stranger that comes next comes after it
+            let survey = self.survey();
+            for listener in &mut self.all {
+                if let Sort::Group(group) = &mut listener.sort {
+                    group.recognize(&survey, &mut self.means);
                 }
             }
         }

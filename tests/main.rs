@@ -19,6 +19,7 @@ mod idle;
 mod limits;
 mod many;
 mod misuse;
+mod neighbours;
 mod nonroot;
 mod order;
 mod pid1;

@@ -19,7 +19,7 @@ use super::path::UnixPath;
 use super::place::Place;
 use super::shared::Shared;
 use super::steer::Inode;
-use super::{Kind, Listener, ListenerId, Listeners, Sockets, Sort};
+use super::{Kind, Listener, ListenerId, Listeners, Sockets, Sort, Survey};
 use crate::address::covers;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
@@ -169,7 +169,7 @@ impl Listeners {
             (Sort::Group(group), _) => {
                 group.join(generation, socket, &survey, &mut self.means)?;
                 if serves {
-                    group.prepare(generation, &survey, &mut self.means)?;
+                    group.prepare(generation, &Survey::of(&[group]), &mut self.means)?;
                     group.cut_over(generation, &mut self.means)?;
                 }
             }

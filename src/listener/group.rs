@@ -21,8 +21,14 @@ use crate::supervisor::{Generation, Time};
 use crate::sys;
 
 mod captured;
+mod doubt;
 mod hand_over;
 mod parked;
+
+pub use doubt::too_many_strangers;
+
+/// How often a socket joins again because strangers come and go just then.
+pub const ATTEMPTS: usize = 20;
 
 pub struct Group {
     family: Family,
@@ -129,6 +135,7 @@ impl Group {
             self.steer(inode)?;
         }
         self.guard(means)?;
+        self.fill(inode, means)?;
         self.tend(means);
         Ok(duplicate)
     }
@@ -222,37 +229,6 @@ impl Group {
         connected.map(|()| probe)
     }
 
-    /// Finds out where the sockets are whose place is in doubt, by connections of our own: who gets one is there.
-    fn find_out(&mut self) -> io::Result<()> {
-        let target = self
-            .order
-            .target()
-            .and_then(|inode| self.order.index_of(inode));
-        let target = target.ok_or(Errno::ENOENT)?;
-        let in_doubt = self.order.in_doubt();
-        for (index, _) in &in_doubt {
-            let _probe = self.probe_at(*index, target)?;
-            let doubtful =
-                |socket: &&Socket| in_doubt.iter().any(|(_, inode)| *inode == socket.inode);
-            let parked = self.parked().filter(doubtful);
-            let got_it = parked.map(|socket| {
-                (
-                    socket.inode,
-                    set_nonblocking(socket.fd(), true).and_then(|()| sys::accept(socket.fd())),
-                )
-            });
-            let got_it = got_it
-                .filter(|(_, accepted)| accepted.is_ok())
-                .map(|(inode, _)| inode)
-                .next();
-            // else a server got it; it is known which once all others are found
-            if let Some(inode) = got_it {
-                self.order.found(inode, *index);
-            }
-        }
-        Ok(())
-    }
-
     /// Something has happened on these: was shut down, or a client came to a parked one.
     pub fn woken(&mut self, events: &[(Inode, bool)], means: &mut Means) {
         let shut = events.iter().filter(|event| event.1);
@@ -292,15 +268,11 @@ impl Group {
         if let Some(target) = target.filter(|target| self.order.index_of(*target).is_some()) {
             // attached first: a new connection may come at any moment
             let attached = self.steer(target);
-            if let Err(error) = attached.and_then(|()| self.guard(means)) {
+            let guarded = attached.and_then(|()| self.guard(means));
+            if let Err(error) = guarded.and_then(|()| self.make_sure(target, means)) {
                 means.note(self.broken(&error));
             }
-            if let Err(error) = self.find_out() {
-                log::debug!(
-                    "cannot tell the order of the sockets of {}: {error}",
-                    self.address
-                );
-            }
+            self.find_out();
         }
     }
 
@@ -314,7 +286,8 @@ impl Group {
     /// Attaches the program that picks this socket.
     fn steer(&mut self, inode: Inode) -> io::Result<()> {
         let at = self.position(inode).ok_or(Errno::EBADF)?;
-        let index = self.order.index_of(inode).ok_or(Errno::EBADF)?;
+        let index = self.order.index_of(inode);
+        let index = index.ok_or_else(too_many_strangers)?;
         sys::attach_reuseport_program(self.sockets[at].fd(), &to_member(index))?;
         self.order.set_target(inode);
         Ok(())

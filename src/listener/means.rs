@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::relay::{Destination, Relays, has_left};
 use super::socket::{Interest, Socket, set_nonblocking};
 use super::steer::Inode;
-use super::{Note, SocketOptions};
+use super::{Note, SocketOptions, owner};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -32,6 +32,8 @@ pub struct Means {
     /// Descriptors or memory are out: until then nobody is taken off a parked socket, or the loop would try for ever.
     exhausted: Option<Time>,
     notes: Vec<Note>,
+    /// Strangers that have not been named yet, and where they listen.
+    strangers: Vec<(String, Inode)>,
 }
 
 impl Means {
@@ -44,6 +46,7 @@ impl Means {
             has_relayed: false,
             exhausted: None,
             notes: Vec::new(),
+            strangers: Vec::new(),
         })
     }
 
@@ -55,7 +58,16 @@ impl Means {
         self.notes.push(note);
     }
 
+    /// A stranger has joined. To find out who it is takes long, and is left for later.
+    pub fn found_stranger(&mut self, listener: String, inode: Inode) {
+        self.strangers.push((listener, inode));
+    }
+
     pub fn take_notes(&mut self) -> Vec<Note> {
+        for (listener, inode) in std::mem::take(&mut self.strangers) {
+            let who = owner::holder_of(inode);
+            self.note(Note::Stranger { listener, who });
+        }
         std::mem::take(&mut self.notes)
     }
 

@@ -28,6 +28,10 @@ pub struct Order {
     target: Option<Inode>,
     /// Members that left together leave in an unknown order; what has moved then is somewhere, and nobody knows where.
     doubtful: BTreeSet<Inode>,
+    /// The members when the kernel last showed them, who has joined since, and how many have left.
+    shown: Vec<Inode>,
+    joined: BTreeSet<Inode>,
+    left: usize,
 }
 
 impl Order {
@@ -38,9 +42,12 @@ impl Order {
         doubtful: BTreeSet<Inode>,
     ) -> Self {
         Self {
+            shown: members.iter().map(|member| member.0).collect(),
             members,
             target,
             doubtful,
+            joined: BTreeSet::new(),
+            left: 0,
         }
     }
 
@@ -48,6 +55,7 @@ impl Order {
     pub fn append(&mut self, inode: Inode, role: Role) {
         if self.position(inode).is_none() {
             self.members.push((inode, role));
+            self.joined.insert(inode);
         }
     }
 
@@ -59,6 +67,8 @@ impl Order {
         let last = self.members.len() - 1;
         let moved = self.members[last].0;
         self.members.swap_remove(hole);
+        self.joined.remove(&inode);
+        self.left += 1;
         if self.doubtful.remove(&inode) && hole != last {
             self.doubtful.insert(moved);
         }
@@ -81,6 +91,30 @@ impl Order {
                 self.doubtful.clear();
             }
         }
+    }
+
+    /// The kernel has shown that these are the members. Whoever has joined or left beside a stranger, who did so at any
+    /// moment, may be in another's place: those that joined, and of the last as many as have left. Only the target stays
+    /// where it is, whoever leaves.
+    pub fn show(&mut self, strangers_moved: bool) {
+        if strangers_moved && self.joined.len() + self.left > 1 {
+            let last = self.shown.iter().rev().take(self.left);
+            let moved = last.filter(|inode| Some(**inode) != self.target);
+            self.doubtful.extend(moved.chain(&self.joined));
+            let members: BTreeSet<Inode> = self.members().collect();
+            self.doubtful.retain(|inode| members.contains(inode));
+            if self.doubtful.len() == 1 {
+                self.doubtful.clear();
+            }
+        }
+        self.shown = self.members().collect();
+        self.joined.clear();
+        self.left = 0;
+    }
+
+    /// It has joined since the kernel last showed who is there.
+    pub fn is_new(&self, inode: Inode) -> bool {
+        self.joined.contains(&inode)
     }
 
     pub fn set_role(&mut self, inode: Inode, role: Role) {

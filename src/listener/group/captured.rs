@@ -47,10 +47,11 @@ impl Group {
         }
         sys::listen(socket.as_fd(), means.options.backlog)?;
         self.leave(generation, now, means);
-        self.add(socket, Some(generation), means)?;
+        let inode = self.add(socket, Some(generation), means)?;
         self.guard(means)?;
-        self.reap(survey, now, means);
-        Ok(())
+        self.close_idle(survey, now, means);
+        self.fill(inode, means)?;
+        self.make_sure(inode, means)
     }
 
     fn could_shrink(&self, now: Time) -> bool {

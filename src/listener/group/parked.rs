@@ -1,9 +1,8 @@
-//! The sockets of a group that no generation has, and those that are not ours at all: what may leave, and when.
+//! The sockets of a group that no generation has: what may leave, and when.
 
 use std::time::Duration;
 
-use super::{Group, Inode, Means, Role, Socket, Survey};
-use crate::listener::{Note, owner};
+use super::{Group, Inode, Means, Socket, Survey};
 use crate::supervisor::Time;
 
 /// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
@@ -43,6 +42,13 @@ impl Group {
     /// comes to stand before the target, and leaves room behind itself once it is the target.
     pub fn reap(&mut self, survey: &Survey, now: Time, means: &mut Means) {
         self.recognize(survey, means);
+        if self.strangers.is_empty() && !self.order.in_doubt().is_empty() {
+            self.find_out();
+        }
+        self.close_idle(survey, now, means);
+    }
+
+    pub(super) fn close_idle(&mut self, survey: &Survey, now: Time, means: &mut Means) {
         let members: Vec<Inode> = self.order.members().collect();
         for inode in members {
             let Some(at) = self.position(inode) else {
@@ -67,41 +73,6 @@ impl Group {
     pub(super) fn is_rested(&self, at: usize, now: Time) -> bool {
         let socket = &self.sockets[at];
         socket.owner.is_none() && socket.since + REST <= now
-    }
-
-    /// Takes note of what the kernel knows and we do not yet: a server may have shut its socket down a moment ago, and a
-    /// process of our own user can join, and leave at any moment.
-    pub(super) fn recognize(&mut self, survey: &Survey, means: &mut Means) {
-        let Some(there) = survey.members(self) else {
-            return;
-        };
-        let ours = self.sockets.iter().filter(|socket| socket.listens);
-        let shut: Vec<Inode> = ours
-            .map(|socket| socket.inode)
-            .filter(|inode| !there.contains(inode))
-            .collect();
-        if !shut.is_empty() {
-            self.shut_down(&shut, means);
-        }
-        let gone = self.strangers.difference(&there);
-        let gone: Vec<Inode> = gone.copied().collect();
-        self.order.leave_together(&gone);
-        self.strangers.retain(|inode| there.contains(inode));
-        for inode in there {
-            let ours = self.position(inode);
-            // its server has called listen(2) by itself after a shutdown(2)
-            if let Some(socket) = ours.map(|at| &mut self.sockets[at]) {
-                socket.listens = true;
-                let role = socket.owner.map_or(Role::Parked, |_| Role::Loose);
-                self.order.append(inode, role);
-            } else if self.strangers.insert(inode) {
-                self.order.append(inode, Role::Loose);
-                means.note(Note::Stranger {
-                    listener: self.address.to_string(),
-                    who: owner::holder_of(inode),
-                });
-            }
-        }
     }
 
     /// As if every parked socket had been so for long.

@@ -93,6 +93,34 @@ fn what_moved_when_two_left_at_once_is_in_doubt_until_one_is_left() {
     assert_eq!(order.index_of(3), Some(0));
 }
 
+#[test]
+fn who_has_moved_beside_a_stranger_is_in_doubt() {
+    let known = || order(&[1, 2, 3, 4].map(|inode| (inode, Role::Parked)), 1);
+    let mut alone = known();
+    alone.append(9, Role::Loose);
+    alone.show(true);
+    assert_eq!((alone.index_of(4), alone.index_of(9)), (Some(3), Some(4)));
+    alone.leave(9);
+    alone.show(true);
+    assert_eq!(alone, known());
+    let mut with_ours = known();
+    with_ours.append(5, Role::Loose);
+    with_ours.append(9, Role::Loose);
+    assert!(with_ours.is_new(5));
+    with_ours.show(true);
+    assert_eq!((with_ours.index_of(5), with_ours.index_of(9)), (None, None));
+    assert!(!with_ours.is_new(5));
+    // whichever of them leaves, the place of the other is known
+    with_ours.leave(5);
+    assert_eq!(with_ours.index_of(9), Some(4));
+    let mut one_came_and_one_went = known();
+    one_came_and_one_went.leave(2);
+    one_came_and_one_went.append(9, Role::Loose);
+    one_came_and_one_went.show(true);
+    let lost = one_came_and_one_went.in_doubt();
+    assert_eq!(lost, [(1, 4), (3, 9)]);
+}
+
 fn order(members: &[(Inode, Role)], target: Inode) -> Order {
     Order::known(members.to_vec(), Some(target), BTreeSet::new())
 }

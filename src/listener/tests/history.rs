@@ -10,6 +10,8 @@ enum Happening {
     Gone(prop::sample::Index),
     ShutDown(prop::sample::Index),
     TwoShutDown(prop::sample::Index),
+    StrangerComes,
+    StrangerGoes(prop::sample::Index),
     Reap,
 }
 
@@ -21,6 +23,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => index().prop_map(Happening::Gone),
         1 => index().prop_map(Happening::ShutDown),
         1 => index().prop_map(Happening::TwoShutDown),
+        1 => Just(Happening::StrangerComes),
+        1 => index().prop_map(Happening::StrangerGoes),
         2 => Just(Happening::Reap),
     ]
 }
@@ -31,6 +35,10 @@ struct History {
     living: Vec<(Generation, Server)>,
     serving: Generation,
     number: u32,
+    /// Sockets of others, which hotswap is not told of.
+    strangers: Vec<OwnedFd>,
+    /// There was ever one.
+    had_strangers: bool,
 }
 
 impl History {
@@ -42,6 +50,8 @@ impl History {
             living: vec![(G1, server)],
             serving: G1,
             number: 1,
+            strangers: Vec::new(),
+            had_strangers: false,
         }
     }
 
@@ -72,7 +82,10 @@ impl History {
                 if self.is_lost(generation) {
                     return false;
                 }
-                self.house.cut_over(generation);
+                if let Err(error) = self.house.listeners.cut_over(generation, &[]) {
+                    assert!(self.is_lost(generation), "{error}");
+                    return false;
+                }
                 let held = self.house.listeners.sockets_of(generation);
                 if held[0].listens {
                     self.serving = generation;
@@ -92,14 +105,31 @@ impl History {
                 self.server(others[first]).shuts_down();
                 self.server(others[(first + 1) % others.len()]).shuts_down();
             }
+            Happening::StrangerComes if self.strangers.len() < 4 => {
+                self.had_strangers = true;
+                let Sort::Group(group) = &self.house.listeners.all[0].sort else {
+                    return false;
+                };
+                let socket = open::tcp_socket(group.family(), group.address(), 0, true).unwrap();
+                sys::listen(socket.as_fd(), 16).unwrap();
+                self.strangers.push(socket);
+            }
+            Happening::StrangerGoes(index) if !self.strangers.is_empty() => {
+                self.strangers.remove(index.index(self.strangers.len()));
+            }
             Happening::Reap => {
-                while let Some(deadline) = self.house.listeners.deadline() {
-                    self.house.listeners.look(deadline);
+                // while a stranger is there nothing is closed, and the deadlines have no end
+                for _ in 0..20 {
+                    if let Some(deadline) = self.house.listeners.deadline() {
+                        self.house.listeners.look(deadline);
+                    }
                 }
             }
             Happening::Spawn
             | Happening::CutOver(_)
             | Happening::Gone(_)
+            | Happening::StrangerComes
+            | Happening::StrangerGoes(_)
             | Happening::TwoShutDown(_) => {}
         }
         false
@@ -124,6 +154,10 @@ impl History {
 
     /// Every member is where the model has it.
     fn probes_find_each(&mut self) {
+        // they move all but the serving one and the candidate, and hotswap looks when it has to
+        if self.had_strangers {
+            return;
+        }
         for generation in self.others() {
             let held = self.house.listeners.sockets_of(generation);
             if !held[0].listens || self.is_lost(generation) {
