@@ -99,12 +99,21 @@ impl Socket {
             std::os::fd::AsRawFd::as_raw_fd(&socket),
             &UnixAddr::new(path)?,
         )?;
-        listen(&socket, Backlog::new(BACKLOG)?)?;
-        Ok(Self {
-            listener: socket.into(),
-            path: path.to_owned(),
-            identity: identity(&fs::symlink_metadata(path)?),
-        })
+        let made = Backlog::new(BACKLOG)
+            .and_then(|backlog| listen(&socket, backlog))
+            .map_err(io::Error::from)
+            .and_then(|()| again(|| fs::symlink_metadata(path)));
+        match made {
+            Ok(metadata) => Ok(Self {
+                listener: socket.into(),
+                path: path.to_owned(),
+                identity: identity(&metadata),
+            }),
+            Err(error) => {
+                let _ = again(|| fs::remove_file(path));
+                Err(error)
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
