@@ -123,6 +123,25 @@ fn one_that_becomes_another_user_is_swapped_and_stopped() {
     });
 }
 
+/// As root of a container is by default: its server is not to be looked into once it is somebody else.
+#[test]
+fn one_that_becomes_unreadable_is_asked_by_a_probe() {
+    const NAME: &str = "one_that_becomes_unreadable_is_asked_by_a_probe";
+    if !geteuid().is_root() {
+        return skipped(NAME, "needs root");
+    }
+    let without = ["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"];
+    let plan = brief().inside(&["setpriv", without[0], without[1]]);
+    let site = plan.by_odd("uid=65534").serving("v1");
+    let mut clients = site.clients(8);
+    site.publish_odd("v2", "uid=65534").swap();
+    site.log
+        .wait_for("generation 2 is serving (accepted a probe after");
+    clients.until_all_see("v2");
+    site.wait_until_gone(1);
+    clients.expect_no_failure();
+}
+
 /// A hundred megabytes a second would be no less.
 #[test]
 fn one_that_floods_hotswap_costs_it_no_memory() {
