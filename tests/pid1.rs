@@ -39,6 +39,16 @@ fn pid_1_swaps_and_stops() {
 }
 
 #[test]
+fn pid_1_passes_signals_on() {
+    let Some(plan) = in_a_container("pid_1_passes_signals_on") else {
+        return;
+    };
+    let site = plan.by_odd("").serving("v1");
+    site.signal(Signal::SIGUSR1);
+    site.log.wait_for("generation 1 is dead: killed by SIGUSR1");
+}
+
+#[test]
 fn pid_1_reaps_orphans() {
     let Some(plan) = in_a_container("pid_1_reaps_orphans") else {
         return;
