@@ -69,6 +69,7 @@ enum Remark {
     TooManyToName,
     InEpoll,
     AddressChanged,
+    InUse,
     PathMoved,
 }
 

@@ -35,6 +35,7 @@ use group::Group;
 pub use means::Means;
 pub use note::Note;
 pub use open::SO_BINDTOIFINDEX;
+pub use owner::holders_of_port;
 use path::UnixPath;
 pub use place::beside;
 pub use seat::{Held, Kind, Seat};

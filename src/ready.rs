@@ -104,6 +104,19 @@ impl From<How> for Ready {
     }
 }
 
+/// What a candidate that was given up has not shown, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// It accepts, and does not say READY=1 as those before it did.
+    Word,
+    Accepting(Vec<ListenerId>),
+    /// The last status it answered with.
+    Answer {
+        path: String,
+        status: u16,
+    },
+}
+
 /// What [`Readiness`] wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -255,6 +268,19 @@ impl Readiness {
         let took = sys::spent().saturating_sub(view.spent);
         self.next = self.next_look(now, took);
         ready
+    }
+
+    /// What it is still waited for, where more is known than that.
+    pub fn lack(&self) -> Option<Lack> {
+        match &self.way {
+            Way::Auto(rule) => rule.auto.lack(),
+            Way::Http(http) => http.lack(),
+            Way::Tcp(_)
+            | Way::Notify { .. }
+            | Way::Newline(_)
+            | Way::Execute(_)
+            | Way::After(_) => None,
+        }
     }
 
     fn next_look(&self, now: Time, took: Duration) -> Option<Time> {

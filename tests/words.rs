@@ -1,11 +1,13 @@
 //! The words on the screen: one line an event, in these words and no others.
 
+use std::net::TcpListener;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::common::place::Place;
 use crate::common::site::Site;
-use crate::common::{eventually, processes};
+use crate::common::{eventually, processes, server};
 
 /// The line with every number and duration replaced by `N`.
 fn shape(line: &str) -> String {
@@ -124,4 +126,24 @@ fn the_output_of_the_server_is_its_own() {
         .by_odd("say=from-the-server")
         .serving("v1");
     assert_eq!(site.log.lines("from-the-server"), ["from-the-server"]);
+}
+
+#[test]
+fn what_a_candidate_was_waited_for_in_vain_is_said() {
+    let plan = Site::at(Place::Tcp4).with(&["--ready-timeout", "1s"]);
+    let site = plan.serving("v1");
+    site.publish_odd("v2", "hang");
+    site.swap_in_vain();
+    assert!(site.log.says("generation 2 does not accept on 127.0.0.1:"));
+}
+
+#[test]
+fn who_has_the_port_that_a_server_cannot_bind_is_said() {
+    let theirs = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = theirs.local_addr().expect("its address").to_string();
+    let plan = Site::at(Place::Nowhere).by_program(server("hello"), &[&address]);
+    let site = plan.opening("v1");
+    let holder = format!("it is held by pid {} ", std::process::id());
+    let line = site.log.wait_for("generation 1 cannot bind ");
+    assert!(line.contains(&holder), "{line}");
 }

@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::notification::{Notification, read_address};
 use super::theirs::{Sort, Theirs, make_ours, set_nonblocking};
 use super::{Answer, Capture, Remark, options, path};
-use crate::listener::{CapturedAddress, Given, Listeners, Plan};
+use crate::listener::{CapturedAddress, Given, Listeners, Plan, holders_of_port};
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -275,7 +275,7 @@ impl Capture {
         Ok(Answer::Succeed)
     }
 
-    /// Why the server has met with `EADDRINUSE`, if that is because of its own earlier generation.
+    /// Why the server has met with `EADDRINUSE`: because of its own earlier generation, or of somebody else.
     fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
         let generation = self.generation;
         if let Some(there) = listeners.conflicting(generation, asked) {
@@ -286,6 +286,11 @@ impl Capture {
                      try: stop hotswap, and start it again"
                 ),
             );
+        } else if let CapturedAddress::Tcp { at, .. } = asked
+            && let Some(holders) = holders_of_port(*at)
+        {
+            let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
+            self.remark(Remark::InUse, text);
         }
     }
 }

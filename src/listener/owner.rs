@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 
 use super::place::BESIDE;
-use crate::address::Address;
+use crate::address::{Address, Endpoint};
 use crate::plain::plain;
 
 /// The processes that hold a socket at the address.
@@ -118,17 +119,30 @@ impl Process {
     }
 }
 
+/// Who has the port that a server has asked for, in words; nobody if we have it ourselves, as the server then knows.
+pub fn holders_of_port(at: SocketAddr) -> Option<String> {
+    let owner = of(&Address::Tcp(Endpoint::At(at)))?;
+    let we = |process: &Process| process.pid == std::process::id();
+    (!owner.processes.iter().any(we)).then(|| owner.names())
+}
+
+impl Owner {
+    fn names(&self) -> String {
+        let name = |process: &Process| {
+            let Process { pid, program, .. } = process;
+            match &process.generation {
+                Some(number) => format!("pid {pid} ({program}, generation {number})"),
+                None => format!("pid {pid} ({program})"),
+            }
+        };
+        let names: Vec<String> = self.processes.iter().map(name).collect();
+        names.join(", ")
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("it is held by ")?;
-        for (at, process) in self.processes.iter().enumerate() {
-            let Process { pid, program, .. } = process;
-            let comma = if at == 0 { "" } else { ", " };
-            match &process.generation {
-                Some(number) => write!(f, "{comma}pid {pid} ({program}, generation {number})")?,
-                None => write!(f, "{comma}pid {pid} ({program})")?,
-            }
-        }
+        write!(f, "it is held by {}", self.names())?;
         f.write_str("\ntry: another address, or stop it first: kill")?;
         // a hotswap among them takes its servers with it
         let hotswap = |process: &&Process| process.program == "hotswap";

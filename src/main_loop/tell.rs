@@ -7,7 +7,8 @@ use log::Level;
 use super::World;
 use crate::log as lines;
 use crate::news::{Kind, News};
-use crate::supervisor::{Announcement, Exit, Failure, Generation};
+use crate::ready::Lack;
+use crate::supervisor::{Announcement, Exit, Failure, Generation, Reason};
 use crate::sys;
 
 impl World {
@@ -96,10 +97,33 @@ impl World {
     }
 
     fn fails(&mut self, failure: &Failure, age: Option<Duration>) -> News {
+        if let Some(lack) = self.lack_of(failure) {
+            self.warn(lack);
+        }
         let news = News::failed(failure, age);
         let cause = self.lives.get(&failure.generation).map(|life| life.cause);
         self.figures.failed(failure, cause, &news.text, sys::now());
         news
+    }
+
+    /// What it was waited for in vain.
+    fn lack_of(&self, failure: &Failure) -> Option<String> {
+        let Reason::NotReady(_) = failure.reason else {
+            return None;
+        };
+        let generation = failure.generation;
+        let (_, readiness) = (self.readiness.as_ref()).filter(|(whose, _)| *whose == generation)?;
+        Some(match readiness.lack()? {
+            Lack::Word => format!("{generation} does not say READY=1, as the one before it did"),
+            Lack::Accepting(listeners) => {
+                let addresses = listeners.iter().map(|one| self.listeners.address_of(*one));
+                let addresses: Vec<String> = addresses.collect();
+                format!("{generation} does not accept on {}", addresses.join(", "))
+            }
+            Lack::Answer { path, status } => {
+                format!("{generation} answers to {path} with status {status}")
+            }
+        })
     }
 
     fn falls_back(&self, good: Generation) -> News {

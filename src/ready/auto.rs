@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::Lack;
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
@@ -108,6 +109,16 @@ impl Auto {
     pub fn only_waits_for_word(&self) -> bool {
         let proven = self.places.iter().all(|place| place.proof.is_some());
         self.must_say && !self.said && proven && !self.places.is_empty()
+    }
+
+    /// What it has not shown so far.
+    pub fn lack(&self) -> Option<Lack> {
+        let unproven = self.places.iter().filter(|place| place.proof.is_none());
+        let unproven: Vec<_> = unproven.map(|place| place.listener).collect();
+        if !unproven.is_empty() {
+            return Some(Lack::Accepting(unproven));
+        }
+        (self.must_say && !self.said).then_some(Lack::Word)
     }
 
     /// Judges one look, and says which listeners a probe has to decide on.

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
 use super::probe::{AGAIN, Probe};
-use super::{How, Ready, Wish};
+use super::{How, Lack, Ready, Wish};
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Http {
     path: String,
     state: State,
+    /// The last status that was not good.
+    refused: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,13 @@ impl Http {
         Self {
             path: path.to_owned(),
             state: State::NotBefore(started),
+            refused: None,
         }
+    }
+
+    pub fn lack(&self) -> Option<Lack> {
+        let path = self.path.clone();
+        self.refused.map(|status| Lack::Answer { path, status })
     }
 
     pub fn made(&mut self, probe: io::Result<Probe>, now: Time) {
@@ -68,7 +76,10 @@ impl Http {
                 Answer::Status(status) if (200..400).contains(&status) => {
                     return Some(How::Status(status).into());
                 }
-                Answer::Status(_) | Answer::Useless => {
+                answer @ (Answer::Status(_) | Answer::Useless) => {
+                    if let Answer::Status(status) = answer {
+                        self.refused = Some(status);
+                    }
                     self.state = State::NotBefore((*since + AGAIN).max(now));
                 }
             },

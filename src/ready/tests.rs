@@ -212,6 +212,9 @@ fn http_wants_a_good_status_and_asks_again() {
             "it does not ask again"
         );
     }
+    let (path, status) = ("/health".to_owned(), 503);
+    let lack = candidate.readiness.lack();
+    assert_eq!(lack, Some(Lack::Answer { path, status }));
     let server = answer(
         &candidate.listener,
         "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
