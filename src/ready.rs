@@ -34,22 +34,22 @@ use probe::{Probe, Probes};
 use rule::{Rule, look_by_probes};
 use target::{Target, targets};
 
-/// How often a candidate is looked at when it has just been started, and at most how seldom later.
+/// How often a candidate is looked at when it has just been started or begun to listen, and at most how seldom later.
 const OFTEN: Duration = Duration::from_micros(250);
 const SELDOM: Duration = Duration::from_millis(50);
-/// In between, after this part of its age; and never for more than so much of the time.
-const PART: u32 = 50;
+/// In between, after this part of the time since; and never for more than so much of the time.
+const PART: u32 = 100;
 const SHARE: u32 = 5;
 
 /// A candidate as it is now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Its sockets.
     pub held: &'a [Held<'a>],
     /// The listeners that it must accept on.
     pub wanted: &'a [ListenerId],
-    /// All of its processes.
-    pub pids: &'a [Pid],
+    /// Finds all of its processes, which takes much longer than all the rest: for who has something to look for.
+    pub processes: &'a dyn Fn() -> Vec<Pid>,
     /// It is the first generation: nobody else accepts.
     pub first: bool,
     /// It has called bind or listen itself.
@@ -284,7 +284,11 @@ impl Readiness {
     }
 
     fn next_look(&self, now: Time, took: Duration) -> Option<Time> {
-        let age = now.saturating_sub(self.started);
+        let listens_since = match &self.way {
+            Way::Auto(rule) => rule.auto.listens_since(),
+            _ => None,
+        };
+        let age = now.saturating_sub(listens_since.unwrap_or(self.started));
         let soon = now + (age / PART).clamp(OFTEN, SELDOM).max(took * SHARE);
         match &self.way {
             Way::Auto(rule) if rule.auto.only_waits_for_word() => None,
@@ -302,7 +306,7 @@ pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
     let all = targets(&View {
         held,
         wanted,
-        pids,
+        processes: &|| pids.to_vec(),
         first,
         captured,
         spent,

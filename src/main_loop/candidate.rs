@@ -34,13 +34,12 @@ impl World {
         // The first one has to accept wherever it has a socket.
         let wanted = self.accepted_on.clone();
         let first = wanted.is_empty();
-        let pids = server.processes();
         let captured = self.captures.get(&candidate);
         let captured = captured.is_some_and(Capture::called_bind_or_listen);
         let view = View {
             held: &held,
             wanted: &wanted,
-            pids: &pids,
+            processes: &|| server.processes(),
             first,
             captured,
             spent,

@@ -105,6 +105,14 @@ impl Auto {
         self.said = true;
     }
 
+    /// When the last of its listeners was first seen to listen.
+    pub fn listens_since(&self) -> Option<Time> {
+        self.places
+            .iter()
+            .filter_map(|place| place.listens_since)
+            .max()
+    }
+
     /// All that is left is for the server to say READY=1: there is nothing to look for.
     pub fn only_waits_for_word(&self) -> bool {
         let proven = self.places.iter().all(|place| place.proof.is_some());

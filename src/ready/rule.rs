@@ -19,11 +19,11 @@ impl Rule {
     pub fn look(&mut self, now: Time, view: &View, wishes: &mut Vec<Wish>) -> Option<Ready> {
         self.probes.look(now);
         let targets = targets(view);
-        let Seen { waiting, blind } = if self.auto.only_waits_for_word() {
+        let sought: Vec<_> = targets.iter().filter_map(|target| target.socket).collect();
+        let Seen { waiting, blind } = if sought.is_empty() || self.auto.only_waits_for_word() {
             Seen::default()
         } else {
-            let sought: Vec<_> = targets.iter().filter_map(|target| target.socket).collect();
-            seen::look(view.pids, &sought)
+            seen::look(&(view.processes)(), &sought)
         };
         let shown = |target: &Target| match target.socket {
             Some(socket) if waiting.contains(&socket.inode) => Shown::Waits,

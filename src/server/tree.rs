@@ -98,7 +98,10 @@ impl Tree {
     /// Children of hotswap that belong to it without being its main process.
     fn orphans(&self) -> Vec<Pid> {
         let mut orphans = children(getpid());
-        orphans.retain(|pid| Stat::of(*pid).is_some_and(|stat| self.has_orphan(*pid, &stat)));
+        orphans.retain(|pid| {
+            let is_other = *pid != self.main;
+            is_other && Stat::of(*pid).is_some_and(|stat| self.has_orphan(*pid, &stat))
+        });
         orphans
     }
 
@@ -108,8 +111,7 @@ impl Tree {
             stat.started >= self.since
                 && environment(child).is_some_and(|environment| self.is_marked(&environment))
         };
-        child != self.main
-            && (stat.group == self.main || self.strays.contains(&(child, stat.started)) || marked())
+        stat.group == self.main || self.strays.contains(&(child, stat.started)) || marked()
     }
 
     fn is_marked(&self, environment: &[u8]) -> bool {
