@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// When a client gives up.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a server says of itself; its times are of the monotonic clock, in nanoseconds.
+/// What a server says of itself; its times are of the monotonic clock, in nanoseconds, and 0 where it says none.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     pub generation: u32,
@@ -42,8 +42,7 @@ fn ask_on(stream: &mut TcpStream, connection: &str) -> Result<Answer, &'static s
         stream.set_nodelay(true)?;
         stream.write_all(request.as_bytes())?;
         let (mut length, mut buffer) = (0, [0; 512]);
-        // the body ends with the only line end that no other follows
-        while !buffer[..length].ends_with(b"\n") || buffer[..length].ends_with(b"\r\n") {
+        while body(&String::from_utf8_lossy(&buffer[..length])).is_none() {
             match stream.read(&mut buffer[length..])? {
                 0 => break,
                 more => length += more,
@@ -61,13 +60,23 @@ fn ask_on(stream: &mut TcpStream, connection: &str) -> Result<Answer, &'static s
     }
 }
 
-fn understood(text: &str) -> Option<Answer> {
-    let body = text.split_once("\r\n\r\n")?.1.strip_suffix('\n')?;
-    let mut words = body.split(' ').skip(1).step_by(2);
+/// The body of an answer, if all of it is there.
+fn body(answer: &str) -> Option<&str> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    let (_, length) = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
+    body.get(..length.parse().ok()?)
+}
+
+/// `generation 2 began 17 ready 42`, or the first two words of it.
+fn understood(answer: &str) -> Option<Answer> {
+    let mut words = body(answer)?.split_ascii_whitespace().skip(1).step_by(2);
+    let generation = words.next()?.parse().ok()?;
+    let mut stamp = || words.next().map_or(Some(0), |word| word.parse().ok());
     Some(Answer {
-        generation: words.next()?.parse().ok()?,
-        began: words.next()?.parse().ok()?,
-        ready: words.next()?.parse().ok()?,
+        generation,
+        began: stamp()?,
+        ready: stamp()?,
     })
 }
 

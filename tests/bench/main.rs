@@ -6,6 +6,8 @@ mod costs;
 mod load;
 mod picture;
 mod report;
+mod rivals;
+mod servers;
 mod subject;
 mod swaps;
 
@@ -49,6 +51,9 @@ fn main() -> io::Result<()> {
         swaps::by_command(&mut report, few(50, 15));
         swaps::by_file(&mut report, few(20, 5));
     }
+    if begins("servers") {
+        servers::verdicts(&mut report, few(30, 7));
+    }
     if begins("throughput") {
         costs::throughput(&mut report, few(100, 40));
     }
@@ -65,6 +70,10 @@ fn main() -> io::Result<()> {
         costs::listeners(&mut report, listeners);
         costs::connections(&mut report, connections);
         costs::many_swaps(&mut report, few(1000, 100));
+    }
+    if begins("rivals") {
+        let rest = Duration::from_millis(u64::from(few(2500, 1500)));
+        rivals::compare(&mut report, few(10, 2), rest);
     }
 
     println!("\n{}", report.table());

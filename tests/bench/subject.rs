@@ -28,7 +28,7 @@ pub fn hotswap() -> PathBuf {
     own.ancestors().nth(2).expect("a folder").join("hotswap")
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("its address")
 }
@@ -62,23 +62,37 @@ impl Site {
         let program = dir.path().join("server");
         let script = format!("#!/bin/sh\nexec {} \"$@\"\n", built("quick").display());
         fs::write(&program, script).expect("a script");
-        fs::set_permissions(
-            &program,
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .expect("its mode");
-        let watched = !options.contains(&"--no-watch");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).expect("its mode");
         let mut command = Command::new(hotswap());
-        command.env("XDG_RUNTIME_DIR", dir.path()).args(options);
+        command.args(options);
         if means == Means::Listen {
             command.arg("--listen").arg(address.to_string());
             for _ in 1..count {
                 command.args(["--listen", "127.0.0.1:0"]);
             }
         }
+        let watched = !options.contains(&"--no-watch");
         let server = if watched { program } else { built("quick") };
         command.args(["--name", "bench", "--"]).arg(server);
         command.args([address.to_string(), start.to_string()]);
+        let site = Site::run(command, dir, address);
+        site.wait_for("generation 1 is serving");
+        site
+    }
+
+    /// Around any server that takes the socket it is given; it is not waited for.
+    pub fn around(server: &[String]) -> Site {
+        let address = free_address();
+        let mut command = Command::new(hotswap());
+        command.args(["--no-watch", "--quiesce", "0s", "--name", "bench"]);
+        command.args(["--listen", &address.to_string(), "--"]);
+        command.args(server);
+        Site::run(command, tempfile::tempdir().expect("a folder"), address)
+    }
+
+    fn run(mut command: Command, dir: TempDir, address: SocketAddr) -> Site {
+        command.env("XDG_RUNTIME_DIR", dir.path());
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let began = Instant::now();
         let mut hotswap = command.spawn().expect("hotswap");
@@ -90,16 +104,14 @@ impl Site {
             }
         });
         let name = "bench".to_owned();
-        let site = Site {
+        Site {
             address,
             dir,
             began,
             hotswap,
             log,
             name,
-        };
-        site.wait_for("generation 1 is serving");
-        site
+        }
     }
 
     pub fn pid(&self) -> i32 {

@@ -101,7 +101,8 @@ pub fn latencies(report: &mut Report, repetitions: u32) {
     }
 }
 
-fn monotonic() -> u128 {
+/// Now, in nanoseconds of the clock that servers tell their times by.
+pub fn monotonic() -> u128 {
     let clock = nix::time::ClockId::CLOCK_MONOTONIC;
     Duration::from(nix::time::clock_gettime(clock).expect("the clock")).as_nanos()
 }

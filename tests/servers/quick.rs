@@ -1,7 +1,8 @@
 //! An HTTP server that is up within a millisecond, and says in every answer when it was.
 //!
-//! `quick ADDRESS [MS]`: with MS it takes so long to start. It takes the sockets of `LISTEN_FDS`, else it binds ADDRESS. One
-//! thread, one epoll set, no state; SIGTERM just ends it.
+//! `quick ADDRESS [MS] [graceful]`: with MS it takes so long to start. It takes the sockets of `LISTEN_FDS`, else it binds
+//! ADDRESS, which may also be a socket that it was started with: `fd:3`. One thread, one epoll set, no state; SIGTERM just
+//! ends it, unless it is to be graceful and answers first whom it has accepted.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -11,6 +12,8 @@ use std::time::Duration;
 use std::{env, process, thread};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 use nix::time::{ClockId, clock_gettime};
 
 fn now() -> io::Result<u128> {
@@ -22,13 +25,20 @@ fn main() -> io::Result<()> {
     let began = now()?;
     let start = env::args().nth(2).and_then(|ms| ms.parse().ok());
     thread::sleep(Duration::from_millis(start.unwrap_or(0)));
-    let listeners = listeners()?;
+    let mut listeners = listeners()?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let watch = |fd: i32| EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(fd).unwrap_or(0));
     for listener in &listeners {
         listener.set_nonblocking(true)?;
         epoll.add(listener, watch(listener.as_raw_fd()))?;
     }
+    let mut told_to_stop = SigSet::empty();
+    if env::args().nth(3).is_some_and(|word| word == "graceful") {
+        told_to_stop.add(Signal::SIGTERM);
+        told_to_stop.thread_block()?;
+    }
+    let stop = SignalFd::new(&told_to_stop)?;
+    epoll.add(&stop, watch(stop.as_raw_fd()))?;
     let generation = env::var("HOTSWAP_GENERATION").unwrap_or("0".to_owned());
     let body = format!("generation {generation} began {began} ready {}\n", now()?);
     let answer = |connection: &str| {
@@ -40,11 +50,17 @@ fn main() -> io::Result<()> {
     let (kept, last) = (answer("keep-alive"), answer("close"));
     let mut connections: HashMap<i32, TcpStream> = HashMap::new();
     let mut events = [EpollEvent::empty(); 256];
-    loop {
+    while !(listeners.is_empty() && connections.is_empty()) {
         let woken = epoll.wait(&mut events, EpollTimeout::NONE)?;
         for event in &events[..woken] {
             let fd = i32::try_from(event.data()).unwrap_or(0);
-            if let Some(listener) = listeners.iter().find(|one| one.as_raw_fd() == fd) {
+            if fd == stop.as_raw_fd() {
+                // others may have it open still: it would go on waking us up
+                for listener in listeners.drain(..) {
+                    epoll.delete(&listener)?;
+                }
+                epoll.delete(&stop)?;
+            } else if let Some(listener) = listeners.iter().find(|one| one.as_raw_fd() == fd) {
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nonblocking(true)?;
                     epoll.add(&stream, watch(stream.as_raw_fd()))?;
@@ -57,6 +73,7 @@ fn main() -> io::Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// Answers one request, which came in one piece; whether the connection stays.
@@ -73,12 +90,16 @@ fn serve(stream: &mut TcpStream, kept: &str, last: &str) -> bool {
 /// The sockets of `LISTEN_FDS`, which begin at descriptor 3; else one of our own.
 fn listeners() -> io::Result<Vec<TcpListener>> {
     let number = |name: &str| env::var(name).ok()?.parse().ok();
-    match number("LISTEN_FDS").filter(|_| number("LISTEN_PID") == Some(process::id())) {
-        Some(count) => Ok((3..).take(count as usize).map(owned).collect()),
-        None => Ok(vec![TcpListener::bind(
-            env::args().nth(1).unwrap_or("127.0.0.1:8080".to_owned()),
-        )?]),
+    let passed = number("LISTEN_FDS").filter(|_| number("LISTEN_PID") == Some(process::id()));
+    if let Some(count) = passed {
+        return Ok((3..).take(count as usize).map(owned).collect());
     }
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".to_owned());
+    let given = address.strip_prefix("fd:").and_then(|fd| fd.parse().ok());
+    Ok(vec![match given {
+        Some(fd) => owned(fd),
+        None => TcpListener::bind(address)?,
+    }])
 }
 
 #[allow(unsafe_code)]
