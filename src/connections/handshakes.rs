@@ -148,6 +148,24 @@ mod tests {
         assert_eq!(found, [Some(1)]);
     }
 
+    /// Remembers the most that was asked for at once.
+    struct Fill<'a>(&'a [u8], usize);
+
+    impl Read for Fill<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = self.1.max(buffer.len());
+            self.0.read(buffer)
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_never_asked_to_fill_more_than_a_few_lines() {
+        let mut table = Fill(TABLE.as_bytes(), 0);
+        find(&mut table, &[652]).unwrap();
+        let line = TABLE.lines().nth(1).unwrap().len();
+        assert!(table.1 < 4 * line, "{} bytes at once", table.1);
+    }
+
     #[test]
     fn a_table_of_another_shape_tells_nothing() {
         for text in [

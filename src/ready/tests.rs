@@ -292,3 +292,32 @@ fn a_candidate_is_looked_at_often_at_first_and_seldom_later() {
     candidate.wishes(SECOND * 9, &[Wish::Probe(HERE)]);
     assert!(candidate.readiness.deadline() >= Some(START + SECOND * 9 + SELDOM));
 }
+
+/// One that binds for itself, and has not yet.
+fn without_a_socket(readiness: &mut Readiness, after: Duration) {
+    let view = View {
+        held: &[],
+        wanted: &[HERE],
+        processes: &|| panic!("there is nothing to look for in them"),
+        first: false,
+        captured: true,
+        spent: sys::spent(),
+    };
+    assert_eq!(readiness.look(START + after, &view), None);
+}
+
+#[test]
+fn nobody_is_looked_into_before_there_is_a_socket() {
+    let mut readiness = Readiness::new(&Mode::Auto, START, TIMEOUT, false).unwrap();
+    without_a_socket(&mut readiness, OFTEN);
+}
+
+#[test]
+fn a_candidate_that_listens_late_is_looked_at_as_often_as_a_fresh_one() {
+    let mut candidate = Candidate::new(&Mode::Auto);
+    let late = SECOND * 9;
+    without_a_socket(&mut candidate.readiness, late);
+    assert!(candidate.readiness.deadline() >= Some(START + late + SELDOM));
+    candidate.wishes(late + OFTEN, &[]);
+    assert!(candidate.readiness.deadline() < Some(START + late + SELDOM));
+}

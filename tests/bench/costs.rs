@@ -136,39 +136,43 @@ fn asked_to_serving(site: &Site, generation: u32) -> Duration {
     serving - asked
 }
 
-/// What it costs hotswap to watch a second of draining, by the connections that are open.
-pub fn connections(report: &mut Report, counts: &[usize]) {
+/// One swap, when the draining generation has so many connections open: hotswap says how many it has.
+pub fn connections(report: &mut Report, counts: &[usize], repetitions: u32) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("a higher limit");
+    let mut none = None;
     for count in counts {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
-        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("a higher limit");
         if most < *count as u64 + 100 {
             println!("  left out: {count} connections, of {most} descriptors");
             continue;
         }
-        let site = Site::open(Means::Listen, 0, &["--no-watch", "--quiesce", "1s"]);
-        let open = |_| TcpStream::connect(site.address).expect("a connection");
-        let held: Vec<TcpStream> = (0..*count).map(open).collect();
-        load::until_answered_by(site.address, 1);
-        let before = site.cpu();
-        let asked = Instant::now();
-        site.signal();
-        let (serving, _) = site.wait_for("generation 2 is serving");
-        site.wait_for("generation 1 is gone");
-        let spent = site.cpu().saturating_sub(before);
-        let name = format!("{count} open connections: ");
-        report.figure(
-            format!("{name}asked to serving"),
-            "ms",
-            Samples::from_iter([serving - asked]),
-        );
-        let per_second = spent.div_f64(asked.elapsed().as_secs_f64());
-        report.figure(
-            format!("{name}processor, a second of draining"),
-            "ms",
-            Samples::from_iter([per_second]),
-        );
-        drop(held);
+        let took: Samples = (0..repetitions).map(|_| swap_holding(*count)).collect();
+        let name = format!("asked to serving, {count} open connections");
+        report.figure(name, "ms", took.clone());
+        let none = *none.get_or_insert(took.median());
+        if *count > 0 {
+            report.bounded(
+                format!("counting {count} open connections"),
+                "ms",
+                one(took.median() - none),
+                Target::AtMost(20.0),
+            );
+        }
     }
+}
+
+fn swap_holding(count: usize) -> Duration {
+    let site = Site::open(Means::Listen, 0, &["--no-watch", "--quiesce", "0s"]);
+    let open = |_| TcpStream::connect(site.address).expect("a connection");
+    let held: Vec<TcpStream> = (0..count).map(open).collect();
+    // whoever asks next is accepted after all of them
+    load::until_answered_by(site.address, 1);
+    let asked = Instant::now();
+    site.signal();
+    let (serving, line) = site.wait_for("generation 2 is serving");
+    assert!(line.contains(&format!(" {count} connections")), "{line}");
+    drop(held);
+    serving - asked
 }
 
 /// What so many swaps leave behind.

@@ -41,7 +41,7 @@ fn main() -> io::Result<()> {
     };
 
     if begins("load") {
-        let (asked, around) = swaps::under_load(&mut report, few(50, 20));
+        let (asked, around) = swaps::under_load(&mut report, few(50, 12));
         if let Some(path) = svg {
             fs::write(path, picture::of(asked, &around))?;
         }
@@ -68,7 +68,7 @@ fn main() -> io::Result<()> {
             (&[1, 10, 100, 1000], &[0, 1000, 10_000])
         };
         costs::listeners(&mut report, listeners);
-        costs::connections(&mut report, connections);
+        costs::connections(&mut report, connections, few(10, 3));
         costs::many_swaps(&mut report, few(1000, 100));
     }
     if begins("rivals") {

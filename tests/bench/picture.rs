@@ -9,7 +9,7 @@ use crate::load::Request;
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = WIDTH - 20.0;
+const RIGHT: f64 = WIDTH - 40.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = HEIGHT - 40.0;
 const COLOURS: [&str; 2] = ["#3b6fb6", "#e0922f"];
