@@ -1,9 +1,14 @@
 //! The signals of hotswap: which are requests, and which are passed on.
 
+use std::fs;
+
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
+use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::site::Site;
+use crate::common::strace::{Attached, is_here};
 
 #[test]
 fn a_hundred_requests_in_a_burst_are_at_most_two_swaps() {
@@ -58,6 +63,44 @@ fn sigterm_from_a_starting_server_is_its_readiness() {
     site.publish_odd("v2", "parent").swap();
     clients.until_all_see("v2");
     assert!(!site.log.says("stopping"));
+}
+
+/// It is dead and reaped before its signal is read: between the two hotswap is held up as it reaps somebody else.
+#[test]
+fn sigterm_from_a_starting_server_that_died_at_once_is_no_stop() {
+    if !is_here("sigterm_from_a_starting_server_that_died_at_once_is_no_stop") {
+        return;
+    }
+    let site = Site::serving("v1");
+    let mut clients = site.clients(4);
+    let [go, report] = ["run/go", "run/report"].map(|name| site.dir().join(name));
+    let script = format!(
+        "#!/bin/sh\nwhile ! test -e {}; do sleep 0.02; done\nkill -TERM $PPID\nexit 3\n",
+        go.display()
+    );
+    site.publish_file(script.as_bytes(), 0o755)
+        .signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    let options = [
+        "-qqq".to_owned(),
+        format!("--output={}", report.display()),
+        "--trace=wait4".to_owned(),
+        "--inject=wait4:delay_enter=2000000:when=1".to_owned(),
+    ];
+    let strace = Attached::with(&options, site.hotswap());
+    site.signal(Signal::SIGCHLD);
+    eventually("hotswap held up", || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", site.hotswap())).ok()?;
+        let number = call.split(' ').next()?.parse();
+        (number == Ok(libc::SYS_wait4)).then_some(())
+    });
+    fs::write(&go, "").expect("a file");
+    site.log
+        .wait_for("generation 2 aborted: exited with status 3");
+    strace.let_go();
+    site.publish("v3").swap();
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
 }
 
 #[test]

@@ -154,7 +154,9 @@ impl World {
     pub(super) fn ready_by_signal(&mut self, sender: Pid) -> bool {
         let now = sys::now();
         let mut servers = self.servers.iter();
-        let Some((generation, _)) = servers.find(|(_, server)| server.has(sender)) else {
+        // It may be dead already, and even reaped.
+        let is_of = |server: &Server| server.pid() == sender || server.has(sender);
+        let Some((generation, _)) = servers.find(|(_, server)| is_of(server)) else {
             return false;
         };
         if let Some((_, readiness)) = self

@@ -222,17 +222,23 @@ impl World {
     }
 
     fn heed_signals(&mut self, batch: &mut Batch) {
-        // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
-        let mut asked = self.signals.read();
-        // A server in the style of endless: it tells its old parent to stop, and means that it is ready. It may be dead
-        // already, but is known until it is reaped.
-        asked.retain(
-            |asked| !matches!(asked, Asked::Stop { sender } if self.ready_by_signal(*sender)),
-        );
-        if asked.contains(&Asked::Reap) {
+        let mut all = Vec::new();
+        loop {
+            // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
+            let mut asked = self.signals.read();
+            // A server in the style of endless: it tells its old parent to stop, and means that it is ready.
+            asked.retain(
+                |asked| !matches!(asked, Asked::Stop { sender } if self.ready_by_signal(*sender)),
+            );
+            let reaps = asked.contains(&Asked::Reap);
+            all.extend(asked);
+            if !reaps {
+                break;
+            }
+            // Whatever the dead have sent has come by now, and is read as long as they are known.
             self.reap(sys::now(), batch);
         }
-        for asked in asked {
+        for asked in all {
             batch.requests.extend(match asked {
                 Asked::Swap => Some(Event::SwapAsked(None)),
                 Asked::Stop { .. } | Asked::Interrupt => Some(Event::StopAsked(None)),
