@@ -3,6 +3,7 @@
 //! A file here is a module of it. Run one with `cargo test harness`, all with `./scripts/check`.
 
 mod bad_candidates;
+mod bad_clients;
 mod bad_input;
 mod bad_servers;
 mod capture;
