@@ -74,7 +74,7 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Runs a compiler; nothing if it is not there.
-fn compile(compiler: &str, arguments: &[&str], directory: &Path) -> Option<()> {
+pub fn compile(compiler: &str, arguments: &[&str], directory: &Path) -> Option<()> {
     find(compiler)?;
     let mut command = Command::new(compiler);
     command

@@ -7,6 +7,7 @@ mod bad_clients;
 mod bad_input;
 mod bad_servers;
 mod capture;
+mod clocks;
 mod commands;
 mod common;
 mod control;
