@@ -50,7 +50,7 @@ fn a_start_without_descriptors_is_125_until_there_are_enough() {
             break;
         }
         site.expect_status(125).expect_nothing_left();
-        assert!(site.log.says(NO_DESCRIPTORS), "{}", site.log.timed());
+        site.log.wait_for(NO_DESCRIPTORS);
         let bare = format!("hotswap: {NO_DESCRIPTORS}");
         assert!(!site.log.says(&bare), "what could not be done?");
         failed += 1;

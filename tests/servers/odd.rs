@@ -132,9 +132,6 @@ impl Words {
         if self.has("joins") {
             unruly::join_parent();
         }
-        if let Some(most) = self.number("bomb") {
-            unruly::bomb(most, self.has("sessions"));
-        }
         if let Some(megabytes) = self.number::<usize>("eat") {
             unruly::eat(megabytes << 20);
         }
@@ -143,6 +140,10 @@ impl Words {
             Some("ready") => {}
             Some(moment) => at(moment, move || end.end()),
             None => self.end(),
+        }
+        // Last, since it leaves no room for a thread.
+        if let Some(most) = self.number("bomb") {
+            unruly::bomb(most, self.has("sessions"));
         }
         thread::sleep(self.time("late").unwrap_or_default());
         Ok(())
