@@ -137,7 +137,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "10m", value_parser = values::patience, help_heading = "Watching")]
     pub before_swap_timeout: Duration,
 
-    /// Run this by sh after each event
+    /// Run this by sh when a generation is serving, aborted, rolled back, dead or gone
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub on_event: Option<String>,
 
