@@ -37,7 +37,7 @@ const CALLS: [(&str, &[&str]); 57] = [
     ("fchmod", &["EPERM", "EROFS"]),
     ("fchmodat", &["EPERM", "EROFS"]),
     ("fcntl", &["EMFILE", "ENOLCK"]),
-    ("flock", &["ENOLCK", "EINTR"]),
+    ("flock", &["ENOLCK"]),
     ("fstat", &["ENOMEM"]),
     ("getcwd", &["ENOENT", "ENOMEM"]),
     ("getdents64", &["ENOENT", "ENOMEM"]),

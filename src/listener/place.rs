@@ -105,7 +105,7 @@ impl Place {
                 flags,
                 Mode::from_bits_truncate(0o600),
             )?;
-            let opened = file_id(&fstat(&file)?);
+            let opened = file_id(&again(|| fstat(&file))?);
             match sys::lock(file.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(Errno::EADDRINUSE.into());
