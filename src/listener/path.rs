@@ -164,7 +164,11 @@ impl UnixPath {
             self.place.remove(&name);
             self.place.link(bound_to, &name)?;
         }
-        let inode = self.add(fd, Some(generation), name, file, means)?;
+        let added = self.add(fd, Some(generation), name.clone(), file, means);
+        if added.is_err() && name != bound_to {
+            self.place.remove(&name);
+        }
+        let inode = added?;
         if self.target.is_none() {
             self.target = Some(inode);
         }

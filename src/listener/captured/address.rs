@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
+use crate::again::again;
 use crate::listener::open::Family;
 use crate::listener::place::{FileId, file_id};
 use crate::plain::plain;
@@ -56,11 +57,8 @@ pub struct BoundPath {
 impl BoundPath {
     /// Whether it is still there: some servers move their path before they listen.
     pub fn is_there(&self) -> bool {
-        let found = fstatat(
-            &self.directory,
-            self.name.as_os_str(),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        );
+        let (name, flags) = (self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        let found = again(|| fstatat(&self.directory, name, flags));
         found.is_ok_and(|found| file_id(&found) == self.file)
     }
 }
