@@ -57,11 +57,11 @@ fn a_crash_meanwhile_is_seen_to_afterwards() {
 
 /// The candidate needs hotswap to get ready, and gets all of its time although hotswap was stopped for longer than that.
 fn the_candidate_is_not_given_up(plan: Plan, candidate: &str) {
-    let site = plan.with(&["--ready-timeout", "2s"]).serving("v1");
+    let site = plan.with(&["--ready-timeout", "1s"]).serving("v1");
     let mut clients = site.clients(8);
     site.publish_odd("v2", candidate).signal(Signal::SIGHUP);
     site.log.wait_for("generation 2 started");
-    site.while_stopped(|_| sleep(3 * SECOND));
+    site.while_stopped(|_| sleep(5 * SECOND / 2));
     site.log.wait_for("generation 2 is serving");
     clients.until_all_see("v2");
     clients.expect_no_failure();
