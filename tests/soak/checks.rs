@@ -193,7 +193,7 @@ impl Life<'_> {
 }
 
 /// Waits until it holds; else says what has been seen instead.
-fn at_last<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn at_last<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let since = Instant::now();
     loop {
         match look() {

@@ -3,6 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 
 use super::chance::Chance;
+use super::checks::at_last;
 use super::life::Life;
 use crate::commands::{run, said};
 
@@ -28,11 +29,21 @@ fn by_command(life: &mut Life) {
     life.site.expect_status(0).expect_nothing_left();
 }
 
-/// Whoever serves then serves on.
+/// Whoever serves then serves on; another that is there at this moment would get some of the clients. Those who are
+/// in the hands of hotswap itself go with it.
 fn of_hotswap_alone(life: &mut Life) {
     life.say("hotswap killed", "and its server serves on");
+    at_last("one generation", || {
+        let status = life.status().ok_or("no status")?;
+        let alone = status["generations"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1);
+        alone.then_some(()).ok_or_else(|| status.to_string())
+    });
+    let from = life.site.age();
     kill(life.site.hotswap(), Signal::SIGKILL).expect("a signal to hotswap");
     life.site.end();
+    life.ledger.excuse("hotswap killed", from, life.site.age());
     life.clients.until_answered(200);
     life.clients.leave();
 }
