@@ -9,6 +9,9 @@ use crate::common::tally::{Failure, Incident};
 /// How long after its cause a failure may reach a client on a machine that is busy.
 const DELAY: Duration = Duration::from_secs(5);
 
+/// How long hotswap may take to say that a process has ended.
+const NOTICE: Duration = Duration::from_secs(1);
+
 /// What hotswap says on any day.
 const ROUTINE: [&str; 8] = [
     "hotswap: listening on ",
@@ -40,6 +43,16 @@ impl Ledger {
     /// What the servers had in hand between these moments may be lost: connections that end without their answer.
     pub fn excuse(&mut self, cause: &'static str, from: Duration, until: Duration) {
         self.excuses.push(Excuse { cause, from, until });
+    }
+
+    /// Where nothing serves, the next one has the clients that wait from its start: it may be given up with some in hand.
+    pub fn excuse_candidates(&mut self, lines: &[(Duration, String)]) {
+        for (at, line) in lines {
+            if line.contains(" aborted: ") && !line.ends_with(" serves on") {
+                let from = at.saturating_sub(NOTICE);
+                self.excuse("candidate while nothing serves", from, *at);
+            }
+        }
     }
 
     /// hotswap may say this from now on.
