@@ -181,7 +181,7 @@ impl Life<'_> {
     pub fn expect_no_unexplained(&mut self) {
         let said = self.site.log.since(self.heard);
         self.heard += said.len();
-        self.ledger.excuse_candidates(&said);
+        self.ledger.hear_of_candidates(&said);
         if let Some(line) = self.ledger.strange_line(&said) {
             panic!("nothing has caused this: {line}");
         }

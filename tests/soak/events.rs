@@ -71,7 +71,6 @@ fn bad_build(life: &mut Life, chance: &mut Chance) {
         verdict.contains(" aborted: ") && verdict.ends_with(" serves on"),
         "{verdict}"
     );
-    life.permit_its_kill(generation_in(&verdict));
 }
 
 /// It can be run by nobody; a watched one that is not complete is no swap at all.

@@ -45,10 +45,14 @@ impl Ledger {
         self.excuses.push(Excuse { cause, from, until });
     }
 
-    /// Where nothing serves, the next one has the clients that wait from its start: it may be given up with some in hand.
-    pub fn excuse_candidates(&mut self, lines: &[(Duration, String)]) {
+    /// One that is given up may have to be killed. Where nothing serves, it has had the clients that wait from its start.
+    pub fn hear_of_candidates(&mut self, lines: &[(Duration, String)]) {
         for (at, line) in lines {
-            if line.contains(" aborted: ") && !line.ends_with(" serves on") {
+            let Some((who, _)) = line.split_once(" aborted: ") else {
+                continue;
+            };
+            self.permit(&[&format!("{who} is killed: its time to end has passed")]);
+            if !line.ends_with(" serves on") {
                 let from = at.saturating_sub(NOTICE);
                 self.excuse("candidate while nothing serves", from, *at);
             }

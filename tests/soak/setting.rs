@@ -14,7 +14,7 @@ use crate::common::site::Site;
 /// All that a good build needs, and the machine besides.
 const OPTIONS: [&str; 6] = [
     "--ready-timeout",
-    "5s",
+    "10s",
     "--quiesce",
     "3s",
     "--drain-timeout",
