@@ -32,7 +32,7 @@ use crate::listener::{ListenerId, Listeners};
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
 use bound::Bounds;
-use notification::{Call, Notification};
+use notification::{Call, Notification, PATIENCE};
 use tree::Process;
 
 /// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
@@ -235,9 +235,10 @@ impl Capture {
             ) => {}
             Some(Errno::ETIMEDOUT) => {
                 self.blind = true;
+                let patience = PATIENCE.as_secs();
                 self.remark(
                     Remark::TooSlow,
-                    format!("cannot look into {generation} within 1s; what it binds from now on is not kept over a swap"),
+                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept over a swap"),
                 );
             }
             _ => self.remark(

@@ -21,7 +21,8 @@ const LONGEST_ADDRESS: usize = 128;
 const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 const PAGE: usize = 4096;
 /// A server's memory, or a directory of its own, may be a file system of its own making and answer when it pleases.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Longer than any other takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A stopped call with its arguments, none of them looked at yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
