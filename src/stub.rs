@@ -2,6 +2,10 @@
 //!
 //! It has one thread and nothing of hotswap's state, so all that must happen between fork and exec can be written as plain
 //! code. It needs hotswap for its order alone: whatever hotswap does after that, the stub becomes the server or ends.
+//!
+//! The price is a second exec: 1 ms on a virtual machine where an empty C program takes 0.65 ms, most of that for glibc's
+//! CPUID instructions, which leave the machine one by one. It is spawned as if by vfork(2) already. Linked statically it
+//! would take 0.3 ms less, and hotswap 1 MB of memory more.
 
 mod identity;
 pub mod limit;

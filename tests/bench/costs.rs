@@ -102,7 +102,7 @@ pub fn idle(report: &mut Report, lasting: Duration) {
 pub fn start(report: &mut Report, repetitions: u32) {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..repetitions {
-        floor.push(Bare::first_answer(0));
+        floor.push(Bare::first_answer(0).1);
         let site = Site::open(Means::Listen, 0, &["--no-watch"]);
         let (_, answered) = load::until_answered_by(site.address, 1);
         ours.push(answered - site.began);

@@ -15,8 +15,7 @@ use tempfile::TempDir;
 use crate::load::{self, Flow, Request};
 use crate::report::{Report, Samples, Target};
 use crate::servers::on_path;
-use crate::subject::{built, free_address, hotswap};
-use crate::swaps::monotonic;
+use crate::subject::{built, free_address, hotswap, monotonic};
 
 /// Fine enough to see when the new one answers.
 const RATE: u32 = 1000;

@@ -196,6 +196,16 @@ impl Drop for Site {
     }
 }
 
+/// Now, by the clock that servers tell their times by.
+pub fn monotonic() -> u128 {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    Duration::from(nix::time::clock_gettime(clock).expect("the clock")).as_nanos()
+}
+
+pub fn nanoseconds(count: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(count).unwrap_or(0))
+}
+
 fn field(path: &str, name: &str) -> f64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -225,11 +235,12 @@ impl Bare {
         }
     }
 
-    /// The floor: from before the fork to the first answer.
-    pub fn first_answer(start: u32) -> Duration {
+    /// The floor: from before the fork to main(), and to the first answer.
+    pub fn first_answer(start: u32) -> (Duration, Duration) {
+        let began = monotonic();
         let bare = Bare::open(start);
-        let (_, at) = load::until_answered_by(bare.address, 0);
-        at - bare.began
+        let (answer, at) = load::until_answered_by(bare.address, 0);
+        (nanoseconds(answer.began - began), at - bare.began)
     }
 }
 

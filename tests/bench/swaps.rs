@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::{self, Flow, Request};
 use crate::report::{Report, Samples, Target};
-use crate::subject::{Bare, Means, Site};
+use crate::subject::{Bare, Means, Site, monotonic, nanoseconds};
 
 /// So long after a swap was asked for, a request is one near a swap.
 const NEAR: Duration = Duration::from_millis(250);
@@ -62,19 +62,19 @@ pub fn latencies(report: &mut Report, repetitions: u32) {
     for (start, most) in [(0, 1.3), (100, 1.02)] {
         for means in [Means::Listen, Means::Captured] {
             let site = Site::open(means, start, &["--no-watch", "--quiesce", "0s"]);
-            let mut floor = Vec::new();
+            let (mut floor_began, mut floor) = (Vec::new(), Vec::new());
             let mut parts: [Vec<Duration>; 4] = Default::default();
             for turn in 0..repetitions {
-                floor.push(Bare::first_answer(start));
+                let (began, answered) = Bare::first_answer(start);
+                floor_began.push(began);
+                floor.push(answered);
                 let asked = Instant::now();
                 let asked_on_their_clock = monotonic();
                 site.signal();
                 let (answer, answered) = load::until_answered_by(site.address, turn + 2);
                 let (verdict, _) = site.wait_for(&format!("generation {} is serving", turn + 2));
                 let (gone, _) = site.wait_for(&format!("generation {} is gone", turn + 1));
-                let since = |stamp: u128| {
-                    Duration::from_nanos(u64::try_from(stamp - asked_on_their_clock).unwrap_or(0))
-                };
+                let since = |stamp: u128| nanoseconds(stamp - asked_on_their_clock);
                 parts[0].push(answered - asked);
                 parts[1].push(since(answer.began));
                 parts[2].push((answered - asked).saturating_sub(since(answer.ready)));
@@ -89,7 +89,9 @@ pub fn latencies(report: &mut Report, repetitions: u32) {
                 ("floor", floor.into_iter().collect()),
                 Some(Target::AtMost(most)),
             );
-            report.figure(format!("{what}asked to main()"), "ms", began);
+            let floor_began = floor_began.into_iter().collect();
+            let name = format!("{what}asked to main()");
+            report.pair(name, "ms", began, ("floor", floor_began), None);
             report.bounded(
                 format!("{what}could answer to first answer"),
                 "ms",
@@ -101,12 +103,6 @@ pub fn latencies(report: &mut Report, repetitions: u32) {
     }
 }
 
-/// Now, in nanoseconds of the clock that servers tell their times by.
-pub fn monotonic() -> u128 {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    Duration::from(nix::time::clock_gettime(clock).expect("the clock")).as_nanos()
-}
-
 /// `hotswap swap`, from its start to its end, beside a command that does nothing.
 pub fn by_command(report: &mut Report, repetitions: u32) {
     let site = Site::open(Means::Listen, 0, &["--no-watch", "--quiesce", "0s"]);
@@ -115,7 +111,7 @@ pub fn by_command(report: &mut Report, repetitions: u32) {
         let began = Instant::now();
         site.swap(&[]);
         swaps.push(began.elapsed());
-        floor.push(Bare::first_answer(0));
+        floor.push(Bare::first_answer(0).1);
     }
     report.pair(
         "hotswap swap, from its start to its end",
