@@ -36,6 +36,9 @@ const EVENTS: [(usize, Happen); 18] = [
     (3, burst),
 ];
 
+/// What is said of a candidate that is given up.
+const ABORTED: [&str; 2] = [" aborted: ", " does not accept on "];
+
 /// Any of them.
 pub fn any(life: &mut Life, chance: &mut Chance) {
     let happen = chance.weighed(&EVENTS);
@@ -64,7 +67,7 @@ fn bad_build(life: &mut Life, chance: &mut Chance) {
     ]);
     let trigger = life.trigger(chance);
     life.say("bad build", &format!("{words} by {trigger:?}"));
-    life.ledger.permit(&[" aborted: "]);
+    life.ledger.permit(&ABORTED);
     let build = life.odd_build(words);
     let verdict = life.swap(&build, 0o755, trigger);
     assert!(
@@ -84,7 +87,7 @@ fn bad_file(life: &mut Life, chance: &mut Chance) {
     ];
     let (what, content, mode) = *chance.one_of(&files);
     life.say("bad file", what);
-    life.ledger.permit(&[" aborted: "]);
+    life.ledger.permit(&ABORTED);
     let mark = life.make_room();
     life.publish(content, mode, Trigger::Hangup);
     let verdict = life.verdict_after(mark);
@@ -100,7 +103,8 @@ fn background(life: &mut Life, chance: &mut Chance) {
     let time = chance.below(500);
     life.say("background", &format!("after {time} ms by {trigger:?}"));
     life.ledger
-        .permit(&[" aborted: ", " rolled back: ", "the last good program"]);
+        .permit(&[" rolled back: ", "the last good program"]);
+    life.ledger.permit(&ABORTED);
     let build = life.odd_build("");
     let build = format!(
         "{} &\nsleep 0.{time:03}\n",
@@ -192,7 +196,7 @@ fn candidate_killed(life: &mut Life, chance: &mut Chance) {
     let gap = chance.below(200);
     let trigger = life.quick_trigger();
     life.say("candidate killed", &format!("after {gap} ms"));
-    life.ledger.permit(&[" aborted: "]);
+    life.ledger.permit(&ABORTED);
     let build = life.odd_build("hang");
     let mark = life.make_room();
     life.publish(build.as_bytes(), 0o755, trigger);
@@ -306,12 +310,9 @@ fn helpers(life: &mut Life, chance: &mut Chance) {
 /// Several things at once; then a good build, and all must be well.
 fn burst(life: &mut Life, chance: &mut Chance) {
     life.say("burst", "");
-    life.ledger.permit(&[
-        " aborted: ",
-        " rolled back: ",
-        " relayed",
-        "the last good program",
-    ]);
+    life.ledger
+        .permit(&[" rolled back: ", " relayed", "the last good program"]);
+    life.ledger.permit(&ABORTED);
     for _ in 0..3 + chance.below(4) {
         life.make_room();
         let gap = chance.below(150);
