@@ -71,12 +71,17 @@ fn one_that_closes_its_socket_is_replaced() {
     is_replaced(brief().by_odd("close=300ms"), its_moment_has_come);
 }
 
+/// Those in its queue at that moment are lost with it; whoever comes afterwards is not.
 #[test]
 fn one_that_shuts_its_socket_down_is_replaced() {
-    is_replaced(brief().by_odd("shut-down=300ms"), |site| {
-        site.log
-            .wait_for("was shut down by its server and listens again");
-    });
+    let site = brief().by_odd("shut-down=300ms").serving("v1");
+    site.log
+        .wait_for("was shut down by its server and listens again");
+    let mut clients = site.guests().and(8, Habit::default()).come();
+    site.publish_odd("v2", "ready").swap();
+    clients.until_all_see("v2");
+    site.wait_until_gone(1);
+    clients.expect_no_failure();
 }
 
 /// Nobody accepts any more: clients wait, and the next generation has them all.
