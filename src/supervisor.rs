@@ -140,7 +140,7 @@ impl Supervisor {
             Event::CutOverDone(generation) => self.prove(now, generation),
             Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
             Event::Died(generation, exit) => self.bury(now, generation, exit),
-            Event::Gone(generation) => self.forget(now, generation),
+            Event::Gone(generation) => self.forget(generation),
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),
             Event::StopAsked(by) => self.stop(now, by),
@@ -151,7 +151,7 @@ impl Supervisor {
             Event::ReopenAsked => self.living().map(Action::Reopen).collect(),
             Event::Elapsed => self.expire(now),
         };
-        actions.extend(self.settle());
+        actions.extend(self.settle(now));
         actions
     }
 
@@ -181,39 +181,34 @@ impl Supervisor {
         self.ending.is_some()
     }
 
+    /// Who serves.
+    fn serves(&self) -> Option<Generation> {
+        self.serving.as_ref().map(|serving| serving.generation)
+    }
+
+    /// The number of the next swap.
     fn next(&self) -> Generation {
         Generation(self.last.0 + 1)
     }
 
+    /// The candidate, once there is a process.
     fn spawned(&self) -> Option<Generation> {
-        self.swap
-            .as_ref()
-            .filter(|swap| swap.spawned.is_some())
-            .map(|swap| swap.generation)
+        let spawned = self.swap.as_ref().filter(|swap| swap.spawned.is_some());
+        spawned.map(|swap| swap.generation)
     }
 
     /// Every generation whose main process is not known to be dead.
     fn living(&self) -> impl Iterator<Item = Generation> {
-        let draining = self
-            .draining
-            .iter()
-            .filter(|one| one.exit.is_none())
-            .map(|one| one.generation);
-        let serving = self.serving.as_ref().map(|serving| serving.generation);
-        draining
-            .chain(serving)
-            .chain(self.spawned())
-            .collect::<Vec<_>>()
-            .into_iter()
+        let draining = self.draining.iter().filter(|one| one.exit.is_none());
+        let draining = draining.map(|one| one.generation);
+        draining.chain(self.serves()).chain(self.spawned())
     }
 
     /// The generations whose programs may be wanted again.
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
-        let serving = self.serving.as_ref().map(|serving| serving.generation);
-        [serving, before, self.last_good, self.fallen_back]
-            .into_iter()
-            .flatten()
+        let wanted = [self.serves(), before, self.last_good, self.fallen_back];
+        wanted.into_iter().flatten()
     }
 
     fn expire(&mut self, now: Time) -> Vec<Action> {

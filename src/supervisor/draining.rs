@@ -9,7 +9,7 @@ const HANDSHAKES: Duration = Duration::from_secs(3);
 /// What is kept of the drain timeout for the server's own graceful stop.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 /// How long a failed candidate has between the stop signal and SIGKILL.
-pub const ABORT_GRACE: Duration = Duration::from_secs(2);
+const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL is repeated after this time, since a process that forks may have escaped the first.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// How often SIGKILL is sent before a generation is given up as unkillable.
@@ -75,13 +75,10 @@ impl Draining {
     }
 
     pub fn dead(generation: Generation, now: Time, exit: Exit, policy: &Policy) -> Self {
-        let kill_at = now + policy.drain_timeout;
         Self {
-            generation,
             phase: Phase::Stopping,
-            kill_at,
             exit: Some(exit),
-            failed: false,
+            ..Self::after_cut_over(generation, now, policy)
         }
     }
 
@@ -171,9 +168,7 @@ impl Draining {
                 actions.push(Action::Announce(announcement));
             }
             self.kill(now);
-            if !self.is_given_up() {
-                actions.push(Action::Kill(self.generation));
-            }
+            actions.push(Action::Kill(self.generation));
             return actions;
         }
         actions.extend(self.quiesce(now, patience));
@@ -185,8 +180,9 @@ impl Draining {
     }
 
     /// Not even SIGKILL has ended it.
-    pub fn is_given_up(&self) -> bool {
-        matches!(self.phase, Phase::Killed { times, .. } if times > KILLS)
+    pub fn is_given_up(&self, now: Time) -> bool {
+        let often = matches!(self.phase, Phase::Killed { times, .. } if times >= KILLS);
+        often && self.deadline() <= now
     }
 
     pub fn is_killed(&self) -> bool {

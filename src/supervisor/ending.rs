@@ -1,8 +1,8 @@
 //! How hotswap itself comes to its end, or to its next version.
 
 use super::{
-    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Reason, Supervisor, Time,
-    Verdict, answer,
+    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Reason, Stage, Supervisor,
+    Time, Verdict, answer,
 };
 
 impl Supervisor {
@@ -49,8 +49,13 @@ impl Supervisor {
         });
     }
 
-    /// What waits for calm: the end for the last generation, an upgrade for the end of the swap.
-    pub(super) fn settle(&mut self) -> Vec<Action> {
+    /// What waits for its moment: a candidate for another to be gone, the end for the last one, an upgrade for calm.
+    pub(super) fn settle(&mut self, now: Time) -> Vec<Action> {
+        if let Some(Stage::WaitingFor(old)) = self.swap.as_ref().map(|swap| swap.stage)
+            && self.draining.iter().all(|one| one.generation != old)
+        {
+            return self.spawn(now);
+        }
         if self.ending.is_some() {
             return self.settle_end();
         }

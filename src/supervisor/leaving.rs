@@ -1,8 +1,6 @@
 //! How a generation leaves: its queue, its connections, its death, its end.
 
-use super::{
-    Action, Announcement, Draining, Exit, Generation, Queue, Reason, Stage, Supervisor, Swap, Time,
-};
+use super::{Action, Announcement, Draining, Exit, Generation, Queue, Reason, Supervisor, Time};
 
 impl Supervisor {
     pub(super) fn drain(&mut self, now: Time, generation: Generation) -> Vec<Action> {
@@ -61,36 +59,22 @@ impl Supervisor {
         draining.find(|one| one.generation == generation)
     }
 
-    pub(super) fn forget(&mut self, now: Time, generation: Generation) -> Vec<Action> {
+    pub(super) fn forget(&mut self, generation: Generation) -> Vec<Action> {
         let mut draining = self.draining.iter();
         let Some(place) = draining.position(|one| one.generation == generation) else {
             return Vec::new();
         };
         let exit = self.draining.remove(place).exit;
-        let mut actions = vec![Action::Announce(Announcement::Gone { generation, exit })];
-        actions.extend(self.follow(now, generation));
-        actions
-    }
-
-    /// Spawns the candidate that had to wait for this one.
-    fn follow(&mut self, now: Time, gone: Generation) -> Vec<Action> {
-        let waits = |swap: &Swap| swap.stage == Stage::WaitingFor(gone);
-        if self.swap.as_ref().is_some_and(waits) {
-            self.spawn(now)
-        } else {
-            Vec::new()
-        }
+        vec![Action::Announce(Announcement::Gone { generation, exit })]
     }
 
     pub(super) fn expire_draining(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
+        let given_up = self.draining.extract_if(.., |one| one.is_given_up(now));
+        actions
+            .extend(given_up.map(|one| Action::Announce(Announcement::Unkillable(one.generation))));
         for one in &mut self.draining {
             actions.extend(one.expire(now, self.policy.quiesce));
-        }
-        let given_up = self.draining.extract_if(.., |one| one.is_given_up());
-        for one in given_up.collect::<Vec<_>>() {
-            actions.push(Action::Announce(Announcement::Unkillable(one.generation)));
-            actions.extend(self.follow(now, one.generation));
         }
         actions
     }

@@ -8,9 +8,7 @@ use super::{
 impl Supervisor {
     pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<Client>) -> Vec<Action> {
         self.last.0 += 1;
-        if let Some(serving) = &self.serving {
-            self.last_good = Some(serving.generation);
-        }
+        self.last_good = self.serves().or(self.last_good);
         let generation = self.last;
         let checking = Stage::Checking {
             until: now + self.policy.ready_timeout,

@@ -12,14 +12,16 @@ use super::Event::{
     UpgradeAsked,
 };
 use super::{
-    Action, Announcement, Client, Event, Exit, Failure, Generation, Order, Policy, Program, Queue,
-    Reason, Restart, Sockets, Supervisor, Then, Time, Verdict,
+    Action, Announcement, Cause, Client, Event, Exit, Failure, Generation, Order, Policy, Program,
+    Queue, Reason, Restart, Sockets, Supervisor, Then, Time, Verdict,
 };
 
+mod histories;
 mod lives;
-mod properties;
+mod model;
 mod requests;
 mod restarts;
+mod told;
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);
@@ -113,18 +115,51 @@ impl Drill {
     }
 
     /// The second generation was asked for at 5 and starts.
-    fn starting_second_generation() -> Self {
-        let mut drill = Self::serving_first_generation();
+    fn starting_with(policy: Policy) -> Self {
+        let mut drill = Self::serving_with(policy);
         drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
         drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
         drill
     }
 
+    fn starting_second_generation() -> Self {
+        Self::starting_with(policy())
+    }
+
     /// The second generation serves since 7, and the first drains.
-    fn draining_first_generation() -> Self {
-        let mut drill = Self::starting_second_generation();
+    fn draining_with(policy: Policy) -> Self {
+        let mut drill = Self::starting_with(policy);
         drill.at(7, Ready(G2), &[CutOver(G2)]);
         drill.at(7, CutOverDone(G2), &[Empty(G1), answered(&[ANN], G2, G1)]);
+        drill
+    }
+
+    fn draining_first_generation() -> Self {
+        Self::draining_with(policy())
+    }
+
+    /// The second generation has to prove itself from 7 to 10.
+    fn proving_second_generation() -> Self {
+        let mut drill = Self::starting_with(Policy {
+            min_ready: seconds(3),
+            ..policy()
+        });
+        drill.at(7, Ready(G2), &[CutOver(G2)]);
+        drill.at(7, CutOverDone(G2), &[]);
+        drill.says(&Announcement::Proving(G2));
+        drill.serves(G1);
+        drill
+    }
+
+    /// New connections wait for the second generation since 5, until the first is gone.
+    fn making_room() -> Self {
+        let mut drill = Self::serving_with(Policy {
+            order: Order::StopFirst,
+            ..policy()
+        });
+        drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
+        drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
+        drill.at(5, CutOverDone(G2), &[Empty(G1)]);
         drill
     }
 
@@ -138,7 +173,15 @@ impl Drill {
         self.now = now;
         self.said.clear();
         let mut done = Vec::new();
+        let remembered: Vec<_> = self.supervisor.remembered().collect();
         for action in self.supervisor.step(now, event) {
+            if let Action::Spawn {
+                program: Program::Of(good),
+                ..
+            } = action
+            {
+                assert!(remembered.contains(&good), "{good} is forgotten");
+            }
             if let Action::Announce(announcement) = action {
                 self.said.push(announcement);
             } else {

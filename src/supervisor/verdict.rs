@@ -43,7 +43,7 @@ impl Supervisor {
     }
 
     /// Stop-first: clients wait in the next one's queue while the old one finishes.
-    pub(super) fn make_room(&mut self, now: Time) -> Vec<Action> {
+    fn make_room(&mut self, now: Time) -> Vec<Action> {
         let Some(old) = self.serving.take() else {
             return self.spawn(now);
         };
@@ -61,7 +61,7 @@ impl Supervisor {
         if swap.cause != Cause::Restart {
             self.fallen_back = None;
         }
-        let old = self.serving.take().map(|serving| serving.generation);
+        let old = self.serves();
         let good = self.last_good.take();
         let before = old.or(good);
         self.has_served = true;
@@ -118,7 +118,7 @@ impl Supervisor {
     /// Ends a candidate, having cut back first where clients may go to it, and says so to all who wait for it.
     pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
-        let serves_on = self.serving.as_ref().map(|serving| serving.generation);
+        let serves_on = self.serves();
         if let Some(old) = serves_on.filter(|_| swap.is_cut_over_to()) {
             actions.push(Action::CutOver(old));
         }

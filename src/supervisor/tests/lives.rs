@@ -55,14 +55,10 @@ fn a_full_queue_is_waited_for_until_two_seconds_are_left() {
 
 #[test]
 fn a_short_drain_timeout_is_halved_between_queue_and_stop() {
-    let mut drill = Drill::serving_with(Policy {
+    let mut drill = Drill::draining_with(Policy {
         drain_timeout: seconds(2),
         ..policy()
     });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(7, Ready(G2), &[CutOver(G2)]);
-    drill.at(7, CutOverDone(G2), &[Empty(G1)]);
     drill.elapses_at(8, &[Quiesce(G1), Stop(G1)]);
     drill.elapses_at(9, &[Kill(G1)]);
 }
@@ -84,14 +80,10 @@ fn busy_connections_are_waited_for_as_long_as_quiesce_says() {
 
 #[test]
 fn quiescing_leaves_time_for_the_stop_signal() {
-    let mut drill = Drill::serving_with(Policy {
+    let mut drill = Drill::draining_with(Policy {
         quiesce: seconds(60),
         ..policy()
     });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(7, Ready(G2), &[CutOver(G2)]);
-    drill.at(7, CutOverDone(G2), &[Empty(G1)]);
     drill.at(8, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
     drill.elapses_at(35, &[Stop(G1)]);
 }
@@ -194,17 +186,8 @@ fn a_cut_over_that_fails_is_taken_back() {
 
 #[test]
 fn the_verdict_waits_until_the_new_one_has_proved_itself() {
-    let mut drill = Drill::serving_with(Policy {
-        min_ready: seconds(3),
-        ..policy()
-    });
-    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(6, Ready(G2), &[CutOver(G2)]);
-    drill.at(6, CutOverDone(G2), &[]);
-    drill.says(&Announcement::Proving(G2));
-    drill.serves(G1);
-    drill.elapses_at(9, &[Empty(G1), answered(&[ANN], G2, G1)]);
+    let mut drill = Drill::proving_second_generation();
+    drill.elapses_at(10, &[Empty(G1), answered(&[ANN], G2, G1)]);
     drill.serves(G2);
 }
 
@@ -222,21 +205,14 @@ fn the_first_generation_does_not_prove() {
 
 #[test]
 fn a_crash_while_proving_cuts_back_first() {
-    let mut drill = Drill::serving_with(Policy {
-        min_ready: seconds(3),
-        ..policy()
-    });
-    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(6, Ready(G2), &[CutOver(G2)]);
-    drill.at(6, CutOverDone(G2), &[]);
+    let mut drill = Drill::proving_second_generation();
     let reason = Reason::Exited(crash(), seconds(2));
     let failure = Failure {
         rolled_back: true,
         ..aborted(G2, reason, G1)
     };
     drill.at(
-        8,
+        9,
         Died(G2, crash()),
         &[CutOver(G1), refused(&[ANN], failure)],
     );
@@ -245,28 +221,21 @@ fn a_crash_while_proving_cuts_back_first() {
 
 #[test]
 fn the_new_one_serves_at_once_if_the_old_one_dies_while_it_proves() {
-    let mut drill = Drill::serving_with(Policy {
-        min_ready: seconds(3),
-        ..policy()
-    });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(6, Ready(G2), &[CutOver(G2)]);
-    drill.at(6, CutOverDone(G2), &[]);
-    drill.at(7, Died(G1, crash()), &[]);
+    let mut drill = Drill::proving_second_generation();
+    let verdict = Verdict::Serving {
+        generation: G2,
+        replaced: None,
+    };
+    drill.at(8, Died(G1, crash()), &[Answer(vec![ANN], verdict)]);
     drill.serves(G2);
 }
 
 #[test]
 fn the_oldest_is_killed_when_too_many_drain() {
-    let mut drill = Drill::serving_with(Policy {
+    let mut drill = Drill::draining_with(Policy {
         max_draining: 1,
         ..policy()
     });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(6, Ready(G2), &[CutOver(G2)]);
-    drill.at(6, CutOverDone(G2), &[Empty(G1)]);
     drill.at(7, SwapAsked(None), &[CheckProgram]);
     drill.at(7, ProgramChecked(Ok(())), &[fresh(G3)]);
     drill.at(8, Ready(G3), &[CutOver(G3)]);
@@ -281,13 +250,7 @@ fn the_oldest_is_killed_when_too_many_drain() {
 
 #[test]
 fn stop_first_lets_clients_wait_in_the_queue_of_the_next() {
-    let mut drill = Drill::serving_with(Policy {
-        order: Order::StopFirst,
-        ..policy()
-    });
-    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
-    drill.at(5, CutOverDone(G2), &[Empty(G1)]);
+    let mut drill = Drill::making_room();
     drill.at(6, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
     drill.at(6, Quiet(G1), &[Stop(G1)]);
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
@@ -302,13 +265,7 @@ fn stop_first_lets_clients_wait_in_the_queue_of_the_next() {
 
 #[test]
 fn stop_first_says_that_nothing_serves_when_the_new_one_fails() {
-    let mut drill = Drill::serving_with(Policy {
-        order: Order::StopFirst,
-        ..policy()
-    });
-    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
-    drill.at(5, CutOverDone(G2), &[Empty(G1)]);
+    let mut drill = Drill::making_room();
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(7, Gone(G1), &[into_target(G2)]);
     let reason = Reason::Exited(crash(), seconds(1));
@@ -328,4 +285,9 @@ fn logs_are_reopened_by_all_that_live() {
     drill.at(8, ReopenAsked, &[Reopen(G1), Reopen(G2)]);
     drill.at(9, Died(G1, Exit::Status(0)), &[]);
     drill.at(9, ReopenAsked, &[Reopen(G2)]);
+}
+
+#[test]
+fn a_generation_is_called_by_its_number() {
+    assert_eq!(G2.to_string(), "generation 2");
 }

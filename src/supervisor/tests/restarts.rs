@@ -345,16 +345,14 @@ fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
 
 #[test]
 fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
-    let mut drill = Drill::serving_with(Policy {
-        order: Order::StopFirst,
-        ..policy()
-    });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[CutOver(G2)]);
-    drill.at(5, CutOverDone(G2), &[Empty(G1)]);
+    let mut drill = Drill::making_room();
     drill.at(6, Died(G1, Exit::Status(0)), &[]);
     drill.at(6, Gone(G1), &[into_target(G2)]);
-    drill.at(7, Died(G2, crash()), &[]);
+    let failure = Failure {
+        serves_on: None,
+        ..aborted(G2, Reason::Exited(crash(), seconds(1)), G1)
+    };
+    drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
     drill.at(7, Gone(G2), &[into_target(G3)]);
     drill.at(8, Died(G3, crash()), &[]);
     drill.says(&Announcement::FallingBack { to: G1 });
@@ -387,14 +385,10 @@ fn an_old_and_tried_generation_is_not_fallen_back_from() {
 
 #[test]
 fn no_fallback_restarts_what_the_path_names() {
-    let mut drill = Drill::serving_with(Policy {
+    let mut drill = Drill::draining_with(Policy {
         fallback: false,
         ..policy()
     });
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(7, Ready(G2), &[CutOver(G2)]);
-    drill.at(7, CutOverDone(G2), &[Empty(G1)]);
     dies(&mut drill, 9, G2, &[into_target(G3)]);
     dies(&mut drill, 10, G3, &[]);
     drill.at(11, Elapsed, &[into_target(G4)]);

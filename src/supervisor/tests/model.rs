@@ -1,0 +1,319 @@
+//! The rules of a generation's life, as simply as they can be said.
+//!
+//! The model hears what the core hears. It tells in full what must become of a swap, of the serving generation and of those
+//! who asked; of those that leave it only judges whether what the core does to them is allowed. What the core has not
+//! forgotten is due when the model says so: a deadline is all that is left to compare.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+mod events;
+mod way;
+
+/// Where the next generation is on its way to serve. One swap at a time: there is one way.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+enum At {
+    Command,
+    Check,
+    /// Stop-first: new connections are to wait in the socket of the next one.
+    Room,
+    /// Nothing but its time, or those in its way, keeps it from being spawned.
+    Spawn,
+    Starting,
+    CuttingOver,
+    Proving,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    number: Generation,
+    cause: Cause,
+    at: At,
+    until: Option<Time>,
+    spawned: Option<Time>,
+    /// Until then it may be replaced.
+    replaceable: Option<Time>,
+    /// Stop-first: this one must be gone before it is spawned.
+    after: Option<Generation>,
+}
+
+impl Way {
+    fn new(number: Generation, cause: Cause) -> Self {
+        Self {
+            number,
+            cause,
+            at: At::Spawn,
+            until: None,
+            spawned: None,
+            replaceable: None,
+            after: None,
+        }
+    }
+
+    /// New connections may go to it already.
+    fn is_cut_over_to(self) -> bool {
+        matches!(self.at, At::Room | At::CuttingOver | At::Proving)
+    }
+}
+
+/// A generation from its spawn until nothing of it is left.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// How its main process has ended, once it has.
+    pub exit: Option<Exit>,
+    leaving: Option<Leaving>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    since: Time,
+    /// How many had begun to leave before it.
+    order: usize,
+    queue: Queue,
+    quiesces_until: Option<Time>,
+    quiet: bool,
+    /// The stop signal has to be sent by then, if there is nothing else to wait for.
+    stop_by: Time,
+    /// It has its stop signal, or is dead.
+    told: bool,
+    kill_at: Time,
+    kills: u32,
+    failed: bool,
+}
+
+impl Leaving {
+    fn due(&self) -> Time {
+        match self.quiesces_until {
+            _ if self.told => self.kill_at,
+            Some(until) => until,
+            None if self.queue == Queue::Waiting => self.stop_by,
+            None => self.stop_by.min(self.since + seconds(3)),
+        }
+    }
+}
+
+pub struct Model {
+    policy: Policy,
+    now: Time,
+    last: Generation,
+    /// The last that was spawned.
+    newest: Generation,
+    pub lives: BTreeMap<Generation, Life>,
+    way: Option<Way>,
+    /// The generation that serves, and since when.
+    serving: Option<(Generation, Time)>,
+    has_served: bool,
+    /// Where new connections go.
+    target: Option<Generation>,
+    /// A swap that has to wait for the one on its way.
+    pending: Option<Cause>,
+    /// Who waits for a verdict, and on the generations after which one.
+    owed: BTreeMap<Client, Generation>,
+    stoppers: Vec<Client>,
+    /// What hotswap ends with, and whether somebody has asked for that.
+    ends: Option<u8>,
+    asked_to_stop: bool,
+    upgrade: bool,
+    restarts: u32,
+    left: usize,
+    /// One has begun to drain: are they too many now?
+    drained: bool,
+    /// What must follow from this event, but for the care of those that leave.
+    follows: Vec<Action>,
+}
+
+macro_rules! rule {
+    ($holds:expr, $($broken:tt)*) => {
+        if !$holds {
+            return Err(format!($($broken)*));
+        }
+    };
+}
+
+impl Model {
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            now: Time::ZERO,
+            last: Generation(0),
+            newest: Generation(0),
+            lives: BTreeMap::new(),
+            way: None,
+            serving: None,
+            has_served: false,
+            target: None,
+            pending: None,
+            owed: BTreeMap::new(),
+            stoppers: Vec::new(),
+            ends: None,
+            asked_to_stop: false,
+            upgrade: false,
+            restarts: 0,
+            left: 0,
+            drained: false,
+            follows: Vec::new(),
+        }
+    }
+
+    /// Judges one step of the core.
+    pub fn step(
+        &mut self,
+        now: Time,
+        event: &Event,
+        actions: &[Action],
+        core: &Supervisor,
+    ) -> Result<(), String> {
+        self.now = now;
+        self.follows.clear();
+        self.drained = false;
+        self.hear(event);
+        self.go_on();
+        let mut done = Vec::new();
+        for action in actions {
+            if !self.judge(event, action)? {
+                done.push(plain(action.clone()));
+            }
+        }
+        let follows = &self.follows;
+        rule!(done == *follows, "{follows:?} should follow, not {done:?}");
+        self.compare(event, core)
+    }
+
+    fn compare(&self, event: &Event, core: &Supervisor) -> Result<(), String> {
+        let serving = core.serving().map(|serving| serving.generation);
+        let should = self.serving.map(|serving| serving.0);
+        rule!(
+            serving == should,
+            "{should:?} should serve, not {serving:?}"
+        );
+        let stopping = core.is_stopping();
+        rule!(stopping == self.ends.is_some(), "it stops: {stopping}");
+        let (due, should) = (core.deadline(), self.due());
+        rule!(
+            due == should,
+            "something is due at {should:?}, not at {due:?}"
+        );
+        let overdue = due.is_some_and(|due| due <= self.now);
+        rule!(*event != Elapsed || !overdue, "it is still due");
+        let candidate = self.way.filter(|way| way.at >= At::CuttingOver);
+        let candidate = candidate.map(|way| way.number);
+        let well = serving.is_none() || self.target == serving || self.target == candidate;
+        rule!(well, "new connections go to {:?}", self.target);
+        let leaving: Vec<_> = core.draining().iter().map(|one| one.generation).collect();
+        rule!(leaving == self.in_order(), "{leaving:?} leave");
+        let on_its_way = core.swap().map(|swap| swap.generation);
+        let should = self.way.map(|way| way.number);
+        rule!(on_its_way == should, "{on_its_way:?} is on its way");
+        let draining = self.leaving().filter(|(_, one)| one.kills == 0).count();
+        let many = self.drained && draining > self.policy.max_draining;
+        rule!(!many, "{draining} are draining");
+        for (generation, one) in self.leaving() {
+            let settled = one.queue == Queue::Settled && one.quiesces_until.is_none();
+            rule!(one.told || !settled, "{generation} is not quiesced");
+            let must = one.failed || one.quiet || self.asked_to_stop;
+            rule!(one.told || !must, "{generation} is not told to stop");
+        }
+        Ok(())
+    }
+
+    /// Those that leave, the first first.
+    fn in_order(&self) -> Vec<Generation> {
+        let mut leaving: Vec<_> = self.leaving().collect();
+        leaving.sort_by_key(|(_, one)| one.order);
+        leaving.into_iter().map(|(whose, _)| whose).collect()
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = (Generation, &Leaving)> {
+        let lives = self.lives.iter();
+        lives.filter_map(|(generation, life)| Some((*generation, life.leaving.as_ref()?)))
+    }
+
+    fn due(&self) -> Option<Time> {
+        let leaving = self.leaving().map(|(_, one)| one.due());
+        leaving.chain(self.way.and_then(|way| way.until)).min()
+    }
+
+    /// Whether this may be done to one that leaves; false if it is about something else, which is foretold.
+    fn judge(&mut self, event: &Event, action: &Action) -> Result<bool, String> {
+        let now = self.now;
+        let first = self.leaving().filter(|(_, one)| one.kills == 0);
+        let first = first
+            .min_by_key(|(_, one)| one.order)
+            .map(|(first, _)| first);
+        let (generation, is_signal) = match action {
+            Action::Quiesce(generation) => (*generation, false),
+            Action::Stop(generation) | Action::Kill(generation) => (*generation, true),
+            Action::Announce(
+                Announcement::DrainTimeout(generation) | Announcement::KilledEarly(generation),
+            ) => (*generation, false),
+            Action::Announce(
+                Announcement::Serving { .. } | Announcement::Failed(_) | Announcement::Proving(_),
+            ) => return Ok(false),
+            Action::Announce(_) => return Ok(true),
+            _ => return Ok(false),
+        };
+        rule!(
+            !is_signal || !matches!(event, Died(..)),
+            "a death signals {generation}"
+        );
+        let misled = self.target == Some(generation) && self.serving.is_some();
+        rule!(!misled, "{action:?}, and new connections go to it");
+        let life = self.lives.get_mut(&generation);
+        let alive = life.as_ref().is_some_and(|life| life.exit.is_none());
+        let Some(one) = life.and_then(|life| life.leaving.as_mut()) else {
+            return Err(format!("{action:?}, and it does not leave"));
+        };
+        let is_due = one.due() <= now;
+        match action {
+            Action::Quiesce(_) => {
+                let may = !one.told && one.quiesces_until.is_none();
+                let may = may && (is_due || one.queue == Queue::Settled);
+                rule!(may, "{action:?} is too early");
+                one.quiesces_until = Some(one.stop_by.min(now + self.policy.quiesce));
+            }
+            Action::Stop(_) => {
+                let quiet = one.quiesces_until.is_some() && (is_due || one.quiet);
+                let may = alive && !one.told && (quiet || one.failed || self.asked_to_stop);
+                rule!(may, "{action:?} is too early");
+                one.told = true;
+            }
+            Action::Kill(_) => {
+                let at_once = self.ends == Some(137) && matches!(event, StopAsked(None));
+                rule!(one.kill_at <= now || at_once, "{action:?} is too early");
+                one.told = true;
+                one.kills += 1;
+                one.kill_at = now + seconds(1);
+            }
+            Action::Announce(Announcement::KilledEarly(_)) => {
+                rule!(
+                    first == Some(generation) && self.drained,
+                    "{action:?} is unjust"
+                );
+                one.kill_at = now;
+            }
+            _ => rule!(one.kill_at <= now && one.kills == 0, "{action:?} is untrue"),
+        }
+        Ok(true)
+    }
+}
+
+/// Clients in the order of their numbers. Which program a restart runs, the drills say.
+fn plain(mut action: Action) -> Action {
+    if let Answer(clients, _) = &mut action {
+        clients.sort();
+    }
+    if let Action::Spawn { program, .. } = &mut action {
+        *program = Program::Current;
+    }
+    action
+}
+
+fn failure(generation: Generation, reason: Reason) -> Failure {
+    Failure {
+        generation,
+        reason,
+        rolled_back: false,
+        serves_on: None,
+    }
+}

@@ -1,0 +1,264 @@
+//! What must follow from an event, but for the care of those that leave.
+
+use super::*;
+
+impl Model {
+    pub(super) fn hear(&mut self, event: &Event) {
+        match event {
+            Launched => self.ask(Cause::First),
+            SwapAsked(by) => {
+                let newest = self.newest;
+                self.owed.extend(by.map(|client| (client, newest)));
+                self.ask(Cause::Asked);
+            }
+            FileChanged => self.ask(Cause::File),
+            BeforeSwapEnded(result) => {
+                if let Some(way) = self.on_way(At::Command) {
+                    let first = way.cause == Cause::First;
+                    way.at = At::Check;
+                    match result {
+                        Err(why) => self.fail(Reason::BeforeSwap(why.clone())),
+                        Ok(()) if first => self.wait_to_spawn(None),
+                        Ok(()) => self.check(),
+                    }
+                }
+            }
+            ProgramChecked(result) => {
+                if let Some(way) = self.on_way(At::Check) {
+                    let number = way.number;
+                    let stops_first = self.policy.order == Order::StopFirst;
+                    match result {
+                        Err(why) => self.fail(Reason::NotFit(why.clone())),
+                        Ok(()) if stops_first && self.serving.is_some() => {
+                            self.reach(At::Room, seconds(5));
+                            self.follows.push(CutOver(number));
+                        }
+                        Ok(()) => self.wait_to_spawn(None),
+                    }
+                }
+            }
+            CannotSpawn(generation, why) => {
+                if self.candidate() == Some(*generation) {
+                    self.lives.remove(generation);
+                    self.fail(Reason::CannotSpawn(why.clone()));
+                }
+            }
+            Ready(generation) => {
+                let starting = self.on_way(At::Starting).map(|way| way.number);
+                if starting == Some(*generation) {
+                    self.reach(At::CuttingOver, seconds(5));
+                    self.follows.push(CutOver(*generation));
+                }
+            }
+            CutOverDone(generation) => self.cut_over(*generation),
+            CannotCutOver(generation, why) => {
+                let way = self.way.filter(|way| way.number == *generation);
+                if way.is_some_and(|way| way.is_cut_over_to()) {
+                    self.fail(Reason::CannotCutOver(why.clone()));
+                }
+            }
+            Died(generation, exit) => self.die(*generation, exit),
+            Gone(generation) => drop(self.lives.remove(generation)),
+            Queued(generation, queue) => {
+                let one = self.waits_on(*generation);
+                if let Some(one) = one.filter(|one| one.quiesces_until.is_none()) {
+                    one.queue = *queue;
+                }
+            }
+            Quiet(generation) => {
+                if let Some(one) = self.waits_on(*generation) {
+                    one.quiet = one.quiesces_until.is_some();
+                }
+            }
+            StopAsked(by) => self.stop(*by),
+            UpgradeAsked => self.upgrade = true,
+            ReopenAsked => self.reopen(),
+            Elapsed => self.elapse(),
+        }
+    }
+
+    /// What has waited for this moment: a spawn, the end, an upgrade.
+    pub(super) fn go_on(&mut self) {
+        let idle = self.serving.is_none();
+        let in_the_way = |way: &Way| {
+            let mut leaving = self.leaving();
+            leaving.any(|(whose, one)| (one.failed && idle) || way.after == Some(whose))
+        };
+        let way = self
+            .way
+            .filter(|way| way.at == At::Spawn && way.until.is_none());
+        if let Some(way) = way.filter(|way| !in_the_way(way)) {
+            self.spawn(way.number, idle);
+        }
+        if let Some(status) = self.ends {
+            let next = Generation(self.last.0 + 1);
+            self.pending = None;
+            self.answer(|_| true, &Verdict::Failed(failure(next, Reason::Stopping)));
+            if std::mem::take(&mut self.upgrade) {
+                self.follows.push(RefuseUpgrade("hotswap is stopping"));
+            }
+            if self.lives.is_empty() {
+                let stoppers = std::mem::take(&mut self.stoppers);
+                if !stoppers.is_empty() {
+                    self.follows.push(Answer(stoppers, Verdict::Stopped));
+                }
+                self.follows.push(End(status));
+            }
+        }
+        let calm = self
+            .way
+            .is_none_or(|way| way.at == At::Spawn && way.until.is_some());
+        if self.upgrade && calm && self.pending.is_none() {
+            self.upgrade = false;
+            self.follows.push(Upgrade);
+        }
+    }
+
+    fn die(&mut self, generation: Generation, exit: &Exit) {
+        let now = self.now;
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.exit = Some(exit.clone());
+            if let Some(one) = &mut life.leaving {
+                one.told = true;
+            }
+        }
+        if self.candidate() == Some(generation) {
+            let since = self.way.and_then(|way| way.spawned).unwrap_or(now);
+            return self.fail(Reason::Exited(exit.clone(), now - since));
+        }
+        let dead = self.serving.take_if(|(serving, _)| *serving == generation);
+        let Some((_, since)) = dead else { return };
+        let background = *exit == Exit::Background;
+        let drain_timeout = self.policy.drain_timeout;
+        let patience = if background {
+            seconds(2)
+        } else {
+            drain_timeout
+        };
+        self.leave(generation, patience, background);
+        if now - since >= seconds(10) {
+            self.restarts = 0;
+        }
+        let on_change = self.policy.restart == Restart::OnChange;
+        match self.way {
+            Some(way) if way.at == At::Starting => self.follows.push(CutOver(way.number)),
+            Some(way) if way.at == At::Proving => self.serve(),
+            Some(way) if way.spawned.is_some() || on_change => {}
+            _ => self.start_again(exit),
+        }
+    }
+
+    /// Nothing serves, and nothing is on its way but what has to be prepared: that comes after the restart.
+    fn start_again(&mut self, exit: &Exit) {
+        if let Some(way) = self.way.take() {
+            self.pending = Some(way.cause);
+            let runs = way.at == At::Command;
+            self.follows.extend(runs.then_some(EndBeforeSwap));
+        }
+        let background = *exit == Exit::Background;
+        match self.policy.restart {
+            Restart::OnChange => {}
+            Restart::Always if !background => self.restart(),
+            Restart::OnFailure if !background && *exit != Exit::Status(0) => self.restart(),
+            _ => self.ends = Some(exit.status()),
+        }
+    }
+
+    /// "Stop signal to every generation at once, drain timeout from now. Second: SIGKILL at once."
+    fn stop(&mut self, by: Option<Client>) {
+        self.stoppers.extend(by);
+        if std::mem::replace(&mut self.asked_to_stop, true) {
+            if by.is_none() {
+                self.ends = Some(137);
+            }
+            return;
+        }
+        self.ends = self.ends.or(Some(0));
+        if let Some((serving, _)) = self.serving.take() {
+            self.leave(serving, self.policy.drain_timeout, false);
+        }
+        self.dismiss(Reason::Stopping);
+        let latest = self.now + self.policy.drain_timeout;
+        let leaving = self
+            .lives
+            .values_mut()
+            .filter_map(|life| life.leaving.as_mut());
+        for one in leaving.filter(|one| one.kills == 0) {
+            one.kill_at = one.kill_at.min(latest);
+        }
+    }
+
+    fn elapse(&mut self) {
+        let now = self.now;
+        let late = |way: &Way| way.until.is_some_and(|until| until <= now);
+        if let Some(at) = self.way.filter(late).map(|way| way.at) {
+            self.pass(at);
+        }
+        let given_up = |one: &Leaving| one.kills >= 10 && one.kill_at <= now;
+        let lives = &mut self.lives;
+        lives.retain(|_, life| !life.leaving.as_ref().is_some_and(given_up));
+    }
+
+    /// There it has been for long enough.
+    fn pass(&mut self, at: At) {
+        let command = self.policy.before_swap.unwrap_or_default();
+        match at {
+            At::Command => self.fail(Reason::BeforeSwapTooLong(command)),
+            At::Check => self.fail(Reason::NotFit("somebody is still writing it".into())),
+            At::Room | At::CuttingOver => self.fail(Reason::CannotCutOver("no answer".into())),
+            At::Spawn => self.back_off_ends(),
+            At::Starting => self.fail(Reason::NotReady(self.policy.ready_timeout)),
+            At::Proving => self.serve(),
+        }
+    }
+
+    fn reopen(&mut self) {
+        let rest = [self.serving.map(|serving| serving.0), self.candidate()];
+        let mut living = self.in_order();
+        living.extend(rest.into_iter().flatten());
+        living.retain(|whose| self.lives[whose].exit.is_none());
+        self.follows.extend(living.into_iter().map(Reopen));
+    }
+
+    pub(super) fn drain(&mut self, old: Option<Generation>) {
+        if let Some(old) = old {
+            self.follows.push(Empty(old));
+            self.leave(old, self.policy.drain_timeout, false);
+            self.drained = true;
+        }
+    }
+
+    pub(super) fn leave(&mut self, generation: Generation, patience: Duration, failed: bool) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        self.left += 1;
+        let kill_at = self.now + patience;
+        life.leaving = Some(Leaving {
+            since: self.now,
+            order: self.left,
+            queue: Queue::Waiting,
+            quiesces_until: None,
+            quiet: false,
+            stop_by: kill_at - seconds(2).min(patience / 2),
+            told: life.exit.is_some(),
+            kill_at,
+            kills: 0,
+            failed,
+        });
+    }
+
+    pub(super) fn answer(&mut self, whose: impl Fn(Generation) -> bool, verdict: &Verdict) {
+        let owed = self.owed.iter().filter(|(_, after)| whose(**after));
+        let clients: Vec<Client> = owed.map(|(client, _)| *client).collect();
+        self.owed.retain(|_, after| !whose(*after));
+        if !clients.is_empty() {
+            self.follows.push(Answer(clients, verdict.clone()));
+        }
+    }
+
+    fn waits_on(&mut self, generation: Generation) -> Option<&mut Leaving> {
+        let leaving = self.lives.get_mut(&generation)?.leaving.as_mut();
+        leaving.filter(|one| !one.told)
+    }
+}
