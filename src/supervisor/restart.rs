@@ -93,23 +93,23 @@ impl Supervisor {
             }
             self.postpone(swap.cause, swap.clients);
         }
-        let hopeless = background && self.last_good.is_none();
-        let ends = match self.policy.restart {
-            Restart::OnChange => false,
-            Restart::Always => hopeless,
-            Restart::OnFailure => hopeless || *exit == Exit::Status(0),
-            Restart::Never => true,
+        let restarts = match self.policy.restart {
+            Restart::Always => true,
+            Restart::OnFailure => *exit != Exit::Status(0),
+            Restart::Never | Restart::OnChange => false,
         };
-        if ends {
+        // The same program would go the same way.
+        let fallback = (restarts && background).then(|| self.fall_back()).flatten();
+        let hopeless = background && fallback.is_none();
+        if on_change {
+            actions.push(announce(Then::WaitForChange));
+        } else if restarts && !hopeless {
+            actions.push(announce(Then::RestartAfter(self.delay())));
+            actions.extend(fallback);
+            actions.extend(self.restart(now));
+        } else {
             actions.push(announce(Then::End));
             self.end(exit.status());
-        } else if on_change {
-            actions.push(announce(Then::WaitForChange));
-        } else {
-            actions.push(announce(Then::RestartAfter(self.delay())));
-            // The same program would go the same way.
-            actions.extend(background.then(|| self.fall_back()).flatten());
-            actions.extend(self.restart(now));
         }
         actions
     }

@@ -1,4 +1,5 @@
 //! Drills: one moment a line, at a second, with what follows.
+#![allow(clippy::wildcard_enum_match_arm)]
 
 use std::time::Duration;
 

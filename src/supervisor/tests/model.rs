@@ -117,8 +117,8 @@ pub struct Model {
     upgrade: bool,
     restarts: u32,
     left: usize,
-    /// One has begun to drain: are they too many now?
-    drained: bool,
+    /// Who has begun to drain just now, so that they may be too many.
+    drains: Option<Generation>,
     /// What must follow from this event, but for the care of those that leave.
     follows: Vec<Action>,
 }
@@ -151,7 +151,7 @@ impl Model {
             upgrade: false,
             restarts: 0,
             left: 0,
-            drained: false,
+            drains: None,
             follows: Vec::new(),
         }
     }
@@ -166,8 +166,8 @@ impl Model {
     ) -> Result<(), String> {
         self.now = now;
         self.follows.clear();
-        self.drained = false;
-        self.hear(event);
+        self.drains = None;
+        self.hear(event, falls_back(actions));
         self.go_on();
         let mut done = Vec::new();
         for action in actions {
@@ -206,7 +206,7 @@ impl Model {
         let should = self.way.map(|way| way.number);
         rule!(on_its_way == should, "{on_its_way:?} is on its way");
         let draining = self.leaving().filter(|(_, one)| one.kills == 0).count();
-        let many = self.drained && draining > self.policy.max_draining;
+        let many = self.drains.is_some() && draining > self.policy.max_draining;
         rule!(!many, "{draining} are draining");
         for (generation, one) in self.leaving() {
             let settled = one.queue == Queue::Settled && one.quiesces_until.is_none();
@@ -242,15 +242,16 @@ impl Model {
             .min_by_key(|(_, one)| one.order)
             .map(|(first, _)| first);
         let (generation, is_signal) = match action {
-            Action::Quiesce(generation) => (*generation, false),
             Action::Stop(generation) | Action::Kill(generation) => (*generation, true),
-            Action::Announce(
+            Action::Quiesce(generation)
+            | Action::Announce(
                 Announcement::DrainTimeout(generation) | Announcement::KilledEarly(generation),
             ) => (*generation, false),
-            Action::Announce(
-                Announcement::Serving { .. } | Announcement::Failed(_) | Announcement::Proving(_),
-            ) => return Ok(false),
-            Action::Announce(_) => return Ok(true),
+            Action::Announce(Announcement::FallingBack { .. }) => {
+                rule!(self.policy.fallback, "{action:?} is not wanted");
+                return Ok(true);
+            }
+            Action::Announce(announcement) => return Ok(!is_verdict(announcement)),
             _ => return Ok(false),
         };
         rule!(
@@ -287,7 +288,7 @@ impl Model {
             }
             Action::Announce(Announcement::KilledEarly(_)) => {
                 rule!(
-                    first == Some(generation) && self.drained,
+                    first == Some(generation) && self.drains.is_some(),
                     "{action:?} is unjust"
                 );
                 one.kill_at = now;
@@ -296,6 +297,13 @@ impl Model {
         }
         Ok(true)
     }
+}
+
+fn is_verdict(announcement: &Announcement) -> bool {
+    matches!(
+        announcement,
+        Announcement::Serving { .. } | Announcement::Failed(_) | Announcement::Proving(_)
+    )
 }
 
 /// Clients in the order of their numbers. Which program a restart runs, the drills say.
@@ -307,6 +315,13 @@ fn plain(mut action: Action) -> Action {
         *program = Program::Current;
     }
     action
+}
+
+/// Which program is run is no matter here; that it is another one is.
+fn falls_back(actions: &[Action]) -> bool {
+    let falls =
+        |action: &Action| matches!(action, Action::Announce(Announcement::FallingBack { .. }));
+    actions.iter().any(falls)
 }
 
 fn failure(generation: Generation, reason: Reason) -> Failure {

@@ -375,6 +375,18 @@ fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
 }
 
 #[test]
+fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
+    let mut drill = Drill::draining_with(Policy {
+        fallback: false,
+        ..policy()
+    });
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.at(9, Gone(G2), &[End(125)]);
+}
+
+#[test]
 fn an_old_and_tried_generation_is_not_fallen_back_from() {
     let mut drill = Drill::draining_first_generation();
     dies(&mut drill, 17, G2, &[into_target(G3)]);

@@ -11,7 +11,7 @@ pub fn policy(policy: &Policy) -> String {
         max_draining,
         ..
     } = policy;
-    let before_swap = policy.before_swap.map(|patience| time(patience));
+    let before_swap = policy.before_swap.map(time);
     let before_swap = before_swap.map_or("None".into(), |patience| format!("Some({patience})"));
     format!(
         "    let mut drill = Drill::with(Policy {{\n        \

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Model {
-    pub(super) fn hear(&mut self, event: &Event) {
+    pub(super) fn hear(&mut self, event: &Event, falls_back: bool) {
         match event {
             Launched => self.ask(Cause::First),
             SwapAsked(by) => {
@@ -53,11 +53,11 @@ impl Model {
             CutOverDone(generation) => self.cut_over(*generation),
             CannotCutOver(generation, why) => {
                 let way = self.way.filter(|way| way.number == *generation);
-                if way.is_some_and(|way| way.is_cut_over_to()) {
+                if way.is_some_and(Way::is_cut_over_to) {
                     self.fail(Reason::CannotCutOver(why.clone()));
                 }
             }
-            Died(generation, exit) => self.die(*generation, exit),
+            Died(generation, exit) => self.die(*generation, exit, falls_back),
             Gone(generation) => drop(self.lives.remove(generation)),
             Queued(generation, queue) => {
                 let one = self.waits_on(*generation);
@@ -114,7 +114,7 @@ impl Model {
         }
     }
 
-    fn die(&mut self, generation: Generation, exit: &Exit) {
+    fn die(&mut self, generation: Generation, exit: &Exit, falls_back: bool) {
         let now = self.now;
         if let Some(life) = self.lives.get_mut(&generation) {
             life.exit = Some(exit.clone());
@@ -124,7 +124,7 @@ impl Model {
         }
         if self.candidate() == Some(generation) {
             let since = self.way.and_then(|way| way.spawned).unwrap_or(now);
-            return self.fail(Reason::Exited(exit.clone(), now - since));
+            return self.fail(Reason::Exited(exit.clone(), now.saturating_sub(since)));
         }
         let dead = self.serving.take_if(|(serving, _)| *serving == generation);
         let Some((_, since)) = dead else { return };
@@ -136,7 +136,7 @@ impl Model {
             drain_timeout
         };
         self.leave(generation, patience, background);
-        if now - since >= seconds(10) {
+        if now.saturating_sub(since) >= seconds(10) {
             self.restarts = 0;
         }
         let on_change = self.policy.restart == Restart::OnChange;
@@ -144,22 +144,23 @@ impl Model {
             Some(way) if way.at == At::Starting => self.follows.push(CutOver(way.number)),
             Some(way) if way.at == At::Proving => self.serve(),
             Some(way) if way.spawned.is_some() || on_change => {}
-            _ => self.start_again(exit),
+            _ => self.start_again(exit, falls_back),
         }
     }
 
     /// Nothing serves, and nothing is on its way but what has to be prepared: that comes after the restart.
-    fn start_again(&mut self, exit: &Exit) {
+    fn start_again(&mut self, exit: &Exit, falls_back: bool) {
         if let Some(way) = self.way.take() {
             self.pending = Some(way.cause);
             let runs = way.at == At::Command;
             self.follows.extend(runs.then_some(EndBeforeSwap));
         }
-        let background = *exit == Exit::Background;
+        // It would go into the background again.
+        let hopeless = *exit == Exit::Background && !falls_back;
+        let clean = *exit == Exit::Status(0) && self.policy.restart == Restart::OnFailure;
         match self.policy.restart {
             Restart::OnChange => {}
-            Restart::Always if !background => self.restart(),
-            Restart::OnFailure if !background && *exit != Exit::Status(0) => self.restart(),
+            Restart::Always | Restart::OnFailure if !hopeless && !clean => self.restart(),
             _ => self.ends = Some(exit.status()),
         }
     }
@@ -224,7 +225,7 @@ impl Model {
         if let Some(old) = old {
             self.follows.push(Empty(old));
             self.leave(old, self.policy.drain_timeout, false);
-            self.drained = true;
+            self.drains = Some(old);
         }
     }
 
@@ -240,7 +241,7 @@ impl Model {
             queue: Queue::Waiting,
             quiesces_until: None,
             quiet: false,
-            stop_by: kill_at - seconds(2).min(patience / 2),
+            stop_by: kill_at.saturating_sub(seconds(2).min(patience / 2)),
             told: life.exit.is_some(),
             kill_at,
             kills: 0,
