@@ -227,9 +227,8 @@ pub fn to_member_but_for(source: SocketAddr, candidate: u32, index: u32) -> Vec<
     // A dual-stack socket sees both headers: the version comes first.
     let mut wanted = vec![(LOAD_BYTE, 0, version)];
     wanted.push((LOAD_HALF, port, u32::from(source.port())));
-    for (word, at) in address.chunks_exact(4).zip((start..).step_by(4)) {
-        let word = word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
-        wanted.push((LOAD_WORD, at, word));
+    for (word, at) in address.as_chunks().0.iter().zip((start..).step_by(4)) {
+        wanted.push((LOAD_WORD, at, u32::from_be_bytes(*word)));
     }
     let mut program = Vec::new();
     for (load, at, value) in wanted {

@@ -17,6 +17,7 @@ use super::{
     Queue, Reason, Restart, Sockets, Supervisor, Then, Time, Verdict,
 };
 
+mod fallback;
 mod histories;
 mod lives;
 mod model;
@@ -190,6 +191,12 @@ impl Drill {
             }
         }
         assert_eq!(done, follows, "at {now:?}");
+    }
+
+    /// The next version of hotswap takes over.
+    fn upgrades(&mut self) {
+        let memory = self.supervisor.memory();
+        self.supervisor = Supervisor::from_memory(policy(), memory);
     }
 
     #[track_caller]

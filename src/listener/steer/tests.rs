@@ -46,6 +46,11 @@ fn packet_from(source: &str) -> Vec<u8> {
 }
 
 #[test]
+fn new_connections_go_to_one_member() {
+    assert_eq!(run(&to_member(3), &packet_from("127.0.0.1:4000")), 3);
+}
+
+#[test]
 fn a_probe_is_told_by_its_address_and_its_port() {
     for probe in ["127.0.0.1:4000", "[fd00::2]:4000"] {
         let program = to_member_but_for(probe.parse().unwrap(), 7, 2);
@@ -119,6 +124,20 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
     one_came_and_one_went.show(true);
     let lost = one_came_and_one_went.in_doubt();
     assert_eq!(lost, [(1, 4), (3, 9)]);
+}
+
+#[test]
+fn what_is_found_changes_nothing_but_doubt() {
+    let mut order = Order::default();
+    for inode in 1..=5 {
+        order.append(inode, Role::Parked);
+    }
+    order.leave_together(&[1, 2]);
+    let members: Vec<_> = order.members().collect();
+    order.found(3, 0);
+    order.found(9, 0);
+    order.found(4, 3);
+    assert_eq!(order.members().collect::<Vec<_>>(), members);
 }
 
 fn order(members: &[(Inode, Role)], target: Inode) -> Order {
@@ -195,6 +214,7 @@ struct History {
     order: Order,
     kernel: Vec<Inode>,
     loose: Vec<Inode>,
+    target: Inode,
     made: Inode,
 }
 
@@ -222,7 +242,6 @@ impl History {
     }
 
     fn happens(&mut self, what: &Happening) {
-        let target = self.order.target();
         match what {
             Happening::Generation => {
                 self.join(Role::Loose);
@@ -231,6 +250,7 @@ impl History {
                 let new = *index.get(&self.loose);
                 self.fill(new);
                 self.order.set_target(new);
+                self.target = new;
             }
             Happening::Gone(index) if !self.loose.is_empty() => {
                 let gone = *index.get(&self.loose);
@@ -241,41 +261,56 @@ impl History {
             Happening::ShutDown(index) => {
                 let count = index.index(self.loose.len() + 1);
                 let mut leaving: Vec<_> = self.loose.iter().rev().take(count).copied().collect();
-                leaving.retain(|inode| Some(*inode) != target);
+                leaving.retain(|inode| *inode != self.target);
                 for inode in leaving.iter().rev() {
                     self.leaves_kernel(*inode);
                 }
-                self.target_is_where_it_was(target);
+                self.target_is_where_it_was();
                 self.order.leave_together(&leaving);
                 for (index, _) in self.order.in_doubt() {
                     self.order.found(self.kernel[index as usize], index);
                 }
             }
             Happening::Reap(index) => {
-                let parked: Vec<_> = self.order.members().collect();
-                let parked = parked
-                    .into_iter()
-                    .filter(|inode| self.order.may_close(*inode));
-                let parked: Vec<_> = parked.collect();
+                let parked = self.closable();
                 if !parked.is_empty() {
-                    let inode = *index.get(&parked);
-                    self.leaves_kernel(inode);
-                    self.target_is_where_it_was(target);
-                    self.order.leave(inode);
+                    self.reap(*index.get(&parked));
                 }
             }
             Happening::CutOver(_) | Happening::Gone(_) => {}
         }
-        if let Some(target) = self.order.target() {
-            self.fill(target);
-        }
+        self.fill(self.target);
+    }
+
+    fn closable(&self) -> Vec<Inode> {
+        let members = self.order.members();
+        members
+            .filter(|inode| self.order.may_close(*inode))
+            .collect()
+    }
+
+    fn reap(&mut self, inode: Inode) {
+        self.leaves_kernel(inode);
+        self.target_is_where_it_was();
+        self.order.leave(inode);
     }
 
     /// The program still says what it said before the kernel moved anything.
-    fn target_is_where_it_was(&self, target: Option<Inode>) {
-        let Some(target) = target else { return };
-        let index = self.order.index_of(target).unwrap() as usize;
-        assert_eq!(self.kernel[index], target, "the target has moved");
+    fn target_is_where_it_was(&self) {
+        assert_eq!(self.order.target(), Some(self.target));
+        let index = self.order.index_of(self.target).unwrap() as usize;
+        assert_eq!(self.kernel[index], self.target, "the target has moved");
+    }
+
+    /// Of the others nothing is kept but what the target needs to stay where it is.
+    fn all_others_go(&mut self) {
+        for gone in std::mem::take(&mut self.loose) {
+            self.order.set_role(gone, Role::Parked);
+        }
+        while let Some(inode) = self.closable().pop() {
+            self.reap(inode);
+        }
+        assert_eq!(self.kernel.last(), Some(&self.target), "{:?}", self.order);
     }
 }
 
@@ -284,17 +319,19 @@ proptest! {
     #[test]
     fn no_leaving_moves_the_target(history in prop::collection::vec(happening(), 1..60)) {
         let order = Order::default();
-        let mut group = History { order, kernel: Vec::new(), loose: Vec::new(), made: 0 };
-        let first = group.join(Role::Loose);
-        group.order.set_target(first);
+        let (kernel, loose) = (Vec::new(), Vec::new());
+        let mut group = History { order, kernel, loose, target: 0, made: 0 };
+        group.target = group.join(Role::Loose);
+        group.order.set_target(group.target);
         for what in &history {
             group.happens(what);
-            group.target_is_where_it_was(group.order.target());
+            group.target_is_where_it_was();
             prop_assert_eq!(group.order.members().count(), group.kernel.len());
             for (at, inode) in group.kernel.iter().enumerate() {
                 let index = group.order.index_of(*inode);
                 prop_assert!(index == u32::try_from(at).ok(), "{} is not there", inode);
             }
         }
+        group.all_others_go();
     }
 }

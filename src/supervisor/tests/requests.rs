@@ -71,7 +71,7 @@ fn replacing_ends_at_the_ready_timeout_of_the_first() {
     drill.at(20, ProgramChecked(Ok(())), &[fresh(G3)]);
     drill.at(21, Died(G2, Exit::Signal(15)), &[]);
     drill.at(21, Gone(G2), &[]);
-    drill.at(36, FileChanged, &[]);
+    drill.at(35, FileChanged, &[]);
     drill.at(37, Ready(G3), &[CutOver(G3)]);
     drill.at(
         37,

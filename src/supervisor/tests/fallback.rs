@@ -1,0 +1,126 @@
+//! The last good program, for when the one that the path names does not even start.
+
+use super::restarts::{dies, serves};
+use super::*;
+
+#[test]
+fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    drill.at(10, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.at(10, Gone(G3), &[]);
+    drill.upgrades();
+    let again = |generation| Action::Spawn {
+        generation,
+        sockets: Sockets::Target,
+        program: Program::Of(G1),
+    };
+    drill.at(11, Elapsed, &[again(G4)]);
+    serves(&mut drill, 12, G4);
+    dies(&mut drill, 13, G4, &[]);
+    drill.at(14, Elapsed, &[again(Generation(5))]);
+    serves(&mut drill, 15, Generation(5));
+    drill.at(20, FileChanged, &[CheckProgram]);
+    drill.at(20, ProgramChecked(Ok(())), &[fresh(Generation(6))]);
+    drill.at(21, Ready(Generation(6)), &[CutOver(Generation(6))]);
+    drill.at(21, CutOverDone(Generation(6)), &[Empty(Generation(5))]);
+    drill.at(
+        40,
+        Died(Generation(6), crash()),
+        &[into_target(Generation(7))],
+    );
+}
+
+#[test]
+fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, Ready(G2), &[CutOver(G2)]);
+    let failure = aborted(G2, Reason::CannotCutOver("no memory".into()), G1);
+    let refused = [CutOver(G1), Stop(G2), refused(&[ANN], failure)];
+    drill.at(6, CannotCutOver(G2, "no memory".into()), &refused);
+    dies(&mut drill, 7, G2, &[]);
+    drill.upgrades();
+    dies(&mut drill, 20, G1, &[into_target(G3)]);
+    drill.at(21, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+}
+
+#[test]
+fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
+    let mut drill = Drill::making_room();
+    drill.at(6, Died(G1, Exit::Status(0)), &[]);
+    drill.at(6, Gone(G1), &[into_target(G2)]);
+    let failure = Failure {
+        serves_on: None,
+        ..aborted(G2, Reason::Exited(crash(), seconds(1)), G1)
+    };
+    drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(7, Gone(G2), &[into_target(G3)]);
+    drill.at(8, Died(G3, crash()), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+}
+
+#[test]
+fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.elapses_at(11, &[Kill(G2)]);
+    let again = Action::Spawn {
+        generation: G3,
+        sockets: Sockets::Target,
+        program: Program::Of(G1),
+    };
+    drill.at(11, Gone(G2), &[again]);
+}
+
+#[test]
+fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
+    let mut drill = Drill::draining_with(Policy {
+        fallback: false,
+        ..policy()
+    });
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.at(9, Gone(G2), &[End(125)]);
+}
+
+#[test]
+fn an_old_and_tried_generation_is_not_fallen_back_from() {
+    let mut drill = Drill::draining_first_generation();
+    dies(&mut drill, 17, G2, &[into_target(G3)]);
+    drill.at(18, Died(G3, crash()), &[]);
+    drill.at(18, Gone(G3), &[]);
+    drill.at(19, Elapsed, &[into_target(G4)]);
+}
+
+#[test]
+fn no_fallback_restarts_what_the_path_names() {
+    let mut drill = Drill::draining_with(Policy {
+        fallback: false,
+        ..policy()
+    });
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    dies(&mut drill, 10, G3, &[]);
+    drill.at(11, Elapsed, &[into_target(G4)]);
+}
+
+#[test]
+fn a_request_does_not_join_a_restart_that_waits() {
+    let mut drill = Drill::draining_first_generation();
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    drill.at(9, Died(G1, Exit::Status(0)), &[]);
+    drill.at(9, Gone(G1), &[]);
+    drill.elapses_at(39, &[Stop(G3)]);
+    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.at(40, Elapsed, &[]);
+    drill.at(40, SwapAsked(Some(ANN)), &[CheckProgram]);
+    drill.at(40, ProgramChecked(Ok(())), &[]);
+    drill.at(41, Gone(G3), &[into_target(Generation(5))]);
+}
