@@ -46,6 +46,8 @@ pub fn client_leaves(life: &mut Life, chance: &mut Chance) {
         "client leaves",
         &format!("{gap} ms after it asked for a swap"),
     );
+    // Where the file is watched, its candidate gives way to the one that was asked for.
+    life.ledger.permit(&[" aborted: replaced by a newer one"]);
     life.make_room();
     life.publish(build.as_bytes(), 0o755, Trigger::Rename);
     let mut client = start(&life.site, &["swap", "server"]);
