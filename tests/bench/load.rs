@@ -89,13 +89,15 @@ fn kind(error: &io::Error) -> &'static str {
     }
 }
 
-/// Asks without a pause until that generation or a later one answers; how it did, and when it had.
+/// Between two questions, lest the processor is taken from whoever is to answer.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Asks again and again until that generation or a later one answers; how it did, and when it had.
 pub fn until_answered_by(address: SocketAddr, generation: u32) -> (Answer, Instant) {
     loop {
-        if let Ok(answer) = ask(address)
-            && answer.generation >= generation
-        {
-            return (answer, Instant::now());
+        match ask(address) {
+            Ok(answer) if answer.generation >= generation => return (answer, Instant::now()),
+            _ => thread::sleep(PAUSE),
         }
     }
 }

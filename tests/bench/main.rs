@@ -55,7 +55,7 @@ fn main() -> io::Result<()> {
         servers::verdicts(&mut report, few(30, 7));
     }
     if begins("throughput") {
-        costs::throughput(&mut report, few(100, 40));
+        costs::throughput(&mut report, few(100, 20));
     }
     if begins("rest") {
         costs::idle(&mut report, Duration::from_secs(10));
@@ -72,7 +72,7 @@ fn main() -> io::Result<()> {
         costs::many_swaps(&mut report, few(1000, 100));
     }
     if begins("rivals") {
-        let rest = Duration::from_millis(u64::from(few(2500, 1500)));
+        let rest = Duration::from_millis(u64::from(few(2500, 1000)));
         rivals::compare(&mut report, few(10, 2), rest);
     }
 

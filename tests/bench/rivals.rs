@@ -86,7 +86,8 @@ const RIVALS: [Rival; 10] = [
         name: "watchexec --socket",
         needs: &["watchexec"],
         files: &[("stamp", "{began}")],
-        start: "watchexec --quiet --socket 127.0.0.1:{port} --restart --watch stamp -- {server} fd:3 0 graceful",
+        start: "watchexec --quiet --socket 127.0.0.1:{port} --restart --watch stamp -- \
+                'exec {server} fd:$LISTEN_FDS_FIRST_FD 0 graceful'",
         swap: "true",
     },
     Rival {
