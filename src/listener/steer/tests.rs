@@ -108,6 +108,17 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
     alone.leave(9);
     alone.show(true);
     assert_eq!(alone, known());
+    let mut without_a_stranger = known();
+    without_a_stranger.append(5, Role::Loose);
+    without_a_stranger.append(6, Role::Loose);
+    without_a_stranger.show(false);
+    assert_eq!(without_a_stranger.in_doubt(), []);
+    let mut beside_others_in_doubt = known();
+    beside_others_in_doubt.leave_together(&[1, 2]);
+    beside_others_in_doubt.show(false);
+    beside_others_in_doubt.append(9, Role::Loose);
+    beside_others_in_doubt.show(true);
+    assert_eq!(beside_others_in_doubt.index_of(9), Some(2));
     let mut with_ours = known();
     with_ours.append(5, Role::Loose);
     with_ours.append(9, Role::Loose);

@@ -273,9 +273,12 @@ impl World {
 
 /// `PROPTEST_CASES=100000` for a longer run.
 fn histories() -> ProptestConfig {
-    let usual = ProptestConfig::default();
+    let (usual, wanted) = (
+        ProptestConfig::default(),
+        std::env::var_os("PROPTEST_CASES"),
+    );
     ProptestConfig {
-        cases: usual.cases.max(1000),
+        cases: wanted.map_or(1000, |_| usual.cases),
         failure_persistence: None,
         ..usual
     }
