@@ -21,7 +21,7 @@ mod report;
 mod setting;
 
 /// How long `./scripts/check` soaks.
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 60;
 
 fn variable(name: &str) -> Option<u64> {
     let value = env::var(name).ok()?;
