@@ -40,6 +40,7 @@ use path::UnixPath;
 pub use place::beside;
 pub use seat::{Held, Kind, Seat};
 use shared::Shared;
+pub use socket::listens;
 use steer::Inode;
 use survey::Survey;
 

@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::notification::{Notification, read_address};
 use super::theirs::{Sort, Theirs, make_ours, set_nonblocking};
 use super::{Answer, Capture, Remark, options, path};
-use crate::listener::{CapturedAddress, Given, Listeners, Plan, holders_of_port};
+use crate::listener::{CapturedAddress, Given, Listeners, Plan, holders_of_port, listens};
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -359,8 +359,4 @@ fn our_network() -> Option<u64> {
     )
     .ok()?;
     sys::network_of(any.as_fd()).ok()
-}
-
-fn listens(socket: BorrowedFd) -> bool {
-    sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|value| value == 1)
 }

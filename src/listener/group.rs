@@ -260,8 +260,7 @@ impl Group {
             }
             let socket = &self.sockets[at];
             if socket.listens {
-                let role = socket.owner.map_or(Role::Parked, |_| Role::Loose);
-                self.order.append(*inode, role);
+                self.order.append(*inode, role_of(socket));
             }
         }
         let target = self.order.target();
@@ -316,10 +315,9 @@ impl Group {
 
     fn add(&mut self, fd: OwnedFd, owner: Option<Generation>, means: &Means) -> io::Result<Inode> {
         let mut socket = Socket::new(fd, owner, sys::now())?;
-        let role = owner.map_or(Role::Parked, |_| Role::Loose);
         means.watch(&mut socket, Some(Interest::Shutdown))?;
         let inode = socket.inode;
-        self.order.append(inode, role);
+        self.order.append(inode, role_of(&socket));
         self.sockets.push(socket);
         Ok(inode)
     }
@@ -356,4 +354,9 @@ impl Group {
     fn position(&self, inode: Inode) -> Option<usize> {
         self.sockets.iter().position(|socket| socket.inode == inode)
     }
+}
+
+/// That of a socket which has just joined: its generation may do with it what it likes, a parked one is ours.
+fn role_of(socket: &Socket) -> Role {
+    socket.owner.map_or(Role::Parked, |_| Role::Loose)
 }

@@ -1,7 +1,6 @@
 //! The sockets that a candidate must accept on.
 
-use crate::listener::{Held, Kind, ListenerId};
-use crate::sys;
+use crate::listener::{Held, Kind, ListenerId, listens};
 
 use super::View;
 use super::seen::Sought;
@@ -25,7 +24,7 @@ impl Target {
     fn of(held: &Held, first: bool) -> Self {
         let datagrams = matches!(held.kind, Kind::Udp { .. });
         let inode = held.inode;
-        let listens = datagrams || listens(held);
+        let listens = datagrams || listens(held.fd);
         Self {
             listener: held.listener,
             socket: listens.then_some(Sought { inode, datagrams }),
@@ -62,9 +61,4 @@ pub fn targets(view: &View) -> Vec<Target> {
         }
     };
     view.wanted.iter().filter_map(target).collect()
-}
-
-/// Whether the kernel has it as a listening socket.
-fn listens(held: &Held) -> bool {
-    sys::socket_option(held.fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|on| on != 0)
 }

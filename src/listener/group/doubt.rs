@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::{ATTEMPTS, Group, Inode, Means, Role, Socket, Survey, set_nonblocking};
+use super::{ATTEMPTS, Group, Inode, Means, Role, Socket, Survey, role_of, set_nonblocking};
 use crate::supervisor::Generation;
 use crate::sys;
 
@@ -41,8 +41,7 @@ impl Group {
             // its server has called listen(2) by itself after a shutdown(2)
             if let Some(socket) = ours.map(|at| &mut self.sockets[at]) {
                 socket.listens = true;
-                let role = socket.owner.map_or(Role::Parked, |_| Role::Loose);
-                self.order.append(inode, role);
+                self.order.append(inode, role_of(socket));
             } else if self.strangers.insert(inode) {
                 strangers_moved = true;
                 self.order.append(inode, Role::Loose);
@@ -91,7 +90,7 @@ impl Group {
     fn join_again(&mut self, inode: Inode, means: &Means) -> io::Result<()> {
         let at = self.position(inode).ok_or(Errno::EBADF)?;
         let socket = &self.sockets[at];
-        let role = socket.owner.map_or(Role::Parked, |_| Role::Loose);
+        let role = role_of(socket);
         shutdown(socket.fd().as_raw_fd(), Shutdown::Both)?;
         self.order.leave(inode);
         sys::listen(socket.fd(), means.options.backlog)?;
