@@ -1,18 +1,17 @@
 //! The commands of a deployment: they wait, they say what happened, and their status is true.
 
-use std::ffi::OsString;
 use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::common::eventually;
 use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::plan::{client_among_ours, hotswap};
 use crate::common::site::Site;
+use crate::common::{eventually, hotswap_program};
 
 pub fn start(site: &Site, arguments: &[&str]) -> Child {
-    let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), site.dir());
+    let mut command = hotswap(hotswap_program(), site.dir());
     command
         .args(arguments)
         .stdout(Stdio::piped())

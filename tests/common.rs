@@ -36,6 +36,18 @@ pub fn alone() -> Flock<File> {
     Flock::lock(file, FlockArg::LockExclusive).expect("a lock")
 }
 
+/// The program under test: `HOTSWAP_BIN` if it is set, so that a test can be shown to fail on an older build.
+pub fn hotswap_program() -> PathBuf {
+    let path = env::var_os("HOTSWAP_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hotswap").into());
+    let path = PathBuf::from(path);
+    assert!(
+        path.is_absolute(),
+        "HOTSWAP_BIN is not an absolute path: {}",
+        path.display()
+    );
+    path
+}
+
 /// A program of tests/servers.
 pub fn server(name: &str) -> PathBuf {
     let tests = env::current_exe().expect("the path of this test");

@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::commands::{run, run_among_ours, said, start};
-use crate::common::eventually;
 use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::plan::hotswap;
 use crate::common::site::Site;
+use crate::common::{eventually, hotswap_program};
 
 #[test]
 fn a_name_in_use_gets_a_number() {
@@ -187,7 +187,7 @@ fn swap_shows_its_progress_on_a_terminal() {
     let site = Site::serving("v1");
     site.publish_odd("v2", "late=300ms");
     let terminal = openpty(None, None).expect("a terminal");
-    let mut command = hotswap(&env!("CARGO_BIN_EXE_hotswap").into(), site.dir());
+    let mut command = hotswap(hotswap_program(), site.dir());
     command.args(["swap", "server", "--drained"]);
     let mut client = command.stdout(terminal.slave).spawn().expect("a client");
     // Our own end of the slave would keep the screen open.
@@ -222,7 +222,7 @@ fn status_can_be_watched() {
 fn inside_a_server_its_own_instance_is_meant() {
     let script = format!(
         "#!/bin/sh\n'{}' status --json >&2\nexec sleep 60\n",
-        env!("CARGO_BIN_EXE_hotswap")
+        hotswap_program().display()
     );
     let plan = Site::at(Place::Nowhere).by_script(&script, &[]);
     let path = plan.dir().join("control");

@@ -10,7 +10,7 @@ use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::status;
 use crate::common::site::Site;
-use crate::common::skipped;
+use crate::common::{hotswap_program, skipped};
 
 const NOBODY: u32 = 65_534;
 
@@ -36,7 +36,8 @@ pub fn as_user(name: &str, place: Place, uid: u32) -> Option<Plan> {
     let mut reach = Command::new(setpriv[0]);
     reach
         .args(&setpriv[1..])
-        .args(["test", "-x", env!("CARGO_BIN_EXE_hotswap")]);
+        .args(["test", "-x"])
+        .arg(hotswap_program());
     if !reach.status().is_ok_and(|status| status.success()) {
         skipped(
             name,

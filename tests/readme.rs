@@ -10,7 +10,7 @@ use crate::common::crowd::Habit;
 use crate::common::place::Place;
 use crate::common::plan::hotswap;
 use crate::common::site::Site;
-use crate::common::skipped;
+use crate::common::{hotswap_program, skipped};
 
 const README: &str = include_str!("../README.md");
 
@@ -263,7 +263,8 @@ fn the_unit_file_is_one_that_systemd_takes() {
     let version: u32 = (version.split_whitespace().nth(1))
         .and_then(|version| version.parse().ok())
         .expect("a version");
-    let text = block("ini").replace("/usr/local/bin/hotswap", env!("CARGO_BIN_EXE_hotswap"));
+    let program = hotswap_program().display().to_string();
+    let text = block("ini").replace("/usr/local/bin/hotswap", &program);
     // as the README says it
     let text = if version < 253 {
         text.replace("notify-reload", "notify")
@@ -284,9 +285,8 @@ fn the_unit_file_is_one_that_systemd_takes() {
 fn every_key_of_the_status_is_in_the_manual() {
     let site = Site::serving("v1");
     site.publish("v2").swap();
-    let client = env!("CARGO_BIN_EXE_hotswap").into();
     let status = said_by(
-        hotswap(&client, site.dir())
+        hotswap(hotswap_program(), site.dir())
             .args(["status", "server", "--json"])
             .stdout(Stdio::piped()),
     );

@@ -9,7 +9,7 @@ use nix::pty::openpty;
 
 use crate::common::plan::hotswap;
 use crate::common::program::{Server, install};
-use crate::common::{PATIENCE, eventually, processes};
+use crate::common::{PATIENCE, eventually, hotswap_program, processes};
 
 /// What is on the screen once this is said.
 fn screen(variables: &[(&str, &str)], until: &str) -> String {
@@ -19,7 +19,7 @@ fn screen(variables: &[(&str, &str)], until: &str) -> String {
     let terminal = openpty(None, None).expect("a terminal");
     let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
 
-    let mut command = hotswap(&env!("CARGO_BIN_EXE_hotswap").into(), dir.path());
+    let mut command = hotswap(hotswap_program(), dir.path());
     command
         .args(["--dev", "--listen", "127.0.0.1:0", "--"])
         .arg(&program);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::commands::{run, said, start};
+use crate::common::hotswap_program;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
@@ -21,7 +22,7 @@ fn upgrade(site: &Site) -> String {
 fn from_a_copy(place: Place) -> (Plan, PathBuf) {
     let plan = Plan::at(place);
     let copy = plan.dir().join("hotswap");
-    fs::copy(env!("CARGO_BIN_EXE_hotswap"), &copy).expect("a copy");
+    fs::copy(hotswap_program(), &copy).expect("a copy");
     (plan.of_build(copy.clone()), copy)
 }
 

@@ -11,7 +11,7 @@ use crate::common::attempt::attempt;
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
 use crate::common::site::Site;
-use crate::common::{server, skipped};
+use crate::common::{hotswap_program, server, skipped};
 
 /// A port that only root may bind, and nobody has.
 fn privileged_address() -> Option<SocketAddr> {
@@ -130,7 +130,7 @@ fn a_path_is_captured_where_no_thread_can_stand_in_for_the_server() {
 #[test]
 fn a_hotswap_inside_another_shares_its_sockets() {
     let address = free_address();
-    let hotswap = env!("CARGO_BIN_EXE_hotswap");
+    let hotswap = hotswap_program().display().to_string();
     let inner = ["--no-watch", "--listen", &address.to_string(), "--"].map(str::to_owned);
     let mut arguments: Vec<String> = inner.to_vec();
     arguments.push(server("hello").display().to_string());
@@ -149,8 +149,8 @@ fn a_hotswap_inside_another_shares_its_sockets() {
 
 #[test]
 fn where_capture_is_a_must_it_must_be_possible() {
-    let hotswap = env!("CARGO_BIN_EXE_hotswap");
-    let inner = ["--", hotswap, "--capture", "always", "--", "true"];
+    let hotswap = hotswap_program().display().to_string();
+    let inner = ["--", &hotswap, "--capture", "always", "--", "true"];
     let attempt = attempt(&inner);
     let (status, said) = (attempt.status, &attempt.said);
     assert_eq!(status, Some(125), "{said}");

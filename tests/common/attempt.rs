@@ -1,6 +1,5 @@
 //! A hotswap that is asked for what cannot be done: what it says, and what it leaves behind.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::plan::{client_among_ours, hotswap};
-use super::{eventually, processes};
+use super::{eventually, hotswap_program, processes};
 
 /// One attempt that must fail.
 pub struct Attempt {
@@ -33,7 +32,7 @@ pub fn attempt_among_ours(arguments: &[&str]) -> Attempt {
 }
 
 pub fn attempt_in(dir: TempDir, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Attempt {
-    let mut command = hotswap(&OsString::from(env!("CARGO_BIN_EXE_hotswap")), dir.path());
+    let mut command = hotswap(hotswap_program(), dir.path());
     change(&mut command);
     attempt_by(command, dir, arguments)
 }
@@ -93,10 +92,10 @@ impl Attempt {
 /// Runs a copy of hotswap as uid 65534, which may not see the directory it was built in.
 pub fn as_nobody(dir: TempDir, arguments: &[&str]) -> Attempt {
     let copy = dir.path().join("hotswap");
-    fs::copy(env!("CARGO_BIN_EXE_hotswap"), &copy).expect("a copy of hotswap");
+    fs::copy(hotswap_program(), &copy).expect("a copy of hotswap");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
     let root = nix::unistd::geteuid().is_root();
-    let mut command = hotswap(&copy.into_os_string(), dir.path());
+    let mut command = hotswap(copy, dir.path());
     command
         .env_remove("XDG_RUNTIME_DIR")
         .args(arguments)

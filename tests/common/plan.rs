@@ -1,6 +1,6 @@
 //! A site before it is opened: where, by which server, under which options of hotswap.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -15,9 +15,9 @@ use tempfile::TempDir;
 
 use super::log::Log;
 use super::place::{Place, Target};
-use super::processes;
 use super::program::{Server, install};
 use super::site::Site;
+use super::{hotswap_program, processes};
 
 /// A site before it is opened.
 pub struct Plan {
@@ -53,7 +53,7 @@ impl Plan {
             program: None,
             arguments: Vec::new(),
             variables: Vec::new(),
-            hotswap: env!("CARGO_BIN_EXE_hotswap").into(),
+            hotswap: hotswap_program(),
             wrapper: Vec::new(),
             terminal: None,
             door: None,
@@ -209,7 +209,7 @@ impl Plan {
 }
 
 /// A hotswap, or what starts it, that sees nothing of the machine's own hotswaps and can be found again.
-pub fn hotswap(program: &OsString, dir: &Path) -> Command {
+pub fn hotswap(program: impl AsRef<OsStr>, dir: &Path) -> Command {
     let run = dir.join("run");
     fs::create_dir_all(&run).expect("a runtime directory");
     fs::set_permissions(&run, Permissions::from_mode(0o700)).expect("its mode");
@@ -237,11 +237,11 @@ pub fn hotswap(program: &OsString, dir: &Path) -> Command {
 pub fn client_among_ours(dir: &Path) -> Command {
     let hide =
         "for place in /run /tmp/hotswap-*; do test ! -d $place || mount -t tmpfs none $place; done";
-    let mut command = hotswap(&"unshare".into(), dir);
+    let mut command = hotswap("unshare", dir);
     if !Uid::effective().is_root() {
         command.arg("--map-root-user");
     }
     command.args(["--mount", "sh", "-c", &format!("{hide}; exec \"$@\""), "sh"]);
-    command.arg(env!("CARGO_BIN_EXE_hotswap"));
+    command.arg(hotswap_program());
     command
 }
