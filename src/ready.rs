@@ -1,7 +1,7 @@
 //! How we know that a candidate accepts connections, in each of the modes of `--ready`.
 //!
-//! It looks, listens and asks; whether there is still time is not its business. It makes no connection and runs no
-//! command itself: it says what it wishes, and is told what came of it.
+//! It never judges whether there is still time, and it makes no connection and runs no command itself: it says what it
+//! wants done, and is told the result.
 
 mod auto;
 mod execute;
@@ -34,31 +34,34 @@ use probe::{Probe, Probes};
 use rule::{Rule, look_by_probes};
 use target::{Target, targets};
 
-/// How often a candidate is looked at when it has just been started or begun to listen, and at most how seldom later.
-const OFTEN: Duration = Duration::from_micros(250);
-const SELDOM: Duration = Duration::from_millis(50);
-/// In between, after this part of the time since; and never for more than so much of the time.
-const PART: u32 = 100;
+/// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
+/// longest.
+const SHORTEST: Duration = Duration::from_micros(250);
+const LONGEST: Duration = Duration::from_millis(50);
+/// Between those, the next look comes after this fraction of the time since then; and looks take at most one part in
+/// `SHARE` of the time.
+const FRACTION: u32 = 100;
 const SHARE: u32 = 5;
 
-/// A candidate as it is now.
+/// The current state of a candidate.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Its sockets.
     pub held: &'a [Held<'a>],
-    /// The listeners that it must accept on.
+    /// The listeners it must accept on.
     pub wanted: &'a [ListenerId],
-    /// Finds all of its processes, which takes much longer than all the rest: for who has something to look for.
+    /// Finds all of its processes. That takes much longer than the rest, so it is called only if there is something to
+    /// look for.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
-    /// It is the first generation: nobody else accepts.
+    /// It is the first generation: nothing else accepts.
     pub first: bool,
     /// It has called bind or listen itself.
     pub captured: bool,
-    /// [`sys::spent`] before any of this was looked for.
+    /// [`sys::spent`] before any of this was collected.
     pub spent: Time,
 }
 
-/// How it was known, in the words of the log, which adds how long it took.
+/// What showed that it is ready. The log adds how long that took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
     Accepting,
@@ -88,9 +91,9 @@ impl fmt::Display for How {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     pub how: How,
-    /// Listeners that it was wanted on and does not accept on: a warning, and their clients stay with the old one.
+    /// Listeners it should accept on and does not: a warning, and their clients stay with the old generation.
     pub missing: Vec<ListenerId>,
-    /// It has a listener, and was given the benefit of the doubt all the same: a warning.
+    /// It has a listener, and was assumed to accept without proof: a warning.
     pub doubtful: bool,
 }
 
@@ -104,29 +107,29 @@ impl From<How> for Ready {
     }
 }
 
-/// What a candidate that was given up has not shown, as far as that is known.
+/// What a candidate that timed out has not shown, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
-    /// It accepts, and does not say READY=1 as those before it did.
+    /// It accepts, but has not said READY=1 as earlier generations did.
     Word,
     Accepting(Vec<ListenerId>),
-    /// The last status it answered with.
+    /// The last status in its answers.
     Answer {
         path: String,
         status: u16,
     },
 }
 
-/// What [`Readiness`] wants done.
+/// What [`Readiness`] wants done for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// A connection to the candidate's own socket; then [`Readiness::probed`].
+    /// Connect to the candidate's own socket, then call [`Readiness::probed`].
     Probe(ListenerId),
-    /// Run by a shell, with HOTSWAP_PID; then [`Readiness::executed`].
+    /// Run this in a shell with HOTSWAP_PID set; when it has ended, call [`Readiness::executed`].
     Execute(String),
 }
 
-/// One candidate.
+/// The readiness of one candidate.
 #[derive(Debug)]
 pub struct Readiness {
     started: Time,
@@ -147,8 +150,8 @@ enum Way {
 }
 
 impl Readiness {
-    /// Begins with a candidate that is started now and given up after `timeout`. If this server has ever said READY=1, it
-    /// has to say it again.
+    /// For a candidate that starts now and is aborted after `timeout`. A server that has ever said READY=1 must say it
+    /// again.
     ///
     /// # Errors
     /// Those of pipe2(2).
@@ -189,7 +192,7 @@ impl Readiness {
         })
     }
 
-    /// The descriptor that the candidate is to have under this number; to be closed here once it has it.
+    /// The descriptor that the candidate gets under this number. The caller closes it after the spawn.
     pub fn take_descriptor(&mut self) -> Option<(RawFd, OwnedFd)> {
         match &mut self.way {
             Way::Newline(newline) => Some((newline.number, newline.take_theirs()?)),
@@ -204,14 +207,14 @@ impl Readiness {
         }
     }
 
-    /// Its descriptor is ready: look now.
+    /// The polled descriptor is readable. The caller looks next.
     pub fn woken(&mut self) {
         if let Way::Newline(newline) = &mut self.way {
             newline.read();
         }
     }
 
-    /// It has said READY=1, or something that means the same: look now.
+    /// The candidate has said READY=1 or an equivalent. The caller looks next.
     pub fn said_ready(&mut self) {
         match &mut self.way {
             Way::Auto(rule) => rule.auto.said_ready(),
@@ -220,17 +223,17 @@ impl Readiness {
         }
     }
 
-    /// When to look again; `None` where there is nothing to look for.
+    /// When to look again; `None` if there is nothing to look for.
     pub fn deadline(&self) -> Option<Time> {
         self.next
     }
 
-    /// What is to be done now; to be asked for after each look.
+    /// What the last look wants done.
     pub fn wishes(&mut self) -> Vec<Wish> {
         std::mem::take(&mut self.wishes)
     }
 
-    /// The connection that was wished for, or why there is none.
+    /// The result of [`Wish::Probe`].
     pub fn probed(&mut self, listener: ListenerId, connection: io::Result<OwnedFd>, now: Time) {
         let probe = connection.and_then(Probe::new);
         match &mut self.way {
@@ -241,7 +244,7 @@ impl Readiness {
         }
     }
 
-    /// The command that was wished for has ended, with 0 or otherwise: look now.
+    /// The command of [`Wish::Execute`] has ended. The caller looks next.
     pub fn executed(&mut self, succeeded: bool) {
         if let Way::Execute(execute) = &mut self.way {
             execute.ended(succeeded);
@@ -249,8 +252,7 @@ impl Readiness {
         }
     }
 
-    /// Looks at the candidate, and says if and how it is ready. To be called when the deadline has come and whenever
-    /// something was told.
+    /// Looks at the candidate; `Some` once it is ready. The caller looks at the deadline and after every event.
     pub fn look(&mut self, now: Time, view: &View) -> Option<Ready> {
         let wishes = &mut self.wishes;
         let ready = match &mut self.way {
@@ -270,7 +272,7 @@ impl Readiness {
         ready
     }
 
-    /// What it is still waited for, where more is known than that.
+    /// What it has not shown yet, if that is known.
     pub fn lack(&self) -> Option<Lack> {
         match &self.way {
             Way::Auto(rule) => rule.auto.lack(),
@@ -289,7 +291,7 @@ impl Readiness {
             _ => None,
         };
         let age = now.saturating_sub(listens_since.unwrap_or(self.started));
-        let soon = now + (age / PART).clamp(OFTEN, SELDOM).max(took * SHARE);
+        let soon = now + (age / FRACTION).clamp(SHORTEST, LONGEST).max(took * SHARE);
         match &self.way {
             Way::Auto(rule) if rule.auto.only_waits_for_word() => None,
             Way::Auto(_) | Way::Tcp(_) | Way::Http(_) => Some(soon),
@@ -300,7 +302,7 @@ impl Readiness {
     }
 }
 
-/// The listeners on which some thread of these processes waits at this moment.
+/// The listeners on which some thread of these processes is waiting right now.
 pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
     let (wanted, first, captured, spent) = (&[], false, false, Time::ZERO);
     let all = targets(&View {

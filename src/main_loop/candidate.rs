@@ -1,4 +1,4 @@
-//! Looking at the candidate, and at those that drain.
+//! Looks at the candidate, and at the generations that drain.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 use crate::sys;
 
-/// How long after it was seen a generation may still say that it is ready.
+/// How long after it began to serve a generation may still say by a signal that it is ready.
 const LATE_WORD: Duration = Duration::from_secs(1);
 
 impl World {
-    /// Whether its time to be looked at has come or not: something may have been told.
+    /// Looks even if the deadline has not come: an event may have changed something.
     pub(super) fn look_at_candidate(&mut self, now: Time, batch: &mut Batch) {
         let Some((candidate, readiness)) = &mut self.readiness else {
             return;
         };
         let candidate = *candidate;
-        // A look would hold up its exec, which is waited for by its own descriptor.
+        // A look would slow down its exec, whose end is reported by a descriptor.
         let Some(server) = self.servers.get(&candidate).filter(|server| server.runs()) else {
             return;
         };
         let spent = sys::spent();
         let held = self.listeners.sockets_of(candidate);
-        // The first one has to accept wherever it has a socket.
+        // The first generation must accept on every socket it has.
         let wanted = self.accepted_on.clone();
         let first = wanted.is_empty();
         let captured = self.captures.get(&candidate);
@@ -149,12 +149,12 @@ impl World {
         }
     }
 
-    /// A server in the style of endless tells its old parent to stop: by that it says that it is ready. It may do so a
-    /// moment after that was seen.
+    /// A server in the style of endless sends SIGTERM to its old parent, which means that it is ready. The signal may
+    /// come just after that was seen.
     pub(super) fn ready_by_signal(&mut self, sender: Pid) -> bool {
         let now = sys::now();
         let mut servers = self.servers.iter();
-        // It may be dead already, and even reaped.
+        // It may be dead or even reaped by now.
         let is_of = |server: &Server| server.pid() == sender || server.has(sender);
         let Some((generation, _)) = servers.find(|(_, server)| is_of(server)) else {
             return false;

@@ -1,6 +1,7 @@
 //! The rule of `--ready auto`, without the means to look.
 //!
-//! It is told what was seen, probed and said, and the time; it tells what to probe and when the candidate is ready.
+//! Its input is what was seen, probed and said, and the time. Its output is what to probe, and whether the candidate is
+//! ready.
 
 use std::time::Duration;
 
@@ -8,28 +9,28 @@ use super::Lack;
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
-/// How long a listening socket is only watched, how long the last listener is waited for when the others accept, and how
-/// long a server without any has to live.
+/// How long a listening socket is watched before it is probed, how long to wait for the last listener once the others
+/// accept, and how long a server without listeners must live.
 const WHILE: Duration = Duration::from_secs(1);
-/// A first generation that has bound by itself is given its benefit this long before the ready timeout, or a tenth of it.
+/// A first generation with captured listeners is assumed ready this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
 /// One listener that the candidate must accept on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
     pub listener: ListenerId,
     pub captured: bool,
-    /// A connection can be made to it that nobody else can accept.
+    /// A connection can be made to it that only the candidate can accept.
     pub probeable: bool,
     pub shown: Shown,
 }
 
-/// What it has shown so far.
+/// What the candidate has shown there so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Nothing,
-    /// That proves nothing, since hotswap itself may have called listen(2).
+    /// Not a proof: hotswap itself may have called listen(2).
     Listens,
-    /// Somebody waits on it.
+    /// A thread waits on it.
     Waits,
     AcceptedAProbe,
 }
@@ -38,7 +39,7 @@ pub enum Shown {
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     pub sights: &'a [Sight],
-    /// Not all of its processes could be looked into.
+    /// Some of its processes could not be inspected.
     pub blind: bool,
     pub first: bool,
     /// It has called bind or listen itself.
@@ -50,7 +51,7 @@ pub struct Look<'a> {
 pub enum Proof {
     Seen,
     Probed,
-    /// It can neither be seen nor probed.
+    /// It can be neither seen nor probed.
     Assumed,
 }
 
@@ -58,16 +59,16 @@ pub enum Proof {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Wait,
-    /// On all listeners but these.
+    /// On all listeners except these.
     Accepts {
         proof: Proof,
         missing: Vec<ListenerId>,
     },
-    /// It has no listener, and has said READY=1.
+    /// It has no listener and has said READY=1.
     Said,
-    /// It has no listener, and is alive.
+    /// It has no listener and is alive.
     Alive,
-    /// A first generation that has bound by itself, and has never been seen to accept on these.
+    /// A first generation with captured listeners that was never seen accepting on these.
     Benefit {
         missing: Vec<ListenerId>,
     },
@@ -84,7 +85,7 @@ struct Place {
 pub struct Auto {
     started: Time,
     give_up: Time,
-    /// This server has said READY=1 before, so it has to say it again.
+    /// This server has said READY=1 before, so it must say it again.
     must_say: bool,
     said: bool,
     places: Vec<Place>,
@@ -113,13 +114,13 @@ impl Auto {
             .max()
     }
 
-    /// All that is left is for the server to say READY=1: there is nothing to look for.
+    /// Only READY=1 is missing, so there is nothing to look for.
     pub fn only_waits_for_word(&self) -> bool {
         let proven = self.places.iter().all(|place| place.proof.is_some());
         self.must_say && !self.said && proven && !self.places.is_empty()
     }
 
-    /// What it has not shown so far.
+    /// What it has not shown yet.
     pub fn lack(&self) -> Option<Lack> {
         let unproven = self.places.iter().filter(|place| place.proof.is_none());
         let unproven: Vec<_> = unproven.map(|place| place.listener).collect();
@@ -129,7 +130,7 @@ impl Auto {
         (self.must_say && !self.said).then_some(Lack::Word)
     }
 
-    /// Judges one look, and says which listeners a probe has to decide on.
+    /// Judges one look, and returns the listeners that need a probe.
     pub fn judge(&mut self, now: Time, look: &Look) -> (Verdict, Vec<ListenerId>) {
         if look.sights.is_empty() && !look.captured {
             return (self.without_listener(now), Vec::new());
@@ -148,7 +149,7 @@ impl Auto {
         }
     }
 
-    /// Remembers what was seen; on which listeners that is not enough.
+    /// Records what was seen, and returns the listeners for which that is not enough.
     fn note(&mut self, now: Time, look: &Look) -> Vec<ListenerId> {
         let mut unseen = Vec::new();
         let started = self.started;
@@ -191,7 +192,7 @@ impl Auto {
         let last = proofs.iter().map(|((_, at), _)| *at).max();
         let worst = proofs.iter().map(|((proof, _), _)| *proof).max();
         if let (Some(last), Some(proof)) = (last, worst) {
-            // A first generation that is given sockets and takes none of them has not understood.
+            // A first generation that is given sockets and accepts on none of them is misconfigured.
             let took_one = !look.first
                 || all_captured(&missing)
                 || proofs.iter().any(|(_, captured)| !captured);

@@ -1,4 +1,4 @@
-//! `--ready exec:COMMAND`: a command that is run again and again, until it ends with 0.
+//! `--ready exec:COMMAND`: a command that is run again and again until it succeeds.
 
 use super::probe::AGAIN;
 use super::{How, Ready, Wish};
@@ -22,7 +22,7 @@ impl Execute {
         }
     }
 
-    /// Wishes the command run if it is time for it; it is taken to be running from then on.
+    /// Asks for the command to be run if it is time for that; from then on it counts as running.
     pub fn look(&mut self, now: Time, wishes: &mut Vec<Wish>) -> Option<Ready> {
         if self.succeeded {
             return Some(How::Command.into());
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_run_again_until_it_succeeds_and_never_twice_at_once() {
+    fn a_command_is_run_again_until_it_succeeds_and_never_twice_at_once() {
         let start = Time::from_secs(9);
         let mut execute = Execute::new("./is-ready", start);
         let runs_at = |execute: &mut Execute, at| {

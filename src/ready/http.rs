@@ -1,4 +1,4 @@
-//! `--ready http:PATH`: one question after the other, until one is answered well.
+//! `--ready http:PATH`: one request after another, until one is answered with a good status.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
@@ -8,26 +8,26 @@ use super::{How, Lack, Ready, Wish};
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
-/// Of an answer no more is read.
+/// How much of an answer is read at most.
 const ANSWER: usize = 64 * 1024;
-/// So long a server may take to end an answer whose status is known.
+/// How long a server may take to end an answer after its status.
 const REST: Duration = Duration::from_millis(100);
-/// A question that was taken and not answered is given up after this.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The questions to one candidate, one at a time.
+/// The requests to one candidate, one at a time.
 #[derive(Debug)]
 pub struct Http {
     path: String,
     state: State,
-    /// The last status that was not good.
+    /// The last bad status.
     refused: Option<u16>,
 }
 
 #[derive(Debug)]
 enum State {
     NotBefore(Time),
-    /// Somebody has been asked for a connection.
+    /// The caller has been asked for a connection.
     Connecting,
     Asking {
         question: Question<Probe>,
@@ -59,7 +59,7 @@ impl Http {
         };
     }
 
-    /// Goes on with what has begun, or wishes for a connection to this listener; ready at a good status.
+    /// Continues the current request, or asks for a connection to this listener; ready at a good status.
     pub fn look(
         &mut self,
         now: Time,
@@ -89,12 +89,12 @@ impl Http {
     }
 }
 
-/// What has become of a question.
+/// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     None,
     Status(u16),
-    /// It hung up, spoke something else, or took too long.
+    /// The server hung up, spoke something else, or took too long.
     Useless,
 }
 
@@ -123,7 +123,7 @@ impl<S: Read + Write> Question<S> {
         }
     }
 
-    /// Sends and reads what can be, without waiting.
+    /// Sends and reads what it can without waiting.
     fn go_on(&mut self, now: Time) -> Answer {
         self.send();
         let Ok(ended) = self.read() else {
@@ -131,7 +131,7 @@ impl<S: Read + Write> Question<S> {
         };
         match status(&self.answer) {
             Ok(Some(status)) => {
-                // Hanging up in the middle of an answer would show in the server's log.
+                // Hanging up in the middle of an answer would be logged by the server.
                 let told = *self.told.get_or_insert(now);
                 if ended || now >= told + REST {
                     Answer::Status(status)
@@ -151,13 +151,13 @@ impl<S: Read + Write> Question<S> {
                 Ok(bytes) => drop(self.unsent.drain(..bytes.min(self.unsent.len()))),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // What it answered before it hung up is still to be read.
+                // The server hung up; its answer may still be there to read.
                 Err(_) => self.unsent.clear(),
             }
         }
     }
 
-    /// Whether the answer has come to its end.
+    /// Whether the answer is complete.
     fn read(&mut self) -> io::Result<bool> {
         let mut piece = [0; 4096];
         while self.answer.len() < ANSWER {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_keeps_the_connection_is_not_waited_for() {
+    fn an_answer_counts_even_if_the_connection_stays_open() {
         let (mut question, mut server) = asked();
         assert_eq!(question.go_on(START), Answer::None);
         server
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_useless() {
+    fn other_protocols_and_silence_are_no_answer() {
         for answer in [
             "",
             "HTTP/1.1 2",
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_an_end_is_enough_at_some_point() {
+    fn an_endless_answer_is_cut_off() {
         let (mut question, mut server) = asked();
         let server = std::thread::spawn(move || {
             let _ = server.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_given_up() {
+    fn a_request_without_an_answer_times_out() {
         let (mut question, _server) = asked();
         assert_eq!(question.go_on(START), Answer::None);
         assert_eq!(question.go_on(START + PATIENCE), Answer::Useless);

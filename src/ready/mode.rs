@@ -1,4 +1,4 @@
-//! What `--ready` accepts.
+//! The modes of `--ready`, and how they are written.
 
 use std::os::fd::RawFd;
 use std::str::FromStr;
@@ -11,16 +11,16 @@ pub enum Mode {
     Notify,
     /// A newline on this descriptor.
     Fd(RawFd),
-    /// 2xx or 3xx for this path.
+    /// A GET of this path is answered with 2xx or 3xx.
     Http(String),
     Tcp,
-    /// This command ends with 0.
+    /// This command exits with 0.
     Exec(String),
     After(Duration),
 }
 
 impl Mode {
-    /// It can only work with a listener that a candidate has to itself.
+    /// It works only with a listener where the candidate has a socket of its own.
     pub fn needs_steered_listener(&self) -> bool {
         matches!(self, Self::Tcp | Self::Http(_))
     }
@@ -40,12 +40,14 @@ impl FromStr for Mode {
             ("tcp", None) => Ok(Self::Tcp),
             ("fd", Some(number)) => match number.parse() {
                 Ok(number @ 3..) => Ok(Self::Fd(number)),
-                _ => Err(format!("{number:?} is no descriptor from 3 on\ntry: fd:3")),
+                _ => Err(format!(
+                    "{number:?} is not a descriptor number of 3 or more\ntry: fd:3"
+                )),
             },
             ("http", Some(path)) if path.starts_with('/') && is_plain(path) => {
                 Ok(Self::Http(path.to_owned()))
             }
-            ("http", Some(path)) => Err(format!("{path:?} is no path\ntry: http:/health")),
+            ("http", Some(path)) => Err(format!("{path:?} is not a path\ntry: http:/health")),
             ("exec", Some(command)) if !command.trim().is_empty() => {
                 Ok(Self::Exec(command.to_owned()))
             }
@@ -53,7 +55,7 @@ impl FromStr for Mode {
             ("after", Some(duration)) => match humantime::parse_duration(duration) {
                 Ok(duration) => Ok(Self::After(duration)),
                 Err(error) => Err(format!(
-                    "{duration:?} is no duration: {error}\ntry: after:2s"
+                    "{duration:?} is not a duration: {error}\ntry: after:2s"
                 )),
             },
             _ => Err(format!(
@@ -63,7 +65,7 @@ impl FromStr for Mode {
     }
 }
 
-/// It fits into a request line as it is.
+/// It can be put into a request line unchanged.
 fn is_plain(path: &str) -> bool {
     path.chars().all(|character| character.is_ascii_graphic())
 }
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mode_of_the_manual_is_understood() {
+    fn every_documented_mode_is_accepted() {
         let mode = |text: &str| text.parse::<Mode>().unwrap();
         assert_eq!(mode("auto"), Mode::Auto);
         assert_eq!(mode("notify"), Mode::Notify);
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_cannot_work_says_what_would() {
+    fn an_invalid_mode_is_rejected_with_a_suggestion() {
         for text in [
             "",
             "Auto",

@@ -1,4 +1,4 @@
-//! `--ready fd:N`: a newline on a descriptor, as s6 has it.
+//! `--ready fd:N`: a newline on a descriptor, as in s6.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,7 +9,7 @@ use nix::unistd::{pipe2, read};
 
 #[derive(Debug)]
 pub struct Newline {
-    /// The number that the candidate knows.
+    /// The descriptor's number in the candidate.
     pub number: RawFd,
     ours: Option<OwnedFd>,
     theirs: Option<OwnedFd>,
@@ -34,7 +34,7 @@ impl Newline {
         self.theirs.take()
     }
 
-    /// `None` once there is nothing more to come.
+    /// `None` once the newline or the end of the pipe was read.
     pub fn ours(&self) -> Option<BorrowedFd<'_>> {
         self.ours.as_ref().map(AsFd::as_fd)
     }
@@ -43,7 +43,7 @@ impl Newline {
         self.came
     }
 
-    /// Reads a piece of what has come.
+    /// Reads a piece of the input.
     pub fn read(&mut self) {
         let Some(ours) = &self.ours else { return };
         let mut piece = [0; 4096];

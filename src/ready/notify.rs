@@ -1,7 +1,7 @@
-//! The NOTIFY_SOCKET of one generation, as sd_notify(3) speaks to it.
+//! The NOTIFY_SOCKET of one generation, in the protocol of sd_notify(3).
 //!
-//! Only processes of the generation are heard. Whatever they send, one wake-up reads a bounded part of it, and a flood is
-//! read a little at a time while its sender blocks.
+//! Messages of processes outside the generation are ignored. One wake-up reads a bounded number of messages; whatever
+//! floods the socket blocks meanwhile.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use crate::supervisor::Time;
 use crate::sys::message::receive;
 
-/// So many messages are read in one span of time; whoever sends more has to wait for the next.
+/// At most this many messages are read in each span of time.
 const BATCH: usize = 64;
 const SPAN: Duration = Duration::from_millis(10);
-/// What systemd takes in one message.
+/// The longest message that systemd accepts.
 const MESSAGE: usize = 4096;
-/// A status line is cut off behind so many characters.
+/// A longer status is truncated to this many characters.
 const STATUS: usize = 200;
 
 /// What a server says about itself.
@@ -32,7 +32,7 @@ const STATUS: usize = 200;
 pub enum Notice {
     Ready,
     Stopping,
-    /// For people to read; control characters are taken out.
+    /// For people to read, without control characters.
     Status(String),
 }
 
@@ -40,9 +40,9 @@ pub enum Notice {
 pub struct NotifySocket {
     socket: OwnedFd,
     address: String,
-    /// When this span of time began, and how many messages were read in it.
+    /// When the current span began, and the number of messages read in it.
     read: (Time, usize),
-    /// A batch has been read: it is left alone until then.
+    /// A whole batch was read: do not poll until then.
     paused: Option<Time>,
 }
 
@@ -57,7 +57,7 @@ impl NotifySocket {
             None,
         )?;
         setsockopt(&socket, PassCred, &true)?;
-        // a name of the kernel's choice: nobody can know it before, and be there first
+        // The kernel picks the name, so nobody can know it in advance and take it.
         bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
         let address: UnixAddr = getsockname(socket.as_raw_fd())?;
         let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?;
@@ -79,7 +79,7 @@ impl NotifySocket {
         (json!(self.address), vec![self.socket.as_fd()])
     }
 
-    /// The other end of [`NotifySocket::hand_over`]. `None` if what was told cannot be understood.
+    /// The reverse of [`NotifySocket::hand_over`]. `None` if the state is invalid.
     pub fn take_over(told: &Value, mut descriptors: Vec<OwnedFd>) -> Option<Self> {
         Some(Self::at(descriptors.pop()?, told.as_str()?.to_owned()))
     }
@@ -94,7 +94,7 @@ impl NotifySocket {
         is_open.then(|| (self.socket.as_fd(), PollFlags::POLLIN))
     }
 
-    /// When a flood may go on.
+    /// When to poll again after a full batch.
     pub fn deadline(&self) -> Option<Time> {
         self.paused
     }
@@ -104,7 +104,7 @@ impl NotifySocket {
         self.paused = self.paused.filter(|until| now < *until);
     }
 
-    /// Reads what has come; `belongs` tells whether a process is one of the generation.
+    /// Reads messages; `belongs` tells whether a process is part of the generation.
     pub fn woken(&mut self, now: Time, mut belongs: impl FnMut(Pid) -> bool) -> Vec<Notice> {
         let mut heard: Vec<Notice> = Vec::new();
         let mut known: Option<(Pid, bool)> = None;
@@ -113,7 +113,7 @@ impl NotifySocket {
             self.read = (now, 0);
         }
         while self.read.1 < BATCH {
-            // Descriptors that come along (BARRIER, FDSTORE) are closed here, which is what a barrier waits for.
+            // Descriptors in a message (BARRIER, FDSTORE) are closed here, which ends a barrier.
             let Ok((bytes, sender)) = self.receive(&mut message) else {
                 return heard;
             };
@@ -137,7 +137,7 @@ impl NotifySocket {
         heard
     }
 
-    /// The length of a message and its sender; 0 if it was longer than a message may be.
+    /// The length of a message, 0 if it was too long, and its sender.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
         let message = loop {
             match receive(self.socket.as_fd(), buffer, MsgFlags::MSG_TRUNC) {
@@ -154,7 +154,7 @@ impl NotifySocket {
     }
 }
 
-/// The lines of one message that mean something to us.
+/// The known lines of one message.
 fn notices(message: &[u8]) -> impl Iterator<Item = Notice> {
     let text = std::str::from_utf8(message).unwrap_or_default();
     text.lines().filter_map(|line| match line {
@@ -181,7 +181,7 @@ mod tests {
         NotifySocket::new().unwrap()
     }
 
-    /// A server's end, which finds the socket by the address in its environment.
+    /// A server's end, connected to the address in its environment.
     fn sender(to: &NotifySocket) -> OwnedFd {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let sender = socket(AddressFamily::Unix, SockType::Datagram, flags, None).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_is_heard() {
+    fn the_messages_of_a_server_are_read() {
         let mut notify = notify_socket();
         let server = sender(&notify);
         assert!(send(
@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_not_heard() {
+    fn messages_of_other_processes_are_ignored() {
         let mut notify = notify_socket();
         assert!(send(&sender(&notify), b"READY=1"));
         assert_eq!(notify.woken(NOW, |_| false), []);
     }
 
     #[test]
-    fn what_is_no_message_says_nothing() {
+    fn unknown_messages_are_ignored() {
         let mut notify = notify_socket();
         let server = sender(&notify);
         let long = [b"READY=1\n".repeat(MESSAGE / 8), vec![b'x']].concat();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_ends_when_it_is_read() {
+    fn a_barrier_ends_when_its_message_is_read() {
         let mut notify = notify_socket();
         let (mut barrier, held) = std::io::pipe().unwrap();
         let rights = [held.as_raw_fd()];
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(
             barrier.read(&mut [0]).unwrap(),
             0,
-            "nobody holds the other end any more"
+            "the other end is closed"
         );
     }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn each_one_has_a_name_of_its_own_and_keeps_it() {
+    fn every_socket_has_a_name_of_its_own_and_keeps_it() {
         let (first, second) = (notify_socket(), notify_socket());
         assert_ne!(first.address(), second.address());
         let address = first.address().to_owned();

@@ -1,6 +1,6 @@
-//! Connections of hotswap's own to a candidate: have they been accepted?
+//! Connections that hotswap makes to a candidate to see whether they are accepted.
 //!
-//! That one could be made proves nothing, since hotswap itself listens.
+//! A connection that was made proves nothing, because hotswap itself listens.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -16,10 +16,10 @@ use crate::listener::ListenerId;
 use crate::supervisor::Time;
 use crate::sys;
 
-/// A probe that came to nothing is made again after this.
+/// How long to wait after a failed probe before the next one.
 pub const AGAIN: Duration = Duration::from_millis(250);
 
-/// How far a probe has come.
+/// The progress of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     Waiting,
@@ -60,7 +60,7 @@ impl Probe {
         };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(number, &mut [0], flags).map_err(io::Error::from) {
-            // It speaks, or has hung up: a connection that is never accepted is reset instead.
+            // The server has sent something or has hung up. A connection that is never accepted is reset instead.
             Ok(_) => Progress::Accepted,
             Err(error) if error.kind() == ErrorKind::Interrupted => Progress::Waiting,
             Err(error) if error.kind() == ErrorKind::WouldBlock => match self.is_accepted() {
@@ -72,7 +72,7 @@ impl Probe {
         }
     }
 
-    /// Whether a process has the other end.
+    /// Whether a process holds the other end.
     fn is_accepted(&self) -> io::Result<bool> {
         match self {
             Self::Tcp(stream) => {
@@ -105,7 +105,7 @@ impl Write for Probe {
     }
 }
 
-/// The probes of one candidate, at most one to a listener.
+/// The probes of one candidate, at most one for each listener.
 #[derive(Debug, Default)]
 pub struct Probes {
     all: Vec<(ListenerId, State)>,
@@ -113,18 +113,18 @@ pub struct Probes {
 
 #[derive(Debug)]
 enum State {
-    /// Somebody has been asked to make it.
+    /// The caller has been asked to make it.
     Asked,
-    /// It is open until it is accepted.
+    /// It stays open until it is accepted.
     Open(Probe),
     Accepted,
-    /// It came to nothing: not again before then.
+    /// It failed; the next one is made at this time.
     Failed(Time),
 }
 
 impl Probes {
-    /// Wishes for one to each of these, unless there is one or it is too early for the next; [`Probes::made`] is waited
-    /// for then.
+    /// Asks for a probe of each of these, unless there is one already or the last one failed too recently. The caller
+    /// answers with [`Probes::made`].
     pub fn wish(&mut self, listeners: Vec<ListenerId>, now: Time, wishes: &mut Vec<Wish>) {
         for listener in listeners {
             match self.state(listener) {
@@ -142,7 +142,7 @@ impl Probes {
         }
     }
 
-    /// Sees how far each has come; those that were accepted are closed.
+    /// Checks the progress of each, and closes those that were accepted.
     pub fn look(&mut self, now: Time) {
         for (_, state) in &mut self.all {
             if let State::Open(probe) = state {

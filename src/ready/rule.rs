@@ -1,4 +1,4 @@
-//! `--ready auto` and `--ready tcp`: what is seen of a candidate, and what probes show.
+//! `--ready auto` and `--ready tcp`: combines what is seen of a candidate with the results of probes.
 
 use super::auto::{Auto, Look, Proof, Shown, Sight, Verdict};
 use super::probe::Probes;
@@ -8,7 +8,7 @@ use super::{How, Ready, View, Wish};
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
-/// The rule of `auto`, with its eyes and hands.
+/// The rule of `auto`, with what it needs to look and to probe.
 #[derive(Debug)]
 pub struct Rule {
     pub auto: Auto,
@@ -72,7 +72,7 @@ fn ready(verdict: Verdict) -> Option<Ready> {
     }
 }
 
-/// Probes alone: every listener that can be probed has accepted one.
+/// Probes alone: ready when every listener that can be probed has accepted one.
 pub fn look_by_probes(
     probes: &mut Probes,
     now: Time,

@@ -1,8 +1,8 @@
 //! Whether some thread of a generation waits for a client: the strong rule.
 //!
-//! It waits if it is blocked in accept on the socket, in poll or select with the socket in the set, or in epoll_wait on a
-//! set that holds it. That a socket listens, or is registered somewhere, proves nothing. All of it is read in /proc and
-//! in the arguments of the blocked calls; the server notices nothing.
+//! It waits if it is blocked in accept on the socket, in poll or select with the socket in the set, or in epoll_wait on
+//! a set that holds it. A socket that listens, or is registered in an epoll set, proves nothing. All of this is read from
+//! /proc and from the arguments of the blocked calls; the server notices nothing.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -14,21 +14,21 @@ use nix::unistd::Pid;
 
 use crate::connections::owners::{is_gone, socket_inode};
 
-/// `epoll_pwait2`, which libc does not name everywhere.
+/// `epoll_pwait2`, which libc does not define on every architecture.
 const EPOLL_PWAIT2: c_long = 441;
 /// POLLIN and POLLRDNORM; EPOLLIN and EPOLLRDNORM are the same bits.
 const READABLE: u32 = 0x41;
-/// No more than so many descriptors of a poll or select are looked at.
+/// How many descriptors of a poll or select are looked at.
 const SET: usize = 4096;
-/// No more of an epoll set's description is read.
+/// How much of an epoll set's fdinfo is read.
 const DESCRIPTION: u64 = 1 << 20;
 
-/// What one look at the processes showed.
+/// The result of one look at the processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The sockets, by inode, on which somebody waits.
+    /// The inodes of the sockets on which a thread waits.
     pub waiting: HashSet<u64>,
-    /// Some process could not be looked into, so nobody there has been seen, whatever they do.
+    /// Some process could not be inspected, so its threads were not seen.
     pub blind: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sought {
     pub inode: u64,
-    /// It takes datagrams: whoever waits for the first is ready.
+    /// It takes datagrams: a thread that receives is ready.
     pub datagrams: bool,
 }
 
@@ -50,7 +50,7 @@ enum Wait {
     Select { set: u64, length: u64 },
 }
 
-/// Looks at every thread of these processes, until every socket has been found waited for.
+/// Looks at the threads of these processes, until a waiting thread has been found for every socket.
 pub fn look(pids: &[Pid], sought: &[Sought]) -> Seen {
     let mut seen = Seen::default();
     for pid in pids {
@@ -65,14 +65,14 @@ pub fn look(pids: &[Pid], sought: &[Sought]) -> Seen {
 /// Looks at the threads of one process.
 ///
 /// # Errors
-/// When that is not allowed.
+/// If that is not permitted.
 fn look_into(pid: Pid, sought: &[Sought], waiting: &mut HashSet<u64>) -> io::Result<()> {
     for thread in threads(pid) {
         let task = format!("/proc/{pid}/task/{thread}");
         match fs::read_to_string(format!("{task}/syscall")) {
             Ok(call) => {
                 let waits = blocked_in(&call).map(|wait| waited_for(wait, &task, pid, sought));
-                // A thread that was stopped in its call still shows it.
+                // A stopped thread still shows the call it was stopped in.
                 if let Some(found) = waits.filter(|found| !found.is_empty() && runs(&task)) {
                     waiting.extend(found);
                 }
@@ -92,15 +92,16 @@ fn threads(pid: Pid) -> Vec<String> {
     names.filter_map(|name| name.into_string().ok()).collect()
 }
 
-/// Stopped neither by SIGSTOP nor by a debugger: the letter behind the name, which may hold brackets itself.
+/// Whether the thread is stopped by neither a signal nor a debugger: the letter after the name, which may contain
+/// parentheses itself.
 fn runs(task: &str) -> bool {
     let stat = fs::read_to_string(format!("{task}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     !state.starts_with(['T', 't'])
 }
 
-/// What a line of /proc/PID/task/TID/syscall says: a number in decimal and six arguments in hexadecimal, `running`, or
-/// `-1` outside of any call.
+/// Parses /proc/PID/task/TID/syscall: a number in decimal and six arguments in hexadecimal, `running`, or `-1` outside
+/// of any call.
 fn blocked_in(line: &str) -> Option<Wait> {
     let mut fields = line.split_ascii_whitespace();
     let number: c_long = fields.next()?.parse().ok()?;
@@ -126,7 +127,7 @@ fn blocked_in(line: &str) -> Option<Wait> {
     }
 }
 
-/// The calls that newer architectures no longer have.
+/// The calls that newer architectures lack.
 #[cfg(target_arch = "x86_64")]
 fn blocked_in_older(number: c_long, first: u64, second: u64) -> Option<Wait> {
     match number {
@@ -148,7 +149,7 @@ fn blocked_in_older(_number: c_long, _first: u64, _second: u64) -> Option<Wait> 
     None
 }
 
-/// Those of the sockets that this wait would end for.
+/// The sockets that would end this wait.
 fn waited_for(wait: Wait, task: &str, pid: Pid, sought: &[Sought]) -> Vec<u64> {
     let of = |fd: u64, what: fn(&Sought) -> bool| {
         let inode = socket_at(task, fd);
@@ -186,13 +187,13 @@ fn socket_at(task: &str, fd: u64) -> Option<u64> {
 fn description(task: &str, fd: u64) -> String {
     let mut text = String::new();
     if let Ok(file) = File::open(format!("{task}/fdinfo/{fd}")) {
-        // What was read before an error is as good as all of it.
+        // What was read before an error is used.
         let _ = file.take(DESCRIPTION).read_to_string(&mut text);
     }
     text
 }
 
-/// The inodes that an epoll set waits to read from, by its /proc/PID/fdinfo.
+/// The inodes that an epoll set waits to read from, parsed from its fdinfo.
 fn epoll_inodes(description: &str) -> HashSet<u64> {
     let line = |line: &str| {
         line.strip_prefix("tfd:")?;
@@ -204,7 +205,7 @@ fn epoll_inodes(description: &str) -> HashSet<u64> {
     description.lines().filter_map(line).collect()
 }
 
-/// The descriptors in an array of pollfd that are waited to be read from.
+/// The descriptors in an array of pollfd that are polled for reading.
 fn polled(array: &[u8]) -> Vec<u64> {
     let (entries, _) = array.as_chunks::<8>();
     let entry = |[a, b, c, d, low, high, ..]: &[u8; 8]| {
@@ -227,7 +228,7 @@ fn selected(set: &[u8], length: usize) -> Vec<u64> {
         .collect()
 }
 
-/// A piece of another process's memory; nothing if it cannot be read.
+/// A piece of another process's memory; empty if it cannot be read.
 fn memory(pid: Pid, base: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     let Ok(base) = usize::try_from(base) else {

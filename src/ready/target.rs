@@ -9,10 +9,10 @@ use super::seen::Sought;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     pub listener: ListenerId,
-    /// The candidate's socket there, once it listens.
+    /// The candidate's socket there, if it listens.
     pub socket: Option<Sought>,
     pub captured: bool,
-    /// It takes connections, and nobody but the candidate can accept them.
+    /// It takes connections, and only the candidate can accept them.
     pub probeable: bool,
 }
 
@@ -33,7 +33,7 @@ impl Target {
         }
     }
 
-    /// The candidate has no socket there yet. It will be one of its own, since hotswap makes all others.
+    /// The candidate has no socket there yet. The server will bind it: hotswap has made all others already.
     fn awaited(listener: ListenerId) -> Self {
         Self {
             listener,
@@ -44,7 +44,7 @@ impl Target {
     }
 }
 
-/// Those that are wanted; where none is, those that it has.
+/// The wanted ones; if none is, those that the candidate has.
 pub fn targets(view: &View) -> Vec<Target> {
     let known = |held: &&Held| held.kind != Kind::Other;
     if view.wanted.is_empty() {
@@ -55,7 +55,7 @@ pub fn targets(view: &View) -> Vec<Target> {
         let held = view.held.iter().find(|held| held.listener == *listener);
         match held {
             Some(held) if known(&held) => Some(Target::of(held, view.first)),
-            // Nobody knows how such a socket is waited on.
+            // It is unknown how a server waits on such a socket.
             Some(_) => None,
             None => Some(Target::awaited(*listener)),
         }

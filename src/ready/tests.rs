@@ -1,4 +1,4 @@
-//! Each mode with sockets and threads of our own in the place of a server, at moments that we choose.
+//! Each mode, with sockets and threads of the test in place of a server, at moments that the test chooses.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -73,13 +73,13 @@ impl<L: AsFd> Candidate<L> {
         self.readiness.look(START + after, &view)
     }
 
-    /// It is not ready, and this is wished for.
+    /// It is not ready, and wants this done.
     fn wishes(&mut self, after: Duration, wishes: &[Wish]) {
         assert_eq!(self.look(after), None, "after {after:?}");
         assert_eq!(self.readiness.wishes(), wishes, "after {after:?}");
     }
 
-    /// Looks again and again, at the same moment, until it is ready.
+    /// Looks again and again at the same moment, until it is ready.
     fn is_ready(&mut self, after: Duration) -> How {
         let begun = Instant::now();
         loop {
@@ -98,12 +98,12 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn auto_sees_a_thread_that_accepts() {
     let mut candidate = Candidate::new(&Mode::Auto);
-    candidate.wishes(OFTEN, &[]);
-    // later, where a look costs much
-    assert!(candidate.readiness.deadline() >= Some(START + OFTEN + OFTEN));
+    candidate.wishes(SHORTEST, &[]);
+    // later, because this look took longer
+    assert!(candidate.readiness.deadline() >= Some(START + SHORTEST + SHORTEST));
     let listener = candidate.listener.try_clone().unwrap();
     let server = thread::spawn(move || listener.accept().map(drop));
-    assert_eq!(candidate.is_ready(OFTEN * 2).to_string(), "accepting");
+    assert_eq!(candidate.is_ready(SHORTEST * 2).to_string(), "accepting");
     assert_eq!(waited_on(&[candidate.held()], &[Pid::this()]), [HERE]);
     assert_eq!(waited_on(&[candidate.held()], &[]), []);
     drop(candidate.connect());
@@ -111,11 +111,11 @@ fn auto_sees_a_thread_that_accepts() {
 }
 
 #[test]
-fn auto_probes_whom_it_never_sees_waiting() {
+fn auto_probes_a_listener_that_is_never_seen_waiting() {
     let mut candidate = Candidate::new(&Mode::Auto);
-    candidate.wishes(OFTEN, &[]);
+    candidate.wishes(SHORTEST, &[]);
     candidate.wishes(SECOND, &[]);
-    candidate.wishes(SECOND + OFTEN, &[Wish::Probe(HERE)]);
+    candidate.wishes(SECOND + SHORTEST, &[Wish::Probe(HERE)]);
     let probe = candidate.connect();
     candidate.readiness.probed(HERE, Ok(probe), START + SECOND);
     candidate.wishes(SECOND * 20, &[]);
@@ -128,15 +128,15 @@ fn auto_probes_whom_it_never_sees_waiting() {
 }
 
 #[test]
-fn a_probe_is_made_again_when_it_came_to_nothing() {
+fn a_failed_probe_is_made_again() {
     let mut candidate = Candidate::new(&Mode::Tcp);
-    candidate.wishes(OFTEN, &[Wish::Probe(HERE)]);
+    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
     let refused = Err(io::ErrorKind::ConnectionRefused.into());
-    candidate.readiness.probed(HERE, refused, START + OFTEN);
-    candidate.wishes(OFTEN * 2, &[]);
-    candidate.wishes(OFTEN + probe::AGAIN, &[Wish::Probe(HERE)]);
+    candidate.readiness.probed(HERE, refused, START + SHORTEST);
+    candidate.wishes(SHORTEST * 2, &[]);
+    candidate.wishes(SHORTEST + probe::AGAIN, &[Wish::Probe(HERE)]);
     let (ours, theirs) = UnixStream::pair().unwrap();
-    // Unread bytes at its end make a closed connection a reset one.
+    // A connection that is closed with unread bytes is reset.
     (&ours).write_all(b"x").unwrap();
     drop(theirs);
     candidate
@@ -149,11 +149,13 @@ fn a_probe_is_made_again_when_it_came_to_nothing() {
 #[test]
 fn tcp_wants_a_probe_accepted() {
     let mut candidate = Candidate::new(&Mode::Tcp);
-    candidate.wishes(OFTEN, &[Wish::Probe(HERE)]);
+    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
     let probe = candidate.connect();
-    candidate.readiness.probed(HERE, Ok(probe), START + OFTEN);
+    candidate
+        .readiness
+        .probed(HERE, Ok(probe), START + SHORTEST);
     candidate.wishes(SECOND, &[]);
-    // To be accepted and closed at once is to be accepted.
+    // Accepted and closed at once counts as accepted.
     drop(candidate.listener.accept().unwrap());
     assert_eq!(candidate.is_ready(SECOND), How::AcceptedAProbe);
 }
@@ -167,11 +169,11 @@ fn unix_listeners_are_probed_as_well() {
         kind: Kind::Unix,
         readiness: Readiness::new(&Mode::Tcp, START, TIMEOUT, false).unwrap(),
     };
-    candidate.wishes(OFTEN, &[Wish::Probe(HERE)]);
+    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
     let probe = UnixStream::connect(&path).unwrap();
     candidate
         .readiness
-        .probed(HERE, Ok(probe.into()), START + OFTEN);
+        .probed(HERE, Ok(probe.into()), START + SHORTEST);
     candidate.wishes(SECOND, &[]);
     let served = candidate.listener.accept().unwrap();
     assert_eq!(candidate.is_ready(SECOND), How::AcceptedAProbe);
@@ -193,11 +195,13 @@ fn answer(listener: &TcpListener, text: &'static str) -> thread::JoinHandle<Stri
 #[test]
 fn http_wants_a_good_status_and_asks_again() {
     let mut candidate = Candidate::new(&Mode::Http("/health".into()));
-    candidate.wishes(OFTEN, &[Wish::Probe(HERE)]);
+    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
     let server = answer(&candidate.listener, "HTTP/1.1 503 Warming Up\r\n\r\n");
     let probe = candidate.connect();
-    candidate.readiness.probed(HERE, Ok(probe), START + OFTEN);
-    candidate.wishes(OFTEN * 2, &[]);
+    candidate
+        .readiness
+        .probed(HERE, Ok(probe), START + SHORTEST);
+    candidate.wishes(SHORTEST * 2, &[]);
     assert!(
         server
             .join()
@@ -209,7 +213,7 @@ fn http_wants_a_good_status_and_asks_again() {
         assert_eq!(candidate.look(SECOND), None);
         assert!(
             begun.elapsed() < Duration::from_secs(10),
-            "it does not ask again"
+            "it does not try again"
         );
     }
     let (path, status) = ("/health".to_owned(), 503);
@@ -226,7 +230,7 @@ fn http_wants_a_good_status_and_asks_again() {
 }
 
 #[test]
-fn what_a_server_says_counts_where_it_is_asked_for() {
+fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
     let mut candidate = Candidate::new(&Mode::Notify);
     candidate.wishes(SECOND, &[]);
     assert_eq!(
@@ -250,23 +254,23 @@ fn what_a_server_says_counts_where_it_is_asked_for() {
     );
     assert!(
         candidate.readiness.polled().is_none(),
-        "it would be ready for ever"
+        "it would stay readable"
     );
 }
 
 #[test]
 fn a_command_says_it_by_its_status() {
     let mut candidate = Candidate::new(&Mode::Exec("./is-ready".into()));
-    candidate.wishes(OFTEN, &[Wish::Execute("./is-ready".into())]);
+    candidate.wishes(SHORTEST, &[Wish::Execute("./is-ready".into())]);
     candidate.readiness.executed(false);
-    candidate.wishes(OFTEN * 2, &[]);
+    candidate.wishes(SHORTEST * 2, &[]);
     candidate.wishes(SECOND, &[Wish::Execute("./is-ready".into())]);
     candidate.readiness.executed(true);
     assert_eq!(candidate.is_ready(SECOND), How::Command);
 }
 
 #[test]
-fn time_alone_is_enough_if_that_is_wanted() {
+fn time_alone_is_enough_if_the_mode_says_so() {
     let mut candidate = Candidate::new(&Mode::After(SECOND * 2));
     candidate.wishes(SECOND, &[]);
     assert_eq!(candidate.readiness.deadline(), Some(START + SECOND * 2));
@@ -274,7 +278,7 @@ fn time_alone_is_enough_if_that_is_wanted() {
 }
 
 #[test]
-fn a_candidate_is_looked_at_often_at_first_and_seldom_later() {
+fn a_candidate_is_looked_at_often_at_first_and_rarely_later() {
     let mut candidate = Candidate::new(&Mode::Auto);
     let mut looks = 0;
     while let Some(next) = candidate
@@ -290,15 +294,15 @@ fn a_candidate_is_looked_at_often_at_first_and_seldom_later() {
         "{looks} looks in the first second"
     );
     candidate.wishes(SECOND * 9, &[Wish::Probe(HERE)]);
-    assert!(candidate.readiness.deadline() >= Some(START + SECOND * 9 + SELDOM));
+    assert!(candidate.readiness.deadline() >= Some(START + SECOND * 9 + LONGEST));
 }
 
-/// One that binds for itself, and has not yet.
+/// A server that binds its own socket, and has not done so yet.
 fn without_a_socket(readiness: &mut Readiness, after: Duration) {
     let view = View {
         held: &[],
         wanted: &[HERE],
-        processes: &|| panic!("there is nothing to look for in them"),
+        processes: &|| panic!("there is nothing to look for"),
         first: false,
         captured: true,
         spent: sys::spent(),
@@ -307,9 +311,9 @@ fn without_a_socket(readiness: &mut Readiness, after: Duration) {
 }
 
 #[test]
-fn nobody_is_looked_into_before_there_is_a_socket() {
+fn processes_are_not_inspected_before_there_is_a_socket() {
     let mut readiness = Readiness::new(&Mode::Auto, START, TIMEOUT, false).unwrap();
-    without_a_socket(&mut readiness, OFTEN);
+    without_a_socket(&mut readiness, SHORTEST);
 }
 
 #[test]
@@ -317,7 +321,7 @@ fn a_candidate_that_listens_late_is_looked_at_as_often_as_a_fresh_one() {
     let mut candidate = Candidate::new(&Mode::Auto);
     let late = SECOND * 9;
     without_a_socket(&mut candidate.readiness, late);
-    assert!(candidate.readiness.deadline() >= Some(START + late + SELDOM));
-    candidate.wishes(late + OFTEN, &[]);
-    assert!(candidate.readiness.deadline() < Some(START + late + SELDOM));
+    assert!(candidate.readiness.deadline() >= Some(START + late + LONGEST));
+    candidate.wishes(late + SHORTEST, &[]);
+    assert!(candidate.readiness.deadline() < Some(START + late + LONGEST));
 }

@@ -1,4 +1,4 @@
-//! Drills of the rule: one look a line, at a millisecond, with what follows.
+//! Drills of the rule: each line is one look, at a millisecond, with its result.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const A: ListenerId = ListenerId(0);
 const B: ListenerId = ListenerId(1);
 const C: ListenerId = ListenerId(2);
 
-/// A candidate whose ready timeout is 30 s, looked at so many milliseconds after its start.
+/// A candidate with a ready timeout of 30 s, looked at the given number of milliseconds after its start.
 struct Drill {
     auto: Auto,
     blind: bool,
@@ -101,7 +101,7 @@ fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
     let mut drill = Drill::of_second_generation();
     drill.waits(1, &[own(A, Listens), own(B, Listens)]);
     drill.waits(20, &[own(A, Waits), own(B, Listens)]);
-    // It is busy with something else now, but it has been seen.
+    // A is busy now, but it was seen before.
     drill.ends(
         30,
         &[own(A, Listens), own(B, Waits)],
@@ -110,7 +110,7 @@ fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
 }
 
 #[test]
-fn one_that_said_ready_once_has_to_say_it_again() {
+fn a_server_that_said_ready_once_must_say_it_again() {
     let mut drill = Drill::of_second_generation();
     drill.auto.must_say = true;
     drill.waits(20, &[own(A, Waits)]);
@@ -121,7 +121,7 @@ fn one_that_said_ready_once_has_to_say_it_again() {
 }
 
 #[test]
-fn to_say_ready_is_not_enough_where_it_can_be_seen() {
+fn saying_ready_is_not_enough_where_accepting_can_be_seen() {
     let mut drill = Drill::of_second_generation();
     drill.auto.said_ready();
     drill.waits(20, &[own(A, Listens)]);
@@ -129,7 +129,7 @@ fn to_say_ready_is_not_enough_where_it_can_be_seen() {
 }
 
 #[test]
-fn a_probe_decides_where_nothing_is_seen_for_a_second() {
+fn a_probe_decides_if_nothing_is_seen_for_a_second() {
     let mut drill = Drill::of_second_generation();
     drill.waits(1, &[captured(A, Nothing)]);
     drill.waits(500, &[captured(A, Listens)]);
@@ -143,7 +143,7 @@ fn a_probe_decides_where_nothing_is_seen_for_a_second() {
 }
 
 #[test]
-fn a_probe_decides_at_once_where_nothing_can_be_seen() {
+fn a_probe_decides_at_once_if_nothing_can_be_seen() {
     let mut drill = Drill::of_second_generation();
     drill.blind = true;
     drill.probes(1, &[own(A, Listens), own(B, Waits)], &[A]);
@@ -155,7 +155,7 @@ fn a_probe_decides_at_once_where_nothing_can_be_seen() {
 }
 
 #[test]
-fn what_can_neither_be_seen_nor_probed_is_assumed() {
+fn a_listener_that_can_be_neither_seen_nor_probed_is_assumed_to_accept() {
     let mut drill = Drill::of_second_generation();
     drill.blind = true;
     drill.waits(999, &[shared(A, Listens)]);
@@ -170,7 +170,7 @@ fn a_shared_listener_is_never_probed() {
 }
 
 #[test]
-fn one_missing_listener_is_waited_for_a_second() {
+fn one_missing_listener_is_awaited_for_a_second() {
     let mut drill = Drill::of_second_generation();
     drill.waits(20, &[own(A, Waits), captured(B, Nothing)]);
     drill.waits(1019, &[own(A, Waits), captured(B, Nothing)]);
@@ -182,7 +182,7 @@ fn one_missing_listener_is_waited_for_a_second() {
 }
 
 #[test]
-fn one_listener_does_not_speak_for_two() {
+fn one_accepting_listener_does_not_excuse_two_missing_ones() {
     let mut drill = Drill::of_second_generation();
     let nothing = [own(A, Waits), captured(B, Nothing), captured(C, Nothing)];
     drill.waits(20, &nothing);
@@ -209,7 +209,7 @@ fn a_server_without_listeners_may_say_when_it_is_ready() {
 }
 
 #[test]
-fn a_first_generation_that_has_bound_by_itself_gets_the_benefit_of_the_doubt() {
+fn a_first_generation_with_captured_listeners_gets_the_benefit_of_the_doubt() {
     let mut drill = Drill::of_first_generation();
     drill.captured = true;
     drill.waits(5000, &[]);
@@ -225,7 +225,7 @@ fn a_first_generation_that_never_takes_its_socket_is_not_ready() {
     drill.waits(1, &[own(A, Listens)]);
     drill.probes(1001, &[own(A, Listens)], &[A]);
     drill.probes(29_999, &[own(A, Listens)], &[A]);
-    // Neither is one that binds something else instead.
+    // Nor is one that binds another address instead.
     let mut drill = Drill::of_first_generation();
     drill.captured = true;
     drill.waits(1, &[own(A, Listens), captured(B, Waits)]);

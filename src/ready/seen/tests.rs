@@ -12,7 +12,7 @@ use nix::sys::select::{FdSet, select};
 use super::*;
 use crate::connections::inode_of;
 
-/// Ends a wait that nobody has ended, should the test fail.
+/// Ends the wait if the test fails.
 const LONG: u16 = 10_000;
 
 fn listener() -> (TcpListener, Sought) {
@@ -33,7 +33,7 @@ fn is_seen(sought: Sought) -> bool {
     seen.waiting.contains(&sought.inode)
 }
 
-/// A thread that waits in this way is seen, and no longer once a client has ended its wait.
+/// A thread that waits in this way is seen, and is no longer seen once a client has ended its wait.
 fn shows(wait: impl FnOnce(BorrowedFd) + Send) {
     let (listener, sought) = listener();
     let address = listener.local_addr().unwrap();
@@ -114,7 +114,7 @@ fn a_thread_that_receives_datagrams_waits() {
 }
 
 #[test]
-fn to_be_registered_is_not_to_be_waited_for() {
+fn registering_a_socket_is_not_waiting_on_it() {
     let (listener, sought) = listener();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     epoll
@@ -124,13 +124,13 @@ fn to_be_registered_is_not_to_be_waited_for() {
 }
 
 #[test]
-fn a_process_that_has_ended_blinds_nobody() {
+fn a_process_that_has_ended_does_not_count_as_unreadable() {
     let sought = listener().1;
     assert_eq!(look(&[Pid::from_raw(i32::MAX)], &[sought]), Seen::default());
 }
 
 #[test]
-fn a_line_that_is_no_call_is_no_wait() {
+fn a_line_without_a_blocking_call_is_not_a_wait() {
     for line in [
         "",
         "running",
@@ -160,7 +160,7 @@ fn a_line_that_is_no_call_is_no_wait() {
 }
 
 #[test]
-fn an_epoll_set_waits_for_what_is_armed_to_be_read() {
+fn an_epoll_set_waits_for_members_armed_for_reading() {
     let description = "pos:\t0\nflags:\t02\nmnt_id:\t15\n\
         tfd:        5 events:       19 data:                5  pos:0 ino:1a2b sdev:8\n\
         tfd:        6 events:        4 data:                6  pos:0 ino:1a2c sdev:8\n\
@@ -170,7 +170,7 @@ fn an_epoll_set_waits_for_what_is_armed_to_be_read() {
 }
 
 #[test]
-fn a_poll_waits_for_what_is_to_be_read() {
+fn a_poll_waits_for_descriptors_polled_for_reading() {
     let entry =
         |fd: i32, events: u16| [&fd.to_ne_bytes()[..], &events.to_ne_bytes(), &[0; 2]].concat();
     let array = [
@@ -185,7 +185,7 @@ fn a_poll_waits_for_what_is_to_be_read() {
 }
 
 #[test]
-fn a_select_waits_for_what_is_in_the_set_and_below_its_length() {
+fn a_select_waits_for_descriptors_in_the_set_and_below_its_length() {
     let set = [0b1000_u64.to_ne_bytes(), 0b101_u64.to_ne_bytes()].concat();
     assert_eq!(selected(&set, 128), [3, 64, 66]);
     assert_eq!(selected(&set, 66), [3, 64]);
