@@ -176,7 +176,11 @@ impl Drill {
         self.said.clear();
         let mut done = Vec::new();
         let remembered: Vec<_> = self.supervisor.remembered().collect();
-        for action in self.supervisor.step(now, event) {
+        let actions = self.supervisor.step(now, event);
+        if let Err(broken) = in_order(&actions) {
+            panic!("{broken} at {now:?}: {actions:?}");
+        }
+        for action in actions {
             if let Action::Spawn {
                 program: Program::Of(good),
                 ..
@@ -191,6 +195,14 @@ impl Drill {
             }
         }
         assert_eq!(done, follows, "at {now:?}");
+    }
+
+    /// As [`Drill::at`], with every announcement in its place.
+    #[track_caller]
+    fn at_in_full(&mut self, second: u64, event: Event, follows: &[Action]) {
+        self.now = seconds(second);
+        let actions = self.supervisor.step(self.now, event);
+        assert_eq!(actions, follows, "at {second}");
     }
 
     /// The next version of hotswap takes over.
@@ -217,6 +229,33 @@ impl Drill {
             Some(generation)
         );
     }
+}
+
+/// What an announcement says must have been done before it, and a client reads in the log what it is answered.
+fn in_order(actions: &[Action]) -> Result<(), String> {
+    let place = |wanted: &Action| actions.iter().position(|action| action == wanted);
+    for (at, action) in actions.iter().enumerate() {
+        match action {
+            Action::Announce(Announcement::Serving {
+                draining: Some(old),
+                ..
+            }) if place(&Empty(*old)).is_none_or(|emptied| emptied > at) => {
+                return Err(format!("{old} is said to drain before it does"));
+            }
+            Answer(_, Verdict::Serving { generation, .. }) => {
+                let said = actions[..at].iter().any(|before| {
+                    matches!(before, Action::Announce(Announcement::Serving { generation: whose, .. }) if whose == generation)
+                });
+                if !said {
+                    return Err(format!(
+                        "{generation} is answered for before it is announced"
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn answered(clients: &[Client], generation: Generation, replaced: Generation) -> Action {

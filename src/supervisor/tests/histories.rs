@@ -218,7 +218,7 @@ impl World {
         }
         let actions = self.core.step(self.now, event.clone());
         let verdict = self.model.step(self.now, &event, &actions, &self.core);
-        self.broken = verdict.err();
+        self.broken = verdict.and_then(|()| in_order(&actions)).err();
         let results = actions.iter().filter_map(|action| self.act(action));
         let results: Vec<Event> = results.collect();
         self.told.push((self.now, event, actions));

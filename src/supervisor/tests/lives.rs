@@ -29,6 +29,31 @@ fn old_generation_drains_only_once_the_new_one_is_ready() {
 }
 
 #[test]
+fn words_follow_deeds_and_answers_follow_words() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(7, Ready(G2), &[CutOver(G2)]);
+    drill.at_in_full(
+        7,
+        CutOverDone(G2),
+        &[
+            Empty(G1),
+            Action::Announce(serving(G2, G1)),
+            answered(&[ANN], G2, G1),
+        ],
+    );
+    drill.at(8, SwapAsked(Some(BOB)), &[CheckProgram]);
+    let failure = aborted(G3, Reason::NotFit("it is empty".into()), G2);
+    drill.at_in_full(
+        8,
+        ProgramChecked(Err("it is empty".into())),
+        &[
+            Action::Announce(Announcement::Failed(failure.clone())),
+            refused(&[BOB], failure),
+        ],
+    );
+}
+
+#[test]
 fn the_stop_signal_waits_for_the_queue_then_for_the_connections() {
     let mut drill = Drill::draining_first_generation();
     drill.at(7, Queued(G1, Queue::Waiting), &[]);
