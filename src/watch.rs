@@ -1,7 +1,7 @@
-//! Files to events: says once for each new content of a watched file or tree that it has changed.
+//! Watches files and trees, and reports each new content of one exactly once.
 //!
-//! An event of the kernel is only a hint to look; the gates decide, and a seldom stat behind the events recovers what they
-//! missed. Nothing here starts a swap, and nothing waits.
+//! A file event is only a hint to look. The gates decide whether a change counts, and an occasional stat(2) finds what
+//! the events missed. Nothing here starts a swap, and nothing blocks.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -39,41 +39,41 @@ use gates::Identity;
 use places::{Directory, Place};
 use tree::Tree;
 
-/// The time between two looks, whatever happens meanwhile.
+/// The least time between two looks.
 const BREATH: Duration = Duration::from_millis(5);
 /// The time between two looks at files in a directory that is too noisy to listen to.
 const NOISY_POLL: Duration = Duration::from_millis(20);
-/// How long a change waits at most, and at most two debounce times, for others that are about to settle: so that all of
-/// them are one swap.
+/// How long a change waits for others that are still settling, so that all of them become one swap; never more than two
+/// debounce times.
 const COMPANY: Duration = Duration::from_millis(200);
-/// More than anybody waits, and times can be reckoned with it.
+/// Longer than any wait, and small enough to add to a time.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
-/// The poll interval where there are no events, if the user wants none.
+/// The poll interval where there are no file events, if the user has turned polling off.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
 
-/// What is to be watched.
+/// What to watch.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
     /// COMMAND and its ARGS.
     pub command: Vec<OsString>,
-    /// Where they start, if not here.
+    /// Where COMMAND starts, if not in the current directory.
     pub directory: Option<PathBuf>,
-    /// COMMAND as found in PATH. The completeness gates of [`Watch::fit`] are its own even if it is not watched.
+    /// COMMAND as found in PATH. [`Watch::fit`] checks it even if it is not watched.
     pub program: Option<PathBuf>,
     pub watch_program: bool,
     pub paths: Vec<PathBuf>,
     pub env_file: Option<PathBuf>,
 }
 
-/// A file that is new, whole and quiet.
+/// A file that is new, complete, and no longer being written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// As the user spelled it; in a tree one of the files below it.
+    /// As the user spelled it; for a tree, one of the files in it.
     pub path: PathBuf,
 }
 
 impl fmt::Display for Changed {
-    /// Whoever may write into a watched tree chooses the names in it.
+    /// Escaped: anyone who may write into a watched tree chooses the file names in it.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&plain(&self.path.to_string_lossy()))
     }
@@ -84,17 +84,17 @@ pub struct Watch {
     files: Vec<Watched>,
     trees: Vec<Tree>,
     program: Option<PathBuf>,
-    /// The same as the user spelled it.
+    /// The program as the user spelled it.
     spelled: PathBuf,
     debounce: Duration,
     poll: Duration,
-    /// A command of ours is at work on the files.
+    /// A command that hotswap runs may be changing the files.
     held: bool,
-    /// It failed, and what changed in a tree meanwhile was told.
+    /// The last command failed, and what changed in a tree while it ran has been reported.
     told_of_failure: bool,
-    /// The form of a program that execve(2) took.
+    /// The form of the last program that execve(2) accepted.
     usual: Option<Form>,
-    /// Something was touched, or is due for another reason.
+    /// When to look because a file was touched or another look is due.
     hinted: Option<Time>,
     looked: Time,
     /// Changes that wait for others, and since when.
@@ -103,7 +103,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A `poll` of zero is none. Also gives what the user should know, a line each.
+    /// A `poll` of zero means no polling. Also returns warnings for the user, one line each.
     ///
     /// # Errors
     /// Those of eventfd(2).
@@ -151,7 +151,7 @@ impl Watch {
         descriptor.into_iter().collect()
     }
 
-    /// Our one descriptor is ready: there is a hint.
+    /// The descriptor is readable: a file event has arrived.
     pub fn woken(&mut self, now: Time) {
         self.events.drain();
         self.hinted.get_or_insert(now.max(self.looked + BREATH));
@@ -174,14 +174,14 @@ impl Watch {
         if self.events.is_paused() {
             Some(NOISY_POLL)
         } else if self.files.is_empty() {
-            // Trees have their own, by their size.
+            // Each tree has its own interval, which depends on its size.
             None
         } else {
             Some(self.poll).filter(|poll| !poll.is_zero())
         }
     }
 
-    /// What has passed all the gates since the last look.
+    /// The changes that have passed all gates since the last look.
     pub fn look(&mut self, now: Time) -> Vec<Changed> {
         if self.held {
             return Vec::new();
@@ -228,12 +228,12 @@ impl Watch {
         COMPANY.min(self.debounce * 2)
     }
 
-    /// Until [`Watch::baseline`]: a command of ours may write whatever it likes.
+    /// Stops judging until [`Watch::baseline`]: a command that hotswap runs may write anything.
     pub fn hold(&mut self) {
         self.held = true;
     }
 
-    /// What is there now is what the next candidate is started from.
+    /// Takes what is there now as what the next candidate starts from.
     pub fn baseline(&mut self) {
         let was_held = std::mem::take(&mut self.held);
         self.told_of_failure = false;
@@ -246,8 +246,9 @@ impl Watch {
         }
     }
 
-    /// Ends [`Watch::hold`] where no candidate follows. A fault in a tree may have been mended while the command ran, so
-    /// that is still told; but once in a row, for a command that writes into the tree would fail for ever.
+    /// Ends [`Watch::hold`] when no candidate follows. The user may have fixed a tree while the command ran, so what
+    /// changed in it is still reported; but not after two failures in a row, because a failing command that writes into
+    /// the tree would run forever.
     pub fn command_failed(&mut self, now: Time) {
         let again = self.told_of_failure;
         self.baseline();
@@ -258,7 +259,7 @@ impl Watch {
         self.hinted = Some(now);
     }
 
-    /// execve(2) has worked in `pid`: look again, for the file may have changed since the last look.
+    /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
     pub fn confirm(&mut self, pid: Pid, now: Time) {
         let image = std::fs::metadata(format!("/proc/{pid}/exe"));
         if let Ok(image) = image.map(|metadata| Identity::of(&metadata)) {
@@ -275,17 +276,17 @@ impl Watch {
         self.hinted = Some(now);
     }
 
-    /// The candidate that was last started serves: a file that is back at its content is no news.
+    /// The last candidate serves: a file that returns to its content has not changed.
     pub fn serves(&mut self) {
         self.files.iter_mut().for_each(Watched::serves);
     }
 
-    /// Nothing serves: any content but the one that was last tried is news.
+    /// Nothing serves: any content other than the last one tried is a change.
     pub fn nothing_serves(&mut self) {
         self.files.iter_mut().for_each(Watched::nothing_serves);
     }
 
-    /// Whether a swap that somebody asked for may run the program as it is now.
+    /// Whether a requested swap may run the program as it is now.
     pub fn fit(&self) -> Fitness {
         let Some(program) = &self.program else {
             return Fitness::Fit;
@@ -309,7 +310,7 @@ impl Watch {
         }
     }
 
-    /// Watches the directories of all ways.
+    /// Listens to every directory on the way to a watched path.
     fn follow(&mut self) {
         let ways = self
             .files
@@ -329,7 +330,7 @@ impl Watch {
         self.events.follow(&directories, names, trees);
     }
 
-    /// Why there are no events, once; and from then on there is a poll.
+    /// Says once why there are no file events, and polls from then on.
     fn complaint(&mut self) -> Option<String> {
         let why = self.events.complaint()?;
         if self.poll.is_zero() {
@@ -345,7 +346,7 @@ impl Watch {
     }
 }
 
-/// How the file at the end of `way` came there.
+/// How the file at the end of `way` got there.
 fn arrival(hints: &Hints, way: &[Place]) -> Arrival {
     let Some((file, links)) = way.split_last() else {
         return Arrival::Unknown;

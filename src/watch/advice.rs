@@ -1,22 +1,22 @@
-//! What a user should know before the first change: which files we cannot see change, and which we do not watch.
+//! Advice before the first change: which files cannot be watched, and which are not.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Programs that run other files; their versions may follow the name (`python3.12`).
+/// Programs that run other files; a version may follow the name (`python3.12`).
 const INTERPRETERS: [&str; 30] = [
     "awk", "bash", "bun", "bundle", "cargo", "dash", "deno", "dotnet", "env", "erl", "escript",
     "fish", "guile", "java", "julia", "ksh", "lua", "luajit", "make", "node", "nodejs", "npm",
     "npx", "perl", "php", "pypy", "python", "ruby", "sh", "zsh",
 ];
-/// More of them, that are started with the name of a task or module rather than a file.
+/// Interpreters that are usually given the name of a task or module instead of a file.
 const RUNNERS: [&str; 10] = [
     "go", "pipenv", "pnpm", "poetry", "Rscript", "tclsh", "tsx", "uv", "wish", "yarn",
 ];
 
-/// The name of the interpreter that `program` is.
+/// The name of `program`, if it is an interpreter.
 pub fn interpreter(program: &Path) -> Option<&str> {
     let name = program.file_name()?.to_str()?;
     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
@@ -24,7 +24,7 @@ pub fn interpreter(program: &Path) -> Option<&str> {
     is_one.then_some(name)
 }
 
-/// Says that the interpreter is not watched, and by which option what it runs is; nothing if anything is watched already.
+/// Says that the interpreter is not watched, and which option watches what it runs.
 pub fn about_interpreter(name: &str, arguments: &[OsString], directory: Option<&Path>) -> String {
     let is_file = |argument: &&OsString| {
         let path = Path::new(argument);
@@ -42,7 +42,7 @@ pub fn about_interpreter(name: &str, arguments: &[OsString], directory: Option<&
     format!("{name} is an interpreter and is not watched; try: --watch {path}")
 }
 
-/// Says that a file is a mount point of its own: a new file put in its place outside is never seen here.
+/// Warns if a file is a mount point: a new file that replaces it outside is never seen here.
 pub fn about_mount(path: &Path) -> Option<String> {
     let real = fs::canonicalize(path).ok()?;
     let mounts = fs::read("/proc/self/mountinfo").ok()?;

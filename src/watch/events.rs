@@ -1,7 +1,7 @@
-//! File events, as hints to look: which names were touched, and whether the file arrived whole or was written in place.
+//! File events as hints to look: which names were touched, and whether a file arrived complete or was written in place.
 //!
-//! Nothing is decided here. `notify` calls back on its own thread, which notes the hint and writes to an eventfd, no more.
-//! A directory with thousands of events a second is let alone for a while and polled instead.
+//! Nothing is decided here. `notify` calls back on its own thread, which notes the hint and writes to an eventfd. A
+//! directory with thousands of events a second is not listened to for a while, and polled instead.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -21,15 +21,15 @@ use crate::watch::places::{Directory, is_editors_own};
 /// More events than this in one window are noise.
 const NOISE: u32 = 400;
 const NOISE_WINDOW: Duration = Duration::from_millis(100);
-/// How long a noisy directory is let alone.
+/// How long a noisy directory is not listened to.
 const NOISE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How the present file of a name came there, as far as events tell.
+/// How the file at a name got there, as far as events tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arrival {
     #[default]
     Unknown,
-    /// A new name: a hard link, or a file that is still to be written.
+    /// A new name: a hard link, or a file that is about to be written.
     Created,
     /// By rename(2).
     Moved,
@@ -45,7 +45,7 @@ pub struct Hints {
     pub trees: bool,
 }
 
-/// What the thread of `notify` and we share.
+/// What the main loop shares with the thread of `notify`.
 struct Shared {
     wake: EventFd,
     state: Mutex<State>,
@@ -56,12 +56,12 @@ struct State {
     names: HashSet<PathBuf>,
     trees: HashSet<PathBuf>,
     hints: Hints,
-    /// A watched directory went away, or events were lost: every watch is made again.
+    /// A watched directory went away, or events were lost: every watch must be made again.
     broken: bool,
     noise: Noise,
-    /// We were woken, and have not looked yet.
+    /// The main loop was woken and has not looked yet.
     woken: bool,
-    /// Directories that gave an error, and which.
+    /// Directories that cannot be watched, with the error.
     refused: Vec<(Directory, notify::Error)>,
 }
 
@@ -69,20 +69,20 @@ struct State {
 struct Noise {
     since: Option<Instant>,
     events: u32,
-    /// The directory of the event that was one too many.
+    /// The directory of the event that exceeded the limit.
     directory: Option<PathBuf>,
 }
 
 /// The watches that `notify` holds for us.
 pub struct Events {
-    /// `None` where there is no inotify.
+    /// `None` where inotify is unavailable.
     notifier: Option<Notifier>,
     shared: Arc<Shared>,
     held: HashMap<PathBuf, Directory>,
     paused: HashMap<PathBuf, Time>,
-    /// Those that gave an error, which they would give again.
+    /// Directories that cannot be watched; they are not tried again.
     refused: HashSet<Directory>,
-    /// Not all that is wanted is held.
+    /// Some wanted directory is not watched.
     behind: bool,
     complaint: Option<String>,
     complained: bool,
@@ -90,7 +90,7 @@ pub struct Events {
 
 impl Events {
     /// # Errors
-    /// Those of eventfd(2). That there is no inotify is none, see [`Events::complaint`].
+    /// Those of eventfd(2). Missing inotify is not an error, see [`Events::complaint`].
     pub fn new() -> std::io::Result<Self> {
         let mut events = Self::none()?;
         let (noting, answered) = (Arc::clone(&events.shared), Arc::clone(&events.shared));
@@ -104,7 +104,7 @@ impl Events {
         Ok(events)
     }
 
-    /// Without a thread and without inotify: for nothing to be watched.
+    /// Without a thread and without inotify, for when nothing is watched.
     ///
     /// # Errors
     /// Those of eventfd(2).
@@ -132,28 +132,28 @@ impl Events {
     }
 
     pub fn drain(&self) {
-        // EAGAIN says that it is empty, which is all we want.
+        // EAGAIN means that it is empty already.
         let _ = self.shared.wake.read();
     }
 
-    /// Why some of the directories give no events; told once.
+    /// Why some directories give no events; returned once.
     pub fn complaint(&mut self) -> Option<String> {
         let complaint = self.complaint.take().filter(|_| !self.complained);
         self.complained |= complaint.is_some();
         complaint
     }
 
-    /// Whether a directory is let alone for its noise: then look often.
+    /// Whether a noisy directory is not listened to, and must be polled often.
     pub fn is_paused(&self) -> bool {
         !self.paused.is_empty()
     }
 
-    /// Whether [`Events::follow`] is to be called although nothing else is wanted than before.
+    /// Whether [`Events::follow`] must be called although the wanted directories are the same.
     pub fn is_behind(&self) -> bool {
         self.behind
     }
 
-    /// What happened since the last call.
+    /// What has happened since the last call.
     pub fn take(&mut self, now: Time) -> Hints {
         let mut state = self.shared.lock();
         state.woken = false;
@@ -182,8 +182,8 @@ impl Events {
         hints
     }
 
-    /// Watches these directories and no others, soon: for these names, and for every name in these trees. Whoever is
-    /// watched is a hint, too, since what happened before may have been missed.
+    /// Watches these directories and no others, soon: for these names, and for every name in these trees. A new watch
+    /// is itself a hint, because what happened before it was made may have been missed.
     pub fn follow(
         &mut self,
         directories: &HashSet<Directory>,
@@ -225,7 +225,7 @@ impl Events {
         if self.held.get(&directory.path) == Some(&directory) {
             self.held.remove(&directory.path);
         }
-        // It has just gone; the next look finds another way.
+        // It was just removed; the next look finds another way.
         if !matches!(error.kind, ErrorKind::PathNotFound) {
             self.complaint = Some(format!("{}: {}", directory.path.display(), reason(error)));
             self.refused.insert(directory);
@@ -263,16 +263,16 @@ impl Shared {
     fn wake(&self, mut state: MutexGuard<State>) {
         if !state.woken {
             state.woken = true;
-            // The counter of an eventfd cannot be full of one.
+            // A counter of 1 cannot overflow.
             let _ = self.wake.write(1);
         }
     }
 }
 
 impl State {
-    /// Whether somebody should look.
+    /// Whether the main loop should look.
     fn note(&mut self, event: &notify::Event) -> bool {
-        // A walk of ours opens every directory.
+        // Our own walk opens every directory.
         let is_own_walk =
             event.kind.is_access() && event.paths.iter().any(|path| self.trees.contains(path));
         let noisy = !is_own_walk && self.noise.count(event);
@@ -318,7 +318,7 @@ impl State {
 }
 
 impl Noise {
-    /// True once a window has too many.
+    /// Returns true once a window has too many events.
     fn count(&mut self, event: &notify::Event) -> bool {
         self.events += 1;
         if self.events <= NOISE {
@@ -347,7 +347,7 @@ fn goes_away(kind: EventKind) -> bool {
     )
 }
 
-/// `None` for what leaves the file as it is: our own look must not be an event.
+/// `None` for events that leave the file as it is: our own look must not be a hint.
 fn arrival(kind: EventKind) -> Option<Arrival> {
     match kind {
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Arrival::Moved),
@@ -362,7 +362,7 @@ fn arrival(kind: EventKind) -> Option<Arrival> {
 impl Arrival {
     fn after(self, before: Self) -> Self {
         match self {
-            // A changed mode or a removal says nothing of how the next file comes.
+            // A changed mode or a removal says nothing about how the next file arrives.
             Self::Unknown => before,
             Self::Created | Self::Moved | Self::Written => self,
         }

@@ -1,7 +1,7 @@
-//! One watched file: from a hint to the one moment at which it is new, whole and quiet.
+//! One watched file, from a hint to the moment at which it is new, complete, and no longer being written.
 //!
-//! It remembers two contents: what the last candidate was started from, and what serves. A file that is back at either of
-//! them is no news.
+//! It remembers two contents: what the last candidate started from, and what serves. A file that returns to either of
+//! them has not changed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -15,12 +15,12 @@ use crate::watch::gates::{self, BLIND_SETTLE, Gate, Identity};
 use crate::watch::places::{Place, way};
 use crate::watch::reading::{Progress, Reading};
 
-/// How soon we ask again whether somebody still writes.
+/// The least time between two checks for a writer.
 const SOON: Duration = Duration::from_millis(20);
-/// How late at most, when he has been at it for long.
+/// The most time between them, for a file that has been written for long.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Which gates a file has to pass.
+/// Which gates a file must pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Program,
@@ -33,18 +33,18 @@ pub enum Role {
 struct Known {
     /// `None` if there was no file.
     identity: Option<Identity>,
-    /// `None` as long as it has not been read, or if it cannot be.
+    /// `None` if it has not been read yet, or cannot be.
     hash: Option<u64>,
 }
 
-/// A file that is not the one we know, on its way through the gates.
+/// A file that is not a known one, on its way through the gates.
 struct Fresh {
     identity: Identity,
-    /// When the first of the files since the known one was seen.
+    /// When the first file after the known one was seen.
     begun: Time,
     /// First seen, or last written.
     since: Time,
-    /// By rename or link: it was finished before it came here.
+    /// It came by rename or hard link, so it was finished elsewhere.
     arrived: bool,
     content: Content,
 }
@@ -62,9 +62,9 @@ pub struct Watched {
     pub role: Role,
     path: PathBuf,
     way: Vec<Place>,
-    /// What the last candidate was started from.
+    /// What the last candidate started from.
     tried: Known,
-    /// The hash of that is not finished.
+    /// Its hash, as long as it is being computed.
     reading: Option<Reading>,
     serving: Option<Known>,
     fresh: Option<Fresh>,
@@ -100,7 +100,7 @@ impl Watched {
         &self.way
     }
 
-    /// It has passed the gates, and only has to stay quiet, or to be read.
+    /// It has passed the gates, and only has to stay unchanged or to be read.
     pub fn is_settling(&self) -> bool {
         self.settling
     }
@@ -109,7 +109,7 @@ impl Watched {
         self.again
     }
 
-    /// True if the way to the file is another one now.
+    /// Returns true if the way to the file has changed.
     pub fn find_way(&mut self) -> bool {
         let way = way(&self.path);
         let differs = way != self.way;
@@ -117,7 +117,7 @@ impl Watched {
         differs
     }
 
-    /// What is there now is what the next candidate is started from.
+    /// Takes what is there now as what the next candidate starts from.
     pub fn take_as_tried(&mut self) {
         let identity = fs::metadata(&self.path)
             .ok()
@@ -156,7 +156,8 @@ impl Watched {
         }
     }
 
-    /// The candidate runs `image`: if that is what is there by now, it came between our last look and execve(2).
+    /// The candidate runs `image`. If that is the file that is there now, it arrived between the last look and
+    /// execve(2).
     pub fn runs(&mut self, image: Identity) {
         let now = fs::metadata(&self.path)
             .ok()
@@ -166,7 +167,7 @@ impl Watched {
         }
     }
 
-    /// The candidate that was last started serves.
+    /// The last candidate serves.
     pub fn serves(&mut self) {
         self.serving = Some(self.tried);
     }
@@ -175,7 +176,8 @@ impl Watched {
         self.serving = None;
     }
 
-    /// True once for each new content that has passed all gates; `usual` is the form of a program that execve(2) took.
+    /// Returns true once for each new content that has passed all gates. `usual` is the form of a program that
+    /// execve(2) accepted.
     pub fn look(
         &mut self,
         now: Time,
@@ -226,7 +228,7 @@ impl Watched {
         false
     }
 
-    /// Whether this very file was tried or serves.
+    /// Whether this file was tried or serves.
     fn is_known(&mut self, identity: Identity) -> bool {
         let serving = self
             .serving
@@ -252,7 +254,7 @@ impl Watched {
         };
         match arrival {
             Arrival::Moved => fresh.arrived = true,
-            // A hard link to a finished file, or a file that is being made here.
+            // With other links it is a hard link to a finished file, without them a file that is being written here.
             Arrival::Created => fresh.arrived = links > 1,
             Arrival::Written => fresh.written(now),
             Arrival::Unknown => {}
@@ -260,7 +262,7 @@ impl Watched {
         fresh
     }
 
-    /// The last gate: the content is neither the one last tried nor the one that serves.
+    /// The last gate: the content is neither the last one tried nor the one that serves.
     fn compare(&mut self, now: Time, mut fresh: Fresh, file: Option<File>) -> bool {
         let size = Some(fresh.identity.size);
         let has_size = |known: &Known| known.identity.map(|identity| identity.size) == size;
@@ -285,7 +287,7 @@ impl Watched {
             (Content::Unread, Some(file)) => Reading::new(file, fresh.identity).go_on(),
             (Content::Unread, None) => return self.decide(fresh.identity, None),
         };
-        // Once read, every gate is passed again: it may have changed while it was read.
+        // Once read, it must pass every gate again, because it may have changed while it was read.
         self.again = Some(now);
         match progress {
             Progress::More(reading) => fresh.content = Content::Reading(reading),
@@ -309,7 +311,7 @@ impl Watched {
         !is_old
     }
 
-    /// Reads one more piece of what the last candidate was started from.
+    /// Reads one more piece of what the last candidate started from.
     fn finish_tried(&mut self) {
         let Some(reading) = self.reading.take() else {
             return;
@@ -339,7 +341,7 @@ impl Fresh {
         self.content = Content::Unread;
     }
 
-    /// How long it must have been quiet; `certain` that nobody writes it.
+    /// How long it must have been unchanged. `certain` if it is known that nobody is writing it.
     fn settle(&self, certain: bool, debounce: Duration) -> Duration {
         let settle = if self.arrived {
             Duration::ZERO

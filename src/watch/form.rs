@@ -1,6 +1,6 @@
-//! Whether a file is a whole program: a script, or an ELF whose headers, segments and sections lie inside it.
+//! Whether a file is a complete program: a script, or an ELF whose headers, segments and sections lie within it.
 //!
-//! Every number in the file is somebody else's: each is read within bounds, and no sum overflows.
+//! Every number in the file is untrusted: each is read within bounds, and no sum overflows.
 
 use std::fs::File;
 use std::io;
@@ -10,11 +10,11 @@ use std::os::unix::fs::FileExt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Script,
-    /// An ELF that is all there.
+    /// A complete ELF.
     Whole,
-    /// An ELF that the kernel could load, but whose section headers point outside: truncated, or packed by an odd tool.
+    /// An ELF that the kernel could load, but whose section headers point outside it: truncated, or made by a packer.
     Loadable,
-    /// Neither: for binfmt_misc, or no program at all.
+    /// Neither: for binfmt_misc, or not a program at all.
     Foreign,
     /// An ELF that the kernel could not load, or an empty file.
     Torn,
@@ -25,7 +25,7 @@ const CLASS: usize = 4;
 const DATA: usize = 5;
 /// `PT_NULL`: an unused entry of the program header table.
 const UNUSED: u64 = 0;
-/// `SHT_NULL` and `SHT_NOBITS`: sections that take no room in the file.
+/// `SHT_NULL` and `SHT_NOBITS`: sections that take no space in the file.
 const WITHOUT_BYTES: [u64; 2] = [0, 8];
 
 /// Reads the headers of `file`, which is `size` bytes long.
@@ -148,7 +148,7 @@ impl Elf {
         if table.entry != entry {
             return Ok(false);
         }
-        // More sections than the header can count: the first entry has their number. Their table is all we ask for.
+        // More sections than the header can count: the first entry has their number. Only the table itself is checked.
         table.count = table.count.max(1);
         all_within(file, size, table, |entry| {
             let (offset, length) = if self.wide {
@@ -166,7 +166,7 @@ impl Elf {
     }
 }
 
-/// The table itself, and whatever `within` says of every entry of it.
+/// Whether the table, and every entry by `within`, lies within the file.
 fn all_within(
     file: &File,
     size: u64,
@@ -183,7 +183,7 @@ fn all_within(
     let mut entries = vec![0; bytes];
     match file.read_exact_at(&mut entries, table.offset) {
         Ok(()) => {}
-        // It has become shorter since.
+        // The file has become shorter.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
         Err(error) => return Err(error),
     }

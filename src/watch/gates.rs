@@ -1,6 +1,7 @@
-//! What must hold before a file is safe to run: it is a regular file, executable, nobody writes it, and it is complete.
+//! What makes a file safe to run: it is a regular file, executable, complete, and nobody is writing it.
 //!
-//! Nothing here remembers anything; that a file differs from the running one, and is quiet, is for its watcher to say.
+//! Nothing here has memory. Whether the file differs from the running one and has stopped changing is decided
+//! elsewhere.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -12,10 +13,10 @@ use std::time::{Duration, SystemTime};
 use crate::sys;
 use crate::watch::form::{Form, form};
 
-/// How long a file must be quiet where the kernel cannot say whether anybody writes it.
+/// How long a file must stay unchanged where the kernel cannot say whether anybody is writing it.
 pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
 
-/// A file as stat(2) sees it. Not ctime and not the number of links: cargo changes both even when a build fails.
+/// A file as stat(2) sees it, without ctime and link count: cargo changes both even when a build fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub dev: u64,
@@ -35,20 +36,20 @@ impl Identity {
     }
 }
 
-/// Whether somebody has a file open for writing.
+/// Whether a process has a file open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
     Nobody,
     Somebody,
-    /// Not our file, or a file system without leases.
+    /// The file belongs to another user, or its file system has no leases.
     CannotTell,
 }
 
-/// Asks by a read lease (fcntl(2), `F_SETLEASE`), given back at once.
+/// Takes a read lease (fcntl(2), `F_SETLEASE`) and releases it at once.
 pub fn writer(file: &File) -> Writer {
     match sys::set_lease(file.as_fd(), libc::F_RDLCK) {
         Ok(()) => {
-            // Nothing to be done if it fails: the lease ends with the descriptor.
+            // If this fails, the lease ends with the descriptor.
             let _ = sys::set_lease(file.as_fd(), libc::F_UNLCK);
             Writer::Nobody
         }
@@ -57,7 +58,7 @@ pub fn writer(file: &File) -> Writer {
     }
 }
 
-/// Opens for reading, and never waits: neither for the other end of a pipe nor for a lease.
+/// Opens for reading without ever blocking on the other end of a pipe or on a lease.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -65,24 +66,24 @@ pub fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What the gates say of one file at one moment.
+/// What the gates say about one file at one moment.
 pub enum Gate {
     Open(Passed),
-    /// Somebody writes it: wait for the end of that.
+    /// Somebody is writing it: wait until they are done.
     Written,
-    /// Shut, and only a change can open it. `certain` that nobody is at work on it, or not.
+    /// Only a change to the file can open the gate. `certain` if it is known that nobody is writing it.
     Shut {
         why: String,
         certain: bool,
     },
 }
 
-/// A file that may be run, or read.
+/// A file that may be run or read.
 pub struct Passed {
     pub identity: Identity,
-    /// `None` if we may not read it.
+    /// `None` if hotswap may not read it.
     pub file: Option<File>,
-    /// Whether nobody writes it for certain.
+    /// Whether it is known that nobody is writing it.
     pub certain: bool,
 }
 
@@ -93,7 +94,7 @@ fn shut(why: &str) -> Gate {
     }
 }
 
-/// The gates of a file that is only read: it is regular, and nobody writes it.
+/// The gates of a file that is only read: it is a regular file, and nobody is writing it.
 pub fn plain(path: &Path, metadata: &Metadata) -> Gate {
     if !metadata.is_file() {
         return shut("is not a regular file");
@@ -122,8 +123,8 @@ pub fn plain(path: &Path, metadata: &Metadata) -> Gate {
     }
 }
 
-/// The gates of a program: also executable, and complete. `usual` is the form of the one that runs: what execve(2) has
-/// once taken, it takes again.
+/// The gates of a program, which must also be executable and complete. `usual` is the form of the running program: what
+/// execve(2) accepted once, it accepts again.
 pub fn program(path: &Path, metadata: &Metadata, usual: Option<Form>) -> Gate {
     if metadata.is_file() && metadata.mode() & 0o111 == 0 {
         return shut("is not executable");
@@ -151,7 +152,7 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<Form>) -> Gate {
     }
 }
 
-/// The form of the program there, if it is one that execve(2) may have taken.
+/// The form of the program at `path`, if execve(2) may have accepted it.
 pub fn form_at(path: &Path) -> Option<Form> {
     let file = open(path).ok()?;
     let metadata = file.metadata().ok().filter(Metadata::is_file)?;
@@ -159,7 +160,7 @@ pub fn form_at(path: &Path) -> Option<Form> {
     form.filter(|&form| form != Form::Torn)
 }
 
-/// Whether a swap that somebody asked for may run the program as it is.
+/// Whether a requested swap may run the program as it is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fitness {
     Fit,
@@ -169,7 +170,8 @@ pub enum Fitness {
     Unfit(String),
 }
 
-/// The completeness gates alone, whether or not the file differs from the running one. Its name is the subject of the why.
+/// Applies the gates without comparing the file to the running one. The reason is a sentence without its subject, the
+/// file.
 pub fn fitness(path: &Path, usual: Option<Form>) -> Fitness {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
@@ -187,7 +189,7 @@ pub fn fitness(path: &Path, usual: Option<Form>) -> Fitness {
     }
 }
 
-/// By the change time, which no tool can set. A clock that stands before it (another machine's file system) tells nothing.
+/// Judges by ctime, which no tool can set. If the clock is behind it (a network file system), nothing is known.
 fn has_been_quiet(metadata: &Metadata) -> bool {
     let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
     let changed = Duration::new(u64::try_from(metadata.ctime()).unwrap_or(0), nanoseconds);

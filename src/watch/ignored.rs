@@ -1,16 +1,16 @@
-//! The files that say what of a tree is ignored: whether they can be read at all.
+//! Whether the ignore files of a directory are safe to read.
 //!
-//! Whoever may write into a tree, or above it, could put a FIFO there that nobody ever writes to, or a file without end.
+//! Anyone who may write into a tree, or into a directory above it, can put a FIFO or an endless file in their place.
 
 use std::fs;
 use std::path::Path;
 
-/// As the walker looks for them in every directory.
+/// The files that the walker reads in every directory.
 const NAMES: [&str; 3] = [".gitignore", ".ignore", ".git/info/exclude"];
-/// No list is so long.
+/// Larger than any real ignore file.
 const LONGEST: u64 = 1 << 20;
 
-/// Whether none of those in this directory keeps its reader for ever.
+/// Whether reading the ignore files in this directory ends.
 pub fn are_readable(directory: &Path) -> bool {
     let fits = |name: &&str| match fs::metadata(directory.join(name)) {
         Ok(found) => found.is_file() && found.len() <= LONGEST,

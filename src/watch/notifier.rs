@@ -1,7 +1,7 @@
-//! Whom the watching itself is left to: `notify`, and a thread that waits for its answers.
+//! The thread that owns the `notify` watcher and waits for its answers.
 //!
-//! `notify` reads events until there are none before it hears what else is wanted of it, so that whoever touches files
-//! without a pause would keep us waiting.
+//! `notify` answers a request only once no events are left to read, so a program that touches files without a pause
+//! would block the main loop.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,11 @@ enum Order {
 pub struct Notifier(Sender<Order>);
 
 impl Notifier {
-    /// `note` is told of every event, and `answer` of every directory whether it is held; both on other threads.
+    /// Calls `note` for every event, and `answer` for every directory with whether it is watched; both on other
+    /// threads.
     ///
     /// # Errors
-    /// Why there is no inotify, or no thread.
+    /// Why inotify or the thread is unavailable.
     pub fn start(
         note: impl Fn(Result<Event>) + Send + 'static,
         answer: impl Fn(Directory, Result<()>) + Send + 'static,
@@ -37,7 +38,7 @@ impl Notifier {
         };
         let watcher =
             RecommendedWatcher::new(note, Config::default()).map_err(|error| reason(&error))?;
-        // `notify` does not notice that its thread could not be started, with all that it was given, and panics later.
+        // If `notify` could not start its thread, it does not notice (the closure is dropped) and panics later.
         if Arc::strong_count(&runs) == 1 {
             mem::forget(watcher);
             return Err("cannot start a thread".into());
@@ -51,7 +52,7 @@ impl Notifier {
     }
 
     pub fn hold(&self, directory: Directory) {
-        // it takes orders for as long as we are there
+        // the thread receives for as long as this sender exists
         let _ = self.0.send(Order::Hold(directory));
     }
 
@@ -60,7 +61,7 @@ impl Notifier {
     }
 }
 
-/// Until nobody gives orders any more.
+/// Runs until the sender is dropped.
 fn carry_out(
     orders: &Receiver<Order>,
     mut watcher: RecommendedWatcher,
@@ -72,13 +73,13 @@ fn carry_out(
                 let held = watcher.watch(&directory.path, RecursiveMode::NonRecursive);
                 answer(directory, held);
             }
-            // `notify` forgets a directory that has gone by itself.
+            // It fails for a removed directory, which `notify` has forgotten by itself.
             Order::LetGo(path) => drop(watcher.unwatch(&path)),
         }
     }
 }
 
-/// In words, what a limit has to do with it among them.
+/// The error in words, naming the limit that was reached.
 pub fn reason(error: &notify::Error) -> String {
     match &error.kind {
         ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".into(),

@@ -1,14 +1,14 @@
-//! The directories in which a change can change what a path means.
+//! The directories and symlinks that decide which file a path leads to.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// As many symlinks in one path as the kernel follows.
+/// The kernel follows this many symlinks in one path.
 const MOST_LINKS: usize = 40;
 
-/// A directory by the path without symlinks, and by what is there now.
+/// A directory: its path without symlinks, and which directory is there now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Directory {
     pub path: PathBuf,
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-/// The way to `path`, which is absolute: each symlink, and last the file itself, or the first name that is missing.
+/// The way to `path`, which is absolute: each symlink, and last the file itself or the first name that is missing.
 pub fn way(path: &Path) -> Vec<Place> {
     let mut places = Vec::new();
     let mut here = PathBuf::from("/");
@@ -77,7 +77,7 @@ pub fn way(path: &Path) -> Vec<Place> {
     places
 }
 
-/// Last one first, to be popped.
+/// In reverse order, so that `pop` gives the first one.
 fn components(path: &Path) -> Vec<PathBuf> {
     path.components()
         .rev()
@@ -85,12 +85,12 @@ fn components(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Names that editors and interpreters use for their own ends beside the file that is edited.
+/// Whether a name is that of a temporary file that an editor or interpreter makes beside the edited file.
 pub fn is_editors_own(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let within = |start: &[u8], end: &[u8]| name.starts_with(start) && name.ends_with(end);
-    // vim tries whether it may make a file called 4913; JetBrains writes beside and renames. What Python compiles as a new
-    // generation starts would be the next change.
+    // vim creates a file called 4913 to test the directory; JetBrains writes a new file and renames it. What Python
+    // compiles as a new generation starts would be the next change.
     [&b"4913"[..], b"__pycache__"].contains(&name)
         || within(b".#", b"")
         || within(b"#", b"#")

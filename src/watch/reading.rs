@@ -1,4 +1,4 @@
-//! The hash of a file's content, read a piece at a time so that a big file keeps nobody waiting.
+//! Hashes a file's content one piece at a time, so that a large file does not block the main loop.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,26 +7,26 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::watch::gates::Identity;
 
-/// At most so much in one go: some 2 ms.
+/// Bytes read in one go at most: about 2 ms.
 const PIECE: usize = 8 << 20;
 
-/// A hash in the making.
+/// A hash that is being computed.
 pub struct Reading {
     file: File,
     identity: Identity,
     hasher: Box<Xxh3>,
 }
 
-/// How far a [`Reading`] has come.
+/// The result of reading one more piece.
 pub enum Progress {
     More(Reading),
     Done(u64),
-    /// The file changed meanwhile or could not be read.
+    /// The file changed while it was read, or could not be read.
     Lost,
 }
 
 impl Reading {
-    /// `file` is at its start, and `identity` is what it was then.
+    /// `file` is at offset 0, and `identity` is its identity at that moment.
     pub fn new(file: File, identity: Identity) -> Self {
         let hasher = Box::new(Xxh3::new());
         Self {

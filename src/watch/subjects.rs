@@ -1,4 +1,4 @@
-//! From what the user names to what is watched, and what he should know of it.
+//! Turns what the user named into watched files and trees, and warnings about them.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::watch::advice;
 use crate::watch::file::{Role, Watched};
 use crate::watch::tree::Tree;
 
-/// Files, trees, and a line for each thing to be known.
+/// Files, trees, and one line for each warning.
 pub fn subjects(
     targets: &Targets,
     debounce: Duration,
@@ -56,7 +56,7 @@ pub fn subjects(
     (files, trees, warnings)
 }
 
-/// As a walk will meet it, though it may have to be built first.
+/// The path as a walk will find it, even if the file does not exist yet.
 fn real(path: &Path) -> PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,

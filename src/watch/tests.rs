@@ -1,4 +1,4 @@
-//! Real operations on real files, and how many changes a [`Watch`] sees in them.
+//! Real operations on real files, and how many changes a [`Watch`] reports.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -20,15 +20,15 @@ mod plain;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 const POLL: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(250);
-/// How long what must come may take on a busy machine.
+/// How long an expected change may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A directory with a program in it, and a watch on that.
+/// A directory with a program in it, and a watch on the program.
 struct Bench {
     home: TempDir,
     watch: Watch,
     warnings: Vec<String>,
-    /// How long nothing must follow before we believe that nothing will.
+    /// How long it must stay quiet before a test believes that nothing more will come.
     quiet: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn with_debounce(debounce: Duration, targets: impl FnOnce(&Path) -> Targets) -> Self {
-        // A writer that comes while we hold the lease raises it; hotswap itself blocks it.
+        // A writer that opens the file during our lease raises it; hotswap itself blocks it.
         sys::catch_and_ignore(Signal::SIGIO).unwrap();
         let home = tempfile::tempdir().unwrap();
         let targets = targets(home.path());
@@ -65,7 +65,7 @@ impl Bench {
         self.home.path().join(name)
     }
 
-    /// What changes until it has been quiet for a while.
+    /// Every change until it has been quiet for a while.
     fn all(&mut self) -> Vec<Changed> {
         let mut changed = Vec::new();
         let mut until = sys::now() + self.quiet;
@@ -79,7 +79,7 @@ impl Bench {
         changed
     }
 
-    /// The next change, and then quiet.
+    /// The next change, which must be the only one.
     fn one(&mut self) -> Changed {
         let until = sys::now() + PATIENCE;
         let first = loop {

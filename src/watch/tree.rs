@@ -1,7 +1,7 @@
-//! One watched tree: which of its files differ from those we know, once all of it is quiet.
+//! One watched tree: which of its files differ from the known ones, once all of it has stopped changing.
 //!
-//! Hidden files, ignored ones and what editors leave beside a file are not part of it. It is walked a piece at a time, and
-//! the bigger it is the less often.
+//! Hidden files, ignored files and editors' temporary files are not part of it. It is walked a piece at a time, and the
+//! larger it is the less often.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
@@ -18,24 +18,25 @@ use crate::watch::ignored;
 use crate::watch::places::{Directory, Place, is_editors_own, way};
 use crate::watch::reading::{Progress, Reading};
 
-/// So many entries in one go: some 2 ms.
+/// Entries in one go: about 2 ms.
 const PIECE: usize = 500;
-/// Bigger files are told apart by their identity alone.
+/// Larger files are compared by identity alone.
 const BIGGEST_READ: u64 = 1 << 20;
-/// The bytes read in one go, at most, beside one file more.
+/// Bytes read in one go at most, not counting the last file.
 const BYTES: u64 = 4 << 20;
-/// The time between two walks for each entry: a walk takes a twentieth of it.
+/// The time between two walks for each entry, about twenty times as long as the walk.
 const REST: Duration = Duration::from_micros(200);
-/// The time between two walks at least.
+/// The least time between two walks.
 const LEAST_REST: Duration = Duration::from_millis(20);
-/// The same for a quiet tree, if it is more than the poll interval; and where there are no events to hint at a change.
+/// The time between two walks for each entry of a quiet tree, if that exceeds the poll interval; and where there are no
+/// file events.
 const POLL_REST: Duration = Duration::from_millis(2);
 const DEAF_POLL_REST: Duration = Duration::from_micros(500);
-/// A tree that is never quiet is taken as it is after so many debounce times, and this at least.
+/// A tree that never stops changing is taken as it is after this many debounce times, or this long if that is more.
 const LONGEST: u32 = 20;
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
 
-/// What one file was like; the hash if it is small enough to be read.
+/// One file at some moment; it has a hash if it is small enough to be read.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     identity: Identity,
@@ -53,7 +54,7 @@ impl Entry {
 /// The files of the tree, by their path below its root.
 type Files = HashMap<PathBuf, Entry>;
 
-/// A walk that is under way.
+/// A walk that has not finished.
 struct Scan {
     walk: Walk,
     root: PathBuf,
@@ -61,7 +62,7 @@ struct Scan {
     directories: Vec<Directory>,
 }
 
-/// A difference that is not reported yet.
+/// A difference that has not been reported yet.
 struct Pending {
     first: Time,
     since: Time,
@@ -73,20 +74,20 @@ pub struct Tree {
     pub spelled: PathBuf,
     path: PathBuf,
     way: Vec<Place>,
-    /// Files that are watched for themselves.
+    /// Files that are watched on their own.
     others: HashSet<PathBuf>,
     debounce: Duration,
     poll: Duration,
-    /// `None` before the first walk has ended.
+    /// `None` until the first walk has finished.
     known: Option<Files>,
     directories: Vec<Directory>,
     scan: Option<Scan>,
     pending: Option<Pending>,
     /// Something was touched since the last walk began.
     stirred: bool,
-    /// What the next walk finds is known already, unless it changed later than this.
+    /// What the next walk finds counts as known, unless it changed after this.
     absorb: Option<(i64, i64)>,
-    /// And what it finds is said.
+    /// What it finds is mentioned in the log.
     aloud: bool,
     deaf: bool,
     walked: Time,
@@ -95,7 +96,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// `path` is absolute; a `poll` of zero is none.
+    /// `path` is absolute; a `poll` of zero means no polling.
     pub fn new(
         spelled: PathBuf,
         path: PathBuf,
@@ -127,24 +128,24 @@ impl Tree {
         &self.way
     }
 
-    /// Every directory of it.
+    /// Every directory in it.
     pub fn directories(&self) -> &[Directory] {
         &self.directories
     }
 
-    /// Some of it gives no events: walk it as often as this, or as it is fit to be walked.
+    /// Some of it gives no events: it is walked this often, or as often as its size allows.
     pub fn poll_every(&mut self, poll: Duration) {
         self.poll = poll;
         self.deaf = true;
     }
 
-    /// Look at it again as soon as it may be walked.
+    /// Walks it again as soon as its size allows.
     pub fn stir(&mut self) {
         self.stirred = true;
     }
 
-    /// What is there now is what the next candidate is started with. `aloud` if it changed while a command of ours ran,
-    /// for the command may have read it before.
+    /// Takes what is there now as what the next candidate starts from. `aloud` if a command was running: what changed
+    /// during that may have come too late for the command, so the user is told.
     pub fn take_as_tried(&mut self, aloud: bool) {
         self.aloud |= aloud;
         self.pending = None;
@@ -155,13 +156,13 @@ impl Tree {
         self.absorb = Some((seconds, now.subsec_nanos().into()));
     }
 
-    /// Takes [`Tree::take_as_tried`] back.
+    /// Undoes [`Tree::take_as_tried`].
     pub fn tell_all(&mut self) {
         self.absorb = None;
         self.aloud = false;
     }
 
-    /// A difference was found, and it only has to stay.
+    /// A difference was found, and it only has to stay unchanged.
     pub fn is_settling(&self) -> bool {
         self.pending.is_some()
     }
@@ -180,7 +181,7 @@ impl Tree {
         [stirred, quiet, poll].into_iter().flatten().min()
     }
 
-    /// True if the way to it, or a directory in it, is another one now.
+    /// Returns true if the way to its root has changed.
     pub fn find_way(&mut self) -> bool {
         let way = way(&self.path);
         let differs = way != self.way;
@@ -189,8 +190,8 @@ impl Tree {
         differs
     }
 
-    /// One piece of work. The path of a file that changed, once the whole tree is quiet; and whether there are other
-    /// directories than before.
+    /// Does one piece of work. Returns the path of a changed file once the whole tree has stopped changing, and whether
+    /// its set of directories has changed.
     pub fn look(&mut self, now: Time) -> (Option<PathBuf>, bool) {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return (None, false);
@@ -209,7 +210,7 @@ impl Tree {
         (self.conclude(now, scan.files), others)
     }
 
-    /// Nothing to walk while its root is away: it may be on its way back.
+    /// Walks nothing while the root is missing: it may come back.
     fn begin(&mut self, now: Time) -> Option<Scan> {
         self.stirred = false;
         self.walked = now;
@@ -232,7 +233,7 @@ impl Tree {
         })
     }
 
-    /// True once the walk has ended.
+    /// Returns true once the walk has finished.
     fn go_on(&self, scan: &mut Scan) -> bool {
         let mut bytes = 0;
         for _ in 0..PIECE {
@@ -259,7 +260,7 @@ impl Tree {
         false
     }
 
-    /// Adds one file; the number of bytes that were read for it.
+    /// Adds one file, and returns the number of bytes read for it.
     fn note(&self, scan: &mut Scan, path: &Path, metadata: &Metadata) -> u64 {
         let Ok(name) = path.strip_prefix(&scan.root) else {
             return 0;
@@ -277,7 +278,7 @@ impl Tree {
         if let Some(same) = before.find(|before| before.identity == entry.identity) {
             entry.hash = same.hash;
         } else if let Some(Ok(file)) = metadata.is_file().then(|| gates::open(path)) {
-            // A log that its server keeps open is never finished: it counts as it was. That it is closed is an event.
+            // A log that its server keeps open is never finished, so it counts as it was. Closing it is an event.
             if self.known.is_some() && gates::writer(&file) == Writer::Somebody {
                 if let Some(known) = known {
                     scan.files.insert(name.to_owned(), *known);
@@ -340,8 +341,8 @@ impl Tree {
     }
 }
 
-/// What changed until `moment` is known from now on; so is what has gone. But not by its content: a user who saves it once
-/// more, because he is not sure that it was in time, is heard.
+/// Takes what changed or was removed up to `moment` as known, but without the content: if the user saves a file once
+/// more, unsure whether the first save was in time, that still counts.
 fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) -> Vec<PathBuf> {
     known.retain(|path, _| files.contains_key(path));
     let mut absorbed = Vec::new();
@@ -356,7 +357,7 @@ fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) -> Vec<PathB
     absorbed
 }
 
-/// The first file that is not the same in both.
+/// The first file that differs between the two.
 fn difference<'a>(known: &'a Files, files: &'a Files) -> Option<&'a Path> {
     let differs = |(path, entry): &(&PathBuf, &Entry)| {
         !known.get(*path).is_some_and(|known| known.is_as(entry))

@@ -1,4 +1,4 @@
-//! Random histories of a program: whatever was done to it, what is there at the end is what was told last.
+//! Random histories of a program: whatever was done to it, the last report is of what is there at the end.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -9,14 +9,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What somebody does to the program.
+/// What a user or tool does to the program.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     Rename,
     WriteInPlace,
-    /// In two parts, so long apart in milliseconds.
+    /// In two parts, this many milliseconds apart.
     WriteSlowly(u64),
-    /// Rename a file that is written on.
+    /// Rename a file that is still being written.
     RenameEarly(u64),
     Remove,
     Touch,
@@ -40,7 +40,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 fn content(version: usize) -> Vec<u8> {
-    // Of one length: a size tells nothing.
+    // All of the same length, so that the size tells nothing.
     let mut content = format!("#!/bin/sh\necho {version:04}\n").into_bytes();
     content.resize(10_000, b'#');
     content
@@ -49,7 +49,7 @@ fn content(version: usize) -> Vec<u8> {
 /// `home/current` leads to `home/1` or `home/2`.
 fn act(home: &Path, deed: Deed, version: usize) -> std::io::Result<()> {
     let (server, new) = (home.join("current/server"), home.join("current/new"));
-    // Written by its other name, a file changes without an event: only the poll sees that.
+    // A file that is written by its other name changes without an event; only the poll would see that.
     let _ = fs::remove_file(&new);
     let make = |path: &Path, content: &[u8]| {
         fs::write(path, content)?;
@@ -97,7 +97,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_there_at_the_end_was_told_last(
+    fn what_is_there_at_the_end_was_reported_last(
         history in proptest::collection::vec((deed(), 0_u64..80), 1..20),
     ) {
         let mut bench = Bench::with(|home| {
@@ -111,7 +111,7 @@ proptest! {
         let told = history.clone();
         let doer = thread::spawn(move || {
             for (version, (deed, pause)) in told.into_iter().enumerate() {
-                // What is not there cannot be touched or removed.
+                // It fails where the file to touch or remove is missing.
                 let _ = act(&home, deed, version + 1);
                 thread::sleep(Duration::from_millis(pause));
             }

@@ -17,7 +17,7 @@ impl Bench {
         })
     }
 
-    /// Runs a script in the directory, looks at what it does meanwhile, and counts.
+    /// Runs a script in the directory, looks while it runs, and counts the changes.
     fn expect(&mut self, changes: usize, script: &str) {
         let mut child = Command::new("sh")
             .args(["-ec", script])
@@ -38,7 +38,7 @@ impl Bench {
     }
 }
 
-/// Each script on a bench of its own, all at once: they mostly wait.
+/// Runs each script on a bench of its own, all at once, because they mostly wait.
 fn each<S: AsRef<str> + Sync>(bench: fn() -> Bench, changes: usize, scripts: &[S]) {
     thread::scope(|scope| {
         for script in scripts.iter().map(AsRef::as_ref) {
@@ -47,7 +47,7 @@ fn each<S: AsRef<str> + Sync>(bench: fn() -> Bench, changes: usize, scripts: &[S
     });
 }
 
-/// Whether the machine has it; says so if not.
+/// Whether the machine has `tool`; prints a line if not.
 fn has(tool: &str) -> bool {
     let script = format!("command -v {tool}");
     let found = Command::new("sh")
@@ -127,7 +127,7 @@ fn a_broken_program_is_no_change_until_it_is_whole() {
 }
 
 #[test]
-fn a_program_is_left_alone_while_somebody_writes_it() {
+fn a_program_is_not_run_while_it_is_being_written() {
     let mut bench = Bench::of_true();
     let program = fs::read("/bin/false").unwrap();
     let path = bench.path("server");
@@ -141,7 +141,7 @@ fn a_program_is_left_alone_while_somebody_writes_it() {
 }
 
 #[test]
-fn a_writer_who_comes_by_rename_is_waited_for_too() {
+fn a_file_that_is_renamed_while_it_is_written_is_waited_for() {
     let mut bench = Bench::of_true();
     let new = bench.path("new");
     fs::copy("/bin/false", &new).unwrap();
@@ -292,7 +292,7 @@ fn a_program_that_is_copied_and_stripped_is_one_change() {
 }
 
 #[test]
-fn cargo_makes_one_change_for_each_new_binary_and_none_else() {
+fn cargo_makes_one_change_for_each_new_binary_and_no_other() {
     if !has("cargo") {
         return;
     }

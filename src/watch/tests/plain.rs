@@ -1,4 +1,4 @@
-//! Settings, trees, what is held or tried, and whether a program is fit.
+//! Settings, trees, commands that change files, and whether a program is fit to run.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn paths(changed: &[Changed]) -> Vec<&Path> {
         .collect()
 }
 
-/// Watches what is at this name.
+/// Watches the path of that name.
 fn path(name: &str) -> impl FnOnce(&Path) -> Targets {
     move |home| Targets {
         paths: vec![home.join(name)],
@@ -17,7 +17,7 @@ fn path(name: &str) -> impl FnOnce(&Path) -> Targets {
     }
 }
 
-/// Watches `src`, which has two files and one that is ignored.
+/// Watches `src`, which has two files and an ignored one.
 fn tree() -> Bench {
     Bench::with(|home| {
         fs::create_dir_all(home.join("src/deep")).unwrap();
@@ -50,7 +50,7 @@ fn settings_that_change_are_one_change_and_their_removal_is_none() {
 }
 
 #[test]
-fn a_file_that_does_not_exist_yet_is_watched_for() {
+fn a_file_that_does_not_exist_yet_is_waited_for() {
     let mut bench = Bench::with(path("conf/app.toml"));
     assert!(
         bench
@@ -168,7 +168,7 @@ fn another_tree_behind_a_link_is_one_change() {
 }
 
 #[test]
-fn files_that_change_together_are_told_together() {
+fn files_that_change_together_are_reported_together() {
     let mut bench = Bench::with(|home| {
         write(&home.join("server"), "v1");
         fs::create_dir(home.join("src")).unwrap();
@@ -194,7 +194,7 @@ fn files_that_change_together_are_told_together() {
 }
 
 #[test]
-fn what_changes_before_the_baseline_belongs_to_this_swap() {
+fn what_changes_before_the_baseline_is_part_of_this_swap() {
     let mut bench = Bench::with(|home| {
         write(&home.join("server"), "v1");
         fs::create_dir(home.join("src")).unwrap();
@@ -223,7 +223,7 @@ fn what_changes_before_the_baseline_belongs_to_this_swap() {
 }
 
 #[test]
-fn a_program_that_has_yet_to_be_built_into_a_tree_is_no_part_of_it() {
+fn a_program_that_is_built_later_is_not_part_of_the_tree_around_it() {
     let mut bench = Bench::with(|home| Targets {
         paths: vec![home.to_owned()],
         ..program("bin/server")(home)
@@ -234,7 +234,7 @@ fn a_program_that_has_yet_to_be_built_into_a_tree_is_no_part_of_it() {
 }
 
 #[test]
-fn a_fault_that_is_mended_while_the_command_fails_is_told_once() {
+fn a_fix_that_is_saved_while_the_command_fails_is_reported_once() {
     let mut bench = tree();
     for told in [1, 0] {
         bench.watch.hold();
@@ -256,7 +256,7 @@ fn what_a_failing_command_does_to_the_program_is_no_change() {
 }
 
 #[test]
-fn a_program_that_is_back_at_what_serves_is_no_change() {
+fn a_program_that_returns_to_what_serves_is_no_change() {
     let mut bench = Bench::new();
     publish(&bench.path("server"), "broken");
     bench.one();
@@ -277,7 +277,7 @@ fn a_program_that_is_back_at_what_serves_is_no_change() {
 }
 
 #[test]
-fn what_a_candidate_has_started_from_by_then_is_no_change() {
+fn what_the_candidate_already_runs_is_no_change() {
     let mut bench = Bench::with(|home| {
         fs::copy("/bin/true", home.join("server")).unwrap();
         program("server")(home)
@@ -288,7 +288,7 @@ fn what_a_candidate_has_started_from_by_then_is_no_change() {
     let mut child = loop {
         let mut command = std::process::Command::new(bench.path("server"));
         match command.arg("60").spawn() {
-            // A child that another test forks has our copy still open.
+            // A child that another test has forked still has our copy open.
             Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {}
             child => break child.unwrap(),
         }
@@ -362,7 +362,7 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
 }
 
 #[test]
-fn a_file_name_says_nothing_to_a_terminal() {
+fn a_file_name_cannot_control_a_terminal() {
     let path = PathBuf::from("src/\u{1b}[2J\nhotswap: stopped.é");
     let said = Changed { path }.to_string();
     assert_eq!(said, "src/\\u{1b}[2J\\nhotswap: stopped.é");
