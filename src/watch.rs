@@ -4,7 +4,6 @@
 //! the events missed. Nothing here starts a swap, and nothing blocks.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -37,6 +36,7 @@ use form::Form;
 pub use gates::Fitness;
 use gates::Identity;
 use places::{Directory, Place};
+pub use subjects::Targets;
 use tree::Tree;
 
 /// The least time between two looks.
@@ -50,20 +50,6 @@ const COMPANY: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 /// The poll interval where there are no file events, if the user has turned polling off.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
-
-/// What to watch.
-#[derive(Clone, Debug, Default)]
-pub struct Targets {
-    /// COMMAND and its ARGS.
-    pub command: Vec<OsString>,
-    /// Where COMMAND starts, if not in the current directory.
-    pub directory: Option<PathBuf>,
-    /// COMMAND as found in PATH. [`Watch::fit`] checks it even if it is not watched.
-    pub program: Option<PathBuf>,
-    pub watch_program: bool,
-    pub paths: Vec<PathBuf>,
-    pub env_file: Option<PathBuf>,
-}
 
 /// A file that is new, complete, and no longer being written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,27 @@
 //! Turns what the user named into watched files and trees, and warnings about them.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::watch::Targets;
 use crate::watch::advice;
 use crate::watch::file::{Role, Watched};
 use crate::watch::tree::Tree;
+
+/// What to watch.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// COMMAND and its ARGS.
+    pub command: Vec<OsString>,
+    /// Where COMMAND starts, if not in the current directory.
+    pub directory: Option<PathBuf>,
+    /// COMMAND as found in PATH. [`Watch::fit`] checks it even if it is not watched.
+    pub program: Option<PathBuf>,
+    pub watch_program: bool,
+    pub paths: Vec<PathBuf>,
+    pub env_file: Option<PathBuf>,
+}
 
 /// Files, trees, and one line for each warning.
 pub fn subjects(

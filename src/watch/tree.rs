@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use ignore::{DirEntry, Walk, WalkBuilder};
 
+use crate::plain::plain;
 use crate::supervisor::Time;
-use crate::watch::Changed;
 use crate::watch::gates::{self, Identity, Writer};
 use crate::watch::ignored;
 use crate::watch::places::{Directory, Place, is_editors_own, way};
@@ -306,9 +306,7 @@ impl Tree {
         if let Some(moment) = absorb_until {
             let absorbed = absorb(known, &mut files, moment);
             if let Some(path) = absorbed.into_iter().min().filter(|_| aloud) {
-                let path = Changed {
-                    path: self.spelled.join(path),
-                };
+                let path = plain(&self.spelled.join(path).to_string_lossy());
                 log::info!(
                     "{path} changed while --before-swap ran; try: save it again if that was you, else name it in .gitignore"
                 );
