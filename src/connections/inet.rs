@@ -74,6 +74,14 @@ fn local_port(message: &[u8]) -> Option<u16> {
 /// # Errors
 /// Those of the sock_diag(7) answer.
 pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+    Ok(inode_of_server_end(client, server)?.is_some_and(|inode| inode != 0))
+}
+
+/// The inode of the server's end of this connection: 0 while it is queued, `None` if there is no such connection yet.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn inode_of_server_end(client: SocketAddr, server: SocketAddr) -> io::Result<Option<u32>> {
     let bytes = |address: SocketAddr| match address.ip() {
         IpAddr::V4(ip) => (ip.octets().to_vec(), Family::V4),
         IpAddr::V6(ip) => (ip.octets().to_vec(), Family::V6),
@@ -82,19 +90,19 @@ pub fn is_accepted(client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
     source.resize(16, 0);
     destination.resize(16, 0);
     let rest = [&client.port().to_be_bytes()[..], &source, &destination].concat();
-    let mut accepted = false;
+    let mut inode = None;
     let answer = netlink::ask(
         &request(family, STATES, server.port(), &rest),
         Scope::One,
         |message| {
             // The kernel finds the listener where it does not find the connection.
             let is_connection = message.get(1).is_some_and(|state| STATES & 1 << state != 0);
-            accepted = is_connection && number(message, 68).is_some_and(|inode| inode != 0);
+            inode = number(message, 68).filter(|_| is_connection);
         },
     );
     match answer {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        other => other.map(|()| accepted),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(|()| inode),
     }
 }
 

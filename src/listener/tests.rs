@@ -10,11 +10,13 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::*;
 use crate::address::Address;
+use crate::connections::inet::inode_of_server_end;
 use crate::sys;
 
 const G1: Generation = Generation(1);
@@ -111,12 +113,26 @@ impl House {
                 let address = SocketAddr::from_abstract_name(name).unwrap();
                 UnixStream::connect_addr(&address).unwrap().into()
             }
-            Address::Tcp(_) | Address::Udp(_) => TcpStream::connect(address).unwrap().into(),
+            Address::Tcp(_) | Address::Udp(_) => {
+                let client = TcpStream::connect(address).unwrap();
+                until_queued(&client);
+                client.into()
+            }
         }
     }
 
     fn clients(&self, count: usize) -> Vec<OwnedFd> {
         (0..count).map(|_| self.client()).collect()
+    }
+}
+
+/// connect(2) returns when the server's SYN and ACK are there: the client's own ACK may still be on its way.
+fn until_queued(client: &TcpStream) {
+    let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+    let since = Instant::now();
+    while inode_of_server_end(from, to).unwrap().is_none() {
+        assert!(since.elapsed() < Duration::from_secs(20), "not queued");
+        std::thread::yield_now();
     }
 }
 

@@ -17,6 +17,14 @@ impl Bench {
         })
     }
 
+    /// For scripts that must write twice within the debounce time, however busy the machine is.
+    fn patient(mut self) -> Self {
+        let debounce = Duration::from_secs(3);
+        self.watch.debounce = debounce;
+        self.quiet = debounce + QUIET;
+        self
+    }
+
     /// Runs a script in the directory, looks while it runs, and counts the changes.
     fn expect(&mut self, changes: usize, script: &str) {
         let mut child = Command::new("sh")
@@ -96,10 +104,11 @@ fn what_leaves_the_same_program_is_no_change() {
             "cp /bin/true new; mv new server",
             "install -m755 /bin/true server",
             "ln server other; rm other",
-            "cp /bin/false server; cp /bin/true server",
             "cp /bin/false server.new; rm server.new",
         ],
     );
+    let mut bench = Bench::of_true().patient();
+    bench.expect(0, "cp /bin/false server; cp /bin/true server");
 }
 
 #[test]
@@ -219,7 +228,7 @@ fn a_script_that_is_edited_is_one_change() {
     let mut bench = Bench::new();
     bench.expect(1, "sed -i s/v1/v2/ server");
     bench.expect(0, "sed -i s/v1/v2/ server");
-    bench.expect(
+    bench.patient().expect(
         1,
         "printf '#!/bin/sh\\n' > server; sleep 0.01; echo 'echo v3' >> server",
     );
