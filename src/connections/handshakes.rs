@@ -10,6 +10,8 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
+
 use super::inet::Family;
 use super::inode_of;
 
@@ -17,6 +19,8 @@ use super::inode_of;
 const PIECE: usize = 300;
 /// `TCP_LISTEN` as the file writes it.
 const LISTENING: &str = "0A";
+/// How long a connection to ourselves may take, in milliseconds.
+const PATIENCE: u8 = 100;
 /// `ref` of a listener on which nothing is open.
 pub const IDLE: u32 = 1;
 
@@ -94,8 +98,14 @@ fn try_out() -> io::Result<bool> {
     let inode = inode_of(listener.as_fd())?;
     let is = |wanted| Ok::<_, io::Error>(references(Family::V4, &[inode])? == [Some(wanted)]);
     let idle = is(IDLE)?;
-    let client = TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_millis(100))?;
+    let client = TcpStream::connect_timeout(
+        &listener.local_addr()?,
+        Duration::from_millis(PATIENCE.into()),
+    )?;
     let queued = is(IDLE + 1)?;
+    // The client's last ACK may still be on its way, so what accept(2) finds at once proves nothing.
+    let mut waited = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut waited, PATIENCE)?;
     listener.set_nonblocking(true)?;
     let accepted = listener.accept()?;
     let again = is(IDLE)?;
