@@ -29,11 +29,11 @@ use nix::unistd::Pid;
 
 use crate::connections::owners::Owners;
 use crate::listener::{ListenerId, Listeners};
+use crate::proc::process::Process;
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
 use bound::Bounds;
 use notification::{Call, Notification, PATIENCE};
-use tree::Process;
 
 /// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
 const AT_ONE_GO: usize = 8;

@@ -13,6 +13,7 @@ mod log;
 mod main_loop;
 mod news;
 mod plain;
+mod proc;
 mod program;
 mod ready;
 mod server;

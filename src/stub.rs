@@ -26,6 +26,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{chdir, dup2_stdin, execve, getpid};
 
 use crate::capture::filter;
+use crate::proc;
 use crate::program;
 use crate::sys::process;
 use identity::Identity;
@@ -191,7 +192,7 @@ impl Ready {
         let command = order.command.first().cloned().unwrap_or_default();
         let bad = |error: io::Error| Refusal::ours("pass its arguments on", &error);
         let path = match &program {
-            Some(program) => format!("/proc/self/fd/{}", program.as_raw_fd()).into(),
+            Some(program) => proc::path_of(program).into_os_string(),
             None => program::find(&command, None, order.variable("PATH"))
                 .map_err(|error| cannot_run(&command, &error, None))?
                 .into_os_string(),

@@ -14,6 +14,7 @@ use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
 use crate::plain::plain;
+use crate::proc::process;
 use crate::supervisor::Time;
 
 mod advice;
@@ -247,7 +248,7 @@ impl Watch {
 
     /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
     pub fn confirm(&mut self, pid: Pid, now: Time) {
-        let image = std::fs::metadata(format!("/proc/{pid}/exe"));
+        let image = process::image(pid);
         if let Ok(image) = image.map(|metadata| Identity::of(&metadata)) {
             for file in self
                 .files

@@ -1,6 +1,5 @@
 //! bind(2): the server's own socket is bound into hotswap's listener, or another takes its place.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
@@ -18,6 +17,7 @@ use super::notification::{Notification, read_address};
 use super::theirs::{Sort, Theirs, make_ours, set_nonblocking};
 use super::{Answer, Capture, Remark, options, path};
 use crate::listener::{CapturedAddress, Given, Listeners, Plan, holders_of_port, listens};
+use crate::proc::net;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -212,7 +212,7 @@ impl Capture {
         let mut bound = wish.bound(socket)?;
         bound.listener = given.listener;
         self.bounds.remember(bound);
-        self.note_binder(wish.caller.process);
+        self.note_binder(wish.caller.process());
         if given.listener.is_some() && listens(socket) {
             self.note_listening(wish.address.to_string(), false);
         }
@@ -313,7 +313,7 @@ impl Wish {
         Ok(Bound::new(
             inode,
             &self.address,
-            self.caller.process,
+            self.caller.process(),
             self.fd,
         ))
     }
@@ -324,9 +324,8 @@ fn check_rights(wish: &Wish) -> io::Result<()> {
     let CapturedAddress::Tcp { at, .. } = &wish.address else {
         return Ok(());
     };
-    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    let first = first.ok().and_then(|first| first.trim().parse().ok());
-    if at.port() < first.unwrap_or(1024) && !wish.caller.may_bind_privileged_ports() {
+    let first = net::first_unprivileged_port().unwrap_or(1024);
+    if at.port() < first && !wish.caller.may_bind_privileged_ports() {
         return Err(Errno::EACCES.into());
     }
     Ok(())

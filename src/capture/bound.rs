@@ -5,8 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
-use super::caller::{Caller, socket_inode};
+use super::caller::Caller;
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
+use crate::proc::descriptor;
 
 /// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
 const MOST: usize = 512;
@@ -41,7 +42,7 @@ impl Bound {
 
     /// Whether the server still has it where it had it first.
     pub fn is_held(&self) -> bool {
-        socket_inode(self.process, self.fd) == Some(self.inode)
+        descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
     }
 
     /// A duplicate of it, as long as there is one to be had.

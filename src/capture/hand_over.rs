@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::Capture;
 use super::bound::{Bound, Bounds};
-use super::tree::Process;
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
+use crate::proc::process::Process;
 use crate::supervisor::Generation;
 
 impl Capture {

@@ -10,6 +10,7 @@ use super::notification::Notification;
 use super::theirs::{Sort, Theirs};
 use super::{Answer, Capture, Remark};
 use crate::listener::Listeners;
+use crate::proc::descriptor;
 use crate::sys;
 
 impl Capture {
@@ -23,7 +24,7 @@ impl Capture {
             Ok(caller) if call.is_valid() => caller,
             _ => return Ok(Answer::GoOn),
         };
-        let Some(inode) = caller.socket_inode(fd) else {
+        let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
             return Ok(Answer::GoOn);
         };
         // every worker of a server may listen on what its master has bound

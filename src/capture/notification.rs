@@ -2,18 +2,17 @@
 //!
 //! A notification that nobody answers is carried out by the kernel as if hotswap were not there.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
+use crate::proc::memory;
 use crate::sys::seccomp;
 
 /// `sizeof(struct sockaddr_storage)`: the kernel takes no longer address.
@@ -170,7 +169,7 @@ pub fn bounded<T: Send + 'static>(
 pub fn read_address(thread: Pid, address: u64, length: i32) -> io::Result<Option<Vec<u8>>> {
     match usize::try_from(length) {
         Ok(length @ 2..=LONGEST_ADDRESS) => bounded(move || {
-            let bytes = read_memory(thread, address, length)?;
+            let bytes = memory::read(thread, address, length)?;
             Ok((bytes.len() == length).then_some(bytes))
         }),
         _ => Ok(None),
@@ -187,7 +186,7 @@ pub fn read_path(thread: Pid, mut address: u64) -> io::Result<Option<Vec<u8>>> {
         while path.len() < LONGEST_PATH {
             // the page behind the string may not be there
             let in_page = usize::try_from(address).unwrap_or(0) % PAGE;
-            let bytes = read_memory(thread, address, PAGE - in_page)?;
+            let bytes = memory::read(thread, address, PAGE - in_page)?;
             if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
                 path.extend_from_slice(&bytes[..end]);
                 return Ok((path.len() < LONGEST_PATH).then_some(path));
@@ -197,23 +196,4 @@ pub fn read_path(thread: Pid, mut address: u64) -> io::Result<Option<Vec<u8>>> {
         }
         Ok(None)
     })
-}
-
-fn read_memory(thread: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
-    let remote = [RemoteIoVec { base, len: length }];
-    let read = match process_vm_readv(thread, &mut [IoSliceMut::new(&mut bytes)], &remote) {
-        Ok(read) => read,
-        Err(Errno::EFAULT) => return Err(Errno::EFAULT.into()),
-        // some sandboxes forbid the one and not the other
-        Err(_) => {
-            std::fs::File::open(format!("/proc/{thread}/mem"))?.read_at(&mut bytes, address)?
-        }
-    };
-    if read == 0 {
-        return Err(Errno::EFAULT.into());
-    }
-    bytes.truncate(read);
-    Ok(bytes)
 }

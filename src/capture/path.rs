@@ -12,9 +12,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 use nix::sys::stat::fstat;
 
 use super::caller::Caller;
-use super::place::{in_place_of, within};
+use super::place::in_place_of;
 use crate::address::LONGEST_PATH;
 use crate::listener::{self, BoundPath, Spot};
+use crate::proc::{descriptor, path_of};
 use crate::supervisor::Generation;
 
 /// Where the path leads the caller, if it is relative then from its descriptor `from`; `None` if it leads nowhere, which
@@ -25,7 +26,7 @@ use crate::supervisor::Generation;
 pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<Spot>> {
     let mut path = path.to_owned();
     if from != libc::AT_FDCWD && path.is_relative() {
-        path = Path::new(&format!("/proc/{}/fd/{from}", caller.thread)).join(path);
+        path = descriptor::path(caller.thread, from).join(path);
     }
     let found = in_place_of(caller, move |stand| {
         let path = stand.reach(&path);
@@ -90,7 +91,7 @@ fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 
 fn spot(directory: &OwnedFd, name: OsString) -> io::Result<Spot> {
     let found = fstat(directory)?;
-    let path = fs::read_link(within(directory))?.join(&name);
+    let path = fs::read_link(path_of(directory))?.join(&name);
     Ok(Spot {
         directory: (found.st_dev, found.st_ino),
         name,

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, chroot, fchdir, getegid, geteuid, getgroups, setfsgi
 
 use super::caller::Caller;
 use super::notification::bounded;
+use crate::proc::{path_of, process};
 use crate::sys::{self, process::keep_capabilities};
 
 /// What setfsuid(2) takes as a question: no such user can be.
@@ -36,7 +37,7 @@ impl Stand {
         if self.is_own || path.is_absolute() {
             return path.to_owned();
         }
-        within(&self.directory).join(path)
+        path_of(&self.directory).join(path)
     }
 
     /// The shortest path to a name in a directory, after which no relative one leads where it did.
@@ -45,7 +46,7 @@ impl Stand {
             fchdir(directory)?;
             return Ok(name.into());
         }
-        Ok(within(directory).join(name))
+        Ok(path_of(directory).join(name))
     }
 
     /// Gives what was made with every right the rights that the caller's umask leaves it.
@@ -60,13 +61,8 @@ impl Stand {
             return Err(Errno::ENOTSOCK.into());
         }
         let mode = Permissions::from_mode(0o777 & !self.umask);
-        std::fs::set_permissions(within(&file), mode)
+        std::fs::set_permissions(path_of(&file), mode)
     }
-}
-
-/// A path to what a descriptor of ours is open on.
-pub fn within(file: &impl AsRawFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Runs `work` in the caller's place.
@@ -83,13 +79,10 @@ pub fn in_place_of<T: Send + 'static>(
 }
 
 fn move_to(caller: &Caller) -> io::Result<Stand> {
-    let open = |name: &str| {
-        File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(format!("/proc/{}/{name}", caller.thread))
-    };
-    let (root, directory) = (open("root")?, open("cwd")?);
+    let (root, directory) = (
+        process::root(caller.thread)?,
+        process::directory(caller.thread)?,
+    );
     let (theirs, ours) = (root.metadata()?, std::fs::metadata("/")?);
     let same_root = (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino());
     let elsewhere = !same_root || !caller.shares_with_us("mnt");
@@ -104,37 +97,37 @@ fn move_to(caller: &Caller) -> io::Result<Stand> {
     }
     if is_own {
         fchdir(&directory)?;
-        umask(Mode::from_bits_truncate(caller.umask));
+        umask(Mode::from_bits_truncate(caller.status.umask));
     }
     become_owner(caller)?;
     Ok(Stand {
         is_own,
         directory,
-        umask: caller.umask,
+        umask: caller.status.umask,
     })
 }
 
 /// Takes the caller's rights to files, and gives up our own (credentials(7)).
 fn become_owner(caller: &Caller) -> io::Result<()> {
     let groups = getgroups()?;
-    let same_groups = groups.len() == caller.groups.len()
+    let same_groups = groups.len() == caller.status.groups.len()
         && groups
             .iter()
-            .all(|group| caller.groups.contains(&group.as_raw()));
+            .all(|group| caller.status.groups.contains(&group.as_raw()));
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    if same_groups && (caller.uid, caller.gid) == (uid, gid) {
+    if same_groups && (caller.status.uid, caller.status.gid) == (uid, gid) {
         // it may be root as we are, and have given up what makes root mighty
-        return keep_capabilities(caller.capabilities);
+        return keep_capabilities(caller.status.capabilities);
     }
-    sys::set_groups_of_thread(&caller.groups)?;
-    setfsgid(Gid::from_raw(caller.gid));
-    setfsuid(Uid::from_raw(caller.uid));
+    sys::set_groups_of_thread(&caller.status.groups)?;
+    setfsgid(Gid::from_raw(caller.status.gid));
+    setfsuid(Uid::from_raw(caller.status.uid));
     // they report no error, but tell what holds now
     let became = (
         setfsuid(Uid::from_raw(NOBODY)).as_raw(),
         setfsgid(Gid::from_raw(NOBODY)).as_raw(),
     );
-    if became == (caller.uid, caller.gid) {
+    if became == (caller.status.uid, caller.status.gid) {
         Ok(())
     } else {
         Err(Errno::EPERM.into())
@@ -153,7 +146,7 @@ mod tests {
     fn files_get_the_callers_umask_and_not_ours() {
         let directory = tempfile::tempdir().unwrap();
         let mut caller = Caller::of(gettid()).unwrap();
-        caller.umask = 0o027;
+        caller.status.umask = 0o027;
         let path = directory.path().join("made");
         let there = path.clone();
         in_place_of(&caller, move |_| {
@@ -172,7 +165,7 @@ mod tests {
             0o750
         );
         let ours = Caller::of(gettid()).unwrap();
-        assert_ne!(ours.umask, 0o027);
+        assert_ne!(ours.status.umask, 0o027);
     }
 
     #[test]
@@ -183,7 +176,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut caller = Caller::of(gettid()).unwrap();
-        (caller.uid, caller.gid, caller.groups) = (65534, 65534, vec![65534]);
+        (caller.status.uid, caller.status.gid, caller.status.groups) = (65534, 65534, vec![65534]);
         let path = directory.path().join("made");
         let refused = in_place_of(&caller, move |_| File::create(path).map(drop)).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
@@ -198,7 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
         let mut caller = Caller::of(gettid()).unwrap();
-        caller.capabilities = 0;
+        caller.status.capabilities = 0;
         let path = directory.path().join("made");
         let refused = in_place_of(&caller, move |_| File::create(path).map(drop)).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));

@@ -3,8 +3,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::fstat;
@@ -13,6 +13,7 @@ use nix::unistd::{fchown, geteuid};
 use super::caller::Caller;
 use super::options;
 use crate::listener::SO_BINDTOIFINDEX;
+use crate::proc::descriptor;
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Theirs {
     /// # Errors
     /// Those of pidfd_getfd(2), but for `EPERM` and `ENOSYS`.
     pub fn of(caller: &Caller, fd: RawFd) -> io::Result<Option<Self>> {
-        let Some(inode) = caller.socket_inode(fd) else {
+        let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
             return Ok(None);
         };
         let socket = match caller.descriptor(fd) {
@@ -67,7 +68,7 @@ impl Theirs {
             inode,
             sort,
             v6,
-            flags: caller.descriptor_flags(fd),
+            flags: descriptor::flags(caller.thread, fd),
         }))
     }
 
@@ -133,26 +134,25 @@ fn describe(socket: BorrowedFd) -> Option<(Sort, bool)> {
 }
 
 /// The protocol that the kernel names in an extended attribute: it can be read where the socket cannot be duplicated.
-fn protocol_of(caller: &Caller, fd: RawFd) -> io::Result<String> {
-    let path =
-        CString::new(format!("/proc/{}/fd/{fd}", caller.thread)).map_err(|_| Errno::EINVAL)?;
-    let mut name = [0; 32];
+fn protocol_of(caller: &Caller, fd: RawFd) -> io::Result<Vec<u8>> {
+    let path = descriptor::path(caller.thread, fd);
+    let path = CString::new(path.into_os_string().into_vec())?;
+    let mut name = vec![0; 32];
     let length = sys::extended_attribute(&path, c"system.sockprotoname", &mut name)?;
-    let name = name.get(..length).unwrap_or_default();
-    Ok(String::from_utf8_lossy(name)
-        .trim_end_matches('\0')
-        .to_owned())
+    name.truncate(length);
+    name.retain(|byte| *byte != 0);
+    Ok(name)
 }
 
-fn read_name(protocol: &str) -> Option<(Sort, bool)> {
+fn read_name(protocol: &[u8]) -> Option<(Sort, bool)> {
     Some(match protocol {
-        "TCP" => (Sort::Tcp, false),
-        "TCPv6" => (Sort::Tcp, true),
-        "MPTCP" => (Sort::Mptcp, false),
-        "MPTCPv6" => (Sort::Mptcp, true),
-        "UDP" => (Sort::Udp, false),
-        "UDPv6" => (Sort::Udp, true),
-        "UNIX-STREAM" | "UNIX" => (Sort::UnixStream, false),
+        b"TCP" => (Sort::Tcp, false),
+        b"TCPv6" => (Sort::Tcp, true),
+        b"MPTCP" => (Sort::Mptcp, false),
+        b"MPTCPv6" => (Sort::Mptcp, true),
+        b"UDP" => (Sort::Udp, false),
+        b"UDPv6" => (Sort::Udp, true),
+        b"UNIX-STREAM" | b"UNIX" => (Sort::UnixStream, false),
         _ => return None,
     })
 }

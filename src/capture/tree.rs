@@ -1,40 +1,8 @@
 //! Which process of a generation stands for all that have bound a listener.
 
-use std::fs;
+use nix::unistd::{Pid, getpid};
 
-use nix::unistd::Pid;
-
-/// A process that cannot be mistaken for a later one of the same pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
-    pub pid: Pid,
-    /// In clock ticks since the machine started.
-    pub started: u64,
-}
-
-impl Process {
-    /// `None` if it has ended.
-    pub fn of(pid: Pid) -> Option<Self> {
-        let (_, started) = stat(pid)?;
-        Some(Self { pid, started })
-    }
-
-    fn lives(self) -> bool {
-        Self::of(self.pid) == Some(self)
-    }
-}
-
-/// The parent and the start of a process, from /proc/PID/stat; a zombie is none.
-fn stat(pid: Pid) -> Option<(Pid, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // its name may hold anything, brackets too
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if matches!(fields.first(), Some(&("Z" | "X"))) {
-        return None;
-    }
-    let parent = fields.get(1)?.parse().ok()?;
-    Some((Pid::from_raw(parent), fields.get(19)?.parse().ok()?))
-}
+use crate::proc::process::{Process, Stat};
 
 /// The one process, or the nearest that all of them descend from: workers that bind for themselves have a parent that
 /// starts them again. `None` if all have ended, or none but ours is above them.
@@ -50,13 +18,13 @@ pub fn common_ancestor(processes: &[Process]) -> Option<Pid> {
 
 /// A process and its ancestors, up to but without ourselves.
 fn line(pid: Pid) -> Vec<Pid> {
-    let ours = nix::unistd::getpid();
+    let ours = getpid();
     let mut line = Vec::new();
     let mut next = Some(pid);
     while let Some(pid) = next.filter(|pid| *pid != ours && pid.as_raw() > 1 && !line.contains(pid))
     {
         line.push(pid);
-        next = stat(pid).map(|(parent, _)| parent);
+        next = Stat::of(pid).map(|stat| stat.parent);
     }
     line
 }
@@ -66,6 +34,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::proc::process;
 
     fn pid(child: &Child) -> Pid {
         Pid::from_raw(child.id().cast_signed())
@@ -112,13 +81,9 @@ mod tests {
             .spawn()
             .unwrap();
         let parent = pid(&shell);
-        let children = format!("/proc/{parent}/task/{parent}/children");
         let workers = loop {
-            let listed = fs::read_to_string(&children).unwrap();
-            let workers: Vec<Process> = listed
-                .split_whitespace()
-                .filter_map(|pid| Process::of(Pid::from_raw(pid.parse().ok()?)))
-                .collect();
+            let children = process::children(parent).into_iter();
+            let workers: Vec<Process> = children.filter_map(Process::of).collect();
             if workers.len() == 2 {
                 break workers;
             }

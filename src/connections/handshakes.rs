@@ -3,7 +3,6 @@
 //! It is a kernel internal, so it counts for nothing until [`can_be_seen`] has tried it on a listener of our own.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -14,11 +13,10 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::inet::Family;
 use super::inode_of;
+use crate::proc::net::{self, InetSocket, LISTENING};
 
 /// Two lines. Listeners come first in the file; the kernel would go through all connections to fill a larger piece.
 const PIECE: usize = 300;
-/// `TCP_LISTEN` as the file writes it.
-const LISTENING: &str = "0A";
 /// How long a connection to ourselves may take, in milliseconds.
 const PATIENCE: u8 = 100;
 /// `ref` of a listener on which nothing is open.
@@ -29,11 +27,11 @@ pub const IDLE: u32 = 1;
 /// # Errors
 /// Those of reading the file.
 pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
-    let path = match family {
-        Family::V4 => "/proc/net/tcp",
-        Family::V6 => "/proc/net/tcp6",
+    let table = match family {
+        Family::V4 => "tcp",
+        Family::V6 => "tcp6",
     };
-    find(File::open(path)?, inodes)
+    find(net::open_inet(table)?, inodes)
 }
 
 fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
@@ -55,16 +53,17 @@ fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
             continue;
         };
         let rest = text.split_off(end + 1);
-        for line in String::from_utf8_lossy(&text).lines() {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
             if std::mem::take(&mut is_heading) {
                 continue;
             }
-            let Some((inode, references)) = listener(line) else {
+            let socket = InetSocket::parse(line).filter(|socket| socket.state == LISTENING);
+            let Some(listener) = socket else {
                 is_over = true;
                 break;
             };
-            if let Some(place) = found.get_mut(&inode) {
-                missing -= usize::from(place.replace(references).is_none());
+            if let Some(place) = found.get_mut(&listener.inode) {
+                missing -= usize::from(place.replace(listener.references).is_none());
             }
         }
         text = rest;
@@ -73,18 +72,6 @@ fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
         .iter()
         .map(|inode| found.get(inode).copied().flatten())
         .collect())
-}
-
-/// The inode and `ref` of a line, if it is that of a listener.
-fn listener(line: &str) -> Option<(u64, u32)> {
-    let mut fields = line.split_ascii_whitespace().skip(3);
-    if fields.next()? != LISTENING {
-        return None;
-    }
-    let mut fields = fields.skip(5);
-    let inode = fields.next()?.parse().ok()?;
-    let references = fields.next()?.parse().ok()?;
-    Some((inode, references))
 }
 
 /// Whether this kernel counts as we believe: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.

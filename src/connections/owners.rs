@@ -1,12 +1,10 @@
-//! Which sockets a generation's processes hold, by /proc/PID/fd.
+//! Which sockets a generation's processes hold.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
 
-use nix::fcntl::readlinkat;
 use nix::unistd::Pid;
+
+use crate::proc::{self, descriptor};
 
 /// The sockets of some processes, remembered: reading 10,000 takes 60 ms, and seeing that they have not grown 10 µs.
 #[derive(Debug, Default)]
@@ -31,13 +29,13 @@ impl Owners {
         self.remembered = false;
         self.processes.retain(|pid, _| pids.contains(pid));
         for pid in pids {
-            let descriptors = fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |fd| fd.len());
+            let descriptors = descriptor::count(*pid);
             let known = self.processes.get(pid).map_or(0, |known| known.descriptors);
             if descriptors > 0 && descriptors <= known {
                 self.remembered = true;
                 continue;
             }
-            match sockets_of(*pid) {
+            match descriptor::sockets(*pid) {
                 Ok(sockets) => {
                     let process = Process {
                         descriptors,
@@ -46,7 +44,7 @@ impl Owners {
                     self.processes.insert(*pid, process);
                 }
                 // It has ended meanwhile, and holds nothing.
-                Err(error) if is_gone(&error) => {
+                Err(error) if proc::is_gone(&error) => {
                     self.processes.remove(pid);
                 }
                 Err(_) => self.complete = false,
@@ -74,37 +72,6 @@ impl Owners {
     }
 }
 
-/// The inodes of the sockets that one process holds.
-fn sockets_of(pid: Pid) -> io::Result<HashSet<u64>> {
-    let path = format!("/proc/{pid}/fd");
-    let directory = File::open(&path)?;
-    let mut sockets = HashSet::new();
-    for entry in fs::read_dir(&path)? {
-        let name = entry?.file_name();
-        match readlinkat(&directory, name.as_os_str()).map_err(io::Error::from) {
-            Ok(link) => sockets.extend(socket_inode(&link)),
-            // One that is closed between the two calls is no socket of theirs any more.
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sockets)
-}
-
-/// What was to be looked at in /proc has ended meanwhile.
-pub fn is_gone(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
-
-/// The inode in `socket:[12345]`, as links in /proc/PID/fd name a socket.
-pub fn socket_inode(link: &OsStr) -> Option<u64> {
-    let link = link.to_str()?;
-    link.strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -112,21 +79,6 @@ mod tests {
 
     use super::*;
     use crate::connections::inode_of;
-
-    #[test]
-    fn links_tell_the_inodes_of_sockets() {
-        let inode = |link: &str| socket_inode(OsStr::new(link));
-        assert_eq!(inode("socket:[4711]"), Some(4711));
-        for link in [
-            "pipe:[4711]",
-            "socket:[]",
-            "socket:[4711",
-            "/tmp/socket:[1]",
-            "",
-        ] {
-            assert_eq!(inode(link), None, "{link}");
-        }
-    }
 
     #[test]
     fn the_sockets_of_processes_are_found() {

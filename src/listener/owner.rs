@@ -1,13 +1,18 @@
 //! Who has an address that we cannot have, as far as /proc tells.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::Pid;
 
 use super::place::BESIDE;
 use crate::address::{Address, Endpoint};
 use crate::plain::plain;
+use crate::proc::net::{self, InetSocket, LISTENING};
+use crate::proc::{descriptor, process};
 
 /// The processes that hold a socket at the address.
 pub struct Owner {
@@ -15,7 +20,7 @@ pub struct Owner {
 }
 
 struct Process {
-    pid: u32,
+    pid: Pid,
     program: String,
     /// Of which generation of another hotswap.
     generation: Option<String>,
@@ -24,10 +29,10 @@ struct Process {
 /// Looks through /proc/net and the descriptors of every process that we may look at.
 pub fn of(address: &Address) -> Option<Owner> {
     let inodes: HashSet<u64> = match address {
-        Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some("0A")),
+        Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some(LISTENING)),
         Address::Udp(endpoint) => inet(&["udp", "udp6"], endpoint.port(), None),
-        Address::Path(path) => unix(&std::path::absolute(path).ok()?.to_string_lossy()),
-        Address::Abstract(name) => unix(&format!("@{name}")),
+        Address::Path(path) => unix(std::path::absolute(path).ok()?.as_os_str()),
+        Address::Abstract(name) => unix(OsStr::new(&format!("@{name}"))),
     };
     if inodes.is_empty() {
         return None;
@@ -45,67 +50,33 @@ pub fn holder_of(inode: u64) -> String {
 }
 
 fn holders(inodes: &HashSet<u64>) -> Vec<Process> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let holders = pids.filter(|pid| has_one(*pid, inodes));
+    let holders = process::all().filter(|pid| descriptor::holds_any(*pid, inodes));
     let mut processes: Vec<_> = holders.map(Process::look).collect();
     processes.sort_by_key(|process| process.pid);
     processes
 }
 
-fn inet(tables: &[&str], port: u16, state: Option<&str>) -> HashSet<u64> {
-    let port = format!(":{port:04X}");
-    let mut inodes = HashSet::new();
-    for table in tables {
-        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let local = fields.next().unwrap_or_default();
-            let wanted = state.is_none_or(|state| fields.nth(1) == Some(state));
-            let mut fields = line.split_ascii_whitespace();
-            if local.ends_with(&port) && wanted {
-                inodes.extend(fields.nth(9).and_then(|inode| inode.parse::<u64>().ok()));
-            }
-        }
-    }
-    inodes
+fn inet(tables: &[&str], port: u16, state: Option<u8>) -> HashSet<u64> {
+    let sockets = tables.iter().flat_map(|table| net::inet(table));
+    let wanted = |socket: &InetSocket| {
+        socket.port == port && state.is_none_or(|state| socket.state == state)
+    };
+    sockets.filter(wanted).map(|socket| socket.inode).collect()
 }
 
 /// A generation's socket is bound to a name beside its path.
-fn unix(path: &str) -> HashSet<u64> {
-    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let beside = format!("{path}{BESIDE}");
-    let named = text.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let inode = fields.nth(6)?.parse().ok()?;
-        let name = fields.next()?;
-        (name == path || name.starts_with(&beside)).then_some(inode)
-    });
-    named.collect()
-}
-
-fn has_one(pid: u32, inodes: &HashSet<u64>) -> bool {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
+fn unix(path: &OsStr) -> HashSet<u64> {
+    let path = path.as_bytes();
+    let is_there = |name: &[u8]| {
+        let rest = name.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(BESIDE.as_bytes()))
     };
-    let mut links = entries
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    links.any(|link| {
-        let link = link.to_string_lossy();
-        let inode = link
-            .strip_prefix("socket:[")
-            .and_then(|rest| rest.strip_suffix(']'));
-        inode
-            .and_then(|inode| inode.parse().ok())
-            .is_some_and(|inode| inodes.contains(&inode))
-    })
+    net::unix(is_there).into_iter().collect()
 }
 
 impl Process {
-    fn look(pid: u32) -> Self {
-        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    fn look(pid: Pid) -> Self {
+        let environment = process::environment(pid).unwrap_or_default();
         let value = |name: &str| {
             let mut variables = environment.split(|byte| *byte == 0);
             let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes()));
@@ -113,7 +84,7 @@ impl Process {
         };
         Self {
             pid,
-            program: plain(program.trim()),
+            program: plain(&process::name(pid).to_string_lossy()),
             generation: value("HOTSWAP_GENERATION=").as_deref().map(plain),
         }
     }
@@ -122,7 +93,7 @@ impl Process {
 /// Who has the port that a server has asked for, in words; nobody if we have it ourselves, as the server then knows.
 pub fn holders_of_port(at: SocketAddr) -> Option<String> {
     let owner = of(&Address::Tcp(Endpoint::At(at)))?;
-    let we = |process: &Process| process.pid == std::process::id();
+    let we = |process: &Process| process.pid == Pid::this();
     (!owner.processes.iter().any(we)).then(|| owner.names())
 }
 

@@ -6,7 +6,7 @@ mod hand_over;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ pub use hand_over::file_of;
 
 use super::socket::connect;
 use crate::again::again;
+use crate::proc;
 use crate::sys;
 
 /// What is appended to a path for the names beside it; the number of the generation follows.
@@ -146,8 +147,7 @@ impl Place {
     /// Removes what a hotswap that was killed has left beside the path; for whoever has the lock.
     pub fn sweep(&self) {
         let prefix = self.with(BESIDE);
-        let directory = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
-        let Ok(entries) = std::fs::read_dir(directory) else {
+        let Ok(entries) = std::fs::read_dir(proc::path_of(&self.directory)) else {
             return;
         };
         for entry in entries.flatten() {
@@ -218,7 +218,7 @@ impl Place {
     ) -> io::Result<()> {
         // by a descriptor of the file itself: a name could lead elsewhere by the next call
         let file = self.open(name)?;
-        let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = proc::path_of(&file);
         if let Some((user, group)) = owner {
             chown(&file, user.map(Uid::as_raw), group.map(Gid::as_raw))?;
         }

@@ -5,14 +5,14 @@
 //! /proc and from the arguments of the blocked calls; the server notices nothing.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, IoSliceMut, Read};
+use std::io;
+use std::os::fd::RawFd;
 
 use libc::c_long;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::connections::owners::{is_gone, socket_inode};
+use crate::proc::process::{self, Stat};
+use crate::proc::{descriptor, is_gone, memory};
 
 /// `epoll_pwait2`, which libc does not define on every architecture.
 const EPOLL_PWAIT2: c_long = 441;
@@ -20,8 +20,6 @@ const EPOLL_PWAIT2: c_long = 441;
 const READABLE: u32 = 0x41;
 /// How many descriptors of a poll or select are looked at.
 const SET: usize = 4096;
-/// How much of an epoll set's fdinfo is read.
-const DESCRIPTION: u64 = 1 << 20;
 
 /// The result of one look at the processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,13 +65,13 @@ pub fn look(pids: &[Pid], sought: &[Sought]) -> Seen {
 /// # Errors
 /// If that is not permitted.
 fn look_into(pid: Pid, sought: &[Sought], waiting: &mut HashSet<u64>) -> io::Result<()> {
-    for thread in threads(pid) {
-        let task = format!("/proc/{pid}/task/{thread}");
-        match fs::read_to_string(format!("{task}/syscall")) {
+    for thread in process::threads(pid) {
+        match process::blocked_in(thread) {
             Ok(call) => {
-                let waits = blocked_in(&call).map(|wait| waited_for(wait, &task, pid, sought));
+                let wait = call.and_then(|(number, first, second)| wait(number, first, second));
+                let found = wait.map(|wait| waited_for(wait, thread, sought));
                 // A stopped thread still shows the call it was stopped in.
-                if let Some(found) = waits.filter(|found| !found.is_empty() && runs(&task)) {
+                if let Some(found) = found.filter(|found| !found.is_empty() && runs(thread)) {
                     waiting.extend(found);
                 }
             }
@@ -84,29 +82,13 @@ fn look_into(pid: Pid, sought: &[Sought], waiting: &mut HashSet<u64>) -> io::Res
     Ok(())
 }
 
-fn threads(pid: Pid) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.into_string().ok()).collect()
+/// Whether the thread is stopped by neither a signal nor a debugger.
+fn runs(thread: Pid) -> bool {
+    Stat::of(thread).is_some_and(|stat| !stat.is_stopped())
 }
 
-/// Whether the thread is stopped by neither a signal nor a debugger: the letter after the name, which may contain
-/// parentheses itself.
-fn runs(task: &str) -> bool {
-    let stat = fs::read_to_string(format!("{task}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    !state.starts_with(['T', 't'])
-}
-
-/// Parses /proc/PID/task/TID/syscall: a number in decimal and six arguments in hexadecimal, `running`, or `-1` outside
-/// of any call.
-fn blocked_in(line: &str) -> Option<Wait> {
-    let mut fields = line.split_ascii_whitespace();
-    let number: c_long = fields.next()?.parse().ok()?;
-    let mut argument = || u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok();
-    let (first, second) = (argument()?, argument()?);
+/// What a thread blocked in this system call waits for.
+fn wait(number: c_long, first: u64, second: u64) -> Option<Wait> {
     match number {
         libc::SYS_accept | libc::SYS_accept4 => Some(Wait::Accept { fd: first }),
         libc::SYS_recvfrom
@@ -123,13 +105,13 @@ fn blocked_in(line: &str) -> Option<Wait> {
             set: second,
             length: first,
         }),
-        other => blocked_in_older(other, first, second),
+        other => older_wait(other, first, second),
     }
 }
 
 /// The calls that newer architectures lack.
 #[cfg(target_arch = "x86_64")]
-fn blocked_in_older(number: c_long, first: u64, second: u64) -> Option<Wait> {
+fn older_wait(number: c_long, first: u64, second: u64) -> Option<Wait> {
     match number {
         libc::SYS_epoll_wait => Some(Wait::Epoll { fd: first }),
         libc::SYS_poll => Some(Wait::Poll {
@@ -145,14 +127,14 @@ fn blocked_in_older(number: c_long, first: u64, second: u64) -> Option<Wait> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn blocked_in_older(_number: c_long, _first: u64, _second: u64) -> Option<Wait> {
+fn older_wait(_number: c_long, _first: u64, _second: u64) -> Option<Wait> {
     None
 }
 
 /// The sockets that would end this wait.
-fn waited_for(wait: Wait, task: &str, pid: Pid, sought: &[Sought]) -> Vec<u64> {
+fn waited_for(wait: Wait, thread: Pid, sought: &[Sought]) -> Vec<u64> {
     let of = |fd: u64, what: fn(&Sought) -> bool| {
-        let inode = socket_at(task, fd);
+        let inode = descriptor::socket_inode(thread, RawFd::try_from(fd).ok()?);
         let sought = sought
             .iter()
             .filter(|one| Some(one.inode) == inode && what(one));
@@ -162,47 +144,27 @@ fn waited_for(wait: Wait, task: &str, pid: Pid, sought: &[Sought]) -> Vec<u64> {
         Wait::Accept { fd } => of(fd, |one| !one.datagrams).into_iter().collect(),
         Wait::Receive { fd } => of(fd, |one| one.datagrams).into_iter().collect(),
         Wait::Epoll { fd } => {
-            let registered = epoll_inodes(&description(task, fd));
+            let members = RawFd::try_from(fd).map(|set| descriptor::epoll_members(thread, set));
+            let members = members.unwrap_or_default().into_iter();
+            let readable: HashSet<u64> = members
+                .filter(|member| member.events & READABLE != 0)
+                .map(|member| member.inode)
+                .collect();
             let sought = sought.iter().map(|one| one.inode);
-            sought.filter(|inode| registered.contains(inode)).collect()
+            sought.filter(|inode| readable.contains(inode)).collect()
         }
         Wait::Poll { set, length } => {
             let length = usize::try_from(length).unwrap_or(SET).min(SET);
-            let set = polled(&memory(pid, set, length * 8));
+            let set = polled(&memory::read(thread, set, length * 8).unwrap_or_default());
             set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
         }
         Wait::Select { set, length } => {
             let length = usize::try_from(length).unwrap_or(SET).min(SET);
-            let set = selected(&memory(pid, set, length.div_ceil(64) * 8), length);
+            let set = memory::read(thread, set, length.div_ceil(64) * 8).unwrap_or_default();
+            let set = selected(&set, length);
             set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
         }
     }
-}
-
-fn socket_at(task: &str, fd: u64) -> Option<u64> {
-    let link = fs::read_link(format!("{task}/fd/{fd}")).ok()?;
-    socket_inode(link.as_os_str())
-}
-
-fn description(task: &str, fd: u64) -> String {
-    let mut text = String::new();
-    if let Ok(file) = File::open(format!("{task}/fdinfo/{fd}")) {
-        // What was read before an error is used.
-        let _ = file.take(DESCRIPTION).read_to_string(&mut text);
-    }
-    text
-}
-
-/// The inodes that an epoll set waits to read from, parsed from its fdinfo.
-fn epoll_inodes(description: &str) -> HashSet<u64> {
-    let line = |line: &str| {
-        line.strip_prefix("tfd:")?;
-        let after = |key| line.split_once(key)?.1.split_ascii_whitespace().next();
-        let events = u32::from_str_radix(after("events:")?, 16).ok()?;
-        let inode = u64::from_str_radix(after("ino:")?, 16).ok()?;
-        (events & READABLE != 0).then_some(inode)
-    };
-    description.lines().filter_map(line).collect()
 }
 
 /// The descriptors in an array of pollfd that are polled for reading.
@@ -226,18 +188,6 @@ fn selected(set: &[u8], length: usize) -> Vec<u64> {
     (0..u64::try_from(length).unwrap_or_default())
         .filter(has)
         .collect()
-}
-
-/// A piece of another process's memory; empty if it cannot be read.
-fn memory(pid: Pid, base: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let Ok(base) = usize::try_from(base) else {
-        return Vec::new();
-    };
-    let remote = [RemoteIoVec { base, len: length }];
-    let read = process_vm_readv(pid, &mut [IoSliceMut::new(&mut bytes)], &remote).unwrap_or(0);
-    bytes.truncate(read);
-    bytes
 }
 
 #[cfg(test)]

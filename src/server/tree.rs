@@ -4,8 +4,6 @@
 //! subreaper), and are known by their process group, by the variables they were started with, or, where they have written
 //! over those, by the death that made them orphans.
 
-mod process;
-
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +13,7 @@ use nix::sys::signal::killpg;
 use nix::unistd::{Pid, getpid, getsid};
 
 use super::environment::Variables;
-use process::{Stat, children, environment};
+use crate::proc::process::{Stat, children, environment};
 
 /// What a command carries that hotswap runs for itself, and what that leaves behind: no server's.
 pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";

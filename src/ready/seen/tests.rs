@@ -130,43 +130,15 @@ fn a_process_that_has_ended_does_not_count_as_unreadable() {
 }
 
 #[test]
-fn a_line_without_a_blocking_call_is_not_a_wait() {
-    for line in [
-        "",
-        "running",
-        "-1 0x7ffd 0x7f00",
-        "x 0x1",
-        "7",
-        "7 0x",
-        "7 1 2",
-        "999999 0x1 0x2",
-    ] {
-        assert_eq!(blocked_in(line), None, "{line:?}");
-    }
-    let accept = format!(
-        "{} 0x3 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f00\n",
-        libc::SYS_accept4
-    );
-    assert_eq!(blocked_in(&accept), Some(Wait::Accept { fd: 3 }));
-    let poll = format!(
-        "{} 0x7ffd00 0x2 0x0 0x0 0x8 0x0 0x7ffd 0x7f00\n",
-        libc::SYS_ppoll
-    );
+fn calls_that_wait_for_clients_are_known() {
+    let accept = wait(libc::SYS_accept4, 3, 0);
+    assert_eq!(accept, Some(Wait::Accept { fd: 3 }));
     let expected = Wait::Poll {
         set: 0x7f_fd00,
         length: 2,
     };
-    assert_eq!(blocked_in(&poll), Some(expected));
-}
-
-#[test]
-fn an_epoll_set_waits_for_members_armed_for_reading() {
-    let description = "pos:\t0\nflags:\t02\nmnt_id:\t15\n\
-        tfd:        5 events:       19 data:                5  pos:0 ino:1a2b sdev:8\n\
-        tfd:        6 events:        4 data:                6  pos:0 ino:1a2c sdev:8\n\
-        tfd:        7 events: 80002019 data: ffffffffffffffff  pos:0 ino:1a2d sdev:8\n\
-        tfd:        8 events:       19 data:\n";
-    assert_eq!(epoll_inodes(description), HashSet::from([0x1a2b, 0x1a2d]));
+    assert_eq!(wait(libc::SYS_ppoll, 0x7f_fd00, 2), Some(expected));
+    assert_eq!(wait(libc::SYS_getpid, 3, 0), None);
 }
 
 #[test]
@@ -195,9 +167,6 @@ fn a_select_waits_for_descriptors_in_the_set_and_below_its_length() {
 proptest::proptest! {
     #[test]
     fn nothing_that_is_read_in_another_process_is_trusted(bytes: Vec<u8>, length in 0..SET) {
-        let text = String::from_utf8_lossy(&bytes);
-        blocked_in(&text);
-        epoll_inodes(&text);
         polled(&bytes);
         assert!(selected(&bytes, length).iter().all(|fd| *fd < 4096));
     }

@@ -1,0 +1,58 @@
+//! Reads /proc: what the kernel tells of processes, their descriptors, their memory and the sockets of the machine.
+//!
+//! This is the one place that does, and it knows nothing of generations or listeners. Everything it reads is bytes: the
+//! name of a program, its arguments and its variables need not be UTF-8.
+
+pub mod descriptor;
+pub mod memory;
+pub mod net;
+pub mod process;
+pub mod status;
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Most files in /proc fit, so that they take one read and one that finds nothing more; they do not tell their length.
+const USUAL_SIZE: usize = 4096;
+
+/// A path to what a descriptor of ours is open on.
+pub fn path_of(file: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The process or the file in /proc that an error came from has ended.
+pub fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(USUAL_SIZE);
+    File::open(path)?.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+}
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let words = line.split(u8::is_ascii_whitespace);
+    words.filter(|word| !word.is_empty())
+}
+
+/// The rest of the first line that begins with this.
+fn after<'a>(text: &'a [u8], start: &str) -> Option<&'a [u8]> {
+    lines(text).find_map(|line| line.strip_prefix(start.as_bytes()))
+}
+
+fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word.trim_ascii()).ok()?.parse().ok()
+}
+
+fn in_base(word: &[u8], base: u32) -> Option<u64> {
+    let word = std::str::from_utf8(word.trim_ascii()).ok()?;
+    u64::from_str_radix(word, base).ok()
+}

@@ -1,0 +1,280 @@
+//! Processes: which there are, how they are related, what they run, and what they do.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use super::{number, read, words};
+
+/// An exec lasts less than so many looks.
+const TRIES: usize = 200;
+
+/// One line of /proc/PID/stat, as proc(5) has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    state: u8,
+    pub parent: Pid,
+    pub group: Pid,
+    pub session: Pid,
+    /// In clock ticks since the machine started: together with the pid it names one process for good.
+    pub started: u64,
+    /// The signal that stopped it, while it is stopped; 0 on kernels that do not tell.
+    code: i32,
+}
+
+impl Stat {
+    /// Of a process or a thread; `None` if there is none.
+    pub fn of(pid: Pid) -> Option<Self> {
+        Self::parse(&read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// `pid (name) state parent group session ...`: a name may hold anything, brackets too.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let end = stat.iter().rposition(|byte| *byte == b')')?;
+        let fields: Vec<&[u8]> = words(stat.get(end + 1..)?).collect();
+        // the state is field 3 of the line
+        let field = |at: usize| fields.get(at - 3).copied();
+        let pid = |at| Some(Pid::from_raw(number(field(at)?)?));
+        Some(Self {
+            state: *field(3)?.first()?,
+            parent: pid(4)?,
+            group: pid(5)?,
+            session: pid(6)?,
+            started: number(field(22)?)?,
+            code: field(52).and_then(number).unwrap_or(0),
+        })
+    }
+
+    /// It is a zombie: it runs nothing any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// It does not run until it is continued: stopped by a signal, or by a debugger.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+}
+
+/// A process that cannot be mistaken for a later one of the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: Pid,
+    /// As in [`Stat`].
+    pub started: u64,
+}
+
+impl Process {
+    /// `None` if it has ended.
+    pub fn of(pid: Pid) -> Option<Self> {
+        let stat = Stat::of(pid).filter(|stat| !stat.has_ended())?;
+        let started = stat.started;
+        Some(Self { pid, started })
+    }
+
+    pub fn lives(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// Every process that may be seen.
+pub fn all() -> impl Iterator<Item = Pid> {
+    numbered("/proc")
+}
+
+/// The threads of a process.
+pub fn threads(pid: Pid) -> impl Iterator<Item = Pid> {
+    numbered(format!("/proc/{pid}/task"))
+}
+
+fn numbered(directory: impl AsRef<Path>) -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| number(entry.file_name().as_bytes()).map(Pid::from_raw))
+}
+
+/// The children of all threads of a process.
+pub fn children(parent: Pid) -> Vec<Pid> {
+    listed_children(parent).unwrap_or_else(|| searched_children(parent))
+}
+
+/// `None` where the kernel keeps no such lists (CONFIG_PROC_CHILDREN).
+fn listed_children(parent: Pid) -> Option<Vec<Pid>> {
+    let mut children = Vec::new();
+    for thread in threads(parent) {
+        let directory = format!("/proc/{parent}/task/{thread}");
+        match read(format!("{directory}/children")) {
+            Ok(list) => children.extend(words(&list).filter_map(number).map(Pid::from_raw)),
+            Err(_) if Path::new(&directory).exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(children)
+}
+
+fn searched_children(parent: Pid) -> Vec<Pid> {
+    all()
+        .filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == parent))
+        .collect()
+}
+
+/// The variables that a process was started with, each ended by a NUL; `None` of one that has ended.
+pub fn environment(pid: Pid) -> Option<Vec<u8>> {
+    for _ in 0..TRIES {
+        let environment = read(format!("/proc/{pid}/environ")).ok()?;
+        // nothing at all is to be seen of a process in the middle of an exec, not even its arguments
+        let in_exec = || arguments(pid).is_ok_and(|arguments| arguments.is_empty());
+        if !environment.is_empty() || !in_exec() {
+            return Some(environment);
+        }
+        if Stat::of(pid)?.has_ended() {
+            return None;
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+/// What a process was started with, each ended by a NUL, unless it has written over it.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn arguments(pid: Pid) -> io::Result<Vec<u8>> {
+    read(format!("/proc/{pid}/cmdline"))
+}
+
+/// The file that a process runs.
+///
+/// # Errors
+/// Those of stat(2).
+pub fn image(pid: Pid) -> io::Result<Metadata> {
+    fs::metadata(format!("/proc/{pid}/exe"))
+}
+
+/// The name of a process, cut to 15 bytes wherever that is; nothing of one that has ended.
+pub fn name(pid: Pid) -> OsString {
+    let name = read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    OsString::from_vec(name.trim_ascii_end().to_vec())
+}
+
+/// What a thread sees as the root of the file system.
+///
+/// # Errors
+/// `EPERM` if it may not be looked into.
+pub fn root(thread: Pid) -> io::Result<File> {
+    open_directory(format!("/proc/{thread}/root"))
+}
+
+/// The working directory of a thread.
+///
+/// # Errors
+/// As [`root`].
+pub fn directory(thread: Pid) -> io::Result<File> {
+    open_directory(format!("/proc/{thread}/cwd"))
+}
+
+fn open_directory(path: String) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// Which namespace of a kind (`net`, `user`, ...) a thread is in; `None` if it may not be looked into.
+pub fn namespace(thread: Pid, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{thread}/ns/{kind}")).ok()
+}
+
+/// The system call that a thread is blocked in, and its first two arguments; `None` if it runs.
+///
+/// # Errors
+/// Those of reading the file: `EPERM` where it may not be looked into.
+pub fn blocked_in(thread: Pid) -> io::Result<Option<(i64, u64, u64)>> {
+    Ok(parse_call(&read(format!("/proc/{thread}/syscall"))?))
+}
+
+/// A number in decimal and six arguments in hexadecimal, or `running`, or `-1` outside of any call.
+fn parse_call(line: &[u8]) -> Option<(i64, u64, u64)> {
+    let mut fields = words(line);
+    let call = number(fields.next()?)?;
+    let mut argument = || super::in_base(fields.next()?.strip_prefix(b"0x")?, 16);
+    Some((call, argument()?, argument()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::{getpid, gettid};
+
+    use super::*;
+
+    #[test]
+    fn lists_and_a_search_find_the_same_children() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        assert!(listed_children(getpid()).is_none_or(|listed| listed.contains(&pid)));
+        assert!(searched_children(getpid()).contains(&pid));
+        assert!(Stat::of(pid).is_some_and(|stat| !stat.has_ended() && stat.parent == getpid()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_with_brackets_and_half_a_letter_does_not_confuse() {
+        let line = b"42 (a) S 1 \xd1) R 7 9 8 0 -1 4194304 9 0 0 0 0 0 0 0 20 0 1 0 123 5 6";
+        let stat = Stat::parse(line).unwrap();
+        let ids = [stat.parent, stat.group, stat.session].map(Pid::as_raw);
+        assert_eq!((stat.state, ids, stat.started), (b'R', [7, 9, 8], 123));
+        assert_eq!(Stat::parse(b"42 (a"), None);
+        assert_eq!(Stat::parse(b"42 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn what_is_stopped_does_not_run_and_has_not_ended() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        while !Stat::of(pid).unwrap().is_stopped() {
+            std::thread::yield_now();
+        }
+        assert!(Process::of(pid).unwrap().lives());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_thread_is_among_those_of_its_process() {
+        assert!(threads(getpid()).any(|thread| thread == gettid()));
+        assert!(!arguments(getpid()).unwrap().is_empty());
+        assert_eq!(threads(Pid::from_raw(i32::MAX)).count(), 0);
+    }
+
+    #[test]
+    fn a_blocked_call_is_read_with_its_arguments() {
+        let call = parse_call(b"288 0x3 0x7ffc 0x0 0x80000 0x0 0x0 0x7ffc 0x7f12\n");
+        assert_eq!(call, Some((288, 3, 0x7ffc)));
+        for line in [
+            "",
+            "running\n",
+            "-1 0x7ffc 0\n",
+            "7",
+            "7 0x",
+            "7 1 2",
+            "x 0x1",
+        ] {
+            assert_eq!(parse_call(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>) {
+            Stat::parse(&bytes);
+            parse_call(&bytes);
+        }
+    }
+}
