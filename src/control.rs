@@ -4,7 +4,6 @@
 
 pub mod ask;
 mod client;
-mod hand_over;
 mod place;
 mod protocol;
 pub mod show;
@@ -22,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::poll::PollFlags;
 use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::supervisor::{Client, Generation, Time};
@@ -45,7 +45,7 @@ pub struct Request {
     pub what: What,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Control {
     name: String,
     socket: Option<Socket>,
@@ -53,8 +53,10 @@ pub struct Control {
     /// The last client's number.
     last: u64,
     /// Until then nobody is let in: we are out of descriptors.
+    #[serde(skip)]
     resting: Option<Time>,
     /// What was last said about one that drains.
+    #[serde(skip)]
     progress: String,
 }
 

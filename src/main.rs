@@ -8,6 +8,7 @@ mod command;
 mod connections;
 mod control;
 mod drain;
+mod handoff;
 mod listener;
 mod log;
 mod main_loop;

@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
@@ -64,9 +64,14 @@ pub struct Signals {
     descriptor: SignalFd,
     interrupts: Arc<AtomicUsize>,
     wake: Wake,
-    /// hotswap had a controlling terminal at its start.
+    surroundings: Surroundings,
+}
+
+/// What was found at hotswap's own start.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Surroundings {
     had_terminal: bool,
-    /// The one who started it wants hang-ups ignored, as nohup(1) does.
+    /// What started hotswap wants hang-ups ignored, as nohup(1) does.
     hang_up_ignored: bool,
 }
 
@@ -115,23 +120,20 @@ impl Signals {
             descriptor,
             interrupts,
             wake,
-            had_terminal: has_terminal(),
-            hang_up_ignored,
+            surroundings: Surroundings {
+                had_terminal: has_terminal(),
+                hang_up_ignored,
+            },
         })
     }
 
     /// What was found at the start, for the next version of hotswap.
-    pub fn surroundings(&self) -> Value {
-        json!({"had_terminal": self.had_terminal, "hang_up_ignored": self.hang_up_ignored})
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
-    pub fn resume(&mut self, surroundings: &Value) {
-        self.had_terminal = surroundings["had_terminal"]
-            .as_bool()
-            .unwrap_or(self.had_terminal);
-        self.hang_up_ignored = surroundings["hang_up_ignored"]
-            .as_bool()
-            .unwrap_or_default();
+    pub fn resume(&mut self, surroundings: Surroundings) {
+        self.surroundings = surroundings;
     }
 
     pub fn polled(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {
@@ -167,11 +169,11 @@ impl Signals {
 
     fn hang_up(&self, code: i32) -> Option<Asked> {
         let closed = code == libc::SI_KERNEL;
-        if self.hang_up_ignored {
+        if self.surroundings.hang_up_ignored {
             return if closed { None } else { Some(Asked::Swap) };
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
-        if closed || (self.had_terminal && !has_terminal()) {
+        if closed || (self.surroundings.had_terminal && !has_terminal()) {
             Some(Asked::Interrupt)
         } else {
             Some(Asked::Swap)

@@ -9,6 +9,7 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use counters::Counters;
@@ -84,7 +85,7 @@ pub struct Waits {
     pub left: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastSwap {
     pub generation: Generation,
     pub serving: bool,
@@ -259,7 +260,7 @@ impl State {
             "listeners": listeners.collect::<Vec<_>>(),
             "generations": generations.collect::<Vec<_>>(),
             "last_swap": self.last_swap.as_ref().map(LastSwap::to_json),
-            "counters": self.counters.to_json(),
+            "counters": self.counters,
         })
     }
 }

@@ -1,27 +1,21 @@
 //! How hotswap becomes its own next version: the same process, another program.
 //!
-//! What every room knows travels as JSON in a memfd, and its descriptors by number, since exec keeps both. Which rooms
-//! there are is not known here.
+//! What crosses is in [`handoff`](crate::handoff); this file makes the exec, and finds what the one before has left.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use anyhow::Result;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
-use serde_json::{Value, json};
 
-use crate::again::again;
+use crate::handoff::{Incoming, Outgoing};
 use crate::stub::limit;
 use crate::{program, sys};
 
@@ -42,59 +36,19 @@ pub fn own_path() -> PathBuf {
         .unwrap_or_else(|_| called.into())
 }
 
-/// What is handed over, room by room.
-#[derive(Default)]
-pub struct Luggage<'a>(Vec<Room<'a>>);
-
-struct Room<'a> {
-    name: String,
-    told: Value,
-    descriptors: Vec<BorrowedFd<'a>>,
-}
-
-impl<'a> Luggage<'a> {
-    pub fn pack(
-        &mut self,
-        name: impl Into<String>,
-        (told, descriptors): (Value, Vec<BorrowedFd<'a>>),
-    ) {
-        let name = name.into();
-        self.0.push(Room {
-            name,
-            told,
-            descriptors,
-        });
-    }
-}
-
 /// Becomes the program at that path. Returns only if that did not work, and then nothing has changed.
-pub fn execute(path: &Path, luggage: &Luggage) -> io::Error {
-    match try_to_execute(path, luggage) {
+pub fn execute(path: &Path, outgoing: &Outgoing) -> io::Error {
+    let executed = outgoing.write().and_then(|memory| {
+        let ticket = Ticket {
+            memory: memory.as_raw_fd(),
+            tries: 0,
+        };
+        become_program(path, &ticket)
+    });
+    match executed {
         Ok(never) => match never {},
         Err(error) => error,
     }
-}
-
-fn try_to_execute(path: &Path, luggage: &Luggage) -> io::Result<Infallible> {
-    // Duplicates without close-on-exec; they close with this list if it comes to nothing.
-    let mut kept = Vec::new();
-    let mut rooms = Vec::new();
-    for room in &luggage.0 {
-        let first = kept.len();
-        for descriptor in &room.descriptors {
-            kept.push(sys::adopt(fcntl(descriptor, FcntlArg::F_DUPFD(0))?)?);
-        }
-        let numbers: Vec<RawFd> = kept[first..].iter().map(AsRawFd::as_raw_fd).collect();
-        rooms.push(json!({"name": room.name, "told": room.told, "descriptors": numbers}));
-    }
-    let told = Value::from(rooms).to_string();
-    let mut memory = File::from(again(|| memfd_create(c"hotswap", MFdFlags::empty()))?);
-    memory.write_all(told.as_bytes())?;
-    let ticket = Ticket {
-        memory: memory.as_raw_fd(),
-        tries: 0,
-    };
-    become_program(path, &ticket)
 }
 
 /// Returns only if it did not work.
@@ -150,16 +104,16 @@ impl Ticket {
     }
 }
 
-/// What the hotswap before has handed over.
-pub struct Arrival {
+/// The process was hotswap before this program: what that one has handed over.
+pub struct Upgraded {
+    pub state: Incoming,
     ticket: Ticket,
-    /// It and all that is not unpacked yet stay open over an exec.
-    memory: File,
-    rooms: BTreeMap<String, (Value, Vec<RawFd>)>,
+    /// It stays open over an exec.
+    _memory: File,
 }
 
-impl Arrival {
-    /// What there is, if this process was hotswap before it was this one. Before anything else opens a descriptor.
+impl Upgraded {
+    /// Before anything else opens a descriptor.
     ///
     /// # Errors
     /// If what was handed over cannot be read.
@@ -168,87 +122,38 @@ impl Arrival {
         let Some(ticket) = written.as_deref().and_then(Ticket::read) else {
             return Ok(None);
         };
-        let mut arrival = Self {
-            memory: File::from(sys::adopt(ticket.memory).map_err(lost)?),
-            ticket,
-            rooms: BTreeMap::new(),
-        };
-        match arrival.read() {
-            Ok(()) => Ok(Some(arrival)),
-            Err(error) => Err(arrival.begin_again(error)),
+        let memory = File::from(sys::adopt(ticket.memory).map_err(lost)?);
+        match Incoming::read(&memory) {
+            Ok(state) => Ok(Some(Self {
+                state,
+                ticket,
+                _memory: memory,
+            })),
+            Err(error) => Err(begin_again(&ticket, error)),
         }
-    }
-
-    fn read(&mut self) -> Result<()> {
-        let length = usize::try_from(self.memory.metadata()?.len())?;
-        let mut told = vec![0; length];
-        self.memory.read_exact_at(&mut told, 0)?;
-        let told: Vec<Value> = serde_json::from_slice(&told)?;
-        for mut room in told {
-            let name = room["name"]
-                .as_str()
-                .context("a room without a name")?
-                .to_owned();
-            let numbers = serde_json::from_value(room["descriptors"].take())?;
-            self.rooms.insert(name, (room["told"].take(), numbers));
-        }
-        Ok(())
     }
 
     /// What it needs for itself this process could not get: it tries once more from the very beginning, a little later.
-    /// Only for as long as nothing has been unpacked; returns only if there is no more hope.
+    /// Only for as long as nothing has been taken; returns only if there is no more hope.
     pub fn begin_again(self, error: anyhow::Error) -> anyhow::Error {
-        if self.ticket.tries >= TRIES {
-            return lost(error);
-        }
+        begin_again(&self.ticket, error)
+    }
+}
+
+fn begin_again(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
+    if ticket.tries < TRIES {
         std::thread::sleep(PAUSE);
         let ticket = Ticket {
-            tries: self.ticket.tries + 1,
-            ..self.ticket
+            tries: ticket.tries + 1,
+            ..*ticket
         };
         let _ = become_program(Path::new("/proc/self/exe"), &ticket);
-        lost(error)
     }
-
-    /// What that room has told, and its descriptors.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn unpack(&mut self, room: &str) -> Result<(Value, Vec<OwnedFd>)> {
-        let (told, numbers) = self
-            .rooms
-            .remove(room)
-            .ok_or_else(|| incomprehensible(room))?;
-        let descriptors = numbers.into_iter().map(take);
-        Ok((told, descriptors.collect::<io::Result<_>>()?))
-    }
-}
-
-impl Drop for Arrival {
-    /// What nobody has asked for.
-    fn drop(&mut self) {
-        let rooms = std::mem::take(&mut self.rooms).into_values();
-        rooms
-            .flat_map(|(_, numbers)| numbers)
-            .for_each(|number| drop(take(number)));
-    }
-}
-
-/// Servers and commands shall not inherit it.
-fn take(number: RawFd) -> io::Result<OwnedFd> {
-    let descriptor = sys::adopt(number)?;
-    fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(descriptor)
-}
-
-fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
-    let error: anyhow::Error = error.into();
-    error.context("cannot go on where the hotswap before ended; its generations serve on")
+    lost(error)
 }
 
 /// What to say where a room cannot go on.
-pub fn incomprehensible(room: &str) -> anyhow::Error {
-    anyhow!(
-        "cannot go on where the hotswap before ended: what it said of its {room} is not understood; its generations serve on"
-    )
+pub fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error: anyhow::Error = error.into();
+    error.context("cannot go on where the hotswap before ended; its generations keep serving")
 }

@@ -7,13 +7,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
 pub enum What {
     Swap {
         /// The answer waits until the old generation is gone.
+        #[serde(default)]
         drained: bool,
     },
     Status,
@@ -64,13 +67,15 @@ impl What {
 }
 
 /// What became of a swap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The new generation serves, and has proven itself.
     pub serving: bool,
     /// The sentence, as in the log.
+    #[serde(rename = "message")]
     pub text: String,
     /// What a failed candidate wrote last to its stderr.
+    #[serde(rename = "stderr", default)]
     pub last_lines: Vec<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
 
 use super::place::file_of;
 use crate::again::again;
-use crate::sys;
+use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
 const BACKLOG: i32 = 128;
@@ -28,9 +29,11 @@ const NAMESAKES: u32 = 999;
 const LOCK_TRIES: u32 = 100;
 
 /// A control socket of ours.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Socket {
+    #[serde(with = "handoff::descriptor")]
     listener: UnixListener,
+    #[serde(with = "handoff::os_string")]
     path: PathBuf,
     /// Device and inode: what is at the path later may be another's.
     identity: (u64, u64),
@@ -67,15 +70,6 @@ impl Socket {
             }
         }
         Err(in_use("every number behind the name is in use"))
-    }
-
-    /// One that hotswap made before it re-executed itself.
-    pub fn inherited(listener: OwnedFd, path: PathBuf, identity: (u64, u64)) -> Self {
-        Self {
-            listener: listener.into(),
-            path,
-            identity,
-        }
     }
 
     fn claim(path: &Path) -> io::Result<Self> {
@@ -118,10 +112,6 @@ impl Socket {
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    pub fn identity(&self) -> (u64, u64) {
-        self.identity
     }
 
     /// The next client that waits, if any.

@@ -344,14 +344,8 @@ fn a_second_instance_of_that_name_gets_another() {
 
 /// As re-executed: everything by its descriptors alone.
 fn re_executed(room: Room) -> Room {
-    let (state, descriptors) = room.control.hand_over();
-    let state: Value = serde_json::from_str(&state.to_string()).unwrap();
-    let descriptors = descriptors
-        .into_iter()
-        .map(|fd| fd.try_clone_to_owned().unwrap())
-        .collect();
     Room {
-        control: Control::take_over(&state, descriptors).unwrap(),
+        control: crate::handoff::carry(&room.control).unwrap(),
         directory: room.directory,
     }
 }

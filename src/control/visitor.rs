@@ -10,8 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
+use serde::{Deserialize, Serialize};
 
 use super::protocol::{Message, Verdict, What};
+use crate::handoff;
 use crate::supervisor::{Generation, Time};
 
 /// A request is short; what is longer is none.
@@ -21,8 +23,9 @@ const LONGEST_BACKLOG: usize = 64 * 1024;
 /// How long a request or a reader may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Visitor {
+    #[serde(with = "handoff::descriptor")]
     pub stream: UnixStream,
     pub stage: Stage,
     pub input: Vec<u8>,
@@ -33,7 +36,7 @@ pub struct Visitor {
     pub owed: Option<(Generation, Verdict)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Its request has not come.
     Asking {

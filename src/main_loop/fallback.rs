@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
 
 use super::World;
+use crate::handoff;
 use crate::supervisor::Generation;
 
 /// A program that is not lost when another file takes its place.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
+    #[serde(with = "handoff::descriptor")]
     pub program: OwnedFd,
     pub written: Option<Written>,
 }

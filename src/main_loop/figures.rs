@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{World, memory};
+use super::World;
 use crate::connections::census::Counter;
 use crate::listener::Note;
 use crate::news;
@@ -16,17 +17,23 @@ use crate::supervisor::{Cause, Client, Failure, Generation, Supervisor, Time};
 /// Whoever asks again so soon is told the same, so that asking without a pause costs next to nothing.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// An upgrade keeps the figures, and drops what was only remembered for the next moment.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Figures {
     pub counters: Counters,
     /// Clients that want to know how it is.
+    #[serde(skip)]
     pub curious: Vec<Client>,
     /// What the last command before a swap that failed has said.
+    #[serde(skip)]
     pub command_lines: Vec<String>,
     started: Time,
     /// Restarts in a row.
     restarts: u32,
+    #[serde(skip)]
     last_verdict: Option<(Generation, String)>,
     last_swap: Option<(LastSwap, Time)>,
+    #[serde(skip)]
     last_state: Option<(Value, Time)>,
 }
 
@@ -42,35 +49,6 @@ impl Figures {
             last_swap: None,
             last_state: None,
         }
-    }
-
-    /// What the next version of hotswap shows as its own.
-    pub fn hand_over(&self) -> Value {
-        let last_swap = self.last_swap.as_ref().map(|(swap, since)| {
-            json!({
-                "generation": swap.generation.0,
-                "serving": swap.serving,
-                "message": swap.text,
-                "since": memory::nanoseconds(*since),
-            })
-        });
-        json!({
-            "counters": self.counters.to_json(),
-            "started": memory::nanoseconds(self.started),
-            "restarts": self.restarts,
-            "last_swap": last_swap,
-        })
-    }
-
-    /// Goes on where the hotswap before ended; what it did not tell starts anew.
-    pub fn take_over(&mut self, told: &Value) {
-        self.counters = Counters::from_json(&told["counters"]);
-        self.started = memory::time(&told["started"]).unwrap_or(self.started);
-        let restarts = told["restarts"].as_u64();
-        self.restarts = restarts
-            .and_then(|number| u32::try_from(number).ok())
-            .unwrap_or_default();
-        self.last_swap = last_swap(&told["last_swap"]);
     }
 
     /// Notes a spawn; how many restarts in a row have led to it.
@@ -146,16 +124,6 @@ impl Figures {
     pub fn changed(&mut self) {
         self.last_state = None;
     }
-}
-
-fn last_swap(told: &Value) -> Option<(LastSwap, Time)> {
-    let swap = LastSwap {
-        generation: memory::generation(&told["generation"])?,
-        serving: told["serving"].as_bool()?,
-        text: told["message"].as_str()?.to_owned(),
-        ago: Duration::ZERO,
-    };
-    Some((swap, memory::time(&told["since"])?))
 }
 
 impl World {

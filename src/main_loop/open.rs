@@ -19,7 +19,7 @@ use crate::stub::limit;
 use crate::supervisor::{Memory, Order, Policy, Restart};
 use crate::sys::clock::Pulse;
 use crate::systemd::{self, Manager};
-use crate::upgrade::Arrival;
+use crate::upgrade::{Upgraded, lost};
 use crate::watch::{Targets, Watch};
 use crate::{program, sys, upgrade};
 
@@ -51,23 +51,25 @@ impl World {
     /// With what the core remembers, if this hotswap goes on where another one ended.
     pub(super) fn open(args: RunArgs) -> Result<(Self, Option<Memory>)> {
         limit::raise();
-        let mut arrival = Arrival::at_start()?;
-        if let Some(arrival) = &mut arrival {
-            super::upgrade::clock(arrival);
+        let mut upgraded = Upgraded::at_start()?;
+        // Before anything asks what time it is.
+        if let Some(upgraded) = &mut upgraded {
+            sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
         }
         // What it was given at its start the hotswap before has handed over with its listeners.
-        let inherited = if arrival.is_none() {
+        let inherited = if upgraded.is_none() {
             systemd::inherited()
         } else {
             Vec::new()
         };
-        let ground = match (Ground::open(&args), arrival.take()) {
-            (Err(error), Some(arrival)) => return Err(arrival.begin_again(error)),
+        let ground = match (Ground::open(&args), upgraded) {
+            (Err(error), Some(upgraded)) => return Err(upgraded.begin_again(error)),
             (ground, before) => {
-                arrival = before;
+                upgraded = before;
                 ground?
             }
         };
+        let mut incoming = upgraded.map(|upgraded| upgraded.state);
         let Ground {
             own_path,
             signals,
@@ -76,15 +78,18 @@ impl World {
             watch,
             warnings: of_watch,
         } = ground;
-        let (listeners, mut warnings) = match &mut arrival {
-            Some(arrival) => (super::upgrade::listeners(arrival, means)?, Vec::new()),
+        let (listeners, mut warnings) = match &mut incoming {
+            Some(incoming) => {
+                let listeners = super::upgrade::listeners(incoming, means).map_err(lost)?;
+                (listeners, Vec::new())
+            }
             None => Listeners::open(&args.listen, means, inherited)?,
         };
         warnings.extend(prospect.warning);
         warnings.extend(of_watch);
         // Last of all that may fail: its file is there for as long as hotswap answers.
-        let (control, warning) = match &mut arrival {
-            Some(arrival) => (super::upgrade::control(arrival)?, None),
+        let (control, warning) = match &mut incoming {
+            Some(incoming) => (incoming.take("control").map_err(lost)?, None),
             None => Control::open(args.control.as_deref(), &args.instance())?,
         };
         warnings.extend(warning);
@@ -118,11 +123,11 @@ impl World {
             ended: None,
             args,
         };
-        if let Some(mut arrival) = arrival {
-            let (told, _) = arrival.unpack("core")?;
-            let memory =
-                memory::from_json(&told).ok_or_else(|| upgrade::incomprehensible("core"))?;
-            world.take_up(arrival)?;
+        if let Some(mut incoming) = incoming {
+            let memory = incoming.take("core").map_err(lost)?;
+            let memory = memory::from_json(&memory).context("cannot read the state of its core");
+            let memory = memory.map_err(lost)?;
+            world.take_up(incoming).map_err(lost)?;
             return Ok((world, Some(memory)));
         }
         for address in world.listeners.listening() {
