@@ -44,6 +44,22 @@ fn an_upgrade_of_hotswap_is_not_noticed() {
     clients.expect_no_failure();
 }
 
+/// The kernel cuts the name after 15 bytes, here in the middle of a letter.
+#[test]
+fn a_program_may_have_a_name_of_any_bytes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("aсервер-приложение");
+    fs::copy(server("odd"), &program).expect("a copy");
+    let address = free_address();
+    let site = at(address)
+        .by_program(program, &[&format!("at={address}")])
+        .serving("");
+    let mut clients = site.clients(4);
+    swap(&site, 2);
+    clients.until_answered(10);
+    clients.expect_no_failure();
+}
+
 #[test]
 fn a_crash_is_met_with_a_restart_into_the_same_socket() {
     let address = free_address();
