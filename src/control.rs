@@ -289,7 +289,7 @@ impl Control {
     /// Answers all that asked for an upgrade: it is done, or why it is not.
     pub fn upgraded(&mut self, result: Result<(), &str>, now: Time) {
         let message = match result {
-            Ok(()) => Message::Done,
+            Ok(()) => Message::Done(true),
             Err(why) => Message::Refused(why.to_owned()),
         };
         self.finish(&message, now, |what| what == What::Upgrade);
@@ -301,7 +301,7 @@ impl Control {
             socket.unlink();
         }
         self.settle(now, |_| true);
-        self.finish(&Message::Done, now, |what| {
+        self.finish(&Message::Done(true), now, |what| {
             matches!(what, What::Stop | What::Events)
         });
         self.visitors.clear();

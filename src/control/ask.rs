@@ -74,7 +74,7 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
     };
     instance.ask(What::Stop);
     match end(&mut instance, until) {
-        Next::Said(Message::Done) => 0,
+        Next::Said(Message::Done(_)) => 0,
         Next::Said(Message::Error(why) | Message::Refused(why)) => {
             complain(why);
             LOST
@@ -105,7 +105,7 @@ pub fn upgrade(name: Option<&str>) -> u8 {
     };
     instance.ask(What::Upgrade);
     match end(&mut instance, None) {
-        Next::Said(Message::Done) => 0,
+        Next::Said(Message::Done(_)) => 0,
         Next::Said(Message::Refused(why)) => {
             complain(format!("{} is not upgraded: {why}", instance.name));
             FAILED
@@ -166,7 +166,7 @@ fn follow(
                 complain(format!("{whose}{why}"));
                 return LOST;
             }
-            Next::Said(Message::Greeting { .. } | Message::Status(_) | Message::Done) => {}
+            Next::Said(Message::Greeting { .. } | Message::Status(_) | Message::Done(_)) => {}
             Next::TimedOut => {
                 progress.clear();
                 let patience = humane(options.timeout.unwrap_or_default());

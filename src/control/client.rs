@@ -224,7 +224,7 @@ impl Instance {
 
     pub fn ask(&mut self, what: What) {
         // What goes wrong here shows when the answer does not come.
-        let _ = self.stream.write_all(&line_of(&what.to_json()));
+        let _ = self.stream.write_all(&line_of(&what));
     }
 
     /// Waits for the next thing said.

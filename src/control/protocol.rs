@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,28 +41,10 @@ impl What {
     pub fn read(line: &[u8]) -> Result<Self, NotUnderstood> {
         let request: Value =
             serde_json::from_slice(line).map_err(|_| NotUnderstood("not a line of JSON"))?;
-        let drained = request.get("drained").and_then(Value::as_bool);
-        match request.get("do").and_then(Value::as_str) {
-            Some("swap") => Ok(What::Swap {
-                drained: drained.unwrap_or(false),
-            }),
-            Some("status") => Ok(What::Status),
-            Some("stop") => Ok(What::Stop),
-            Some("events") => Ok(What::Events),
-            Some("upgrade") => Ok(What::Upgrade),
-            Some(_) => Err(NotUnderstood("an unknown request")),
-            None => Err(NotUnderstood("an object without \"do\"")),
+        if !request["do"].is_string() {
+            return Err(NotUnderstood("an object without \"do\""));
         }
-    }
-
-    pub fn to_json(self) -> Value {
-        match self {
-            What::Swap { drained } => json!({"do": "swap", "drained": drained}),
-            What::Status => json!({"do": "status"}),
-            What::Stop => json!({"do": "stop"}),
-            What::Events => json!({"do": "events"}),
-            What::Upgrade => json!({"do": "upgrade"}),
-        }
+        serde_json::from_value(request).map_err(|_| NotUnderstood("an unknown request"))
     }
 }
 
@@ -80,92 +62,36 @@ pub struct Verdict {
 }
 
 /// What hotswap says to a client.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Message {
-    Greeting {
-        version: String,
-        name: String,
-        pid: u32,
-    },
     Event(Value),
     Progress(String),
     Verdict(Verdict),
     Status(Value),
-    Done,
+    /// It is always true.
+    Done(bool),
     Refused(String),
     Error(String),
+    #[serde(untagged)]
+    Greeting {
+        #[serde(rename = "hotswap")]
+        version: String,
+        name: String,
+        pid: u32,
+    },
 }
 
 impl Message {
-    pub fn to_json(&self) -> Value {
-        match self {
-            Message::Greeting { version, name, pid } => {
-                json!({"hotswap": version, "name": name, "pid": pid})
-            }
-            Message::Event(event) => json!({"event": event}),
-            Message::Progress(text) => json!({"progress": text}),
-            Message::Verdict(verdict) => json!({"verdict": {
-                "serving": verdict.serving,
-                "message": verdict.text,
-                "stderr": verdict.last_lines,
-            }}),
-            Message::Status(status) => json!({"status": status}),
-            Message::Done => json!({"done": true}),
-            Message::Refused(why) => json!({"refused": why}),
-            Message::Error(why) => json!({"error": why}),
-        }
-    }
-
     /// What a line says, or nothing if it says nothing that is known here.
     pub fn read(line: &[u8]) -> Option<Self> {
-        let Value::Object(mut said) = serde_json::from_slice(line).ok()? else {
-            return None;
-        };
-        if let Some(event) = said.remove("event") {
-            return Some(Message::Event(event));
-        }
-        if let Some(status) = said.remove("status") {
-            return Some(Message::Status(status));
-        }
-        if let Some(verdict) = said.get("verdict") {
-            return Some(Message::Verdict(Verdict::read(verdict)?));
-        }
-        let text = |key| said.get(key).and_then(Value::as_str).map(str::to_owned);
-        if let Some(version) = text("hotswap") {
-            let pid = said.get("pid").and_then(Value::as_u64);
-            return Some(Message::Greeting {
-                version,
-                name: text("name")?,
-                pid: u32::try_from(pid?).ok()?,
-            });
-        }
-        let done = || said.get("done").map(|_| Message::Done);
-        text("progress")
-            .map(Message::Progress)
-            .or_else(|| text("refused").map(Message::Refused))
-            .or_else(|| text("error").map(Message::Error))
-            .or_else(done)
-    }
-
-    pub fn to_line(&self) -> Vec<u8> {
-        line_of(&self.to_json())
+        serde_json::from_slice(line).ok()
     }
 }
 
-impl Verdict {
-    fn read(verdict: &Value) -> Option<Self> {
-        let lines = verdict.get("stderr").and_then(Value::as_array);
-        let lines = lines.into_iter().flatten().filter_map(Value::as_str);
-        Some(Self {
-            serving: verdict.get("serving")?.as_bool()?,
-            text: verdict.get("message")?.as_str()?.to_owned(),
-            last_lines: lines.map(str::to_owned).collect(),
-        })
-    }
-}
-
-pub fn line_of(value: &Value) -> Vec<u8> {
-    let mut line = value.to_string().into_bytes();
+/// A request or a message as it is sent.
+pub fn line_of(said: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(said).unwrap_or_default();
     line.push(b'\n');
     line
 }
@@ -173,6 +99,7 @@ pub fn line_of(value: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -187,7 +114,7 @@ mod tests {
             What::Upgrade,
         ];
         for what in all {
-            assert_eq!(What::read(&line_of(&what.to_json())), Ok(what));
+            assert_eq!(What::read(&line_of(&what)), Ok(what));
         }
     }
 
@@ -209,12 +136,12 @@ mod tests {
             Message::Progress("generation 1 is draining, 3 connections".into()),
             Message::Verdict(verdict),
             Message::Status(json!({"name": "api"})),
-            Message::Done,
+            Message::Done(true),
             Message::Refused("it does not run".into()),
             Message::Error("too many clients".into()),
         ];
         for message in all {
-            let line = message.to_line();
+            let line = line_of(&message);
             assert_eq!(Message::read(&line), Some(message));
         }
     }

@@ -109,7 +109,7 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                     return 0;
                 }
             }
-            Next::Said(Message::Done) => return 0,
+            Next::Said(Message::Done(_)) => return 0,
             Next::Said(Message::Error(why) | Message::Refused(why)) => {
                 complain(why);
                 return LOST;

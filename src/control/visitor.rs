@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Message, Verdict, What};
+use super::protocol::{Message, Verdict, What, line_of};
 use crate::handoff;
 use crate::supervisor::{Generation, Time};
 
@@ -149,7 +149,7 @@ impl Visitor {
 
     /// Says something to one that stays.
     pub fn say(&mut self, message: &Message) -> Outcome {
-        let line = message.to_line();
+        let line = line_of(message);
         if !self.output.is_empty() && self.output.len() + line.len() > LONGEST_BACKLOG {
             return Outcome::Leaves;
         }
