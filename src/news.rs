@@ -5,14 +5,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use log::Level;
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value};
 
 use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
 
-/// The event's name, in JSON and in HOTSWAP_EVENT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The event's name, in JSON and in HOTSWAP_EVENT: `rolled-back`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     Listening,
     Started,
@@ -31,23 +32,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Listening => "listening",
-            Kind::Started => "started",
-            Kind::Proving => "proving",
-            Kind::Serving => "serving",
-            Kind::Changed => "changed",
-            Kind::Aborted => "aborted",
-            Kind::RolledBack => "rolled-back",
-            Kind::Dead => "dead",
-            Kind::Gone => "gone",
-            Kind::Killed => "killed",
-            Kind::Stopping => "stopping",
-            Kind::Upgraded => "upgraded",
-            Kind::Notice => "notice",
-            Kind::Warning => "warning",
-        }
+    pub fn name(self) -> String {
+        let name = self.to_possible_value();
+        name.map_or_else(String::new, |name| name.get_name().to_owned())
     }
 
     /// Whether `--on-event` runs for it.

@@ -1,8 +1,13 @@
 //! The manual and the README, held against the options that there are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::ValueEnum;
 
 use super::grammar;
+use crate::news::{Kind, News};
+use crate::supervisor::Generation;
 
 const MANUAL: &str = include_str!("../../man/hotswap.1");
 const README: &str = include_str!("../../README.md");
@@ -107,6 +112,44 @@ fn the_manual_has_every_client_command_and_its_options() {
             );
         }
     }
+}
+
+/// The literal words between two lines of the manual.
+fn literals(from: &str, to: &str) -> Vec<String> {
+    let (_, behind) = MANUAL.split_once(from).unwrap();
+    let (text, _) = behind.split_once(to).unwrap();
+    let literal = text.lines().filter_map(|line| {
+        line.strip_prefix(".Li ")
+            .or_else(|| line.strip_prefix(".It Li "))
+    });
+    let words = literal.flat_map(|line| line.split([' ', ',', '.']));
+    let mut words: Vec<String> = words
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn the_manual_has_every_event_and_its_fields() {
+    let mut there_are: Vec<String> = Kind::value_variants()
+        .iter()
+        .map(|kind| kind.name())
+        .collect();
+    let event = News {
+        pid: Some(1),
+        reason: Some(String::new()),
+        after: Some(Duration::ZERO),
+        connections: Some(1),
+        ..News::of(Kind::Gone, Generation(1), "")
+    };
+    there_are.extend(event.fields().keys().cloned());
+    // when it is written, it gets its time
+    there_are.push("time".into());
+    there_are.sort();
+    let told = literals("\nAn event, of\n", "\nThe status of an instance has\n");
+    assert_eq!(there_are, told);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::unistd::pipe2;
 use super::sink::Sink;
 use super::{Look, as_record, collect, colour, object};
 use crate::cli::options::LogFormat;
-use crate::news::{Kind, News};
+use crate::news::News;
 use crate::supervisor::Generation;
 
 const TERMINAL: Look = Look {
@@ -74,7 +74,7 @@ fn only_a_terminal_gets_colours_and_verdicts_only_at_the_desk() {
     };
     assert_eq!(colour(Level::Info, Some("serving"), desk), Some("1;32"));
     assert_eq!(
-        colour(Level::Error, Some(Kind::RolledBack.name()), desk),
+        colour(Level::Error, Some("rolled-back"), desk),
         Some("1;31")
     );
 }

@@ -67,7 +67,7 @@ impl World {
             ));
             return;
         }
-        let mut variables = vec![("HOTSWAP_EVENT", news.kind.name().to_owned())];
+        let mut variables = vec![("HOTSWAP_EVENT", news.kind.name())];
         variables.extend(
             news.generation
                 .map(|generation| ("HOTSWAP_GENERATION", generation.0.to_string())),
