@@ -68,7 +68,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             let by_signal = event == Event::SwapAsked(None);
             let mut results = Vec::new();
             for action in supervisor.step(sys::now(), event) {
-                results.extend(world.act(action, &supervisor));
+                results.extend(world.act(action));
             }
             world.report(&supervisor, by_signal);
             // They answer what was just done, and come before older news.
@@ -134,12 +134,6 @@ struct Life {
     accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
     missing: Vec<ListenerId>,
-}
-
-impl Life {
-    fn serves(&self) -> bool {
-        self.serving_since.is_some() && self.drains_since.is_none()
-    }
 }
 
 /// What a command of ours is run for.

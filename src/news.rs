@@ -376,6 +376,7 @@ mod tests {
         let failed = |number, reason, rolled_back| {
             let failure = Failure {
                 generation: Generation(number),
+                cause: crate::supervisor::Cause::Asked,
                 reason,
                 rolled_back,
                 serves_on: Some(Generation(2)),

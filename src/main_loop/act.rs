@@ -11,7 +11,7 @@ use crate::news::News;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::server::{Launch, Server, profile};
-use crate::supervisor::{Action, Cause, Event, Generation, Program, Sockets, Supervisor, Time};
+use crate::supervisor::{Action, Cause, Event, Generation, Program, Sockets, Time};
 use crate::sys;
 use crate::watch::Fitness;
 
@@ -19,7 +19,7 @@ use crate::watch::Fitness;
 const FITNESS: Time = Time::from_millis(50);
 
 impl World {
-    pub(super) fn act(&mut self, action: Action, supervisor: &Supervisor) -> Vec<Event> {
+    pub(super) fn act(&mut self, action: Action) -> Vec<Event> {
         match action {
             Action::RunBeforeSwap(generation) => {
                 return self.run_before_swap(generation).into_iter().collect();
@@ -28,19 +28,21 @@ impl World {
             Action::CheckProgram => return self.check_program().into_iter().collect(),
             Action::Spawn {
                 generation,
+                cause,
+                beside,
                 sockets,
                 program,
             } => {
-                if let Err(error) = self.spawn(generation, sockets, program, supervisor) {
-                    self.forget(generation);
+                self.review_captured(beside, sys::now());
+                if let Err(error) = self.spawn(generation, cause, sockets, program) {
+                    self.free(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
                 }
             }
-            Action::CutOver(generation) => {
-                let starting = supervisor.swap().filter(|swap| swap.is_starting());
-                let early = starting.is_some_and(|swap| swap.generation == generation);
-                return vec![self.cut_over(generation, early)];
-            }
+            Action::CutOver(generation) => return vec![self.cut_over(generation)],
+            Action::Inherit(generation) => return vec![self.inherit(generation)],
+            Action::Serve(generation) => self.serve(generation),
+            Action::Lose(_) => self.watch.nothing_serves(),
             Action::Empty(generation) => self.drain(generation),
             Action::Quiesce(generation) => {
                 if let Some(drain) = self.drains.get_mut(&generation) {
@@ -48,9 +50,6 @@ impl World {
                 }
             }
             Action::Stop(generation) => {
-                if supervisor.is_stopping() {
-                    self.listeners.stop_repairing();
-                }
                 self.leaves(generation);
                 let binder = self.binder(generation);
                 if let Some(server) = self.servers.get_mut(&generation) {
@@ -76,13 +75,11 @@ impl World {
                     server.signal_main(Signal::SIGUSR1);
                 }
             }
-            Action::Announce(announcement) => {
-                self.announce(&announcement);
-                self.programs
-                    .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
-            }
+            Action::Free(generation) => self.free(generation),
+            Action::TurnAway => self.listeners.stop_repairing(),
+            Action::Announce(announcement) => self.announce(&announcement),
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
-            Action::Upgrade => return self.upgrade(supervisor),
+            Action::Upgrade(memory) => return self.upgrade(&memory),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
             Action::End(status) => self.ended = Some(status),
         }
@@ -92,13 +89,11 @@ impl World {
     fn spawn(
         &mut self,
         generation: Generation,
+        cause: Cause,
         sockets: Sockets,
         program: Program,
-        supervisor: &Supervisor,
     ) -> Result<()> {
         let now = sys::now();
-        self.review_captured(now);
-        let cause = supervisor.swap().map_or(Cause::Asked, |swap| swap.cause);
         let sockets = match sockets {
             Sockets::Own => listener::Sockets::Own,
             Sockets::Target => listener::Sockets::Target,
@@ -165,11 +160,17 @@ impl World {
         Ok(())
     }
 
-    /// Early is before it is ready, since the serving one has died: where it has no socket yet it is to bind that one's.
-    fn cut_over(&mut self, generation: Generation, early: bool) -> Event {
-        if early && let Err(error) = self.listeners.seats(generation, listener::Sockets::Target) {
-            return Event::CannotCutOver(generation, format!("cannot keep the sockets: {error}"));
+    /// Where it has no socket yet it is to bind that of the dead one.
+    fn inherit(&mut self, generation: Generation) -> Event {
+        match self.listeners.seats(generation, listener::Sockets::Target) {
+            Ok(_) => self.cut_over(generation),
+            Err(error) => {
+                Event::CannotCutOver(generation, format!("cannot keep the sockets: {error}"))
+            }
         }
+    }
+
+    fn cut_over(&mut self, generation: Generation) -> Event {
         let missing = self
             .lives
             .get(&generation)
@@ -198,6 +199,17 @@ impl World {
         self.drains.insert(generation, drain);
     }
 
+    fn serve(&mut self, generation: Generation) {
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.serving_since = Some(sys::now());
+            self.says_ready |= life.said_ready;
+            self.accepted_on = std::mem::take(&mut life.accepts);
+        }
+        self.readiness = None;
+        self.watch.serves();
+        self.keep_program(generation);
+    }
+
     fn leaves(&mut self, generation: Generation) {
         if let Some(life) = self.lives.get_mut(&generation) {
             life.drains_since.get_or_insert(sys::now());
@@ -205,7 +217,7 @@ impl World {
     }
 
     /// Nothing of it is left, or it never came to be.
-    pub(super) fn forget(&mut self, generation: Generation) {
+    pub(super) fn free(&mut self, generation: Generation) {
         self.servers.remove(&generation);
         self.captures.remove(&generation);
         self.notify.remove(&generation);

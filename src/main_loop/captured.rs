@@ -91,7 +91,7 @@ impl World {
 
     /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
     /// must accept too; but nobody need where it has closed its listener.
-    pub(super) fn review_captured(&mut self, now: Time) {
+    pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
         for (generation, capture) in &mut self.captures {
             let server = self.servers.get(generation);
             let processes = || server.map(Server::processes).unwrap_or_default();
@@ -99,9 +99,8 @@ impl World {
         }
         let listeners = &self.listeners;
         self.accepted_on.retain(|listener| listeners.has(*listener));
-        let serving = self.lives.iter().filter(|(_, life)| life.serves());
-        for (generation, _) in serving {
-            let held = listeners.sockets_of(*generation);
+        if let Some(serving) = serving {
+            let held = listeners.sockets_of(serving);
             let late = held.iter().filter(|held| held.captured && held.listens);
             for late in late {
                 if !self.accepted_on.contains(&late.listener) {

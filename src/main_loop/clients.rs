@@ -104,6 +104,8 @@ impl World {
             self.manager.asked(supervisor, now);
         }
         self.manager.follow(supervisor, now);
+        self.programs
+            .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
         self.figures.changed();
     }
 }

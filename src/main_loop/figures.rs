@@ -65,38 +65,37 @@ impl Figures {
     pub fn served(
         &mut self,
         generation: Generation,
-        cause: Option<Cause>,
+        cause: Cause,
         after: Duration,
         text: &str,
         now: Time,
     ) {
         self.counters.ready_after(after);
-        if matches!(cause, Some(Cause::Asked | Cause::File)) {
+        if matches!(cause, Cause::Asked | Cause::File) {
             self.counters.swaps += 1;
         }
         self.verdict(generation, cause, true, text, now);
     }
 
-    pub fn failed(&mut self, failure: &Failure, cause: Option<Cause>, text: &str, now: Time) {
+    pub fn failed(&mut self, failure: &Failure, text: &str, now: Time) {
         if failure.rolled_back {
             self.counters.roll_backs += 1;
         } else {
             self.counters.aborted(news::cause(&failure.reason));
         }
-        self.verdict(failure.generation, cause, false, text, now);
+        self.verdict(failure.generation, failure.cause, false, text, now);
     }
 
     fn verdict(
         &mut self,
         generation: Generation,
-        cause: Option<Cause>,
+        cause: Cause,
         serving: bool,
         text: &str,
         now: Time,
     ) {
         self.last_verdict = Some((generation, text.to_owned()));
-        // Of what was never spawned the cause is not known, but it was no restart.
-        if generation > Generation(1) && cause != Some(Cause::Restart) {
+        if generation > Generation(1) && cause != Cause::Restart {
             let swap = LastSwap {
                 generation,
                 serving,

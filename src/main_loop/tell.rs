@@ -8,7 +8,7 @@ use super::World;
 use crate::log as lines;
 use crate::news::{Kind, News};
 use crate::ready::Lack;
-use crate::supervisor::{Announcement, Exit, Failure, Generation, Reason};
+use crate::supervisor::{Announcement, Cause, Exit, Failure, Generation, Reason};
 use crate::sys;
 
 impl World {
@@ -20,8 +20,9 @@ impl World {
             }
             Announcement::Serving {
                 generation,
+                cause,
                 draining,
-            } => self.serves(*generation, *draining),
+            } => self.serves(*generation, *cause, *draining),
             Announcement::Failed(failure) => {
                 let old = failure
                     .serves_on
@@ -35,7 +36,6 @@ impl World {
                 exit,
                 then,
             } => {
-                self.watch.nothing_serves();
                 let after = self.since(*generation, |life| life.serving_since);
                 News::dead(*generation, exit, after, *then)
             }
@@ -46,7 +46,6 @@ impl World {
                 return;
             }
             Announcement::Unkillable(generation) => {
-                self.forget(*generation);
                 let text = "cannot be killed: it is left to the system";
                 let news = News::of(Kind::Warning, *generation, text).at(Level::Error);
                 self.tell(&news);
@@ -77,22 +76,17 @@ impl World {
         self.tell(&News::warning(text));
     }
 
-    fn serves(&mut self, generation: Generation, draining: Option<Generation>) -> News {
-        let now = sys::now();
+    fn serves(
+        &mut self,
+        generation: Generation,
+        cause: Cause,
+        draining: Option<Generation>,
+    ) -> News {
         let (how, after) = self.readiness_of(generation);
-        if let Some(life) = self.lives.get_mut(&generation) {
-            life.serving_since = Some(now);
-            self.says_ready |= life.said_ready;
-            self.accepted_on = std::mem::take(&mut life.accepts);
-        }
-        self.readiness = None;
-        self.watch.serves();
-        self.keep_program(generation);
         let draining = draining.map(|old| (old, self.count_connections(old)));
         let news = News::serving(generation, &how, after, draining);
-        let cause = self.lives.get(&generation).map(|life| life.cause);
         self.figures
-            .served(generation, cause, after, &news.text, now);
+            .served(generation, cause, after, &news.text, sys::now());
         news
     }
 
@@ -101,8 +95,7 @@ impl World {
             self.warn(lack);
         }
         let news = News::failed(failure, age);
-        let cause = self.lives.get(&failure.generation).map(|life| life.cause);
-        self.figures.failed(failure, cause, &news.text, sys::now());
+        self.figures.failed(failure, &news.text, sys::now());
         news
     }
 
@@ -150,7 +143,6 @@ impl World {
                 .or(life.serving_since)
                 .or(Some(life.started))
         });
-        self.forget(generation);
         if served {
             self.figures.counters.gone_after(after);
         }

@@ -18,7 +18,7 @@ use crate::log as lines;
 use crate::news::{Kind, News};
 use crate::ready::notify::NotifySocket;
 use crate::server::Server;
-use crate::supervisor::{Event, Generation, Phase, Supervisor};
+use crate::supervisor::{Event, Generation, Memory, Phase, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
 
@@ -61,9 +61,9 @@ impl World {
     }
 
     /// Returns only if it did not work.
-    pub(super) fn upgrade(&mut self, supervisor: &Supervisor) -> Vec<Event> {
+    pub(super) fn upgrade(&mut self, memory: &Memory) -> Vec<Event> {
         lines::finish();
-        let error = match self.outgoing(supervisor) {
+        let error = match self.outgoing(memory) {
             Ok(outgoing) => execute(&self.own_path, &outgoing),
             Err(error) => error,
         };
@@ -71,10 +71,10 @@ impl World {
         Vec::new()
     }
 
-    fn outgoing(&self, supervisor: &Supervisor) -> io::Result<Outgoing> {
+    fn outgoing(&self, memory: &Memory) -> io::Result<Outgoing> {
         let mut outgoing = Outgoing::default();
         outgoing.put("clock", &sys::clock::stood_still())?;
-        outgoing.put("core", &memory::to_json(&supervisor.memory()))?;
+        outgoing.put("core", &memory::to_json(memory))?;
         outgoing.put("world", &self.own_knowledge())?;
         outgoing.put("figures", &self.figures)?;
         outgoing.put("signals", self.signals.surroundings())?;

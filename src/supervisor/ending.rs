@@ -1,8 +1,8 @@
 //! How hotswap itself comes to its end, or to its next version.
 
 use super::{
-    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Reason, Stage, Supervisor,
-    Time, Verdict, answer,
+    Action, Announcement, Client, Draining, Ending, Failure, KILLED, Pending, Reason, Stage,
+    Supervisor, Time, Verdict, answer,
 };
 
 impl Supervisor {
@@ -26,7 +26,7 @@ impl Supervisor {
     }
 
     fn finish(&mut self, now: Time) -> Vec<Action> {
-        let mut actions = vec![Action::Announce(Announcement::Stopping)];
+        let mut actions = vec![Action::TurnAway, Action::Announce(Announcement::Stopping)];
         if let Some(serving) = self.serving.take() {
             let draining = Draining::after_cut_over(serving.generation, now, &self.policy);
             self.draining.push(draining);
@@ -42,11 +42,12 @@ impl Supervisor {
     }
 
     /// The server's own end is hotswap's, once what drains is gone.
-    pub(super) fn end(&mut self, status: u8) {
+    pub(super) fn end(&mut self, status: u8) -> Vec<Action> {
         self.ending = Some(Ending {
             status,
             ..Ending::default()
         });
+        vec![Action::TurnAway]
     }
 
     /// What waits for its moment: a candidate for another to be gone, the end for the last one, an upgrade for calm.
@@ -61,7 +62,7 @@ impl Supervisor {
         }
         if self.upgrade_asked && self.is_calm() {
             self.upgrade_asked = false;
-            return vec![Action::Upgrade];
+            return vec![Action::Upgrade(Box::new(self.memory()))];
         }
         Vec::new()
     }
@@ -69,7 +70,7 @@ impl Supervisor {
     fn settle_end(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         if let Some(pending) = self.pending.take() {
-            actions.extend(self.turn_away(pending.clients));
+            actions.extend(self.refuse(pending));
         }
         if std::mem::take(&mut self.upgrade_asked) {
             actions.push(Action::RefuseUpgrade("hotswap is stopping"));
@@ -83,13 +84,14 @@ impl Supervisor {
         actions
     }
 
-    fn turn_away(&self, clients: Vec<Client>) -> Vec<Action> {
+    fn refuse(&self, pending: Pending) -> Vec<Action> {
         let failure = Failure {
             generation: self.next(),
+            cause: pending.cause,
             reason: Reason::Stopping,
             rolled_back: false,
             serves_on: None,
         };
-        answer(clients, Verdict::Failed(failure))
+        answer(pending.clients, Verdict::Failed(failure))
     }
 }

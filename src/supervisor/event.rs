@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Client, Exit, Generation};
+use super::{Cause, Client, Exit, Generation, Memory};
 
 /// What the user wants; set once, at the start.
 #[derive(Clone, Debug)]
@@ -89,10 +89,19 @@ pub enum Action {
     CheckProgram,
     Spawn {
         generation: Generation,
+        cause: Cause,
+        /// The generation that serves meanwhile.
+        beside: Option<Generation>,
         sockets: Sockets,
         program: Program,
     },
     CutOver(Generation),
+    /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
+    Inherit(Generation),
+    /// It serves from now on.
+    Serve(Generation),
+    /// It served, and is dead.
+    Lose(Generation),
     /// Watch its accept queues and handshakes.
     Empty(Generation),
     /// Watch its connections.
@@ -102,9 +111,13 @@ pub enum Action {
     /// SIGKILL, to all of it.
     Kill(Generation),
     Reopen(Generation),
+    /// Nothing is left of it, or nothing can be done about it: so is nothing of what was kept for it.
+    Free(Generation),
+    /// hotswap comes to its end: no listener is looked after any longer.
+    TurnAway,
     Announce(Announcement),
     Answer(Vec<Client>, Verdict),
-    Upgrade,
+    Upgrade(Box<Memory>),
     RefuseUpgrade(&'static str),
     /// hotswap's own exit status.
     End(u8),
@@ -134,6 +147,7 @@ pub enum Announcement {
     Proving(Generation),
     Serving {
         generation: Generation,
+        cause: Cause,
         draining: Option<Generation>,
     },
     /// A swap, a restart or the first start has come to nothing.
@@ -177,6 +191,7 @@ pub enum Then {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub generation: Generation,
+    pub cause: Cause,
     pub reason: Reason,
     /// It had been cut over to.
     pub rolled_back: bool,

@@ -65,14 +65,19 @@ impl Supervisor {
             return Vec::new();
         };
         let exit = self.draining.remove(place).exit;
-        vec![Action::Announce(Announcement::Gone { generation, exit })]
+        vec![
+            Action::Announce(Announcement::Gone { generation, exit }),
+            Action::Free(generation),
+        ]
     }
 
     pub(super) fn expire_draining(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
         let given_up = self.draining.extract_if(.., |one| one.is_given_up(now));
-        actions
-            .extend(given_up.map(|one| Action::Announce(Announcement::Unkillable(one.generation))));
+        for one in given_up {
+            actions.push(Action::Announce(Announcement::Unkillable(one.generation)));
+            actions.push(Action::Free(one.generation));
+        }
         for one in &mut self.draining {
             actions.extend(one.expire(now, self.policy.quiesce));
         }

@@ -58,6 +58,7 @@ impl Supervisor {
         } else {
             Draining::dead(dead.generation, now, exit.clone(), &self.policy)
         });
+        let lose = Action::Lose(dead.generation);
         let announce = |then| {
             Action::Announce(Announcement::Dead {
                 generation: dead.generation,
@@ -73,9 +74,9 @@ impl Supervisor {
         let on_change = self.policy.restart == Restart::OnChange;
         let goes_on = |swap: &&Swap| swap.spawned.is_some() || on_change;
         if let Some(swap) = self.swap.as_ref().filter(goes_on) {
-            let mut actions = vec![announce(Then::CandidateServes(swap.generation))];
+            let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
             match swap.stage {
-                Stage::Starting { .. } => actions.push(Action::CutOver(swap.generation)),
+                Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
                 Stage::Proving { .. } => actions.extend(self.serve(now)),
                 Stage::BeforeSwap { .. }
                 | Stage::Checking { .. }
@@ -101,6 +102,7 @@ impl Supervisor {
         // The same program would go the same way.
         let fallback = (restarts && background).then(|| self.fall_back()).flatten();
         let hopeless = background && fallback.is_none();
+        actions.push(lose);
         if on_change {
             actions.push(announce(Then::WaitForChange));
         } else if restarts && !hopeless {
@@ -109,7 +111,7 @@ impl Supervisor {
             actions.extend(self.restart(now));
         } else {
             actions.push(announce(Then::End));
-            self.end(exit.status());
+            actions.extend(self.end(exit.status()));
         }
         actions
     }
@@ -122,8 +124,7 @@ impl Supervisor {
             Restart::Never => true,
         };
         if ends {
-            self.end(status);
-            return Vec::new();
+            return self.end(status);
         }
         if self.pending.is_some() {
             return self.begin_pending(now);

@@ -138,6 +138,7 @@ impl Supervisor {
             swap.stage = Stage::WaitingFor(failed.generation);
             return Vec::new();
         }
+        let beside = self.serving.as_ref().map(|serving| serving.generation);
         let until = now + self.policy.ready_timeout;
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);
@@ -145,6 +146,8 @@ impl Supervisor {
         let sockets = if idle { Sockets::Target } else { Sockets::Own };
         vec![Action::Spawn {
             generation: swap.generation,
+            cause: swap.cause,
+            beside,
             sockets,
             program: swap.program,
         }]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::Action::{
-    Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Kill, Quiesce, RefuseUpgrade, Reopen,
-    RunBeforeSwap, Stop, Upgrade,
+    Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Inherit, Kill, Lose, Quiesce,
+    RefuseUpgrade, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CutOverDone, Died, Elapsed, FileChanged, Gone,
@@ -51,9 +51,12 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
+/// A drill does not repeat why it is spawned and beside which one.
 fn fresh(generation: Generation) -> Action {
     Action::Spawn {
         generation,
+        cause: Cause::Asked,
+        beside: None,
         sockets: Sockets::Own,
         program: Program::Current,
     }
@@ -62,6 +65,8 @@ fn fresh(generation: Generation) -> Action {
 fn into_target(generation: Generation) -> Action {
     Action::Spawn {
         generation,
+        cause: Cause::Asked,
+        beside: None,
         sockets: Sockets::Target,
         program: Program::Current,
     }
@@ -70,6 +75,7 @@ fn into_target(generation: Generation) -> Action {
 fn serving(generation: Generation, draining: Generation) -> Announcement {
     Announcement::Serving {
         generation,
+        cause: Cause::Asked,
         draining: Some(draining),
     }
 }
@@ -77,6 +83,7 @@ fn serving(generation: Generation, draining: Generation) -> Announcement {
 fn aborted(generation: Generation, reason: Reason, serves_on: Generation) -> Failure {
     Failure {
         generation,
+        cause: Cause::Asked,
         reason,
         rolled_back: false,
         serves_on: Some(serves_on),
@@ -181,17 +188,36 @@ impl Drill {
             panic!("{broken} at {now:?}: {actions:?}");
         }
         for action in actions {
-            if let Action::Spawn {
-                program: Program::Of(good),
-                ..
-            } = action
-            {
-                assert!(remembered.contains(&good), "{good} is forgotten");
-            }
-            if let Action::Announce(announcement) = action {
-                self.said.push(announcement);
-            } else {
-                done.push(action);
+            match action {
+                Action::Announce(announcement) => self.said.push(announcement),
+                // They come with what is announced.
+                Serve(_) | Lose(_) | Free(_) => {}
+                Upgrade(memory) => {
+                    assert_eq!(*memory, self.supervisor.memory());
+                    done.push(upgrade());
+                }
+                Action::Spawn {
+                    generation,
+                    cause,
+                    beside,
+                    sockets,
+                    program,
+                } => {
+                    if let Program::Of(good) = program {
+                        assert!(remembered.contains(&good), "{good} is forgotten");
+                    }
+                    let swap = self.supervisor.swap().map(|swap| swap.cause);
+                    assert_eq!(swap, Some(cause));
+                    assert_eq!(beside, self.supervisor.serves());
+                    done.push(Action::Spawn {
+                        generation,
+                        cause: Cause::Asked,
+                        beside: None,
+                        sockets,
+                        program,
+                    });
+                }
+                other => done.push(other),
             }
         }
         assert_eq!(done, follows, "at {now:?}");
@@ -231,31 +257,68 @@ impl Drill {
     }
 }
 
-/// What an announcement says must have been done before it, and a client reads in the log what it is answered.
+/// Whatever the core remembers.
+fn upgrade() -> Action {
+    Upgrade(Box::new(Supervisor::new(policy()).memory()))
+}
+
+/// Words tell of what is done already, what they tell of is freed only then, and an answer repeats what has been said.
 fn in_order(actions: &[Action]) -> Result<(), String> {
-    let place = |wanted: &Action| actions.iter().position(|action| action == wanted);
     for (at, action) in actions.iter().enumerate() {
-        match action {
+        let before = &actions[..at];
+        let (last, next) = (before.last(), actions.get(at + 1));
+        let well = match action {
             Action::Announce(Announcement::Serving {
-                draining: Some(old),
+                generation,
+                draining,
                 ..
-            }) if place(&Empty(*old)).is_none_or(|emptied| emptied > at) => {
-                return Err(format!("{old} is said to drain before it does"));
+            }) => {
+                let drains = draining.is_none_or(|old| before.contains(&Empty(old)));
+                drains && last == Some(&Serve(*generation))
             }
-            Answer(_, Verdict::Serving { generation, .. }) => {
-                let said = actions[..at].iter().any(|before| {
-                    matches!(before, Action::Announce(Announcement::Serving { generation: whose, .. }) if whose == generation)
-                });
-                if !said {
-                    return Err(format!(
-                        "{generation} is answered for before it is announced"
-                    ));
-                }
+            Action::Announce(Announcement::Dead { generation, .. }) => {
+                last == Some(&Lose(*generation))
             }
-            _ => {}
+            Action::Announce(
+                Announcement::Gone { generation, .. } | Announcement::Unkillable(generation),
+            ) => next == Some(&Free(*generation)),
+            Serve(_) => matches!(next, Some(Action::Announce(Announcement::Serving { .. }))),
+            Lose(_) => matches!(next, Some(Action::Announce(Announcement::Dead { .. }))),
+            Free(_) => matches!(
+                last,
+                Some(Action::Announce(
+                    Announcement::Gone { .. } | Announcement::Unkillable(_)
+                ))
+            ),
+            // The end, and what never began for that, are not announced.
+            Answer(_, Verdict::Stopped) => true,
+            Answer(_, Verdict::Failed(failure)) if failure.reason == Reason::Stopping => true,
+            Answer(_, verdict) => before.iter().any(|said| is_said(said, verdict)),
+            _ => true,
+        };
+        if !well {
+            return Err(format!("{action:?} is out of place"));
         }
     }
     Ok(())
+}
+
+fn is_said(said: &Action, verdict: &Verdict) -> bool {
+    match (said, verdict) {
+        (Action::Announce(Announcement::Failed(said)), Verdict::Failed(failure)) => said == failure,
+        (
+            Action::Announce(Announcement::Serving {
+                generation: said,
+                draining,
+                ..
+            }),
+            Verdict::Serving {
+                generation,
+                replaced,
+            },
+        ) => said == generation && draining == replaced,
+        _ => false,
+    }
 }
 
 fn answered(clients: &[Client], generation: Generation, replaced: Generation) -> Action {

@@ -57,8 +57,8 @@ impl Supervisor {
         let Some(swap) = self.swap.take() else {
             return Vec::new();
         };
-        let generation = swap.generation;
-        if swap.cause != Cause::Restart {
+        let (generation, cause) = (swap.generation, swap.cause);
+        if cause != Cause::Restart {
             self.fallen_back = None;
         }
         let old = self.serves();
@@ -71,8 +71,10 @@ impl Supervisor {
             before,
         });
         let mut actions = old.map(|old| self.drain(now, old)).unwrap_or_default();
+        actions.push(Action::Serve(generation));
         actions.push(Action::Announce(Announcement::Serving {
             generation,
+            cause,
             draining: old,
         }));
         actions.extend(answer(
@@ -125,6 +127,7 @@ impl Supervisor {
         let exit = reason.exit().cloned();
         let failure = Failure {
             generation: swap.generation,
+            cause: swap.cause,
             reason,
             rolled_back: matches!(swap.stage, Stage::Proving { .. }),
             serves_on,

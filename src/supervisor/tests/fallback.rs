@@ -15,6 +15,8 @@ fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
     drill.upgrades();
     let again = |generation| Action::Spawn {
         generation,
+        cause: Cause::Asked,
+        beside: None,
         sockets: Sockets::Target,
         program: Program::Of(G1),
     };
@@ -73,6 +75,8 @@ fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
     drill.elapses_at(11, &[Kill(G2)]);
     let again = Action::Spawn {
         generation: G3,
+        cause: Cause::Asked,
+        beside: None,
         sockets: Sockets::Target,
         program: Program::Of(G1),
     };
@@ -87,7 +91,7 @@ fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
     });
     drill.at(8, Died(G1, Exit::Status(0)), &[]);
     drill.at(8, Gone(G1), &[]);
-    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[TurnAway]);
     drill.at(9, Gone(G2), &[End(125)]);
 }
 

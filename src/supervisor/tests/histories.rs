@@ -234,7 +234,7 @@ impl World {
                 let fails = self.flaw.take_if(|flaw| matches!(flaw, Move::Fails));
                 return fails.map(|_| CannotSpawn(generation, why));
             }
-            Action::CutOver(generation) => {
+            CutOver(generation) | Inherit(generation) => {
                 let serving = self.core.serving().map(|serving| serving.generation);
                 let back = serving == Some(generation);
                 return match self.flaw.take_if(|_| !back) {
@@ -243,7 +243,7 @@ impl World {
                     None => Some(CutOverDone(generation)),
                 };
             }
-            Action::Upgrade => {
+            Upgrade(_) => {
                 self.core = Supervisor::from_memory(self.policy.clone(), self.core.memory());
             }
             Action::End(_) => self.ended = true,

@@ -10,6 +10,7 @@ fn the_first_generation_gets_the_sockets_that_clients_wait_on() {
     drill.at(1, CutOverDone(G1), &[]);
     drill.says(&Announcement::Serving {
         generation: G1,
+        cause: Cause::First,
         draining: None,
     });
     drill.serves(G1);
@@ -37,6 +38,7 @@ fn words_follow_deeds_and_answers_follow_words() {
         CutOverDone(G2),
         &[
             Empty(G1),
+            Serve(G2),
             Action::Announce(serving(G2, G1)),
             answered(&[ANN], G2, G1),
         ],
@@ -296,6 +298,7 @@ fn stop_first_says_that_nothing_serves_when_the_new_one_fails() {
     let reason = Reason::Exited(crash(), seconds(1));
     let failure = Failure {
         generation: G2,
+        cause: Cause::Asked,
         reason,
         rolled_back: false,
         serves_on: None,

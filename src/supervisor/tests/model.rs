@@ -252,6 +252,8 @@ impl Model {
                 return Ok(true);
             }
             Action::Announce(announcement) => return Ok(!is_verdict(announcement)),
+            // They come with what is announced.
+            Serve(_) | Lose(_) | Free(_) => return Ok(true),
             _ => return Ok(false),
         };
         rule!(
@@ -311,10 +313,21 @@ fn plain(mut action: Action) -> Action {
     if let Answer(clients, _) = &mut action {
         clients.sort();
     }
-    if let Action::Spawn { program, .. } = &mut action {
-        *program = Program::Current;
+    match action {
+        Action::Spawn {
+            generation,
+            sockets,
+            ..
+        } => Action::Spawn {
+            generation,
+            cause: Cause::Asked,
+            beside: None,
+            sockets,
+            program: Program::Current,
+        },
+        Upgrade(_) => upgrade(),
+        action => action,
     }
-    action
 }
 
 /// Which program is run is no matter here; that it is another one is.
@@ -324,9 +337,10 @@ fn falls_back(actions: &[Action]) -> bool {
     actions.iter().any(falls)
 }
 
-fn failure(generation: Generation, reason: Reason) -> Failure {
+fn failure(generation: Generation, cause: Cause, reason: Reason) -> Failure {
     Failure {
         generation,
+        cause,
         reason,
         rolled_back: false,
         serves_on: None,

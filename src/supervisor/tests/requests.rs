@@ -2,8 +2,11 @@
 
 use super::*;
 
-fn replaced(generation: Generation) -> Announcement {
-    Announcement::Failed(aborted(generation, Reason::Replaced, G1))
+fn replaced(generation: Generation, cause: Cause) -> Announcement {
+    Announcement::Failed(Failure {
+        cause,
+        ..aborted(generation, Reason::Replaced, G1)
+    })
 }
 
 #[test]
@@ -43,7 +46,7 @@ fn a_request_replaces_a_candidate_that_a_file_change_started() {
     drill.at(5, FileChanged, &[CheckProgram]);
     drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
     drill.at(6, SwapAsked(Some(ANN)), &[Stop(G2), CheckProgram]);
-    drill.says(&replaced(G2));
+    drill.says(&replaced(G2, Cause::File));
     drill.at(6, ProgramChecked(Ok(())), &[fresh(G3)]);
     drill.at(7, SwapAsked(Some(BOB)), &[]);
     drill.at(8, Ready(G3), &[CutOver(G3)]);
@@ -58,7 +61,7 @@ fn a_request_replaces_a_candidate_that_a_file_change_started() {
 fn a_file_change_replaces_the_candidate_and_those_who_wait_wait_on() {
     let mut drill = Drill::starting_second_generation();
     drill.at(6, FileChanged, &[Stop(G2), CheckProgram]);
-    drill.says(&replaced(G2));
+    drill.says(&replaced(G2, Cause::Asked));
     drill.at(6, ProgramChecked(Ok(())), &[fresh(G3)]);
     drill.at(7, Ready(G3), &[CutOver(G3)]);
     drill.at(7, CutOverDone(G3), &[Empty(G1), answered(&[ANN], G3, G1)]);
@@ -162,6 +165,7 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
     drill.at(8, ProgramChecked(Ok(())), &[fresh(G3)]);
     let unfinished = Failure {
         generation: G3,
+        cause: Cause::Asked,
         reason: Reason::Stopping,
         rolled_back: false,
         serves_on: None,
@@ -170,6 +174,7 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
         9,
         StopAsked(None),
         &[
+            TurnAway,
             Stop(G3),
             refused(&[BOB], unfinished.clone()),
             Stop(G1),
@@ -190,7 +195,7 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
 #[test]
 fn a_second_signal_kills_at_once() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[Stop(G1)]);
+    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
     drill.at(6, StopAsked(None), &[Kill(G1)]);
     drill.at(6, Died(G1, Exit::Signal(9)), &[]);
     drill.at(6, Gone(G1), &[End(137)]);
@@ -199,7 +204,7 @@ fn a_second_signal_kills_at_once() {
 #[test]
 fn clients_that_ask_for_a_stop_again_wait_for_the_same_one() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(Some(ANN)), &[Stop(G1)]);
+    drill.at(5, StopAsked(Some(ANN)), &[TurnAway, Stop(G1)]);
     drill.at(6, StopAsked(Some(BOB)), &[]);
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(
@@ -212,7 +217,7 @@ fn clients_that_ask_for_a_stop_again_wait_for_the_same_one() {
 #[test]
 fn a_stop_kills_at_the_drain_timeout() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[Stop(G1)]);
+    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
     drill.elapses_at(35, &[Kill(G1)]);
 }
 
@@ -223,7 +228,7 @@ fn a_stop_ends_the_command_before_the_swap() {
         ..policy()
     });
     drill.at(5, SwapAsked(None), &[RunBeforeSwap(G2)]);
-    drill.at(6, StopAsked(None), &[EndBeforeSwap, Stop(G1)]);
+    drill.at(6, StopAsked(None), &[TurnAway, EndBeforeSwap, Stop(G1)]);
 }
 
 #[test]
@@ -234,13 +239,13 @@ fn an_upgrade_waits_until_nothing_starts() {
     drill.at(
         7,
         CutOverDone(G2),
-        &[Empty(G1), answered(&[ANN], G2, G1), Upgrade],
+        &[Empty(G1), answered(&[ANN], G2, G1), upgrade()],
     );
 }
 
 #[test]
 fn an_upgrade_is_refused_while_stopping() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[Stop(G1)]);
+    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
     drill.at(6, UpgradeAsked, &[RefuseUpgrade("hotswap is stopping")]);
 }

@@ -69,7 +69,7 @@ fn the_delay_never_exceeds_thirty_seconds() {
 #[test]
 fn a_clean_end_ends_hotswap_with_it() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, Died(G1, Exit::Status(0)), &[]);
+    drill.at(5, Died(G1, Exit::Status(0)), &[TurnAway]);
     drill.at(5, Gone(G1), &[End(0)]);
 }
 
@@ -88,14 +88,14 @@ fn restart_never_ends_as_the_server_ended() {
         restart: Restart::Never,
         ..policy()
     });
-    drill.at(5, Died(G1, Exit::Signal(11)), &[]);
+    drill.at(5, Died(G1, Exit::Signal(11)), &[TurnAway]);
     drill.at(5, Gone(G1), &[End(139)]);
 }
 
 #[test]
 fn a_clean_end_lets_the_rest_drain_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[TurnAway]);
     drill.at(8, Gone(G2), &[]);
     drill.at(9, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
     drill.at(10, Quiet(G1), &[Stop(G1)]);
@@ -106,15 +106,15 @@ fn a_clean_end_lets_the_rest_drain_first() {
 #[test]
 fn a_stop_signal_while_the_rest_drains_is_the_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[]);
-    drill.at(8, StopAsked(None), &[Stop(G1)]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[TurnAway]);
+    drill.at(8, StopAsked(None), &[TurnAway, Stop(G1)]);
     drill.at(8, StopAsked(None), &[Kill(G1), Kill(G2)]);
 }
 
 #[test]
 fn new_connections_go_to_the_candidate_when_the_serving_one_dies() {
     let mut drill = Drill::starting_second_generation();
-    drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
     drill.says(&dead(G1, Then::CandidateServes(G2)));
     drill.at(6, CutOverDone(G2), &[]);
     drill.at(6, Gone(G1), &[]);
@@ -129,7 +129,7 @@ fn new_connections_go_to_the_candidate_when_the_serving_one_dies() {
 #[test]
 fn a_candidate_whose_early_cut_over_fails_is_cut_over_to_once_it_is_ready() {
     let mut drill = Drill::starting_second_generation();
-    drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
     drill.at(6, CannotCutOver(G2, "no memory".into()), &[]);
     drill.at(8, Ready(G2), &[CutOver(G2)]);
     drill.at(8, CannotCutOver(G1, "late news".into()), &[]);
@@ -152,7 +152,7 @@ fn a_restart_comes_before_a_swap_that_is_still_being_prepared() {
 fn a_first_start_that_crashes_ends_hotswap_with_its_status() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
-    drill.at(1, Died(G1, Exit::Status(3)), &[]);
+    drill.at(1, Died(G1, Exit::Status(3)), &[TurnAway]);
     drill.at(1, Gone(G1), &[End(3)]);
 }
 
@@ -164,7 +164,7 @@ fn a_first_start_is_the_first_though_a_changed_file_has_replaced_it() {
     drill.at(1, ProgramChecked(Ok(())), &[]);
     drill.at(2, Died(G1, Exit::Signal(15)), &[]);
     drill.at(2, Gone(G1), &[into_target(G2)]);
-    drill.at(3, Died(G2, Exit::Status(3)), &[]);
+    drill.at(3, Died(G2, Exit::Status(3)), &[TurnAway]);
     drill.at(3, Gone(G2), &[End(3)]);
 }
 
@@ -172,7 +172,7 @@ fn a_first_start_is_the_first_though_a_changed_file_has_replaced_it() {
 fn a_first_start_that_is_never_ready_ends_hotswap_with_124() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
-    drill.elapses_at(30, &[Stop(G1)]);
+    drill.elapses_at(30, &[Stop(G1), TurnAway]);
     drill.at(31, Died(G1, Exit::Signal(15)), &[]);
     drill.at(31, Gone(G1), &[End(124)]);
 }
@@ -181,7 +181,11 @@ fn a_first_start_that_is_never_ready_ends_hotswap_with_124() {
 fn a_first_start_that_cannot_be_spawned_is_hotswaps_own_failure() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
-    drill.at(0, CannotSpawn(G1, "out of memory".into()), &[End(125)]);
+    drill.at(
+        0,
+        CannotSpawn(G1, "out of memory".into()),
+        &[TurnAway, End(125)],
+    );
 }
 
 #[test]
@@ -191,7 +195,7 @@ fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
     drill.at(
         0,
         Died(G1, Exit::CannotRun(127, "no such file".into())),
-        &[],
+        &[TurnAway],
     );
     drill.at(0, Gone(G1), &[End(127)]);
 }
@@ -202,7 +206,7 @@ fn a_first_server_in_the_background_cannot_be_followed() {
         restart: Restart::Always,
         ..policy()
     });
-    drill.at(5, Died(G1, Exit::Background), &[]);
+    drill.at(5, Died(G1, Exit::Background), &[TurnAway]);
     drill.elapses_at(7, &[Kill(G1)]);
     drill.at(7, Gone(G1), &[End(125)]);
 }
@@ -291,11 +295,12 @@ fn a_restart_comes_before_the_command_before_a_swap() {
 #[test]
 fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
     let mut drill = Drill::starting_second_generation();
-    drill.at(6, Died(G1, crash()), &[CutOver(G2)]);
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
     drill.at(6, Gone(G1), &[]);
     let reason = Reason::NotReady(seconds(30));
     let failure = Failure {
         generation: G2,
+        cause: Cause::Asked,
         reason,
         rolled_back: false,
         serves_on: None,

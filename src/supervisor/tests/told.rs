@@ -29,7 +29,7 @@ pub fn policy(policy: &Policy) -> String {
 pub fn moment(now: Time, event: &Event, actions: &[Action]) -> String {
     let done = actions
         .iter()
-        .filter(|action| !matches!(action, Action::Announce(_)));
+        .filter(|action| !matches!(action, Action::Announce(_) | Serve(_) | Lose(_) | Free(_)));
     let done: Vec<String> = done.map(action).collect();
     let (done, event) = (done.join(", "), spelled(&format!("{event:?}")));
     if now.subsec_nanos() == 0 {
@@ -53,6 +53,7 @@ fn action(action: &Action) -> String {
             generation,
             sockets,
             program: Program::Current,
+            ..
         } => {
             let name = match sockets {
                 Sockets::Own => "fresh",
@@ -63,6 +64,7 @@ fn action(action: &Action) -> String {
         Answer(clients, Verdict::Failed(failure)) => {
             let Failure {
                 generation,
+                cause,
                 reason,
                 rolled_back,
                 serves_on,
@@ -76,13 +78,14 @@ fn action(action: &Action) -> String {
                 other => format!("{other:?}"),
             };
             spelled(&format!(
-                "refused(&{clients:?}, Failure {{ generation: {generation:?}, reason: Reason::{reason}, \
+                "refused(&{clients:?}, Failure {{ generation: {generation:?}, cause: Cause::{cause:?}, reason: Reason::{reason}, \
                  rolled_back: {rolled_back}, serves_on: {serves_on:?} }})"
             ))
         }
         Answer(clients, verdict) => {
             spelled(&format!("Answer(vec!{clients:?}, Verdict::{verdict:?})"))
         }
+        Upgrade(_) => "upgrade()".into(),
         other => spelled(&format!("{other:?}")),
     }
 }

@@ -92,8 +92,9 @@ impl Model {
         }
         if let Some(status) = self.ends {
             let next = Generation(self.last.0 + 1);
-            self.pending = None;
-            self.answer(|_| true, &Verdict::Failed(failure(next, Reason::Stopping)));
+            let cause = self.pending.take().unwrap_or(Cause::Asked);
+            let failure = failure(next, cause, Reason::Stopping);
+            self.answer(|_| true, &Verdict::Failed(failure));
             if std::mem::take(&mut self.upgrade) {
                 self.follows.push(RefuseUpgrade("hotswap is stopping"));
             }
@@ -110,7 +111,7 @@ impl Model {
             .is_none_or(|way| way.at == At::Spawn && way.until.is_some());
         if self.upgrade && calm && self.pending.is_none() {
             self.upgrade = false;
-            self.follows.push(Upgrade);
+            self.follows.push(upgrade());
         }
     }
 
@@ -141,7 +142,7 @@ impl Model {
         }
         let on_change = self.policy.restart == Restart::OnChange;
         match self.way {
-            Some(way) if way.at == At::Starting => self.follows.push(CutOver(way.number)),
+            Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
             Some(way) if way.at == At::Proving => self.serve(),
             Some(way) if way.spawned.is_some() || on_change => {}
             _ => self.start_again(exit, falls_back),
@@ -161,7 +162,7 @@ impl Model {
         match self.policy.restart {
             Restart::OnChange => {}
             Restart::Always | Restart::OnFailure if !hopeless && !clean => self.restart(),
-            _ => self.ends = Some(exit.status()),
+            _ => self.end(exit.status()),
         }
     }
 
@@ -174,7 +175,7 @@ impl Model {
             }
             return;
         }
-        self.ends = self.ends.or(Some(0));
+        self.end(self.ends.unwrap_or(0));
         if let Some((serving, _)) = self.serving.take() {
             self.leave(serving, self.policy.drain_timeout, false);
         }
@@ -187,6 +188,11 @@ impl Model {
         for one in leaving.filter(|one| one.kills == 0) {
             one.kill_at = one.kill_at.min(latest);
         }
+    }
+
+    pub(super) fn end(&mut self, status: u8) {
+        self.ends = Some(status);
+        self.follows.push(TurnAway);
     }
 
     fn elapse(&mut self) {

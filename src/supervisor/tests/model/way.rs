@@ -71,6 +71,8 @@ impl Model {
         }
         self.follows.push(Action::Spawn {
             generation,
+            cause: Cause::Asked,
+            beside: None,
             sockets: if idle { Sockets::Target } else { Sockets::Own },
             program: Program::Current,
         });
@@ -106,8 +108,8 @@ impl Model {
 
     pub(super) fn serve(&mut self) {
         let Some(way) = self.way.take() else { return };
-        let generation = way.number;
-        let restart = way.cause == Cause::Restart;
+        let (generation, cause) = (way.number, way.cause);
+        let restart = cause == Cause::Restart;
         let old = self.serving.map(|serving| serving.0);
         self.serving = Some((generation, self.now));
         self.has_served = true;
@@ -115,6 +117,7 @@ impl Model {
         let (draining, replaced) = (old, old);
         let serving = Announcement::Serving {
             generation,
+            cause,
             draining,
         };
         self.follows.push(Action::Announce(serving));
@@ -138,7 +141,7 @@ impl Model {
         let failure = Failure {
             rolled_back: way.at == At::Proving,
             serves_on,
-            ..failure(way.number, reason)
+            ..failure(way.number, way.cause, reason)
         };
         let failed = Announcement::Failed(failure.clone());
         self.follows.push(Action::Announce(failed));
@@ -159,8 +162,8 @@ impl Model {
         self.dismiss(reason);
         let nothing_to_do = self.serving.is_some() || self.policy.restart == Restart::OnChange;
         match self.policy.restart {
-            Restart::Never if self.serving.is_none() => self.ends = Some(status),
-            Restart::OnFailure if !self.has_served => self.ends = Some(status),
+            Restart::Never if self.serving.is_none() => self.end(status),
+            Restart::OnFailure if !self.has_served => self.end(status),
             _ if nothing_to_do || self.pending.is_some() => self.prepare(),
             _ => self.restart(),
         }
