@@ -5,22 +5,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::capture::Capture;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
-use crate::drain::Drain;
 use crate::listener::{ListenerId, Listeners};
-use crate::ready::notify::NotifySocket;
-use crate::ready::{Mode, Readiness};
-use crate::server::{Recipe, Server};
+use crate::ready::Mode;
+use crate::server::Recipe;
 use crate::signals::Signals;
-use crate::supervisor::{Cause, Event, Generation, Supervisor, Time};
+use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
 use crate::sys::clock::Pulse;
 use crate::systemd::Manager;
@@ -34,6 +30,7 @@ mod clients;
 mod commands;
 mod fallback;
 mod figures;
+mod generation;
 mod memory;
 mod open;
 mod tell;
@@ -41,6 +38,7 @@ mod upgrade;
 mod wait;
 
 use figures::Figures;
+use generation::Spawned;
 
 /// Runs the server until hotswap ends; the exit status.
 ///
@@ -94,13 +92,7 @@ struct World {
     signals: Signals,
     listeners: Listeners,
     watch: Watch,
-    servers: BTreeMap<Generation, Server>,
-    captures: BTreeMap<Generation, Capture>,
-    lives: BTreeMap<Generation, Life>,
-    notify: BTreeMap<Generation, NotifySocket>,
-    drains: BTreeMap<Generation, Drain>,
-    /// The candidate, and how it shows that it is ready.
-    readiness: Option<(Generation, Readiness)>,
+    generations: BTreeMap<Generation, Spawned>,
     /// Programs that may have to be run again, though their paths lead elsewhere by now.
     programs: BTreeMap<Generation, fallback::Kept>,
     commands: Vec<(Purpose, Command)>,
@@ -116,24 +108,6 @@ struct World {
     fitness_due: Option<Time>,
     pulse: Pulse,
     ended: Option<u8>,
-}
-
-/// What is remembered of a generation for the words about it.
-#[derive(Debug)]
-struct Life {
-    cause: Cause,
-    /// Restarts in a row that led to it.
-    restarts: u32,
-    started: Time,
-    /// What showed that it was ready, and how long after the spawn.
-    ready: Option<(String, Duration)>,
-    serving_since: Option<Time>,
-    drains_since: Option<Time>,
-    said_ready: bool,
-    /// Where it was seen accepting.
-    accepts: Vec<ListenerId>,
-    /// Where the one before it accepts, and it was not seen to.
-    missing: Vec<ListenerId>,
 }
 
 /// What a command of ours is run for.

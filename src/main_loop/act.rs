@@ -3,7 +3,8 @@
 use anyhow::{Context, Error, Result};
 use nix::sys::signal::Signal;
 
-use super::{Life, World};
+use super::World;
+use super::generation::Spawned;
 use crate::drain::Drain;
 use crate::listener::{self, Note};
 use crate::log as lines;
@@ -45,34 +46,31 @@ impl World {
             Action::Lose(_) => self.watch.nothing_serves(),
             Action::Empty(generation) => self.drain(generation),
             Action::Quiesce(generation) => {
-                if let Some(drain) = self.drains.get_mut(&generation) {
+                let one = self.generations.get_mut(&generation);
+                if let Some(drain) = one.and_then(|one| one.drain.as_mut()) {
                     drain.count_connections();
                 }
             }
             Action::Stop(generation) => {
-                self.leaves(generation);
-                let binder = self.binder(generation);
-                if let Some(server) = self.servers.get_mut(&generation) {
+                if let Some(one) = self.generations.get_mut(&generation) {
                     log::debug!("{generation} is told to stop by {}", self.stop_signal);
-                    if let Some(binder) = binder {
-                        server.bound_by(binder);
+                    one.leaves(sys::now());
+                    if let Some(binder) = one.binder() {
+                        one.server.bound_by(binder);
                     }
-                    server.stop(self.stop_signal);
+                    one.server.stop(self.stop_signal);
                 }
             }
             Action::Kill(generation) => {
-                self.leaves(generation);
-                if let Some(server) = self.servers.get_mut(&generation) {
-                    server.kill();
+                if let Some(one) = self.generations.get_mut(&generation) {
+                    one.leaves(sys::now());
+                    one.server.kill();
                 }
             }
             Action::Reopen(generation) => {
-                let server = self
-                    .servers
-                    .get(&generation)
-                    .filter(|_| self.stop_signal != Signal::SIGUSR1);
-                if let Some(server) = server {
-                    server.signal_main(Signal::SIGUSR1);
+                let one = self.generations.get(&generation);
+                if let Some(one) = one.filter(|_| self.stop_signal != Signal::SIGUSR1) {
+                    one.server.signal_main(Signal::SIGUSR1);
                 }
             }
             Action::Free(generation) => self.free(generation),
@@ -140,23 +138,10 @@ impl World {
             }
         })?;
         self.tell(&News::started(generation, server.pid().as_raw()));
-        self.lives.insert(
-            generation,
-            Life {
-                cause,
-                restarts: self.figures.spawned(cause),
-                started: now,
-                ready: None,
-                serving_since: None,
-                drains_since: None,
-                said_ready: false,
-                accepts: Vec::new(),
-                missing: Vec::new(),
-            },
-        );
-        self.notify.insert(generation, notify);
-        self.servers.insert(generation, server);
-        self.readiness = Some((generation, readiness));
+        let mut one = Spawned::new(server, notify);
+        one.restarts = self.figures.spawned(cause);
+        one.readiness = Some(readiness);
+        self.generations.insert(generation, one);
         Ok(())
     }
 
@@ -171,10 +156,8 @@ impl World {
     }
 
     fn cut_over(&mut self, generation: Generation) -> Event {
-        let missing = self
-            .lives
-            .get(&generation)
-            .map(|life| life.missing.as_slice());
+        let one = self.generations.get(&generation);
+        let missing = one.map(|one| one.missing.as_slice());
         match self
             .listeners
             .cut_over(generation, missing.unwrap_or_default())
@@ -188,43 +171,38 @@ impl World {
     }
 
     fn drain(&mut self, generation: Generation) {
-        self.leaves(generation);
-        let mut drain = Drain::new(sys::now());
+        let now = sys::now();
+        let mut drain = Drain::new(now);
         let held = self.listeners.sockets_of(generation);
         let held = held.iter().map(|held| held.listener);
         drain.doubt(
             held.filter(|listener| !self.accepted_on.contains(listener))
                 .collect(),
         );
-        self.drains.insert(generation, drain);
+        if let Some(one) = self.generations.get_mut(&generation) {
+            one.leaves(now);
+            drain.count(
+                &self.listeners.sockets_of(generation),
+                &one.server.processes(),
+            );
+            one.drain = Some(drain);
+        }
     }
 
     fn serve(&mut self, generation: Generation) {
-        if let Some(life) = self.lives.get_mut(&generation) {
-            life.serving_since = Some(sys::now());
-            self.says_ready |= life.said_ready;
-            self.accepted_on = std::mem::take(&mut life.accepts);
+        if let Some(one) = self.generations.get_mut(&generation) {
+            one.serving_since = Some(sys::now());
+            one.readiness = None;
+            self.says_ready |= one.said_ready;
+            self.accepted_on = std::mem::take(&mut one.accepts);
         }
-        self.readiness = None;
         self.watch.serves();
         self.keep_program(generation);
     }
 
-    fn leaves(&mut self, generation: Generation) {
-        if let Some(life) = self.lives.get_mut(&generation) {
-            life.drains_since.get_or_insert(sys::now());
-        }
-    }
-
     /// Nothing of it is left, or it never came to be.
     pub(super) fn free(&mut self, generation: Generation) {
-        self.servers.remove(&generation);
-        self.captures.remove(&generation);
-        self.notify.remove(&generation);
-        self.drains.remove(&generation);
-        self.lives.remove(&generation);
-        self.readiness
-            .take_if(|(candidate, _)| *candidate == generation);
+        self.generations.remove(&generation);
         let notes = self.listeners.leave(generation, sys::now());
         self.tell_notes(&notes);
     }

@@ -2,14 +2,12 @@
 
 use anyhow::{Result, bail};
 use nix::poll::PollFlags;
-use nix::unistd::Pid;
 
 use super::World;
 use super::wait::Batch;
-use crate::capture::{self, Capture, Happened, filter};
+use crate::capture::{self, Happened, filter};
 use crate::cli::options::{self, RunArgs};
 use crate::news::{Kind, News};
-use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 
 /// What comes of `--capture` here.
@@ -66,11 +64,13 @@ impl World {
         now: Time,
         batch: &mut Batch,
     ) {
-        let Some(capture) = self.captures.get_mut(&generation) else {
+        let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let server = self.servers.get(&generation);
-        let processes = || server.map(Server::processes).unwrap_or_default();
+        let Some(capture) = &mut one.capture else {
+            return;
+        };
+        let processes = || one.server.processes();
         for happened in capture.woken(flags, now, &mut self.listeners, processes) {
             match happened {
                 Happened::Listens { spelled, first, .. } if first => {
@@ -80,9 +80,10 @@ impl World {
                 Happened::Listens { .. } => {}
                 Happened::Warning(text) => self.warn(text),
                 Happened::Gone => {
-                    self.captures.remove(&generation);
-                    if self.is_gone(generation) {
-                        batch.deaths.push(Event::Gone(generation));
+                    if let Some(one) = self.generations.get_mut(&generation) {
+                        one.capture = None;
+                        let gone = one.is_gone().then_some(Event::Gone(generation));
+                        batch.deaths.extend(gone);
                     }
                 }
             }
@@ -92,10 +93,11 @@ impl World {
     /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
     /// must accept too; but nobody need where it has closed its listener.
     pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
-        for (generation, capture) in &mut self.captures {
-            let server = self.servers.get(generation);
-            let processes = || server.map(Server::processes).unwrap_or_default();
-            capture.sweep(now, &mut self.listeners, processes);
+        for one in self.generations.values_mut() {
+            let processes = || one.server.processes();
+            if let Some(capture) = &mut one.capture {
+                capture.sweep(now, &mut self.listeners, processes);
+            }
         }
         let listeners = &self.listeners;
         self.accepted_on.retain(|listener| listeners.has(*listener));
@@ -108,18 +110,5 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Nothing of it is left: no process that belongs to it, and none under its filter.
-    pub(super) fn is_gone(&self, generation: Generation) -> bool {
-        let server = self.servers.get(&generation);
-        server.is_some_and(Server::is_gone) && !self.captures.contains_key(&generation)
-    }
-
-    /// Who is asked to end: not a wrapper, which would leave the server behind.
-    pub(super) fn binder(&self, generation: Generation) -> Option<Pid> {
-        self.captures
-            .get(&generation)
-            .and_then(Capture::stop_target)
     }
 }

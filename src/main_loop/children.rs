@@ -6,11 +6,11 @@ use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::World;
 use super::wait::Batch;
-use super::{Life, World};
 use crate::capture::{Capture, filter};
 use crate::connections::owners::Owners;
-use crate::server::{Report, Server};
+use crate::server::Report;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
 
@@ -29,9 +29,9 @@ impl World {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Ok(None) | Err(_) => break,
             };
-            let mut servers = self.servers.iter();
-            let server = servers
-                .find(|(_, server)| server.is_main(pid))
+            let mut generations = self.generations.iter();
+            let server = generations
+                .find(|(_, one)| one.server.is_main(pid))
                 .map(|(generation, _)| *generation);
             let command = self
                 .commands
@@ -45,33 +45,33 @@ impl World {
         }
         // Once for all of them: there may be hundreds, and each is looked for in all of /proc.
         if orphans {
-            self.servers.values().for_each(Server::orphans_died);
+            let generations = self.generations.values();
+            generations.for_each(|one| one.server.orphans_died());
         }
-        let servers = self.servers.keys().copied();
-        let gone = servers.filter(|generation| self.is_gone(*generation));
-        batch.deaths.extend(gone.map(Event::Gone));
+        let gone = self.generations.iter().filter(|(_, one)| one.is_gone());
+        batch
+            .deaths
+            .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
     }
 
     fn bury(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
-        let Some(server) = self.servers.get_mut(&generation) else {
+        let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let mut exit = server.died(status);
+        let mut exit = one.server.died(status);
+        one.readiness = None;
         if exit == Exit::Status(0) && self.goes_on(generation) {
             exit = Exit::Background;
         }
         self.listeners.died(generation);
-        self.readiness
-            .take_if(|(candidate, _)| *candidate == generation);
         batch.deaths.push(Event::Died(generation, exit));
     }
 
     /// Whether others of it wait for clients, though it was not told to end; who is busy comes back to that soon.
     fn goes_on(&self, generation: Generation) -> bool {
-        let goes_on = |life: &Life| life.drains_since.is_none();
-        let server = self.servers.get(&generation);
-        let server = server.filter(|_| self.lives.get(&generation).is_some_and(goes_on));
-        let others = server.map(Server::processes).unwrap_or_default();
+        let one = self.generations.get(&generation);
+        let one = one.filter(|one| one.drains_since.is_none());
+        let others = one.map(|one| one.server.processes()).unwrap_or_default();
         let mut owners = Owners::default();
         owners.refresh(&others);
         let mut held = self.listeners.sockets_of(generation);
@@ -87,16 +87,18 @@ impl World {
     }
 
     pub(super) fn hear_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
-        let Some(server) = self.servers.get_mut(&generation) else {
+        let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let pid = server.pid();
-        for report in server.woken(fd) {
+        let pid = one.server.pid();
+        let reports = one.server.woken(fd);
+        for report in reports {
             match report {
                 Report::Running => self.watch.confirm(pid, now),
                 Report::Captured(notifications) => {
-                    let capture = Capture::new(generation, notifications);
-                    self.captures.insert(generation, capture);
+                    if let Some(one) = self.generations.get_mut(&generation) {
+                        one.capture = Some(Capture::new(generation, notifications));
+                    }
                 }
                 Report::NotCaptured(errno) => {
                     let why = filter::why_not(errno);

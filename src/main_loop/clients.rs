@@ -11,7 +11,6 @@ use super::World;
 use super::wait::Batch;
 use crate::control::{self, What};
 use crate::news::News;
-use crate::server::Server;
 use crate::supervisor::{Client, Event, Failure, Generation, Reason, Supervisor, Time, Verdict};
 use crate::sys;
 
@@ -58,7 +57,7 @@ impl World {
             // Who asked for that is answered once the socket is gone.
             Verdict::Stopped => return,
         };
-        let replaced = replaced.filter(|old| self.servers.contains_key(old));
+        let replaced = replaced.filter(|old| self.generations.contains_key(old));
         self.control
             .verdict(clients, &verdict, replaced, sys::now());
     }
@@ -73,11 +72,11 @@ impl World {
 
     fn failure(&mut self, failure: &Failure) -> control::Verdict {
         let said = self.figures.verdict_on(failure.generation);
-        let server = self.servers.get(&failure.generation);
+        let one = self.generations.get(&failure.generation);
         let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
             std::mem::take(&mut self.figures.command_lines)
         } else {
-            server.map(Server::last_lines).unwrap_or_default()
+            one.map(|one| one.server.last_lines()).unwrap_or_default()
         };
         control::Verdict {
             serving: false,

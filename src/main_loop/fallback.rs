@@ -28,8 +28,8 @@ fn written(program: impl AsFd) -> Option<Written> {
 impl World {
     /// It serves, and may have to be run again.
     pub(super) fn keep_program(&mut self, generation: Generation) {
-        let server = self.servers.get(&generation);
-        let program = server.and_then(|server| server.program()?.try_clone_to_owned().ok());
+        let one = self.generations.get(&generation);
+        let program = one.and_then(|one| one.server.program()?.try_clone_to_owned().ok());
         if let Some(program) = program {
             let written = written(&program);
             self.programs.insert(generation, Kept { program, written });

@@ -178,18 +178,16 @@ impl World {
 
     fn fill_in(&mut self, state: &mut GenerationState, now: Time) {
         let generation = state.generation;
-        if let Some(life) = self.lives.get(&generation) {
-            state.age = Some(now.saturating_sub(life.started));
-            state.restarts = life.restarts;
-        }
-        let Some(server) = self.servers.get(&generation) else {
+        let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let processes = server.processes();
+        let processes = one.server.processes();
         let held = self.listeners.sockets_of(generation);
-        state.pid = Some(server.pid().as_raw());
+        state.age = Some(now.saturating_sub(one.server.started()));
+        state.restarts = one.restarts;
+        state.pid = Some(one.server.pid().as_raw());
         state.memory = Memory::of(&processes);
-        state.connections = match self.drains.get_mut(&generation) {
+        state.connections = match &mut one.drain {
             Some(drain) => drain.count(&held, &processes),
             None => Counter::default().count(&held, &processes).connections,
         };

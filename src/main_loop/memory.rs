@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Life;
+use super::generation::Spawned;
 use crate::listener::ListenerId;
-use crate::supervisor::{Cause, Draining, Exit, Generation, Memory, Phase, Queue, Serving, Time};
+use crate::supervisor::{Draining, Exit, Generation, Memory, Phase, Queue, Serving, Time};
 
 pub fn to_json(memory: &Memory) -> Value {
     let serving = memory.serving.as_ref().map(|serving| {
@@ -122,48 +122,32 @@ fn exit_from_json(told: &Value) -> Option<Exit> {
     told["background"].as_bool().map(|_| Exit::Background)
 }
 
-pub fn life_to_json(life: &Life) -> Value {
-    let cause = match life.cause {
-        Cause::First => "first",
-        Cause::Asked => "asked",
-        Cause::File => "file",
-        Cause::Restart => "restart",
-    };
-    let ready = life
+pub fn life_to_json(one: &Spawned) -> Value {
+    let ready = one
         .ready
         .as_ref()
         .map(|(how, after)| json!([how, nanoseconds(*after)]));
     json!({
-        "cause": cause,
-        "restarts": life.restarts,
-        "started": nanoseconds(life.started),
+        "restarts": one.restarts,
         "ready": ready,
-        "serving_since": life.serving_since.map(nanoseconds),
-        "drains_since": life.drains_since.map(nanoseconds),
-        "said_ready": life.said_ready,
-        "accepts": listeners_to_json(&life.accepts),
-        "missing": listeners_to_json(&life.missing),
+        "serving_since": one.serving_since.map(nanoseconds),
+        "drains_since": one.drains_since.map(nanoseconds),
+        "said_ready": one.said_ready,
+        "accepts": listeners_to_json(&one.accepts),
+        "missing": listeners_to_json(&one.missing),
     })
 }
 
-pub fn life_from_json(told: &Value) -> Option<Life> {
+pub fn life_from_json(told: &Value, one: &mut Spawned) -> Option<()> {
     let ready = |told: &Value| Some((told.get(0)?.as_str()?.to_owned(), time(told.get(1)?)?));
-    Some(Life {
-        cause: match told["cause"].as_str()? {
-            "first" => Cause::First,
-            "file" => Cause::File,
-            "restart" => Cause::Restart,
-            _ => Cause::Asked,
-        },
-        restarts: u32::try_from(told["restarts"].as_u64()?).ok()?,
-        started: time(&told["started"])?,
-        ready: ready(&told["ready"]),
-        serving_since: time(&told["serving_since"]),
-        drains_since: time(&told["drains_since"]),
-        said_ready: told["said_ready"].as_bool()?,
-        accepts: listeners_from_json(&told["accepts"]),
-        missing: listeners_from_json(&told["missing"]),
-    })
+    one.restarts = u32::try_from(told["restarts"].as_u64()?).ok()?;
+    one.ready = ready(&told["ready"]);
+    one.serving_since = time(&told["serving_since"]);
+    one.drains_since = time(&told["drains_since"]);
+    one.said_ready = told["said_ready"].as_bool()?;
+    one.accepts = listeners_from_json(&told["accepts"]);
+    one.missing = listeners_from_json(&told["missing"]);
+    Some(())
 }
 
 pub fn listeners_to_json(listeners: &[ListenerId]) -> Value {

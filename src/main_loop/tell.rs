@@ -5,17 +5,18 @@ use std::time::Duration;
 use log::Level;
 
 use super::World;
+use super::generation::Spawned;
 use crate::log as lines;
 use crate::news::{Kind, News};
 use crate::ready::Lack;
-use crate::supervisor::{Announcement, Cause, Exit, Failure, Generation, Reason};
+use crate::supervisor::{Announcement, Cause, Exit, Failure, Generation, Reason, Time};
 use crate::sys;
 
 impl World {
     pub(super) fn announce(&mut self, announcement: &Announcement) {
         let news = match announcement {
             Announcement::Proving(generation) => {
-                let (how, after) = self.readiness_of(*generation);
+                let (how, after) = self.shown_ready(*generation);
                 News::proving(*generation, &how, after)
             }
             Announcement::Serving {
@@ -27,8 +28,8 @@ impl World {
                 let old = failure
                     .serves_on
                     .filter(|_| self.args.dev)
-                    .and_then(|old| self.lives.get(&old));
-                let age = old.map(|life| sys::now().saturating_sub(life.started));
+                    .and_then(|old| self.generations.get(&old));
+                let age = old.map(|old| sys::now().saturating_sub(old.server.started()));
                 self.fails(failure, age)
             }
             Announcement::Dead {
@@ -36,7 +37,7 @@ impl World {
                 exit,
                 then,
             } => {
-                let after = self.since(*generation, |life| life.serving_since);
+                let after = self.since(*generation, |one| one.serving_since);
                 News::dead(*generation, exit, after, *then)
             }
             Announcement::Gone { generation, exit } => {
@@ -82,8 +83,8 @@ impl World {
         cause: Cause,
         draining: Option<Generation>,
     ) -> News {
-        let (how, after) = self.readiness_of(generation);
-        let draining = draining.map(|old| (old, self.count_connections(old)));
+        let (how, after) = self.shown_ready(generation);
+        let draining = draining.map(|old| (old, self.connections_of(old)));
         let news = News::serving(generation, &how, after, draining);
         self.figures
             .served(generation, cause, after, &news.text, sys::now());
@@ -105,7 +106,7 @@ impl World {
             return None;
         };
         let generation = failure.generation;
-        let (_, readiness) = (self.readiness.as_ref()).filter(|(whose, _)| *whose == generation)?;
+        let readiness = self.generations.get(&generation)?.readiness.as_ref()?;
         Some(match readiness.lack()? {
             Lack::Word => format!("{generation} does not say READY=1, as the one before it did"),
             Lack::Accepting(listeners) => {
@@ -128,20 +129,20 @@ impl World {
         News::warning(text).at(Level::Error)
     }
 
-    fn count_connections(&mut self, generation: Generation) -> Option<usize> {
-        let held = self.listeners.sockets_of(generation);
-        let pids = self.servers.get(&generation)?.processes();
-        self.drains.get_mut(&generation)?.count(&held, &pids)
+    /// As they were counted when it began to drain.
+    fn connections_of(&self, generation: Generation) -> Option<usize> {
+        let drain = self.generations.get(&generation)?.drain.as_ref()?;
+        drain.connections()
     }
 
     fn goes(&mut self, generation: Generation, exit: Option<&Exit>) -> News {
-        let life = self.lives.get(&generation);
-        let served = life.is_some_and(|life| life.serving_since.is_some());
-        let was_ended = life.is_some_and(|life| life.drains_since.is_some());
-        let after = self.since(generation, |life| {
-            life.drains_since
-                .or(life.serving_since)
-                .or(Some(life.started))
+        let one = self.generations.get(&generation);
+        let served = one.is_some_and(|one| one.serving_since.is_some());
+        let was_ended = one.is_some_and(|one| one.drains_since.is_some());
+        let after = self.since(generation, |one| {
+            one.drains_since
+                .or(one.serving_since)
+                .or(Some(one.server.started()))
         });
         if served {
             self.figures.counters.gone_after(after);
@@ -155,25 +156,21 @@ impl World {
         }
     }
 
-    fn readiness_of(&self, generation: Generation) -> (String, Duration) {
-        let ready = self
-            .lives
-            .get(&generation)
-            .and_then(|life| life.ready.clone());
-        ready.unwrap_or_else(|| {
-            (
-                "ready".into(),
-                self.since(generation, |life| Some(life.started)),
-            )
+    fn shown_ready(&self, generation: Generation) -> (String, Duration) {
+        let one = self.generations.get(&generation);
+        one.and_then(|one| one.ready.clone()).unwrap_or_else(|| {
+            let after = self.since(generation, |one| Some(one.server.started()));
+            ("ready".into(), after)
         })
     }
 
-    fn since(
-        &self,
-        generation: Generation,
-        moment: impl Fn(&super::Life) -> Option<crate::supervisor::Time>,
-    ) -> Duration {
+    fn since(&self, generation: Generation, moment: impl Fn(&Spawned) -> Option<Time>) -> Duration {
         let now = sys::now();
-        now.saturating_sub(self.lives.get(&generation).and_then(moment).unwrap_or(now))
+        now.saturating_sub(
+            self.generations
+                .get(&generation)
+                .and_then(moment)
+                .unwrap_or(now),
+        )
     }
 }

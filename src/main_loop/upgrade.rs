@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Life, Purpose, World, memory};
+use super::generation::Spawned;
+use super::{Purpose, World, memory};
 use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
@@ -80,21 +81,20 @@ impl World {
         outgoing.put("signals", self.signals.surroundings())?;
         outgoing.put("control", &self.control)?;
         outgoing.put_parts("listeners", self.listeners.hand_over())?;
-        for (generation, server) in &self.servers {
+        for (generation, one) in &self.generations {
             let number = generation.0;
-            outgoing.put_parts(format!("server {number}"), server.hand_over())?;
-            let capture = self.captures.get(generation).map(Capture::hand_over);
+            outgoing.put_parts(format!("server {number}"), one.server.hand_over())?;
+            let capture = one.capture.as_ref().map(Capture::hand_over);
             outgoing.put_parts(format!("capture {number}"), capture.unwrap_or_default())?;
-            let notify = self.notify.get(generation).map(NotifySocket::hand_over);
-            outgoing.put_parts(format!("notify {number}"), notify.unwrap_or_default())?;
+            outgoing.put_parts(format!("notify {number}"), one.notify.hand_over())?;
         }
         outgoing.put("programs", &self.programs)?;
         Ok(outgoing)
     }
 
     fn own_knowledge(&self) -> Value {
-        let lives: BTreeMap<String, Value> = (self.lives.iter())
-            .map(|(generation, life)| (generation.0.to_string(), memory::life_to_json(life)))
+        let lives: BTreeMap<String, Value> = (self.generations.iter())
+            .map(|(generation, one)| (generation.0.to_string(), memory::life_to_json(one)))
             .collect();
         json!({
             "lives": lives,
@@ -109,25 +109,22 @@ impl World {
         let lives = told["lives"].as_object().context("no lives")?;
         for (number, life) in lives {
             let generation = Generation(number.parse()?);
-            let life: Life = memory::life_from_json(life).context("cannot read generations")?;
-            self.lives.insert(generation, life);
             let mut take = |what: &str| incoming.take_parts(&format!("{what} {number}"));
             let (told, descriptors) = take("server")?;
             let server = Server::take_over(&told, &mut descriptors.into_iter());
-            self.servers
-                .insert(generation, server.context("cannot read servers")?);
+            let (told, descriptors) = take("notify")?;
+            let notify = NotifySocket::take_over(&told, descriptors);
+            let mut one = Spawned::new(
+                server.context("cannot read servers")?,
+                notify.context("cannot read notify sockets")?,
+            );
+            memory::life_from_json(life, &mut one).context("cannot read generations")?;
             let (told, descriptors) = take("capture")?;
             if !told.is_null() {
                 let capture = Capture::take_over(&told, &mut descriptors.into_iter());
-                self.captures
-                    .insert(generation, capture.context("cannot read captured servers")?);
+                one.capture = Some(capture.context("cannot read captured servers")?);
             }
-            let (told, descriptors) = take("notify")?;
-            if !told.is_null() {
-                let notify = NotifySocket::take_over(&told, descriptors);
-                self.notify
-                    .insert(generation, notify.context("cannot read notify sockets")?);
-            }
+            self.generations.insert(generation, one);
         }
         self.programs = incoming.take("programs")?;
         self.accepted_on = memory::listeners_from_json(&told["accepted_on"]);
@@ -149,12 +146,14 @@ impl World {
             if matches!(one.phase, Phase::Quiescing { .. }) {
                 drain.count_connections();
             }
-            self.drains.insert(one.generation, drain);
+            if let Some(spawned) = self.generations.get_mut(&one.generation) {
+                spawned.drain = Some(drain);
+            }
         }
         let serving = supervisor
             .serving()
-            .and_then(|serving| self.servers.get(&serving.generation));
-        if let Some(pid) = serving.map(Server::pid) {
+            .and_then(|serving| self.generations.get(&serving.generation));
+        if let Some(pid) = serving.map(|one| one.server.pid()) {
             self.watch.confirm(pid, now);
             self.watch.serves();
         }

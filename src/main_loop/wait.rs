@@ -11,10 +11,11 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
 use super::World;
-use crate::drain::Drain;
+use super::generation::Spawned;
+use crate::capture::Capture;
 use crate::log as lines;
 use crate::news::{Kind, News};
-use crate::ready::notify::NotifySocket;
+use crate::ready::Readiness;
 use crate::signals::Asked;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
@@ -30,7 +31,7 @@ enum Room {
     Capture(Generation),
     Notify(Generation),
     Command(Pid),
-    Readiness,
+    Readiness(Generation),
     Watch,
 }
 
@@ -122,28 +123,15 @@ impl World {
                 .into_iter()
                 .map(|polled| (Room::Watch, polled)),
         );
-        for (generation, server) in &self.servers {
-            all.extend(
-                server
-                    .polled()
-                    .into_iter()
-                    .map(|polled| (Room::Server(*generation), polled)),
-            );
-        }
-        for (generation, capture) in &self.captures {
-            all.extend(
-                capture
-                    .polled()
-                    .into_iter()
-                    .map(|polled| (Room::Capture(*generation), polled)),
-            );
-        }
-        for (generation, notify) in &self.notify {
-            all.extend(
-                notify
-                    .polled()
-                    .map(|polled| (Room::Notify(*generation), polled)),
-            );
+        for (generation, one) in &self.generations {
+            let server = one.server.polled().into_iter();
+            all.extend(server.map(|polled| (Room::Server(*generation), polled)));
+            let capture = one.capture.iter().flat_map(Capture::polled);
+            all.extend(capture.map(|polled| (Room::Capture(*generation), polled)));
+            let notify = one.notify.polled();
+            all.extend(notify.map(|polled| (Room::Notify(*generation), polled)));
+            let readiness = one.readiness.as_ref().and_then(Readiness::polled);
+            all.extend(readiness.map(|polled| (Room::Readiness(*generation), polled)));
         }
         for (_, command) in &self.commands {
             all.extend(
@@ -153,29 +141,17 @@ impl World {
                     .map(|polled| (Room::Command(command.pid()), polled)),
             );
         }
-        let readiness = self
-            .readiness
-            .as_ref()
-            .and_then(|(_, readiness)| readiness.polled());
-        all.extend(readiness.map(|polled| (Room::Readiness, polled)));
         all
     }
 
     /// When one of the rooms wants to look again.
     fn deadline(&self) -> Option<Time> {
-        let readiness = self
-            .readiness
-            .as_ref()
-            .filter(|(candidate, _)| self.runs(*candidate))
-            .and_then(|(_, readiness)| readiness.deadline());
-        let drains = self.drains.values().filter_map(Drain::deadline);
-        let notify = self.notify.values().filter_map(NotifySocket::deadline);
+        let generations = self.generations.values().flat_map(Spawned::deadlines);
         let commands = self
             .commands
             .iter()
             .filter_map(|(_, command)| command.deadline());
         let rooms = [
-            readiness,
             self.listeners.deadline(),
             self.watch.deadline(),
             self.control.deadline(),
@@ -185,8 +161,7 @@ impl World {
         rooms
             .into_iter()
             .flatten()
-            .chain(drains)
-            .chain(notify)
+            .chain(generations)
             .chain(commands)
             .min()
     }
@@ -204,8 +179,9 @@ impl World {
             Room::Server(generation) => self.hear_server(generation, fd, now),
             Room::Capture(generation) => self.hear_capture(generation, flags, now, batch),
             Room::Notify(generation) => self.hear_notices(generation, now),
-            Room::Readiness => {
-                if let Some((_, readiness)) = &mut self.readiness {
+            Room::Readiness(generation) => {
+                let one = self.generations.get_mut(&generation);
+                if let Some(readiness) = one.and_then(|one| one.readiness.as_mut()) {
                     readiness.woken();
                 }
             }
@@ -257,8 +233,8 @@ impl World {
         self.look_at_draining(now, batch);
         let notes = self.listeners.look(now);
         self.tell_notes(&notes);
-        for notify in self.notify.values_mut() {
-            notify.look(now);
+        for one in self.generations.values_mut() {
+            one.notify.look(now);
         }
         for (_, command) in &mut self.commands {
             command.look(now);

@@ -1,0 +1,81 @@
+//! One record for each generation that was spawned: its processes, and all that is kept of it until nothing is left.
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::capture::Capture;
+use crate::drain::Drain;
+use crate::listener::ListenerId;
+use crate::ready::Readiness;
+use crate::ready::notify::NotifySocket;
+use crate::server::Server;
+use crate::supervisor::Time;
+
+pub(super) struct Spawned {
+    pub server: Server,
+    /// Where its calls of bind(2) are answered, as long as one of its processes may make one.
+    pub capture: Option<Capture>,
+    pub notify: NotifySocket,
+    /// How it shows that it is ready, until it has.
+    pub readiness: Option<Readiness>,
+    /// What it still has to do, once new connections go elsewhere.
+    pub drain: Option<Drain>,
+    /// Restarts in a row that led to it.
+    pub restarts: u32,
+    /// What showed that it was ready, and how long after the spawn.
+    pub ready: Option<(String, Duration)>,
+    pub serving_since: Option<Time>,
+    pub drains_since: Option<Time>,
+    pub said_ready: bool,
+    /// Where it was seen accepting.
+    pub accepts: Vec<ListenerId>,
+    /// Where the one before it accepts, and it was not seen to.
+    pub missing: Vec<ListenerId>,
+}
+
+impl Spawned {
+    pub fn new(server: Server, notify: NotifySocket) -> Self {
+        Self {
+            server,
+            capture: None,
+            notify,
+            readiness: None,
+            drain: None,
+            restarts: 0,
+            ready: None,
+            serving_since: None,
+            drains_since: None,
+            said_ready: false,
+            accepts: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    /// It is told to end, or clients go elsewhere.
+    pub fn leaves(&mut self, now: Time) {
+        self.readiness = None;
+        self.drains_since.get_or_insert(now);
+    }
+
+    /// When it wants to be looked at.
+    pub fn deadlines(&self) -> impl Iterator<Item = Time> {
+        let readiness = self.readiness.as_ref().filter(|_| self.server.runs());
+        let deadlines = [
+            readiness.and_then(Readiness::deadline),
+            self.drain.as_ref().and_then(Drain::deadline),
+            self.notify.deadline(),
+        ];
+        deadlines.into_iter().flatten()
+    }
+
+    /// Nothing of it is left: no process that belongs to it, and none under its filter.
+    pub fn is_gone(&self) -> bool {
+        self.server.is_gone() && self.capture.is_none()
+    }
+
+    /// Who is asked to end: not a wrapper, which would leave the server behind.
+    pub fn binder(&self) -> Option<Pid> {
+        self.capture.as_ref().and_then(Capture::stop_target)
+    }
+}
