@@ -134,6 +134,38 @@ fn variables_of_others_are_taken_away() {
 }
 
 #[test]
+fn variables_of_the_user_are_kept() {
+    let plan = Site::at(Place::Tcp4);
+    let file = plan.dir().join("env");
+    fs::write(&file, "LISTEN_FDS=7\nWATCHDOG_DIR=/w\n").expect("a file");
+    let file = file.display().to_string();
+    let plan = plan
+        .variable("LISTEN_ADDR", "a")
+        .variable("LISTEN_PORT", "b")
+        .variable("PORT", "3000")
+        .with(&["--env-file", &file]);
+    let (_site, seen) = seen_by_a_server(plan, &[]);
+    seen.is("LISTEN_ADDR", "a")
+        .is("LISTEN_PORT", "b")
+        .is("WATCHDOG_DIR", "/w")
+        .is("PORT", "3000");
+    // the number of sockets, not what the file says
+    seen.is("LISTEN_FDS", "1");
+}
+
+#[test]
+fn an_env_file_says_nothing_that_is_meant_for_hotswap() {
+    let plan = Site::at(Place::Nowhere);
+    let file = plan.dir().join("env");
+    fs::write(&file, "LISTEN_FDS=7\nLISTEN_PID=1\nWATCHDOG_USEC=5\n").expect("a file");
+    let file = file.display().to_string();
+    let (_site, seen) = seen_by_a_server(plan.with(&["--env-file", &file]), &[]);
+    seen.is_not_set("LISTEN_FDS")
+        .is_not_set("LISTEN_PID")
+        .is_not_set("WATCHDOG_USEC");
+}
+
+#[test]
 fn tokens_are_replaced() {
     let given = [
         "{fd}",

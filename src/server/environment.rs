@@ -21,21 +21,23 @@ pub const WHOSE: [&str; 3] = ["HOME", "USER", "LOGNAME"];
 
 pub type Variables = Vec<(OsString, OsString)>;
 
-/// What belongs to whoever started hotswap, and would mislead a server (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
-fn is_scrubbed(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name == b"NOTIFY_SOCKET"
-        || [
-            b"LISTEN_".as_slice(),
-            b"SERVER_STARTER_",
-            b"WATCHDOG_",
-            b"HOTSWAP_",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+/// What is meant for hotswap itself and would mislead a server (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
+/// Other names with these prefixes are the user's.
+const FOR_HOTSWAP: [&str; 7] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
+fn is_for_hotswap(name: &OsStr) -> bool {
+    FOR_HOTSWAP.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"HOTSWAP_")
 }
 
-/// hotswap's own variables without those, and with what the env file sets. `whose` are told by the stub, which knows the
+/// hotswap's own variables and those of the env file, without what is meant for hotswap. `whose` are told by the stub, which knows the
 /// server's user.
 ///
 /// # Errors
@@ -45,12 +47,12 @@ pub fn inherited(env_file: Option<&Path>, whose: &[&str]) -> io::Result<Variable
     let said = env_file
         .map(|file| env_file::read(file, &own))
         .transpose()?;
-    let kept = |name: &OsStr| !is_scrubbed(name) && whose.iter().all(|whose| name != *whose);
     let mut variables = own;
-    variables.retain(|(name, _)| kept(name));
+    variables.retain(|(name, _)| whose.iter().all(|whose| name != *whose));
     for (name, value) in said.unwrap_or_default() {
         set(&mut variables, &name, value);
     }
+    variables.retain(|(name, _)| !is_for_hotswap(name));
     Ok(variables)
 }
 
@@ -76,6 +78,10 @@ pub fn variables(
     for (name, value) in own.into_iter().chain(of_sockets(recipe, generation, seats)) {
         set(&mut variables, name, value);
     }
+    let port = seats.iter().find_map(tcp_port);
+    if let Some(port) = port.filter(|_| variables.iter().all(|(name, _)| name != "PORT")) {
+        set(&mut variables, "PORT", port.to_string());
+    }
     Ok(variables)
 }
 
@@ -95,9 +101,6 @@ pub fn of_hotswap(recipe: &Recipe, generation: Generation, notify: &str) -> Vari
 fn of_sockets(recipe: &Recipe, generation: Generation, seats: &[Seat]) -> Variables {
     let mut variables = Variables::new();
     let mut put = |name: &str, value: String| variables.push((name.into(), value.into()));
-    if let Some(port) = seats.iter().find_map(tcp_port) {
-        put("PORT", port.to_string());
-    }
     if seats.is_empty() {
         return variables;
     }

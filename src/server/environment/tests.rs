@@ -114,15 +114,14 @@ fn what_belongs_to_hotswap_itself_is_scrubbed() {
         "LISTEN_FDS",
         "LISTEN_PIDFDID",
         "NOTIFY_SOCKET",
-        "SERVER_STARTER_PORT",
         "WATCHDOG_USEC",
         "HOTSWAP_LISTEN",
     ];
     for name in scrubbed {
-        assert!(is_scrubbed(OsStr::new(name)), "{name}");
+        assert!(is_for_hotswap(OsStr::new(name)), "{name}");
     }
-    for name in ["PATH", "LISTEN", "LISTENER_X", "XNOTIFY_SOCKET"] {
-        assert!(!is_scrubbed(OsStr::new(name)), "{name}");
+    for name in ["PATH", "LISTEN_ADDR", "WATCHDOG_DIR", "XNOTIFY_SOCKET"] {
+        assert!(!is_for_hotswap(OsStr::new(name)), "{name}");
     }
 }
 
