@@ -210,7 +210,7 @@ fn is_host(text: &str) -> bool {
 pub struct Listen {
     pub name: Option<String>,
     /// Without the name; a path without its `unix:`. This is the key in `SERVER_STARTER_PORT`.
-    pub spelled: String,
+    pub as_given: String,
     pub address: Address,
 }
 
@@ -227,10 +227,10 @@ impl FromStr for Listen {
                 format!("the name {name:?} is not made of letters, digits, '.', '-' and '_' alone");
             return Err(Unreadable::new(&why, &format!("web={address}")));
         }
-        let spelled = address.strip_prefix("unix:").unwrap_or(address);
+        let as_given = address.strip_prefix("unix:").unwrap_or(address);
         Ok(Self {
             name: name.map(str::to_owned),
-            spelled: spelled.to_owned(),
+            as_given: as_given.to_owned(),
             address: address.parse()?,
         })
     }

@@ -3,19 +3,19 @@
 //! A generation under the [`filter`] stops in bind(2), listen(2) and unlink(2) until it is answered here. It is a
 //! convenience, not a sandbox: what is not understood is carried out by the kernel as if hotswap were not there.
 
-mod asked;
 mod bind;
-mod bound;
+mod bound_sockets;
 mod caller;
+mod common_ancestor;
 pub mod filter;
 mod hand_over;
+mod impersonate;
 mod listen;
 mod notification;
 mod options;
-mod path;
-mod place;
-mod theirs;
-mod tree;
+mod server_path;
+mod server_socket;
+mod sockaddr;
 mod unlink;
 
 use std::io;
@@ -27,12 +27,12 @@ use nix::poll::PollFlags;
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 
-use crate::connections::owners::Owners;
+use crate::connections::process_sockets::ProcessSockets;
 use crate::listener::{ListenerId, Listeners};
-use crate::proc::process::Process;
+use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
-use bound::Bounds;
+use bound_sockets::BoundSockets;
 use notification::{Call, Notification, PATIENCE};
 
 /// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
@@ -47,10 +47,10 @@ const BETWEEN_SWEEPS: Time = Time::from_millis(100);
 
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Happened {
+pub enum CaptureEvent {
     /// It listens on an address; `first` says that hotswap did not have that one until now, and it is worth naming.
     Listens {
-        spelled: String,
+        as_given: String,
         first: bool,
     },
     Warning(String),
@@ -60,7 +60,7 @@ pub enum Happened {
 
 /// What a user is told once a generation, however often it comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Remark {
+enum Warning {
     CannotLook,
     TooSlow,
     PortZero,
@@ -74,28 +74,28 @@ enum Remark {
 }
 
 /// How a call ends, unless it is refused.
-enum Answer {
+enum CallResult {
     /// It returns 0.
     Succeed,
     /// The kernel carries it out.
-    GoOn,
+    Continue,
 }
 
 /// The notifications of one generation, and what is known from them.
 pub struct Capture {
     generation: Generation,
     listener: Rc<OwnedFd>,
-    bounds: Bounds,
+    bound_sockets: BoundSockets,
     /// The processes that bound what listens now.
-    binders: Vec<Process>,
+    binders: Vec<ProcessId>,
     /// It does not let itself be looked at in time: it is no longer looked at.
     blind: bool,
     gone: bool,
     /// When it was last looked for listeners that it has closed.
     swept: Time,
     announced: usize,
-    remarked: Vec<Remark>,
-    happened: Vec<Happened>,
+    warned: Vec<Warning>,
+    events: Vec<CaptureEvent>,
 }
 
 impl Capture {
@@ -105,14 +105,14 @@ impl Capture {
         Self {
             generation,
             listener: Rc::new(listener),
-            bounds: Bounds::default(),
+            bound_sockets: BoundSockets::default(),
             binders: Vec::new(),
             blind: false,
             gone: false,
             swept: Time::ZERO,
             announced: 0,
-            remarked: Vec::new(),
-            happened: Vec::new(),
+            warned: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -130,7 +130,7 @@ impl Capture {
         now: Time,
         listeners: &mut Listeners,
         processes: impl Fn() -> Vec<Pid>,
-    ) -> Vec<Happened> {
+    ) -> Vec<CaptureEvent> {
         let mut answered = 0;
         // held on to beside ourselves, for as long as the calls that came by it are answered
         let listener = Rc::clone(&self.listener);
@@ -141,17 +141,17 @@ impl Capture {
             answered += 1;
         }
         let changed = self
-            .happened
+            .events
             .iter()
-            .any(|happened| matches!(happened, Happened::Listens { .. }));
+            .any(|events| matches!(events, CaptureEvent::Listens { .. }));
         if changed && now >= self.swept + BETWEEN_SWEEPS {
             self.sweep(now, listeners, processes);
         }
         if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.gone = true;
-            self.happened.push(Happened::Gone);
+            self.events.push(CaptureEvent::Gone);
         }
-        std::mem::take(&mut self.happened)
+        std::mem::take(&mut self.events)
     }
 
     /// Gives up the listeners that the server has closed: hotswap alone would keep them open, and nobody would answer.
@@ -161,24 +161,24 @@ impl Capture {
         listeners: &mut Listeners,
         processes: impl Fn() -> Vec<Pid>,
     ) {
-        let left: Vec<(u64, ListenerId)> = self.bounds.left().collect();
+        let left: Vec<(u64, ListenerId)> = self.bound_sockets.left().collect();
         if left.is_empty() {
             return;
         }
         self.swept = now;
-        let mut owners = Owners::default();
+        let mut owners = ProcessSockets::default();
         owners.refresh(&processes());
         for (inode, listener) in left {
             if owners.is_complete() && !owners.have(inode) {
                 listeners.abandon(self.generation, listener, now);
-                self.bounds.forget(inode);
+                self.bound_sockets.forget(inode);
             }
         }
     }
 
     fn answer(&mut self, call: Notification, listeners: &mut Listeners) {
         let answer = match call.call {
-            _ if self.blind => Ok(Answer::GoOn),
+            _ if self.blind => Ok(CallResult::Continue),
             Call::Bind {
                 fd,
                 address,
@@ -186,43 +186,43 @@ impl Capture {
             } => self.bind(&call, fd, (address, length), listeners),
             Call::Listen { fd } => self.listen(&call, fd, listeners),
             Call::Unlink { directory, path } => Ok(self.unlink(&call, directory, path, listeners)),
-            Call::Other => Ok(Answer::GoOn),
+            Call::Other => Ok(CallResult::Continue),
         };
         match answer {
-            Ok(Answer::Succeed) => call.succeed(),
-            Ok(Answer::GoOn) => call.go_on(),
+            Ok(CallResult::Succeed) => call.succeed(),
+            Ok(CallResult::Continue) => call.continue_call(),
             Err(error) => call.refuse(&error),
         }
     }
 
     /// Which process is to be told to finish, where it need not be the main one: a wrapper would end and leave it behind.
     pub fn stop_target(&self) -> Option<Pid> {
-        tree::common_ancestor(&self.binders)
+        common_ancestor::common_ancestor(&self.binders)
     }
 
     /// Whether it makes or has made a listener itself, as a server does that runs without hotswap too.
     pub fn called_bind_or_listen(&self) -> bool {
-        self.bounds.are_in_use()
+        self.bound_sockets.are_in_use()
     }
 
     fn note_binder(&mut self, process: Pid) {
         if self.binders.len() < MOST_BINDERS
-            && let Some(process) = Process::of(process)
+            && let Some(process) = ProcessId::of(process)
             && !self.binders.contains(&process)
         {
             self.binders.push(process);
         }
     }
 
-    fn note_listening(&mut self, spelled: String, mut first: bool) {
+    fn note_listening(&mut self, as_given: String, mut first: bool) {
         self.announced += usize::from(first);
         if first && self.announced > MOST_ANNOUNCED {
             let generation = self.generation;
             let text = format!("{generation} listens on more addresses than are worth naming");
-            self.remark(Remark::TooManyToName, text);
+            self.warn_once(Warning::TooManyToName, text);
             first = false;
         }
-        self.happened.push(Happened::Listens { spelled, first });
+        self.events.push(CaptureEvent::Listens { as_given, first });
     }
 
     /// Something that could not be found out; but what is the server's own doing is its own affair.
@@ -236,13 +236,13 @@ impl Capture {
             Some(Errno::ETIMEDOUT) => {
                 self.blind = true;
                 let patience = PATIENCE.as_secs();
-                self.remark(
-                    Remark::TooSlow,
+                self.warn_once(
+                    Warning::TooSlow,
                     format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept over a swap"),
                 );
             }
-            _ => self.remark(
-                Remark::CannotLook,
+            _ => self.warn_once(
+                Warning::CannotLook,
                 format!(
                     "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
                      try: hotswap as root, or --listen and a server that takes its sockets from there"
@@ -251,10 +251,10 @@ impl Capture {
         }
     }
 
-    fn remark(&mut self, remark: Remark, text: String) {
-        if !self.remarked.contains(&remark) {
-            self.remarked.push(remark);
-            self.happened.push(Happened::Warning(text));
+    fn warn_once(&mut self, warning: Warning, text: String) {
+        if !self.warned.contains(&warning) {
+            self.warned.push(warning);
+            self.events.push(CaptureEvent::Warning(text));
         }
     }
 }

@@ -72,19 +72,19 @@ pub enum Invocation {
                       hotswap swap|status|stop|events|upgrade [NAME] [OPTIONS]\n       \
                       hotswap completions SHELL | hotswap man"
 )]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     run: RunArgs,
     #[command(subcommand)]
-    request: Option<Request>,
+    request: Option<ClientCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Request {
+enum ClientCommand {
     /// Swap a running one and wait for the verdict
     Swap {
         #[command(flatten)]
-        whom: Whom,
+        whom: InstanceArg,
         /// Stop waiting after D (the swap goes on, and the status is 124)
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
@@ -98,7 +98,7 @@ enum Request {
     /// Show what is serving and what is draining
     Status {
         #[command(flatten)]
-        whom: Whom,
+        whom: InstanceArg,
         /// Print JSON: one object with NAME, an array without
         #[arg(long)]
         json: bool,
@@ -109,7 +109,7 @@ enum Request {
     /// Drain and stop a running one
     Stop {
         #[command(flatten)]
-        whom: Whom,
+        whom: InstanceArg,
         /// Stop waiting after D (the status is 124)
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
@@ -117,7 +117,7 @@ enum Request {
     /// Follow the events of a running one
     Events {
         #[command(flatten)]
-        whom: Whom,
+        whom: InstanceArg,
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
@@ -125,7 +125,7 @@ enum Request {
     /// Re-execute hotswap itself in place
     Upgrade {
         #[command(flatten)]
-        whom: Whom,
+        whom: InstanceArg,
     },
     /// Print completions for a shell
     Completions {
@@ -137,7 +137,7 @@ enum Request {
 }
 
 #[derive(Debug, Args)]
-struct Whom {
+struct InstanceArg {
     /// The instance, or the path of its control socket; may be left out if only one is running
     #[arg(value_name = "NAME", value_parser = values::instance)]
     name: Option<String>,
@@ -169,15 +169,15 @@ fn is_request(first: &OsStr) -> bool {
 }
 
 fn grammar() -> Command {
-    <Line as clap::CommandFactory>::command()
+    <CommandLine as clap::CommandFactory>::command()
 }
 
-fn read(arguments: &[OsString]) -> Result<(Line, ArgMatches), Refusal> {
+fn read(arguments: &[OsString]) -> Result<(CommandLine, ArgMatches), Refusal> {
     let program = OsString::from("hotswap");
     let matches = grammar()
         .try_get_matches_from(std::iter::once(&program).chain(arguments))
         .map_err(|error| usage::refusal(&error))?;
-    let line = Line::from_arg_matches(&matches).map_err(|error| usage::refusal(&error))?;
+    let line = CommandLine::from_arg_matches(&matches).map_err(|error| usage::refusal(&error))?;
     Ok((line, matches))
 }
 
@@ -244,15 +244,15 @@ fn option(long: &str, value: &[u8]) -> OsString {
     OsString::from_vec([b"--", long.as_bytes(), b"=", value].concat())
 }
 
-fn request(line: Line, instance: Option<OsString>) -> Result<Invocation, Refusal> {
-    let or_our_own = |whom: Whom| {
+fn request(line: CommandLine, instance: Option<OsString>) -> Result<Invocation, Refusal> {
+    let or_our_own = |whom: InstanceArg| {
         whom.name
             .or_else(|| instance.and_then(|name| name.into_string().ok()))
             .filter(|name| !name.is_empty())
     };
     Ok(match line.request {
         None => return Err(Refusal::Usage("no command to run".into())),
-        Some(Request::Swap {
+        Some(ClientCommand::Swap {
             whom,
             timeout,
             drained,
@@ -263,24 +263,24 @@ fn request(line: Line, instance: Option<OsString>) -> Result<Invocation, Refusal
             drained,
             all,
         },
-        Some(Request::Status { whom, json, watch }) => Invocation::Status {
+        Some(ClientCommand::Status { whom, json, watch }) => Invocation::Status {
             name: or_our_own(whom),
             json,
             watch,
         },
-        Some(Request::Stop { whom, timeout }) => Invocation::Stop {
+        Some(ClientCommand::Stop { whom, timeout }) => Invocation::Stop {
             name: or_our_own(whom),
             timeout,
         },
-        Some(Request::Events { whom, json }) => Invocation::Events {
+        Some(ClientCommand::Events { whom, json }) => Invocation::Events {
             name: or_our_own(whom),
             json,
         },
-        Some(Request::Upgrade { whom }) => Invocation::Upgrade {
+        Some(ClientCommand::Upgrade { whom }) => Invocation::Upgrade {
             name: or_our_own(whom),
         },
-        Some(Request::Completions { shell }) => Invocation::Print(completions(shell)),
-        Some(Request::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
+        Some(ClientCommand::Completions { shell }) => Invocation::Print(completions(shell)),
+        Some(ClientCommand::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
     })
 }
 

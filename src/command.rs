@@ -16,9 +16,9 @@ use nix::unistd::Pid;
 use crate::cli::options::Stderr;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
-use crate::stub::limit;
-use crate::stub::line::{self, Answer, Line};
-use crate::stub::order::Order;
+use crate::stub::channel::{self, StubChannel, StubMessage};
+use crate::stub::open_files;
+use crate::stub::request::StubRequest;
 use crate::supervisor::{Exit, Time};
 
 /// From being asked to end to being killed.
@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct Command {
     main: Pid,
     /// Until exec.
-    line: Option<Line>,
+    channel: Option<StubChannel>,
     refusal: Option<(i32, String)>,
     output: Option<Output>,
     deadline: Option<Time>,
@@ -61,11 +61,11 @@ impl Command {
             environment::set(&mut environment, name, value);
         }
         environment::set(&mut environment, OF_A_COMMAND, purpose);
-        let order = Order {
+        let request = StubRequest {
             command,
             environment,
-            open_files: limit::given(),
-            ..Order::default()
+            open_files: open_files::given(),
+            ..StubRequest::default()
         };
         let (output, theirs) = match stderr {
             Stderr::Inherit => (None, io::stderr().as_fd().try_clone_to_owned()?),
@@ -78,10 +78,10 @@ impl Command {
             Some(stdout) => stdout,
             None => Stdio::from(theirs.try_clone()?),
         };
-        let (main, line) = line::start(&order, &[], stdout, Stdio::from(theirs))?;
+        let (main, channel) = channel::start(&request, &[], stdout, Stdio::from(theirs))?;
         Ok(Self {
             main,
-            line: Some(line),
+            channel: Some(channel),
             refusal: None,
             output,
             deadline,
@@ -94,33 +94,38 @@ impl Command {
     }
 
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let line = self.line.as_ref().map(Line::fd);
+        let channel = self.channel.as_ref().map(StubChannel::fd);
         let output = self.output.as_ref().and_then(Output::polled);
-        let both = line.into_iter().chain(output);
+        let both = channel.into_iter().chain(output);
         both.map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
     pub fn woken(&mut self, fd: RawFd) {
         if self
-            .line
+            .channel
             .as_ref()
-            .is_some_and(|line| line.fd().as_raw_fd() == fd)
+            .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
         {
-            self.hear();
+            self.read_channel();
         } else if let Some(output) = &mut self.output {
             output.woken();
         }
     }
 
-    fn hear(&mut self) {
-        for answer in self.line.as_mut().map(Line::hear).unwrap_or_default() {
+    fn read_channel(&mut self) {
+        for answer in self
+            .channel
+            .as_mut()
+            .map(StubChannel::messages)
+            .unwrap_or_default()
+        {
             match answer {
-                Answer::Running => self.line = None,
-                Answer::Cannot { status, reason } => {
+                StubMessage::Running => self.channel = None,
+                StubMessage::Cannot { status, reason } => {
                     self.refusal = Some((status.into(), reason));
                 }
                 // it was not asked to go under the filter
-                Answer::Captured(_) | Answer::NotCaptured(_) => {}
+                StubMessage::Captured(_) | StubMessage::NotCaptured(_) => {}
             }
         }
     }
@@ -161,7 +166,7 @@ impl Command {
 
     /// It has been reaped. What it has left behind in the background lives on, unless it was asked to end.
     pub fn died(mut self, status: ExitStatus) -> Ended {
-        self.hear();
+        self.read_channel();
         if let Some(output) = &mut self.output {
             output.finish();
         }

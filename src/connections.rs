@@ -2,13 +2,13 @@
 //!
 //! It only looks, by getsockopt(2), sock_diag(7) and /proc, and never touches a connection.
 
-pub mod backlog;
-pub mod census;
-pub mod handshakes;
+pub mod accept_queue;
+pub mod activity;
+pub mod half_open;
 pub mod inet;
 pub mod listening;
-mod netlink;
-pub mod owners;
+pub mod process_sockets;
+mod sock_diag;
 pub mod unix;
 
 use std::io;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::connections::backlog::Backlog;
-use crate::connections::census::{Census, Counter};
-use crate::listener::{Held, Kind, ListenerId};
-use crate::ready::waited_on;
+use crate::connections::accept_queue::AcceptQueue;
+use crate::connections::activity::{ActivityCount, ActivityCounter};
+use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::ready::accepting_on;
 use crate::supervisor::{Queue, Time};
 use crate::sys;
 
@@ -27,7 +27,7 @@ const SHARE: u32 = 10;
 
 /// What there is to tell about a draining generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum DrainEvent {
     Queue(Queue),
     /// None of its connections is busy.
     Quiet,
@@ -35,16 +35,16 @@ pub enum Reading {
 
 /// What looking costs, where several generations drain: together they leave most of the time for others.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// [`sys::spent`] before the processes of this one were looked for.
-    pub spent: Time,
+pub struct LookCost {
+    /// [`sys::cpu_time`] before the processes of this one were looked for.
+    pub cpu_time: Time,
     /// How many are looked at in turn.
     pub among: u32,
 }
 
-impl Effort {
+impl LookCost {
     fn took(self) -> Duration {
-        sys::spent().saturating_sub(self.spent) * self.among
+        sys::cpu_time().saturating_sub(self.cpu_time) * self.among
     }
 }
 
@@ -52,17 +52,17 @@ impl Effort {
 #[derive(Debug)]
 pub struct Drain {
     cut_at: Time,
-    wait: Wait,
+    wait: DrainStage,
     next: Option<Time>,
     said: Option<Queue>,
     connections: Option<usize>,
-    counter: Counter,
+    counter: ActivityCounter,
     doubted: Vec<ListenerId>,
     left_out: Vec<ListenerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
+enum DrainStage {
     /// For its queue; at the last look there was nothing left of it, or not.
     Queue { was_empty: bool },
     /// For its connections.
@@ -74,18 +74,18 @@ impl Drain {
     pub fn new(cut_at: Time) -> Self {
         Self {
             cut_at,
-            wait: Wait::Queue { was_empty: false },
+            wait: DrainStage::Queue { was_empty: false },
             next: Some(cut_at),
             said: None,
             connections: None,
-            counter: Counter::default(),
+            counter: ActivityCounter::default(),
             doubted: Vec::new(),
             left_out: Vec::new(),
         }
     }
 
     /// It was not seen accepting on these. Where it still does not, nobody is served by waiting for it.
-    pub fn doubt(&mut self, listeners: Vec<ListenerId>) {
+    pub fn may_not_accept(&mut self, listeners: Vec<ListenerId>) {
         self.doubted = listeners;
     }
 
@@ -101,35 +101,41 @@ impl Drain {
 
     /// The queue has been waited for: from the next look on its connections are counted.
     pub fn count_connections(&mut self) {
-        self.wait = Wait::Connections;
+        self.wait = DrainStage::Connections;
         self.next = Some(self.cut_at);
     }
 
     /// Looks at its sockets and its processes; tells what has changed.
-    pub fn look(&mut self, now: Time, held: &[Held], pids: &[Pid], effort: Effort) -> Vec<Reading> {
+    pub fn look(
+        &mut self,
+        now: Time,
+        held: &[GenerationSocket],
+        pids: &[Pid],
+        effort: LookCost,
+    ) -> Vec<DrainEvent> {
         if self.next.is_none_or(|next| now < next) {
             return Vec::new();
         }
         self.leave_out(held, pids);
-        let accepts = |held: &&Held| !self.left_out.contains(&held.listener);
+        let accepts = |held: &&GenerationSocket| !self.left_out.contains(&held.listener);
         let held: Vec<_> = held.iter().filter(accepts).copied().collect();
         let held = &held[..];
         let reading = match self.wait {
-            Wait::Queue { .. } if !held.iter().any(has_own_queue) => {
+            DrainStage::Queue { .. } if !held.iter().any(has_own_queue) => {
                 self.next = None;
                 self.say(Queue::Settled)
             }
-            Wait::Queue { .. } => {
-                let backlog = Backlog::of(held);
+            DrainStage::Queue { .. } => {
+                let backlog = AcceptQueue::of(held);
                 self.queue_seen(now, effort.took(), backlog)
             }
-            Wait::Connections => {
+            DrainStage::Connections => {
                 let census = self.counter.count(held, pids);
                 // A handshake may have come to its end since the queue was seen empty.
                 let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
-                    Backlog::of(held)
+                    AcceptQueue::of(held)
                 } else {
-                    Backlog::NONE
+                    AcceptQueue::NONE
                 };
                 self.counted(now, effort.took(), census, backlog)
             }
@@ -138,25 +144,30 @@ impl Drain {
     }
 
     /// Counts its connections for somebody who asks, whatever is being waited for.
-    pub fn count(&mut self, held: &[Held], pids: &[Pid]) -> Option<usize> {
+    pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> Option<usize> {
         self.connections = self.counter.count(held, pids).connections;
         self.connections
     }
 
-    fn leave_out(&mut self, held: &[Held], pids: &[Pid]) {
+    fn leave_out(&mut self, held: &[GenerationSocket], pids: &[Pid]) {
         let doubted = std::mem::take(&mut self.doubted);
         for one in held.iter().filter(|one| doubted.contains(&one.listener)) {
             let one = std::slice::from_ref(one);
-            let has_accepted = Counter::default().count(one, pids).connections != Some(0);
-            if !has_accepted && waited_on(one, pids).is_empty() {
+            let has_accepted = ActivityCounter::default().count(one, pids).connections != Some(0);
+            if !has_accepted && accepting_on(one, pids).is_empty() {
                 self.left_out.extend(one.iter().map(|one| one.listener));
             }
         }
     }
 
-    fn queue_seen(&mut self, now: Time, took: Duration, backlog: Backlog) -> Option<Reading> {
-        let was_empty = self.wait == Wait::Queue { was_empty: true };
-        self.wait = Wait::Queue {
+    fn queue_seen(
+        &mut self,
+        now: Time,
+        took: Duration,
+        backlog: AcceptQueue,
+    ) -> Option<DrainEvent> {
+        let was_empty = self.wait == DrainStage::Queue { was_empty: true };
+        self.wait = DrainStage::Queue {
             was_empty: backlog.is_none(),
         };
         let is_young = now.saturating_sub(self.cut_at) < YOUNG;
@@ -176,9 +187,9 @@ impl Drain {
         &mut self,
         now: Time,
         took: Duration,
-        census: Census,
-        backlog: Backlog,
-    ) -> Option<Reading> {
+        census: ActivityCount,
+        backlog: AcceptQueue,
+    ) -> Option<DrainEvent> {
         self.connections = census.connections;
         self.next = Some(now + took + SELDOM.max(took * SHARE));
         if census.busy > 0 {
@@ -189,17 +200,17 @@ impl Drain {
             return None;
         }
         self.next = None;
-        Some(Reading::Quiet)
+        Some(DrainEvent::Quiet)
     }
 
-    fn say(&mut self, queue: Queue) -> Option<Reading> {
+    fn say(&mut self, queue: Queue) -> Option<DrainEvent> {
         let is_new = self.said != Some(queue);
         self.said = Some(queue);
-        is_new.then_some(Reading::Queue(queue))
+        is_new.then_some(DrainEvent::Queue(queue))
     }
 }
 
 /// Only its own queue can be waited for: what comes to a shared one comes to all.
-fn has_own_queue(held: &Held) -> bool {
-    held.steered && matches!(held.kind, Kind::Tcp { .. } | Kind::Unix)
+fn has_own_queue(held: &GenerationSocket) -> bool {
+    held.steered && matches!(held.kind, SocketKind::Tcp { .. } | SocketKind::Unix)
 }

@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::again::again;
-use crate::supervisor::{Client, Generation};
+use crate::retry::retry;
+use crate::supervisor::{ClientId, Generation};
 use crate::sys;
 
 // serde passes no context to the fields it visits. All of this happens on one thread.
@@ -65,7 +65,7 @@ impl Outgoing {
     /// Those of memfd_create(2) and write(2).
     pub fn write(&self) -> io::Result<File> {
         let numbers: Vec<RawFd> = self.duplicates.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut memory = File::from(again(|| memfd_create(c"hotswap", MFdFlags::empty()))?);
+        let mut memory = File::from(retry(|| memfd_create(c"hotswap", MFdFlags::empty()))?);
         memory.write_all(&serde_json::to_vec(&(&self.rooms, numbers))?)?;
         Ok(memory)
     }
@@ -232,7 +232,7 @@ macro_rules! serialize_as_number {
     )*};
 }
 
-serialize_as_number!(Generation, Client);
+serialize_as_number!(Generation, ClientId);
 
 /// As over an exec, within one process.
 #[cfg(test)]
@@ -267,7 +267,7 @@ mod tests {
         path: PathBuf,
         #[serde(with = "pid")]
         pid: Pid,
-        draining: BTreeMap<Generation, Client>,
+        draining: BTreeMap<Generation, ClientId>,
     }
 
     fn room() -> (Room, UnixStream) {
@@ -277,7 +277,7 @@ mod tests {
             lock: None,
             path: PathBuf::from("/run/\u{2764}"),
             pid: Pid::this(),
-            draining: [(Generation(3), Client(7))].into(),
+            draining: [(Generation(3), ClientId(7))].into(),
         };
         (room, peer)
     }

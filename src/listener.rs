@@ -5,22 +5,22 @@
 //! gone: it is told.
 
 mod captured;
+mod context;
 mod cut_over;
-mod group;
+mod generation_socket;
 mod hand_over;
-mod means;
-mod note;
+mod incident;
+mod listening_socket;
 mod open;
-mod owner;
-mod path;
-mod place;
+mod port_holder;
 mod relay;
-mod seat;
+mod reuseport;
 mod shared;
-mod shown;
-mod socket;
+mod snapshot;
 mod steer;
-mod survey;
+mod summary;
+mod unix_dir;
+mod unix_path;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -30,19 +30,19 @@ use nix::unistd::{Gid, Uid};
 
 use crate::address::Listen;
 use crate::supervisor::{Generation, Time};
-pub use captured::{BoundPath, CapturedAddress, Given, Plan, Spot};
-use group::Group;
-pub use means::Means;
-pub use note::Note;
+pub use captured::{BindPlan, BoundPath, CapturedAddress, PathEntry, Replacement};
+pub use context::ListenerContext;
+pub use generation_socket::{GenerationSocket, InheritedSocket, SocketKind};
+pub use incident::Incident;
+pub use listening_socket::listens;
 pub use open::SO_BINDTOIFINDEX;
-pub use owner::holders_of_port;
-use path::UnixPath;
-pub use place::beside;
-pub use seat::{Held, Kind, Seat};
-use shared::Shared;
-pub use socket::listens;
+pub use port_holder::holders_of_port;
+use reuseport::ReuseportGroup;
+use shared::SharedSocket;
+use snapshot::Snapshot;
 use steer::Inode;
-use survey::Survey;
+pub use unix_dir::beside;
+use unix_path::UnixPath;
 
 /// What holds for every listener.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ pub struct ListenerId(pub usize);
 
 /// Which socket a generation is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sockets {
+pub enum SocketSource {
     /// Its own, made now if it has none.
     Own,
     /// The one that new connections go to: a restart takes the dead one's, with the clients that wait in it.
@@ -69,61 +69,61 @@ pub enum Sockets {
 struct Listener {
     id: ListenerId,
     name: String,
-    spelled: String,
+    as_given: String,
     /// What the server asked for that it came with.
     captured: Option<CapturedAddress>,
-    sort: Sort,
+    sort: ListenerKind,
 }
 
-enum Sort {
-    Group(Group),
+enum ListenerKind {
+    Group(ReuseportGroup),
     Path(UnixPath),
-    Shared(Shared),
+    Shared(SharedSocket),
 }
 
 impl Listener {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> SocketKind {
         match &self.sort {
-            Sort::Group(group) => Kind::Tcp {
+            ListenerKind::Group(group) => SocketKind::Tcp {
                 port: group.address().port(),
             },
-            Sort::Path(_) => Kind::Unix,
-            Sort::Shared(shared) => shared.kind(),
+            ListenerKind::Path(_) => SocketKind::Unix,
+            ListenerKind::Shared(shared) => shared.kind(),
         }
     }
 
     fn has(&self, inode: Inode) -> bool {
         match &self.sort {
-            Sort::Group(group) => group.has(inode),
-            Sort::Path(path) => path.has(inode),
-            Sort::Shared(shared) => shared.inode() == inode,
+            ListenerKind::Group(group) => group.has(inode),
+            ListenerKind::Path(path) => path.has(inode),
+            ListenerKind::Shared(shared) => shared.inode() == inode,
         }
     }
 
     fn addr(&self) -> String {
         match &self.sort {
-            Sort::Group(group) => group.address().to_string(),
-            Sort::Path(path) => path.shown(),
-            Sort::Shared(shared) => shared.addr(),
+            ListenerKind::Group(group) => group.address().to_string(),
+            ListenerKind::Path(path) => path.shown(),
+            ListenerKind::Shared(shared) => shared.addr(),
         }
     }
 
-    fn held(&self, generation: Generation) -> Option<Held<'_>> {
+    fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
         let (fd, inode, listens, steered) = match &self.sort {
-            Sort::Group(group) => {
+            ListenerKind::Group(group) => {
                 let socket = group.socket_of(generation)?;
                 (socket.fd(), socket.inode, socket.listens, true)
             }
-            Sort::Path(path) => {
+            ListenerKind::Path(path) => {
                 let socket = path.socket_of(generation)?;
                 (socket.fd(), socket.inode, socket.listens, true)
             }
-            Sort::Shared(shared) => {
+            ListenerKind::Shared(shared) => {
                 let fd = shared.fd_of(generation)?;
                 (fd, shared.inode(), shared.listens(), false)
             }
         };
-        Some(Held {
+        Some(GenerationSocket {
             listener: self.id,
             fd,
             inode,
@@ -138,13 +138,13 @@ impl Listener {
 /// Every listener of this hotswap.
 pub struct Listeners {
     all: Vec<Listener>,
-    means: Means,
+    context: ListenerContext,
     /// How many listeners there have been.
     given_out: usize,
     /// The generation that new connections go to, as long as it is there.
     serving: Option<Generation>,
     /// The latest generation that was given its sockets, to be spawned with.
-    seated: Option<Generation>,
+    spawning: Option<Generation>,
 }
 
 impl Listeners {
@@ -155,16 +155,16 @@ impl Listeners {
     /// What cannot be listened on, and why; who has it, if /proc tells.
     pub fn open(
         listens: &[Listen],
-        mut means: Means,
+        mut context: ListenerContext,
         inherited: Vec<(OwnedFd, String)>,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let (all, warnings) = open::all(listens, inherited, &mut means)?;
+        let (all, warnings) = open::all(listens, inherited, &mut context)?;
         let listeners = Self {
             given_out: all.len(),
             all,
-            means,
+            context,
             serving: None,
-            seated: None,
+            spawning: None,
         };
         Ok((listeners, warnings))
     }
@@ -182,21 +182,31 @@ impl Listeners {
     ///
     /// # Errors
     /// When a socket cannot be made: out of descriptors or memory.
-    pub fn seats(&mut self, generation: Generation, sockets: Sockets) -> io::Result<Vec<Seat>> {
-        let mut seats = Vec::new();
-        let survey = self.survey();
-        self.seated = self.seated.max(Some(generation));
+    pub fn inherited_sockets(
+        &mut self,
+        generation: Generation,
+        sockets: SocketSource,
+    ) -> io::Result<Vec<InheritedSocket>> {
+        let mut inherited_sockets = Vec::new();
+        let snapshot = self.snapshot();
+        self.spawning = self.spawning.max(Some(generation));
         for listener in &mut self.all {
             let captured = listener.captured.is_some();
             // one that it has not bound yet is kept for it, with the clients that wait there
-            if captured && sockets == Sockets::Own {
+            if captured && sockets == SocketSource::Own {
                 continue;
             }
             let fd = match &mut listener.sort {
-                Sort::Group(group) => group.seat(generation, sockets, &survey, &mut self.means)?,
-                Sort::Path(path) => path.seat(generation, sockets, &self.means)?,
-                Sort::Shared(_) if captured => continue,
-                Sort::Shared(shared) => shared.seat(generation, &self.means)?,
+                ListenerKind::Group(group) => {
+                    group.inherited_socket(generation, sockets, &snapshot, &mut self.context)?
+                }
+                ListenerKind::Path(path) => {
+                    path.inherited_socket(generation, sockets, &self.context)?
+                }
+                ListenerKind::Shared(_) if captured => continue,
+                ListenerKind::Shared(shared) => {
+                    shared.inherited_socket(generation, &self.context)?
+                }
             };
             if captured {
                 continue;
@@ -205,13 +215,13 @@ impl Listeners {
             let addr = listener.addr();
             // what tells it from TCP is for users: a server binds the bare address
             let (addr, port) = match kind {
-                Kind::Tcp { port } => (addr, Some(port)),
-                Kind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
-                Kind::Unix | Kind::Abstract | Kind::Other => (addr, None),
+                SocketKind::Tcp { port } => (addr, Some(port)),
+                SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
+                SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => (addr, None),
             };
-            seats.push(Seat {
+            inherited_sockets.push(InheritedSocket {
                 name: listener.name.clone(),
-                spelled: listener.spelled.clone(),
+                as_given: listener.as_given.clone(),
                 addr,
                 port,
                 kind,
@@ -219,7 +229,7 @@ impl Listeners {
             });
         }
         self.settle(generation)?;
-        Ok(seats)
+        Ok(inherited_sockets)
     }
 
     /// What a listener is called in the words for users.
@@ -230,48 +240,52 @@ impl Listeners {
 
     #[cfg(test)]
     /// Whether it holds a socket of any listener.
-    pub fn has_seat(&self, generation: Generation) -> bool {
+    pub fn has_socket(&self, generation: Generation) -> bool {
         self.all
             .iter()
             .any(|listener| listener.held(generation).is_some())
     }
 
     /// The sockets that this generation holds.
-    pub fn sockets_of(&self, generation: Generation) -> Vec<Held<'_>> {
+    pub fn sockets_of(&self, generation: Generation) -> Vec<GenerationSocket<'_>> {
         let held = self.all.iter().map(|listener| listener.held(generation));
         held.flatten().collect()
     }
 
     /// The generation is gone: its sockets are parked, but for those that new connections go to, in which clients wait
     /// for the next.
-    pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Note> {
+    pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
         for listener in &mut self.all {
             match &mut listener.sort {
-                Sort::Group(group) => group.leave(generation, now, &mut self.means),
-                Sort::Path(path) => path.leave(generation, now, &mut self.means),
-                Sort::Shared(shared) => shared.leave(generation),
+                ListenerKind::Group(group) => group.leave(generation, now, &mut self.context),
+                ListenerKind::Path(path) => path.leave(generation, now, &mut self.context),
+                ListenerKind::Shared(shared) => shared.leave(generation),
             }
         }
         self.died(generation);
-        self.bring_home();
+        self.return_clients();
         self.forget_unowned();
-        self.means.take_notes()
+        self.context.take_incidents()
     }
 
     /// Clients that had stayed with a generation that is gone now go to the one that serves.
-    fn bring_home(&mut self) {
+    fn return_clients(&mut self) {
         let Some(serving) = self.serving else { return };
         for listener in &mut self.all {
             let result = match &mut listener.sort {
-                Sort::Group(group) if group.is_waiting() => {
-                    group.cut_over(serving, &mut self.means)
+                ListenerKind::Group(group) if group.is_waiting() => {
+                    group.cut_over(serving, &mut self.context)
                 }
-                Sort::Path(path) if path.is_waiting() => path.cut_over(serving, &mut self.means),
-                Sort::Group(_) | Sort::Path(_) | Sort::Shared(_) => continue,
+                ListenerKind::Path(path) if path.is_waiting() => {
+                    path.cut_over(serving, &mut self.context)
+                }
+                ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {
+                    continue;
+                }
             };
             if let Err(error) = result {
                 let (listener, why) = (listener.addr(), error.to_string());
-                self.means.note(Note::Broken { listener, why });
+                self.context.incident(Incident::Broken { listener, why });
             }
         }
     }
@@ -283,75 +297,75 @@ impl Listeners {
     pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
         let listener = self.all.iter_mut().find(|other| other.id == listener);
         match listener.map(|listener| &mut listener.sort) {
-            Some(Sort::Group(group)) => group.probe(generation),
-            Some(Sort::Path(path)) => path.probe(generation),
-            Some(Sort::Shared(shared)) => shared.probe(generation),
+            Some(ListenerKind::Group(group)) => group.probe(generation),
+            Some(ListenerKind::Path(path)) => path.probe(generation),
+            Some(ListenerKind::Shared(shared)) => shared.probe(generation),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        vec![(self.means.fd(), PollFlags::POLLIN)]
+        vec![(self.context.fd(), PollFlags::POLLIN)]
     }
 
     /// Something has happened on one of the sockets: one was shut down, or a client came to a parked one.
-    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Note> {
-        let ready = self.means.ready(now);
+    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
+        let ready = self.context.ready(now);
         for listener in &mut self.all {
             let here = ready.iter().copied();
             let here: Vec<_> = here.filter(|event| listener.has(event.0)).collect();
             match &mut listener.sort {
                 _ if here.is_empty() => {}
-                Sort::Group(group) => group.woken(&here, &mut self.means),
-                Sort::Path(path) => path.woken(&here, &mut self.means),
-                Sort::Shared(shared) => shared.woken(&mut self.means),
+                ListenerKind::Group(group) => group.woken(&here, &mut self.context),
+                ListenerKind::Path(path) => path.woken(&here, &mut self.context),
+                ListenerKind::Shared(shared) => shared.woken(&mut self.context),
             }
         }
-        self.means.take_notes()
+        self.context.take_incidents()
     }
 
     /// When to look again without being woken: when a parked socket may be closed, or a relayed connection lasts too long.
     pub fn deadline(&self) -> Option<Time> {
-        let parked = self.groups().filter_map(Group::deadline).min();
-        parked.into_iter().chain(self.means.deadline()).min()
+        let spare = self.groups().filter_map(ReuseportGroup::deadline).min();
+        spare.into_iter().chain(self.context.deadline()).min()
     }
 
     /// The deadline has come.
-    pub fn look(&mut self, now: Time) -> Vec<Note> {
-        let again = self.means.look(now);
+    pub fn look(&mut self, now: Time) -> Vec<Incident> {
+        let again = self.context.look(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
-            let survey = self.survey();
+            let snapshot = self.snapshot();
             for listener in &mut self.all {
-                if let Sort::Group(group) = &mut listener.sort {
-                    group.reap(&survey, now, &mut self.means);
-                    group.tend(&mut self.means);
+                if let ListenerKind::Group(group) = &mut listener.sort {
+                    group.reap(&snapshot, now, &mut self.context);
+                    group.update_interests(&mut self.context);
                 }
             }
             // what was closed is closed: a stranger that comes next comes after it
-            let survey = self.survey();
+            let snapshot = self.snapshot();
             for listener in &mut self.all {
-                if let Sort::Group(group) = &mut listener.sort {
-                    group.recognize(&survey, &mut self.means);
+                if let ListenerKind::Group(group) = &mut listener.sort {
+                    group.recognize(&snapshot, &mut self.context);
                 }
             }
         }
-        self.means.take_notes()
+        self.context.take_incidents()
     }
 
-    fn groups(&self) -> impl Iterator<Item = &Group> {
+    fn groups(&self) -> impl Iterator<Item = &ReuseportGroup> {
         self.all.iter().filter_map(|listener| match &listener.sort {
-            Sort::Group(group) => Some(group),
-            Sort::Path(_) | Sort::Shared(_) => None,
+            ListenerKind::Group(group) => Some(group),
+            ListenerKind::Path(_) | ListenerKind::Shared(_) => None,
         })
     }
 
-    fn survey(&self) -> Survey {
-        Survey::of(&self.groups().collect::<Vec<_>>())
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.groups().collect::<Vec<_>>())
     }
 
     /// hotswap stops: what is shut down now stays so.
     pub fn stop_repairing(&mut self) {
-        self.means.repairs = false;
+        self.context.repairs = false;
     }
 }
 

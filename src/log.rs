@@ -1,6 +1,6 @@
 //! What hotswap says on stderr: each event once, as a line or as an object.
 //!
-//! It chooses no words; those are in `news`. It never waits for whoever reads stderr, and never fails because nobody does.
+//! It chooses no words; those are in `record`. It never waits for whoever reads stderr, and never fails because nobody does.
 
 mod sink;
 
@@ -11,12 +11,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use env_logger::fmt::Formatter;
 use log::kv::{Key, Source, Value, VisitSource};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Record as LogRecord};
 use serde_json::Map;
 
 use crate::cli::options::{LogFormat, RunArgs};
-use crate::news::News;
-use crate::plain::plain_but_for_hints;
+use crate::escape::escape_but_for_hints;
+use crate::record::Record;
 use sink::Sink;
 
 /// Events have this target, as any line of ours has.
@@ -26,7 +26,7 @@ static SINK: Mutex<Sink> = Mutex::new(Sink::new());
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
+struct LineStyle {
     format: LogFormat,
     colours: bool,
     /// Verdicts are what somebody at the desk waits for.
@@ -35,7 +35,7 @@ struct Look {
 
 /// From here on `log` writes to stderr. `filter` is what HOTSWAP_LOG holds.
 pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
-    let look = Look {
+    let look = LineStyle {
         format: run.log_format,
         colours: colours_fit(),
         verdicts_in_colour: run.dev,
@@ -60,7 +60,7 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     // a second logger can only be one that a test has set up
     let _ = logger.try_init();
     if let (Some(filter), None) = (filter, understood) {
-        log_news(&News::warning(format!(
+        log_record(&Record::warning(format!(
             "cannot use HOTSWAP_LOG={}: it is no filter\ntry: HOTSWAP_LOG=debug",
             filter.display()
         )));
@@ -80,18 +80,18 @@ fn is_filter(filter: &str) -> bool {
 }
 
 /// Says what happened.
-pub fn log_news(news: &News) {
-    if news.level <= log::max_level() {
-        as_record(news, |record| log::logger().log(record));
+pub fn log_record(record: &Record) {
+    if record.level <= log::max_level() {
+        as_record(record, |record| log::logger().log(record));
     }
 }
 
-fn as_record<R>(news: &News, f: impl FnOnce(&Record) -> R) -> R {
-    f(&Record::builder()
-        .args(format_args!("{}", news.text))
-        .level(news.level)
+fn as_record<R>(record: &Record, f: impl FnOnce(&LogRecord) -> R) -> R {
+    f(&LogRecord::builder()
+        .args(format_args!("{}", record.text))
+        .level(record.level)
         .target(TARGET)
-        .key_values(&Fields(news.fields()))
+        .key_values(&Fields(record.fields()))
         .build())
 }
 
@@ -99,7 +99,7 @@ fn as_record<R>(news: &News, f: impl FnOnce(&Record) -> R) -> R {
 pub fn last_words(text: &str) {
     let mut sink = sink();
     sink.choose_way();
-    sink.push(format!("hotswap: {}\n", plain_but_for_hints(text)).as_bytes());
+    sink.push(format!("hotswap: {}\n", escape_but_for_hints(text)).as_bytes());
     sink.finish();
 }
 
@@ -155,14 +155,14 @@ fn colours_fit() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-fn write_record(out: &mut Formatter, record: &Record, look: Look) -> io::Result<()> {
+fn write_record(out: &mut Formatter, record: &LogRecord, look: LineStyle) -> io::Result<()> {
     let fields = collect(record);
     if look.format == LogFormat::Json {
         let time = out.timestamp_millis().to_string();
         return writeln!(out, "{}", object(time, record, fields));
     }
     let event = fields.get("event").and_then(serde_json::Value::as_str);
-    let text = plain_but_for_hints(&record.args().to_string());
+    let text = escape_but_for_hints(&record.args().to_string());
     match colour(record.level(), event, look) {
         Some(colour) => writeln!(out, "\x1b[{colour}mhotswap: {text}\x1b[0m"),
         None => writeln!(out, "hotswap: {text}"),
@@ -170,7 +170,7 @@ fn write_record(out: &mut Formatter, record: &Record, look: Look) -> io::Result<
 }
 
 /// The whole line has one colour, so that it still reads, and is found, as one.
-fn colour(level: Level, event: Option<&str>, look: Look) -> Option<&'static str> {
+fn colour(level: Level, event: Option<&str>, look: LineStyle) -> Option<&'static str> {
     const RED: &str = "31";
     const GREEN: &str = "1;32";
     const YELLOW: &str = "33";
@@ -200,7 +200,7 @@ const KEYS: [&str; 8] = [
     "message",
 ];
 
-fn object(time: String, record: &Record, mut fields: Map<String, serde_json::Value>) -> String {
+fn object(time: String, record: &LogRecord, mut fields: Map<String, serde_json::Value>) -> String {
     fields.insert("time".into(), time.into());
     fields.entry("event").or_insert_with(|| {
         let plain = match record.level() {
@@ -245,7 +245,7 @@ impl Source for Fields {
 }
 
 /// The same fields, at the other end.
-fn collect(record: &Record) -> Map<String, serde_json::Value> {
+fn collect(record: &LogRecord) -> Map<String, serde_json::Value> {
     struct Collected(Map<String, serde_json::Value>);
     impl<'kvs> VisitSource<'kvs> for Collected {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {

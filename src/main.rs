@@ -1,22 +1,22 @@
 //! The error and the status: everything else is in the rooms.
 
 mod address;
-mod again;
 mod capture;
 mod cli;
 mod command;
 mod connections;
 mod control;
 mod drain;
+mod escape;
 mod handoff;
 mod listener;
 mod log;
 mod main_loop;
-mod news;
-mod plain;
 mod proc;
 mod program;
 mod ready;
+mod record;
+mod retry;
 mod server;
 mod signals;
 mod status;
@@ -34,8 +34,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use cli::Invocation;
-use control::ask::{self, SwapOptions};
-use control::show::{self, StatusOptions};
+use control::client::queries::{self, StatusOptions};
+use control::client::requests::{self, SwapOptions};
 
 /// What hotswap's own failures end with.
 const OWN_FAILURE: u8 = 125;
@@ -72,17 +72,17 @@ fn run() -> Result<ExitCode> {
         }) => {
             let options = SwapOptions { timeout, drained };
             if all {
-                ask::swap_all(options)
+                requests::swap_all(options)
             } else {
-                ask::swap(name.as_deref(), options)
+                requests::swap(name.as_deref(), options)
             }
         }
         Ok(Invocation::Status { name, json, watch }) => {
-            show::status(name.as_deref(), StatusOptions { json, watch })
+            queries::status(name.as_deref(), StatusOptions { json, watch })
         }
-        Ok(Invocation::Stop { name, timeout }) => ask::stop(name.as_deref(), timeout),
-        Ok(Invocation::Events { name, json }) => show::events(name.as_deref(), json),
-        Ok(Invocation::Upgrade { name }) => ask::upgrade(name.as_deref()),
+        Ok(Invocation::Stop { name, timeout }) => requests::stop(name.as_deref(), timeout),
+        Ok(Invocation::Events { name, json }) => queries::events(name.as_deref(), json),
+        Ok(Invocation::Upgrade { name }) => requests::upgrade(name.as_deref()),
         Err(usage) => {
             log::last_words(&usage.lines);
             usage.status

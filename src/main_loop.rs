@@ -13,44 +13,44 @@ use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
 use crate::listener::{ListenerId, Listeners};
-use crate::ready::Mode;
-use crate::server::Recipe;
+use crate::ready::ReadyMode;
+use crate::server::ServerConfig;
 use crate::signals::Signals;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
 use crate::sys::clock::Pulse;
-use crate::systemd::Manager;
+use crate::systemd::ServiceManager;
 use crate::watch::Watch;
 
 mod act;
+mod announce;
 mod candidate;
-mod captured;
+mod captures;
 mod children;
 mod clients;
 mod commands;
 mod fallback;
-mod figures;
 mod generation;
-mod memory;
-mod open;
-mod tell;
+mod saved_state;
+mod startup;
+mod status;
 mod upgrade;
 mod wait;
 
-use figures::Figures;
 use generation::Spawned;
+use status::StatusData;
 
 /// Runs the server until hotswap ends; the exit status.
 ///
 /// # Errors
 /// What keeps hotswap from starting, or from going on at all.
 pub fn run(args: RunArgs) -> Result<u8> {
-    let policy = open::policy(&args);
+    let policy = startup::policy(&args);
     let (mut world, memory) = World::open(args)?;
     let status = match memory {
         Some(memory) => {
-            let supervisor = Supervisor::from_memory(policy, memory);
-            world.go_on(&supervisor);
+            let supervisor = Supervisor::restore(policy, memory);
+            world.resume(&supervisor);
             serve(&mut world, supervisor, None)
         }
         None => serve(&mut world, Supervisor::new(policy), Some(Event::Launched)),
@@ -86,15 +86,15 @@ struct World {
     args: RunArgs,
     /// Where the next version of hotswap will be.
     own_path: PathBuf,
-    ready_mode: Mode,
+    ready_mode: ReadyMode,
     stop_signal: Signal,
-    recipe: Recipe,
+    server_config: ServerConfig,
     signals: Signals,
     listeners: Listeners,
     watch: Watch,
     generations: BTreeMap<Generation, Spawned>,
     /// Programs that may have to be run again, though their paths lead elsewhere by now.
-    programs: BTreeMap<Generation, fallback::Kept>,
+    programs: BTreeMap<Generation, fallback::HeldProgram>,
     commands: Vec<(Purpose, Command)>,
     /// Where the last generation that served accepted connections: the next one must, too.
     accepted_on: Vec<ListenerId>,
@@ -102,8 +102,8 @@ struct World {
     says_ready: bool,
     /// Those who ask from outside.
     control: Control,
-    manager: Manager,
-    figures: Figures,
+    manager: ServiceManager,
+    status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Option<Time>,
     pulse: Pulse,

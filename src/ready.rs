@@ -4,14 +4,14 @@
 //! wants done, and is told the result.
 
 mod auto;
-mod execute;
+mod blocked_threads;
+mod exec;
+mod fd;
 mod http;
 mod mode;
-mod newline;
 pub mod notify;
+mod observe;
 mod probe;
-mod rule;
-mod seen;
 mod target;
 
 use std::fmt;
@@ -22,17 +22,17 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::listener::{Held, ListenerId};
+use crate::listener::{GenerationSocket, ListenerId};
 use crate::supervisor::Time;
 use crate::sys;
 use auto::Auto;
-use execute::Execute;
+use exec::ExecCommand;
+use fd::ReadyFd;
 use http::Http;
-pub use mode::Mode;
-use newline::Newline;
+pub use mode::ReadyMode;
+use observe::{Observer, look_by_probes};
 use probe::{Probe, Probes};
-use rule::{Rule, look_by_probes};
-use target::{Target, targets};
+use target::{ReadyTarget, targets};
 
 /// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
 /// longest.
@@ -45,9 +45,9 @@ const SHARE: u32 = 5;
 
 /// The current state of a candidate.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct CandidateView<'a> {
     /// Its sockets.
-    pub held: &'a [Held<'a>],
+    pub held: &'a [GenerationSocket<'a>],
     /// The listeners it must accept on.
     pub wanted: &'a [ListenerId],
     /// Finds all of its processes. That takes much longer than the rest, so it is called only if there is something to
@@ -57,29 +57,29 @@ pub struct View<'a> {
     pub first: bool,
     /// It has called bind or listen itself.
     pub captured: bool,
-    /// [`sys::spent`] before any of this was collected.
-    pub spent: Time,
+    /// [`sys::cpu_time`] before any of this was collected.
+    pub cpu_time: Time,
 }
 
 /// What showed that it is ready. The log adds how long that took.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum ReadyBy {
     Accepting,
     AcceptedAProbe,
     SaidReady,
-    Newline(RawFd),
+    ReadyFd(RawFd),
     Status(u16),
     Command,
     Assumed,
 }
 
-impl fmt::Display for How {
+impl fmt::Display for ReadyBy {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Accepting => write!(f, "accepting"),
             Self::AcceptedAProbe => write!(f, "accepted a probe"),
             Self::SaidReady => write!(f, "READY=1"),
-            Self::Newline(fd) => write!(f, "newline on descriptor {fd}"),
+            Self::ReadyFd(fd) => write!(f, "newline on descriptor {fd}"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Command => write!(f, "command succeeded"),
             Self::Assumed => write!(f, "assumed ready"),
@@ -90,15 +90,15 @@ impl fmt::Display for How {
 /// The candidate is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
-    pub how: How,
+    pub how: ReadyBy,
     /// Listeners it should accept on and does not: a warning, and their clients stay with the old generation.
     pub missing: Vec<ListenerId>,
     /// It has a listener, and was assumed to accept without proof: a warning.
     pub doubtful: bool,
 }
 
-impl From<How> for Ready {
-    fn from(how: How) -> Self {
+impl From<ReadyBy> for Ready {
+    fn from(how: ReadyBy) -> Self {
         Self {
             how,
             missing: Vec::new(),
@@ -109,9 +109,9 @@ impl From<How> for Ready {
 
 /// What a candidate that timed out has not shown, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum NotReadyReason {
     /// It accepts, but has not said READY=1 as earlier generations did.
-    Word,
+    NoReadyMessage,
     Accepting(Vec<ListenerId>),
     /// The last status in its answers.
     Answer {
@@ -122,11 +122,11 @@ pub enum Lack {
 
 /// What [`Readiness`] wants done for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum ReadyRequest {
     /// Connect to the candidate's own socket, then call [`Readiness::probed`].
     Probe(ListenerId),
     /// Run this in a shell with HOTSWAP_PID set; when it has ended, call [`Readiness::executed`].
-    Execute(String),
+    ExecCommand(String),
 }
 
 /// The readiness of one candidate.
@@ -134,18 +134,18 @@ pub enum Wish {
 pub struct Readiness {
     started: Time,
     next: Option<Time>,
-    wishes: Vec<Wish>,
-    way: Way,
+    requests: Vec<ReadyRequest>,
+    method: Method,
 }
 
 #[derive(Debug)]
-enum Way {
-    Auto(Rule),
+enum Method {
+    Auto(Observer),
     Notify { said: bool },
-    Newline(Newline),
+    ReadyFd(ReadyFd),
     Tcp(Probes),
     Http(Http),
-    Execute(Execute),
+    ExecCommand(ExecCommand),
     After(Duration),
 }
 
@@ -156,69 +156,69 @@ impl Readiness {
     /// # Errors
     /// Those of pipe2(2).
     pub fn new(
-        mode: &Mode,
+        mode: &ReadyMode,
         started: Time,
         timeout: Duration,
         said_before: bool,
     ) -> io::Result<Self> {
         let mut next = Some(started);
-        let way = match mode {
-            Mode::Auto => {
+        let method = match mode {
+            ReadyMode::Auto => {
                 let auto = Auto::new(started, started + timeout, said_before);
                 let probes = Probes::default();
-                Way::Auto(Rule { auto, probes })
+                Method::Auto(Observer { auto, probes })
             }
-            Mode::Tcp => Way::Tcp(Probes::default()),
-            Mode::Http(path) => Way::Http(Http::new(path, started)),
-            Mode::Exec(command) => Way::Execute(Execute::new(command, started)),
-            Mode::Notify => {
+            ReadyMode::Tcp => Method::Tcp(Probes::default()),
+            ReadyMode::Http(path) => Method::Http(Http::new(path, started)),
+            ReadyMode::Exec(command) => Method::ExecCommand(ExecCommand::new(command, started)),
+            ReadyMode::Notify => {
                 next = None;
-                Way::Notify { said: false }
+                Method::Notify { said: false }
             }
-            Mode::Fd(number) => {
+            ReadyMode::Fd(number) => {
                 next = None;
-                Way::Newline(Newline::new(*number)?)
+                Method::ReadyFd(ReadyFd::new(*number)?)
             }
-            Mode::After(after) => {
+            ReadyMode::After(after) => {
                 next = Some(started + *after);
-                Way::After(*after)
+                Method::After(*after)
             }
         };
         Ok(Self {
             started,
             next,
-            wishes: Vec::new(),
-            way,
+            requests: Vec::new(),
+            method,
         })
     }
 
     /// The descriptor that the candidate gets under this number. The caller closes it after the spawn.
     pub fn take_descriptor(&mut self) -> Option<(RawFd, OwnedFd)> {
-        match &mut self.way {
-            Way::Newline(newline) => Some((newline.number, newline.take_theirs()?)),
+        match &mut self.method {
+            Method::ReadyFd(newline) => Some((newline.number, newline.take_theirs()?)),
             _ => None,
         }
     }
 
     pub fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        match &self.way {
-            Way::Newline(newline) => Some((newline.ours()?, PollFlags::POLLIN)),
+        match &self.method {
+            Method::ReadyFd(newline) => Some((newline.ours()?, PollFlags::POLLIN)),
             _ => None,
         }
     }
 
     /// The polled descriptor is readable. The caller looks next.
     pub fn woken(&mut self) {
-        if let Way::Newline(newline) = &mut self.way {
+        if let Method::ReadyFd(newline) = &mut self.method {
             newline.read();
         }
     }
 
     /// The candidate has said READY=1 or an equivalent. The caller looks next.
     pub fn said_ready(&mut self) {
-        match &mut self.way {
-            Way::Auto(rule) => rule.auto.said_ready(),
-            Way::Notify { said } => *said = true,
+        match &mut self.method {
+            Method::Auto(rule) => rule.auto.said_ready(),
+            Method::Notify { said } => *said = true,
             _ => {}
         }
     }
@@ -229,93 +229,98 @@ impl Readiness {
     }
 
     /// What the last look wants done.
-    pub fn wishes(&mut self) -> Vec<Wish> {
-        std::mem::take(&mut self.wishes)
+    pub fn requests(&mut self) -> Vec<ReadyRequest> {
+        std::mem::take(&mut self.requests)
     }
 
-    /// The result of [`Wish::Probe`].
+    /// The result of [`ReadyRequest::Probe`].
     pub fn probed(&mut self, listener: ListenerId, connection: io::Result<OwnedFd>, now: Time) {
         let probe = connection.and_then(Probe::new);
-        match &mut self.way {
-            Way::Auto(rule) => rule.probes.made(listener, probe, now),
-            Way::Tcp(probes) => probes.made(listener, probe, now),
-            Way::Http(http) => http.made(probe, now),
-            Way::Notify { .. } | Way::Newline(_) | Way::Execute(_) | Way::After(_) => {}
+        match &mut self.method {
+            Method::Auto(rule) => rule.probes.made(listener, probe, now),
+            Method::Tcp(probes) => probes.made(listener, probe, now),
+            Method::Http(http) => http.made(probe, now),
+            Method::Notify { .. }
+            | Method::ReadyFd(_)
+            | Method::ExecCommand(_)
+            | Method::After(_) => {}
         }
     }
 
-    /// The command of [`Wish::Execute`] has ended. The caller looks next.
+    /// The command of [`ReadyRequest::ExecCommand`] has ended. The caller looks next.
     pub fn executed(&mut self, succeeded: bool) {
-        if let Way::Execute(execute) = &mut self.way {
+        if let Method::ExecCommand(execute) = &mut self.method {
             execute.ended(succeeded);
             self.next = execute.deadline();
         }
     }
 
     /// Looks at the candidate; `Some` once it is ready. The caller looks at the deadline and after every event.
-    pub fn look(&mut self, now: Time, view: &View) -> Option<Ready> {
-        let wishes = &mut self.wishes;
-        let ready = match &mut self.way {
-            Way::Auto(rule) => rule.look(now, view, wishes),
-            Way::Tcp(probes) => look_by_probes(probes, now, view, wishes),
-            Way::Http(http) => {
-                let first = targets(view).into_iter().find(Target::can_be_probed);
-                http.look(now, first.map(|target| target.listener), wishes)
+    pub fn look(&mut self, now: Time, view: &CandidateView) -> Option<Ready> {
+        let requests = &mut self.requests;
+        let ready = match &mut self.method {
+            Method::Auto(rule) => rule.look(now, view, requests),
+            Method::Tcp(probes) => look_by_probes(probes, now, view, requests),
+            Method::Http(http) => {
+                let first = targets(view).into_iter().find(ReadyTarget::can_be_probed);
+                http.look(now, first.map(|target| target.listener), requests)
             }
-            Way::Execute(execute) => execute.look(now, wishes),
-            Way::Notify { said } => said.then(|| How::SaidReady.into()),
-            Way::Newline(newline) => newline.came().then(|| How::Newline(newline.number).into()),
-            Way::After(after) => (now >= self.started + *after).then(|| How::Assumed.into()),
+            Method::ExecCommand(execute) => execute.look(now, requests),
+            Method::Notify { said } => said.then(|| ReadyBy::SaidReady.into()),
+            Method::ReadyFd(newline) => newline
+                .came()
+                .then(|| ReadyBy::ReadyFd(newline.number).into()),
+            Method::After(after) => (now >= self.started + *after).then(|| ReadyBy::Assumed.into()),
         };
-        let took = sys::spent().saturating_sub(view.spent);
+        let took = sys::cpu_time().saturating_sub(view.cpu_time);
         self.next = self.next_look(now, took);
         ready
     }
 
     /// What it has not shown yet, if that is known.
-    pub fn lack(&self) -> Option<Lack> {
-        match &self.way {
-            Way::Auto(rule) => rule.auto.lack(),
-            Way::Http(http) => http.lack(),
-            Way::Tcp(_)
-            | Way::Notify { .. }
-            | Way::Newline(_)
-            | Way::Execute(_)
-            | Way::After(_) => None,
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
+        match &self.method {
+            Method::Auto(rule) => rule.auto.not_ready_reason(),
+            Method::Http(http) => http.not_ready_reason(),
+            Method::Tcp(_)
+            | Method::Notify { .. }
+            | Method::ReadyFd(_)
+            | Method::ExecCommand(_)
+            | Method::After(_) => None,
         }
     }
 
     fn next_look(&self, now: Time, took: Duration) -> Option<Time> {
-        let listens_since = match &self.way {
-            Way::Auto(rule) => rule.auto.listens_since(),
+        let listens_since = match &self.method {
+            Method::Auto(rule) => rule.auto.listens_since(),
             _ => None,
         };
         let age = now.saturating_sub(listens_since.unwrap_or(self.started));
         let soon = now + (age / FRACTION).clamp(SHORTEST, LONGEST).max(took * SHARE);
-        match &self.way {
-            Way::Auto(rule) if rule.auto.only_waits_for_word() => None,
-            Way::Auto(_) | Way::Tcp(_) | Way::Http(_) => Some(soon),
-            Way::Execute(execute) => execute.deadline(),
-            Way::Notify { .. } | Way::Newline(_) => None,
-            Way::After(after) => Some(self.started + *after),
+        match &self.method {
+            Method::Auto(rule) if rule.auto.only_lacks_ready_message() => None,
+            Method::Auto(_) | Method::Tcp(_) | Method::Http(_) => Some(soon),
+            Method::ExecCommand(execute) => execute.deadline(),
+            Method::Notify { .. } | Method::ReadyFd(_) => None,
+            Method::After(after) => Some(self.started + *after),
         }
     }
 }
 
 /// The listeners on which some thread of these processes is waiting right now.
-pub fn waited_on(held: &[Held], pids: &[Pid]) -> Vec<ListenerId> {
-    let (wanted, first, captured, spent) = (&[], false, false, Time::ZERO);
-    let all = targets(&View {
+pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> {
+    let (wanted, first, captured, cpu_time) = (&[], false, false, Time::ZERO);
+    let all = targets(&CandidateView {
         held,
         wanted,
         processes: &|| pids.to_vec(),
         first,
         captured,
-        spent,
+        cpu_time,
     });
     let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
-    let waiting = seen::look(pids, &sought).waiting;
-    let is_waited_on = |target: &&Target| {
+    let waiting = blocked_threads::look(pids, &sought).waiting;
+    let is_waited_on = |target: &&ReadyTarget| {
         let socket = target.socket.as_ref();
         socket.is_some_and(|socket| waiting.contains(&socket.inode))
     };

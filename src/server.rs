@@ -21,14 +21,14 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::cli::options::Stderr;
-use crate::listener::Seat;
+use crate::listener::InheritedSocket;
 use crate::program;
-use crate::stub::line::{self, Answer, Line};
-use crate::stub::order::Order;
-use crate::stub::{FIRST, limit};
+use crate::stub::channel::{self, StubChannel, StubMessage};
+use crate::stub::request::StubRequest;
+use crate::stub::{FIRST, open_files};
 use crate::supervisor::{Exit, Generation, Time};
 use output::Output;
-use tree::Tree;
+use tree::ProcessTree;
 
 pub use tree::OF_A_COMMAND;
 
@@ -37,7 +37,7 @@ const ROUNDS: usize = 10;
 
 /// What holds for every generation.
 #[derive(Clone, Debug)]
-pub struct Recipe {
+pub struct ServerConfig {
     pub command: Vec<OsString>,
     pub user: Option<String>,
     pub group: Option<String>,
@@ -55,7 +55,7 @@ pub struct Recipe {
 #[derive(Debug)]
 pub struct Launch {
     pub generation: Generation,
-    pub seats: Vec<Seat>,
+    pub sockets: Vec<InheritedSocket>,
     /// NOTIFY_SOCKET.
     pub notify: String,
     /// What it says that it is ready on, and the number it expects it at.
@@ -66,7 +66,7 @@ pub struct Launch {
 
 /// What a generation's own descriptors had to say.
 #[derive(Debug)]
-pub enum Report {
+pub enum ServerEvent {
     /// exec has worked.
     Running,
     /// Where its calls of bind(2) are to be answered.
@@ -80,9 +80,9 @@ pub enum Report {
 pub struct Server {
     generation: Generation,
     started: Time,
-    tree: Tree,
+    tree: ProcessTree,
     /// Until exec.
-    line: Option<Line>,
+    channel: Option<StubChannel>,
     refusal: Option<(i32, String)>,
     output: Option<Output>,
     program: Option<OwnedFd>,
@@ -93,58 +93,64 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a generation. Whether its program could be run at all is said later, by a [`Report`].
+    /// Starts a generation. Whether its program could be run at all is said later, by a [`ServerEvent`].
     ///
     /// # Errors
     /// What is wrong with its arguments or its env file, and what the system refuses; then nothing is left of it.
-    pub fn spawn(recipe: &Recipe, launch: Launch, now: Time) -> io::Result<Self> {
+    pub fn spawn(server_config: &ServerConfig, launch: Launch, now: Time) -> io::Result<Self> {
         let Launch {
             generation,
-            seats,
+            sockets,
             notify,
             ready_fd,
             program,
         } = launch;
-        let environment = environment::variables(recipe, generation, &seats, &notify)?;
-        let order = Order {
-            command: environment::arguments(&recipe.command, generation, &seats)?,
-            listen_pid: !seats.is_empty(),
-            chdir: recipe.chdir.clone(),
-            user: recipe.user.clone(),
-            group: recipe.group.clone(),
-            capture: recipe.capture,
-            numbers: numbers(seats.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
+        let environment = environment::variables(server_config, generation, &sockets, &notify)?;
+        let request = StubRequest {
+            command: environment::arguments(&server_config.command, generation, &sockets)?,
+            listen_pid: !sockets.is_empty(),
+            chdir: server_config.chdir.clone(),
+            user: server_config.user.clone(),
+            group: server_config.group.clone(),
+            capture: server_config.capture,
+            numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
-            open_files: limit::given(),
+            open_files: open_files::given(),
             environment,
         };
         let program = program.or_else(|| {
-            find(recipe, &order)
+            find(server_config, &request)
                 .ok()
                 .and_then(|path| program::hold(&path))
         });
-        let mut handed: Vec<BorrowedFd> = seats.iter().map(|seat| seat.fd.as_fd()).collect();
+        let mut handed: Vec<BorrowedFd> = sockets
+            .iter()
+            .map(|inherited_socket| inherited_socket.fd.as_fd())
+            .collect();
         handed.extend(ready_fd.as_ref().map(|(_, fd)| fd.as_fd()));
         handed.extend(
             program
                 .as_ref()
-                .filter(|_| order.by_descriptor)
+                .filter(|_| request.by_descriptor)
                 .map(AsFd::as_fd),
         );
 
-        let (output, stderr) = match recipe.stderr {
+        let (output, stderr) = match server_config.stderr {
             Stderr::Inherit => (None, Stdio::inherit()),
             Stderr::Pass => {
                 let (output, theirs) = Output::open()?;
                 (Some(output), Stdio::from(theirs))
             }
         };
-        let (main, line) = line::start(&order, &handed, Stdio::inherit(), stderr)?;
+        let (main, channel) = channel::start(&request, &handed, Stdio::inherit(), stderr)?;
         Ok(Self {
             generation,
             started: now,
-            tree: Tree::new(main, environment::of_hotswap(recipe, generation, &notify)),
-            line: Some(line),
+            tree: ProcessTree::new(
+                main,
+                environment::of_hotswap(server_config, generation, &notify),
+            ),
+            channel: Some(channel),
             refusal: None,
             output,
             program,
@@ -169,7 +175,7 @@ impl Server {
 
     /// exec has worked, as far as has been heard.
     pub fn runs(&self) -> bool {
-        self.line.is_none() && self.refusal.is_none()
+        self.channel.is_none() && self.refusal.is_none()
     }
 
     /// A hold on the file that it runs, for when a newer one in its place is no good. None of a script.
@@ -178,20 +184,20 @@ impl Server {
     }
 
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let line = self.line.as_ref().map(Line::fd);
+        let channel = self.channel.as_ref().map(StubChannel::fd);
         let output = self.output.as_ref().and_then(Output::polled);
-        let both = line.into_iter().chain(output);
+        let both = channel.into_iter().chain(output);
         both.map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
     /// One of those descriptors has something to say.
-    pub fn woken(&mut self, fd: RawFd) -> Vec<Report> {
+    pub fn woken(&mut self, fd: RawFd) -> Vec<ServerEvent> {
         if self
-            .line
+            .channel
             .as_ref()
-            .is_some_and(|line| line.fd().as_raw_fd() == fd)
+            .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
         {
-            return self.hear();
+            return self.read_channel();
         }
         if let Some(output) = &mut self.output {
             output.woken();
@@ -199,23 +205,29 @@ impl Server {
         Vec::new()
     }
 
-    fn hear(&mut self) -> Vec<Report> {
-        let answers = self.line.as_mut().map(Line::hear).unwrap_or_default();
+    fn read_channel(&mut self) -> Vec<ServerEvent> {
+        let answers = self
+            .channel
+            .as_mut()
+            .map(StubChannel::messages)
+            .unwrap_or_default();
         let mut reports = Vec::new();
         for answer in answers {
             match answer {
-                Answer::Running => {
-                    self.line = None;
+                StubMessage::Running => {
+                    self.channel = None;
                     if self.refusal.is_none() {
-                        reports.push(Report::Running);
+                        reports.push(ServerEvent::Running);
                     }
                 }
-                Answer::Cannot { status, reason } => {
+                StubMessage::Cannot { status, reason } => {
                     let status = i32::from(status);
                     self.refusal = Some((status, reason));
                 }
-                Answer::Captured(notifications) => reports.push(Report::Captured(notifications)),
-                Answer::NotCaptured(errno) => reports.push(Report::NotCaptured(errno)),
+                StubMessage::Captured(notifications) => {
+                    reports.push(ServerEvent::Captured(notifications));
+                }
+                StubMessage::NotCaptured(errno) => reports.push(ServerEvent::NotCaptured(errno)),
             }
         }
         reports
@@ -293,8 +305,8 @@ impl Server {
 
     /// Its main process has been reaped.
     pub fn died(&mut self, status: ExitStatus) -> Exit {
-        self.hear();
-        self.line = None;
+        self.read_channel();
+        self.channel = None;
         self.tree.lose_main();
         if let Some(output) = &mut self.output {
             output.finish();
@@ -329,13 +341,13 @@ pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
 }
 
 /// The numbers of the sockets, and of the descriptor to say ready on.
-fn numbers(seats: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
-    let mut numbers: Vec<RawFd> = (FIRST..).take(seats).collect();
+fn numbers(sockets: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
+    let mut numbers: Vec<RawFd> = (FIRST..).take(sockets).collect();
     if let Some(ready) = ready {
         if numbers.contains(&ready) {
             let text = format!(
                 "cannot use --ready fd:{ready}: {ready} is the number of a listener\ntry: --ready fd:{}",
-                FIRST + i32::try_from(seats).unwrap_or(0)
+                FIRST + i32::try_from(sockets).unwrap_or(0)
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
@@ -344,9 +356,16 @@ fn numbers(seats: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-fn find(recipe: &Recipe, order: &Order) -> io::Result<PathBuf> {
-    let command = recipe.command.first().ok_or(io::ErrorKind::NotFound)?;
-    program::find(command, recipe.chdir.as_deref(), order.variable("PATH"))
+fn find(server_config: &ServerConfig, request: &StubRequest) -> io::Result<PathBuf> {
+    let command = server_config
+        .command
+        .first()
+        .ok_or(io::ErrorKind::NotFound)?;
+    program::find(
+        command,
+        server_config.chdir.as_deref(),
+        request.variable("PATH"),
+    )
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::sys;
 
 /// What a signal asks of hotswap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum SignalRequest {
     Swap,
     /// SIGTERM, with its sender: a generation that is starting says by it that it is ready.
     Stop {
@@ -144,39 +144,43 @@ impl Signals {
     }
 
     /// All that has come since the last time.
-    pub fn read(&mut self) -> Vec<Asked> {
+    pub fn read(&mut self) -> Vec<SignalRequest> {
         self.wake.clear();
         let interrupts = self.interrupts.swap(0, Ordering::SeqCst);
-        let mut asked = vec![Asked::Interrupt; interrupts.min(2)];
+        let mut asked = vec![SignalRequest::Interrupt; interrupts.min(2)];
         while let Ok(Some(signal)) = self.descriptor.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             asked.extend(match Signal::try_from(number) {
                 Ok(Signal::SIGHUP) => self.hang_up(signal.ssi_code),
                 Ok(Signal::SIGTERM) => {
                     let sender = i32::try_from(signal.ssi_pid).unwrap_or_default();
-                    Some(Asked::Stop {
+                    Some(SignalRequest::Stop {
                         sender: Pid::from_raw(sender),
                     })
                 }
-                Ok(Signal::SIGCHLD) => Some(Asked::Reap),
-                Ok(Signal::SIGUSR1) => Some(Asked::Reopen),
-                Ok(Signal::SIGUSR2) => Some(Asked::Upgrade),
+                Ok(Signal::SIGCHLD) => Some(SignalRequest::Reap),
+                Ok(Signal::SIGUSR1) => Some(SignalRequest::Reopen),
+                Ok(Signal::SIGUSR2) => Some(SignalRequest::Upgrade),
                 _ => None,
             });
         }
         asked
     }
 
-    fn hang_up(&self, code: i32) -> Option<Asked> {
+    fn hang_up(&self, code: i32) -> Option<SignalRequest> {
         let closed = code == libc::SI_KERNEL;
         if self.surroundings.hang_up_ignored {
-            return if closed { None } else { Some(Asked::Swap) };
+            return if closed {
+                None
+            } else {
+                Some(SignalRequest::Swap)
+            };
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
         if closed || (self.surroundings.had_terminal && !has_terminal()) {
-            Some(Asked::Interrupt)
+            Some(SignalRequest::Interrupt)
         } else {
-            Some(Asked::Swap)
+            Some(SignalRequest::Swap)
         }
     }
 }

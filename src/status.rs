@@ -1,6 +1,6 @@
 //! How an instance is: the figures, as JSON to be parsed and as a table to be read.
 //!
-//! It asks nobody: the main loop fills a [`State`] in, and the client that shows it has only the JSON.
+//! It asks nobody: the main loop fills a [`InstanceStatus`] in, and the client that shows it has only the JSON.
 
 mod counters;
 mod memory;
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use counters::Counters;
-pub use memory::Memory;
+pub use memory::MemoryUse;
 pub use table::{table, tables};
 
 use crate::supervisor::{Draining, Generation, Phase, Queue, Stage, Supervisor, Swap, Time};
 
 /// An instance at one moment.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct InstanceStatus {
     pub name: String,
     pub command: Vec<String>,
     pub socket: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub struct ListenerState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum GenerationRole {
     Starting,
     Proving,
     Serving,
@@ -68,11 +68,11 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct GenerationState {
     pub generation: Generation,
-    pub role: Role,
+    pub role: GenerationRole,
     pub pid: Option<i32>,
     pub age: Option<Duration>,
     pub connections: Option<usize>,
-    pub memory: Memory,
+    pub memory: MemoryUse,
     /// Restarts in a row that led to it.
     pub restarts: u32,
     pub waits: Option<Waits>,
@@ -116,13 +116,13 @@ impl Doing {
     }
 }
 
-impl Role {
+impl GenerationRole {
     fn name(self) -> &'static str {
         match self {
-            Role::Starting => "starting",
-            Role::Proving => "proving",
-            Role::Serving => "serving",
-            Role::Draining => "draining",
+            GenerationRole::Starting => "starting",
+            GenerationRole::Proving => "proving",
+            GenerationRole::Serving => "serving",
+            GenerationRole::Draining => "draining",
         }
     }
 }
@@ -132,18 +132,18 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
     let candidate = supervisor.swap().filter(|swap| swap.spawned.is_some());
     let candidate = candidate.map(|swap| {
         let role = if matches!(swap.stage, Stage::Proving { .. }) {
-            Role::Proving
+            GenerationRole::Proving
         } else {
-            Role::Starting
+            GenerationRole::Starting
         };
         GenerationState::new(swap.generation, role, Some(waits_of_swap(swap, now)))
     });
     let serving = supervisor
         .serving()
-        .map(|serving| GenerationState::new(serving.generation, Role::Serving, None));
+        .map(|serving| GenerationState::new(serving.generation, GenerationRole::Serving, None));
     let draining = supervisor.draining().iter().map(|one| {
         let waits = waits_of_draining(one, now);
-        GenerationState::new(one.generation, Role::Draining, Some(waits))
+        GenerationState::new(one.generation, GenerationRole::Draining, Some(waits))
     });
     let mut all: Vec<GenerationState> = draining.chain(serving).chain(candidate).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.generation));
@@ -190,14 +190,14 @@ fn waits_of_draining(draining: &Draining, now: Time) -> Waits {
 }
 
 impl GenerationState {
-    fn new(generation: Generation, role: Role, waits: Option<Waits>) -> Self {
+    fn new(generation: Generation, role: GenerationRole, waits: Option<Waits>) -> Self {
         Self {
             generation,
             role,
             pid: None,
             age: None,
             connections: None,
-            memory: Memory::default(),
+            memory: MemoryUse::default(),
             restarts: 0,
             waits,
         }
@@ -242,7 +242,7 @@ impl LastSwap {
     }
 }
 
-impl State {
+impl InstanceStatus {
     /// The object of `hotswap status NAME --json`. Keys are only ever added.
     pub fn to_json(&self) -> Value {
         let listeners = self.listeners.iter().map(ListenerState::to_json);

@@ -7,10 +7,10 @@
 //! CPUID instructions, which leave the machine one by one. It is spawned as if by vfork(2) already. Linked statically it
 //! would take 0.3 ms less, and hotswap 1 MB of memory more.
 
-mod identity;
-pub mod limit;
-pub mod line;
-pub mod order;
+pub mod channel;
+mod credentials;
+pub mod open_files;
+pub mod request;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -29,9 +29,9 @@ use crate::capture::filter;
 use crate::proc;
 use crate::program;
 use crate::sys::process;
-use identity::Identity;
-use line::StubLine;
-use order::{Order, c_string};
+use channel::StubEnd;
+use credentials::Credentials;
+use request::{StubRequest, c_string};
 
 /// The first number that a server looks for its sockets at (sd_listen_fds(3)).
 pub const FIRST: RawFd = 3;
@@ -42,7 +42,7 @@ const BETWEEN: u8 = 10;
 
 /// Whether this process was started to become a server.
 pub fn was_asked_for() -> bool {
-    std::env::args_os().next().as_deref() == Some(OsStr::new(line::NAME))
+    std::env::args_os().next().as_deref() == Some(OsStr::new(channel::NAME))
 }
 
 /// Becomes the server, or tells hotswap why not.
@@ -52,26 +52,26 @@ pub fn was_asked_for() -> bool {
 pub fn run() -> anyhow::Result<ExitCode> {
     // Only what is sent is the server's; so they also get the lowest numbers, in their order.
     process::close_from(FIRST)?;
-    let mut line = StubLine::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let mut line = StubEnd::new(io::stdin().as_fd().try_clone_to_owned()?)?;
     let refusal = match line.take_order() {
-        Ok((order, handed)) => become_server(order, handed, &mut line),
+        Ok((request, handed)) => become_server(request, handed, &mut line),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             anyhow::bail!("hotswap has gone before it said what to run")
         }
-        Err(error) => Refusal::ours("take its sockets", &error),
+        Err(error) => StubError::ours("take its sockets", &error),
     };
     line.cannot(refusal.status, &refusal.reason);
     Ok(ExitCode::from(refusal.status))
 }
 
 /// Why this process does not become the server.
-struct Refusal {
+struct StubError {
     /// 126 it cannot be run, 127 it is not there, 125 hotswap's own failure.
     status: u8,
     reason: String,
 }
 
-impl Refusal {
+impl StubError {
     fn ours(what: &str, error: &io::Error) -> Self {
         Self {
             status: 125,
@@ -81,8 +81,8 @@ impl Refusal {
 }
 
 /// Returns only if it comes to nothing.
-fn become_server(order: Order, handed: Vec<OwnedFd>, line: &mut StubLine) -> Refusal {
-    match prepare(order, handed, line) {
+fn become_server(request: StubRequest, handed: Vec<OwnedFd>, line: &mut StubEnd) -> StubError {
+    match prepare(request, handed, line) {
         Ok(ready) => ready.execute(line),
         Err(refusal) => refusal,
     }
@@ -90,21 +90,21 @@ fn become_server(order: Order, handed: Vec<OwnedFd>, line: &mut StubLine) -> Ref
 
 /// Everything but the exec.
 fn prepare(
-    mut order: Order,
+    mut request: StubRequest,
     mut handed: Vec<OwnedFd>,
-    line: &mut StubLine,
-) -> Result<Ready, Refusal> {
-    let ours = |what: &'static str| move |error: io::Error| Refusal::ours(what, &error);
+    line: &mut StubEnd,
+) -> Result<PreparedProgram, StubError> {
+    let ours = |what: &'static str| move |error: io::Error| StubError::ours(what, &error);
     // Looked up first: under the filter and without rights the name service may not work.
     let identity =
-        Identity::find(order.user.as_deref(), order.group.as_deref()).map_err(|reason| {
-            Refusal {
+        Credentials::find(request.user.as_deref(), request.group.as_deref()).map_err(|reason| {
+            StubError {
                 status: 125,
                 reason,
             }
         })?;
 
-    let mut program = if order.by_descriptor {
+    let mut program = if request.by_descriptor {
         handed.pop()
     } else {
         None
@@ -114,41 +114,41 @@ fn prepare(
         .map_err(io::Error::from)
         .map_err(ours("use /dev/null as stdin"))?;
     drop(null);
-    arrange(handed, &order.numbers, line, &mut program)
+    arrange(handed, &request.numbers, line, &mut program)
         .map_err(ours("put its sockets in their places"))?;
-    limit::put_back(order.open_files);
+    open_files::put_back(request.open_files);
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
-    if order.capture {
+    if request.capture {
         match filter::install() {
             Ok(notifications) => line.captured(notifications.as_fd()),
             Err(error) => line.not_captured(error.raw_os_error().unwrap_or(libc::EINVAL)),
         }
     }
     if let Some(identity) = &identity {
-        identity.take().map_err(|reason| Refusal {
+        identity.take().map_err(|reason| StubError {
             status: 125,
             reason,
         })?;
-        order.environment = identity.in_environment(order.environment);
+        request.environment = identity.in_environment(request.environment);
     }
     // As the server's own user: what that may not enter, the server shall not start in.
-    if let Some(directory) = &order.chdir {
+    if let Some(directory) = &request.chdir {
         chdir(directory).map_err(|error| {
-            Refusal::ours(
+            StubError::ours(
                 &format!("change to {}", directory.display()),
                 &io::Error::from(error),
             )
         })?;
     }
-    Ready::new(&order, program)
+    PreparedProgram::new(&request, program)
 }
 
 /// Gives each descriptor its number, to keep over the exec. Our own ones step aside.
 fn arrange(
     handed: Vec<OwnedFd>,
     numbers: &[RawFd],
-    line: &mut StubLine,
+    line: &mut StubEnd,
     program: &mut Option<OwnedFd>,
 ) -> io::Result<()> {
     if handed.len() != numbers.len() {
@@ -177,7 +177,7 @@ fn arrange(
 }
 
 /// A program with its arguments and variables as execve(2) takes them.
-struct Ready {
+struct PreparedProgram {
     /// As the user spelled it.
     command: OsString,
     path: OsString,
@@ -187,13 +187,13 @@ struct Ready {
     _program: Option<OwnedFd>,
 }
 
-impl Ready {
-    fn new(order: &Order, program: Option<OwnedFd>) -> Result<Self, Refusal> {
-        let command = order.command.first().cloned().unwrap_or_default();
-        let bad = |error: io::Error| Refusal::ours("pass its arguments on", &error);
+impl PreparedProgram {
+    fn new(request: &StubRequest, program: Option<OwnedFd>) -> Result<Self, StubError> {
+        let command = request.command.first().cloned().unwrap_or_default();
+        let bad = |error: io::Error| StubError::ours("pass its arguments on", &error);
         let path = match &program {
             Some(program) => proc::path_of(program).into_os_string(),
-            None => program::find(&command, None, order.variable("PATH"))
+            None => program::find(&command, None, request.variable("PATH"))
                 .map_err(|error| cannot_run(&command, &error, None))?
                 .into_os_string(),
         };
@@ -201,36 +201,36 @@ impl Ready {
             let strings = list.iter().map(|text| c_string(text));
             strings.collect::<io::Result<Vec<CString>>>()
         };
-        let mut environment: Vec<OsString> = order
+        let mut environment: Vec<OsString> = request
             .environment
             .iter()
-            .filter(|(name, _)| !order.listen_pid || name != "LISTEN_PID")
+            .filter(|(name, _)| !request.listen_pid || name != "LISTEN_PID")
             .map(|(name, value)| [name.as_os_str(), value].join(OsStr::new("=")))
             .collect();
-        if order.listen_pid {
+        if request.listen_pid {
             environment.push(format!("LISTEN_PID={}", getpid()).into());
         }
         Ok(Self {
             command,
             path,
-            arguments: strings(&order.command).map_err(bad)?,
+            arguments: strings(&request.command).map_err(bad)?,
             environment: strings(&environment).map_err(bad)?,
             _program: program,
         })
     }
 
     /// Returns only if it did not work.
-    fn execute(self, line: &StubLine) -> Refusal {
+    fn execute(self, line: &StubEnd) -> StubError {
         let path = match c_string(&self.path) {
             Ok(path) => path,
-            Err(error) => return Refusal::ours("pass its path on", &error),
+            Err(error) => return StubError::ours("pass its path on", &error),
         };
         process::reset_signal_dispositions();
         // A stop signal that came meanwhile ends the server now, before it has begun.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         // nobody would ever stop it
         if !line.holds_for(PollTimeout::ZERO) {
-            return Refusal {
+            return StubError {
                 status: 125,
                 reason: "hotswap has gone".to_owned(),
             };
@@ -251,7 +251,7 @@ impl Ready {
 }
 
 /// In the words of a shell: 127 is not there, 126 cannot be run.
-fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> Refusal {
+fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubError {
     let missing = error.raw_os_error() == Some(libc::ENOENT);
     let interpreter = path
         .filter(|_| missing)
@@ -259,7 +259,7 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> Refus
         .map(|interpreter| format!(" by {interpreter}"))
         .unwrap_or_default();
     let command = String::from_utf8_lossy(command.as_bytes());
-    Refusal {
+    StubError {
         status: if missing { 127 } else { 126 },
         reason: format!("cannot run {command}{interpreter}: {error}"),
     }

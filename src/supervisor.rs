@@ -8,11 +8,11 @@ use std::fmt;
 use std::time::Duration;
 
 mod draining;
-mod ending;
 mod event;
-mod leaving;
-mod memory;
 mod restart;
+mod retire;
+mod saved_state;
+mod shutdown;
 mod start;
 mod swap;
 #[cfg(test)]
@@ -21,10 +21,10 @@ mod verdict;
 
 pub use draining::{Draining, Phase};
 pub use event::{
-    Action, Announcement, Event, Failure, Order, Policy, Program, Queue, Reason, Restart, Sockets,
-    Then, Verdict,
+    Action, Event, Failure, Policy, ProgramChoice, Queue, Reason, RestartPolicy, SocketChoice,
+    StartOrder, Then, Transition, Verdict,
 };
-pub use memory::Memory;
+pub use saved_state::SavedState;
 pub use swap::{Cause, Stage, Swap};
 use verdict::answer;
 
@@ -52,7 +52,7 @@ impl fmt::Display for Generation {
 
 /// Somebody who waits for a verdict: a client of the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Client(pub u64);
+pub struct ClientId(pub u64);
 
 /// How a main process ended, or why it never ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,17 +76,17 @@ pub struct Serving {
 
 /// A swap that was asked for while another one runs.
 #[derive(Clone, Debug)]
-struct Pending {
+struct PendingSwap {
     cause: Cause,
-    clients: Vec<Client>,
+    clients: Vec<ClientId>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Ending {
+struct Shutdown {
     status: u8,
     /// Somebody wants it at once; else the server has ended, and the rest may drain.
     asked: bool,
-    clients: Vec<Client>,
+    clients: Vec<ClientId>,
 }
 
 /// The state of every generation, and the rules by which it changes.
@@ -95,10 +95,10 @@ pub struct Supervisor {
     policy: Policy,
     last: Generation,
     swap: Option<Swap>,
-    pending: Option<Pending>,
+    pending: Option<PendingSwap>,
     serving: Option<Serving>,
     draining: Vec<Draining>,
-    ending: Option<Ending>,
+    shutdown: Option<Shutdown>,
     upgrade_asked: bool,
     has_served: bool,
     /// Restarts in a row that did not lead to ten seconds of serving.
@@ -118,7 +118,7 @@ impl Supervisor {
             pending: None,
             serving: None,
             draining: Vec::new(),
-            ending: None,
+            shutdown: None,
             upgrade_asked: false,
             has_served: false,
             restarts: 0,
@@ -139,7 +139,7 @@ impl Supervisor {
             Event::Ready(generation) => self.promote(now, generation),
             Event::CutOverDone(generation) => self.prove(now, generation),
             Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
-            Event::Died(generation, exit) => self.bury(now, generation, exit),
+            Event::Died(generation, exit) => self.died(now, generation, exit),
             Event::Gone(generation) => self.forget(generation),
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),
@@ -178,7 +178,7 @@ impl Supervisor {
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.ending.is_some()
+        self.shutdown.is_some()
     }
 
     /// Who serves.
@@ -225,7 +225,7 @@ impl Supervisor {
             return Vec::new();
         }
         let reason = match swap.stage {
-            Stage::BackingOff { .. } => return self.begin(now, Cause::Restart, Vec::new()),
+            Stage::BackingOff { .. } => return self.begin(now, Cause::RestartPolicy, Vec::new()),
             Stage::Proving { .. } => return self.serve(now),
             Stage::BeforeSwap { .. } => {
                 Reason::BeforeSwapTooLong(self.policy.before_swap.unwrap_or_default())

@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::again::again;
-pub use clock::{now, spent};
+use crate::retry::retry;
+pub use clock::{cpu_time, now};
 
 /// `SO_ATTACH_REUSEPORT_CBPF` of socket(7), which libc does not name.
 const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
@@ -111,7 +111,7 @@ pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Resul
     let mut value: c_int = 0;
     let mut bytes = length::<c_int>();
     // Whether a socket listens is worth a second look.
-    again(|| {
+    retry(|| {
         // SAFETY: the kernel writes at most one int, which `value` holds.
         check(unsafe {
             libc::getsockopt(

@@ -2,7 +2,7 @@
 //!
 //! It waits for no answer, and nothing that goes wrong here hurts: a manager that cannot be told is told nothing.
 
-mod manager;
+mod sd_notify;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::sys;
 
-pub use manager::Manager;
+pub use sd_notify::ServiceManager;
 
 /// The first descriptor of `sd_listen_fds(3)`.
 const FIRST: RawFd = 3;

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
 
 use crate::handoff::{Incoming, Outgoing};
-use crate::stub::limit;
+use crate::stub::open_files;
 use crate::{program, sys};
 
 /// Where the next hotswap finds its [`Ticket`].
@@ -71,9 +71,9 @@ fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     let mut interrupt = SigSet::empty();
     interrupt.add(Signal::SIGINT);
     interrupt.thread_block()?;
-    limit::put_back(limit::given());
+    open_files::put_back(open_files::given());
     let result = execve(&path, &arguments, &environment);
-    limit::raise();
+    open_files::raise();
     let _ = interrupt.thread_unblock();
     Ok(result?)
 }
@@ -129,18 +129,18 @@ impl Upgraded {
                 ticket,
                 _memory: memory,
             })),
-            Err(error) => Err(begin_again(&ticket, error)),
+            Err(error) => Err(retry_old_version(&ticket, error)),
         }
     }
 
     /// What it needs for itself this process could not get: it tries once more from the very beginning, a little later.
     /// Only for as long as nothing has been taken; returns only if there is no more hope.
-    pub fn begin_again(self, error: anyhow::Error) -> anyhow::Error {
-        begin_again(&self.ticket, error)
+    pub fn retry_old_version(self, error: anyhow::Error) -> anyhow::Error {
+        retry_old_version(&self.ticket, error)
     }
 }
 
-fn begin_again(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
+fn retry_old_version(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
     if ticket.tries < TRIES {
         std::thread::sleep(PAUSE);
         let ticket = Ticket {

@@ -13,32 +13,32 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::plain::plain;
+use crate::escape::escape;
 use crate::proc::process;
 use crate::supervisor::Time;
 
 mod advice;
+mod completeness;
+mod content_hash;
+mod elf;
 mod events;
 mod file;
-mod form;
-mod gates;
-mod ignored;
+mod ignore_files;
 mod notifier;
-mod places;
-mod reading;
-mod subjects;
+mod symlinks;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use events::{Arrival, Events, Hints};
-use file::{Role, Watched};
-use form::Form;
-pub use gates::Fitness;
-use gates::Identity;
-use places::{Directory, Place};
-pub use subjects::Targets;
-use tree::Tree;
+use completeness::FileIdentity;
+pub use completeness::Fitness;
+use elf::ExecFormat;
+use events::{Events, Hints, HowArrived};
+use file::{FileRole, WatchedFile};
+use symlinks::{Directory, PathStep};
+pub use targets::WatchTargets;
+use tree::WatchedTree;
 
 /// The least time between two looks.
 const BREATH: Duration = Duration::from_millis(5);
@@ -62,17 +62,17 @@ pub struct Changed {
 impl fmt::Display for Changed {
     /// Escaped: anyone who may write into a watched tree chooses the file names in it.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&plain(&self.path.to_string_lossy()))
+        f.write_str(&escape(&self.path.to_string_lossy()))
     }
 }
 
 pub struct Watch {
     events: Events,
-    files: Vec<Watched>,
-    trees: Vec<Tree>,
+    files: Vec<WatchedFile>,
+    trees: Vec<WatchedTree>,
     program: Option<PathBuf>,
     /// The program as the user spelled it.
-    spelled: PathBuf,
+    as_given: PathBuf,
     debounce: Duration,
     poll: Duration,
     /// A command that hotswap runs may be changing the files.
@@ -80,7 +80,7 @@ pub struct Watch {
     /// The last command failed, and what changed in a tree while it ran has been reported.
     told_of_failure: bool,
     /// The form of the last program that execve(2) accepted.
-    usual: Option<Form>,
+    usual: Option<ExecFormat>,
     /// When to look because a file was touched or another look is due.
     hinted: Option<Time>,
     looked: Time,
@@ -95,13 +95,13 @@ impl Watch {
     /// # Errors
     /// Those of eventfd(2).
     pub fn new(
-        targets: Targets,
+        targets: WatchTargets,
         debounce: Duration,
         poll: Duration,
         now: Time,
     ) -> io::Result<(Self, Vec<String>)> {
         let (debounce, poll) = (debounce.min(LONGEST), poll.min(LONGEST));
-        let (files, trees, mut warnings) = subjects::subjects(&targets, debounce, poll);
+        let (files, trees, mut warnings) = targets::targets(&targets, debounce, poll);
         let is_idle = files.is_empty() && trees.is_empty();
         let mut watch = Self {
             events: if is_idle {
@@ -115,9 +115,9 @@ impl Watch {
             poll,
             held: false,
             told_of_failure: false,
-            usual: targets.program.as_deref().and_then(gates::form_at),
+            usual: targets.program.as_deref().and_then(completeness::form_at),
             program: targets.program,
-            spelled: targets
+            as_given: targets
                 .command
                 .first()
                 .map(PathBuf::from)
@@ -149,8 +149,8 @@ impl Watch {
         if self.held {
             return None;
         }
-        let files = self.files.iter().filter_map(Watched::deadline);
-        let trees = self.trees.iter().filter_map(Tree::deadline);
+        let files = self.files.iter().filter_map(WatchedFile::deadline);
+        let trees = self.trees.iter().filter_map(WatchedTree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
         let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
         let ours = poll.into_iter().chain(self.hinted).chain(found);
@@ -177,17 +177,17 @@ impl Watch {
         self.looked = now;
         let hints = self.events.take(now);
         if hints.trees || self.events.is_paused() {
-            self.trees.iter_mut().for_each(Tree::stir);
+            self.trees.iter_mut().for_each(WatchedTree::mark_changed);
         }
-        self.find_ways();
+        self.find_steps();
         if self.found.is_empty() {
             self.found_at = now;
         }
         for file in &mut self.files {
-            let arrival = arrival(&hints, file.way());
+            let arrival = arrival(&hints, file.steps());
             if file.look(now, arrival, self.debounce, self.usual) {
                 self.found.push(Changed {
-                    path: file.spelled.clone(),
+                    path: file.as_given.clone(),
                 });
             }
         }
@@ -203,8 +203,8 @@ impl Watch {
         if let Some(complaint) = self.complaint() {
             log::warn!("{complaint}");
         }
-        let others =
-            self.files.iter().any(Watched::is_settling) || self.trees.iter().any(Tree::is_settling);
+        let others = self.files.iter().any(WatchedFile::is_settling)
+            || self.trees.iter().any(WatchedTree::is_settling);
         if others && now < self.found_at + self.company() {
             return Vec::new();
         }
@@ -241,7 +241,7 @@ impl Watch {
         self.baseline();
         if !again {
             self.told_of_failure = true;
-            self.trees.iter_mut().for_each(Tree::tell_all);
+            self.trees.iter_mut().for_each(WatchedTree::tell_all);
         }
         self.hinted = Some(now);
     }
@@ -249,28 +249,28 @@ impl Watch {
     /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
     pub fn confirm(&mut self, pid: Pid, now: Time) {
         let image = process::image(pid);
-        if let Ok(image) = image.map(|metadata| Identity::of(&metadata)) {
+        if let Ok(image) = image.map(|metadata| FileIdentity::of(&metadata)) {
             for file in self
                 .files
                 .iter_mut()
-                .filter(|file| file.role == Role::Program)
+                .filter(|file| file.role == FileRole::Program)
             {
                 file.runs(image);
             }
         }
-        let usual = self.program.as_deref().and_then(gates::form_at);
+        let usual = self.program.as_deref().and_then(completeness::form_at);
         self.usual = usual.or(self.usual);
         self.hinted = Some(now);
     }
 
     /// The last candidate serves: a file that returns to its content has not changed.
     pub fn serves(&mut self) {
-        self.files.iter_mut().for_each(Watched::serves);
+        self.files.iter_mut().for_each(WatchedFile::serves);
     }
 
     /// Nothing serves: any content other than the last one tried is a change.
     pub fn nothing_serves(&mut self) {
-        self.files.iter_mut().for_each(Watched::nothing_serves);
+        self.files.iter_mut().for_each(WatchedFile::nothing_serves);
     }
 
     /// Whether a requested swap may run the program as it is now.
@@ -278,19 +278,19 @@ impl Watch {
         let Some(program) = &self.program else {
             return Fitness::Fit;
         };
-        match gates::fitness(program, self.usual) {
-            Fitness::Unfit(why) => Fitness::Unfit(format!("{} {why}", self.spelled.display())),
+        match completeness::fitness(program, self.usual) {
+            Fitness::Unfit(why) => Fitness::Unfit(format!("{} {why}", self.as_given.display())),
             fitness => fitness,
         }
     }
 
-    fn find_ways(&mut self) {
+    fn find_steps(&mut self) {
         let mut others = self.events.is_behind();
         for file in &mut self.files {
-            others |= file.find_way();
+            others |= file.find_steps();
         }
         for tree in &mut self.trees {
-            others |= tree.find_way();
+            others |= tree.find_steps();
         }
         if others {
             self.follow();
@@ -302,10 +302,10 @@ impl Watch {
         let ways = self
             .files
             .iter()
-            .map(Watched::way)
-            .chain(self.trees.iter().map(Tree::way));
-        let places: Vec<&Place> = ways.flatten().collect();
-        let within = || self.trees.iter().flat_map(Tree::directories);
+            .map(WatchedFile::steps)
+            .chain(self.trees.iter().map(WatchedTree::steps));
+        let places: Vec<&PathStep> = ways.flatten().collect();
+        let within = || self.trees.iter().flat_map(WatchedTree::directories);
         let directories: HashSet<Directory> = places
             .iter()
             .map(|place| &place.directory)
@@ -333,21 +333,21 @@ impl Watch {
     }
 }
 
-/// How the file at the end of `way` got there.
-fn arrival(hints: &Hints, way: &[Place]) -> Arrival {
-    let Some((file, links)) = way.split_last() else {
-        return Arrival::Unknown;
+/// How the file at the end of `steps` got there.
+fn arrival(hints: &Hints, steps: &[PathStep]) -> HowArrived {
+    let Some((file, links)) = steps.split_last() else {
+        return HowArrived::Unknown;
     };
-    let of = |place: &Place| {
+    let of = |place: &PathStep| {
         hints
             .arrivals
             .get(&place.path())
             .copied()
             .unwrap_or_default()
     };
-    let flipped = links.iter().any(|link| of(link) != Arrival::Unknown);
+    let flipped = links.iter().any(|link| of(link) != HowArrived::Unknown);
     match of(file) {
-        Arrival::Unknown if flipped => Arrival::Moved,
+        HowArrived::Unknown if flipped => HowArrived::Moved,
         arrival => arrival,
     }
 }

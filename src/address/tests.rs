@@ -50,10 +50,10 @@ fn every_form_of_the_manual_is_read() {
 fn a_name_and_the_users_own_spelling_are_kept() {
     let web = read("web=127.0.0.1:8080");
     assert_eq!(web.name.as_deref(), Some("web"));
-    assert_eq!(web.spelled, "127.0.0.1:8080");
+    assert_eq!(web.as_given, "127.0.0.1:8080");
     let path = read("api=unix:/run/api.sock");
     assert_eq!(path.name.as_deref(), Some("api"));
-    assert_eq!(path.spelled, "/run/api.sock");
+    assert_eq!(path.as_given, "/run/api.sock");
     assert_eq!(read("8080").name, None);
 }
 

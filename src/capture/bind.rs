@@ -10,23 +10,25 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::fstat;
 
-use super::asked::{self, Asked};
-use super::bound::{Bound, MOST_LISTENERS};
+use super::bound_sockets::{BoundSocket, MOST_LISTENERS};
 use super::caller::Caller;
 use super::notification::{Notification, read_address};
-use super::theirs::{Sort, Theirs, make_ours, set_nonblocking};
-use super::{Answer, Capture, Remark, options, path};
-use crate::listener::{CapturedAddress, Given, Listeners, Plan, holders_of_port, listens};
+use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking};
+use super::sockaddr::{self, RequestedAddress};
+use super::{CallResult, Capture, Warning, options, server_path};
+use crate::listener::{
+    BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port, listens,
+};
 use crate::proc::net;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
-struct Wish {
+struct BindRequest {
     fd: RawFd,
     caller: Caller,
-    theirs: Theirs,
+    server_socket: ServerSocket,
     /// A unix path as the server knows it.
-    spelled: PathBuf,
+    as_given: PathBuf,
     address: CapturedAddress,
 }
 
@@ -37,29 +39,29 @@ impl Capture {
         fd: RawFd,
         (address, length): (u64, i32),
         listeners: &mut Listeners,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<CallResult> {
         let asked = read_address(call.thread, address, length);
-        let asked = asked.map(|bytes| bytes.as_deref().and_then(asked::read));
-        let wish = match asked {
+        let asked = asked.map(|bytes| bytes.as_deref().and_then(sockaddr::read));
+        let request = match asked {
             Ok(Some(asked)) => self.understand(call, fd, asked),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
-        match wish {
-            Ok(Some(mut wish)) => {
-                let mut answer = self.grant(call, &wish, listeners);
-                if is_in_use(&answer) && wish.leave_ipv4_out() {
-                    answer = self.grant(call, &wish, listeners);
+        match request {
+            Ok(Some(mut request)) => {
+                let mut answer = self.grant(call, &request, listeners);
+                if is_in_use(&answer) && request.leave_ipv4_out() {
+                    answer = self.grant(call, &request, listeners);
                 }
                 if is_in_use(&answer) {
-                    self.explain(&wish.address, listeners);
+                    self.explain(&request.address, listeners);
                 }
                 answer
             }
-            Ok(None) => Ok(Answer::GoOn),
+            Ok(None) => Ok(CallResult::Continue),
             Err(error) => {
                 self.could_not_look(&error);
-                Ok(Answer::GoOn)
+                Ok(CallResult::Continue)
             }
         }
     }
@@ -69,95 +71,107 @@ impl Capture {
         &mut self,
         call: &Notification,
         fd: RawFd,
-        asked: Asked,
-    ) -> io::Result<Option<Wish>> {
+        asked: RequestedAddress,
+    ) -> io::Result<Option<BindRequest>> {
         let caller = Caller::of(call.thread)?;
-        let Some(theirs) = Theirs::of(&caller, fd)? else {
+        let Some(server_socket) = ServerSocket::of(&caller, fd)? else {
             return Ok(None);
         };
-        let mut spelled = PathBuf::new();
-        let address = match (asked, theirs.sort) {
-            (Asked::Inet(at), _) if at.is_ipv6() != theirs.v6 => None,
-            (Asked::Inet(at), Sort::Tcp | Sort::Mptcp) if at.port() == 0 => {
-                self.bounds.remember_port_zero(theirs.inode);
+        let mut as_given = PathBuf::new();
+        let address = match (asked, server_socket.sort) {
+            (RequestedAddress::Inet(at), _) if at.is_ipv6() != server_socket.v6 => None,
+            (RequestedAddress::Inet(at), SocketType::Tcp | SocketType::Mptcp) if at.port() == 0 => {
+                self.bound_sockets.remember_port_zero(server_socket.inode);
                 None
             }
-            (Asked::Inet(at), Sort::Tcp | Sort::Mptcp) => Some(CapturedAddress::Tcp {
-                at,
-                only_v6: theirs.only_v6(),
-                device: theirs.device(),
-            }),
-            (Asked::Inet(at), Sort::Udp) => Some(CapturedAddress::Udp(at)),
-            (Asked::Path(path), Sort::UnixStream) => {
-                let spot = path::find(&caller, libc::AT_FDCWD, &path)?;
-                spelled = path;
-                spot.map(CapturedAddress::Path)
+            (RequestedAddress::Inet(at), SocketType::Tcp | SocketType::Mptcp) => {
+                Some(CapturedAddress::Tcp {
+                    at,
+                    only_v6: server_socket.only_v6(),
+                    device: server_socket.device(),
+                })
             }
-            (Asked::Abstract(name), Sort::UnixStream) => Some(CapturedAddress::Abstract(name)),
+            (RequestedAddress::Inet(at), SocketType::Udp) => Some(CapturedAddress::Udp(at)),
+            (RequestedAddress::Path(path), SocketType::UnixStream) => {
+                let entry = server_path::find(&caller, libc::AT_FDCWD, &path)?;
+                as_given = path;
+                entry.map(CapturedAddress::Path)
+            }
+            (RequestedAddress::Abstract(name), SocketType::UnixStream) => {
+                Some(CapturedAddress::Abstract(name))
+            }
             _ => None,
         };
         // what was read through its pid belongs to the caller only if that still waits
-        Ok(address.filter(|_| call.is_valid()).map(|address| Wish {
-            fd,
-            caller,
-            theirs,
-            spelled,
-            address,
-        }))
+        Ok(address
+            .filter(|_| call.is_valid())
+            .map(|address| BindRequest {
+                fd,
+                caller,
+                server_socket,
+                as_given,
+                address,
+            }))
     }
 
     fn grant(
         &mut self,
         call: &Notification,
-        wish: &Wish,
+        request: &BindRequest,
         listeners: &mut Listeners,
-    ) -> io::Result<Answer> {
-        if let Some(bound) = self.bounds.of(wish.theirs.inode) {
+    ) -> io::Result<CallResult> {
+        if let Some(bound) = self.bound_sockets.of(request.server_socket.inode) {
             // a signal may have restarted the call; another address is the kernel's to refuse
-            let again = bound.address == wish.address;
-            return Ok(if again { Answer::Succeed } else { Answer::GoOn });
+            let again = bound.address == request.address;
+            return Ok(if again {
+                CallResult::Succeed
+            } else {
+                CallResult::Continue
+            });
         }
-        if !self.is_of_our_network(wish) {
-            return Ok(Answer::GoOn);
+        if !self.is_of_our_network(request) {
+            return Ok(CallResult::Continue);
         }
-        if let Some(listener) = listeners.covering(&wish.address) {
-            self.check_twice(wish)?;
-            let given = listeners.seat_of(self.generation, listener)?;
-            return self.put_in_place(call, wish, &given);
+        if let Some(listener) = listeners.covering(&request.address) {
+            self.check_twice(request)?;
+            let given = listeners.inherited_socket_of(self.generation, listener)?;
+            return self.put_in_place(call, request, &given);
         }
-        if matches!(wish.address, CapturedAddress::Udp(_)) {
-            return Ok(Answer::GoOn);
+        if matches!(request.address, CapturedAddress::Udp(_)) {
+            return Ok(CallResult::Continue);
         }
-        check_rights(wish)?;
-        if let Some(given) = self.first_one(wish, listeners)? {
-            return self.put_in_place(call, wish, &given);
+        check_rights(request)?;
+        if let Some(given) = self.first_one(request, listeners)? {
+            return self.put_in_place(call, request, &given);
         }
-        if self.bounds.are_full() {
+        if self.bound_sockets.are_full() {
             let generation = self.generation;
-            self.remark(
-                Remark::TooMany,
+            self.warn_once(
+                Warning::TooMany,
                 format!("{generation} has {MOST_LISTENERS} listeners: what it binds beyond is not kept over a swap"),
             );
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         }
         // an epoll set follows the server's own socket, whatever is put in its place
-        let is_attached = wish.caller.waits_on_by_epoll(wish.fd, wish.theirs.inode);
-        match listeners.plan(self.generation, &wish.address, is_attached)? {
-            Plan::Instead(given) => self.put_in_place(call, wish, &given),
-            Plan::Join => self.bind_theirs(call, wish, false),
-            Plan::Alone => self.bind_theirs(call, wish, true),
+        let is_attached = request
+            .caller
+            .waits_on_by_epoll(request.fd, request.server_socket.inode);
+        match listeners.plan(self.generation, &request.address, is_attached)? {
+            BindPlan::Instead(given) => self.put_in_place(call, request, &given),
+            BindPlan::Join => self.bind_server_socket(call, request, false),
+            BindPlan::Alone => self.bind_server_socket(call, request, true),
         }
     }
 
     /// A socket of another network cannot be in one group with those that hotswap makes.
-    fn is_of_our_network(&mut self, wish: &Wish) -> bool {
-        let socket = wish.theirs.socket.as_ref();
-        let theirs = socket.and_then(|socket| sys::network_of(socket.as_fd()).ok());
-        let same = theirs.is_none() || theirs == our_network();
+    fn is_of_our_network(&mut self, request: &BindRequest) -> bool {
+        let socket = request.server_socket.socket.as_ref();
+        let server_socket = socket.and_then(|socket| sys::network_of(socket.as_fd()).ok());
+        let same = server_socket.is_none() || server_socket == our_network();
         if !same {
             let generation = self.generation;
-            self.remark(
-                Remark::OtherNetwork,
+            self.warn_once(
+                Warning::OtherNetwork,
                 format!("{generation} listens in another network namespace: that is not kept over a swap"),
             );
         }
@@ -166,28 +180,34 @@ impl Capture {
 
     /// The same address once more: one more of the same where the server means to share it, else in use for as long as
     /// it still holds the first.
-    fn check_twice(&self, wish: &Wish) -> io::Result<Option<&Bound>> {
-        let first = self.bounds.at(&wish.address);
-        if first.is_some_and(Bound::is_held) && !wish.theirs.reuses_port() {
+    fn check_twice(&self, request: &BindRequest) -> io::Result<Option<&BoundSocket>> {
+        let first = self.bound_sockets.at(&request.address);
+        if first.is_some_and(BoundSocket::is_held) && !request.server_socket.reuses_port() {
             return Err(Errno::EADDRINUSE.into());
         }
         Ok(first)
     }
 
     /// What the generation has at that address already.
-    fn first_one(&mut self, wish: &Wish, listeners: &mut Listeners) -> io::Result<Option<Given>> {
-        let Some(first) = self.check_twice(wish)? else {
+    fn first_one(
+        &mut self,
+        request: &BindRequest,
+        listeners: &mut Listeners,
+    ) -> io::Result<Option<Replacement>> {
+        let Some(first) = self.check_twice(request)? else {
             return Ok(None);
         };
         if let Some(listener) = first.listener {
-            return listeners.seat_of(self.generation, listener).map(Some);
+            return listeners
+                .inherited_socket_of(self.generation, listener)
+                .map(Some);
         }
         let inode = first.inode;
         let Some(socket) = first.descriptor() else {
-            self.bounds.forget(inode);
+            self.bound_sockets.forget(inode);
             return Ok(None);
         };
-        Ok(Some(Given {
+        Ok(Some(Replacement {
             listener: None,
             socket,
             steered: true,
@@ -197,56 +217,75 @@ impl Capture {
     fn put_in_place(
         &mut self,
         call: &Notification,
-        wish: &Wish,
-        given: &Given,
-    ) -> io::Result<Answer> {
-        let (socket, flags) = (given.socket.as_fd(), wish.theirs.flags);
-        if let Some(theirs) = wish.theirs.socket.as_ref().filter(|_| given.steered) {
-            options::copy(theirs.as_fd(), socket);
+        request: &BindRequest,
+        given: &Replacement,
+    ) -> io::Result<CallResult> {
+        let (socket, flags) = (given.socket.as_fd(), request.server_socket.flags);
+        if let Some(server_socket) = request
+            .server_socket
+            .socket
+            .as_ref()
+            .filter(|_| given.steered)
+        {
+            options::copy(server_socket.as_fd(), socket);
         }
         // a server that has made its own socket non-blocking would hang in accept(2) on one that is not
         if given.steered || flags & libc::O_NONBLOCK != 0 {
             set_nonblocking(socket, flags)?;
         }
-        self.replace(call, wish, socket)?;
-        let mut bound = wish.bound(socket)?;
+        self.replace(call, request, socket)?;
+        let mut bound = request.bound(socket)?;
         bound.listener = given.listener;
-        self.bounds.remember(bound);
-        self.note_binder(wish.caller.process());
+        self.bound_sockets.remember(bound);
+        self.note_binder(request.caller.process());
         if given.listener.is_some() && listens(socket) {
-            self.note_listening(wish.address.to_string(), false);
+            self.note_listening(request.address.to_string(), false);
         }
-        Ok(Answer::Succeed)
+        Ok(CallResult::Succeed)
     }
 
-    fn replace(&mut self, call: &Notification, wish: &Wish, other: BorrowedFd) -> io::Result<()> {
-        if wish.caller.waits_on_by_epoll(wish.fd, wish.theirs.inode) {
+    fn replace(
+        &mut self,
+        call: &Notification,
+        request: &BindRequest,
+        other: BorrowedFd,
+    ) -> io::Result<()> {
+        if request
+            .caller
+            .waits_on_by_epoll(request.fd, request.server_socket.inode)
+        {
             let generation = self.generation;
-            self.remark(
-                Remark::InEpoll,
+            self.warn_once(
+                Warning::InEpoll,
                 format!(
                     "{generation} has put its socket into an epoll set before binding it to {}, where another takes its \
                      place: it may never see a client",
-                    wish.address
+                    request.address
                 ),
             );
         }
-        call.replace(other, wish.fd, wish.theirs.flags)
+        call.replace(other, request.fd, request.server_socket.flags)
     }
 
     /// Binds the server's own socket: what it has set on it, and every epoll set it is in, stay as they are.
-    fn bind_theirs(&mut self, call: &Notification, wish: &Wish, alone: bool) -> io::Result<Answer> {
-        let own = wish.theirs.socket.as_ref();
-        let (mut socket, keep) = match own.filter(|_| wish.theirs.sort != Sort::Mptcp) {
-            Some(own) => (own.try_clone()?, false),
-            None => (wish.theirs.another()?, own.is_none()),
-        };
+    fn bind_server_socket(
+        &mut self,
+        call: &Notification,
+        request: &BindRequest,
+        alone: bool,
+    ) -> io::Result<CallResult> {
+        let own = request.server_socket.socket.as_ref();
+        let (mut socket, keep) =
+            match own.filter(|_| request.server_socket.sort != SocketType::Mptcp) {
+                Some(own) => (own.try_clone()?, false),
+                None => (request.server_socket.another()?, own.is_none()),
+            };
         if let Err(error) = make_ours(socket.as_fd()) {
             self.could_not_look(&error);
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         }
         let mut path = None;
-        match &wish.address {
+        match &request.address {
             CapturedAddress::Tcp { at, only_v6, .. } => {
                 if own.is_none() && *only_v6 {
                     let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
@@ -259,28 +298,29 @@ impl Capture {
             }
             CapturedAddress::Path(_) => {
                 let beside = (!alone).then_some(self.generation);
-                let (back, bound) = path::bind_to(&wish.caller, &wish.spelled, beside, socket)?;
+                let (back, bound) =
+                    server_path::bind_to(&request.caller, &request.as_given, beside, socket)?;
                 (socket, path) = (back, Some(bound));
             }
-            CapturedAddress::Udp(_) => return Ok(Answer::GoOn),
+            CapturedAddress::Udp(_) => return Ok(CallResult::Continue),
         }
-        let mut bound = wish.bound(socket.as_fd())?;
+        let mut bound = request.bound(socket.as_fd())?;
         bound.path = path;
-        if bound.inode != wish.theirs.inode {
-            self.replace(call, wish, socket.as_fd())?;
+        if bound.inode != request.server_socket.inode {
+            self.replace(call, request, socket.as_fd())?;
         }
         // a client socket that is bound to a port must close when its owner closes it: it is let go until it listens
         bound.kept = keep.then_some(socket);
-        self.bounds.remember(bound);
-        Ok(Answer::Succeed)
+        self.bound_sockets.remember(bound);
+        Ok(CallResult::Succeed)
     }
 
     /// Why the server has met with `EADDRINUSE`: because of its own earlier generation, or of somebody else.
     fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
         let generation = self.generation;
         if let Some(there) = listeners.conflicting(generation, asked) {
-            self.remark(
-                Remark::AddressChanged,
+            self.warn_once(
+                Warning::AddressChanged,
                 format!(
                     "address changed: {generation} asks for {asked}, while {there} is still served\n\
                      try: stop hotswap, and start it again"
@@ -290,16 +330,16 @@ impl Capture {
             && let Some(holders) = holders_of_port(*at)
         {
             let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
-            self.remark(Remark::InUse, text);
+            self.warn_once(Warning::InUse, text);
         }
     }
 }
 
-impl Wish {
+impl BindRequest {
     /// Where the server's socket cannot be asked whether it leaves IPv4 clients out, it does if it must.
     fn leave_ipv4_out(&mut self) -> bool {
         match &mut self.address {
-            CapturedAddress::Tcp { at, only_v6, .. } if self.theirs.socket.is_none() => {
+            CapturedAddress::Tcp { at, only_v6, .. } if self.server_socket.socket.is_none() => {
                 let may = at.is_ipv6() && at.ip().is_unspecified() && !*only_v6;
                 *only_v6 |= may;
                 may
@@ -308,9 +348,9 @@ impl Wish {
         }
     }
 
-    fn bound(&self, socket: BorrowedFd) -> io::Result<Bound> {
+    fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
         let inode = fstat(socket)?.st_ino;
-        Ok(Bound::new(
+        Ok(BoundSocket::new(
             inode,
             &self.address,
             self.caller.process(),
@@ -320,12 +360,12 @@ impl Wish {
 }
 
 /// No server is to have hotswap bind a port that it could not bind itself.
-fn check_rights(wish: &Wish) -> io::Result<()> {
-    let CapturedAddress::Tcp { at, .. } = &wish.address else {
+fn check_rights(request: &BindRequest) -> io::Result<()> {
+    let CapturedAddress::Tcp { at, .. } = &request.address else {
         return Ok(());
     };
     let first = net::first_unprivileged_port().unwrap_or(1024);
-    if at.port() < first && !wish.caller.may_bind_privileged_ports() {
+    if at.port() < first && !request.caller.may_bind_privileged_ports() {
         return Err(Errno::EACCES.into());
     }
     Ok(())
@@ -344,7 +384,7 @@ fn bind_in_group(socket: BorrowedFd, to: SockaddrStorage, alone: bool) -> io::Re
     set(1)
 }
 
-fn is_in_use(answer: &io::Result<Answer>) -> bool {
+fn is_in_use(answer: &io::Result<CallResult>) -> bool {
     let error = answer.as_ref().err().and_then(io::Error::raw_os_error);
     error == Some(libc::EADDRINUSE)
 }

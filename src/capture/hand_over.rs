@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::Capture;
-use super::bound::{Bound, Bounds};
+use super::bound_sockets::{BoundSocket, BoundSockets};
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
-use crate::proc::process::Process;
+use crate::proc::process::ProcessId;
 use crate::supervisor::Generation;
 
 impl Capture {
@@ -22,55 +22,57 @@ impl Capture {
         let binders: Vec<(i32, u64)> = (self.binders.iter())
             .map(|binder| (binder.pid.as_raw(), binder.started))
             .collect();
-        let told = json!({
+        let state = json!({
             "generation": self.generation.0,
-            "bounds": self.bounds.hand_over(&mut descriptors),
+            "bounds": self.bound_sockets.hand_over(&mut descriptors),
             "binders": binders,
             "blind": self.blind,
         });
-        (told, descriptors)
+        (state, descriptors)
     }
 
     /// The other end of [`Capture::hand_over`]. `None` if what was told cannot be understood.
     pub fn take_over(
-        told: &Value,
+        state: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
-        let generation = Generation(u32::try_from(told["generation"].as_u64()?).ok()?);
+        let generation = Generation(u32::try_from(state["generation"].as_u64()?).ok()?);
         let mut capture = Self::new(generation, descriptors.next()?);
-        capture.bounds = Bounds::take_over(&told["bounds"], descriptors)?;
-        let binders: Vec<(i32, u64)> = serde_json::from_value(told["binders"].clone()).ok()?;
+        capture.bound_sockets = BoundSockets::take_over(&state["bounds"], descriptors)?;
+        let binders: Vec<(i32, u64)> = serde_json::from_value(state["binders"].clone()).ok()?;
         capture.binders = (binders.into_iter())
-            .map(|(pid, started)| Process {
+            .map(|(pid, started)| ProcessId {
                 pid: Pid::from_raw(pid),
                 started,
             })
             .collect();
-        capture.blind = told["blind"].as_bool()?;
+        capture.blind = state["blind"].as_bool()?;
         Some(capture)
     }
 }
 
-impl Bounds {
+impl BoundSockets {
     fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         let all = self.all.iter();
         let all: Vec<Value> = all.map(|bound| bound.hand_over(descriptors)).collect();
         json!({ "all": all, "port_zero": self.port_zero })
     }
 
-    fn take_over(told: &Value, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
-        let mut bounds = Self {
-            port_zero: serde_json::from_value(told["port_zero"].clone()).ok()?,
+    fn take_over(state: &Value, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let mut bound_sockets = Self {
+            port_zero: serde_json::from_value(state["port_zero"].clone()).ok()?,
             ..Self::default()
         };
-        for bound in told["all"].as_array()? {
-            bounds.all.push(Bound::take_over(bound, descriptors)?);
+        for bound in state["all"].as_array()? {
+            bound_sockets
+                .all
+                .push(BoundSocket::take_over(bound, descriptors)?);
         }
-        Some(bounds)
+        Some(bound_sockets)
     }
 }
 
-impl Bound {
+impl BoundSocket {
     fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         descriptors.extend(self.kept.as_ref().map(AsFd::as_fd));
         descriptors.extend(self.path.as_ref().map(|path| path.directory.as_fd()));
@@ -85,16 +87,16 @@ impl Bound {
         })
     }
 
-    fn take_over(told: &Value, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
-        let integer = |name: &str| i32::try_from(told[name].as_i64()?).ok();
-        let address = CapturedAddress::of_written(&told["address"])?;
+    fn take_over(state: &Value, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let integer = |name: &str| i32::try_from(state[name].as_i64()?).ok();
+        let address = CapturedAddress::of_written(&state["address"])?;
         let process = Pid::from_raw(integer("process")?);
-        let mut bound = Self::new(told["inode"].as_u64()?, &address, process, integer("fd")?);
-        if told["kept"].as_bool()? {
+        let mut bound = Self::new(state["inode"].as_u64()?, &address, process, integer("fd")?);
+        if state["kept"].as_bool()? {
             bound.kept = Some(descriptors.next()?);
         }
         let path: Option<(Vec<u8>, (u64, u64))> =
-            serde_json::from_value(told["path"].clone()).ok()?;
+            serde_json::from_value(state["path"].clone()).ok()?;
         if let Some((name, file)) = path {
             bound.path = Some(BoundPath {
                 directory: descriptors.next()?,
@@ -102,7 +104,7 @@ impl Bound {
                 file,
             });
         }
-        let listener: Option<usize> = serde_json::from_value(told["listener"].clone()).ok()?;
+        let listener: Option<usize> = serde_json::from_value(state["listener"].clone()).ok()?;
         bound.listener = listener.map(ListenerId);
         Some(bound)
     }

@@ -7,8 +7,8 @@ use nix::sys::stat::fstat;
 
 use super::caller::Caller;
 use super::notification::Notification;
-use super::theirs::{Sort, Theirs};
-use super::{Answer, Capture, Remark};
+use super::server_socket::{ServerSocket, SocketType};
+use super::{CallResult, Capture, Warning};
 use crate::listener::Listeners;
 use crate::proc::descriptor;
 use crate::sys;
@@ -19,44 +19,44 @@ impl Capture {
         call: &Notification,
         fd: RawFd,
         listeners: &mut Listeners,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<CallResult> {
         let caller = match Caller::of(call.thread) {
             Ok(caller) if call.is_valid() => caller,
-            _ => return Ok(Answer::GoOn),
+            _ => return Ok(CallResult::Continue),
         };
         let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         };
         // every worker of a server may listen on what its master has bound
         if let Some(done) = listeners.listen_again(inode) {
-            return done.map(|_| Answer::Succeed);
+            return done.map(|_| CallResult::Succeed);
         }
-        let Some(bound) = self.bounds.of(inode) else {
+        let Some(bound) = self.bound_sockets.of(inode) else {
             self.mind_port_zero(&caller, fd);
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         };
         let kept = bound.kept.as_ref().map(OwnedFd::try_clone);
         let socket = match kept.unwrap_or_else(|| caller.descriptor(fd)) {
             Ok(socket) if call.is_valid() => socket,
-            Ok(_) => return Ok(Answer::GoOn),
+            Ok(_) => return Ok(CallResult::Continue),
             Err(error) => {
                 self.could_not_look(&error);
-                return Ok(Answer::GoOn);
+                return Ok(CallResult::Continue);
             }
         };
         // another thread of it may have put another socket there meanwhile
         if fstat(&socket)?.st_ino != inode {
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         }
         let path = bound.path.take();
         if path.as_ref().is_some_and(|path| !path.is_there()) {
             let (generation, address) = (self.generation, bound.address.to_string());
-            self.bounds.forget(inode);
-            self.remark(
-                Remark::PathMoved,
+            self.bound_sockets.forget(inode);
+            self.warn_once(
+                Warning::PathMoved,
                 format!("{generation} moves {address} before it listens there: that is not kept over a swap"),
             );
-            return Ok(Answer::GoOn);
+            return Ok(CallResult::Continue);
         }
         let (listener, first) = listeners.listen(self.generation, &bound.address, socket, path)?;
         bound.kept = None;
@@ -64,28 +64,28 @@ impl Capture {
         let (address, process) = (bound.address.to_string(), bound.process);
         self.note_binder(process);
         self.note_listening(address, first);
-        Ok(Answer::Succeed)
+        Ok(CallResult::Succeed)
     }
 
     /// A port that the kernel chooses anew for every generation cannot be kept.
     fn mind_port_zero(&mut self, caller: &Caller, fd: RawFd) {
-        let Ok(Some(theirs)) = Theirs::of(caller, fd) else {
+        let Ok(Some(server_socket)) = ServerSocket::of(caller, fd) else {
             return;
         };
-        if !matches!(theirs.sort, Sort::Tcp | Sort::Mptcp) {
+        if !matches!(server_socket.sort, SocketType::Tcp | SocketType::Mptcp) {
             return;
         }
-        let bound = theirs
+        let bound = server_socket
             .socket
             .and_then(|socket| sys::socket_name(socket.as_fd()).ok());
         let port = match bound.as_deref() {
             Some([_, _, high, low, ..]) => u16::from_be_bytes([*high, *low]),
             _ => 0,
         };
-        if port == 0 || self.bounds.has_port_zero(theirs.inode) {
+        if port == 0 || self.bound_sockets.has_port_zero(server_socket.inode) {
             let generation = self.generation;
-            self.remark(
-                Remark::PortZero,
+            self.warn_once(
+                Warning::PortZero,
                 format!("{generation} listens on a port of the kernel's choice, which is another with every swap\ntry: a fixed port"),
             );
         }

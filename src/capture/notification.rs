@@ -127,14 +127,14 @@ impl<'a> Notification<'a> {
     }
 
     /// The kernel carries the call out.
-    pub fn go_on(self) {
+    pub fn continue_call(self) {
         self.answer(0, true);
     }
 
-    fn answer(mut self, errno: i32, go_on: bool) {
+    fn answer(mut self, errno: i32, continue_call: bool) {
         self.answered = true;
         // nobody waits for the answer any more: nothing to do about it
-        let _ = seccomp::answer(self.listener, self.id, errno, go_on);
+        let _ = seccomp::answer(self.listener, self.id, errno, continue_call);
     }
 }
 

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
 use super::*;
-use crate::listener::{Means, Note, SocketOptions, Sockets};
+use crate::listener::{Incident, ListenerContext, SocketOptions, SocketSource};
 use crate::sys;
 
 mod tcp;
@@ -18,13 +18,13 @@ mod unix;
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);
 
-struct House {
+struct CapturedServers {
     listeners: Listeners,
     captures: BTreeMap<Generation, Capture>,
-    happened: Vec<Happened>,
+    events: Vec<CaptureEvent>,
 }
 
-impl House {
+impl CapturedServers {
     fn listening(on: &[&str]) -> Self {
         let listens: Vec<_> = on.iter().map(|listen| listen.parse().unwrap()).collect();
         let options = SocketOptions {
@@ -34,11 +34,11 @@ impl House {
             share: false,
         };
         let (listeners, _) =
-            Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
+            Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
         Self {
             listeners,
             captures: BTreeMap::new(),
-            happened: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -52,7 +52,9 @@ impl House {
         generation: Generation,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        self.listeners.seats(generation, Sockets::Own).unwrap();
+        self.listeners
+            .inherited_sockets(generation, SocketSource::Own)
+            .unwrap();
         self.again(generation, work)
     }
 
@@ -117,28 +119,28 @@ impl House {
         let flags = polled.first().and_then(PollFd::revents);
         if let Some(flags) = flags.filter(|flags| !flags.is_empty()) {
             let ours = || vec![nix::unistd::getpid()];
-            let happened = capture.woken(flags, sys::now(), &mut self.listeners, ours);
-            self.happened.extend(happened);
+            let events = capture.woken(flags, sys::now(), &mut self.listeners, ours);
+            self.events.extend(events);
         }
     }
 
     fn warnings(&self) -> Vec<&str> {
-        let warnings = self.happened.iter().filter_map(|happened| match happened {
-            Happened::Warning(text) => Some(text.as_str()),
-            Happened::Listens { .. } | Happened::Gone => None,
+        let warnings = self.events.iter().filter_map(|events| match events {
+            CaptureEvent::Warning(text) => Some(text.as_str()),
+            CaptureEvent::Listens { .. } | CaptureEvent::Gone => None,
         });
         warnings.collect()
     }
 
     fn listens(&self) -> Vec<(&str, bool)> {
-        let listens = self.happened.iter().filter_map(|happened| match happened {
-            Happened::Listens { spelled, first } => Some((spelled.as_str(), *first)),
-            Happened::Warning(_) | Happened::Gone => None,
+        let listens = self.events.iter().filter_map(|events| match events {
+            CaptureEvent::Listens { as_given, first } => Some((as_given.as_str(), *first)),
+            CaptureEvent::Warning(_) | CaptureEvent::Gone => None,
         });
         listens.collect()
     }
 
-    fn leave(&mut self, generation: Generation) -> Vec<Note> {
+    fn leave(&mut self, generation: Generation) -> Vec<Incident> {
         self.captures.remove(&generation);
         self.listeners.leave(generation, sys::now())
     }

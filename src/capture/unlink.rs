@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use super::caller::Caller;
 use super::notification::{Notification, read_path};
-use super::{Answer, Capture, path};
-use crate::listener::{Listeners, Spot};
+use super::{CallResult, Capture, server_path};
+use crate::listener::{Listeners, PathEntry};
 
 impl Capture {
     /// Servers unlink their path before they bind it, and after they have closed it: neither is theirs alone any more.
@@ -19,17 +19,17 @@ impl Capture {
         directory: RawFd,
         address: u64,
         listeners: &Listeners,
-    ) -> Answer {
+    ) -> CallResult {
         // most servers have no such listener, and unlink other things all the time
         if !listeners.have_paths() {
-            return Answer::GoOn;
+            return CallResult::Continue;
         }
         match wanted(call, directory, address, listeners) {
-            Ok(Some(spot)) if listeners.is_live(&spot) => Answer::Succeed,
-            Ok(_) => Answer::GoOn,
+            Ok(Some(entry)) if listeners.is_live(&entry) => CallResult::Succeed,
+            Ok(_) => CallResult::Continue,
             Err(error) => {
                 self.could_not_look(&error);
-                Answer::GoOn
+                CallResult::Continue
             }
         }
     }
@@ -40,7 +40,7 @@ fn wanted(
     directory: RawFd,
     address: u64,
     listeners: &Listeners,
-) -> io::Result<Option<Spot>> {
+) -> io::Result<Option<PathEntry>> {
     let path = read_path(call.thread, address)?;
     let path = path.map(|path| PathBuf::from(OsString::from_vec(path)));
     let named = |path: &PathBuf| {
@@ -51,6 +51,6 @@ fn wanted(
         return Ok(None);
     };
     let caller = Caller::of(call.thread)?;
-    let spot = path::find(&caller, directory, &path)?;
-    Ok(spot.filter(|_| call.is_valid()))
+    let entry = server_path::find(&caller, directory, &path)?;
+    Ok(entry.filter(|_| call.is_valid()))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::grammar;
-use crate::news::{Kind, News};
+use crate::record::{Record, RecordKind};
 use crate::supervisor::Generation;
 
 const MANUAL: &str = include_str!("../../man/hotswap.1");
@@ -133,16 +133,16 @@ fn literals(from: &str, to: &str) -> Vec<String> {
 
 #[test]
 fn the_manual_has_every_event_and_its_fields() {
-    let mut there_are: Vec<String> = Kind::value_variants()
+    let mut there_are: Vec<String> = RecordKind::value_variants()
         .iter()
         .map(|kind| kind.name())
         .collect();
-    let event = News {
+    let event = Record {
         pid: Some(1),
         reason: Some(String::new()),
         after: Some(Duration::ZERO),
         connections: Some(1),
-        ..News::of(Kind::Gone, Generation(1), "")
+        ..Record::of(RecordKind::Gone, Generation(1), "")
     };
     there_are.extend(event.fields().keys().cloned());
     // when it is written, it gets its time

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 use nix::sys::signal::Signal;
 
-use super::values::{self, Owner};
+use super::values::{self, SocketOwner};
 use crate::address::Listen;
-use crate::ready::Mode;
+use crate::ready::ReadyMode;
 
 /// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +40,7 @@ pub struct RunArgs {
 
     /// The owner of unix sockets
     #[arg(long, value_name = "U[:G]", value_parser = values::owner, help_heading = "Listeners")]
-    pub socket_owner: Option<Owner>,
+    pub socket_owner: Option<SocketOwner>,
 
     /// Use one shared socket for all generations
     #[arg(long, help_heading = "Listeners")]
@@ -54,7 +54,7 @@ pub struct RunArgs {
         default_value = "auto",
         help_heading = "Listeners"
     )]
-    pub capture: Capture,
+    pub capture: CaptureMode,
 
     /// How a new generation shows that it accepts connections
     ///
@@ -65,7 +65,7 @@ pub struct RunArgs {
         default_value = "auto",
         help_heading = "Swapping"
     )]
-    pub ready: Mode,
+    pub ready: ReadyMode,
 
     /// Give a new generation up that is not ready by then
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
@@ -205,7 +205,7 @@ pub struct RunArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Capture {
+pub enum CaptureMode {
     /// On, unless something stands in the way
     Auto,
     /// On, or hotswap ends with 125
@@ -273,13 +273,13 @@ impl RunArgs {
         }
         if self.ready.needs_steered_listener()
             && self.listen.is_empty()
-            && self.capture == Capture::Never
+            && self.capture == CaptureMode::Never
         {
             return Err(
                 "cannot probe a server without a listener\ntry: --listen 127.0.0.1:8080".into(),
             );
         }
-        if let Mode::After(age) = self.ready
+        if let ReadyMode::After(age) = self.ready
             && age >= self.ready_timeout
         {
             return Err(format!(

@@ -6,10 +6,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
-use super::options::{Capture, LogFormat, Order, Restart, RunArgs, Stderr};
-use super::values::{self, Owner};
+use super::options::{CaptureMode, LogFormat, Order, Restart, RunArgs, Stderr};
+use super::values::{self, SocketOwner};
 use super::{Invocation, Usage, parse};
-use crate::ready::Mode;
+use crate::ready::ReadyMode;
 
 /// A line as typed, quotes aside, with no variable set.
 fn line(words: &str) -> Result<Invocation, Usage> {
@@ -38,7 +38,7 @@ fn run_with(words: &str, variables: &[(&str, &str)]) -> RunArgs {
 fn spellings(run: &RunArgs) -> Vec<&str> {
     run.listen
         .iter()
-        .map(|listen| listen.spelled.as_str())
+        .map(|listen| listen.as_given.as_str())
         .collect()
 }
 
@@ -59,8 +59,8 @@ fn nothing_but_a_command_gets_every_default() {
     assert_eq!(run.command, ["./server", "--port", "80", "--", "-l"]);
     assert!(run.listen.is_empty() && run.watch.is_empty());
     assert_eq!(run.backlog, 4096);
-    assert_eq!(run.capture, Capture::Auto);
-    assert_eq!(run.ready, Mode::Auto);
+    assert_eq!(run.capture, CaptureMode::Auto);
+    assert_eq!(run.ready, ReadyMode::Auto);
     assert_eq!(run.ready_timeout, Duration::from_secs(30));
     assert_eq!(run.min_ready, Duration::ZERO);
     assert_eq!(run.stop_signal, None);
@@ -90,12 +90,12 @@ fn every_option_is_read() {
     assert_eq!(run.listen[0].name.as_deref(), Some("web"));
     assert_eq!(run.backlog, 9);
     assert_eq!(run.socket_mode, Some(0o660));
-    let root = Owner {
+    let root = SocketOwner {
         user: Some(Uid::from_raw(0)),
         group: Some(nix::unistd::Gid::from_raw(0)),
     };
     assert_eq!(run.socket_owner, Some(root));
-    assert_eq!(run.capture, Capture::Always);
+    assert_eq!(run.capture, CaptureMode::Always);
     assert_eq!(run.ready_timeout, Duration::from_secs(90));
     assert_eq!(run.stop_signal, Some(Signal::SIGQUIT));
     assert_eq!(run.quiesce, Duration::from_millis(1500));
@@ -150,7 +150,7 @@ fn the_line_wins_over_a_variable() {
     ];
     let run = run_with("-l 8080 --ready tcp -v -- x", &variables);
     assert_eq!(spellings(&run), ["8080"]);
-    assert_eq!(run.ready, Mode::Tcp);
+    assert_eq!(run.ready, ReadyMode::Tcp);
     assert!(run.verbose && !run.quiet);
 }
 

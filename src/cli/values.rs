@@ -14,13 +14,13 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A value that cannot be meant.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidValue {
     pub why: String,
     /// What the user probably wants to write instead.
     pub instead: Option<String>,
 }
 
-impl Wrong {
+impl InvalidValue {
     fn new(why: impl Into<String>) -> Self {
         let why = why.into();
         Self { why, instead: None }
@@ -32,7 +32,7 @@ impl Wrong {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for InvalidValue {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.why)?;
         self.instead
@@ -41,34 +41,34 @@ impl fmt::Display for Wrong {
     }
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for InvalidValue {}
 
 /// `500ms`, `1.5s`, `1m30s`, and a plain `0`.
-pub fn duration(text: &str) -> Result<Duration, Wrong> {
+pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
     let read = humantime::parse_duration(text).map_err(|_| {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            Wrong::new("a duration needs a unit").instead(format!("{text}s"))
+            InvalidValue::new("a duration needs a unit").instead(format!("{text}s"))
         } else {
-            Wrong::new("not a duration").instead("30s")
+            InvalidValue::new("not a duration").instead("30s")
         }
     })?;
     if read > LONGEST {
-        return Err(Wrong::new("longer than 100 years"));
+        return Err(InvalidValue::new("longer than 100 years"));
     }
     Ok(read)
 }
 
 /// A duration that somebody has to get something done in.
-pub fn patience(text: &str) -> Result<Duration, Wrong> {
+pub fn patience(text: &str) -> Result<Duration, InvalidValue> {
     match duration(text)? {
-        Duration::ZERO => Err(Wrong::new("it must be more than 0").instead("30s")),
+        Duration::ZERO => Err(InvalidValue::new("it must be more than 0").instead("30s")),
         some => Ok(some),
     }
 }
 
 /// `TERM`, `SIGTERM`, `term` or `15`.
-pub fn signal(text: &str) -> Result<Signal, Wrong> {
-    let unknown = || Wrong::new("no such signal").instead("TERM");
+pub fn signal(text: &str) -> Result<Signal, InvalidValue> {
+    let unknown = || InvalidValue::new("no such signal").instead("TERM");
     if let Ok(number) = text.parse::<i32>() {
         return Signal::try_from(number).map_err(|_| unknown());
     }
@@ -78,29 +78,29 @@ pub fn signal(text: &str) -> Result<Signal, Wrong> {
 }
 
 /// The permission bits of a socket, in octal.
-pub fn mode(text: &str) -> Result<u32, Wrong> {
+pub fn mode(text: &str) -> Result<u32, InvalidValue> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8)
         .ok()
         .filter(|mode| *mode <= 0o777 && !digits.starts_with('+'))
-        .ok_or_else(|| Wrong::new("not an octal mode up to 0777").instead("0660"))
+        .ok_or_else(|| InvalidValue::new("not an octal mode up to 0777").instead("0660"))
 }
 
 /// To whom a unix socket is given: `USER`, `USER:GROUP` or `:GROUP`, by name or number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct SocketOwner {
     pub user: Option<Uid>,
     pub group: Option<Gid>,
 }
 
-pub fn owner(text: &str) -> Result<Owner, Wrong> {
+pub fn owner(text: &str) -> Result<SocketOwner, InvalidValue> {
     let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    let owner = Owner {
+    let owner = SocketOwner {
         user: some(user).map(uid).transpose()?,
         group: some(group).map(gid).transpose()?,
     };
     if owner.user.is_none() && owner.group.is_none() {
-        return Err(Wrong::new("neither a user nor a group").instead("www-data:www-data"));
+        return Err(InvalidValue::new("neither a user nor a group").instead("www-data:www-data"));
     }
     Ok(owner)
 }
@@ -109,22 +109,22 @@ fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn uid(user: &str) -> Result<Uid, Wrong> {
+fn uid(user: &str) -> Result<Uid, InvalidValue> {
     if let Ok(Some(found)) = User::from_name(user) {
         return Ok(found.uid);
     }
     number(user)
         .map(Uid::from_raw)
-        .ok_or_else(|| Wrong::new(format!("there is no user {user:?}")))
+        .ok_or_else(|| InvalidValue::new(format!("there is no user {user:?}")))
 }
 
-fn gid(group: &str) -> Result<Gid, Wrong> {
+fn gid(group: &str) -> Result<Gid, InvalidValue> {
     if let Ok(Some(found)) = Group::from_name(group) {
         return Ok(found.gid);
     }
     number(group)
         .map(Gid::from_raw)
-        .ok_or_else(|| Wrong::new(format!("there is no group {group:?}")))
+        .ok_or_else(|| InvalidValue::new(format!("there is no group {group:?}")))
 }
 
 /// All ones means "leave it as it is" to chown(2) and setuid(2).
@@ -132,29 +132,29 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
-pub fn user(text: &str) -> Result<String, Wrong> {
+pub fn user(text: &str) -> Result<String, InvalidValue> {
     uid(text).map(|_| text.to_owned())
 }
 
-pub fn group(text: &str) -> Result<String, Wrong> {
+pub fn group(text: &str) -> Result<String, InvalidValue> {
     gid(text).map(|_| text.to_owned())
 }
 
 /// An instance's name is a file's name, and a word on a command line.
-pub fn name(text: &str) -> Result<String, Wrong> {
+pub fn name(text: &str) -> Result<String, InvalidValue> {
     let fits = |c: char| !c.is_control() && !c.is_whitespace() && c != '/';
     if text.is_empty() || text.starts_with(['.', '-']) || !text.chars().all(fits) {
         let why = "a name is one word without a slash, and begins with neither a dot nor a dash";
-        return Err(Wrong::new(why).instead("api"));
+        return Err(InvalidValue::new(why).instead("api"));
     }
     if text.len() > 64 {
-        return Err(Wrong::new("longer than 64 bytes").instead("api"));
+        return Err(InvalidValue::new("longer than 64 bytes").instead("api"));
     }
     Ok(text.to_owned())
 }
 
 /// An instance as a client calls it: by its name, or by the path of its control socket.
-pub fn instance(text: &str) -> Result<String, Wrong> {
+pub fn instance(text: &str) -> Result<String, InvalidValue> {
     if text.contains('/') {
         Ok(text.to_owned())
     } else {
@@ -163,10 +163,10 @@ pub fn instance(text: &str) -> Result<String, Wrong> {
 }
 
 /// The variable of an option that takes no value.
-pub fn switch(value: &OsStr) -> Result<bool, Wrong> {
+pub fn switch(value: &OsStr) -> Result<bool, InvalidValue> {
     match value.to_string_lossy().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err(Wrong::new("it is 1 or 0")),
+        _ => Err(InvalidValue::new("it is 1 or 0")),
     }
 }

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::netlink::{self, Scope, attributes, number};
+use super::sock_diag::{self, Scope, attributes, number};
 
 const INET_DIAG_INFO: u16 = 2;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: those on which the server may still have something to say.
@@ -57,7 +57,7 @@ pub fn connections(family: Family, ports: &[u16]) -> io::Result<Vec<(u16, Connec
     let asked = if ports.len() > FEW { &[0] } else { ports };
     for port in asked {
         let request = request(family, STATES, *port, &[0; 34]);
-        netlink::ask(&request, Scope::All, |message| {
+        sock_diag::ask(&request, Scope::All, |message| {
             found.extend(local_port(message).zip(parse(message)));
         })?;
     }
@@ -91,7 +91,7 @@ pub fn inode_of_server_end(client: SocketAddr, server: SocketAddr) -> io::Result
     destination.resize(16, 0);
     let rest = [&client.port().to_be_bytes()[..], &source, &destination].concat();
     let mut inode = None;
-    let answer = netlink::ask(
+    let answer = sock_diag::ask(
         &request(family, STATES, server.port(), &rest),
         Scope::One,
         |message| {

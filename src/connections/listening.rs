@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::inet::{Family, request};
-use super::netlink::{self, Scope, number};
+use super::sock_diag::{self, Scope, number};
 
 const LISTEN: u32 = 1 << 10;
 
@@ -24,7 +24,7 @@ pub struct Listening {
 pub fn listening(family: Family) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
     let request = request(family, LISTEN, 0, &[0; 34]);
-    netlink::ask(&request, Scope::All, |message| {
+    sock_diag::ask(&request, Scope::All, |message| {
         found.extend(parse(family, message));
     })?;
     Ok(found)

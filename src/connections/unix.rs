@@ -7,7 +7,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::netlink::{self, Scope, attributes, number};
+use super::sock_diag::{self, Scope, attributes, number};
 
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
@@ -21,7 +21,7 @@ const MESSAGE: usize = 16;
 
 /// One unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Socket {
+struct UnixSocket {
     state: u8,
     /// 0 until it is accepted.
     inode: u64,
@@ -39,7 +39,7 @@ struct Socket {
 pub fn accept_queue(inode: u64) -> io::Result<u32> {
     let mut queue = None;
     let request = request(inode, u32::MAX, SHOW_RQLEN);
-    netlink::ask(&request, Scope::One, |message| {
+    sock_diag::ask(&request, Scope::One, |message| {
         queue = parse(message).map(|socket| socket.queue);
     })?;
     queue.ok_or_else(|| Errno::EBADMSG.into())
@@ -53,15 +53,15 @@ pub fn connections(listeners: &[u64]) -> io::Result<Vec<u64>> {
     let mut sockets = Vec::new();
     let states = 1 << ESTABLISHED | 1 << LISTEN;
     let request = request(0, states, SHOW_NAME | SHOW_PEER);
-    netlink::ask(&request, Scope::All, |message| {
+    sock_diag::ask(&request, Scope::All, |message| {
         sockets.extend(parse(message).filter(|socket| !socket.name.is_empty()));
     })?;
     Ok(connections_of(listeners, &sockets))
 }
 
-fn connections_of(listeners: &[u64], sockets: &[Socket]) -> Vec<u64> {
+fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<u64> {
     let is_listener =
-        |socket: &&Socket| socket.state == LISTEN && listeners.contains(&socket.inode);
+        |socket: &&UnixSocket| socket.state == LISTEN && listeners.contains(&socket.inode);
     let names: Vec<_> = sockets
         .iter()
         .filter(is_listener)
@@ -81,7 +81,7 @@ fn connections_of(listeners: &[u64], sockets: &[Socket]) -> Vec<u64> {
 /// Those of the sock_diag(7) answer.
 pub fn has_owned_peer(inode: u64) -> io::Result<bool> {
     let mut peer = None;
-    netlink::ask(
+    sock_diag::ask(
         &request(inode, u32::MAX, SHOW_PEER),
         Scope::One,
         |message| {
@@ -102,8 +102,8 @@ fn request(inode: u64, states: u32, show: u32) -> Vec<u8> {
 }
 
 /// One answer; `None` if it is too short to tell.
-fn parse(message: &[u8]) -> Option<Socket> {
-    let mut socket = Socket {
+fn parse(message: &[u8]) -> Option<UnixSocket> {
+    let mut socket = UnixSocket {
         state: *message.get(2)?,
         inode: u64::from(number(message, 4)?),
         name: Vec::new(),
@@ -129,9 +129,9 @@ mod tests {
     use super::*;
     use crate::connections::inode_of;
 
-    fn socket(state: u8, inode: u64, name: &str, peer: Option<u64>) -> Socket {
+    fn socket(state: u8, inode: u64, name: &str, peer: Option<u64>) -> UnixSocket {
         let name = name.as_bytes().to_vec();
-        Socket {
+        UnixSocket {
             state,
             inode,
             name,

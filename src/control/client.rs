@@ -3,6 +3,9 @@
 //! It prints nothing, and trusts no socket by its name: what does not belong to us (root: to anybody) or does not greet as
 //! hotswap does is passed over, and is sent nothing.
 
+pub mod queries;
+pub mod requests;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,9 +17,9 @@ use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::place::{Found, Surroundings};
-use super::protocol::{Message, What, line_of};
+use super::protocol::{Reply, RequestKind, line_of};
 use super::socket::peer;
+use super::socket_dirs::{FoundSocket, SocketDirs};
 
 /// How long an instance may take to greet when others have done so.
 const GREETING: Duration = Duration::from_secs(1);
@@ -40,8 +43,8 @@ pub struct Instance {
 
 /// What came next.
 #[derive(Debug, PartialEq)]
-pub enum Next {
-    Said(Message),
+pub enum Received {
+    Said(Reply),
     TimedOut,
     /// The connection has ended.
     Lost,
@@ -49,18 +52,18 @@ pub enum Next {
 
 /// Why there is no instance to talk to.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Nobody {
+pub struct NoInstance {
     pub status: u8,
     why: String,
 }
 
-impl fmt::Display for Nobody {
+impl fmt::Display for NoInstance {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.why)
     }
 }
 
-impl Nobody {
+impl NoInstance {
     fn because(why: impl Into<String>) -> Self {
         Self {
             status: NOBODY,
@@ -74,29 +77,27 @@ impl Nobody {
 /// # Errors
 /// Status 3 where that is nobody or more than one, 125 where it does not answer.
 pub fn find(
-    surroundings: &Surroundings,
+    dirs: &SocketDirs,
     name: Option<&str>,
     until: Option<Instant>,
-) -> Result<Instance, Nobody> {
+) -> Result<Instance, NoInstance> {
     let meet = |found| meet(found, until);
-    let Met {
+    let Candidates {
         mut greeted,
         mut mute,
         too_busy,
     } = match name {
-        None => meet(surroundings.all()),
+        None => meet(dirs.all()),
         Some(path) if path.contains('/') => {
             let path = PathBuf::from(path);
-            meet(Vec::from_iter(
-                surroundings.usable(&path, &path.to_string_lossy()),
-            ))
+            meet(Vec::from_iter(dirs.usable(&path, &path.to_string_lossy())))
         }
-        Some(name) => meet(surroundings.named(name)),
+        Some(name) => meet(dirs.named(name)),
     };
     let are_mute = too_busy || !mute.is_empty();
     if let Some(name) = name.filter(|_| greeted.is_empty() && !are_mute) {
         // One whose socket was put elsewhere under another name.
-        greeted = meet(surroundings.all()).greeted;
+        greeted = meet(dirs.all()).greeted;
         greeted.retain(|instance| instance.name == name);
     }
     if greeted.len() > 1 && name.is_some() && greeted.iter().filter(|one| one.own).count() == 1 {
@@ -109,16 +110,16 @@ pub fn find(
         (Some(only), _) if greeted.is_empty() => Ok(only),
         (Some(last), _) => {
             greeted.push(last);
-            Err(Nobody::because(several(&greeted, name)))
+            Err(NoInstance::because(several(&greeted, name)))
         }
-        (None, None) => Err(Nobody::because("no instance is running")),
-        (None, Some(path)) if !are_mute && path.contains('/') => Err(Nobody::because(format!(
+        (None, None) => Err(NoInstance::because("no instance is running")),
+        (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
             "no instance of yours is at {path}"
         ))),
-        (None, Some(name)) if !are_mute => Err(Nobody::because(format!(
+        (None, Some(name)) if !are_mute => Err(NoInstance::because(format!(
             "no instance named {name} is running\ntry: hotswap status"
         ))),
-        (None, Some(name)) => Err(Nobody {
+        (None, Some(name)) => Err(NoInstance {
             status: LOST,
             why: format!("{name} does not answer within {}s", PATIENCE.as_secs()),
         }),
@@ -145,15 +146,15 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
 }
 
 /// Every instance that runs and answers.
-pub fn all(surroundings: &Surroundings) -> Vec<Instance> {
-    let mut greeted = meet(surroundings.all(), None).greeted;
+pub fn all(dirs: &SocketDirs) -> Vec<Instance> {
+    let mut greeted = meet(dirs.all(), None).greeted;
     greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     greeted
 }
 
 /// Who there is at some sockets.
 #[derive(Default)]
-struct Met {
+struct Candidates {
     greeted: Vec<Instance>,
     /// Those who have let us in and say nothing.
     mute: Vec<Instance>,
@@ -162,9 +163,9 @@ struct Met {
 }
 
 /// Waits for greetings, for long only while there is none at all.
-fn meet(found: Vec<Found>, until: Option<Instant>) -> Met {
+fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
     let patience = if found.len() == 1 { PATIENCE } else { GREETING };
-    let mut met = Met::default();
+    let mut met = Candidates::default();
     // for all of them together: somebody may have made many that let nobody in
     let by = Instant::now() + at_most(patience, until);
     for found in found {
@@ -180,11 +181,11 @@ fn meet(found: Vec<Found>, until: Option<Instant>) -> Met {
         let until = Instant::now() + at_most(patience, until);
         for mut instance in std::mem::take(&mut met.mute) {
             match instance.next(Some(until)) {
-                Next::Said(Message::Greeting { name, .. }) => {
+                Received::Said(Reply::Greeting { name, .. }) => {
                     met.greeted.push(Instance { name, ..instance });
                 }
-                Next::Said(_) | Next::Lost => {}
-                Next::TimedOut => met.mute.push(instance),
+                Received::Said(_) | Received::Lost => {}
+                Received::TimedOut => met.mute.push(instance),
             }
         }
     }
@@ -200,8 +201,8 @@ fn at_most(patience: Duration, until: Option<Instant>) -> Duration {
 
 impl Instance {
     /// Waits so long if others wait there already; then it is `WouldBlock`.
-    fn connect(found: Found, patience: Duration) -> io::Result<Self> {
-        let Found { name, path, own } = found;
+    fn connect(found: FoundSocket, patience: Duration) -> io::Result<Self> {
+        let FoundSocket { name, path, own } = found;
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
@@ -222,25 +223,25 @@ impl Instance {
         })
     }
 
-    pub fn ask(&mut self, what: What) {
+    pub fn ask(&mut self, what: RequestKind) {
         // What goes wrong here shows when the answer does not come.
         let _ = self.stream.write_all(&line_of(&what));
     }
 
     /// Waits for the next thing said.
-    pub fn next(&mut self, until: Option<Instant>) -> Next {
+    pub fn next(&mut self, until: Option<Instant>) -> Received {
         loop {
             while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                if let Some(message) = Message::read(&line) {
-                    return Next::Said(message);
+                if let Some(message) = Reply::read(&line) {
+                    return Received::Said(message);
                 }
             }
             if self.input.len() > LONGEST_LINE {
-                return Next::Lost;
+                return Received::Lost;
             }
             match self.receive(until) {
-                Ok(0) => return Next::Lost,
+                Ok(0) => return Received::Lost,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error)
@@ -249,9 +250,9 @@ impl Instance {
                         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                     ) =>
                 {
-                    return Next::TimedOut;
+                    return Received::TimedOut;
                 }
-                Err(_) => return Next::Lost,
+                Err(_) => return Received::Lost,
             }
         }
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum What {
+pub enum RequestKind {
     Swap {
         /// The answer waits until the old generation is gone.
         #[serde(default)]
@@ -27,30 +27,30 @@ pub enum What {
 
 /// A request that hotswap does not understand.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotUnderstood(&'static str);
+pub struct UnknownRequest(&'static str);
 
-impl fmt::Display for NotUnderstood {
+impl fmt::Display for UnknownRequest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl What {
+impl RequestKind {
     /// # Errors
     /// With a line that is no request.
-    pub fn read(line: &[u8]) -> Result<Self, NotUnderstood> {
+    pub fn read(line: &[u8]) -> Result<Self, UnknownRequest> {
         let request: Value =
-            serde_json::from_slice(line).map_err(|_| NotUnderstood("not a line of JSON"))?;
+            serde_json::from_slice(line).map_err(|_| UnknownRequest("not a line of JSON"))?;
         if !request["do"].is_string() {
-            return Err(NotUnderstood("an object without \"do\""));
+            return Err(UnknownRequest("an object without \"do\""));
         }
-        serde_json::from_value(request).map_err(|_| NotUnderstood("an unknown request"))
+        serde_json::from_value(request).map_err(|_| UnknownRequest("an unknown request"))
     }
 }
 
 /// What became of a swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct SwapVerdict {
     /// The new generation serves, and has proven itself.
     pub serving: bool,
     /// The sentence, as in the log.
@@ -64,10 +64,10 @@ pub struct Verdict {
 /// What hotswap says to a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Message {
+pub enum Reply {
     Event(Value),
     Progress(String),
-    Verdict(Verdict),
+    Verdict(SwapVerdict),
     Status(Value),
     /// It is always true.
     Done(bool),
@@ -82,7 +82,7 @@ pub enum Message {
     },
 }
 
-impl Message {
+impl Reply {
     /// What a line says, or nothing if it says nothing that is known here.
     pub fn read(line: &[u8]) -> Option<Self> {
         serde_json::from_slice(line).ok()
@@ -106,49 +106,49 @@ mod tests {
     #[test]
     fn a_request_survives_the_wire() {
         let all = [
-            What::Swap { drained: true },
-            What::Swap { drained: false },
-            What::Status,
-            What::Stop,
-            What::Events,
-            What::Upgrade,
+            RequestKind::Swap { drained: true },
+            RequestKind::Swap { drained: false },
+            RequestKind::Status,
+            RequestKind::Stop,
+            RequestKind::Events,
+            RequestKind::Upgrade,
         ];
         for what in all {
-            assert_eq!(What::read(&line_of(&what)), Ok(what));
+            assert_eq!(RequestKind::read(&line_of(&what)), Ok(what));
         }
     }
 
     #[test]
     fn a_message_survives_the_wire() {
-        let verdict = Verdict {
+        let verdict = SwapVerdict {
             serving: false,
             text: "generation 3 aborted: exited with status 1 after 12ms".into(),
             last_lines: vec!["panicked at \"x\"".into(), String::new()],
         };
-        let greeting = Message::Greeting {
+        let greeting = Reply::Greeting {
             version: "0.1.0".into(),
             name: "api".into(),
             pid: 7,
         };
         let all = [
             greeting,
-            Message::Event(json!({"event": "serving", "message": "generation 2 is serving"})),
-            Message::Progress("generation 1 is draining, 3 connections".into()),
-            Message::Verdict(verdict),
-            Message::Status(json!({"name": "api"})),
-            Message::Done(true),
-            Message::Refused("it does not run".into()),
-            Message::Error("too many clients".into()),
+            Reply::Event(json!({"event": "serving", "message": "generation 2 is serving"})),
+            Reply::Progress("generation 1 is draining, 3 connections".into()),
+            Reply::Verdict(verdict),
+            Reply::Status(json!({"name": "api"})),
+            Reply::Done(true),
+            Reply::Refused("it does not run".into()),
+            Reply::Error("too many clients".into()),
         ];
         for message in all {
             let line = line_of(&message);
-            assert_eq!(Message::read(&line), Some(message));
+            assert_eq!(Reply::read(&line), Some(message));
         }
     }
 
     #[test]
     fn what_is_no_request_is_refused_with_a_reason() {
-        let refusal = |line: &str| What::read(line.as_bytes()).unwrap_err().to_string();
+        let refusal = |line: &str| RequestKind::read(line.as_bytes()).unwrap_err().to_string();
         assert_eq!(refusal("swap"), "not a line of JSON");
         assert_eq!(refusal("[]"), "an object without \"do\"");
         assert_eq!(refusal(r#"{"do":"explode"}"#), "an unknown request");
@@ -158,15 +158,15 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_upset_either_end(bytes: Vec<u8>) {
-            let _ = What::read(&bytes);
-            let _ = Message::read(&bytes);
+            let _ = RequestKind::read(&bytes);
+            let _ = Reply::read(&bytes);
         }
 
         #[test]
         fn no_json_upsets_either_end(key in "do|drained|verdict|event|hotswap|done|[a-z]{0,3}", value in "[0-9]{1,20}|\"[a-z]{0,8}\"|\\[\\]|\\{\\}|null|true") {
             let line = format!("{{\"{key}\":{value}}}");
-            let _ = What::read(line.as_bytes());
-            let _ = Message::read(line.as_bytes());
+            let _ = RequestKind::read(line.as_bytes());
+            let _ = Reply::read(line.as_bytes());
         }
     }
 }

@@ -17,8 +17,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
-use super::place::file_of;
-use crate::again::again;
+use super::socket_dirs::file_of;
+use crate::retry::retry;
 use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
@@ -30,7 +30,7 @@ const LOCK_TRIES: u32 = 100;
 
 /// A control socket of ours.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Socket {
+pub struct ControlSocket {
     #[serde(with = "handoff::descriptor")]
     listener: UnixListener,
     #[serde(with = "handoff::os_string")]
@@ -39,7 +39,7 @@ pub struct Socket {
     identity: (u64, u64),
 }
 
-impl Socket {
+impl ControlSocket {
     /// A socket at exactly this path.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Socket {
         let made = Backlog::new(BACKLOG)
             .and_then(|backlog| listen(&socket, backlog))
             .map_err(io::Error::from)
-            .and_then(|()| again(|| fs::symlink_metadata(path)));
+            .and_then(|()| retry(|| fs::symlink_metadata(path)));
         match made {
             Ok(metadata) => Ok(Self {
                 listener: socket.into(),
@@ -104,7 +104,7 @@ impl Socket {
                 identity: identity(&metadata),
             }),
             Err(error) => {
-                let _ = again(|| fs::remove_file(path));
+                let _ = retry(|| fs::remove_file(path));
                 Err(error)
             }
         }
@@ -123,15 +123,15 @@ impl Socket {
 
     /// Removes the file, unless it is another's by now.
     pub fn unlink(&self) {
-        let is_ours = again(|| fs::symlink_metadata(&self.path))
+        let is_ours = retry(|| fs::symlink_metadata(&self.path))
             .is_ok_and(|metadata| identity(&metadata) == self.identity);
         if is_ours {
-            let _ = again(|| fs::remove_file(&self.path));
+            let _ = retry(|| fs::remove_file(&self.path));
         }
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn only_the_owner_may_connect() {
         let room = tempfile::tempdir().unwrap();
-        let (socket, name) = Socket::named(room.path(), "api").unwrap();
+        let (socket, name) = ControlSocket::named(room.path(), "api").unwrap();
         assert_eq!(name, "api");
         let mode = fs::metadata(socket.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn a_name_in_use_gets_a_number() {
         let room = tempfile::tempdir().unwrap();
-        let (_first, _) = Socket::named(room.path(), "api").unwrap();
-        let (second, name) = Socket::named(room.path(), "api").unwrap();
+        let (_first, _) = ControlSocket::named(room.path(), "api").unwrap();
+        let (second, name) = ControlSocket::named(room.path(), "api").unwrap();
         assert_eq!(name, "api-2");
         assert!(second.path().ends_with("api-2.sock"));
     }
@@ -202,10 +202,10 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("api.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert_eq!(Socket::named(room.path(), "api").unwrap().1, "api");
+        assert_eq!(ControlSocket::named(room.path(), "api").unwrap().1, "api");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
-        assert_eq!(Socket::named(room.path(), "api").unwrap().1, "api-2");
+        assert_eq!(ControlSocket::named(room.path(), "api").unwrap().1, "api-2");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -213,11 +213,14 @@ mod tests {
     fn a_path_that_was_asked_for_is_not_changed() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("control");
-        let _first = Socket::at(&path).unwrap();
-        assert_eq!(Socket::at(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let _first = ControlSocket::at(&path).unwrap();
+        assert_eq!(
+            ControlSocket::at(&path).unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
         let nowhere = room.path().join("missing/control");
         assert_eq!(
-            Socket::at(&nowhere).unwrap_err().kind(),
+            ControlSocket::at(&nowhere).unwrap_err().kind(),
             ErrorKind::NotFound
         );
     }
@@ -226,9 +229,9 @@ mod tests {
     fn only_our_own_file_is_unlinked() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("control");
-        let first = Socket::at(&path).unwrap();
+        let first = ControlSocket::at(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let second = Socket::at(&path).unwrap();
+        let second = ControlSocket::at(&path).unwrap();
         first.unlink();
         assert!(path.exists());
         second.unlink();

@@ -12,28 +12,28 @@ use nix::unistd::Uid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::place::Surroundings;
-use super::visitor::PATIENCE;
+use super::connection::PATIENCE;
+use super::socket_dirs::SocketDirs;
 use super::*;
 
 const NOW: Time = Duration::from_secs(1000);
 
 /// An instance that answers nothing by itself.
-struct Room {
+struct Clients {
     control: Control,
     directory: TempDir,
 }
 
-impl Room {
+impl Clients {
     fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (control, warning) = Control::open_in(&surroundings(&directory), None, "api").unwrap();
+        let (control, warning) = Control::open_in(&dirs(&directory), None, "api").unwrap();
         assert_eq!(warning, None);
         Self { control, directory }
     }
 
     /// Lets the control do all that it can do now.
-    fn settle(&mut self) -> Vec<Request> {
+    fn settle(&mut self) -> Vec<ClientRequest> {
         let mut requests = Vec::new();
         for _ in 0..100 {
             let polled = self.control.polled();
@@ -64,7 +64,7 @@ impl Room {
     }
 
     /// A client that has asked this, and how hotswap knows it.
-    fn asking(&mut self, line: &str) -> (UnixStream, Request) {
+    fn asking(&mut self, line: &str) -> (UnixStream, ClientRequest) {
         let mut stream = self.connect();
         stream.write_all(line.as_bytes()).unwrap();
         stream.write_all(b"\n").unwrap();
@@ -74,8 +74,8 @@ impl Room {
     }
 }
 
-fn surroundings(directory: &TempDir) -> Surroundings {
-    Surroundings {
+fn dirs(directory: &TempDir) -> SocketDirs {
+    SocketDirs {
         runtime_directory: Some(directory.path().into()),
         xdg_runtime_dir: None,
         around_us: None,
@@ -98,8 +98,8 @@ fn heard(stream: &mut UnixStream) -> (Vec<Value>, bool) {
     (values.collect(), ended)
 }
 
-fn verdict(text: &str) -> Verdict {
-    Verdict {
+fn verdict(text: &str) -> SwapVerdict {
+    SwapVerdict {
         serving: true,
         text: text.into(),
         last_lines: vec![],
@@ -108,9 +108,9 @@ fn verdict(text: &str) -> Verdict {
 
 #[test]
 fn a_client_is_greeted_and_asks() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
-    assert_eq!(request.what, What::Swap { drained: true });
+    assert_eq!(request.what, RequestKind::Swap { drained: true });
     let (said, ended) = heard(&mut stream);
     assert_eq!(said[0]["name"], "api");
     assert!(!ended);
@@ -118,22 +118,22 @@ fn a_client_is_greeted_and_asks() {
 
 #[test]
 fn a_request_may_come_in_pieces() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let mut stream = room.connect();
     for piece in ["{\"do\"", ":\"sta", "tus\"}"] {
         stream.write_all(piece.as_bytes()).unwrap();
         assert_eq!(room.settle(), []);
     }
     stream.write_all(b"\n").unwrap();
-    assert_eq!(room.settle()[0].what, What::Status);
+    assert_eq!(room.settle()[0].what, RequestKind::Status);
 }
 
 #[test]
 fn everyone_who_waits_for_a_swap_hears_how_it_goes_and_ends() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut one, first) = room.asking(r#"{"do":"swap"}"#);
     let (mut two, second) = room.asking(r#"{"do":"swap"}"#);
-    room.control.tell(&json!({"event": "started"}));
+    room.control.publish(&json!({"event": "started"}));
     let clients = [first.client, second.client];
     let text = "generation 2 is serving";
     room.control
@@ -148,7 +148,7 @@ fn everyone_who_waits_for_a_swap_hears_how_it_goes_and_ends() {
 
 #[test]
 fn who_wants_the_old_one_gone_waits_for_that() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
     let old = Generation(1);
     room.control.verdict(
@@ -173,9 +173,9 @@ fn who_wants_the_old_one_gone_waits_for_that() {
 
 #[test]
 fn a_failed_swap_has_nothing_to_wait_for() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
-    let failed = Verdict {
+    let failed = SwapVerdict {
         serving: false,
         text: "generation 2 aborted".into(),
         last_lines: vec!["no such table".into()],
@@ -188,7 +188,7 @@ fn a_failed_swap_has_nothing_to_wait_for() {
 
 #[test]
 fn stop_is_answered_once_the_socket_is_gone() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let path = room.control.path().unwrap().to_owned();
     let (mut stopping, _) = room.asking(r#"{"do":"stop"}"#);
     let (mut following, _) = room.asking(r#"{"do":"events"}"#);
@@ -201,7 +201,7 @@ fn stop_is_answered_once_the_socket_is_gone() {
 
 #[test]
 fn an_upgrade_is_answered_with_a_reason_if_it_is_refused() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, _) = room.asking(r#"{"do":"upgrade"}"#);
     room.control.upgraded(Err("it does not run"), NOW);
     let (said, ended) = heard(&mut stream);
@@ -211,7 +211,7 @@ fn an_upgrade_is_answered_with_a_reason_if_it_is_refused() {
 
 #[test]
 fn what_is_no_request_is_told_so() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     for line in ["swap\n".to_owned(), "x".repeat(5000)] {
         let mut stream = room.connect();
         let _ = stream.write_all(line.as_bytes());
@@ -223,7 +223,7 @@ fn what_is_no_request_is_told_so() {
 
 #[test]
 fn a_client_that_hangs_is_let_go() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let mut stream = room.connect();
     assert_eq!(room.control.deadline(), None);
     room.settle();
@@ -235,7 +235,7 @@ fn a_client_that_hangs_is_let_go() {
 
 #[test]
 fn waiting_for_a_verdict_takes_as_long_as_it_takes() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, _) = room.asking(r#"{"do":"swap"}"#);
     assert_eq!(room.control.deadline(), None);
     room.control.look(NOW + Duration::from_secs(86_400));
@@ -244,7 +244,7 @@ fn waiting_for_a_verdict_takes_as_long_as_it_takes() {
 
 #[test]
 fn a_client_that_says_all_and_closes_its_end_still_gets_the_answer() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"status"}"#);
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     room.settle();
@@ -257,7 +257,7 @@ fn a_client_that_says_all_and_closes_its_end_still_gets_the_answer() {
 
 #[test]
 fn a_client_that_asks_and_leaves_has_asked() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let mut stream = room.connect();
     stream.write_all(b"{\"do\":\"swap\"}\n").unwrap();
     drop(stream);
@@ -267,7 +267,7 @@ fn a_client_that_asks_and_leaves_has_asked() {
 
 #[test]
 fn a_client_that_vanishes_is_forgotten() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (stream, request) = room.asking(r#"{"do":"swap"}"#);
     drop(stream);
     room.settle();
@@ -278,13 +278,13 @@ fn a_client_that_vanishes_is_forgotten() {
 
 #[test]
 fn a_follower_that_does_not_read_is_dropped() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (_deaf, _) = room.asking(r#"{"do":"events"}"#);
     let (mut keen, _) = room.asking(r#"{"do":"events"}"#);
     let long = "x".repeat(1000);
     for _ in 0..2000 {
         room.control
-            .tell(&json!({"event": "notice", "message": long}));
+            .publish(&json!({"event": "notice", "message": long}));
         room.settle();
         assert!(!heard(&mut keen).1);
     }
@@ -294,7 +294,7 @@ fn a_follower_that_does_not_read_is_dropped() {
 
 #[test]
 fn a_flood_stays_where_it_comes_from() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut stream, _) = room.asking(r#"{"do":"swap"}"#);
     let mut sent = 0;
     loop {
@@ -310,14 +310,14 @@ fn a_flood_stays_where_it_comes_from() {
 
 #[test]
 fn too_many_that_ask_nothing_make_room_for_one_that_does() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let mut idle = Vec::new();
     for _ in 0..200 {
         idle.push(room.connect());
         room.settle();
     }
     let (_stream, request) = room.asking(r#"{"do":"swap"}"#);
-    assert_eq!(request.what, What::Swap { drained: false });
+    assert_eq!(request.what, RequestKind::Swap { drained: false });
     assert!(room.control.polled().len() <= 129);
 }
 
@@ -325,26 +325,26 @@ fn too_many_that_ask_nothing_make_room_for_one_that_does() {
 fn a_directory_that_cannot_be_had_is_a_warning_and_a_path_an_error() {
     let room = tempfile::tempdir().unwrap();
     let missing = room.path().join("missing");
-    let mut surroundings = surroundings(&room);
-    surroundings.runtime_directory = Some(missing.clone().into());
-    let (mut control, warning) = Control::open_in(&surroundings, None, "api").unwrap();
+    let mut dirs = dirs(&room);
+    dirs.runtime_directory = Some(missing.clone().into());
+    let (mut control, warning) = Control::open_in(&dirs, None, "api").unwrap();
     assert!(warning.unwrap().contains("No such file or directory"));
     assert_eq!(control.path(), None);
     control.close(NOW);
-    let asked = Control::open_in(&surroundings, Some(&missing.join("x")), "api");
+    let asked = Control::open_in(&dirs, Some(&missing.join("x")), "api");
     assert!(format!("{:#}", asked.unwrap_err()).starts_with("cannot make the control socket"));
 }
 
 #[test]
 fn a_second_instance_of_that_name_gets_another() {
-    let room = Room::open();
-    let (second, _) = Control::open_in(&surroundings(&room.directory), None, "api").unwrap();
+    let room = Clients::open();
+    let (second, _) = Control::open_in(&dirs(&room.directory), None, "api").unwrap();
     assert_eq!(second.name(), "api-2");
 }
 
 /// As re-executed: everything by its descriptors alone.
-fn re_executed(room: Room) -> Room {
-    Room {
+fn re_executed(room: Clients) -> Clients {
+    Clients {
         control: crate::handoff::carry(&room.control).unwrap(),
         directory: room.directory,
     }
@@ -352,7 +352,7 @@ fn re_executed(room: Room) -> Room {
 
 #[test]
 fn clients_do_not_notice_an_upgrade() {
-    let mut room = Room::open();
+    let mut room = Clients::open();
     let (mut upgrading, _) = room.asking(r#"{"do":"upgrade"}"#);
     let (mut patient, request) = room.asking(r#"{"do":"swap","drained":true}"#);
     let mut hesitant = room.connect();
@@ -370,9 +370,9 @@ fn clients_do_not_notice_an_upgrade() {
     assert_eq!(said[1]["verdict"]["message"], "serving; 1 is gone");
     assert!(ended);
     hesitant.write_all(b"\"status\"}\n").unwrap();
-    assert_eq!(room.settle()[0].what, What::Status);
+    assert_eq!(room.settle()[0].what, RequestKind::Status);
     let (_new, request) = room.asking(r#"{"do":"stop"}"#);
-    assert!(request.client > Client(3));
+    assert!(request.client > ClientId(3));
     room.control.close(NOW);
     assert!(!path.exists());
 }

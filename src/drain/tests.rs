@@ -5,15 +5,15 @@ use super::*;
 use crate::connections::inode_of;
 
 const CUT: Time = Time::from_secs(500);
-const OPEN: Backlog = Backlog {
+const OPEN: AcceptQueue = AcceptQueue {
     queued: false,
     handshakes: Some(true),
 };
-const QUEUED: Backlog = Backlog {
+const QUEUED: AcceptQueue = AcceptQueue {
     queued: true,
     handshakes: Some(false),
 };
-const UNKNOWN: Backlog = Backlog {
+const UNKNOWN: AcceptQueue = AcceptQueue {
     queued: false,
     handshakes: None,
 };
@@ -22,17 +22,17 @@ fn drain() -> Drain {
     Drain::new(CUT)
 }
 
-fn alone() -> Effort {
-    let spent = sys::spent();
-    Effort { spent, among: 1 }
+fn alone() -> LookCost {
+    let cpu_time = sys::cpu_time();
+    LookCost { cpu_time, among: 1 }
 }
 
 /// Looks at the queue at each deadline; what was said, and how long after the cut-over.
-fn said(drain: &mut Drain, backlogs: &[Backlog]) -> Vec<(u128, Queue)> {
+fn said(drain: &mut Drain, backlogs: &[AcceptQueue]) -> Vec<(u128, Queue)> {
     let mut said = Vec::new();
     for backlog in backlogs {
         let Some(now) = drain.deadline() else { break };
-        if let Some(Reading::Queue(queue)) = drain.queue_seen(now, Duration::ZERO, *backlog) {
+        if let Some(DrainEvent::Queue(queue)) = drain.queue_seen(now, Duration::ZERO, *backlog) {
             said.push((now.saturating_sub(CUT).as_millis(), queue));
         }
     }
@@ -48,10 +48,10 @@ fn a_queue_is_settled_when_nothing_is_open_twice() {
             QUEUED,
             QUEUED,
             OPEN,
-            Backlog::NONE,
+            AcceptQueue::NONE,
             OPEN,
-            Backlog::NONE,
-            Backlog::NONE,
+            AcceptQueue::NONE,
+            AcceptQueue::NONE,
         ],
     );
     assert_eq!(
@@ -93,8 +93,8 @@ fn a_queue_is_looked_at_often_first_and_seldom_later() {
     );
 }
 
-fn count(busy: usize) -> Census {
-    Census {
+fn count(busy: usize) -> ActivityCount {
+    ActivityCount {
         connections: Some(9),
         busy,
     }
@@ -106,19 +106,19 @@ fn connections_are_counted_again_as_long_as_any_is_busy() {
     drain.count_connections();
     let now = CUT + Duration::from_secs(1);
     let took = Duration::from_millis(2);
-    assert_eq!(drain.counted(now, took, count(1), Backlog::NONE), None);
+    assert_eq!(drain.counted(now, took, count(1), AcceptQueue::NONE), None);
     assert_eq!(drain.deadline(), Some(now + took + SELDOM));
     assert_eq!(drain.connections(), Some(9));
     let took = Duration::from_millis(20);
-    assert_eq!(drain.counted(now, took, count(1), Backlog::NONE), None);
+    assert_eq!(drain.counted(now, took, count(1), AcceptQueue::NONE), None);
     assert_eq!(
         drain.deadline(),
         Some(now + took + took * 10),
         "a count that takes long"
     );
     assert_eq!(
-        drain.counted(now, took, count(0), Backlog::NONE),
-        Some(Reading::Quiet)
+        drain.counted(now, took, count(0), AcceptQueue::NONE),
+        Some(DrainEvent::Quiet)
     );
     assert_eq!(drain.deadline(), None);
 }
@@ -130,17 +130,17 @@ fn a_handshake_that_is_still_open_is_a_connection_to_come() {
     assert_eq!(drain.counted(CUT, Duration::ZERO, count(0), OPEN), None);
     assert_eq!(drain.deadline(), Some(CUT + OFTEN));
     assert_eq!(
-        drain.counted(CUT + OFTEN, Duration::ZERO, count(0), Backlog::NONE),
-        Some(Reading::Quiet)
+        drain.counted(CUT + OFTEN, Duration::ZERO, count(0), AcceptQueue::NONE),
+        Some(DrainEvent::Quiet)
     );
 }
 
-fn held(listener: &TcpListener) -> Held<'_> {
-    Held {
+fn held(listener: &TcpListener) -> GenerationSocket<'_> {
+    GenerationSocket {
         listener: ListenerId(4),
         fd: listener.as_fd(),
         inode: inode_of(listener.as_fd()).unwrap(),
-        kind: Kind::Tcp {
+        kind: SocketKind::Tcp {
             port: listener.local_addr().unwrap().port(),
         },
         steered: true,
@@ -154,7 +154,7 @@ fn the_more_generations_drain_the_seldomer_each_is_looked_at() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let next = |among| {
-        let effort = Effort { among, ..alone() };
+        let effort = LookCost { among, ..alone() };
         while effort.took() < Duration::from_millis(1) * among {}
         let mut drain = drain();
         drain.look(CUT, &[held(&listener)], &[Pid::this()], effort);
@@ -170,10 +170,10 @@ fn a_generation_without_a_socket_of_its_own_is_done_at_once() {
     let mut drain = drain();
     assert_eq!(
         drain.look(CUT, &[], &[], alone()),
-        [Reading::Queue(Queue::Settled)]
+        [DrainEvent::Queue(Queue::Settled)]
     );
     drain.count_connections();
-    assert_eq!(drain.look(CUT, &[], &[], alone()), [Reading::Quiet]);
+    assert_eq!(drain.look(CUT, &[], &[], alone()), [DrainEvent::Quiet]);
     assert_eq!((drain.deadline(), drain.connections()), (None, Some(0)));
 }
 
@@ -184,17 +184,17 @@ fn a_queue_that_nobody_takes_from_is_not_waited_for() {
     let held = held(&listener);
     let client = TcpStream::connect(address).unwrap();
     let us = [Pid::this()];
-    let waiting = [Reading::Queue(Queue::Waiting)];
+    let waiting = [DrainEvent::Queue(Queue::Waiting)];
     assert_eq!(drain().look(CUT, &[held], &us, alone()), waiting);
     let mut doubted = drain();
-    doubted.doubt(vec![held.listener]);
-    let settled = [Reading::Queue(Queue::Settled)];
+    doubted.may_not_accept(vec![held.listener]);
+    let settled = [DrainEvent::Queue(Queue::Settled)];
     assert_eq!(doubted.look(CUT, &[held], &us, alone()), settled);
     // It has begun to accept since it was last seen not to.
     let served = listener.accept().unwrap();
     let second = TcpStream::connect(address).unwrap();
     let mut doubted = drain();
-    doubted.doubt(vec![held.listener]);
+    doubted.may_not_accept(vec![held.listener]);
     assert_eq!(doubted.look(CUT, &[held], &us, alone()), waiting);
     drop((client, served, second));
 }

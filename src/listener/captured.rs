@@ -11,33 +11,33 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-pub use address::{BoundPath, CapturedAddress, Spot};
+pub use address::{BoundPath, CapturedAddress, PathEntry};
 
-use super::group::Group;
-use super::means::Means;
-use super::path::UnixPath;
-use super::place::Place;
-use super::shared::Shared;
+use super::context::ListenerContext;
+use super::reuseport::ReuseportGroup;
+use super::shared::SharedSocket;
 use super::steer::Inode;
-use super::{Kind, Listener, ListenerId, Listeners, Sockets, Sort, Survey};
+use super::unix_dir::UnixDir;
+use super::unix_path::UnixPath;
+use super::{Listener, ListenerId, ListenerKind, Listeners, Snapshot, SocketKind, SocketSource};
 use crate::address::covers;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
 /// What becomes of a bind(2) that no `--listen`ed address covers.
 #[derive(Debug)]
-pub enum Plan {
+pub enum BindPlan {
     /// Nobody else is to be there.
     Alone,
     /// Beside the sockets of other generations.
     Join,
     /// The server is given this one in the place of its own.
-    Instead(Given),
+    Instead(Replacement),
 }
 
 /// A socket for a server that has made one of its own.
 #[derive(Debug)]
-pub struct Given {
+pub struct Replacement {
     /// None before anybody has listened on it.
     pub listener: Option<ListenerId>,
     pub socket: OwnedFd,
@@ -66,13 +66,13 @@ impl Listeners {
                     })
                     .map(|(listener, _)| listener)
             }
-            CapturedAddress::Path(spot) => own().find(|listener| {
-                let place = listener.place();
-                place.is_some_and(|place| place.is_at(spot.directory, &spot.name))
+            CapturedAddress::Path(entry) => own().find(|listener| {
+                let dir = listener.dir();
+                dir.is_some_and(|dir| dir.is_at(entry.directory, &entry.name))
             }),
             CapturedAddress::Abstract(name) => own().find(|listener| match &listener.sort {
-                Sort::Shared(shared) => shared.abstract_name() == Some(name),
-                Sort::Group(_) | Sort::Path(_) => false,
+                ListenerKind::Shared(shared) => shared.abstract_name() == Some(name),
+                ListenerKind::Group(_) | ListenerKind::Path(_) => false,
             }),
         };
         found.map(|listener| listener.id)
@@ -86,23 +86,29 @@ impl Listeners {
     ///
     /// # Errors
     /// `ENOENT` if it has none.
-    pub fn seat_of(&mut self, generation: Generation, listener: ListenerId) -> io::Result<Given> {
+    pub fn inherited_socket_of(
+        &mut self,
+        generation: Generation,
+        listener: ListenerId,
+    ) -> io::Result<Replacement> {
         let mut all = self.all.iter_mut();
         let listener = all
             .find(|other| other.id == listener)
             .ok_or(Errno::ENOENT)?;
         let (socket, steered) = match &mut listener.sort {
-            Sort::Group(group) => {
+            ListenerKind::Group(group) => {
                 let socket = group.socket_of(generation).ok_or(Errno::ENOENT)?;
                 (socket.fd().try_clone_to_owned()?, true)
             }
-            Sort::Path(path) => {
+            ListenerKind::Path(path) => {
                 let socket = path.socket_of(generation).ok_or(Errno::ENOENT)?;
                 (socket.fd().try_clone_to_owned()?, true)
             }
-            Sort::Shared(shared) => (shared.seat(generation, &self.means)?, false),
+            ListenerKind::Shared(shared) => {
+                (shared.inherited_socket(generation, &self.context)?, false)
+            }
         };
-        Ok(Given {
+        Ok(Replacement {
             listener: Some(listener.id),
             socket,
             steered,
@@ -119,30 +125,38 @@ impl Listeners {
         generation: Generation,
         asked: &CapturedAddress,
         is_attached: bool,
-    ) -> io::Result<Plan> {
-        let survey = self.survey();
+    ) -> io::Result<BindPlan> {
+        let snapshot = self.snapshot();
         let mut all = self.all.iter_mut();
         let Some(listener) = all.find(|listener| listener.captured.as_ref() == Some(asked)) else {
-            return Ok(Plan::Alone);
+            return Ok(BindPlan::Alone);
         };
         let id = listener.id;
         match &mut listener.sort {
-            Sort::Group(_) | Sort::Path(_) if is_attached => return Ok(Plan::Join),
-            Sort::Group(group) if !group.has_seat(generation) => {
+            ListenerKind::Group(_) | ListenerKind::Path(_) if is_attached => {
+                return Ok(BindPlan::Join);
+            }
+            ListenerKind::Group(group) if !group.has_socket(generation) => {
                 if !group.is_waiting() {
-                    return Ok(Plan::Join);
+                    return Ok(BindPlan::Join);
                 }
-                group.seat(generation, Sockets::Target, &survey, &mut self.means)?;
+                group.inherited_socket(
+                    generation,
+                    SocketSource::Target,
+                    &snapshot,
+                    &mut self.context,
+                )?;
             }
-            Sort::Path(path) if path.socket_of(generation).is_none() => {
+            ListenerKind::Path(path) if path.socket_of(generation).is_none() => {
                 if !path.is_waiting() {
-                    return Ok(Plan::Join);
+                    return Ok(BindPlan::Join);
                 }
-                path.seat(generation, Sockets::Target, &self.means)?;
+                path.inherited_socket(generation, SocketSource::Target, &self.context)?;
             }
-            Sort::Group(_) | Sort::Path(_) | Sort::Shared(_) => {}
+            ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {}
         }
-        self.seat_of(generation, id).map(Plan::Instead)
+        self.inherited_socket_of(generation, id)
+            .map(BindPlan::Instead)
     }
 
     /// The generation listens on a socket that was bound to that address; whether the listener is new is said too.
@@ -156,7 +170,7 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
-        let survey = self.survey();
+        let snapshot = self.snapshot();
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
         let Some(listener) = there else {
@@ -166,23 +180,25 @@ impl Listeners {
         // it may have come too late for the cut-over
         let serves = self.serving == Some(generation);
         match (&mut listener.sort, path) {
-            (Sort::Group(group), _) => {
-                group.join(generation, socket, &survey, &mut self.means)?;
+            (ListenerKind::Group(group), _) => {
+                group.join(generation, socket, &snapshot, &mut self.context)?;
                 if serves {
-                    group.prepare(generation, &Survey::of(&[group]), &mut self.means)?;
-                    group.cut_over(generation, &mut self.means)?;
+                    group.prepare(generation, &Snapshot::of(&[group]), &mut self.context)?;
+                    group.cut_over(generation, &mut self.context)?;
                 }
             }
-            (Sort::Path(there), Some(path)) => {
-                sys::listen(socket.as_fd(), self.means.options.backlog)?;
-                there.leave(generation, sys::now(), &mut self.means);
-                there.adopt(generation, socket, &path.name, &self.means)?;
+            (ListenerKind::Path(there), Some(path)) => {
+                sys::listen(socket.as_fd(), self.context.options.backlog)?;
+                there.leave(generation, sys::now(), &mut self.context);
+                there.adopt(generation, socket, &path.name, &self.context)?;
                 if serves {
-                    there.cut_over(generation, &mut self.means)?;
+                    there.cut_over(generation, &mut self.context)?;
                 }
             }
             // bound by two at once: what the first has is shared
-            (Sort::Path(_) | Sort::Shared(_), _) => return Err(Errno::EADDRINUSE.into()),
+            (ListenerKind::Path(_) | ListenerKind::Shared(_), _) => {
+                return Err(Errno::EADDRINUSE.into());
+            }
         }
         Ok((id, false))
     }
@@ -194,33 +210,33 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
-        let place = match (asked, path) {
-            (CapturedAddress::Path(spot), Some(BoundPath { directory, .. })) => {
-                let (name, path) = (spot.name.clone(), spot.path.clone());
-                Some(Place::within(directory, name, path))
+        let dir = match (asked, path) {
+            (CapturedAddress::Path(entry), Some(BoundPath { directory, .. })) => {
+                let (name, path) = (entry.name.clone(), entry.path.clone());
+                Some(UnixDir::within(directory, name, path))
             }
             _ => None,
         };
-        let steered = asked.family().filter(|_| !self.means.options.share);
-        let sort = match (steered, place) {
+        let steered = asked.family().filter(|_| !self.context.options.share);
+        let sort = match (steered, dir) {
             (Some(made_of), _) => {
-                let group = Group::of_server(socket, made_of, generation, &self.means)?;
-                Sort::Group(group)
+                let group = ReuseportGroup::of_server(socket, made_of, generation, &self.context)?;
+                ListenerKind::Group(group)
             }
-            (None, Some(place)) if !self.means.options.share => {
-                sys::listen(socket.as_fd(), self.means.options.backlog)?;
-                let mut path = UnixPath::captured(place);
-                let name = path.place().name().to_owned();
-                path.adopt(generation, socket, &name, &self.means)?;
-                Sort::Path(path)
+            (None, Some(dir)) if !self.context.options.share => {
+                sys::listen(socket.as_fd(), self.context.options.backlog)?;
+                let mut path = UnixPath::captured(dir);
+                let name = path.dir().name().to_owned();
+                path.adopt(generation, socket, &name, &self.context)?;
+                ListenerKind::Path(path)
             }
-            (None, place) => {
-                let mut shared = Shared::own(socket, &self.means)?;
-                if let Some(place) = place {
-                    shared.keep_path(place)?;
+            (None, dir) => {
+                let mut shared = SharedSocket::own(socket, &self.context)?;
+                if let Some(dir) = dir {
+                    shared.keep_path(dir)?;
                 }
-                shared.seat(generation, &self.means)?;
-                Sort::Shared(shared)
+                shared.inherited_socket(generation, &self.context)?;
+                ListenerKind::Shared(shared)
             }
         };
         let id = ListenerId(self.given_out);
@@ -228,7 +244,7 @@ impl Listeners {
         self.all.push(Listener {
             id,
             name: String::new(),
-            spelled: asked.to_string(),
+            as_given: asked.to_string(),
             captured: Some(asked.clone()),
             sort,
         });
@@ -240,36 +256,36 @@ impl Listeners {
         let mut all = self.all.iter_mut();
         let listener = all.find(|listener| listener.has(inode))?;
         let done = match &mut listener.sort {
-            Sort::Group(group) => group.listen_again(inode, &mut self.means),
-            Sort::Path(_) => Ok(()),
-            Sort::Shared(shared) => shared.mend(&self.means),
+            ListenerKind::Group(group) => group.listen_again(inode, &mut self.context),
+            ListenerKind::Path(_) => Ok(()),
+            ListenerKind::Shared(shared) => shared.repair(&self.context),
         };
         Some(done.map(|()| listener.id))
     }
 
     /// Whether any listener is a path in the file system.
     pub fn have_paths(&self) -> bool {
-        self.all.iter().any(|listener| listener.place().is_some())
+        self.all.iter().any(|listener| listener.dir().is_some())
     }
 
     pub fn have_path_named(&self, name: &OsStr) -> bool {
-        let mut places = self.all.iter().filter_map(Listener::place);
-        places.any(|place| place.name() == name)
+        let mut places = self.all.iter().filter_map(Listener::dir);
+        places.any(|dir| dir.name() == name)
     }
 
     /// Whether clients come in there, by a socket of ours.
-    pub fn is_live(&self, spot: &Spot) -> bool {
+    pub fn is_live(&self, entry: &PathEntry) -> bool {
         self.all.iter().any(|listener| {
-            let here = |place: &&Place| place.is_at(spot.directory, &spot.name);
-            let Some(place) = listener.place().filter(here) else {
+            let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
+            let Some(dir) = listener.dir().filter(here) else {
                 return false;
             };
             let live = match &listener.sort {
-                Sort::Path(path) => path.live_file(),
-                Sort::Shared(shared) => shared.live_file(),
-                Sort::Group(_) => None,
+                ListenerKind::Path(path) => path.live_file(),
+                ListenerKind::Shared(shared) => shared.live_file(),
+                ListenerKind::Group(_) => None,
             };
-            live.is_some() && place.file(place.name()).ok() == live
+            live.is_some() && dir.file(dir.name()).ok() == live
         })
     }
 
@@ -279,7 +295,9 @@ impl Listeners {
         let mut all = self.all.iter();
         let there = all.find(|listener| {
             let other = listener.captured.as_ref() != Some(asked);
-            other && listener.kind() == Kind::Tcp { port } && listener.held(generation).is_none()
+            other
+                && listener.kind() == SocketKind::Tcp { port }
+                && listener.held(generation).is_none()
         })?;
         Some(there.addr())
     }
@@ -288,9 +306,9 @@ impl Listeners {
     pub fn abandon(&mut self, generation: Generation, listener: ListenerId, now: Time) {
         if let Some(listener) = self.all.iter_mut().find(|other| other.id == listener) {
             match &mut listener.sort {
-                Sort::Group(group) => group.leave(generation, now, &mut self.means),
-                Sort::Path(path) => path.leave(generation, now, &mut self.means),
-                Sort::Shared(shared) => shared.leave(generation),
+                ListenerKind::Group(group) => group.leave(generation, now, &mut self.context),
+                ListenerKind::Path(path) => path.leave(generation, now, &mut self.context),
+                ListenerKind::Shared(shared) => shared.leave(generation),
             }
         }
         self.forget_unowned();
@@ -306,28 +324,32 @@ impl Listeners {
             .partition(|listener| listener.captured.is_none() || listener.is_owned());
         self.all = keep;
         for listener in forget {
-            listener.close(&mut self.means);
+            listener.close(&mut self.context);
         }
     }
 }
 
 impl Listener {
-    fn place(&self) -> Option<&Place> {
+    fn dir(&self) -> Option<&UnixDir> {
         match &self.sort {
-            Sort::Path(path) => Some(path.place()),
-            Sort::Shared(shared) => shared.place(),
-            Sort::Group(_) => None,
+            ListenerKind::Path(path) => Some(path.dir()),
+            ListenerKind::Shared(shared) => shared.dir(),
+            ListenerKind::Group(_) => None,
         }
     }
 
     /// Its internet address, if it is of that protocol, and whether it answers both families.
     fn inet(&self, udp: bool) -> Option<(SocketAddr, bool)> {
         let (address, socket) = match &self.sort {
-            Sort::Group(group) if !udp => (group.address(), group.any()?),
-            Sort::Shared(shared) if udp == matches!(shared.kind(), Kind::Udp { .. }) => {
+            ListenerKind::Group(group) if !udp => (group.address(), group.any()?),
+            ListenerKind::Shared(shared)
+                if udp == matches!(shared.kind(), SocketKind::Udp { .. }) =>
+            {
                 (shared.address()?, shared.fd())
             }
-            Sort::Group(_) | Sort::Path(_) | Sort::Shared(_) => return None,
+            ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {
+                return None;
+            }
         };
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
         let dual = sys::socket_option(socket, level, name).is_ok_and(|only| only == 0);
@@ -336,17 +358,17 @@ impl Listener {
 
     fn is_owned(&self) -> bool {
         match &self.sort {
-            Sort::Group(group) => group.is_owned(),
-            Sort::Path(path) => path.is_owned(),
-            Sort::Shared(shared) => !shared.is_unused(),
+            ListenerKind::Group(group) => group.is_owned(),
+            ListenerKind::Path(path) => path.is_owned(),
+            ListenerKind::Shared(shared) => !shared.is_unused(),
         }
     }
 
-    fn close(self, means: &mut Means) {
+    fn close(self, context: &mut ListenerContext) {
         match self.sort {
-            Sort::Group(group) => group.close(means),
-            Sort::Path(path) => path.close(means),
-            Sort::Shared(shared) => shared.close(means),
+            ListenerKind::Group(group) => group.close(context),
+            ListenerKind::Path(path) => path.close(context),
+            ListenerKind::Shared(shared) => shared.close(context),
         }
     }
 }

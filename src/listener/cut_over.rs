@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::group::{ATTEMPTS, too_many_strangers};
+use super::reuseport::{ATTEMPTS, too_many_strangers};
 use super::steer::Inode;
-use super::{Listener, ListenerId, Listeners, Note, Sockets, Sort};
+use super::{Incident, Listener, ListenerId, ListenerKind, Listeners, SocketSource};
 use crate::supervisor::Generation;
 
 impl Listeners {
@@ -18,14 +18,16 @@ impl Listeners {
         &mut self,
         generation: Generation,
         except: &[ListenerId],
-    ) -> io::Result<Vec<Note>> {
+    ) -> io::Result<Vec<Incident>> {
         self.complete(generation)?;
-        let survey = self.survey();
+        let snapshot = self.snapshot();
         for listener in &mut self.all {
             match &mut listener.sort {
-                Sort::Group(group) => group.prepare(generation, &survey, &mut self.means)?,
-                Sort::Shared(shared) => shared.mend(&self.means)?,
-                Sort::Path(_) => {}
+                ListenerKind::Group(group) => {
+                    group.prepare(generation, &snapshot, &mut self.context)?;
+                }
+                ListenerKind::Shared(shared) => shared.repair(&self.context)?,
+                ListenerKind::Path(_) => {}
             }
         }
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
@@ -34,9 +36,9 @@ impl Listeners {
                 continue;
             }
             let result = match &mut self.all[at].sort {
-                Sort::Group(group) => group.cut_over(generation, &mut self.means),
-                Sort::Path(path) => path.cut_over(generation, &mut self.means),
-                Sort::Shared(_) => Ok(None),
+                ListenerKind::Group(group) => group.cut_over(generation, &mut self.context),
+                ListenerKind::Path(path) => path.cut_over(generation, &mut self.context),
+                ListenerKind::Shared(_) => Ok(None),
             };
             match result {
                 Ok(before) => done.push((at, before)),
@@ -48,13 +50,13 @@ impl Listeners {
         }
         self.serving = Some(generation);
         self.forget_unowned();
-        Ok(self.means.take_notes())
+        Ok(self.context.take_incidents())
     }
 
     /// Makes what sockets this generation has not.
     fn complete(&mut self, generation: Generation) -> io::Result<()> {
         // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
-        let unborn = self.seated < Some(generation);
+        let unborn = self.spawning < Some(generation);
         let lacks = |listener: &Listener| {
             let due = unborn || listener.captured.is_none();
             due && listener.held(generation).is_none()
@@ -62,16 +64,21 @@ impl Listeners {
         if !self.all.iter().any(lacks) {
             return Ok(());
         }
-        let survey = self.survey();
+        let snapshot = self.snapshot();
         for listener in self.all.iter_mut().filter(|listener| lacks(listener)) {
             match &mut listener.sort {
-                Sort::Group(group) => {
-                    group.seat(generation, Sockets::Own, &survey, &mut self.means)?;
+                ListenerKind::Group(group) => {
+                    group.inherited_socket(
+                        generation,
+                        SocketSource::Own,
+                        &snapshot,
+                        &mut self.context,
+                    )?;
                 }
-                Sort::Path(path) => {
-                    path.seat(generation, Sockets::Own, &self.means)?;
+                ListenerKind::Path(path) => {
+                    path.inherited_socket(generation, SocketSource::Own, &self.context)?;
                 }
-                Sort::Shared(_) => {}
+                ListenerKind::Shared(_) => {}
             }
         }
         self.settle(generation)
@@ -81,9 +88,9 @@ impl Listeners {
         for (at, before) in done {
             let Some(before) = *before else { continue };
             match &mut self.all[*at].sort {
-                Sort::Group(group) => group.steer_back(before, &mut self.means),
-                Sort::Path(path) => path.steer_back(before, &mut self.means),
-                Sort::Shared(_) => {}
+                ListenerKind::Group(group) => group.steer_back(before, &mut self.context),
+                ListenerKind::Path(path) => path.steer_back(before, &mut self.context),
+                ListenerKind::Shared(_) => {}
             }
         }
     }
@@ -99,10 +106,10 @@ impl Listeners {
             if !self.groups().any(|group| group.is_new(generation)) {
                 return Ok(());
             }
-            let survey = self.survey();
+            let snapshot = self.snapshot();
             for listener in &mut self.all {
-                if let Sort::Group(group) = &mut listener.sort {
-                    group.settle(generation, &survey, &mut self.means)?;
+                if let ListenerKind::Group(group) = &mut listener.sort {
+                    group.settle(generation, &snapshot, &mut self.context)?;
                 }
             }
         }

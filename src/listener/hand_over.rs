@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::group::Group;
-use super::means::Means;
-use super::path::UnixPath;
-use super::shared::Shared;
-use super::socket::Socket;
-use super::{CapturedAddress, Listener, ListenerId, Listeners, Sort};
+use super::context::ListenerContext;
+use super::listening_socket::ListeningSocket;
+use super::reuseport::ReuseportGroup;
+use super::shared::SharedSocket;
+use super::unix_path::UnixPath;
+use super::{CapturedAddress, Listener, ListenerId, ListenerKind, Listeners};
 use crate::supervisor::{Generation, Time};
 
 impl Listeners {
@@ -25,71 +25,71 @@ impl Listeners {
         let all: Vec<Value> = all
             .map(|listener| listener.hand_over(&mut descriptors))
             .collect();
-        let told = json!({
+        let state = json!({
             "all": all,
             "given_out": self.given_out,
             "serving": self.serving.map(|generation| generation.0),
-            "seated": self.seated.map(|generation| generation.0),
-            "relays": self.means.hand_over_relays(&mut descriptors),
+            "seated": self.spawning.map(|generation| generation.0),
+            "relays": self.context.hand_over_relays(&mut descriptors),
         });
-        (told, descriptors)
+        (state, descriptors)
     }
 
     /// The other end of [`Listeners::hand_over`]. `None` if what was told cannot be understood.
     pub fn take_over(
-        told: &Value,
+        state: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        mut means: Means,
+        mut context: ListenerContext,
     ) -> Option<Self> {
         let mut all = Vec::new();
-        for listener in told["all"].as_array()? {
-            all.push(Listener::take_over(listener, descriptors, &mut means)?);
+        for listener in state["all"].as_array()? {
+            all.push(Listener::take_over(listener, descriptors, &mut context)?);
         }
-        means.take_over_relays(&told["relays"], descriptors)?;
+        context.take_over_relays(&state["relays"], descriptors)?;
         Some(Self {
             all,
-            means,
-            given_out: number(&told["given_out"])?,
-            serving: generation(&told["serving"]),
-            seated: generation(&told["seated"]),
+            context,
+            given_out: number(&state["given_out"])?,
+            serving: generation(&state["serving"]),
+            spawning: generation(&state["seated"]),
         })
     }
 }
 
 impl Listener {
     fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
-        let (sort, told) = match &self.sort {
-            Sort::Group(group) => ("group", group.hand_over(descriptors)),
-            Sort::Path(path) => ("path", path.hand_over(descriptors)),
-            Sort::Shared(shared) => ("shared", shared.hand_over(descriptors)),
+        let (sort, state) = match &self.sort {
+            ListenerKind::Group(group) => ("group", group.hand_over(descriptors)),
+            ListenerKind::Path(path) => ("path", path.hand_over(descriptors)),
+            ListenerKind::Shared(shared) => ("shared", shared.hand_over(descriptors)),
         };
         json!({
             "id": self.id.0,
             "name": self.name,
-            "spelled": self.spelled,
+            "spelled": self.as_given,
             "captured": self.captured.as_ref().map(CapturedAddress::written),
-            sort: told,
+            sort: state,
         })
     }
 
     fn take_over(
-        told: &Value,
+        state: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        means: &mut Means,
+        context: &mut ListenerContext,
     ) -> Option<Self> {
-        let sort = if let Some(group) = told.get("group") {
-            Sort::Group(Group::take_over(group, descriptors, means)?)
-        } else if let Some(path) = told.get("path") {
-            Sort::Path(UnixPath::take_over(path, descriptors, means)?)
+        let sort = if let Some(group) = state.get("group") {
+            ListenerKind::Group(ReuseportGroup::take_over(group, descriptors, context)?)
+        } else if let Some(path) = state.get("path") {
+            ListenerKind::Path(UnixPath::take_over(path, descriptors, context)?)
         } else {
-            let shared = told.get("shared")?;
-            Sort::Shared(Shared::take_over(shared, descriptors, means)?)
+            let shared = state.get("shared")?;
+            ListenerKind::Shared(SharedSocket::take_over(shared, descriptors, context)?)
         };
         Some(Self {
-            id: ListenerId(number(&told["id"])?),
-            name: told["name"].as_str()?.to_owned(),
-            spelled: told["spelled"].as_str()?.to_owned(),
-            captured: match &told["captured"] {
+            id: ListenerId(number(&state["id"])?),
+            name: state["name"].as_str()?.to_owned(),
+            as_given: state["spelled"].as_str()?.to_owned(),
+            captured: match &state["captured"] {
                 Value::Null => None,
                 written => Some(CapturedAddress::of_written(written)?),
             },
@@ -98,7 +98,7 @@ impl Listener {
     }
 }
 
-impl Socket {
+impl ListeningSocket {
     pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         descriptors.push(self.fd());
         json!({
@@ -110,15 +110,15 @@ impl Socket {
     }
 
     pub fn take_over(
-        told: &Value,
+        state: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
         Some(Self::known(
             descriptors.next()?,
-            told["inode"].as_u64()?,
-            generation(&told["owner"]),
-            told["listens"].as_bool()?,
-            time(&told["since"])?,
+            state["inode"].as_u64()?,
+            generation(&state["owner"]),
+            state["listens"].as_bool()?,
+            time(&state["since"])?,
         ))
     }
 }
@@ -127,23 +127,23 @@ pub fn nanoseconds(time: Time) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-pub fn time(told: &Value) -> Option<Time> {
-    told.as_u64().map(Duration::from_nanos)
+pub fn time(state: &Value) -> Option<Time> {
+    state.as_u64().map(Duration::from_nanos)
 }
 
-pub fn generation(told: &Value) -> Option<Generation> {
-    u32::try_from(told.as_u64()?).ok().map(Generation)
+pub fn generation(state: &Value) -> Option<Generation> {
+    u32::try_from(state.as_u64()?).ok().map(Generation)
 }
 
-pub fn number(told: &Value) -> Option<usize> {
-    usize::try_from(told.as_u64()?).ok()
+pub fn number(state: &Value) -> Option<usize> {
+    usize::try_from(state.as_u64()?).ok()
 }
 
 /// A list of what can be read one by one.
-pub fn list<T>(told: &Value, mut each: impl FnMut(&Value) -> Option<T>) -> Option<Vec<T>> {
-    told.as_array()?.iter().map(&mut each).collect()
+pub fn list<T>(state: &Value, mut each: impl FnMut(&Value) -> Option<T>) -> Option<Vec<T>> {
+    state.as_array()?.iter().map(&mut each).collect()
 }
 
-pub fn bytes(told: &Value) -> Option<Vec<u8>> {
-    list(told, |byte| u8::try_from(byte.as_u64()?).ok())
+pub fn bytes(state: &Value) -> Option<Vec<u8>> {
+    list(state, |byte| u8::try_from(byte.as_u64()?).ok())
 }

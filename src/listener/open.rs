@@ -11,13 +11,13 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
 };
 
-use super::group::Group;
-use super::means::Means;
-use super::owner;
-use super::path::{UnixPath, unix_socket};
-use super::shared::Shared;
-use super::socket::bound_to;
-use super::{Listener, ListenerId, Sort};
+use super::context::ListenerContext;
+use super::listening_socket::bound_to;
+use super::port_holder;
+use super::reuseport::ReuseportGroup;
+use super::shared::SharedSocket;
+use super::unix_path::{UnixPath, unix_socket};
+use super::{Listener, ListenerId, ListenerKind};
 use crate::address::{Address, Endpoint, Listen};
 use crate::connections::inet;
 use crate::sys;
@@ -27,7 +27,7 @@ pub const SO_BINDTOIFINDEX: i32 = 62;
 
 /// What a TCP or UDP socket is made of before it has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum SocketFamily {
     V4,
     /// `V6ONLY`, or as the system has it.
     V6 {
@@ -35,7 +35,7 @@ pub enum Family {
     },
 }
 
-impl Family {
+impl SocketFamily {
     pub fn of(address: SocketAddr) -> Self {
         match address {
             SocketAddr::V4(_) => Self::V4,
@@ -58,11 +58,11 @@ impl Family {
     }
 }
 
-impl From<Family> for AddressFamily {
-    fn from(family: Family) -> Self {
+impl From<SocketFamily> for AddressFamily {
+    fn from(family: SocketFamily) -> Self {
         match family {
-            Family::V4 => Self::Inet,
-            Family::V6 { .. } => Self::Inet6,
+            SocketFamily::V4 => Self::Inet,
+            SocketFamily::V6 { .. } => Self::Inet6,
         }
     }
 }
@@ -70,7 +70,7 @@ impl From<Family> for AddressFamily {
 /// A TCP socket bound to the address; `join` says that the group has members already. The first is bound alone, so that
 /// nobody else can be there, and opened to the others after.
 pub fn tcp_socket(
-    family: Family,
+    family: SocketFamily,
     address: SocketAddr,
     device: u32,
     join: bool,
@@ -90,12 +90,12 @@ pub fn tcp_socket(
     Ok(fd)
 }
 
-fn inet_socket(family: Family, sort: SockType) -> io::Result<OwnedFd> {
+fn inet_socket(family: SocketFamily, sort: SockType) -> io::Result<OwnedFd> {
     let fd = socket(family.into(), sort, SockFlag::SOCK_CLOEXEC, None)?;
     if sort == SockType::Stream {
         sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }
-    if let Family::V6 { only: Some(only) } = family {
+    if let SocketFamily::V6 { only: Some(only) } = family {
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
         sys::set_socket_option(fd.as_fd(), level, name, only.into())?;
     }
@@ -106,26 +106,26 @@ fn inet_socket(family: Family, sort: SockType) -> io::Result<OwnedFd> {
 pub fn all(
     listens: &[Listen],
     inherited: Vec<(OwnedFd, String)>,
-    means: &mut Means,
+    context: &mut ListenerContext,
 ) -> anyhow::Result<(Vec<Listener>, Vec<String>)> {
     let mut opening = Opening {
         listens,
         all: Vec::new(),
         unnamed: 0,
         warnings: Vec::new(),
-        means,
+        context,
     };
     for (fd, name) in inherited {
-        let shared = Shared::inherited(fd, opening.means)?;
+        let shared = SharedSocket::inherited(fd, opening.context)?;
         let name = Some(name).filter(|name| !name.is_empty());
-        let spelled = shared.addr();
-        opening.add(name, spelled, Sort::Shared(shared));
+        let as_given = shared.addr();
+        opening.add(name, as_given, ListenerKind::Shared(shared));
     }
     for listen in listens {
         opening.listen(listen).map_err(|error| {
-            let spelled = &listen.spelled;
+            let as_given = &listen.as_given;
             let hint = hint(&error, listen);
-            anyhow!("cannot listen on {spelled}: {error}{hint}")
+            anyhow!("cannot listen on {as_given}: {error}{hint}")
         })?;
     }
     Ok((opening.all, opening.warnings))
@@ -136,7 +136,7 @@ struct Opening<'a> {
     all: Vec<Listener>,
     unnamed: usize,
     warnings: Vec<String>,
-    means: &'a mut Means,
+    context: &'a mut ListenerContext,
 }
 
 impl Opening<'_> {
@@ -156,27 +156,27 @@ impl Opening<'_> {
 
     fn path(&mut self, listen: &Listen, path: &Path) -> io::Result<()> {
         let absolute = std::path::absolute(path)?;
-        let sort = if self.means.options.share {
-            Sort::Shared(Shared::path(&absolute, self.means)?)
+        let sort = if self.context.options.share {
+            ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         } else if UnixPath::has_room(&absolute) {
-            Sort::Path(UnixPath::open(&absolute, self.means)?)
+            ListenerKind::Path(UnixPath::open(&absolute, self.context)?)
         } else {
             self.warnings.push(format!(
                 "{} is too long for a socket beside it: all generations share one\ntry: a shorter path",
                 path.display()
             ));
-            Sort::Shared(Shared::path(&absolute, self.means)?)
+            ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         };
-        self.add(listen.name.clone(), listen.spelled.clone(), sort);
+        self.add(listen.name.clone(), listen.as_given.clone(), sort);
         Ok(())
     }
 
     fn share(&mut self, listen: &Listen, fd: OwnedFd) -> io::Result<()> {
-        let shared = Shared::own(fd, self.means)?;
+        let shared = SharedSocket::own(fd, self.context)?;
         self.add(
             listen.name.clone(),
-            listen.spelled.clone(),
-            Sort::Shared(shared),
+            listen.as_given.clone(),
+            ListenerKind::Shared(shared),
         );
         Ok(())
     }
@@ -192,13 +192,14 @@ impl Opening<'_> {
             match self.inet_at(endpoint, address, sort) {
                 Ok((listener, bound)) => {
                     port = bound.port();
-                    let spelled = spelling(listen, bound, self.all.len() > before);
-                    self.add(listen.name.clone(), spelled, listener);
+                    let as_given = spelling(listen, bound, self.all.len() > before);
+                    self.add(listen.name.clone(), as_given, listener);
                 }
                 Err(error) if is_lacking(&error) && matches!(endpoint, Endpoint::Named(..)) => {
-                    let spelled = &listen.spelled;
-                    self.warnings
-                        .push(format!("cannot listen on {address} for {spelled}: {error}"));
+                    let as_given = &listen.as_given;
+                    self.warnings.push(format!(
+                        "cannot listen on {address} for {as_given}: {error}"
+                    ));
                     missing = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -215,22 +216,25 @@ impl Opening<'_> {
         endpoint: &Endpoint,
         address: SocketAddr,
         sort: SockType,
-    ) -> io::Result<(Sort, SocketAddr)> {
+    ) -> io::Result<(ListenerKind, SocketAddr)> {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         let (family, result) = match endpoint {
             Endpoint::Any(_) => {
-                let dual = Family::V6 { only: Some(false) };
+                let dual = SocketFamily::V6 { only: Some(false) };
                 match bind_inet(dual, address, sort) {
-                    Err(error) if is_lacking(&error) => {
-                        (Family::V4, bind_inet(Family::V4, wildcard, sort))
-                    }
+                    Err(error) if is_lacking(&error) => (
+                        SocketFamily::V4,
+                        bind_inet(SocketFamily::V4, wildcard, sort),
+                    ),
                     other => (dual, other),
                 }
             }
             Endpoint::At(_) | Endpoint::Named(..) => {
-                let family = match Family::of(address) {
+                let family = match SocketFamily::of(address) {
                     // as nginx has it: the pair of wildcards is two listeners
-                    Family::V6 { .. } if self.lists(wildcard) => Family::V6 { only: Some(true) },
+                    SocketFamily::V6 { .. } if self.lists(wildcard) => {
+                        SocketFamily::V6 { only: Some(true) }
+                    }
                     family => family,
                 };
                 (family, bind_inet(family, address, sort))
@@ -239,14 +243,20 @@ impl Opening<'_> {
         let fd = result?;
         let bound = bound_to(fd.as_fd())?;
         if sort == SockType::Datagram {
-            return Ok((Sort::Shared(Shared::own(fd, self.means)?), bound));
+            return Ok((
+                ListenerKind::Shared(SharedSocket::own(fd, self.context)?),
+                bound,
+            ));
         }
-        if self.means.options.share {
-            return Ok((Sort::Shared(Shared::own(fd, self.means)?), bound));
+        if self.context.options.share {
+            return Ok((
+                ListenerKind::Shared(SharedSocket::own(fd, self.context)?),
+                bound,
+            ));
         }
-        sys::listen(fd.as_fd(), self.means.options.backlog)?;
-        let group = Group::new(fd, family, self.means)?;
-        Ok((Sort::Group(group), bound))
+        sys::listen(fd.as_fd(), self.context.options.backlog)?;
+        let group = ReuseportGroup::new(fd, family, self.context)?;
+        Ok((ListenerKind::Group(group), bound))
     }
 
     fn lists(&self, wanted: SocketAddr) -> bool {
@@ -255,7 +265,7 @@ impl Opening<'_> {
             .any(|listen| listen.address == Address::Tcp(Endpoint::At(wanted)))
     }
 
-    fn add(&mut self, name: Option<String>, spelled: String, sort: Sort) {
+    fn add(&mut self, name: Option<String>, as_given: String, sort: ListenerKind) {
         let wanted = name.unwrap_or_else(|| {
             self.unnamed += 1;
             format!("listen{}", self.unnamed)
@@ -270,7 +280,7 @@ impl Opening<'_> {
         self.all.push(Listener {
             id: ListenerId(self.all.len()),
             name,
-            spelled,
+            as_given,
             captured: None,
             sort,
         });
@@ -279,15 +289,15 @@ impl Opening<'_> {
 
 /// The user's own, as long as it tells the listeners apart and has a port.
 fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
-    let spelled = &listen.spelled;
+    let as_given = &listen.as_given;
     if further {
         return bound.to_string();
     }
-    match spelled.strip_suffix('0') {
+    match as_given.strip_suffix('0') {
         Some(host) if host.is_empty() || host.ends_with(':') => {
             format!("{host}{}", bound.port())
         }
-        _ => spelled.clone(),
+        _ => as_given.clone(),
     }
 }
 
@@ -299,7 +309,7 @@ fn is_lacking(error: &io::Error) -> bool {
     )
 }
 
-fn bind_inet(family: Family, address: SocketAddr, sort: SockType) -> io::Result<OwnedFd> {
+fn bind_inet(family: SocketFamily, address: SocketAddr, sort: SockType) -> io::Result<OwnedFd> {
     if sort == SockType::Datagram {
         let fd = inet_socket(family, sort)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
@@ -331,7 +341,7 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
     };
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), _) => {
-            let owner = owner::of(&listen.address);
+            let owner = port_holder::of(&listen.address);
             let stranger = "\ntry: another address; ss -lp, as root, tells who has this one";
             owner.map_or(stranger.into(), |owner| format!(": {owner}"))
         }

@@ -19,7 +19,7 @@ use nix::sys::socket::{
     recv, send, setsockopt, shutdown, socket, sockopt,
 };
 
-use super::socket::{bound_to, client_of, connect, inet, inode};
+use super::listening_socket::{bound_to, client_of, connect, inet, inode};
 use super::steer::Inode;
 use crate::supervisor::Time;
 
@@ -61,7 +61,7 @@ impl Destination {
 }
 
 /// One of the two sides.
-struct End {
+struct RelayEnd {
     fd: OwnedFd,
     inode: Inode,
     /// What it has still to be sent.
@@ -69,13 +69,13 @@ struct End {
     /// It has said all it had to say.
     ended: bool,
     /// It has been told that the other has.
-    told: bool,
+    end_sent: bool,
     interest: Option<EpollFlags>,
 }
 
 struct Relay {
-    client: End,
-    server: End,
+    client: RelayEnd,
+    server: RelayEnd,
     begun: Time,
     moved: Time,
 }
@@ -119,8 +119,8 @@ impl Relays {
             return Err(Errno::ELOOP.into());
         }
         let relay = Relay {
-            client: End::new(client)?,
-            server: End::new(to.connect()?)?,
+            client: RelayEnd::new(client)?,
+            server: RelayEnd::new(to.connect()?)?,
             begun: now,
             moved: now,
         };
@@ -218,7 +218,7 @@ impl Relay {
     }
 
     fn is_over(&self) -> bool {
-        self.client.told && self.server.told
+        self.client.end_sent && self.server.end_sent
     }
 
     fn deadline(&self) -> Time {
@@ -226,14 +226,14 @@ impl Relay {
     }
 }
 
-impl End {
+impl RelayEnd {
     fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             inode: inode(fd.as_fd())?,
             fd,
             pending: Vec::new(),
             ended: false,
-            told: false,
+            end_sent: false,
             interest: None,
         })
     }
@@ -259,8 +259,8 @@ impl End {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.ended && other.pending.is_empty() && !other.told {
-            other.told = true;
+        if self.ended && other.pending.is_empty() && !other.end_sent {
+            other.end_sent = true;
             // ENOTCONN: it is gone altogether, which its own end will tell
             match shutdown(other.fd.as_raw_fd(), Shutdown::Write) {
                 Ok(()) | Err(Errno::ENOTCONN) => {}
@@ -292,7 +292,7 @@ impl End {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !self.ended && other_is_free);
         flags.set(EpollFlags::EPOLLOUT, !self.pending.is_empty());
-        let interest = (!self.ended || !self.told).then_some(flags);
+        let interest = (!self.ended || !self.end_sent).then_some(flags);
         if interest == self.interest {
             return Ok(());
         }

@@ -14,64 +14,66 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, socket};
 
-use super::means::Means;
-use super::path::unix_socket;
-use super::place::{FileId, Place};
-use super::socket::{Interest, Socket, bound_to, client_of, connect, connect_now, listens};
+use super::context::ListenerContext;
+use super::listening_socket::{
+    Interest, ListeningSocket, bound_to, client_of, connect, connect_now, listens,
+};
 use super::steer::Inode;
-use super::{Kind, Note};
+use super::unix_dir::{FileId, UnixDir};
+use super::unix_path::unix_socket;
+use super::{Incident, SocketKind};
 use crate::supervisor::Generation;
 use crate::sys;
 
 /// The number of the name beside a shared path: no generation has it.
 const NOBODYS: u32 = 0;
 
-pub struct Shared {
-    socket: Socket,
-    at: At,
+pub struct SharedSocket {
+    socket: ListeningSocket,
+    at: SharedAddress,
     /// A path of ours, and the file that is ours there.
-    path: Option<(Place, FileId)>,
+    path: Option<(UnixDir, FileId)>,
     had_by: BTreeSet<Generation>,
 }
 
-enum At {
+enum SharedAddress {
     Tcp(SocketAddr),
     Udp(SocketAddr),
     Unix(UnixAddr),
     Unknown,
 }
 
-impl Shared {
+impl SharedSocket {
     /// A bound socket of ours; a stream socket begins to listen.
-    pub fn own(fd: OwnedFd, means: &Means) -> io::Result<Self> {
+    pub fn own(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
         let sort = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE)?;
         if sort == libc::SOCK_STREAM {
-            sys::listen(fd.as_fd(), means.options.backlog)?;
+            sys::listen(fd.as_fd(), context.options.backlog)?;
         }
-        Self::inherited(fd, means)
+        Self::inherited(fd, context)
     }
 
     /// A path that is bound to as it is, so that a server finds there what it looks for.
     ///
     /// # Errors
-    /// Those of [`super::path::UnixPath::open`].
-    pub fn path(path: &Path, means: &Means) -> io::Result<Self> {
-        let mut place = Place::of(path)?;
-        place.lock()?;
-        place.check_free()?;
-        place.sweep();
-        let (fd, file) = bind_at(&place, means)?;
-        let mut shared = Self::own(fd, means)?;
-        shared.path = Some((place, file));
+    /// Those of [`super::unix_path::UnixPath::open`].
+    pub fn path(path: &Path, context: &ListenerContext) -> io::Result<Self> {
+        let mut dir = UnixDir::of(path)?;
+        dir.lock()?;
+        dir.check_free()?;
+        dir.sweep();
+        let (fd, file) = bind_at(&dir, context)?;
+        let mut shared = Self::own(fd, context)?;
+        shared.path = Some((dir, file));
         Ok(shared)
     }
 
     /// A socket that hotswap was given. What does not listen is kept as it is.
-    pub fn inherited(fd: OwnedFd, means: &Means) -> io::Result<Self> {
-        let at = At::of(fd.as_fd());
-        let mut socket = Socket::new(fd, None, sys::now())?;
+    pub fn inherited(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
+        let at = SharedAddress::of(fd.as_fd());
+        let mut socket = ListeningSocket::new(fd, None, sys::now())?;
         if socket.listens {
-            means.watch(&mut socket, Some(Interest::Shutdown))?;
+            context.watch(&mut socket, Some(Interest::Shutdown))?;
         }
         Ok(Self {
             socket,
@@ -81,17 +83,17 @@ impl Shared {
         })
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SocketKind {
         match &self.at {
-            At::Tcp(address) => Kind::Tcp {
+            SharedAddress::Tcp(address) => SocketKind::Tcp {
                 port: address.port(),
             },
-            At::Udp(address) => Kind::Udp {
+            SharedAddress::Udp(address) => SocketKind::Udp {
                 port: address.port(),
             },
-            At::Unix(address) if address.path().is_some() => Kind::Unix,
-            At::Unix(_) => Kind::Abstract,
-            At::Unknown => Kind::Other,
+            SharedAddress::Unix(address) if address.path().is_some() => SocketKind::Unix,
+            SharedAddress::Unix(_) => SocketKind::Abstract,
+            SharedAddress::Unknown => SocketKind::Other,
         }
     }
 
@@ -113,15 +115,15 @@ impl Shared {
     }
 
     /// A server has bound it to that path.
-    pub fn keep_path(&mut self, place: Place) -> io::Result<()> {
-        let file = place.file(place.name())?;
-        keep_second_name(&place);
-        self.path = Some((place, file));
+    pub fn keep_path(&mut self, dir: UnixDir) -> io::Result<()> {
+        let file = dir.file(dir.name())?;
+        keep_second_name(&dir);
+        self.path = Some((dir, file));
         Ok(())
     }
 
-    pub fn place(&self) -> Option<&Place> {
-        self.path.as_ref().map(|(place, _)| place)
+    pub fn dir(&self) -> Option<&UnixDir> {
+        self.path.as_ref().map(|(dir, _)| dir)
     }
 
     /// What clients reach, under all of its names.
@@ -131,21 +133,25 @@ impl Shared {
 
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.at {
-            At::Tcp(address) | At::Udp(address) => Some(*address),
-            At::Unix(_) | At::Unknown => None,
+            SharedAddress::Tcp(address) | SharedAddress::Udp(address) => Some(*address),
+            SharedAddress::Unix(_) | SharedAddress::Unknown => None,
         }
     }
 
     /// The name in the abstract namespace, if it is such a socket.
     pub fn abstract_name(&self) -> Option<&[u8]> {
         match &self.at {
-            At::Unix(address) => address.as_abstract(),
-            At::Tcp(_) | At::Udp(_) | At::Unknown => None,
+            SharedAddress::Unix(address) => address.as_abstract(),
+            SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown => None,
         }
     }
 
-    pub fn seat(&mut self, generation: Generation, means: &Means) -> io::Result<OwnedFd> {
-        self.mend(means)?;
+    pub fn inherited_socket(
+        &mut self,
+        generation: Generation,
+        context: &ListenerContext,
+    ) -> io::Result<OwnedFd> {
+        self.repair(context)?;
         let duplicate = self.socket.fd().try_clone_to_owned()?;
         self.had_by.insert(generation);
         Ok(duplicate)
@@ -163,30 +169,30 @@ impl Shared {
         self.socket.fd()
     }
 
-    pub fn close(mut self, means: &Means) {
-        if let Err(error) = means.watch(&mut self.socket, None) {
+    pub fn close(mut self, context: &ListenerContext) {
+        if let Err(error) = context.watch(&mut self.socket, None) {
             log::debug!("cannot stop watching {}: {error}", self.addr());
         }
     }
 
     /// Puts back what one generation may have changed for all: the backlog, the path, and listening at all.
-    pub fn mend(&mut self, means: &Means) -> io::Result<()> {
+    pub fn repair(&mut self, context: &ListenerContext) -> io::Result<()> {
         if self.socket.listens {
-            sys::listen(self.socket.fd(), means.options.backlog)?;
+            sys::listen(self.socket.fd(), context.options.backlog)?;
         } else if self.is_remade_alone() {
-            self.remake(means)?;
+            self.remake(context)?;
         }
-        let Some((place, file)) = &self.path else {
+        let Some((dir, file)) = &self.path else {
             return Ok(());
         };
-        if place.file(place.name()).is_ok_and(|there| there == *file) {
+        if dir.file(dir.name()).is_ok_and(|there| there == *file) {
             return Ok(());
         }
-        let beside = place.beside(NOBODYS);
-        if place.file(&beside).is_ok_and(|there| there == *file) {
-            return place.publish(&beside);
+        let beside = dir.beside(NOBODYS);
+        if dir.file(&beside).is_ok_and(|there| there == *file) {
+            return dir.publish(&beside);
         }
-        self.remake(means)
+        self.remake(context)
     }
 
     /// An abstract name is free once nobody has the socket that was shut down.
@@ -195,27 +201,29 @@ impl Shared {
     }
 
     /// A new socket at the same unix address; whoever had the old one keeps it, and hears nothing from it.
-    fn remake(&mut self, means: &Means) -> io::Result<()> {
-        means.watch(&mut self.socket, None)?;
+    fn remake(&mut self, context: &ListenerContext) -> io::Result<()> {
+        context.watch(&mut self.socket, None)?;
         let fd = match (&mut self.path, &self.at) {
-            (Some((place, file)), _) => {
-                place.remove(place.name());
-                let (fd, new) = bind_at(place, means)?;
+            (Some((dir, file)), _) => {
+                dir.remove(dir.name());
+                let (fd, new) = bind_at(dir, context)?;
                 *file = new;
                 fd
             }
-            (None, At::Unix(address)) => {
+            (None, SharedAddress::Unix(address)) => {
                 let fd = unix_socket()?;
                 // the name goes with the last descriptor, which is this one
-                self.socket = Socket::new(fd.try_clone()?, None, sys::now())?;
+                self.socket = ListeningSocket::new(fd.try_clone()?, None, sys::now())?;
                 bind(fd.as_raw_fd(), address)?;
                 fd
             }
-            (None, At::Tcp(_) | At::Udp(_) | At::Unknown) => return Err(Errno::EINVAL.into()),
+            (None, SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown) => {
+                return Err(Errno::EINVAL.into());
+            }
         };
-        sys::listen(fd.as_fd(), means.options.backlog)?;
-        self.socket = Socket::new(fd, None, sys::now())?;
-        means.watch(&mut self.socket, Some(Interest::Shutdown))
+        sys::listen(fd.as_fd(), context.options.backlog)?;
+        self.socket = ListeningSocket::new(fd, None, sys::now())?;
+        context.watch(&mut self.socket, Some(Interest::Shutdown))
     }
 
     /// A plain connection: it reaches whichever generation accepts first.
@@ -224,84 +232,84 @@ impl Shared {
             return Err(Errno::ENOENT.into());
         }
         match &self.at {
-            At::Tcp(address) => {
+            SharedAddress::Tcp(address) => {
                 let (probe, to) = client_of(*address)?;
                 connect_now(probe.as_fd(), to)?;
                 Ok(probe)
             }
-            At::Unix(address) => {
+            SharedAddress::Unix(address) => {
                 let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
                 let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
                 connect(probe.as_fd(), address)?;
                 Ok(probe)
             }
-            At::Udp(_) | At::Unknown => Err(Errno::EOPNOTSUPP.into()),
+            SharedAddress::Udp(_) | SharedAddress::Unknown => Err(Errno::EOPNOTSUPP.into()),
         }
     }
 
     /// Somebody has shut it down, for everybody.
-    pub fn woken(&mut self, means: &mut Means) {
-        if let Err(error) = means.watch(&mut self.socket, None) {
+    pub fn woken(&mut self, context: &mut ListenerContext) {
+        if let Err(error) = context.watch(&mut self.socket, None) {
             log::debug!("cannot stop watching {}: {error}", self.addr());
         }
         self.socket.listens = self.abstract_name().is_none() && listens(self.socket.fd());
-        if !means.repairs {
+        if !context.repairs {
             return;
         }
         let listener = self.addr();
-        let again = self.listen_again(means);
-        means.note(match again {
-            Ok(()) => Note::Repaired { listener },
-            Err(error) => Note::Broken {
+        let again = self.listen_again(context);
+        context.incident(match again {
+            Ok(()) => Incident::Repaired { listener },
+            Err(error) => Incident::Broken {
                 listener,
                 why: error.to_string(),
             },
         });
     }
 
-    fn listen_again(&mut self, means: &Means) -> io::Result<()> {
+    fn listen_again(&mut self, context: &ListenerContext) -> io::Result<()> {
         // a unix socket that was shut down stays so, whatever listen(2) says
         if self.path.is_some() {
-            return self.remake(means);
+            return self.remake(context);
         }
         self.socket.listens = false;
-        if matches!(self.at, At::Unix(_)) {
+        if matches!(self.at, SharedAddress::Unix(_)) {
             return Err(Errno::EINVAL.into());
         }
-        sys::listen(self.socket.fd(), means.options.backlog)?;
+        sys::listen(self.socket.fd(), context.options.backlog)?;
         self.socket.listens = true;
-        means.watch(&mut self.socket, Some(Interest::Shutdown))
+        context.watch(&mut self.socket, Some(Interest::Shutdown))
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedSocket {
     fn drop(&mut self) {
-        if let Some((place, file)) = &self.path {
-            place.remove_if(*file);
-            place.remove(&place.beside(NOBODYS));
+        if let Some((dir, file)) = &self.path {
+            dir.remove_if(*file);
+            dir.remove(&dir.beside(NOBODYS));
         }
     }
 }
 
 /// Binds to the path itself, and keeps a second name of it, for when a server has unlinked the first.
-fn bind_at(place: &Place, means: &Means) -> io::Result<(OwnedFd, FileId)> {
+fn bind_at(dir: &UnixDir, context: &ListenerContext) -> io::Result<(OwnedFd, FileId)> {
     let fd = unix_socket()?;
-    place.remove(place.name());
-    bind(fd.as_raw_fd(), &UnixAddr::new(place.path())?)?;
-    place.dress(place.name(), means.options.owner, means.options.mode)?;
-    keep_second_name(place);
-    Ok((fd, place.file(place.name())?))
+    dir.remove(dir.name());
+    bind(fd.as_raw_fd(), &UnixAddr::new(dir.path())?)?;
+    dir.set_mode_and_owner(dir.name(), context.options.owner, context.options.mode)?;
+    keep_second_name(dir);
+    Ok((fd, dir.file(dir.name())?))
 }
 
-fn keep_second_name(place: &Place) {
-    let beside = place.beside(NOBODYS);
-    place.remove(&beside);
-    if let Err(error) = place.link(place.name(), &beside) {
-        log::debug!("cannot link {}: {error}", place.path_of(&beside).display());
+fn keep_second_name(dir: &UnixDir) {
+    let beside = dir.beside(NOBODYS);
+    dir.remove(&beside);
+    if let Err(error) = dir.link(dir.name(), &beside) {
+        log::debug!("cannot link {}: {error}", dir.path_of(&beside).display());
     }
 }
 
-impl At {
+impl SharedAddress {
     fn of(fd: BorrowedFd) -> Self {
         let option = |name| sys::socket_option(fd, libc::SOL_SOCKET, name).unwrap_or(-1);
         let unix = || getsockname::<UnixAddr>(fd.as_raw_fd()).ok();
@@ -315,7 +323,7 @@ impl At {
     }
 }
 
-impl fmt::Display for At {
+impl fmt::Display for SharedAddress {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),

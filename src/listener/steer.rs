@@ -1,7 +1,7 @@
 //! The order of the sockets in a reuseport group, and the program that picks one of them.
 //!
 //! All of it is pure. The kernel keeps the members of a group in an array: listen(2) appends, and a member that leaves is
-//! overwritten by the last one. [`Order`] does the same, so that an index is known without asking; the tests hold it
+//! overwritten by the last one. [`MemberIndex`] does the same, so that an index is known without asking; the tests hold it
 //! against the kernel.
 
 use std::collections::BTreeSet;
@@ -14,45 +14,45 @@ pub type Inode = u64;
 
 /// What a member of the group is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum MemberRole {
     /// A generation has it, or somebody else: it may leave at any moment.
-    Loose,
+    ServerHeld,
     /// Ours alone: it leaves when we say so.
-    Parked,
+    Spare,
 }
 
 /// The members in the order of the kernel's array, and the one that new connections go to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Order {
-    members: Vec<(Inode, Role)>,
+pub struct MemberIndex {
+    members: Vec<(Inode, MemberRole)>,
     target: Option<Inode>,
     /// Members that left together leave in an unknown order; what has moved then is somewhere, and nobody knows where.
-    doubtful: BTreeSet<Inode>,
+    uncertain: BTreeSet<Inode>,
     /// The members when the kernel last showed them, who has joined since, and how many have left.
     shown: Vec<Inode>,
     joined: BTreeSet<Inode>,
     left: usize,
 }
 
-impl Order {
+impl MemberIndex {
     /// As another has known it.
     pub fn known(
-        members: Vec<(Inode, Role)>,
+        members: Vec<(Inode, MemberRole)>,
         target: Option<Inode>,
-        doubtful: BTreeSet<Inode>,
+        uncertain: BTreeSet<Inode>,
     ) -> Self {
         Self {
             shown: members.iter().map(|member| member.0).collect(),
             members,
             target,
-            doubtful,
+            uncertain,
             joined: BTreeSet::new(),
             left: 0,
         }
     }
 
     /// It has begun to listen.
-    pub fn append(&mut self, inode: Inode, role: Role) {
+    pub fn append(&mut self, inode: Inode, role: MemberRole) {
         if self.position(inode).is_none() {
             self.members.push((inode, role));
             self.joined.insert(inode);
@@ -69,11 +69,11 @@ impl Order {
         self.members.swap_remove(hole);
         self.joined.remove(&inode);
         self.left += 1;
-        if self.doubtful.remove(&inode) && hole != last {
-            self.doubtful.insert(moved);
+        if self.uncertain.remove(&inode) && hole != last {
+            self.uncertain.insert(moved);
         }
-        if self.doubtful.len() == 1 {
-            self.doubtful.clear();
+        if self.uncertain.len() == 1 {
+            self.uncertain.clear();
         }
     }
 
@@ -86,9 +86,9 @@ impl Order {
         if inodes.len() > 1 {
             let moved = self.members.iter().zip(&before);
             let moved = moved.filter(|(now, then)| now.0 != then.0);
-            self.doubtful.extend(moved.map(|(now, _)| now.0));
-            if self.doubtful.len() == 1 {
-                self.doubtful.clear();
+            self.uncertain.extend(moved.map(|(now, _)| now.0));
+            if self.uncertain.len() == 1 {
+                self.uncertain.clear();
             }
         }
     }
@@ -100,11 +100,11 @@ impl Order {
         if strangers_moved && self.joined.len() + self.left > 1 {
             let last = self.shown.iter().rev().take(self.left);
             let moved = last.filter(|inode| Some(**inode) != self.target);
-            self.doubtful.extend(moved.chain(&self.joined));
+            self.uncertain.extend(moved.chain(&self.joined));
             let members: BTreeSet<Inode> = self.members().collect();
-            self.doubtful.retain(|inode| members.contains(inode));
-            if self.doubtful.len() == 1 {
-                self.doubtful.clear();
+            self.uncertain.retain(|inode| members.contains(inode));
+            if self.uncertain.len() == 1 {
+                self.uncertain.clear();
             }
         }
         self.shown = self.members().collect();
@@ -117,7 +117,7 @@ impl Order {
         self.joined.contains(&inode)
     }
 
-    pub fn set_role(&mut self, inode: Inode, role: Role) {
+    pub fn set_role(&mut self, inode: Inode, role: MemberRole) {
         for member in &mut self.members {
             if member.0 == inode {
                 member.1 = role;
@@ -135,16 +135,16 @@ impl Order {
 
     /// Where it is, unless it is not in the group or its place is in doubt.
     pub fn index_of(&self, inode: Inode) -> Option<u32> {
-        let certain = !self.doubtful.contains(&inode);
+        let certain = !self.uncertain.contains(&inode);
         let position = self.position(inode).filter(|_| certain)?;
         u32::try_from(position).ok()
     }
 
     /// The indexes at which a connection must show which socket is there.
-    pub fn in_doubt(&self) -> Vec<(u32, Inode)> {
+    pub fn is_uncertain(&self) -> Vec<(u32, Inode)> {
         let members = (0..).zip(self.members());
         members
-            .filter(|(_, inode)| self.doubtful.contains(inode))
+            .filter(|(_, inode)| self.uncertain.contains(inode))
             .collect()
     }
 
@@ -154,11 +154,11 @@ impl Order {
         let (Some(at), Ok(index)) = (at, usize::try_from(index)) else {
             return;
         };
-        if self.doubtful.remove(&inode) && index < self.members.len() {
+        if self.uncertain.remove(&inode) && index < self.members.len() {
             self.members.swap(at, index);
         }
-        if self.doubtful.len() == 1 {
-            self.doubtful.clear();
+        if self.uncertain.len() == 1 {
+            self.uncertain.clear();
         }
     }
 
@@ -172,13 +172,13 @@ impl Order {
             return 0;
         };
         let (before, behind) = self.members.split_at(position);
-        count(before, Role::Loose).saturating_sub(count(&behind[1..], Role::Parked))
+        count(before, MemberRole::ServerHeld).saturating_sub(count(&behind[1..], MemberRole::Spare))
     }
 
     /// Whether this parked one may be closed: the target stays where it is, now and whoever leaves after.
     pub fn may_close(&self, inode: Inode) -> bool {
-        let parked = self.members.contains(&(inode, Role::Parked));
-        if !parked || !self.doubtful.is_empty() {
+        let spare = self.members.contains(&(inode, MemberRole::Spare));
+        if !spare || !self.uncertain.is_empty() {
             return false;
         }
         let Some(target) = self
@@ -197,7 +197,7 @@ impl Order {
     }
 }
 
-fn count(members: &[(Inode, Role)], role: Role) -> usize {
+fn count(members: &[(Inode, MemberRole)], role: MemberRole) -> usize {
     members.iter().filter(|member| member.1 == role).count()
 }
 

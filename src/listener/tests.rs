@@ -24,10 +24,10 @@ const G2: Generation = Generation(2);
 const G3: Generation = Generation(3);
 
 /// Listeners as a main loop has them, and generations that are nothing but their sockets.
-struct House {
+struct Fixture {
     listeners: Listeners,
     listens: Vec<Listen>,
-    notes: Vec<Note>,
+    incidents: Vec<Incident>,
 }
 
 /// An abstract address that no other run of the tests has.
@@ -35,7 +35,7 @@ fn abstract_address(of: &str) -> String {
     format!("unix:@hotswap test of {of} {}", std::process::id())
 }
 
-impl House {
+impl Fixture {
     fn listening(listens: &[&str]) -> Self {
         Self::with(listens, |_| {})
     }
@@ -50,21 +50,21 @@ impl House {
         change(&mut options);
         let listens: Vec<Listen> = listens.iter().map(|text| text.parse().unwrap()).collect();
         let (listeners, warnings) =
-            Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
+            Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
         Self {
             listeners,
             listens,
-            notes: Vec::new(),
+            incidents: Vec::new(),
         }
     }
 
     /// What is said to a second hotswap that wants the same.
     fn refusal(&self, listen: &str) -> String {
-        let options = self.listeners.means.options.clone();
+        let options = self.listeners.context.options.clone();
         match Listeners::open(
             &[listen.parse().unwrap()],
-            Means::new(options).unwrap(),
+            ListenerContext::new(options).unwrap(),
             Vec::new(),
         ) {
             Ok(_) => panic!("{listen} was free"),
@@ -73,32 +73,35 @@ impl House {
     }
 
     /// The server of a generation: it takes its first socket and accepts when told to.
-    fn spawn(&mut self, generation: Generation, sockets: Sockets) -> Server {
-        let mut seats = self.listeners.seats(generation, sockets).unwrap();
-        Server(seats.remove(0))
+    fn spawn(&mut self, generation: Generation, sockets: SocketSource) -> TestServer {
+        let mut inherited_sockets = self
+            .listeners
+            .inherited_sockets(generation, sockets)
+            .unwrap();
+        TestServer(inherited_sockets.remove(0))
     }
 
-    fn serving(&mut self, generation: Generation) -> Server {
-        let server = self.spawn(generation, Sockets::Own);
+    fn serving(&mut self, generation: Generation) -> TestServer {
+        let server = self.spawn(generation, SocketSource::Own);
         self.cut_over(generation);
         server
     }
 
     fn cut_over(&mut self, generation: Generation) {
-        let notes = self.listeners.cut_over(generation, &[]).unwrap();
-        self.notes.extend(notes);
+        let incidents = self.listeners.cut_over(generation, &[]).unwrap();
+        self.incidents.extend(incidents);
     }
 
     fn leave(&mut self, generation: Generation) {
-        let notes = self.listeners.leave(generation, sys::now());
-        self.notes.extend(notes);
+        let incidents = self.listeners.leave(generation, sys::now());
+        self.incidents.extend(incidents);
     }
 
     /// What the main loop does when poll says so.
     fn wake(&mut self) {
         let fd = self.listeners.polled()[0].0.as_raw_fd();
-        let notes = self.listeners.woken(fd, PollFlags::POLLIN, sys::now());
-        self.notes.extend(notes);
+        let incidents = self.listeners.woken(fd, PollFlags::POLLIN, sys::now());
+        self.incidents.extend(incidents);
     }
 
     fn address(&self) -> String {
@@ -136,9 +139,9 @@ fn until_queued(client: &TcpStream) {
     }
 }
 
-struct Server(Seat);
+struct TestServer(InheritedSocket);
 
-impl Server {
+impl TestServer {
     /// How many clients wait on it; they are answered.
     fn answers(&self) -> usize {
         let mut count = 0;

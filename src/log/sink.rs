@@ -24,14 +24,14 @@ const PATIENCE: u8 = 100;
 static STDERR: LazyLock<Stderr> = LazyLock::new(io::stderr);
 
 pub struct Sink {
-    way: Way,
+    way: StderrKind,
     waiting: Vec<u8>,
     /// A server has begun a line, and not ended it yet.
     begun: bool,
     lost: usize,
 }
 
-enum Way {
+enum StderrKind {
     /// A pipe, opened once more, so that O_NONBLOCK is ours alone.
     Pipe(File),
     Socket,
@@ -42,7 +42,7 @@ enum Way {
 impl Sink {
     pub const fn new() -> Self {
         Self {
-            way: Way::Other,
+            way: StderrKind::Other,
             waiting: Vec::new(),
             begun: false,
             lost: 0,
@@ -56,20 +56,20 @@ impl Sink {
             return;
         };
         if kind.is_socket() {
-            self.way = Way::Socket;
+            self.way = StderrKind::Socket;
         } else if kind.is_fifo() {
             let again = OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_NONBLOCK)
                 .open(own);
-            self.way = again.map_or(Way::Other, Way::Pipe);
+            self.way = again.map_or(StderrKind::Other, StderrKind::Pipe);
         }
     }
 
     #[cfg(test)]
     pub fn through(pipe: File) -> Self {
         Self {
-            way: Way::Pipe(pipe),
+            way: StderrKind::Pipe(pipe),
             ..Self::new()
         }
     }
@@ -132,15 +132,15 @@ impl Sink {
     fn write_some(&mut self) -> io::Result<usize> {
         let piece = &self.waiting[..self.waiting.len().min(PIECE)];
         match &mut self.way {
-            Way::Pipe(pipe) => pipe.write(piece),
-            Way::Socket => {
+            StderrKind::Pipe(pipe) => pipe.write(piece),
+            StderrKind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                 Ok(send(STDERR.as_raw_fd(), piece, flags)?)
             }
-            Way::Other if has_room(STDERR.as_fd(), PollTimeout::ZERO) => {
+            StderrKind::Other if has_room(STDERR.as_fd(), PollTimeout::ZERO) => {
                 Ok(nix::unistd::write(&*STDERR, piece)?)
             }
-            Way::Other => Err(ErrorKind::WouldBlock.into()),
+            StderrKind::Other => Err(ErrorKind::WouldBlock.into()),
         }
     }
 

@@ -10,32 +10,32 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
 use super::sink::Sink;
-use super::{Look, as_record, collect, colour, object};
+use super::{LineStyle, as_record, collect, colour, object};
 use crate::cli::options::LogFormat;
-use crate::news::News;
+use crate::record::Record;
 use crate::supervisor::Generation;
 
-const TERMINAL: Look = Look {
+const TERMINAL: LineStyle = LineStyle {
     format: LogFormat::Text,
     colours: true,
     verdicts_in_colour: false,
 };
 
-fn json(news: &News) -> serde_json::Value {
+fn json(record: &Record) -> serde_json::Value {
     let time = "2030-01-01T00:00:00.000Z".to_owned();
-    let object = as_record(news, |record| object(time, record, collect(record)));
+    let object = as_record(record, |record| object(time, record, collect(record)));
     serde_json::from_str(&object).unwrap()
 }
 
 #[test]
 fn an_event_keeps_its_fields_on_the_way() {
-    let news = News::serving(
+    let record = Record::serving(
         Generation(2),
         "accepting",
         Duration::from_millis(41),
         Some((Generation(1), Some(3))),
     );
-    let json = json(&news);
+    let json = json(&record);
     assert_eq!(json["time"], "2030-01-01T00:00:00.000Z");
     assert_eq!(json["event"], "serving");
     assert_eq!(json["generation"], 2);
@@ -62,13 +62,13 @@ fn a_plain_line_is_an_object_too() {
 
 #[test]
 fn only_a_terminal_gets_colours_and_verdicts_only_at_the_desk() {
-    let nowhere = Look {
+    let nowhere = LineStyle {
         colours: false,
         ..TERMINAL
     };
     assert_eq!(colour(Level::Error, Some("aborted"), nowhere), None);
     assert_eq!(colour(Level::Info, Some("serving"), TERMINAL), None);
-    let desk = Look {
+    let desk = LineStyle {
         verdicts_in_colour: true,
         ..TERMINAL
     };

@@ -6,13 +6,13 @@ use nix::sys::signal::Signal;
 use super::World;
 use super::generation::Spawned;
 use crate::drain::Drain;
-use crate::listener::{self, Note};
+use crate::listener::{self, Incident};
 use crate::log as lines;
-use crate::news::News;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
+use crate::record::Record;
 use crate::server::{Launch, Server, profile};
-use crate::supervisor::{Action, Cause, Event, Generation, Program, Sockets, Time};
+use crate::supervisor::{Action, Cause, Event, Generation, ProgramChoice, SocketChoice, Time};
 use crate::sys;
 use crate::watch::Fitness;
 
@@ -54,7 +54,7 @@ impl World {
             Action::Stop(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
                     log::debug!("{generation} is told to stop by {}", self.stop_signal);
-                    one.leaves(sys::now());
+                    one.begin_draining(sys::now());
                     if let Some(binder) = one.binder() {
                         one.server.bound_by(binder);
                     }
@@ -63,7 +63,7 @@ impl World {
             }
             Action::Kill(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
-                    one.leaves(sys::now());
+                    one.begin_draining(sys::now());
                     one.server.kill();
                 }
             }
@@ -75,7 +75,7 @@ impl World {
             }
             Action::Free(generation) => self.free(generation),
             Action::TurnAway => self.listeners.stop_repairing(),
-            Action::Announce(announcement) => self.announce(&announcement),
+            Action::Announce(transition) => self.announce(&transition),
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
             Action::Upgrade(memory) => return self.upgrade(&memory),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
@@ -88,22 +88,23 @@ impl World {
         &mut self,
         generation: Generation,
         cause: Cause,
-        sockets: Sockets,
-        program: Program,
+        sockets: SocketChoice,
+        program: ProgramChoice,
     ) -> Result<()> {
         let now = sys::now();
         let sockets = match sockets {
-            Sockets::Own => listener::Sockets::Own,
-            Sockets::Target => listener::Sockets::Target,
+            SocketChoice::Own => listener::SocketSource::Own,
+            SocketChoice::Target => listener::SocketSource::Target,
         };
-        let seats = self
+        let sockets = self
             .listeners
-            .seats(generation, sockets)
+            .inherited_sockets(generation, sockets)
             .context("cannot make its sockets")?;
         if profile::is_nginx(&self.args.command) {
             // Its workers share the socket, and hang in accept(2) where another was quicker.
-            for seat in &seats {
-                seat.set_nonblocking()
+            for inherited_socket in &sockets {
+                inherited_socket
+                    .set_nonblocking()
                     .context("cannot make its sockets non-blocking")?;
             }
         }
@@ -116,30 +117,30 @@ impl World {
         )
         .context("cannot make its ready pipe")?;
         let program = match program {
-            Program::Current => None,
-            Program::Of(good) => self.kept_program(good).ok(),
+            ProgramChoice::Current => None,
+            ProgramChoice::Of(good) => self.held_program(good).ok(),
         };
         if self.args.clear && self.args.dev {
             lines::clear_terminal();
         }
         let launch = Launch {
             generation,
-            seats,
+            sockets,
             notify: notify.address().to_owned(),
             ready_fd: readiness.take_descriptor(),
             program,
         };
         self.watch.baseline();
-        let server = Server::spawn(&self.recipe, launch, now).map_err(|error| {
+        let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {
                 Some(_) => Error::new(error).context("cannot make its process"),
                 None => Error::new(error),
             }
         })?;
-        self.tell(&News::started(generation, server.pid().as_raw()));
+        self.publish(&Record::started(generation, server.pid().as_raw()));
         let mut one = Spawned::new(server, notify);
-        one.restarts = self.figures.spawned(cause);
+        one.restarts = self.status_data.spawned(cause);
         one.readiness = Some(readiness);
         self.generations.insert(generation, one);
         Ok(())
@@ -147,7 +148,10 @@ impl World {
 
     /// Where it has no socket yet it is to bind that of the dead one.
     fn inherit(&mut self, generation: Generation) -> Event {
-        match self.listeners.seats(generation, listener::Sockets::Target) {
+        match self
+            .listeners
+            .inherited_sockets(generation, listener::SocketSource::Target)
+        {
             Ok(_) => self.cut_over(generation),
             Err(error) => {
                 Event::CannotCutOver(generation, format!("cannot keep the sockets: {error}"))
@@ -162,8 +166,8 @@ impl World {
             .listeners
             .cut_over(generation, missing.unwrap_or_default())
         {
-            Ok(notes) => {
-                self.tell_notes(&notes);
+            Ok(incidents) => {
+                self.publish_incidents(&incidents);
                 Event::CutOverDone(generation)
             }
             Err(error) => Event::CannotCutOver(generation, format!("cannot cut over: {error}")),
@@ -175,12 +179,12 @@ impl World {
         let mut drain = Drain::new(now);
         let held = self.listeners.sockets_of(generation);
         let held = held.iter().map(|held| held.listener);
-        drain.doubt(
+        drain.may_not_accept(
             held.filter(|listener| !self.accepted_on.contains(listener))
                 .collect(),
         );
         if let Some(one) = self.generations.get_mut(&generation) {
-            one.leaves(now);
+            one.begin_draining(now);
             drain.count(
                 &self.listeners.sockets_of(generation),
                 &one.server.processes(),
@@ -203,8 +207,8 @@ impl World {
     /// Nothing of it is left, or it never came to be.
     pub(super) fn free(&mut self, generation: Generation) {
         self.generations.remove(&generation);
-        let notes = self.listeners.leave(generation, sys::now());
-        self.tell_notes(&notes);
+        let incidents = self.listeners.leave(generation, sys::now());
+        self.publish_incidents(&incidents);
     }
 
     /// Nothing while somebody is still writing it: then it is looked at again.
@@ -220,10 +224,10 @@ impl World {
         }
     }
 
-    pub(super) fn tell_notes(&mut self, notes: &[Note]) {
-        for note in notes {
-            self.figures.note(note);
-            self.warn(note.to_string());
+    pub(super) fn publish_incidents(&mut self, incidents: &[Incident]) {
+        for incident in incidents {
+            self.status_data.incident(incident);
+            self.warn(incident.to_string());
         }
     }
 }

@@ -8,10 +8,10 @@ use super::generation::Spawned;
 use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
-use crate::drain::{Drain, Effort, Reading};
-use crate::news;
-use crate::ready::notify::Notice;
-use crate::ready::{Readiness, View, Wish};
+use crate::drain::{Drain, DrainEvent, LookCost};
+use crate::ready::notify::NotifyMessage;
+use crate::ready::{CandidateView, Readiness, ReadyRequest};
+use crate::record;
 use crate::server::Server;
 use crate::supervisor::{Event, Generation, Time};
 use crate::sys;
@@ -34,21 +34,21 @@ impl World {
         let Some((candidate, readiness, server, capture)) = starting else {
             return;
         };
-        let spent = sys::spent();
+        let cpu_time = sys::cpu_time();
         let held = self.listeners.sockets_of(candidate);
         // The first generation must accept on every socket it has.
         let wanted = self.accepted_on.clone();
         let first = wanted.is_empty();
-        let view = View {
+        let view = CandidateView {
             held: &held,
             wanted: &wanted,
             processes: &|| server.processes(),
             first,
             captured: capture.is_some_and(Capture::called_bind_or_listen),
-            spent,
+            cpu_time,
         };
         let ready = readiness.look(now, &view);
-        let wishes = readiness.wishes();
+        let requests = readiness.requests();
         if let Some(ready) = ready {
             let mut accepts: Vec<_> = held.iter().map(|held| held.listener).collect();
             accepts.retain(|listener| !ready.missing.contains(listener));
@@ -78,8 +78,8 @@ impl World {
             batch.readiness.push(Event::Ready(candidate));
             return;
         }
-        for wish in wishes {
-            self.grant(candidate, wish, now);
+        for request in requests {
+            self.perform_request(candidate, request, now);
         }
     }
 
@@ -87,15 +87,15 @@ impl World {
         self.generations.get_mut(&generation)?.readiness.as_mut()
     }
 
-    fn grant(&mut self, candidate: Generation, wish: Wish, now: Time) {
-        match wish {
-            Wish::Probe(listener) => {
+    fn perform_request(&mut self, candidate: Generation, request: ReadyRequest, now: Time) {
+        match request {
+            ReadyRequest::Probe(listener) => {
                 let connection = self.listeners.probe(candidate, listener);
                 if let Some(readiness) = self.readiness_of(candidate) {
                     readiness.probed(listener, connection, now);
                 }
             }
-            Wish::Execute(line) => {
+            ReadyRequest::ExecCommand(line) => {
                 let one = self.generations.get(&candidate);
                 let variables = one.map(|one| ("HOTSWAP_PID", one.server.pid().to_string()));
                 let until = now + self.args.ready_timeout;
@@ -120,12 +120,12 @@ impl World {
         }
     }
 
-    pub(super) fn hear_notices(&mut self, generation: Generation, now: Time) {
+    pub(super) fn read_notify_messages(&mut self, generation: Generation, now: Time) {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let notices = one.notify.woken(now, |pid| one.server.has(pid));
-        if !notices.contains(&Notice::Ready) {
+        let messages = one.notify.woken(now, |pid| one.server.has(pid));
+        if !messages.contains(&NotifyMessage::Ready) {
             return;
         }
         one.said_ready = true;
@@ -162,19 +162,19 @@ impl World {
             let Some(drain) = one.drain.as_mut().filter(due) else {
                 continue;
             };
-            let spent = sys::spent();
+            let cpu_time = sys::cpu_time();
             let held = self.listeners.sockets_of(*generation);
             let pids = one.server.processes();
-            let readings = drain.look(now, &held, &pids, Effort { spent, among });
+            let readings = drain.look(now, &held, &pids, LookCost { cpu_time, among });
             if self.control.is_waited_for(*generation) {
-                let text = news::is_draining(*generation, drain.connections());
+                let text = record::is_draining(*generation, drain.connections());
                 self.control.drains(*generation, &text);
             }
             batch
                 .requests
                 .extend(readings.into_iter().map(|reading| match reading {
-                    Reading::Queue(queue) => Event::Queued(*generation, queue),
-                    Reading::Quiet => Event::Quiet(*generation),
+                    DrainEvent::Queue(queue) => Event::Queued(*generation, queue),
+                    DrainEvent::Quiet => Event::Quiet(*generation),
                 }));
         }
     }

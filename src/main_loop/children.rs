@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::World;
 use super::wait::Batch;
 use crate::capture::{Capture, filter};
-use crate::connections::owners::Owners;
-use crate::server::Report;
+use crate::connections::process_sockets::ProcessSockets;
+use crate::server::ServerEvent;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
 
@@ -38,7 +38,7 @@ impl World {
                 .iter()
                 .position(|(_, command)| command.pid() == pid);
             match (server, command) {
-                (Some(generation), _) => self.bury(generation, status, batch),
+                (Some(generation), _) => self.main_process_died(generation, status, batch),
                 (None, Some(place)) => self.command_ended(place, status, now, batch),
                 (None, None) => orphans = true,
             }
@@ -54,13 +54,13 @@ impl World {
             .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
     }
 
-    fn bury(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
+    fn main_process_died(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
         let mut exit = one.server.died(status);
         one.readiness = None;
-        if exit == Exit::Status(0) && self.goes_on(generation) {
+        if exit == Exit::Status(0) && self.is_still_serving(generation) {
             exit = Exit::Background;
         }
         self.listeners.died(generation);
@@ -68,17 +68,17 @@ impl World {
     }
 
     /// Whether others of it wait for clients, though it was not told to end; who is busy comes back to that soon.
-    fn goes_on(&self, generation: Generation) -> bool {
+    fn is_still_serving(&self, generation: Generation) -> bool {
         let one = self.generations.get(&generation);
         let one = one.filter(|one| one.drains_since.is_none());
         let others = one.map(|one| one.server.processes()).unwrap_or_default();
-        let mut owners = Owners::default();
+        let mut owners = ProcessSockets::default();
         owners.refresh(&others);
         let mut held = self.listeners.sockets_of(generation);
         held.retain(|held| owners.have(held.inode));
         let looks = if held.is_empty() { 0 } else { LOOKS };
         (0..looks).any(|_| {
-            let waits = !ready::waited_on(&held, &others).is_empty();
+            let waits = !ready::accepting_on(&held, &others).is_empty();
             if !waits {
                 sleep(BETWEEN_LOOKS);
             }
@@ -86,7 +86,7 @@ impl World {
         })
     }
 
-    pub(super) fn hear_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
+    pub(super) fn handle_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
@@ -94,13 +94,13 @@ impl World {
         let reports = one.server.woken(fd);
         for report in reports {
             match report {
-                Report::Running => self.watch.confirm(pid, now),
-                Report::Captured(notifications) => {
+                ServerEvent::Running => self.watch.confirm(pid, now),
+                ServerEvent::Captured(notifications) => {
                     if let Some(one) = self.generations.get_mut(&generation) {
                         one.capture = Some(Capture::new(generation, notifications));
                     }
                 }
-                Report::NotCaptured(errno) => {
+                ServerEvent::NotCaptured(errno) => {
                     let why = filter::why_not(errno);
                     self.warn(format!("cannot capture what {generation} binds: {why}"));
                 }

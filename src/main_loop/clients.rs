@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::World;
 use super::wait::Batch;
-use crate::control::{self, What};
-use crate::news::News;
-use crate::supervisor::{Client, Event, Failure, Generation, Reason, Supervisor, Time, Verdict};
+use crate::control::{self, RequestKind};
+use crate::record::Record;
+use crate::supervisor::{ClientId, Event, Failure, Generation, Reason, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
-    pub(super) fn hear_clients(
+    pub(super) fn handle_clients(
         &mut self,
         fd: RawFd,
         flags: PollFlags,
@@ -25,29 +25,29 @@ impl World {
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
             match request.what {
-                What::Swap { .. } => batch.requests.push(Event::SwapAsked(Some(client))),
-                What::Stop => batch.requests.push(Event::StopAsked(Some(client))),
-                What::Status => self.figures.curious.push(client),
+                RequestKind::Swap { .. } => batch.requests.push(Event::SwapAsked(Some(client))),
+                RequestKind::Stop => batch.requests.push(Event::StopAsked(Some(client))),
+                RequestKind::Status => self.status_data.status_clients.push(client),
                 // It is told from now on.
-                What::Events => {}
-                What::Upgrade => self.check_upgrade(),
+                RequestKind::Events => {}
+                RequestKind::Upgrade => self.check_upgrade(),
             }
         }
     }
 
     /// Answers those who want to know how it is.
-    pub(super) fn answer_the_curious(&mut self, supervisor: &Supervisor, now: Time) {
-        let curious = std::mem::take(&mut self.figures.curious);
-        if curious.is_empty() {
+    pub(super) fn answer_status_requests(&mut self, supervisor: &Supervisor, now: Time) {
+        let status_clients = std::mem::take(&mut self.status_data.status_clients);
+        if status_clients.is_empty() {
             return;
         }
         let state = self.state(supervisor, now);
-        for client in curious {
+        for client in status_clients {
             self.control.status(client, state.clone(), now);
         }
     }
 
-    pub(super) fn answer(&mut self, clients: &[Client], verdict: &Verdict) {
+    pub(super) fn answer(&mut self, clients: &[ClientId], verdict: &Verdict) {
         let (verdict, replaced) = match verdict {
             Verdict::Serving {
                 generation,
@@ -62,38 +62,38 @@ impl World {
             .verdict(clients, &verdict, replaced, sys::now());
     }
 
-    fn success(&self, generation: Generation) -> control::Verdict {
-        control::Verdict {
+    fn success(&self, generation: Generation) -> control::SwapVerdict {
+        control::SwapVerdict {
             serving: true,
-            text: self.figures.verdict_on(generation).unwrap_or_default(),
+            text: self.status_data.verdict_on(generation).unwrap_or_default(),
             last_lines: Vec::new(),
         }
     }
 
-    fn failure(&mut self, failure: &Failure) -> control::Verdict {
-        let said = self.figures.verdict_on(failure.generation);
+    fn failure(&mut self, failure: &Failure) -> control::SwapVerdict {
+        let said = self.status_data.verdict_on(failure.generation);
         let one = self.generations.get(&failure.generation);
         let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
-            std::mem::take(&mut self.figures.command_lines)
+            std::mem::take(&mut self.status_data.command_lines)
         } else {
             one.map(|one| one.server.last_lines()).unwrap_or_default()
         };
-        control::Verdict {
+        control::SwapVerdict {
             serving: false,
-            text: said.unwrap_or_else(|| News::failed(failure, None).text),
+            text: said.unwrap_or_else(|| Record::failed(failure, None).text),
             last_lines,
         }
     }
 
     /// Those who follow, and those who wait for a swap.
-    pub(super) fn tell_clients(&mut self, news: &News) {
-        if news.level > Level::Info {
+    pub(super) fn publish_to_clients(&mut self, record: &Record) {
+        if record.level > Level::Info {
             return;
         }
-        let mut event = news.fields();
+        let mut event = record.fields();
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         event.insert("time".into(), time.to_string().into());
-        self.control.tell(&Value::Object(event));
+        self.control.publish(&Value::Object(event));
     }
 
     /// What the service manager has to know after a step.
@@ -105,6 +105,6 @@ impl World {
         self.manager.follow(supervisor, now);
         self.programs
             .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
-        self.figures.changed();
+        self.status_data.changed();
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::wait::Batch;
 use super::{Purpose, World};
 use crate::command::{Command, shell};
-use crate::news::{Kind, News};
+use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::sys;
 
@@ -29,7 +29,7 @@ impl World {
             Ok(()) => {
                 let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
                 let text = format!("waits for: {line}");
-                self.tell(&News::of(Kind::Notice, generation, text));
+                self.publish(&Record::of(RecordKind::Notice, generation, text));
                 None
             }
             Err(why) => {
@@ -51,8 +51,13 @@ impl World {
         }
     }
 
-    pub(super) fn run_hook(&mut self, news: &News) {
-        let Some(line) = self.args.on_event.clone().filter(|_| news.kind.is_hooked()) else {
+    pub(super) fn run_hook(&mut self, record: &Record) {
+        let Some(line) = self
+            .args
+            .on_event
+            .clone()
+            .filter(|_| record.kind.is_hooked())
+        else {
             return;
         };
         let running = self
@@ -63,18 +68,24 @@ impl World {
         if running >= HOOKS {
             self.warn(format!(
                 "the command for {:?} is left out: {HOOKS} are still running",
-                news.kind.name()
+                record.kind.name()
             ));
             return;
         }
-        let mut variables = vec![("HOTSWAP_EVENT", news.kind.name())];
+        let mut variables = vec![("HOTSWAP_EVENT", record.kind.name())];
         variables.extend(
-            news.generation
+            record
+                .generation
                 .map(|generation| ("HOTSWAP_GENERATION", generation.0.to_string())),
         );
-        variables.extend(news.pid.map(|pid| ("HOTSWAP_PID", pid.to_string())));
-        variables.extend(news.reason.clone().map(|reason| ("HOTSWAP_REASON", reason)));
-        variables.push(("HOTSWAP_MESSAGE", news.text.clone()));
+        variables.extend(record.pid.map(|pid| ("HOTSWAP_PID", pid.to_string())));
+        variables.extend(
+            record
+                .reason
+                .clone()
+                .map(|reason| ("HOTSWAP_REASON", reason)),
+        );
+        variables.push(("HOTSWAP_MESSAGE", record.text.clone()));
         if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(sys::now() + HOOK)) {
             self.warn(why);
         }
@@ -87,17 +98,17 @@ impl World {
         variables: &[(&str, String)],
         deadline: Option<Time>,
     ) -> Result<(), String> {
-        let mut told = vec![("HOTSWAP_INSTANCE", OsString::from(&self.recipe.name))];
-        told.extend(
+        let mut state = vec![("HOTSWAP_INSTANCE", OsString::from(&self.server_config.name))];
+        state.extend(
             variables
                 .iter()
                 .map(|(name, value)| (*name, OsString::from(value))),
         );
-        let (env_file, stderr) = (self.args.env_file.as_deref(), self.recipe.stderr);
+        let (env_file, stderr) = (self.args.env_file.as_deref(), self.server_config.stderr);
         let command = Command::start(
             purpose.name(),
             shell(line),
-            &told,
+            &state,
             env_file,
             None,
             stderr,
@@ -127,7 +138,7 @@ impl World {
                     self.watch.baseline();
                 } else {
                     self.watch.command_failed(now);
-                    self.figures.command_lines = ended.last_lines;
+                    self.status_data.command_lines = ended.last_lines;
                 }
                 let why = format!("the command before the swap failed: {}", ended.exit);
                 batch
@@ -138,8 +149,8 @@ impl World {
             Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
             Purpose::Ready(generation) => self.ready_command_ended(generation, well),
             Purpose::OnEvent if well => {}
-            Purpose::OnEvent => self.tell(&News::new(
-                Kind::Warning,
+            Purpose::OnEvent => self.publish(&Record::new(
+                RecordKind::Warning,
                 format!("the command after an event {}", ended.exit),
             )),
         }

@@ -11,7 +11,7 @@ use crate::supervisor::Generation;
 
 /// A program that is not lost when another file takes its place.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct HeldProgram {
     #[serde(with = "handoff::descriptor")]
     pub program: OwnedFd,
     pub written: Option<Written>,
@@ -32,12 +32,13 @@ impl World {
         let program = one.and_then(|one| one.server.program()?.try_clone_to_owned().ok());
         if let Some(program) = program {
             let written = written(&program);
-            self.programs.insert(generation, Kept { program, written });
+            self.programs
+                .insert(generation, HeldProgram { program, written });
         }
     }
 
     /// The program of a generation that served well; or why there is none.
-    pub(super) fn kept_program(&self, good: Generation) -> Result<OwnedFd, String> {
+    pub(super) fn held_program(&self, good: Generation) -> Result<OwnedFd, String> {
         let Some(kept) = self.programs.get(&good) else {
             return Err("it was a script".into());
         };

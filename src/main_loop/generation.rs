@@ -53,7 +53,7 @@ impl Spawned {
     }
 
     /// It is told to end, or clients go elsewhere.
-    pub fn leaves(&mut self, now: Time) {
+    pub fn begin_draining(&mut self, now: Time) {
         self.readiness = None;
         self.drains_since.get_or_insert(now);
     }

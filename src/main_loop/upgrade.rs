@@ -9,17 +9,17 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::generation::Spawned;
-use super::{Purpose, World, memory};
+use super::{Purpose, World, saved_state};
 use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
-use crate::listener::{Listeners, Means};
+use crate::listener::{ListenerContext, Listeners};
 use crate::log as lines;
-use crate::news::{Kind, News};
 use crate::ready::notify::NotifySocket;
+use crate::record::{Record, RecordKind};
 use crate::server::Server;
-use crate::supervisor::{Event, Generation, Memory, Phase, Supervisor};
+use crate::supervisor::{Event, Generation, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
 
@@ -45,7 +45,7 @@ impl World {
             None,
             // the answer that it runs well is its status
             Some(Stdio::null()),
-            self.recipe.stderr,
+            self.server_config.stderr,
             Some(until),
         ) {
             Ok(command) => self.commands.push((Purpose::Upgrade, command)),
@@ -62,7 +62,7 @@ impl World {
     }
 
     /// Returns only if it did not work.
-    pub(super) fn upgrade(&mut self, memory: &Memory) -> Vec<Event> {
+    pub(super) fn upgrade(&mut self, memory: &SavedState) -> Vec<Event> {
         lines::finish();
         let error = match self.outgoing(memory) {
             Ok(outgoing) => execute(&self.own_path, &outgoing),
@@ -72,12 +72,12 @@ impl World {
         Vec::new()
     }
 
-    fn outgoing(&self, memory: &Memory) -> io::Result<Outgoing> {
+    fn outgoing(&self, memory: &SavedState) -> io::Result<Outgoing> {
         let mut outgoing = Outgoing::default();
         outgoing.put("clock", &sys::clock::stood_still())?;
-        outgoing.put("core", &memory::to_json(memory))?;
-        outgoing.put("world", &self.own_knowledge())?;
-        outgoing.put("figures", &self.figures)?;
+        outgoing.put("core", &saved_state::to_json(memory))?;
+        outgoing.put("world", &self.own_state())?;
+        outgoing.put("figures", &self.status_data)?;
         outgoing.put("signals", self.signals.surroundings())?;
         outgoing.put("control", &self.control)?;
         outgoing.put_parts("listeners", self.listeners.hand_over())?;
@@ -92,50 +92,50 @@ impl World {
         Ok(outgoing)
     }
 
-    fn own_knowledge(&self) -> Value {
-        let lives: BTreeMap<String, Value> = (self.generations.iter())
-            .map(|(generation, one)| (generation.0.to_string(), memory::life_to_json(one)))
+    fn own_state(&self) -> Value {
+        let generations: BTreeMap<String, Value> = (self.generations.iter())
+            .map(|(generation, one)| (generation.0.to_string(), saved_state::info_to_json(one)))
             .collect();
         json!({
-            "lives": lives,
-            "accepted_on": memory::listeners_to_json(&self.accepted_on),
+            "lives": generations,
+            "accepted_on": saved_state::listeners_to_json(&self.accepted_on),
             "says_ready": self.says_ready,
         })
     }
 
     /// Takes up what [`World::outgoing`] put, in a world that has been opened but for these rooms.
-    pub(super) fn take_up(&mut self, mut incoming: Incoming) -> Result<()> {
-        let told: Value = incoming.take("world")?;
-        let lives = told["lives"].as_object().context("no lives")?;
-        for (number, life) in lives {
+    pub(super) fn restore(&mut self, mut incoming: Incoming) -> Result<()> {
+        let state: Value = incoming.take("world")?;
+        let generations = state["lives"].as_object().context("no lives")?;
+        for (number, info) in generations {
             let generation = Generation(number.parse()?);
             let mut take = |what: &str| incoming.take_parts(&format!("{what} {number}"));
-            let (told, descriptors) = take("server")?;
-            let server = Server::take_over(&told, &mut descriptors.into_iter());
-            let (told, descriptors) = take("notify")?;
-            let notify = NotifySocket::take_over(&told, descriptors);
+            let (state, descriptors) = take("server")?;
+            let server = Server::take_over(&state, &mut descriptors.into_iter());
+            let (state, descriptors) = take("notify")?;
+            let notify = NotifySocket::take_over(&state, descriptors);
             let mut one = Spawned::new(
                 server.context("cannot read servers")?,
                 notify.context("cannot read notify sockets")?,
             );
-            memory::life_from_json(life, &mut one).context("cannot read generations")?;
-            let (told, descriptors) = take("capture")?;
-            if !told.is_null() {
-                let capture = Capture::take_over(&told, &mut descriptors.into_iter());
+            saved_state::info_from_json(info, &mut one).context("cannot read generations")?;
+            let (state, descriptors) = take("capture")?;
+            if !state.is_null() {
+                let capture = Capture::take_over(&state, &mut descriptors.into_iter());
                 one.capture = Some(capture.context("cannot read captured servers")?);
             }
             self.generations.insert(generation, one);
         }
         self.programs = incoming.take("programs")?;
-        self.accepted_on = memory::listeners_from_json(&told["accepted_on"]);
-        self.says_ready = told["says_ready"].as_bool().unwrap_or_default();
-        self.figures = incoming.take("figures")?;
+        self.accepted_on = saved_state::listeners_from_json(&state["accepted_on"]);
+        self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
+        self.status_data = incoming.take("figures")?;
         self.signals.resume(incoming.take("signals")?);
         Ok(())
     }
 
     /// The first thing the next version does: it looks where the one before looked.
-    pub(super) fn go_on(&mut self, supervisor: &Supervisor) {
+    pub(super) fn resume(&mut self, supervisor: &Supervisor) {
         let now = sys::now();
         for one in supervisor.draining() {
             let waits = matches!(one.phase, Phase::Emptying { .. } | Phase::Quiescing { .. });
@@ -157,8 +157,8 @@ impl World {
             self.watch.confirm(pid, now);
             self.watch.serves();
         }
-        self.tell(&News::new(
-            Kind::Upgraded,
+        self.publish(&Record::new(
+            RecordKind::Upgraded,
             format!("upgraded to {}", env!("CARGO_PKG_VERSION")),
         ));
         self.control.upgraded(Ok(()), now);
@@ -167,8 +167,8 @@ impl World {
 }
 
 /// The listeners as they were.
-pub(super) fn listeners(incoming: &mut Incoming, means: Means) -> Result<Listeners> {
-    let (told, descriptors) = incoming.take_parts("listeners")?;
-    let listeners = Listeners::take_over(&told, &mut descriptors.into_iter(), means);
+pub(super) fn listeners(incoming: &mut Incoming, context: ListenerContext) -> Result<Listeners> {
+    let (state, descriptors) = incoming.take_parts("listeners")?;
+    let listeners = Listeners::take_over(&state, &mut descriptors.into_iter(), context);
     listeners.context("cannot read listeners")
 }

@@ -14,15 +14,15 @@ use super::World;
 use super::generation::Spawned;
 use crate::capture::Capture;
 use crate::log as lines;
-use crate::news::{Kind, News};
 use crate::ready::Readiness;
-use crate::signals::Asked;
+use crate::record::{Record, RecordKind};
+use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
 
 /// Whose descriptor it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
+enum Source {
     Signals,
     Lines,
     Listeners,
@@ -35,7 +35,7 @@ enum Room {
     Watch,
 }
 
-type Polled<'a> = (Room, (BorrowedFd<'a>, PollFlags));
+type Polled<'a> = (Source, (BorrowedFd<'a>, PollFlags));
 
 /// What one wake-up brought, in the order in which the core hears it.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl World {
             self.woken(room, fd, flags, now, &mut batch);
         }
         self.look(now, &mut batch);
-        self.answer_the_curious(supervisor, now);
+        self.answer_status_requests(supervisor, now);
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
         let Batch {
             deaths,
@@ -73,7 +73,7 @@ impl World {
             .collect())
     }
 
-    fn poll(&self, due: Option<Time>) -> Result<Vec<(Room, RawFd, PollFlags)>> {
+    fn poll(&self, due: Option<Time>) -> Result<Vec<(Source, RawFd, PollFlags)>> {
         let polled = self.polled();
         let mut fds: Vec<PollFd> = polled
             .iter()
@@ -102,43 +102,43 @@ impl World {
         let mut all: Vec<Polled> = self
             .signals
             .polled()
-            .map(|polled| (Room::Signals, polled))
+            .map(|polled| (Source::Signals, polled))
             .to_vec();
-        all.extend(lines.map(|polled| (Room::Lines, polled)));
+        all.extend(lines.map(|polled| (Source::Lines, polled)));
         all.extend(
             self.listeners
                 .polled()
                 .into_iter()
-                .map(|polled| (Room::Listeners, polled)),
+                .map(|polled| (Source::Listeners, polled)),
         );
         all.extend(
             self.control
                 .polled()
                 .into_iter()
-                .map(|polled| (Room::Control, polled)),
+                .map(|polled| (Source::Control, polled)),
         );
         all.extend(
             self.watch
                 .polled()
                 .into_iter()
-                .map(|polled| (Room::Watch, polled)),
+                .map(|polled| (Source::Watch, polled)),
         );
         for (generation, one) in &self.generations {
             let server = one.server.polled().into_iter();
-            all.extend(server.map(|polled| (Room::Server(*generation), polled)));
+            all.extend(server.map(|polled| (Source::Server(*generation), polled)));
             let capture = one.capture.iter().flat_map(Capture::polled);
-            all.extend(capture.map(|polled| (Room::Capture(*generation), polled)));
+            all.extend(capture.map(|polled| (Source::Capture(*generation), polled)));
             let notify = one.notify.polled();
-            all.extend(notify.map(|polled| (Room::Notify(*generation), polled)));
+            all.extend(notify.map(|polled| (Source::Notify(*generation), polled)));
             let readiness = one.readiness.as_ref().and_then(Readiness::polled);
-            all.extend(readiness.map(|polled| (Room::Readiness(*generation), polled)));
+            all.extend(readiness.map(|polled| (Source::Readiness(*generation), polled)));
         }
         for (_, command) in &self.commands {
             all.extend(
                 command
                     .polled()
                     .into_iter()
-                    .map(|polled| (Room::Command(command.pid()), polled)),
+                    .map(|polled| (Source::Command(command.pid()), polled)),
             );
         }
         all
@@ -166,26 +166,26 @@ impl World {
             .min()
     }
 
-    fn woken(&mut self, room: Room, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
+    fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
         match room {
-            Room::Signals => self.heed_signals(batch),
-            Room::Lines => lines::flush(),
-            Room::Listeners => {
-                let notes = self.listeners.woken(fd, flags, now);
-                self.tell_notes(&notes);
+            Source::Signals => self.handle_signals(batch),
+            Source::Lines => lines::flush(),
+            Source::Listeners => {
+                let incidents = self.listeners.woken(fd, flags, now);
+                self.publish_incidents(&incidents);
             }
-            Room::Control => self.hear_clients(fd, flags, now, batch),
-            Room::Watch => self.watch.woken(now),
-            Room::Server(generation) => self.hear_server(generation, fd, now),
-            Room::Capture(generation) => self.hear_capture(generation, flags, now, batch),
-            Room::Notify(generation) => self.hear_notices(generation, now),
-            Room::Readiness(generation) => {
+            Source::Control => self.handle_clients(fd, flags, now, batch),
+            Source::Watch => self.watch.woken(now),
+            Source::Server(generation) => self.handle_server(generation, fd, now),
+            Source::Capture(generation) => self.handle_capture(generation, flags, now, batch),
+            Source::Notify(generation) => self.read_notify_messages(generation, now),
+            Source::Readiness(generation) => {
                 let one = self.generations.get_mut(&generation);
                 if let Some(readiness) = one.and_then(|one| one.readiness.as_mut()) {
                     readiness.woken();
                 }
             }
-            Room::Command(pid) => {
+            Source::Command(pid) => {
                 if let Some((_, command)) = self
                     .commands
                     .iter_mut()
@@ -197,16 +197,16 @@ impl World {
         }
     }
 
-    fn heed_signals(&mut self, batch: &mut Batch) {
+    fn handle_signals(&mut self, batch: &mut Batch) {
         let mut all = Vec::new();
         loop {
             // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
             let mut asked = self.signals.read();
             // A server in the style of endless: it tells its old parent to stop, and means that it is ready.
             asked.retain(
-                |asked| !matches!(asked, Asked::Stop { sender } if self.ready_by_signal(*sender)),
+                |asked| !matches!(asked, SignalRequest::Stop { sender } if self.ready_by_signal(*sender)),
             );
-            let reaps = asked.contains(&Asked::Reap);
+            let reaps = asked.contains(&SignalRequest::Reap);
             all.extend(asked);
             if !reaps {
                 break;
@@ -216,14 +216,16 @@ impl World {
         }
         for asked in all {
             batch.requests.extend(match asked {
-                Asked::Swap => Some(Event::SwapAsked(None)),
-                Asked::Stop { .. } | Asked::Interrupt => Some(Event::StopAsked(None)),
-                Asked::Reopen => Some(Event::ReopenAsked),
-                Asked::Upgrade => {
+                SignalRequest::Swap => Some(Event::SwapAsked(None)),
+                SignalRequest::Stop { .. } | SignalRequest::Interrupt => {
+                    Some(Event::StopAsked(None))
+                }
+                SignalRequest::Reopen => Some(Event::ReopenAsked),
+                SignalRequest::Upgrade => {
                     self.check_upgrade();
                     None
                 }
-                Asked::Reap => None,
+                SignalRequest::Reap => None,
             });
         }
     }
@@ -231,8 +233,8 @@ impl World {
     fn look(&mut self, now: Time, batch: &mut Batch) {
         self.look_at_candidate(now, batch);
         self.look_at_draining(now, batch);
-        let notes = self.listeners.look(now);
-        self.tell_notes(&notes);
+        let incidents = self.listeners.look(now);
+        self.publish_incidents(&incidents);
         for one in self.generations.values_mut() {
             one.notify.look(now);
         }
@@ -247,7 +249,10 @@ impl World {
         if self.watch.deadline().is_some_and(|due| due <= now) {
             let changed = self.watch.look(now);
             for changed in &changed {
-                self.tell(&News::new(Kind::Changed, format!("{changed} changed")));
+                self.publish(&Record::new(
+                    RecordKind::Changed,
+                    format!("{changed} changed"),
+                ));
             }
             // One swap for all of them: a second request would replace its candidate.
             batch

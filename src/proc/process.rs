@@ -63,13 +63,13 @@ impl Stat {
 
 /// A process that cannot be mistaken for a later one of the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessId {
     pub pid: Pid,
     /// As in [`Stat`].
     pub started: u64,
 }
 
-impl Process {
+impl ProcessId {
     /// `None` if it has ended.
     pub fn of(pid: Pid) -> Option<Self> {
         let stat = Stat::of(pid).filter(|stat| !stat.has_ended())?;
@@ -241,7 +241,7 @@ mod tests {
         while !Stat::of(pid).unwrap().is_stopped() {
             std::thread::yield_now();
         }
-        assert!(Process::of(pid).unwrap().lives());
+        assert!(ProcessId::of(pid).unwrap().lives());
         child.kill().unwrap();
         child.wait().unwrap();
     }

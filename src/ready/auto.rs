@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::Lack;
+use super::NotReadyReason;
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
@@ -16,17 +16,17 @@ const WHILE: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
 /// One listener that the candidate must accept on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct ObservedListener {
     pub listener: ListenerId,
     pub captured: bool,
     /// A connection can be made to it that only the candidate can accept.
     pub probeable: bool,
-    pub shown: Shown,
+    pub shown: Evidence,
 }
 
 /// What the candidate has shown there so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum Evidence {
     Nothing,
     /// Not a proof: hotswap itself may have called listen(2).
     Listens,
@@ -37,8 +37,8 @@ pub enum Shown {
 
 /// What one look at the candidate showed.
 #[derive(Clone, Copy, Debug)]
-pub struct Look<'a> {
-    pub sights: &'a [Sight],
+pub struct Observation<'a> {
+    pub observed_listeners: &'a [ObservedListener],
     /// Some of its processes could not be inspected.
     pub blind: bool,
     pub first: bool,
@@ -49,7 +49,7 @@ pub struct Look<'a> {
 /// Why a listener counts as accepting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {
-    Seen,
+    BlockedThreads,
     Probed,
     /// It can be neither seen nor probed.
     Assumed,
@@ -57,8 +57,8 @@ pub enum Proof {
 
 /// What follows from a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Wait,
+pub enum AutoVerdict {
+    BlockedCall,
     /// On all listeners except these.
     Accepts {
         proof: Proof,
@@ -75,7 +75,7 @@ pub enum Verdict {
 }
 
 #[derive(Debug)]
-struct Place {
+struct ListenerProgress {
     listener: ListenerId,
     listens_since: Option<Time>,
     proof: Option<(Proof, Time)>,
@@ -88,7 +88,7 @@ pub struct Auto {
     /// This server has said READY=1 before, so it must say it again.
     must_say: bool,
     said: bool,
-    places: Vec<Place>,
+    progress: Vec<ListenerProgress>,
 }
 
 impl Auto {
@@ -98,7 +98,7 @@ impl Auto {
             give_up,
             must_say,
             said: false,
-            places: Vec::new(),
+            progress: Vec::new(),
         }
     }
 
@@ -108,87 +108,95 @@ impl Auto {
 
     /// When the last of its listeners was first seen to listen.
     pub fn listens_since(&self) -> Option<Time> {
-        self.places
+        self.progress
             .iter()
-            .filter_map(|place| place.listens_since)
+            .filter_map(|progress_of| progress_of.listens_since)
             .max()
     }
 
     /// Only READY=1 is missing, so there is nothing to look for.
-    pub fn only_waits_for_word(&self) -> bool {
-        let proven = self.places.iter().all(|place| place.proof.is_some());
-        self.must_say && !self.said && proven && !self.places.is_empty()
+    pub fn only_lacks_ready_message(&self) -> bool {
+        let proven = self
+            .progress
+            .iter()
+            .all(|progress_of| progress_of.proof.is_some());
+        self.must_say && !self.said && proven && !self.progress.is_empty()
     }
 
     /// What it has not shown yet.
-    pub fn lack(&self) -> Option<Lack> {
-        let unproven = self.places.iter().filter(|place| place.proof.is_none());
-        let unproven: Vec<_> = unproven.map(|place| place.listener).collect();
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
+        let unproven = self
+            .progress
+            .iter()
+            .filter(|progress_of| progress_of.proof.is_none());
+        let unproven: Vec<_> = unproven.map(|progress_of| progress_of.listener).collect();
         if !unproven.is_empty() {
-            return Some(Lack::Accepting(unproven));
+            return Some(NotReadyReason::Accepting(unproven));
         }
-        (self.must_say && !self.said).then_some(Lack::Word)
+        (self.must_say && !self.said).then_some(NotReadyReason::NoReadyMessage)
     }
 
     /// Judges one look, and returns the listeners that need a probe.
-    pub fn judge(&mut self, now: Time, look: &Look) -> (Verdict, Vec<ListenerId>) {
-        if look.sights.is_empty() && !look.captured {
+    pub fn judge(&mut self, now: Time, look: &Observation) -> (AutoVerdict, Vec<ListenerId>) {
+        if look.observed_listeners.is_empty() && !look.captured {
             return (self.without_listener(now), Vec::new());
         }
         let probes = self.note(now, look);
         (self.verdict(now, look), probes)
     }
 
-    fn without_listener(&self, now: Time) -> Verdict {
+    fn without_listener(&self, now: Time) -> AutoVerdict {
         if self.said {
-            Verdict::Said
+            AutoVerdict::Said
         } else if !self.must_say && now >= self.started + WHILE {
-            Verdict::Alive
+            AutoVerdict::Alive
         } else {
-            Verdict::Wait
+            AutoVerdict::BlockedCall
         }
     }
 
     /// Records what was seen, and returns the listeners for which that is not enough.
-    fn note(&mut self, now: Time, look: &Look) -> Vec<ListenerId> {
+    fn note(&mut self, now: Time, look: &Observation) -> Vec<ListenerId> {
         let mut unseen = Vec::new();
         let started = self.started;
-        for sight in look.sights {
-            let place = self.place(sight.listener);
-            let proof = match sight.shown {
-                Shown::Nothing => continue,
-                Shown::Listens => None,
-                Shown::Waits => Some((Proof::Seen, now)),
-                Shown::AcceptedAProbe => Some((Proof::Probed, now)),
+        for observed in look.observed_listeners {
+            let progress_of = self.progress_of(observed.listener);
+            let proof = match observed.shown {
+                Evidence::Nothing => continue,
+                Evidence::Listens => None,
+                Evidence::Waits => Some((Proof::BlockedThreads, now)),
+                Evidence::AcceptedAProbe => Some((Proof::Probed, now)),
             };
-            let since = *place.listens_since.get_or_insert(now);
-            place.proof = place.proof.or(proof);
-            if place.proof.is_some() {
+            let since = *progress_of.listens_since.get_or_insert(now);
+            progress_of.proof = progress_of.proof.or(proof);
+            if progress_of.proof.is_some() {
                 continue;
             }
-            if sight.probeable && (look.blind || now >= since + WHILE) {
-                unseen.push(sight.listener);
-            } else if !sight.probeable && look.blind && now >= started + WHILE {
-                place.proof = Some((Proof::Assumed, now));
+            if observed.probeable && (look.blind || now >= since + WHILE) {
+                unseen.push(observed.listener);
+            } else if !observed.probeable && look.blind && now >= started + WHILE {
+                progress_of.proof = Some((Proof::Assumed, now));
             }
         }
         unseen
     }
 
-    fn verdict(&mut self, now: Time, look: &Look) -> Verdict {
+    fn verdict(&mut self, now: Time, look: &Observation) -> AutoVerdict {
         if self.must_say && !self.said {
-            return Verdict::Wait;
+            return AutoVerdict::BlockedCall;
         }
         let mut proofs = Vec::new();
         let mut missing = Vec::new();
-        for sight in look.sights {
-            match self.place(sight.listener).proof {
-                Some(proof) => proofs.push((proof, sight.captured)),
-                None => missing.push(sight),
+        for observed in look.observed_listeners {
+            match self.progress_of(observed.listener).proof {
+                Some(proof) => proofs.push((proof, observed.captured)),
+                None => missing.push(observed),
             }
         }
-        let names = || missing.iter().map(|sight| sight.listener).collect();
-        let all_captured = |sights: &[&Sight]| sights.iter().all(|sight| sight.captured);
+        let names = || missing.iter().map(|observed| observed.listener).collect();
+        let all_captured = |observed_listeners: &[&ObservedListener]| {
+            observed_listeners.iter().all(|observed| observed.captured)
+        };
         let last = proofs.iter().map(|((_, at), _)| *at).max();
         let worst = proofs.iter().map(|((proof, _), _)| *proof).max();
         if let (Some(last), Some(proof)) = (last, worst) {
@@ -198,7 +206,7 @@ impl Auto {
                 || proofs.iter().any(|(_, captured)| !captured);
             let waited = now >= last + WHILE && missing.len() <= proofs.len() && took_one;
             if missing.is_empty() || waited {
-                return Verdict::Accepts {
+                return AutoVerdict::Accepts {
                     proof,
                     missing: names(),
                 };
@@ -206,25 +214,25 @@ impl Auto {
         }
         let margin = MARGIN.min(self.give_up.saturating_sub(self.started) / 10);
         if look.first && look.captured && all_captured(&missing) && now + margin >= self.give_up {
-            return Verdict::Benefit { missing: names() };
+            return AutoVerdict::Benefit { missing: names() };
         }
-        Verdict::Wait
+        AutoVerdict::BlockedCall
     }
 
-    fn place(&mut self, listener: ListenerId) -> &mut Place {
+    fn progress_of(&mut self, listener: ListenerId) -> &mut ListenerProgress {
         let known = self
-            .places
+            .progress
             .iter()
-            .position(|place| place.listener == listener);
+            .position(|progress_of| progress_of.listener == listener);
         let at = known.unwrap_or_else(|| {
-            self.places.push(Place {
+            self.progress.push(ListenerProgress {
                 listener,
                 listens_since: None,
                 proof: None,
             });
-            self.places.len() - 1
+            self.progress.len() - 1
         });
-        &mut self.places[at]
+        &mut self.progress[at]
     }
 }
 

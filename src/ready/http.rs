@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
 use super::probe::{AGAIN, Probe};
-use super::{How, Lack, Ready, Wish};
+use super::{NotReadyReason, Ready, ReadyBy, ReadyRequest};
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
@@ -19,18 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Http {
     path: String,
-    state: State,
+    state: HttpState,
     /// The last bad status.
     refused: Option<u16>,
 }
 
 #[derive(Debug)]
-enum State {
+enum HttpState {
     NotBefore(Time),
     /// The caller has been asked for a connection.
     Connecting,
     Asking {
-        question: Question<Probe>,
+        exchange: HttpExchange<Probe>,
         since: Time,
     },
 }
@@ -39,23 +39,24 @@ impl Http {
     pub fn new(path: &str, started: Time) -> Self {
         Self {
             path: path.to_owned(),
-            state: State::NotBefore(started),
+            state: HttpState::NotBefore(started),
             refused: None,
         }
     }
 
-    pub fn lack(&self) -> Option<Lack> {
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
         let path = self.path.clone();
-        self.refused.map(|status| Lack::Answer { path, status })
+        self.refused
+            .map(|status| NotReadyReason::Answer { path, status })
     }
 
     pub fn made(&mut self, probe: io::Result<Probe>, now: Time) {
         self.state = match probe {
-            Ok(probe) => State::Asking {
-                question: Question::new(probe, &self.path, now),
+            Ok(probe) => HttpState::Asking {
+                exchange: HttpExchange::new(probe, &self.path, now),
                 since: now,
             },
-            Err(_) => State::NotBefore(now + AGAIN),
+            Err(_) => HttpState::NotBefore(now + AGAIN),
         };
     }
 
@@ -64,26 +65,26 @@ impl Http {
         &mut self,
         now: Time,
         listener: Option<ListenerId>,
-        wishes: &mut Vec<Wish>,
+        requests: &mut Vec<ReadyRequest>,
     ) -> Option<Ready> {
         match (&mut self.state, listener) {
-            (State::NotBefore(then), Some(listener)) if now >= *then => {
-                self.state = State::Connecting;
-                wishes.push(Wish::Probe(listener));
+            (HttpState::NotBefore(then), Some(listener)) if now >= *then => {
+                self.state = HttpState::Connecting;
+                requests.push(ReadyRequest::Probe(listener));
             }
-            (State::Asking { question, since }, _) => match question.go_on(now) {
-                Answer::None => {}
-                Answer::Status(status) if (200..400).contains(&status) => {
-                    return Some(How::Status(status).into());
+            (HttpState::Asking { exchange, since }, _) => match exchange.go_on(now) {
+                HttpAnswer::None => {}
+                HttpAnswer::Status(status) if (200..400).contains(&status) => {
+                    return Some(ReadyBy::Status(status).into());
                 }
-                answer @ (Answer::Status(_) | Answer::Useless) => {
-                    if let Answer::Status(status) = answer {
+                answer @ (HttpAnswer::Status(_) | HttpAnswer::Useless) => {
+                    if let HttpAnswer::Status(status) = answer {
                         self.refused = Some(status);
                     }
-                    self.state = State::NotBefore((*since + AGAIN).max(now));
+                    self.state = HttpState::NotBefore((*since + AGAIN).max(now));
                 }
             },
-            (State::NotBefore(_) | State::Connecting, _) => {}
+            (HttpState::NotBefore(_) | HttpState::Connecting, _) => {}
         }
         None
     }
@@ -91,7 +92,7 @@ impl Http {
 
 /// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum HttpAnswer {
     None,
     Status(u16),
     /// The server hung up, spoke something else, or took too long.
@@ -100,16 +101,16 @@ enum Answer {
 
 /// One request over HTTP/1.1 and its answer.
 #[derive(Debug)]
-struct Question<S> {
+struct HttpExchange<S> {
     stream: S,
     asked: Time,
     unsent: Vec<u8>,
     answer: Vec<u8>,
     /// When the status was known.
-    told: Option<Time>,
+    answered_at: Option<Time>,
 }
 
-impl<S: Read + Write> Question<S> {
+impl<S: Read + Write> HttpExchange<S> {
     fn new(stream: S, path: &str, now: Time) -> Self {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: hotswap\r\nAccept: */*\r\nConnection: close\r\n\r\n"
@@ -119,29 +120,29 @@ impl<S: Read + Write> Question<S> {
             asked: now,
             unsent: request.into_bytes(),
             answer: Vec::new(),
-            told: None,
+            answered_at: None,
         }
     }
 
     /// Sends and reads what it can without waiting.
-    fn go_on(&mut self, now: Time) -> Answer {
+    fn go_on(&mut self, now: Time) -> HttpAnswer {
         self.send();
         let Ok(ended) = self.read() else {
-            return Answer::Useless;
+            return HttpAnswer::Useless;
         };
         match status(&self.answer) {
             Ok(Some(status)) => {
                 // Hanging up in the middle of an answer would be logged by the server.
-                let told = *self.told.get_or_insert(now);
-                if ended || now >= told + REST {
-                    Answer::Status(status)
+                let answered_at = *self.answered_at.get_or_insert(now);
+                if ended || now >= answered_at + REST {
+                    HttpAnswer::Status(status)
                 } else {
-                    Answer::None
+                    HttpAnswer::None
                 }
             }
-            Ok(None) if ended || now >= self.asked + PATIENCE => Answer::Useless,
-            Ok(None) => Answer::None,
-            Err(_) => Answer::Useless,
+            Ok(None) if ended || now >= self.asked + PATIENCE => HttpAnswer::Useless,
+            Ok(None) => HttpAnswer::None,
+            Err(_) => HttpAnswer::Useless,
         }
     }
 
@@ -199,10 +200,10 @@ mod tests {
 
     const START: Time = Time::from_secs(100);
 
-    fn asked() -> (Question<UnixStream>, UnixStream) {
+    fn asked() -> (HttpExchange<UnixStream>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Question::new(ours, "/health", START), theirs)
+        (HttpExchange::new(ours, "/health", START), theirs)
     }
 
     fn read_request(server: &mut UnixStream) -> String {
@@ -213,8 +214,8 @@ mod tests {
 
     #[test]
     fn the_status_is_known_when_the_answer_is_over() {
-        let (mut question, mut server) = asked();
-        assert_eq!(question.go_on(START), Answer::None);
+        let (mut exchange, mut server) = asked();
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
         let request = read_request(&mut server);
         assert!(
             request.starts_with("GET /health HTTP/1.1\r\nHost: localhost\r\n"),
@@ -222,22 +223,22 @@ mod tests {
         );
         assert!(request.ends_with("\r\n\r\n"), "{request}");
         server.write_all(b"HTTP/1.1 204 No").unwrap();
-        assert_eq!(question.go_on(START), Answer::None);
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
         server.write_all(b" Content\r\n\r\n").unwrap();
-        assert_eq!(question.go_on(START), Answer::None);
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
         drop(server);
-        assert_eq!(question.go_on(START), Answer::Status(204));
+        assert_eq!(exchange.go_on(START), HttpAnswer::Status(204));
     }
 
     #[test]
     fn an_answer_counts_even_if_the_connection_stays_open() {
-        let (mut question, mut server) = asked();
-        assert_eq!(question.go_on(START), Answer::None);
+        let (mut exchange, mut server) = asked();
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
         server
             .write_all(b"HTTP/1.1 503 Service Unavailable\r\n")
             .unwrap();
-        assert_eq!(question.go_on(START), Answer::None);
-        assert_eq!(question.go_on(START + REST), Answer::Status(503));
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
+        assert_eq!(exchange.go_on(START + REST), HttpAnswer::Status(503));
     }
 
     #[test]
@@ -248,33 +249,33 @@ mod tests {
             "SSH-2.0-OpenSSH_9.9\r\n",
             "HTTP/1.1 fine\r\n",
         ] {
-            let (mut question, mut server) = asked();
+            let (mut exchange, mut server) = asked();
             server.write_all(answer.as_bytes()).unwrap();
             drop(server);
-            assert_eq!(question.go_on(START), Answer::Useless, "{answer:?}");
+            assert_eq!(exchange.go_on(START), HttpAnswer::Useless, "{answer:?}");
         }
     }
 
     #[test]
     fn an_endless_answer_is_cut_off() {
-        let (mut question, mut server) = asked();
+        let (mut exchange, mut server) = asked();
         let server = std::thread::spawn(move || {
             let _ = server.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             while server.write_all(&[b'x'; 4096]).is_ok() {}
         });
-        let mut answer = Answer::None;
-        while answer == Answer::None {
-            answer = question.go_on(START);
+        let mut answer = HttpAnswer::None;
+        while answer == HttpAnswer::None {
+            answer = exchange.go_on(START);
         }
-        assert_eq!(answer, Answer::Status(200));
-        drop(question);
+        assert_eq!(answer, HttpAnswer::Status(200));
+        drop(exchange);
         server.join().unwrap();
     }
 
     #[test]
     fn a_request_without_an_answer_times_out() {
-        let (mut question, _server) = asked();
-        assert_eq!(question.go_on(START), Answer::None);
-        assert_eq!(question.go_on(START + PATIENCE), Answer::Useless);
+        let (mut exchange, _server) = asked();
+        assert_eq!(exchange.go_on(START), HttpAnswer::None);
+        assert_eq!(exchange.go_on(START + PATIENCE), HttpAnswer::Useless);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How a new generation shows that it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ReadyMode {
     Auto,
     Notify,
     /// A newline on this descriptor.
@@ -19,14 +19,14 @@ pub enum Mode {
     After(Duration),
 }
 
-impl Mode {
+impl ReadyMode {
     /// It works only with a listener where the candidate has a socket of its own.
     pub fn needs_steered_listener(&self) -> bool {
         matches!(self, Self::Tcp | Self::Http(_))
     }
 }
 
-impl FromStr for Mode {
+impl FromStr for ReadyMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -76,19 +76,22 @@ mod tests {
 
     #[test]
     fn every_documented_mode_is_accepted() {
-        let mode = |text: &str| text.parse::<Mode>().unwrap();
-        assert_eq!(mode("auto"), Mode::Auto);
-        assert_eq!(mode("notify"), Mode::Notify);
-        assert_eq!(mode("fd:5"), Mode::Fd(5));
+        let mode = |text: &str| text.parse::<ReadyMode>().unwrap();
+        assert_eq!(mode("auto"), ReadyMode::Auto);
+        assert_eq!(mode("notify"), ReadyMode::Notify);
+        assert_eq!(mode("fd:5"), ReadyMode::Fd(5));
         assert_eq!(
             mode("http:/health?deep=1"),
-            Mode::Http("/health?deep=1".into())
+            ReadyMode::Http("/health?deep=1".into())
         );
-        assert_eq!(mode("tcp"), Mode::Tcp);
-        assert_eq!(mode("exec:nc -z : 80"), Mode::Exec("nc -z : 80".into()));
+        assert_eq!(mode("tcp"), ReadyMode::Tcp);
+        assert_eq!(
+            mode("exec:nc -z : 80"),
+            ReadyMode::Exec("nc -z : 80".into())
+        );
         assert_eq!(
             mode("after:1500ms"),
-            Mode::After(Duration::from_millis(1500))
+            ReadyMode::After(Duration::from_millis(1500))
         );
     }
 
@@ -116,7 +119,7 @@ mod tests {
             "after:2",
             "after:-1s",
         ] {
-            let error = text.parse::<Mode>().unwrap_err();
+            let error = text.parse::<ReadyMode>().unwrap_err();
             assert!(error.contains("\ntry: "), "{text:?}: {error}");
         }
     }

@@ -29,7 +29,7 @@ const STATUS: usize = 200;
 
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum NotifyMessage {
     Ready,
     Stopping,
     /// For people to read, without control characters.
@@ -80,8 +80,8 @@ impl NotifySocket {
     }
 
     /// The reverse of [`NotifySocket::hand_over`]. `None` if the state is invalid.
-    pub fn take_over(told: &Value, mut descriptors: Vec<OwnedFd>) -> Option<Self> {
-        Some(Self::at(descriptors.pop()?, told.as_str()?.to_owned()))
+    pub fn take_over(state: &Value, mut descriptors: Vec<OwnedFd>) -> Option<Self> {
+        Some(Self::at(descriptors.pop()?, state.as_str()?.to_owned()))
     }
 
     /// The value of NOTIFY_SOCKET.
@@ -105,8 +105,8 @@ impl NotifySocket {
     }
 
     /// Reads messages; `belongs` tells whether a process is part of the generation.
-    pub fn woken(&mut self, now: Time, mut belongs: impl FnMut(Pid) -> bool) -> Vec<Notice> {
-        let mut heard: Vec<Notice> = Vec::new();
+    pub fn woken(&mut self, now: Time, mut belongs: impl FnMut(Pid) -> bool) -> Vec<NotifyMessage> {
+        let mut heard: Vec<NotifyMessage> = Vec::new();
         let mut known: Option<(Pid, bool)> = None;
         let mut message = [0; MESSAGE];
         if now >= self.read.0 + SPAN {
@@ -125,7 +125,7 @@ impl NotifySocket {
             };
             known = Some((sender, is_theirs));
             if is_theirs {
-                for notice in notices(message.get(..bytes).unwrap_or_default()) {
+                for notice in messages(message.get(..bytes).unwrap_or_default()) {
                     heard.retain(|other| {
                         std::mem::discriminant(other) != std::mem::discriminant(&notice)
                     });
@@ -155,14 +155,14 @@ impl NotifySocket {
 }
 
 /// The known lines of one message.
-fn notices(message: &[u8]) -> impl Iterator<Item = Notice> {
+fn messages(message: &[u8]) -> impl Iterator<Item = NotifyMessage> {
     let text = std::str::from_utf8(message).unwrap_or_default();
     text.lines().filter_map(|line| match line {
-        "READY=1" => Some(Notice::Ready),
-        "STOPPING=1" => Some(Notice::Stopping),
+        "READY=1" => Some(NotifyMessage::Ready),
+        "STOPPING=1" => Some(NotifyMessage::Stopping),
         _ => line.strip_prefix("STATUS=").map(|status| {
             let printable = status.chars().filter(|character| !character.is_control());
-            Notice::Status(printable.take(STATUS).collect())
+            NotifyMessage::Status(printable.take(STATUS).collect())
         }),
     })
 }
@@ -209,8 +209,11 @@ mod tests {
         assert!(send(&server, b"READY=1\nSTATUS=fine\x1b[31m\nMAINPID=1\n"));
         assert!(send(&server, b"STOPPING=1"));
         let heard = notify.woken(NOW, |pid| pid == Pid::this());
-        let status = Notice::Status("fine[31m".into());
-        assert_eq!(heard, [Notice::Ready, status, Notice::Stopping]);
+        let status = NotifyMessage::Status("fine[31m".into());
+        assert_eq!(
+            heard,
+            [NotifyMessage::Ready, status, NotifyMessage::Stopping]
+        );
         assert!(notify.polled().is_some());
     }
 
@@ -284,8 +287,8 @@ mod tests {
         let (first, second) = (notify_socket(), notify_socket());
         assert_ne!(first.address(), second.address());
         let address = first.address().to_owned();
-        let (told, _) = first.hand_over();
-        let again = NotifySocket::take_over(&told, vec![first.socket]).unwrap();
+        let (state, _) = first.hand_over();
+        let again = NotifySocket::take_over(&state, vec![first.socket]).unwrap();
         assert_eq!(again.address(), address);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::Wish;
+use super::ReadyRequest;
 use crate::connections;
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
@@ -21,7 +21,7 @@ pub const AGAIN: Duration = Duration::from_millis(250);
 
 /// The progress of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ProbeProgress {
     Waiting,
     Accepted,
     /// Reset before it was accepted.
@@ -53,7 +53,7 @@ impl Probe {
         Ok(probe)
     }
 
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> ProbeProgress {
         let number = match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
@@ -61,14 +61,14 @@ impl Probe {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(number, &mut [0], flags).map_err(io::Error::from) {
             // The server has sent something or has hung up. A connection that is never accepted is reset instead.
-            Ok(_) => Progress::Accepted,
-            Err(error) if error.kind() == ErrorKind::Interrupted => Progress::Waiting,
+            Ok(_) => ProbeProgress::Accepted,
+            Err(error) if error.kind() == ErrorKind::Interrupted => ProbeProgress::Waiting,
             Err(error) if error.kind() == ErrorKind::WouldBlock => match self.is_accepted() {
-                Ok(true) => Progress::Accepted,
-                Ok(false) => Progress::Waiting,
-                Err(_) => Progress::Broken,
+                Ok(true) => ProbeProgress::Accepted,
+                Ok(false) => ProbeProgress::Waiting,
+                Err(_) => ProbeProgress::Broken,
             },
-            Err(_) => Progress::Broken,
+            Err(_) => ProbeProgress::Broken,
         }
     }
 
@@ -108,11 +108,11 @@ impl Write for Probe {
 /// The probes of one candidate, at most one for each listener.
 #[derive(Debug, Default)]
 pub struct Probes {
-    all: Vec<(ListenerId, State)>,
+    all: Vec<(ListenerId, ProbeState)>,
 }
 
 #[derive(Debug)]
-enum State {
+enum ProbeState {
     /// The caller has been asked to make it.
     Asked,
     /// It stays open until it is accepted.
@@ -125,31 +125,36 @@ enum State {
 impl Probes {
     /// Asks for a probe of each of these, unless there is one already or the last one failed too recently. The caller
     /// answers with [`Probes::made`].
-    pub fn wish(&mut self, listeners: Vec<ListenerId>, now: Time, wishes: &mut Vec<Wish>) {
+    pub fn request(
+        &mut self,
+        listeners: Vec<ListenerId>,
+        now: Time,
+        requests: &mut Vec<ReadyRequest>,
+    ) {
         for listener in listeners {
             match self.state(listener) {
-                None => self.all.push((listener, State::Asked)),
-                Some(state) if state.may_be_tried_again(now) => *state = State::Asked,
+                None => self.all.push((listener, ProbeState::Asked)),
+                Some(state) if state.may_be_tried_again(now) => *state = ProbeState::Asked,
                 Some(_) => continue,
             }
-            wishes.push(Wish::Probe(listener));
+            requests.push(ReadyRequest::Probe(listener));
         }
     }
 
     pub fn made(&mut self, listener: ListenerId, probe: io::Result<Probe>, now: Time) {
         if let Some(state) = self.state(listener) {
-            *state = probe.map_or(State::Failed(now + AGAIN), State::Open);
+            *state = probe.map_or(ProbeState::Failed(now + AGAIN), ProbeState::Open);
         }
     }
 
     /// Checks the progress of each, and closes those that were accepted.
     pub fn look(&mut self, now: Time) {
         for (_, state) in &mut self.all {
-            if let State::Open(probe) = state {
+            if let ProbeState::Open(probe) = state {
                 match probe.progress() {
-                    Progress::Waiting => {}
-                    Progress::Accepted => *state = State::Accepted,
-                    Progress::Broken => *state = State::Failed(now + AGAIN),
+                    ProbeProgress::Waiting => {}
+                    ProbeProgress::Accepted => *state = ProbeState::Accepted,
+                    ProbeProgress::Broken => *state = ProbeState::Failed(now + AGAIN),
                 }
             }
         }
@@ -157,16 +162,16 @@ impl Probes {
 
     pub fn is_accepted(&self, listener: ListenerId) -> bool {
         let mut all = self.all.iter();
-        all.any(|(of, state)| *of == listener && matches!(state, State::Accepted))
+        all.any(|(of, state)| *of == listener && matches!(state, ProbeState::Accepted))
     }
 
-    fn state(&mut self, listener: ListenerId) -> Option<&mut State> {
+    fn state(&mut self, listener: ListenerId) -> Option<&mut ProbeState> {
         let mut all = self.all.iter_mut();
         all.find(|(of, _)| *of == listener).map(|(_, state)| state)
     }
 }
 
-impl State {
+impl ProbeState {
     fn may_be_tried_again(&self, now: Time) -> bool {
         matches!(self, Self::Failed(until) if now >= *until)
     }

@@ -1,33 +1,33 @@
 //! The sockets that a candidate must accept on.
 
-use crate::listener::{Held, Kind, ListenerId, listens};
+use crate::listener::{GenerationSocket, ListenerId, SocketKind, listens};
 
-use super::View;
-use super::seen::Sought;
+use super::CandidateView;
+use super::blocked_threads::SoughtSocket;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ReadyTarget {
     pub listener: ListenerId,
     /// The candidate's socket there, if it listens.
-    pub socket: Option<Sought>,
+    pub socket: Option<SoughtSocket>,
     pub captured: bool,
     /// It takes connections, and only the candidate can accept them.
     pub probeable: bool,
 }
 
-impl Target {
+impl ReadyTarget {
     pub fn can_be_probed(&self) -> bool {
         self.probeable && self.socket.is_some()
     }
 
-    fn of(held: &Held, first: bool) -> Self {
-        let datagrams = matches!(held.kind, Kind::Udp { .. });
+    fn of(held: &GenerationSocket, first: bool) -> Self {
+        let datagrams = matches!(held.kind, SocketKind::Udp { .. });
         let inode = held.inode;
         let listens = datagrams || listens(held.fd);
         Self {
             listener: held.listener,
-            socket: listens.then_some(Sought { inode, datagrams }),
+            socket: listens.then_some(SoughtSocket { inode, datagrams }),
             captured: held.captured,
             probeable: !datagrams && (held.steered || first),
         }
@@ -45,19 +45,19 @@ impl Target {
 }
 
 /// The wanted ones; if none is, those that the candidate has.
-pub fn targets(view: &View) -> Vec<Target> {
-    let known = |held: &&Held| held.kind != Kind::Other;
+pub fn targets(view: &CandidateView) -> Vec<ReadyTarget> {
+    let known = |held: &&GenerationSocket| held.kind != SocketKind::Other;
     if view.wanted.is_empty() {
         let held = view.held.iter().filter(known);
-        return held.map(|held| Target::of(held, view.first)).collect();
+        return held.map(|held| ReadyTarget::of(held, view.first)).collect();
     }
     let target = |listener: &ListenerId| {
         let held = view.held.iter().find(|held| held.listener == *listener);
         match held {
-            Some(held) if known(&held) => Some(Target::of(held, view.first)),
+            Some(held) if known(&held) => Some(ReadyTarget::of(held, view.first)),
             // It is unknown how a server waits on such a socket.
             Some(_) => None,
-            None => Some(Target::awaited(*listener)),
+            None => Some(ReadyTarget::awaited(*listener)),
         }
     };
     view.wanted.iter().filter_map(target).collect()

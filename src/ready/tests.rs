@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::connections::inode_of;
-use crate::listener::Kind;
+use crate::listener::SocketKind;
 
 const START: Time = Time::from_secs(4000);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -18,17 +18,17 @@ const HERE: ListenerId = ListenerId(3);
 /// A candidate with one listener.
 struct Candidate<L> {
     listener: L,
-    kind: Kind,
+    kind: SocketKind,
     readiness: Readiness,
 }
 
 impl Candidate<TcpListener> {
-    fn new(mode: &Mode) -> Self {
+    fn new(mode: &ReadyMode) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         Self {
             listener,
-            kind: Kind::Tcp { port },
+            kind: SocketKind::Tcp { port },
             readiness: Readiness::new(mode, START, TIMEOUT, false).unwrap(),
         }
     }
@@ -40,8 +40,8 @@ impl Candidate<TcpListener> {
 }
 
 impl<L: AsFd> Candidate<L> {
-    fn held(&self) -> Held<'_> {
-        Held {
+    fn held(&self) -> GenerationSocket<'_> {
+        GenerationSocket {
             listener: HERE,
             fd: self.listener.as_fd(),
             inode: inode_of(self.listener.as_fd()).unwrap(),
@@ -53,7 +53,7 @@ impl<L: AsFd> Candidate<L> {
     }
 
     fn look(&mut self, after: Duration) -> Option<Ready> {
-        let held = Held {
+        let held = GenerationSocket {
             fd: self.listener.as_fd(),
             listener: HERE,
             inode: inode_of(self.listener.as_fd()).unwrap(),
@@ -62,25 +62,25 @@ impl<L: AsFd> Candidate<L> {
             captured: false,
             listens: true,
         };
-        let view = View {
+        let view = CandidateView {
             held: &[held],
             wanted: &[HERE],
             processes: &|| vec![Pid::this()],
             first: false,
             captured: false,
-            spent: sys::spent(),
+            cpu_time: sys::cpu_time(),
         };
         self.readiness.look(START + after, &view)
     }
 
     /// It is not ready, and wants this done.
-    fn wishes(&mut self, after: Duration, wishes: &[Wish]) {
+    fn requests(&mut self, after: Duration, requests: &[ReadyRequest]) {
         assert_eq!(self.look(after), None, "after {after:?}");
-        assert_eq!(self.readiness.wishes(), wishes, "after {after:?}");
+        assert_eq!(self.readiness.requests(), requests, "after {after:?}");
     }
 
     /// Looks again and again at the same moment, until it is ready.
-    fn is_ready(&mut self, after: Duration) -> How {
+    fn is_ready(&mut self, after: Duration) -> ReadyBy {
         let begun = Instant::now();
         loop {
             if let Some(ready) = self.look(after) {
@@ -97,28 +97,28 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn auto_sees_a_thread_that_accepts() {
-    let mut candidate = Candidate::new(&Mode::Auto);
-    candidate.wishes(SHORTEST, &[]);
+    let mut candidate = Candidate::new(&ReadyMode::Auto);
+    candidate.requests(SHORTEST, &[]);
     // later, because this look took longer
     assert!(candidate.readiness.deadline() >= Some(START + SHORTEST + SHORTEST));
     let listener = candidate.listener.try_clone().unwrap();
     let server = thread::spawn(move || listener.accept().map(drop));
     assert_eq!(candidate.is_ready(SHORTEST * 2).to_string(), "accepting");
-    assert_eq!(waited_on(&[candidate.held()], &[Pid::this()]), [HERE]);
-    assert_eq!(waited_on(&[candidate.held()], &[]), []);
+    assert_eq!(accepting_on(&[candidate.held()], &[Pid::this()]), [HERE]);
+    assert_eq!(accepting_on(&[candidate.held()], &[]), []);
     drop(candidate.connect());
     server.join().unwrap().unwrap();
 }
 
 #[test]
 fn auto_probes_a_listener_that_is_never_seen_waiting() {
-    let mut candidate = Candidate::new(&Mode::Auto);
-    candidate.wishes(SHORTEST, &[]);
-    candidate.wishes(SECOND, &[]);
-    candidate.wishes(SECOND + SHORTEST, &[Wish::Probe(HERE)]);
+    let mut candidate = Candidate::new(&ReadyMode::Auto);
+    candidate.requests(SHORTEST, &[]);
+    candidate.requests(SECOND, &[]);
+    candidate.requests(SECOND + SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let probe = candidate.connect();
     candidate.readiness.probed(HERE, Ok(probe), START + SECOND);
-    candidate.wishes(SECOND * 20, &[]);
+    candidate.requests(SECOND * 20, &[]);
     let served = candidate.listener.accept().unwrap();
     assert_eq!(
         candidate.is_ready(SECOND * 20).to_string(),
@@ -129,12 +129,12 @@ fn auto_probes_a_listener_that_is_never_seen_waiting() {
 
 #[test]
 fn a_failed_probe_is_made_again() {
-    let mut candidate = Candidate::new(&Mode::Tcp);
-    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
+    let mut candidate = Candidate::new(&ReadyMode::Tcp);
+    candidate.requests(SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let refused = Err(io::ErrorKind::ConnectionRefused.into());
     candidate.readiness.probed(HERE, refused, START + SHORTEST);
-    candidate.wishes(SHORTEST * 2, &[]);
-    candidate.wishes(SHORTEST + probe::AGAIN, &[Wish::Probe(HERE)]);
+    candidate.requests(SHORTEST * 2, &[]);
+    candidate.requests(SHORTEST + probe::AGAIN, &[ReadyRequest::Probe(HERE)]);
     let (ours, theirs) = UnixStream::pair().unwrap();
     // A connection that is closed with unread bytes is reset.
     (&ours).write_all(b"x").unwrap();
@@ -142,22 +142,22 @@ fn a_failed_probe_is_made_again() {
     candidate
         .readiness
         .probed(HERE, Ok(ours.into()), START + SECOND);
-    candidate.wishes(SECOND, &[]);
-    candidate.wishes(SECOND + probe::AGAIN, &[Wish::Probe(HERE)]);
+    candidate.requests(SECOND, &[]);
+    candidate.requests(SECOND + probe::AGAIN, &[ReadyRequest::Probe(HERE)]);
 }
 
 #[test]
 fn tcp_wants_a_probe_accepted() {
-    let mut candidate = Candidate::new(&Mode::Tcp);
-    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
+    let mut candidate = Candidate::new(&ReadyMode::Tcp);
+    candidate.requests(SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let probe = candidate.connect();
     candidate
         .readiness
         .probed(HERE, Ok(probe), START + SHORTEST);
-    candidate.wishes(SECOND, &[]);
+    candidate.requests(SECOND, &[]);
     // Accepted and closed at once counts as accepted.
     drop(candidate.listener.accept().unwrap());
-    assert_eq!(candidate.is_ready(SECOND), How::AcceptedAProbe);
+    assert_eq!(candidate.is_ready(SECOND), ReadyBy::AcceptedAProbe);
 }
 
 #[test]
@@ -166,17 +166,17 @@ fn unix_listeners_are_probed_as_well() {
     let path = directory.path().join("listener");
     let mut candidate = Candidate {
         listener: UnixListener::bind(&path).unwrap(),
-        kind: Kind::Unix,
-        readiness: Readiness::new(&Mode::Tcp, START, TIMEOUT, false).unwrap(),
+        kind: SocketKind::Unix,
+        readiness: Readiness::new(&ReadyMode::Tcp, START, TIMEOUT, false).unwrap(),
     };
-    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
+    candidate.requests(SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let probe = UnixStream::connect(&path).unwrap();
     candidate
         .readiness
         .probed(HERE, Ok(probe.into()), START + SHORTEST);
-    candidate.wishes(SECOND, &[]);
+    candidate.requests(SECOND, &[]);
     let served = candidate.listener.accept().unwrap();
-    assert_eq!(candidate.is_ready(SECOND), How::AcceptedAProbe);
+    assert_eq!(candidate.is_ready(SECOND), ReadyBy::AcceptedAProbe);
     drop(served);
 }
 
@@ -194,14 +194,14 @@ fn answer(listener: &TcpListener, text: &'static str) -> thread::JoinHandle<Stri
 
 #[test]
 fn http_wants_a_good_status_and_asks_again() {
-    let mut candidate = Candidate::new(&Mode::Http("/health".into()));
-    candidate.wishes(SHORTEST, &[Wish::Probe(HERE)]);
+    let mut candidate = Candidate::new(&ReadyMode::Http("/health".into()));
+    candidate.requests(SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let server = answer(&candidate.listener, "HTTP/1.1 503 Warming Up\r\n\r\n");
     let probe = candidate.connect();
     candidate
         .readiness
         .probed(HERE, Ok(probe), START + SHORTEST);
-    candidate.wishes(SHORTEST * 2, &[]);
+    candidate.requests(SHORTEST * 2, &[]);
     assert!(
         server
             .join()
@@ -209,7 +209,7 @@ fn http_wants_a_good_status_and_asks_again() {
             .starts_with("GET /health HTTP/1.1\r\n")
     );
     let begun = Instant::now();
-    while candidate.readiness.wishes().is_empty() {
+    while candidate.readiness.requests().is_empty() {
         assert_eq!(candidate.look(SECOND), None);
         assert!(
             begun.elapsed() < Duration::from_secs(10),
@@ -217,8 +217,11 @@ fn http_wants_a_good_status_and_asks_again() {
         );
     }
     let (path, status) = ("/health".to_owned(), 503);
-    let lack = candidate.readiness.lack();
-    assert_eq!(lack, Some(Lack::Answer { path, status }));
+    let not_ready_reason = candidate.readiness.not_ready_reason();
+    assert_eq!(
+        not_ready_reason,
+        Some(NotReadyReason::Answer { path, status })
+    );
     let server = answer(
         &candidate.listener,
         "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
@@ -231,8 +234,8 @@ fn http_wants_a_good_status_and_asks_again() {
 
 #[test]
 fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
-    let mut candidate = Candidate::new(&Mode::Notify);
-    candidate.wishes(SECOND, &[]);
+    let mut candidate = Candidate::new(&ReadyMode::Notify);
+    candidate.requests(SECOND, &[]);
     assert_eq!(
         candidate.readiness.deadline(),
         None,
@@ -241,11 +244,11 @@ fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
     candidate.readiness.said_ready();
     assert_eq!(candidate.is_ready(SECOND).to_string(), "READY=1");
 
-    let mut candidate = Candidate::new(&Mode::Fd(5));
+    let mut candidate = Candidate::new(&ReadyMode::Fd(5));
     let (number, theirs) = candidate.readiness.take_descriptor().unwrap();
     assert_eq!(number, 5);
     assert!(candidate.readiness.take_descriptor().is_none());
-    candidate.wishes(SECOND, &[]);
+    candidate.requests(SECOND, &[]);
     nix::unistd::write(&theirs, b"\n").unwrap();
     candidate.readiness.woken();
     assert_eq!(
@@ -260,68 +263,68 @@ fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
 
 #[test]
 fn a_command_says_it_by_its_status() {
-    let mut candidate = Candidate::new(&Mode::Exec("./is-ready".into()));
-    candidate.wishes(SHORTEST, &[Wish::Execute("./is-ready".into())]);
+    let mut candidate = Candidate::new(&ReadyMode::Exec("./is-ready".into()));
+    candidate.requests(SHORTEST, &[ReadyRequest::ExecCommand("./is-ready".into())]);
     candidate.readiness.executed(false);
-    candidate.wishes(SHORTEST * 2, &[]);
-    candidate.wishes(SECOND, &[Wish::Execute("./is-ready".into())]);
+    candidate.requests(SHORTEST * 2, &[]);
+    candidate.requests(SECOND, &[ReadyRequest::ExecCommand("./is-ready".into())]);
     candidate.readiness.executed(true);
-    assert_eq!(candidate.is_ready(SECOND), How::Command);
+    assert_eq!(candidate.is_ready(SECOND), ReadyBy::Command);
 }
 
 #[test]
 fn time_alone_is_enough_if_the_mode_says_so() {
-    let mut candidate = Candidate::new(&Mode::After(SECOND * 2));
-    candidate.wishes(SECOND, &[]);
+    let mut candidate = Candidate::new(&ReadyMode::After(SECOND * 2));
+    candidate.requests(SECOND, &[]);
     assert_eq!(candidate.readiness.deadline(), Some(START + SECOND * 2));
     assert_eq!(candidate.is_ready(SECOND * 2).to_string(), "assumed ready");
 }
 
 #[test]
 fn a_candidate_is_looked_at_often_at_first_and_rarely_later() {
-    let mut candidate = Candidate::new(&Mode::Auto);
+    let mut candidate = Candidate::new(&ReadyMode::Auto);
     let mut looks = 0;
     while let Some(next) = candidate
         .readiness
         .deadline()
         .filter(|next| *next < START + SECOND)
     {
-        candidate.wishes(next.saturating_sub(START), &[]);
+        candidate.requests(next.saturating_sub(START), &[]);
         looks += 1;
     }
     assert!(
         (10..600).contains(&looks),
         "{looks} looks in the first second"
     );
-    candidate.wishes(SECOND * 9, &[Wish::Probe(HERE)]);
+    candidate.requests(SECOND * 9, &[ReadyRequest::Probe(HERE)]);
     assert!(candidate.readiness.deadline() >= Some(START + SECOND * 9 + LONGEST));
 }
 
 /// A server that binds its own socket, and has not done so yet.
 fn without_a_socket(readiness: &mut Readiness, after: Duration) {
-    let view = View {
+    let view = CandidateView {
         held: &[],
         wanted: &[HERE],
         processes: &|| panic!("there is nothing to look for"),
         first: false,
         captured: true,
-        spent: sys::spent(),
+        cpu_time: sys::cpu_time(),
     };
     assert_eq!(readiness.look(START + after, &view), None);
 }
 
 #[test]
 fn processes_are_not_inspected_before_there_is_a_socket() {
-    let mut readiness = Readiness::new(&Mode::Auto, START, TIMEOUT, false).unwrap();
+    let mut readiness = Readiness::new(&ReadyMode::Auto, START, TIMEOUT, false).unwrap();
     without_a_socket(&mut readiness, SHORTEST);
 }
 
 #[test]
 fn a_candidate_that_listens_late_is_looked_at_as_often_as_a_fresh_one() {
-    let mut candidate = Candidate::new(&Mode::Auto);
+    let mut candidate = Candidate::new(&ReadyMode::Auto);
     let late = SECOND * 9;
     without_a_socket(&mut candidate.readiness, late);
     assert!(candidate.readiness.deadline() >= Some(START + late + LONGEST));
-    candidate.wishes(late + SHORTEST, &[]);
+    candidate.requests(late + SHORTEST, &[]);
     assert!(candidate.readiness.deadline() < Some(START + late + LONGEST));
 }

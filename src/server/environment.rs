@@ -11,8 +11,8 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::Recipe;
-use crate::listener::{Kind, Seat};
+use super::ServerConfig;
+use crate::listener::{InheritedSocket, SocketKind};
 use crate::stub::FIRST;
 use crate::supervisor::Generation;
 
@@ -67,18 +67,25 @@ pub fn set(variables: &mut Variables, name: impl AsRef<OsStr>, value: impl Into<
 /// # Errors
 /// What is wrong with the env file.
 pub fn variables(
-    recipe: &Recipe,
+    server_config: &ServerConfig,
     generation: Generation,
-    seats: &[Seat],
+    sockets: &[InheritedSocket],
     notify: &str,
 ) -> io::Result<Variables> {
-    let whose: &[&str] = if recipe.user.is_some() { &WHOSE } else { &[] };
-    let mut variables = inherited(recipe.env_file.as_deref(), whose)?;
-    let own = of_hotswap(recipe, generation, notify);
-    for (name, value) in own.into_iter().chain(of_sockets(recipe, generation, seats)) {
+    let whose: &[&str] = if server_config.user.is_some() {
+        &WHOSE
+    } else {
+        &[]
+    };
+    let mut variables = inherited(server_config.env_file.as_deref(), whose)?;
+    let own = of_hotswap(server_config, generation, notify);
+    for (name, value) in own
+        .into_iter()
+        .chain(of_sockets(server_config, generation, sockets))
+    {
         set(&mut variables, name, value);
     }
-    let port = seats.iter().find_map(tcp_port);
+    let port = sockets.iter().find_map(tcp_port);
     if let Some(port) = port.filter(|_| variables.iter().all(|(name, _)| name != "PORT")) {
         set(&mut variables, "PORT", port.to_string());
     }
@@ -86,38 +93,46 @@ pub fn variables(
 }
 
 /// What every process of a generation carries, and no other: by it an adopted orphan is known.
-pub fn of_hotswap(recipe: &Recipe, generation: Generation, notify: &str) -> Variables {
+pub fn of_hotswap(server_config: &ServerConfig, generation: Generation, notify: &str) -> Variables {
     let mut own: Variables = vec![
         ("HOTSWAP_GENERATION".into(), generation.0.to_string().into()),
-        ("HOTSWAP_INSTANCE".into(), recipe.name.clone().into()),
+        ("HOTSWAP_INSTANCE".into(), server_config.name.clone().into()),
         ("NOTIFY_SOCKET".into(), notify.into()),
     ];
-    if let Some(control) = &recipe.control {
+    if let Some(control) = &server_config.control {
         own.push(("HOTSWAP_SOCKET".into(), control.into()));
     }
     own
 }
 
-fn of_sockets(recipe: &Recipe, generation: Generation, seats: &[Seat]) -> Variables {
+fn of_sockets(
+    server_config: &ServerConfig,
+    generation: Generation,
+    sockets: &[InheritedSocket],
+) -> Variables {
     let mut variables = Variables::new();
     let mut put = |name: &str, value: String| variables.push((name.into(), value.into()));
-    if seats.is_empty() {
+    if sockets.is_empty() {
         return variables;
     }
-    let numbered = || (FIRST..).zip(seats);
-    put("LISTEN_FDS", seats.len().to_string());
-    put("LISTEN_FDNAMES", names(seats).join(":"));
-    let spelled = |(fd, seat): (RawFd, &Seat)| format!("{}={fd}", bare(&seat.spelled));
-    put("SERVER_STARTER_PORT", join(numbered().map(spelled), ";"));
+    let numbered = || (FIRST..).zip(sockets);
+    put("LISTEN_FDS", sockets.len().to_string());
+    put("LISTEN_FDNAMES", names(sockets).join(":"));
+    let as_given = |(fd, inherited_socket): (RawFd, &InheritedSocket)| {
+        format!("{}={fd}", bare(&inherited_socket.as_given))
+    };
+    put("SERVER_STARTER_PORT", join(numbered().map(as_given), ";"));
     put("SERVER_STARTER_GENERATION", generation.0.to_string());
-    if super::profile::is_nginx(&recipe.command) {
+    if super::profile::is_nginx(&server_config.command) {
         put(
             "NGINX",
             join(numbered().map(|(fd, _)| format!("{fd};")), ""),
         );
     }
-    if super::profile::is_php_fpm(&recipe.command) {
-        let bound = |(fd, seat): (RawFd, &Seat)| format!("{}={fd}", seat.addr);
+    if super::profile::is_php_fpm(&server_config.command) {
+        let bound = |(fd, inherited_socket): (RawFd, &InheritedSocket)| {
+            format!("{}={fd}", inherited_socket.addr)
+        };
         put("FPM_SOCKETS", join(numbered().map(bound), ","));
     }
     variables
@@ -128,32 +143,34 @@ fn join(parts: impl Iterator<Item = String>, between: &str) -> String {
 }
 
 /// Server::Starter knows addresses and paths, without the words that `--listen` puts before some.
-fn bare(spelled: &str) -> &str {
-    let path = spelled.strip_prefix("unix:");
-    path.or_else(|| spelled.strip_prefix("udp:"))
-        .unwrap_or(spelled)
+fn bare(as_given: &str) -> &str {
+    let path = as_given.strip_prefix("unix:");
+    path.or_else(|| as_given.strip_prefix("udp:"))
+        .unwrap_or(as_given)
 }
 
-fn tcp_port(seat: &Seat) -> Option<u16> {
-    match seat.kind {
-        Kind::Tcp { port } => Some(port),
-        Kind::Udp { .. } | Kind::Unix | Kind::Abstract | Kind::Other => None,
+fn tcp_port(inherited_socket: &InheritedSocket) -> Option<u16> {
+    match inherited_socket.kind {
+        SocketKind::Tcp { port } => Some(port),
+        SocketKind::Udp { .. } | SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => {
+            None
+        }
     }
 }
 
 /// Each name once: a server that asks by name gets one socket for it.
-fn names(seats: &[Seat]) -> Vec<String> {
+fn names(sockets: &[InheritedSocket]) -> Vec<String> {
     let mut taken = HashSet::new();
-    let unique = |seat: &Seat| {
-        let mut name = seat.name.clone();
+    let unique = |inherited_socket: &InheritedSocket| {
+        let mut name = inherited_socket.name.clone();
         let mut count = 1;
         while !taken.insert(name.clone()) {
             count += 1;
-            name = format!("{}-{count}", seat.name);
+            name = format!("{}-{count}", inherited_socket.name);
         }
         name
     };
-    seats.iter().map(unique).collect()
+    sockets.iter().map(unique).collect()
 }
 
 /// The command with every placeholder replaced in its arguments.
@@ -163,16 +180,20 @@ fn names(seats: &[Seat]) -> Vec<String> {
 pub fn arguments(
     command: &[OsString],
     generation: Generation,
-    seats: &[Seat],
+    sockets: &[InheritedSocket],
 ) -> io::Result<Vec<OsString>> {
     let mut out = Vec::from_iter(command.first().cloned());
     for argument in command.iter().skip(1) {
-        out.push(replace(argument, generation, seats)?);
+        out.push(replace(argument, generation, sockets)?);
     }
     Ok(out)
 }
 
-fn replace(argument: &OsStr, generation: Generation, seats: &[Seat]) -> io::Result<OsString> {
+fn replace(
+    argument: &OsStr,
+    generation: Generation,
+    sockets: &[InheritedSocket],
+) -> io::Result<OsString> {
     let mut out = OsString::new();
     let mut rest = argument.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'{') {
@@ -182,7 +203,7 @@ fn replace(argument: &OsStr, generation: Generation, seats: &[Seat]) -> io::Resu
             // {{fd}} is {fd}
             (format!("{{{token}}}"), token.len() + 4)
         } else if let Some(token) = self::token(from) {
-            let value = value(token, generation, seats)?;
+            let value = value(token, generation, sockets)?;
             (value, token.len() + 2)
         } else {
             ("{".to_owned(), 1)
@@ -212,42 +233,42 @@ fn is_escaped(text: &[u8]) -> bool {
     token(inner).is_some_and(|token| inner[token.len() + 2..].starts_with(b"}"))
 }
 
-fn value(token: &str, generation: Generation, seats: &[Seat]) -> io::Result<String> {
-    let first = seats.first();
+fn value(token: &str, generation: Generation, sockets: &[InheritedSocket]) -> io::Result<String> {
+    let first = sockets.first();
     let found = match token {
         "generation" => Some(generation.0.to_string()),
         "fd" => first.map(|_| FIRST.to_string()),
-        "addr" => first.map(|seat| seat.addr.clone()),
+        "addr" => first.map(|inherited_socket| inherited_socket.addr.clone()),
         "port" => first
-            .and_then(|seat| seat.port)
+            .and_then(|inherited_socket| inherited_socket.port)
             .map(|port| port.to_string()),
         named => {
             let name = named.strip_prefix("fd:").unwrap_or_default();
-            let known = names(seats);
+            let known = names(sockets);
             let mut numbered = (FIRST..).zip(&known);
             numbered
                 .find(|(_, known)| known.as_str() == name)
                 .map(|(fd, _)| fd.to_string())
         }
     };
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, missing(token, seats)))
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, missing(token, sockets)))
 }
 
-fn missing(token: &str, seats: &[Seat]) -> String {
+fn missing(token: &str, sockets: &[InheritedSocket]) -> String {
     let literally = format!("{{{{{token}}}}} for the text itself");
-    match (token.strip_prefix("fd:"), seats.first()) {
+    match (token.strip_prefix("fd:"), sockets.first()) {
         (Some(name), Some(_)) => format!(
             "cannot replace {{{token}}}: no listener has that name (there are: {})\n\
              try: --listen {name}=ADDR, or {literally}",
-            names(seats).join(", ")
+            names(sockets).join(", ")
         ),
         (Some(name), None) => format!(
             "cannot replace {{{token}}}: there is no listener\ntry: --listen {name}=ADDR, or {literally}"
         ),
-        (None, Some(seat)) => format!(
+        (None, Some(inherited_socket)) => format!(
             "cannot replace {{{token}}}: the first listener, {}, has none\n\
              try: a TCP address as the first --listen, or {literally}",
-            seat.addr
+            inherited_socket.addr
         ),
         (None, None) => format!(
             "cannot replace {{{token}}}: there is no listener\n\

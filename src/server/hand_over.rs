@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::output::Output;
-use super::tree::Tree;
+use super::tree::ProcessTree;
 use crate::supervisor::Generation;
 
 impl Server {
@@ -19,7 +19,7 @@ impl Server {
         let strays: Vec<(i32, u64)> = (self.tree.strays.iter())
             .map(|(pid, started)| (pid.as_raw(), *started))
             .collect();
-        let told = json!({
+        let state = json!({
             "generation": self.generation.0,
             "main": self.tree.main.as_raw(),
             "started": u64::try_from(self.started.as_nanos()).unwrap_or(u64::MAX),
@@ -33,15 +33,15 @@ impl Server {
             "main_lives": self.tree.main_lives,
             "doomed": self.doomed,
         });
-        (told, pipe.into_iter().chain(program).collect())
+        (state, pipe.into_iter().chain(program).collect())
     }
 
     /// The other end of [`Server::hand_over`]. `None` if what was told cannot be understood.
     pub fn take_over(
-        told: &Value,
+        state: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
-        let flag = |name: &str| told[name].as_bool();
+        let flag = |name: &str| state[name].as_bool();
         let pipe = if flag("pipe")? {
             Some(descriptors.next()?)
         } else {
@@ -52,37 +52,37 @@ impl Server {
         } else {
             None
         };
-        let lines: Vec<String> = serde_json::from_value(told["last_lines"].clone()).ok()?;
+        let lines: Vec<String> = serde_json::from_value(state["last_lines"].clone()).ok()?;
         let has_output = pipe.is_some() || !lines.is_empty();
         Some(Self {
-            generation: Generation(u32::try_from(told["generation"].as_u64()?).ok()?),
-            started: Duration::from_nanos(told["started"].as_u64()?),
-            tree: tree(told)?,
-            line: None,
+            generation: Generation(u32::try_from(state["generation"].as_u64()?).ok()?),
+            started: Duration::from_nanos(state["started"].as_u64()?),
+            tree: tree(state)?,
+            channel: None,
             refusal: None,
             output: has_output.then(|| Output::over(pipe, lines)),
             program,
-            binder: pid(&told["binder"]),
+            binder: pid(&state["binder"]),
             doomed: flag("doomed")?,
         })
     }
 }
 
-fn tree(told: &Value) -> Option<Tree> {
-    let strays: Vec<(i32, u64)> = serde_json::from_value(told["strays"].clone()).ok()?;
-    Some(Tree {
-        main: pid(&told["main"])?,
-        main_lives: told["main_lives"].as_bool()?,
-        since: told["since"].as_u64()?,
-        mark: serde_json::from_value(told["mark"].clone()).ok()?,
+fn tree(state: &Value) -> Option<ProcessTree> {
+    let strays: Vec<(i32, u64)> = serde_json::from_value(state["strays"].clone()).ok()?;
+    Some(ProcessTree {
+        main: pid(&state["main"])?,
+        main_lives: state["main_lives"].as_bool()?,
+        since: state["since"].as_u64()?,
+        mark: serde_json::from_value(state["mark"].clone()).ok()?,
         strays: (strays.into_iter())
             .map(|(pid, started)| (Pid::from_raw(pid), started))
             .collect(),
     })
 }
 
-fn pid(told: &Value) -> Option<Pid> {
-    let number = i32::try_from(told.as_i64()?).ok()?;
+fn pid(state: &Value) -> Option<Pid> {
+    let number = i32::try_from(state.as_i64()?).ok()?;
     // 0 and less mean whole groups to kill(2)
     (number > 0).then(|| Pid::from_raw(number))
 }

@@ -1,6 +1,6 @@
 //! Generations of programs that every machine has.
 
-mod life;
+mod lifecycle;
 mod start;
 
 use std::fs;
@@ -13,13 +13,13 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::*;
-use crate::listener::Kind;
+use crate::listener::SocketKind;
 use crate::sys;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn recipe(command: &[&str]) -> Recipe {
-    Recipe {
+fn server_config(command: &[&str]) -> ServerConfig {
+    ServerConfig {
         command: command.iter().map(OsString::from).collect(),
         user: None,
         group: None,
@@ -32,17 +32,17 @@ fn recipe(command: &[&str]) -> Recipe {
     }
 }
 
-fn sh(script: &str) -> Recipe {
-    recipe(&["sh", "-c", script])
+fn sh(script: &str) -> ServerConfig {
+    server_config(&["sh", "-c", script])
 }
 
-fn seat(at: usize, fd: impl Into<OwnedFd>) -> Seat {
-    Seat {
+fn inherited_socket(at: usize, fd: impl Into<OwnedFd>) -> InheritedSocket {
+    InheritedSocket {
         name: format!("listen{}", at + 1),
-        spelled: "127.0.0.1:0".into(),
+        as_given: "127.0.0.1:0".into(),
         addr: "127.0.0.1:0".into(),
         port: None,
-        kind: Kind::Tcp { port: 1 },
+        kind: SocketKind::Tcp { port: 1 },
         fd: fd.into(),
     }
 }
@@ -51,7 +51,9 @@ fn launch(sockets: usize) -> Launch {
     let socket = || TcpListener::bind("127.0.0.1:0").expect("a port");
     Launch {
         generation: Generation(1),
-        seats: (0..sockets).map(|at| seat(at, socket())).collect(),
+        sockets: (0..sockets)
+            .map(|at| inherited_socket(at, socket()))
+            .collect(),
         notify: "@nobody".into(),
         ready_fd: None,
         program: None,
@@ -61,14 +63,14 @@ fn launch(sockets: usize) -> Launch {
 /// A generation, and what is heard of it.
 struct Site {
     server: Server,
-    reports: Vec<Report>,
+    reports: Vec<ServerEvent>,
     exit: Option<Exit>,
 }
 
 impl Site {
-    fn start(recipe: &Recipe, launch: Launch) -> Self {
+    fn start(server_config: &ServerConfig, launch: Launch) -> Self {
         set_child_subreaper(true).expect("Linux");
-        let server = Server::spawn(recipe, launch, sys::now()).expect("processes to be had");
+        let server = Server::spawn(server_config, launch, sys::now()).expect("processes to be had");
         Self {
             server,
             reports: Vec::new(),
@@ -82,11 +84,11 @@ impl Site {
         while !is_so(self) {
             let late = sys::now() > started + PATIENCE;
             assert!(!late, "{what}: {:?}", self.server.last_lines());
-            self.hear();
+            self.read_channel();
         }
     }
 
-    fn hear(&mut self) {
+    fn read_channel(&mut self) {
         let polled = self.server.polled();
         let mut fds: Vec<PollFd> = polled
             .iter()

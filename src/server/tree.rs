@@ -23,7 +23,7 @@ const DEEPEST: usize = 1000;
 
 /// One generation, as far as it can be told from others.
 #[derive(Clone, Debug)]
-pub struct Tree {
+pub struct ProcessTree {
     pub main: Pid,
     /// It has not been reaped, so its pid is nobody else's.
     pub main_lives: bool,
@@ -35,7 +35,7 @@ pub struct Tree {
     pub strays: Vec<(Pid, u64)>,
 }
 
-impl Tree {
+impl ProcessTree {
     pub fn new(main: Pid, variables: Variables) -> Self {
         let written = |(name, value)| [name, value].join(OsStr::new("=")).as_bytes().to_vec();
         // a server may well take NOTIFY_SOCKET away from its children
@@ -160,7 +160,7 @@ mod tests {
             ("HOTSWAP_INSTANCE".into(), "api".into()),
             ("NOTIFY_SOCKET".into(), "@1".into()),
         ];
-        let tree = Tree::new(Pid::from_raw(4711), variables);
+        let tree = ProcessTree::new(Pid::from_raw(4711), variables);
         assert!(tree.is_marked(b"PATH=/bin\0HOTSWAP_INSTANCE=api\0HOTSWAP_GENERATION=1\0"));
         assert!(!tree.is_marked(b"HOTSWAP_INSTANCE=other\0HOTSWAP_GENERATION=1\0"));
         assert!(!tree.is_marked(b"HOTSWAP_INSTANCE=api\0HOTSWAP_GENERATION=11\0"));

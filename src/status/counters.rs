@@ -13,7 +13,7 @@ pub struct Counters {
     pub restarts: u64,
     /// Client connections that went down with a queue or a socket.
     pub connections_lost: u64,
-    /// By the names of [`crate::news::cause`], which are few.
+    /// By the names of [`crate::record::cause`], which are few.
     aborts: BTreeMap<String, u64>,
     #[serde(rename = "seconds_to_ready")]
     ready: Spans,

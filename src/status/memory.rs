@@ -13,14 +13,14 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// In bytes, over all processes; nothing where it cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryUse {
     /// Resident: what processes share counts once for each.
     pub rss: Option<u64>,
     /// Proportional: what they share is shared out. Left out for what is large.
     pub pss: Option<u64>,
 }
 
-impl Memory {
+impl MemoryUse {
     pub fn of(processes: &[Pid]) -> Self {
         let since = Instant::now();
         let rss = sum(processes, memory::resident);
@@ -50,14 +50,17 @@ mod tests {
 
     #[test]
     fn we_take_some_ourselves() {
-        let ours = Memory::of(&[Pid::this()]);
+        let ours = MemoryUse::of(&[Pid::this()]);
         let (rss, pss) = (ours.rss.unwrap(), ours.pss.unwrap());
         assert!(rss > 0 && pss > 0, "{ours:?}");
     }
 
     #[test]
     fn of_the_dead_nothing_is_known() {
-        assert_eq!(Memory::of(&[Pid::from_raw(i32::MAX)]), Memory::default());
-        assert_eq!(Memory::of(&[]), Memory::default());
+        assert_eq!(
+            MemoryUse::of(&[Pid::from_raw(i32::MAX)]),
+            MemoryUse::default()
+        );
+        assert_eq!(MemoryUse::of(&[]), MemoryUse::default());
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::news::humane;
-use crate::plain::plain;
+use crate::escape::escape;
+use crate::record::humane;
 
 const NOTHING: &str = "-";
 const HEADINGS: [&str; 8] = [
@@ -133,5 +133,5 @@ fn duration(of: &Value, key: &str) -> Option<Duration> {
 }
 
 fn text(of: &Value) -> String {
-    plain(of.as_str().unwrap_or(NOTHING))
+    escape(of.as_str().unwrap_or(NOTHING))
 }

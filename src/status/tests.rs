@@ -6,17 +6,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Counters, Doing, GenerationState, LastSwap, ListenerState, Memory, Role, State, Waits, table,
-    tables,
+    Counters, Doing, GenerationRole, GenerationState, InstanceStatus, LastSwap, ListenerState,
+    MemoryUse, Waits, table, tables,
 };
 use crate::supervisor::Generation;
 
-fn state() -> State {
+fn state() -> InstanceStatus {
     let generation = |number, role| GenerationState {
         pid: Some(4120),
         age: Some(Duration::from_secs(41)),
         connections: Some(3),
-        memory: Memory {
+        memory: MemoryUse {
             rss: Some(20 << 20),
             pss: Some(12 << 20),
         },
@@ -26,7 +26,7 @@ fn state() -> State {
         what: "its connections".into(),
         left: Some(Duration::from_secs(9)),
     };
-    State {
+    InstanceStatus {
         name: "api".into(),
         command: vec!["./server".into(), "--port=8080".into()],
         socket: Some("/run/hotswap/api.sock".into()),
@@ -41,10 +41,10 @@ fn state() -> State {
             queue: Some(2),
         }],
         generations: vec![
-            generation(2, Role::Serving),
+            generation(2, GenerationRole::Serving),
             GenerationState {
                 waits: Some(waits),
-                ..generation(1, Role::Draining)
+                ..generation(1, GenerationRole::Draining)
             },
         ],
         last_swap: Some(LastSwap {
@@ -73,10 +73,14 @@ api: ./server --port=8080, serving, up 1h, pid OURS
 
 #[test]
 fn the_json_has_every_key_even_where_nothing_is_known() {
-    let bare = State {
+    let bare = InstanceStatus {
         socket: None,
         listeners: vec![],
-        generations: vec![GenerationState::new(Generation(1), Role::Starting, None)],
+        generations: vec![GenerationState::new(
+            Generation(1),
+            GenerationRole::Starting,
+            None,
+        )],
         last_swap: None,
         ..state()
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Announcement, Exit, Generation, Policy, Queue, Time};
+use super::{Action, Exit, Generation, Policy, Queue, Time, Transition};
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
@@ -164,8 +164,8 @@ impl Draining {
         let killed = self.is_killed();
         if killed || self.kill_at <= now {
             if !killed {
-                let announcement = Announcement::DrainTimeout(self.generation);
-                actions.push(Action::Announce(announcement));
+                let transition = Transition::DrainTimeout(self.generation);
+                actions.push(Action::Announce(transition));
             }
             self.kill(now);
             actions.push(Action::Kill(self.generation));

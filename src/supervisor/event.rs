@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, Client, Exit, Generation, Memory};
+use super::{Cause, ClientId, Exit, Generation, SavedState};
 
 /// What the user wants; set once, at the start.
 #[derive(Clone, Debug)]
@@ -12,8 +12,8 @@ pub struct Policy {
     pub quiesce: Duration,
     pub drain_timeout: Duration,
     pub max_draining: usize,
-    pub order: Order,
-    pub restart: Restart,
+    pub order: StartOrder,
+    pub restart: RestartPolicy,
     /// How long the command before a swap may take, if there is one.
     pub before_swap: Option<Duration>,
     /// It runs before the first start, too.
@@ -23,13 +23,13 @@ pub struct Policy {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum StartOrder {
     StartFirst,
     StopFirst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
+pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
@@ -43,7 +43,7 @@ pub enum Event {
     /// hotswap itself is ready to begin.
     Launched,
     /// SIGHUP (`None`) or a client wants a swap.
-    SwapAsked(Option<Client>),
+    SwapAsked(Option<ClientId>),
     FileChanged,
     BeforeSwapEnded(Result<(), String>),
     ProgramChecked(Result<(), String>),
@@ -59,7 +59,7 @@ pub enum Event {
     /// None of its connections is busy.
     Quiet(Generation),
     /// SIGTERM, SIGINT or a client wants an end.
-    StopAsked(Option<Client>),
+    StopAsked(Option<ClientId>),
     /// A new hotswap is there and runs.
     UpgradeAsked,
     /// SIGUSR1: the servers are to reopen their logs.
@@ -92,8 +92,8 @@ pub enum Action {
         cause: Cause,
         /// The generation that serves meanwhile.
         beside: Option<Generation>,
-        sockets: Sockets,
-        program: Program,
+        sockets: SocketChoice,
+        program: ProgramChoice,
     },
     CutOver(Generation),
     /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
@@ -115,9 +115,9 @@ pub enum Action {
     Free(Generation),
     /// hotswap comes to its end: no listener is looked after any longer.
     TurnAway,
-    Announce(Announcement),
-    Answer(Vec<Client>, Verdict),
-    Upgrade(Box<Memory>),
+    Announce(Transition),
+    Answer(Vec<ClientId>, Verdict),
+    Upgrade(Box<SavedState>),
     RefuseUpgrade(&'static str),
     /// hotswap's own exit status.
     End(u8),
@@ -125,7 +125,7 @@ pub enum Action {
 
 /// Which sockets a new generation gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sockets {
+pub enum SocketChoice {
     /// Its own, which get no client before the cut-over.
     Own,
     /// Those that new connections go to now, with the clients that wait on them.
@@ -134,7 +134,7 @@ pub enum Sockets {
 
 /// Which program a new generation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
+pub enum ProgramChoice {
     /// What the path names now.
     Current,
     /// What that generation ran.
@@ -143,7 +143,7 @@ pub enum Program {
 
 /// What those who follow are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Announcement {
+pub enum Transition {
     Proving(Generation),
     Serving {
         generation: Generation,
@@ -195,7 +195,7 @@ pub struct Failure {
     pub reason: Reason,
     /// It had been cut over to.
     pub rolled_back: bool,
-    pub serves_on: Option<Generation>,
+    pub keeps_serving: Option<Generation>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

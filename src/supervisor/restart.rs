@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::swap::{Cause, Stage, Swap};
 use super::{
-    Action, Announcement, Draining, Exit, OWN_FAILURE, Reason, Restart, Serving, Supervisor,
-    TIMED_OUT, Then, Time,
+    Action, Draining, Exit, OWN_FAILURE, Reason, RestartPolicy, Serving, Supervisor, TIMED_OUT,
+    Then, Time, Transition,
 };
 
 /// A generation that served so long was good.
@@ -51,7 +51,7 @@ impl Reason {
 
 impl Supervisor {
     /// The serving generation is dead: a candidate on its way serves next, else a restart, else nothing.
-    pub(super) fn succeed(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
+    pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         let background = *exit == Exit::Background;
         self.draining.push(if background {
             Draining::failed(dead.generation, now, Some(exit.clone()))
@@ -60,7 +60,7 @@ impl Supervisor {
         });
         let lose = Action::Lose(dead.generation);
         let announce = |then| {
-            Action::Announce(Announcement::Dead {
+            Action::Announce(Transition::Dead {
                 generation: dead.generation,
                 exit: exit.clone(),
                 then,
@@ -71,7 +71,7 @@ impl Supervisor {
         } else {
             self.last_good = dead.before.or(self.last_good);
         }
-        let on_change = self.policy.restart == Restart::OnChange;
+        let on_change = self.policy.restart == RestartPolicy::OnChange;
         let goes_on = |swap: &&Swap| swap.spawned.is_some() || on_change;
         if let Some(swap) = self.swap.as_ref().filter(goes_on) {
             let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
@@ -95,9 +95,9 @@ impl Supervisor {
             self.postpone(swap.cause, swap.clients);
         }
         let restarts = match self.policy.restart {
-            Restart::Always => true,
-            Restart::OnFailure => *exit != Exit::Status(0),
-            Restart::Never | Restart::OnChange => false,
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => *exit != Exit::Status(0),
+            RestartPolicy::Never | RestartPolicy::OnChange => false,
         };
         // The same program would go the same way.
         let fallback = (restarts && background).then(|| self.fall_back()).flatten();
@@ -117,11 +117,11 @@ impl Supervisor {
     }
 
     /// A start has failed, and nothing serves.
-    pub(super) fn carry_on(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
+    pub(super) fn retry_or_end(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
         let ends = match self.policy.restart {
-            Restart::Always | Restart::OnChange => false,
-            Restart::OnFailure => !self.has_served,
-            Restart::Never => true,
+            RestartPolicy::Always | RestartPolicy::OnChange => false,
+            RestartPolicy::OnFailure => !self.has_served,
+            RestartPolicy::Never => true,
         };
         if ends {
             return self.end(status);
@@ -129,10 +129,10 @@ impl Supervisor {
         if self.pending.is_some() {
             return self.begin_pending(now);
         }
-        if self.policy.restart == Restart::OnChange {
-            return vec![Action::Announce(Announcement::WaitingForChange)];
+        if self.policy.restart == RestartPolicy::OnChange {
+            return vec![Action::Announce(Transition::WaitingForChange)];
         }
-        let fallback = (failed == Cause::Restart).then(|| self.fall_back());
+        let fallback = (failed == Cause::RestartPolicy).then(|| self.fall_back());
         let mut actions: Vec<Action> = fallback.flatten().into_iter().collect();
         actions.extend(self.restart(now));
         actions
@@ -143,7 +143,7 @@ impl Supervisor {
         let may = self.policy.fallback && self.fallen_back.is_none();
         let good = self.last_good.take_if(|_| may)?;
         self.fallen_back = Some(good);
-        Some(Action::Announce(Announcement::FallingBack { to: good }))
+        Some(Action::Announce(Transition::FallingBack { to: good }))
     }
 
     fn delay(&self) -> Duration {
@@ -159,12 +159,12 @@ impl Supervisor {
         let delay = self.delay();
         self.restarts = self.restarts.saturating_add(1);
         if delay.is_zero() {
-            return self.begin(now, Cause::Restart, Vec::new());
+            return self.begin(now, Cause::RestartPolicy, Vec::new());
         }
         // It gets its number, the next one, once its time has come.
         self.swap = Some(Swap::new(
             self.next(),
-            Cause::Restart,
+            Cause::RestartPolicy,
             Stage::BackingOff { until: now + delay },
         ));
         Vec::new()

@@ -1,12 +1,12 @@
 //! From a request, a changed file or a death to a candidate that starts.
 
 use super::{
-    Action, CUT_OVER_TIMEOUT, Cause, Client, Generation, Order, Pending, Program, Reason, Sockets,
-    Stage, Supervisor, Swap, Time,
+    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason,
+    SocketChoice, Stage, StartOrder, Supervisor, Swap, Time,
 };
 
 impl Supervisor {
-    pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<Client>) -> Vec<Action> {
+    pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<ClientId>) -> Vec<Action> {
         self.last.0 += 1;
         self.last_good = self.serves().or(self.last_good);
         let generation = self.last;
@@ -15,13 +15,15 @@ impl Supervisor {
         };
         let mut swap = Swap::new(generation, cause, checking);
         swap.clients = clients;
-        if cause == Cause::Restart {
-            swap.program = self.fallen_back.map_or(Program::Current, Program::Of);
+        if cause == Cause::RestartPolicy {
+            swap.program = self
+                .fallen_back
+                .map_or(ProgramChoice::Current, ProgramChoice::Of);
         }
         let prepares = match cause {
             Cause::First => self.policy.before_first,
             Cause::Asked | Cause::File => true,
-            Cause::Restart => false,
+            Cause::RestartPolicy => false,
         };
         if let Some(patience) = self.policy.before_swap.filter(|_| prepares) {
             swap.stage = Stage::BeforeSwap {
@@ -32,13 +34,13 @@ impl Supervisor {
         }
         self.swap = Some(swap);
         match cause {
-            Cause::First | Cause::Restart => self.spawn(now),
+            Cause::First | Cause::RestartPolicy => self.spawn(now),
             Cause::Asked | Cause::File => vec![Action::CheckProgram],
         }
     }
 
     /// A request or a changed file: it joins a swap that is not spawned yet, takes its place, or waits until it has ended.
-    pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<Client>) -> Vec<Action> {
+    pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
             swap.clients.extend(by);
             return Vec::new();
@@ -47,9 +49,9 @@ impl Supervisor {
         // Nothing serves while a restart is under way, and the command before a swap may take its time.
         let takes_time = self.policy.before_swap.is_some();
         let waits = match &self.swap {
-            Some(swap) if swap.cause == Cause::Restart && takes_time => true,
+            Some(swap) if swap.cause == Cause::RestartPolicy && takes_time => true,
             Some(swap) => !swap.gives_way_to(cause, now),
-            None => self.ending.is_some(),
+            None => self.shutdown.is_some(),
         };
         if waits {
             return Vec::new();
@@ -71,8 +73,8 @@ impl Supervisor {
         actions
     }
 
-    pub(super) fn postpone(&mut self, cause: Cause, clients: impl IntoIterator<Item = Client>) {
-        let pending = self.pending.get_or_insert(Pending {
+    pub(super) fn postpone(&mut self, cause: Cause, clients: impl IntoIterator<Item = ClientId>) {
+        let pending = self.pending.get_or_insert(PendingSwap {
             cause,
             clients: Vec::new(),
         });
@@ -119,7 +121,7 @@ impl Supervisor {
         if let Err(why) = result {
             return self.fail(now, Reason::NotFit(why));
         }
-        if self.policy.order == Order::StopFirst && self.serving.is_some() {
+        if self.policy.order == StartOrder::StopFirst && self.serving.is_some() {
             swap.stage = Stage::CuttingOver {
                 until: now + CUT_OVER_TIMEOUT,
             };
@@ -143,7 +145,11 @@ impl Supervisor {
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);
         swap.replaceable.get_or_insert(until);
-        let sockets = if idle { Sockets::Target } else { Sockets::Own };
+        let sockets = if idle {
+            SocketChoice::Target
+        } else {
+            SocketChoice::Own
+        };
         vec![Action::Spawn {
             generation: swap.generation,
             cause: swap.cause,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Client, Generation, Program, Time};
+use super::{ClientId, Generation, ProgramChoice, Time};
 
 #[derive(Clone, Debug)]
 pub struct Swap {
@@ -10,8 +10,8 @@ pub struct Swap {
     pub cause: Cause,
     pub stage: Stage,
     /// Who waits for the verdict.
-    pub clients: Vec<Client>,
-    pub program: Program,
+    pub clients: Vec<ClientId>,
+    pub program: ProgramChoice,
     pub spawned: Option<Time>,
     /// Until then a newer file or a request may take its place: counted from the first it replaced.
     pub replaceable: Option<Time>,
@@ -22,7 +22,7 @@ pub enum Cause {
     First,
     Asked,
     File,
-    Restart,
+    RestartPolicy,
 }
 
 /// Where it is, and how long it may stay there.
@@ -53,7 +53,7 @@ pub enum Stage {
 
 impl Swap {
     pub fn new(generation: Generation, cause: Cause, stage: Stage) -> Self {
-        let (clients, program) = (Vec::new(), Program::Current);
+        let (clients, program) = (Vec::new(), ProgramChoice::Current);
         Self {
             generation,
             cause,
@@ -89,7 +89,7 @@ impl Swap {
 
     /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
     pub fn is_prepared(&self) -> bool {
-        self.spawned.is_none() && self.cause != Cause::Restart
+        self.spawned.is_none() && self.cause != Cause::RestartPolicy
     }
 
     /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for

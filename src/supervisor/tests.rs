@@ -13,24 +13,24 @@ use super::Event::{
     UpgradeAsked,
 };
 use super::{
-    Action, Announcement, Cause, Client, Event, Exit, Failure, Generation, Order, Policy, Program,
-    Queue, Reason, Restart, Sockets, Supervisor, Then, Time, Verdict,
+    Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
+    Reason, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time, Transition, Verdict,
 };
 
+mod announcements;
 mod fallback;
 mod histories;
-mod lives;
+mod lifecycle;
 mod model;
 mod requests;
 mod restarts;
-mod told;
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);
 const G3: Generation = Generation(3);
 const G4: Generation = Generation(4);
-const ANN: Client = Client(1);
-const BOB: Client = Client(2);
+const ANN: ClientId = ClientId(1);
+const BOB: ClientId = ClientId(2);
 
 fn policy() -> Policy {
     Policy {
@@ -39,8 +39,8 @@ fn policy() -> Policy {
         quiesce: seconds(10),
         drain_timeout: seconds(30),
         max_draining: 4,
-        order: Order::StartFirst,
-        restart: Restart::OnFailure,
+        order: StartOrder::StartFirst,
+        restart: RestartPolicy::OnFailure,
         before_swap: None,
         before_first: false,
         fallback: true,
@@ -57,8 +57,8 @@ fn fresh(generation: Generation) -> Action {
         generation,
         cause: Cause::Asked,
         beside: None,
-        sockets: Sockets::Own,
-        program: Program::Current,
+        sockets: SocketChoice::Own,
+        program: ProgramChoice::Current,
     }
 }
 
@@ -67,26 +67,26 @@ fn into_target(generation: Generation) -> Action {
         generation,
         cause: Cause::Asked,
         beside: None,
-        sockets: Sockets::Target,
-        program: Program::Current,
+        sockets: SocketChoice::Target,
+        program: ProgramChoice::Current,
     }
 }
 
-fn serving(generation: Generation, draining: Generation) -> Announcement {
-    Announcement::Serving {
+fn serving(generation: Generation, draining: Generation) -> Transition {
+    Transition::Serving {
         generation,
         cause: Cause::Asked,
         draining: Some(draining),
     }
 }
 
-fn aborted(generation: Generation, reason: Reason, serves_on: Generation) -> Failure {
+fn aborted(generation: Generation, reason: Reason, keeps_serving: Generation) -> Failure {
     Failure {
         generation,
         cause: Cause::Asked,
         reason,
         rolled_back: false,
-        serves_on: Some(serves_on),
+        keeps_serving: Some(keeps_serving),
     }
 }
 
@@ -98,7 +98,7 @@ fn crash() -> Exit {
 struct Drill {
     supervisor: Supervisor,
     now: Time,
-    said: Vec<Announcement>,
+    said: Vec<Transition>,
 }
 
 impl Drill {
@@ -155,7 +155,7 @@ impl Drill {
         });
         drill.at(7, Ready(G2), &[CutOver(G2)]);
         drill.at(7, CutOverDone(G2), &[]);
-        drill.says(&Announcement::Proving(G2));
+        drill.says(&Transition::Proving(G2));
         drill.serves(G1);
         drill
     }
@@ -163,7 +163,7 @@ impl Drill {
     /// New connections wait for the second generation since 5, until the first is gone.
     fn making_room() -> Self {
         let mut drill = Self::serving_with(Policy {
-            order: Order::StopFirst,
+            order: StartOrder::StopFirst,
             ..policy()
         });
         drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
@@ -189,7 +189,7 @@ impl Drill {
         }
         for action in actions {
             match action {
-                Action::Announce(announcement) => self.said.push(announcement),
+                Action::Announce(transition) => self.said.push(transition),
                 // They come with what is announced.
                 Serve(_) | Lose(_) | Free(_) => {}
                 Upgrade(memory) => {
@@ -203,7 +203,7 @@ impl Drill {
                     sockets,
                     program,
                 } => {
-                    if let Program::Of(good) = program {
+                    if let ProgramChoice::Of(good) = program {
                         assert!(remembered.contains(&good), "{good} is forgotten");
                     }
                     let swap = self.supervisor.swap().map(|swap| swap.cause);
@@ -234,7 +234,7 @@ impl Drill {
     /// The next version of hotswap takes over.
     fn upgrades(&mut self) {
         let memory = self.supervisor.memory();
-        self.supervisor = Supervisor::from_memory(policy(), memory);
+        self.supervisor = Supervisor::restore(policy(), memory);
     }
 
     #[track_caller]
@@ -244,8 +244,8 @@ impl Drill {
     }
 
     #[track_caller]
-    fn says(&self, announcement: &Announcement) {
-        assert!(self.said.contains(announcement), "said {:?}", self.said);
+    fn says(&self, transition: &Transition) {
+        assert!(self.said.contains(transition), "said {:?}", self.said);
     }
 
     #[track_caller]
@@ -268,7 +268,7 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
         let before = &actions[..at];
         let (last, next) = (before.last(), actions.get(at + 1));
         let well = match action {
-            Action::Announce(Announcement::Serving {
+            Action::Announce(Transition::Serving {
                 generation,
                 draining,
                 ..
@@ -276,18 +276,18 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
                 let drains = draining.is_none_or(|old| before.contains(&Empty(old)));
                 drains && last == Some(&Serve(*generation))
             }
-            Action::Announce(Announcement::Dead { generation, .. }) => {
+            Action::Announce(Transition::Dead { generation, .. }) => {
                 last == Some(&Lose(*generation))
             }
             Action::Announce(
-                Announcement::Gone { generation, .. } | Announcement::Unkillable(generation),
+                Transition::Gone { generation, .. } | Transition::Unkillable(generation),
             ) => next == Some(&Free(*generation)),
-            Serve(_) => matches!(next, Some(Action::Announce(Announcement::Serving { .. }))),
-            Lose(_) => matches!(next, Some(Action::Announce(Announcement::Dead { .. }))),
+            Serve(_) => matches!(next, Some(Action::Announce(Transition::Serving { .. }))),
+            Lose(_) => matches!(next, Some(Action::Announce(Transition::Dead { .. }))),
             Free(_) => matches!(
                 last,
                 Some(Action::Announce(
-                    Announcement::Gone { .. } | Announcement::Unkillable(_)
+                    Transition::Gone { .. } | Transition::Unkillable(_)
                 ))
             ),
             // The end, and what never began for that, are not announced.
@@ -305,9 +305,9 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
 
 fn is_said(said: &Action, verdict: &Verdict) -> bool {
     match (said, verdict) {
-        (Action::Announce(Announcement::Failed(said)), Verdict::Failed(failure)) => said == failure,
+        (Action::Announce(Transition::Failed(said)), Verdict::Failed(failure)) => said == failure,
         (
-            Action::Announce(Announcement::Serving {
+            Action::Announce(Transition::Serving {
                 generation: said,
                 draining,
                 ..
@@ -321,7 +321,7 @@ fn is_said(said: &Action, verdict: &Verdict) -> bool {
     }
 }
 
-fn answered(clients: &[Client], generation: Generation, replaced: Generation) -> Action {
+fn answered(clients: &[ClientId], generation: Generation, replaced: Generation) -> Action {
     Answer(
         clients.to_vec(),
         Verdict::Serving {
@@ -331,6 +331,6 @@ fn answered(clients: &[Client], generation: Generation, replaced: Generation) ->
     )
 }
 
-fn refused(clients: &[Client], failure: Failure) -> Action {
+fn refused(clients: &[ClientId], failure: Failure) -> Action {
     Answer(clients.to_vec(), Verdict::Failed(failure))
 }

@@ -1,8 +1,8 @@
 //! From a candidate that is ready to the verdict.
 
 use super::{
-    Action, Announcement, CUT_OVER_TIMEOUT, Cause, Client, Draining, Failure, Generation, Reason,
-    Serving, Stage, Supervisor, Swap, Time, Verdict,
+    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, Reason, Serving,
+    Stage, Supervisor, Swap, Time, Transition, Verdict,
 };
 
 impl Supervisor {
@@ -39,7 +39,7 @@ impl Supervisor {
             since: now,
             until: now + self.policy.min_ready,
         };
-        vec![Action::Announce(Announcement::Proving(generation))]
+        vec![Action::Announce(Transition::Proving(generation))]
     }
 
     /// Stop-first: clients wait in the next one's queue while the old one finishes.
@@ -58,7 +58,7 @@ impl Supervisor {
             return Vec::new();
         };
         let (generation, cause) = (swap.generation, swap.cause);
-        if cause != Cause::Restart {
+        if cause != Cause::RestartPolicy {
             self.fallen_back = None;
         }
         let old = self.serves();
@@ -72,7 +72,7 @@ impl Supervisor {
         });
         let mut actions = old.map(|old| self.drain(now, old)).unwrap_or_default();
         actions.push(Action::Serve(generation));
-        actions.push(Action::Announce(Announcement::Serving {
+        actions.push(Action::Announce(Transition::Serving {
             generation,
             cause,
             draining: old,
@@ -112,7 +112,7 @@ impl Supervisor {
         actions.extend(if self.serving.is_some() {
             self.begin_pending(now)
         } else {
-            self.carry_on(now, cause, status)
+            self.retry_or_end(now, cause, status)
         });
         actions
     }
@@ -120,8 +120,8 @@ impl Supervisor {
     /// Ends a candidate, having cut back first where clients may go to it, and says so to all who wait for it.
     pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
-        let serves_on = self.serves();
-        if let Some(old) = serves_on.filter(|_| swap.is_cut_over_to()) {
+        let keeps_serving = self.serves();
+        if let Some(old) = keeps_serving.filter(|_| swap.is_cut_over_to()) {
             actions.push(Action::CutOver(old));
         }
         let exit = reason.exit().cloned();
@@ -130,9 +130,9 @@ impl Supervisor {
             cause: swap.cause,
             reason,
             rolled_back: matches!(swap.stage, Stage::Proving { .. }),
-            serves_on,
+            keeps_serving,
         };
-        actions.push(Action::Announce(Announcement::Failed(failure.clone())));
+        actions.push(Action::Announce(Transition::Failed(failure.clone())));
         if swap.spawned.is_some() {
             if exit.is_none() {
                 actions.push(Action::Stop(swap.generation));
@@ -148,7 +148,7 @@ impl Supervisor {
     }
 }
 
-pub(super) fn answer(clients: Vec<Client>, verdict: Verdict) -> Vec<Action> {
+pub(super) fn answer(clients: Vec<ClientId>, verdict: Verdict) -> Vec<Action> {
     if clients.is_empty() {
         Vec::new()
     } else {

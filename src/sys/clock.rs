@@ -23,7 +23,7 @@ pub fn now() -> Duration {
 }
 
 /// What this thread has had of the processor: what a look costs, however long others kept it waiting.
-pub fn spent() -> Duration {
+pub fn cpu_time() -> Duration {
     read(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
@@ -41,14 +41,14 @@ pub fn resume(stood_still: Duration) {
 #[derive(Debug)]
 pub struct Pulse {
     at: Duration,
-    spent: Duration,
+    cpu_time: Duration,
 }
 
 impl Pulse {
     pub fn begin() -> Self {
         Self {
             at: now(),
-            spent: spent(),
+            cpu_time: cpu_time(),
         }
     }
 
@@ -60,7 +60,7 @@ impl Pulse {
     /// The loop is awake, as it was to be at `due` or before. If hotswap was stopped meanwhile the clock goes on from
     /// where it stopped: nobody's time has run out whom hotswap could neither see nor serve.
     pub fn beat(&mut self, due: Option<Duration>) {
-        let worked = spent().saturating_sub(self.spent);
+        let worked = cpu_time().saturating_sub(self.cpu_time);
         let expected = due.map(|due| due.max(self.at) + worked);
         let late = expected.map_or(Duration::ZERO, |expected| now().saturating_sub(expected));
         if late > STOPPED {

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 /// One message, or a piece of a stream.
 #[derive(Debug)]
-pub struct Message {
+pub struct ReceivedMessage {
     /// With `MSG_TRUNC` the length of all of it, which may be more than the buffer holds.
     pub bytes: usize,
     /// All that this process could take: where it is out of descriptors, fewer than were sent.
@@ -25,7 +25,11 @@ pub struct Message {
 ///
 /// # Errors
 /// Those of recvmsg(2).
-pub fn receive(socket: BorrowedFd, buffer: &mut [u8], flags: MsgFlags) -> io::Result<Message> {
+pub fn receive(
+    socket: BorrowedFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<ReceivedMessage> {
     // room for 253 descriptors and a ucred, aligned for their headers
     let mut control = [0_u64; 160];
     let mut slice = libc::iovec {
@@ -41,7 +45,7 @@ pub fn receive(socket: BorrowedFd, buffer: &mut [u8], flags: MsgFlags) -> io::Re
     let flags = (flags | MsgFlags::MSG_CMSG_CLOEXEC).bits();
     // SAFETY: the kernel writes at most the lengths that are said, into buffers that outlive the call.
     let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
-    let mut message = Message {
+    let mut message = ReceivedMessage {
         bytes: usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?,
         descriptors: Vec::new(),
         sender: None,

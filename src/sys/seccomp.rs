@@ -68,12 +68,12 @@ pub fn is_valid(listener: BorrowedFd, id: u64) -> bool {
     }
 }
 
-/// `SECCOMP_IOCTL_NOTIF_SEND`: the call returns 0, or fails with `errno`, or is carried out by the kernel (`go_on`).
+/// `SECCOMP_IOCTL_NOTIF_SEND`: the call returns 0, or fails with `errno`, or is carried out by the kernel (`continue_call`).
 ///
 /// # Errors
 /// `ENOENT` if the caller has gone.
-pub fn answer(listener: BorrowedFd, id: u64, errno: c_int, go_on: bool) -> io::Result<()> {
-    let flags = if go_on {
+pub fn answer(listener: BorrowedFd, id: u64, errno: c_int, continue_call: bool) -> io::Result<()> {
+    let flags = if continue_call {
         libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE
     } else {
         0

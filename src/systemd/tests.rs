@@ -8,14 +8,16 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Manager, inherited_names};
-use crate::supervisor::{Event, Exit, Generation, Order, Policy, Restart, Supervisor, Time};
+use super::{ServiceManager, inherited_names};
+use crate::supervisor::{
+    Event, Exit, Generation, Policy, RestartPolicy, StartOrder, Supervisor, Time,
+};
 
 const US: i32 = 42;
 
 struct Service {
     hears: UnixDatagram,
-    manager: Manager,
+    manager: ServiceManager,
     supervisor: Supervisor,
     now: Time,
     _room: TempDir,
@@ -28,8 +30,8 @@ fn policy() -> Policy {
         quiesce: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(30),
         max_draining: 4,
-        order: Order::StartFirst,
-        restart: Restart::OnFailure,
+        order: StartOrder::StartFirst,
+        restart: RestartPolicy::OnFailure,
         before_swap: None,
         before_first: false,
         fallback: true,
@@ -63,7 +65,7 @@ impl Service {
         let now = Duration::from_secs(100);
         Self {
             hears,
-            manager: Manager::of(variables(&set), us(), now),
+            manager: ServiceManager::of(variables(&set), us(), now),
             supervisor: Supervisor::new(policy()),
             now,
             _room: room,
@@ -218,7 +220,7 @@ fn an_abstract_socket_does_as_well() {
     let hears = UnixDatagram::bind_addr(&address).unwrap();
     let set = [("NOTIFY_SOCKET", format!("@{name}"))];
     let set = set.map(|(key, value)| (key, value.leak() as &str));
-    let mut manager = Manager::of(variables(&set), us(), Time::ZERO);
+    let mut manager = ServiceManager::of(variables(&set), us(), Time::ZERO);
     manager.look(Duration::from_secs(5));
     let mut buffer = [0; 100];
     let bytes = hears.recv(&mut buffer).unwrap();
@@ -228,7 +230,8 @@ fn an_abstract_socket_does_as_well() {
 #[test]
 fn a_manager_that_does_not_listen_hurts_nobody() {
     for name in ["", "/nowhere/notify", "relative", "vsock:2:1234"] {
-        let mut manager = Manager::of(variables(&[("NOTIFY_SOCKET", name)]), us(), Time::ZERO);
+        let mut manager =
+            ServiceManager::of(variables(&[("NOTIFY_SOCKET", name)]), us(), Time::ZERO);
         let mut supervisor = Supervisor::new(policy());
         supervisor.step(Time::ZERO, Event::Launched);
         manager.follow(&supervisor, Time::ZERO);

@@ -16,7 +16,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, R
 
 use crate::supervisor::Time;
 use crate::watch::notifier::{Notifier, reason};
-use crate::watch::places::{Directory, is_editors_own};
+use crate::watch::symlinks::{Directory, is_editors_own};
 
 /// More events than this in one window are noise.
 const NOISE: u32 = 400;
@@ -26,7 +26,7 @@ const NOISE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the file at a name got there, as far as events tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Arrival {
+pub enum HowArrived {
     #[default]
     Unknown,
     /// A new name: a hard link, or a file that is about to be written.
@@ -40,25 +40,25 @@ pub enum Arrival {
 #[derive(Debug, Default)]
 pub struct Hints {
     /// Names that were touched.
-    pub arrivals: HashMap<PathBuf, Arrival>,
+    pub arrivals: HashMap<PathBuf, HowArrived>,
     /// Something in a watched tree was touched.
     pub trees: bool,
 }
 
 /// What the main loop shares with the thread of `notify`.
-struct Shared {
+struct NotifyShared {
     wake: EventFd,
-    state: Mutex<State>,
+    state: Mutex<NotifyState>,
 }
 
 #[derive(Default)]
-struct State {
+struct NotifyState {
     names: HashSet<PathBuf>,
     trees: HashSet<PathBuf>,
     hints: Hints,
     /// A watched directory went away, or events were lost: every watch must be made again.
     broken: bool,
-    noise: Noise,
+    noise: EventRate,
     /// The main loop was woken and has not looked yet.
     woken: bool,
     /// Directories that cannot be watched, with the error.
@@ -66,7 +66,7 @@ struct State {
 }
 
 #[derive(Default)]
-struct Noise {
+struct EventRate {
     since: Option<Instant>,
     events: u32,
     /// The directory of the event that exceeded the limit.
@@ -77,7 +77,7 @@ struct Noise {
 pub struct Events {
     /// `None` where inotify is unavailable.
     notifier: Option<Notifier>,
-    shared: Arc<Shared>,
+    shared: Arc<NotifyShared>,
     held: HashMap<PathBuf, Directory>,
     paused: HashMap<PathBuf, Time>,
     /// Directories that cannot be watched; they are not tried again.
@@ -111,7 +111,7 @@ impl Events {
     pub fn none() -> std::io::Result<Self> {
         let wake =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(NotifyShared {
             wake,
             state: Mutex::default(),
         });
@@ -233,8 +233,8 @@ impl Events {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl NotifyShared {
+    fn lock(&self) -> MutexGuard<'_, NotifyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -260,7 +260,7 @@ impl Shared {
         self.wake(state);
     }
 
-    fn wake(&self, mut state: MutexGuard<State>) {
+    fn wake(&self, mut state: MutexGuard<NotifyState>) {
         if !state.woken {
             state.woken = true;
             // A counter of 1 cannot overflow.
@@ -269,7 +269,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl NotifyState {
     /// Whether the main loop should look.
     fn note(&mut self, event: &notify::Event) -> bool {
         // Our own walk opens every directory.
@@ -317,7 +317,7 @@ impl State {
     }
 }
 
-impl Noise {
+impl EventRate {
     /// Returns true once a window has too many events.
     fn count(&mut self, event: &notify::Event) -> bool {
         self.events += 1;
@@ -348,18 +348,18 @@ fn goes_away(kind: EventKind) -> bool {
 }
 
 /// `None` for events that leave the file as it is: our own look must not be a hint.
-fn arrival(kind: EventKind) -> Option<Arrival> {
+fn arrival(kind: EventKind) -> Option<HowArrived> {
     match kind {
-        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Arrival::Moved),
-        EventKind::Create(CreateKind::File) => Some(Arrival::Created),
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(HowArrived::Moved),
+        EventKind::Create(CreateKind::File) => Some(HowArrived::Created),
         EventKind::Modify(ModifyKind::Data(_))
-        | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Arrival::Written),
+        | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(HowArrived::Written),
         EventKind::Access(_) => None,
-        _ => Some(Arrival::Unknown),
+        _ => Some(HowArrived::Unknown),
     }
 }
 
-impl Arrival {
+impl HowArrived {
     fn after(self, before: Self) -> Self {
         match self {
             // A changed mode or a removal says nothing about how the next file arrives.

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
-use crate::watch::events::Arrival;
-use crate::watch::form::Form;
-use crate::watch::gates::{self, BLIND_SETTLE, Gate, Identity};
-use crate::watch::places::{Place, way};
-use crate::watch::reading::{Progress, Reading};
+use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity};
+use crate::watch::content_hash::{HashInProgress, HashProgress};
+use crate::watch::elf::ExecFormat;
+use crate::watch::events::HowArrived;
+use crate::watch::symlinks::{PathStep, steps};
 
 /// The least time between two checks for a writer.
 const SOON: Duration = Duration::from_millis(20);
@@ -22,7 +22,7 @@ const LATE: Duration = Duration::from_millis(500);
 
 /// Which gates a file must pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum FileRole {
     Program,
     /// Read by the server or by hotswap: settings, scripts, an environment.
     Plain,
@@ -30,16 +30,16 @@ pub enum Role {
 
 /// A content that was there at some moment.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct KnownContent {
     /// `None` if there was no file.
-    identity: Option<Identity>,
+    identity: Option<FileIdentity>,
     /// `None` if it has not been read yet, or cannot be.
     hash: Option<u64>,
 }
 
 /// A file that is not a known one, on its way through the gates.
-struct Fresh {
-    identity: Identity,
+struct NewContent {
+    identity: FileIdentity,
     /// When the first file after the known one was seen.
     begun: Time,
     /// First seen, or last written.
@@ -51,36 +51,36 @@ struct Fresh {
 
 enum Content {
     Unread,
-    Reading(Reading),
+    HashInProgress(HashInProgress),
     /// `None` if it cannot be read.
     Read(Option<u64>),
 }
 
-pub struct Watched {
+pub struct WatchedFile {
     /// As the user wrote it.
-    pub spelled: PathBuf,
-    pub role: Role,
+    pub as_given: PathBuf,
+    pub role: FileRole,
     path: PathBuf,
-    way: Vec<Place>,
+    steps: Vec<PathStep>,
     /// What the last candidate started from.
-    tried: Known,
+    tried: KnownContent,
     /// Its hash, as long as it is being computed.
-    reading: Option<Reading>,
-    serving: Option<Known>,
-    fresh: Option<Fresh>,
+    reading: Option<HashInProgress>,
+    serving: Option<KnownContent>,
+    fresh: Option<NewContent>,
     settling: bool,
     again: Option<Time>,
 }
 
-impl Watched {
+impl WatchedFile {
     /// `path` is absolute.
-    pub fn new(role: Role, spelled: PathBuf, path: PathBuf) -> Self {
+    pub fn new(role: FileRole, as_given: PathBuf, path: PathBuf) -> Self {
         let mut watched = Self {
-            spelled,
+            as_given,
             role,
-            way: way(&path),
+            steps: steps(&path),
             path,
-            tried: Known::default(),
+            tried: KnownContent::default(),
             reading: None,
             serving: None,
             fresh: None,
@@ -96,8 +96,8 @@ impl Watched {
         &self.path
     }
 
-    pub fn way(&self) -> &[Place] {
-        &self.way
+    pub fn steps(&self) -> &[PathStep] {
+        &self.steps
     }
 
     /// It has passed the gates, and only has to stay unchanged or to be read.
@@ -110,10 +110,10 @@ impl Watched {
     }
 
     /// Returns true if the way to the file has changed.
-    pub fn find_way(&mut self) -> bool {
-        let way = way(&self.path);
-        let differs = way != self.way;
-        self.way = way;
+    pub fn find_steps(&mut self) -> bool {
+        let steps = steps(&self.path);
+        let differs = steps != self.steps;
+        self.steps = steps;
         differs
     }
 
@@ -121,7 +121,7 @@ impl Watched {
     pub fn take_as_tried(&mut self) {
         let identity = fs::metadata(&self.path)
             .ok()
-            .map(|metadata| Identity::of(&metadata));
+            .map(|metadata| FileIdentity::of(&metadata));
         let fresh = self.fresh.take();
         self.settling = false;
         self.again = None;
@@ -129,12 +129,12 @@ impl Watched {
             return;
         }
         self.reading = None;
-        self.tried = Known {
+        self.tried = KnownContent {
             identity,
             hash: None,
         };
         match fresh {
-            Some(Fresh {
+            Some(NewContent {
                 identity: seen,
                 content: Content::Read(hash),
                 ..
@@ -146,22 +146,23 @@ impl Watched {
     }
 
     fn read_tried(&mut self) {
-        let (Some(identity), Ok(file)) = (self.tried.identity, gates::open(&self.path)) else {
+        let (Some(identity), Ok(file)) = (self.tried.identity, completeness::open(&self.path))
+        else {
             return;
         };
         let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
         if is_file {
-            self.reading = Some(Reading::new(file, identity));
+            self.reading = Some(HashInProgress::new(file, identity));
             self.again = Some(Time::ZERO);
         }
     }
 
     /// The candidate runs `image`. If that is the file that is there now, it arrived between the last look and
     /// execve(2).
-    pub fn runs(&mut self, image: Identity) {
+    pub fn runs(&mut self, image: FileIdentity) {
         let now = fs::metadata(&self.path)
             .ok()
-            .map(|metadata| Identity::of(&metadata));
+            .map(|metadata| FileIdentity::of(&metadata));
         if now == Some(image) {
             self.take_as_tried();
         }
@@ -181,9 +182,9 @@ impl Watched {
     pub fn look(
         &mut self,
         now: Time,
-        arrival: Arrival,
+        arrival: HowArrived,
         debounce: Duration,
-        usual: Option<Form>,
+        usual: Option<ExecFormat>,
     ) -> bool {
         self.again = None;
         self.settling = false;
@@ -192,28 +193,28 @@ impl Watched {
             self.fresh = None;
             return false;
         };
-        let identity = Identity::of(&metadata);
+        let identity = FileIdentity::of(&metadata);
         if self.is_known(identity) {
             self.fresh = None;
             return false;
         }
         let gate = match self.role {
-            Role::Program => gates::program(&self.path, &metadata, usual),
-            Role::Plain => gates::plain(&self.path, &metadata),
+            FileRole::Program => completeness::program(&self.path, &metadata, usual),
+            FileRole::Plain => completeness::plain(&self.path, &metadata),
         };
         let mut fresh = self.notice(now, identity, arrival, metadata.nlink());
         match gate {
-            Gate::Written => {
+            Completeness::Written => {
                 fresh.written(now);
                 let patience = now.saturating_sub(fresh.begun) / 4;
                 self.again = Some(now + patience.clamp(SOON, LATE));
             }
-            Gate::Shut { certain: true, .. } => {}
-            Gate::Shut { certain: false, .. } => {
+            Completeness::Shut { certain: true, .. } => {}
+            Completeness::Shut { certain: false, .. } => {
                 self.again = Some(fresh.since + BLIND_SETTLE).filter(|&again| again > now);
             }
-            Gate::Open(passed) if passed.identity != identity => self.again = Some(now),
-            Gate::Open(passed) => {
+            Completeness::Open(passed) if passed.identity != identity => self.again = Some(now),
+            Completeness::Open(passed) => {
                 let settled = fresh.since + fresh.settle(passed.certain, debounce);
                 if settled <= now {
                     let differs = self.compare(now, fresh, passed.file);
@@ -229,7 +230,7 @@ impl Watched {
     }
 
     /// Whether this file was tried or serves.
-    fn is_known(&mut self, identity: Identity) -> bool {
+    fn is_known(&mut self, identity: FileIdentity) -> bool {
         let serving = self
             .serving
             .filter(|known| known.identity == Some(identity));
@@ -240,11 +241,17 @@ impl Watched {
         self.tried.identity == Some(identity)
     }
 
-    fn notice(&mut self, now: Time, identity: Identity, arrival: Arrival, links: u64) -> Fresh {
+    fn notice(
+        &mut self,
+        now: Time,
+        identity: FileIdentity,
+        arrival: HowArrived,
+        links: u64,
+    ) -> NewContent {
         let before = self.fresh.take();
         let mut fresh = match before {
             Some(fresh) if fresh.identity == identity => fresh,
-            before => Fresh {
+            before => NewContent {
                 identity,
                 begun: before.map_or(now, |fresh| fresh.begun),
                 since: now,
@@ -253,26 +260,26 @@ impl Watched {
             },
         };
         match arrival {
-            Arrival::Moved => fresh.arrived = true,
+            HowArrived::Moved => fresh.arrived = true,
             // With other links it is a hard link to a finished file, without them a file that is being written here.
-            Arrival::Created => fresh.arrived = links > 1,
-            Arrival::Written => fresh.written(now),
-            Arrival::Unknown => {}
+            HowArrived::Created => fresh.arrived = links > 1,
+            HowArrived::Written => fresh.written(now),
+            HowArrived::Unknown => {}
         }
         fresh
     }
 
     /// The last gate: the content is neither the last one tried nor the one that serves.
-    fn compare(&mut self, now: Time, mut fresh: Fresh, file: Option<File>) -> bool {
+    fn compare(&mut self, now: Time, mut fresh: NewContent, file: Option<File>) -> bool {
         let size = Some(fresh.identity.size);
-        let has_size = |known: &Known| known.identity.map(|identity| identity.size) == size;
+        let has_size = |known: &KnownContent| known.identity.map(|identity| identity.size) == size;
         let may_be_known = has_size(&self.tried) || self.serving.as_ref().is_some_and(has_size);
         if !may_be_known {
-            self.tried = Known {
+            self.tried = KnownContent {
                 identity: Some(fresh.identity),
                 hash: None,
             };
-            self.reading = file.map(|file| Reading::new(file, fresh.identity));
+            self.reading = file.map(|file| HashInProgress::new(file, fresh.identity));
             self.again = self.reading.is_some().then_some(now);
             return true;
         }
@@ -283,25 +290,25 @@ impl Watched {
         }
         let progress = match (std::mem::replace(&mut fresh.content, Content::Unread), file) {
             (Content::Read(hash), _) => return self.decide(fresh.identity, hash),
-            (Content::Reading(reading), _) => reading.go_on(),
-            (Content::Unread, Some(file)) => Reading::new(file, fresh.identity).go_on(),
+            (Content::HashInProgress(reading), _) => reading.go_on(),
+            (Content::Unread, Some(file)) => HashInProgress::new(file, fresh.identity).go_on(),
             (Content::Unread, None) => return self.decide(fresh.identity, None),
         };
         // Once read, it must pass every gate again, because it may have changed while it was read.
         self.again = Some(now);
         match progress {
-            Progress::More(reading) => fresh.content = Content::Reading(reading),
-            Progress::Done(hash) => fresh.content = Content::Read(Some(hash)),
-            Progress::Lost => self.again = Some(now + SOON),
+            HashProgress::More(reading) => fresh.content = Content::HashInProgress(reading),
+            HashProgress::Done(hash) => fresh.content = Content::Read(Some(hash)),
+            HashProgress::Lost => self.again = Some(now + SOON),
         }
         self.fresh = Some(fresh);
         false
     }
 
-    fn decide(&mut self, identity: Identity, hash: Option<u64>) -> bool {
-        let is = |known: &Known| hash.is_some() && known.hash == hash;
+    fn decide(&mut self, identity: FileIdentity, hash: Option<u64>) -> bool {
+        let is = |known: &KnownContent| hash.is_some() && known.hash == hash;
         let is_old = is(&self.tried) || self.serving.as_ref().is_some_and(is);
-        self.tried = Known {
+        self.tried = KnownContent {
             identity: Some(identity),
             hash,
         };
@@ -317,11 +324,11 @@ impl Watched {
             return;
         };
         match reading.go_on() {
-            Progress::More(reading) => {
+            HashProgress::More(reading) => {
                 self.reading = Some(reading);
                 self.again = Some(Time::ZERO);
             }
-            Progress::Done(hash) => {
+            HashProgress::Done(hash) => {
                 self.tried.hash = Some(hash);
                 let tried = self.tried;
                 let serving = self.serving.as_mut();
@@ -329,12 +336,12 @@ impl Watched {
                     *same = tried;
                 }
             }
-            Progress::Lost => {}
+            HashProgress::Lost => {}
         }
     }
 }
 
-impl Fresh {
+impl NewContent {
     fn written(&mut self, now: Time) {
         self.arrived = false;
         self.since = now;

@@ -11,14 +11,14 @@ use std::thread;
 
 use notify::{Config, ErrorKind, Event, RecommendedWatcher, RecursiveMode, Result, Watcher};
 
-use crate::watch::places::Directory;
+use crate::watch::symlinks::Directory;
 
-enum Order {
+enum NotifierCommand {
     Hold(Directory),
     LetGo(PathBuf),
 }
 
-pub struct Notifier(Sender<Order>);
+pub struct Notifier(Sender<NotifierCommand>);
 
 impl Notifier {
     /// Calls `note` for every event, and `answer` for every directory with whether it is watched; both on other
@@ -53,28 +53,28 @@ impl Notifier {
 
     pub fn hold(&self, directory: Directory) {
         // the thread receives for as long as this sender exists
-        let _ = self.0.send(Order::Hold(directory));
+        let _ = self.0.send(NotifierCommand::Hold(directory));
     }
 
     pub fn let_go(&self, path: &Path) {
-        let _ = self.0.send(Order::LetGo(path.to_owned()));
+        let _ = self.0.send(NotifierCommand::LetGo(path.to_owned()));
     }
 }
 
 /// Runs until the sender is dropped.
 fn carry_out(
-    orders: &Receiver<Order>,
+    orders: &Receiver<NotifierCommand>,
     mut watcher: RecommendedWatcher,
     answer: impl Fn(Directory, Result<()>),
 ) {
     while let Ok(order) = orders.recv() {
         match order {
-            Order::Hold(directory) => {
+            NotifierCommand::Hold(directory) => {
                 let held = watcher.watch(&directory.path, RecursiveMode::NonRecursive);
                 answer(directory, held);
             }
             // It fails for a removed directory, which `notify` has forgotten by itself.
-            Order::LetGo(path) => drop(watcher.unwatch(&path)),
+            NotifierCommand::LetGo(path) => drop(watcher.unwatch(&path)),
         }
     }
 }

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Changed, Fitness, Targets, Watch};
+use super::{Changed, Fitness, Watch, WatchTargets};
 use crate::sys;
 
 mod histories;
@@ -41,11 +41,11 @@ impl Bench {
         })
     }
 
-    fn with(targets: impl FnOnce(&Path) -> Targets) -> Self {
+    fn with(targets: impl FnOnce(&Path) -> WatchTargets) -> Self {
         Self::with_debounce(DEBOUNCE, targets)
     }
 
-    fn with_debounce(debounce: Duration, targets: impl FnOnce(&Path) -> Targets) -> Self {
+    fn with_debounce(debounce: Duration, targets: impl FnOnce(&Path) -> WatchTargets) -> Self {
         // A writer that opens the file during our lease raises it; hotswap itself blocks it.
         sys::catch_and_ignore(Signal::SIGIO).unwrap();
         let home = tempfile::tempdir().unwrap();
@@ -123,11 +123,11 @@ impl Bench {
 }
 
 /// Watches the program of that name.
-fn program(name: &str) -> impl FnOnce(&Path) -> Targets {
-    move |home| Targets {
+fn program(name: &str) -> impl FnOnce(&Path) -> WatchTargets {
+    move |home| WatchTargets {
         program: Some(home.join(name)),
         watch_program: true,
-        ..Targets::default()
+        ..WatchTargets::default()
     }
 }
 

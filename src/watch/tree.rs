@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use ignore::{DirEntry, Walk, WalkBuilder};
 
-use crate::plain::plain;
+use crate::escape::escape;
 use crate::supervisor::Time;
-use crate::watch::gates::{self, Identity, Writer};
-use crate::watch::ignored;
-use crate::watch::places::{Directory, Place, is_editors_own, way};
-use crate::watch::reading::{Progress, Reading};
+use crate::watch::completeness::{self, FileIdentity, Writer};
+use crate::watch::content_hash::{HashInProgress, HashProgress};
+use crate::watch::ignore_files;
+use crate::watch::symlinks::{Directory, PathStep, is_editors_own, steps};
 
 /// Entries in one go: about 2 ms.
 const PIECE: usize = 500;
@@ -39,7 +39,7 @@ const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
 /// One file at some moment; it has a hash if it is small enough to be read.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    identity: Identity,
+    identity: FileIdentity,
     hash: Option<u64>,
     /// ctime: no tool can set it.
     changed: (i64, i64),
@@ -63,17 +63,17 @@ struct Scan {
 }
 
 /// A difference that has not been reported yet.
-struct Pending {
+struct PendingChange {
     first: Time,
     since: Time,
     files: Files,
 }
 
-pub struct Tree {
+pub struct WatchedTree {
     /// As the user wrote it.
-    pub spelled: PathBuf,
+    pub as_given: PathBuf,
     path: PathBuf,
-    way: Vec<Place>,
+    steps: Vec<PathStep>,
     /// Files that are watched on their own.
     others: HashSet<PathBuf>,
     debounce: Duration,
@@ -82,9 +82,9 @@ pub struct Tree {
     known: Option<Files>,
     directories: Vec<Directory>,
     scan: Option<Scan>,
-    pending: Option<Pending>,
+    pending: Option<PendingChange>,
     /// Something was touched since the last walk began.
-    stirred: bool,
+    changed_since_walk: bool,
     /// What the next walk finds counts as known, unless it changed after this.
     absorb: Option<(i64, i64)>,
     /// What it finds is mentioned in the log.
@@ -95,18 +95,18 @@ pub struct Tree {
     size: u32,
 }
 
-impl Tree {
+impl WatchedTree {
     /// `path` is absolute; a `poll` of zero means no polling.
     pub fn new(
-        spelled: PathBuf,
+        as_given: PathBuf,
         path: PathBuf,
         others: HashSet<PathBuf>,
         debounce: Duration,
         poll: Duration,
     ) -> Self {
         Self {
-            spelled,
-            way: way(&path),
+            as_given,
+            steps: steps(&path),
             path,
             others,
             debounce,
@@ -115,7 +115,7 @@ impl Tree {
             directories: Vec::new(),
             scan: None,
             pending: None,
-            stirred: true,
+            changed_since_walk: true,
             absorb: None,
             aloud: false,
             deaf: false,
@@ -124,8 +124,8 @@ impl Tree {
         }
     }
 
-    pub fn way(&self) -> &[Place] {
-        &self.way
+    pub fn steps(&self) -> &[PathStep] {
+        &self.steps
     }
 
     /// Every directory in it.
@@ -140,8 +140,8 @@ impl Tree {
     }
 
     /// Walks it again as soon as its size allows.
-    pub fn stir(&mut self) {
-        self.stirred = true;
+    pub fn mark_changed(&mut self) {
+        self.changed_since_walk = true;
     }
 
     /// Takes what is there now as what the next candidate starts from. `aloud` if a command was running: what changed
@@ -150,13 +150,13 @@ impl Tree {
         self.aloud |= aloud;
         self.pending = None;
         self.scan = None;
-        self.stirred = true;
+        self.changed_since_walk = true;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.absorb = Some((seconds, now.subsec_nanos().into()));
     }
 
-    /// Undoes [`Tree::take_as_tried`].
+    /// Undoes [`WatchedTree::take_as_tried`].
     pub fn tell_all(&mut self) {
         self.absorb = None;
         self.aloud = false;
@@ -172,21 +172,24 @@ impl Tree {
             return Some(Time::ZERO);
         }
         let rested = self.walked + LEAST_REST.max(REST * self.size);
-        let stirred = self.stirred.then_some(rested);
+        let changed_since_walk = self.changed_since_walk.then_some(rested);
         let pending = self.pending.as_ref();
         let quiet = pending.map(|pending| rested.max(pending.since + self.debounce));
         let rest = if self.deaf { DEAF_POLL_REST } else { POLL_REST };
         let pause = self.poll.max(rest * self.size);
         let poll = (!self.poll.is_zero()).then_some(self.walked + pause);
-        [stirred, quiet, poll].into_iter().flatten().min()
+        [changed_since_walk, quiet, poll]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Returns true if the way to its root has changed.
-    pub fn find_way(&mut self) -> bool {
-        let way = way(&self.path);
-        let differs = way != self.way;
-        self.stirred |= differs;
-        self.way = way;
+    pub fn find_steps(&mut self) -> bool {
+        let steps = steps(&self.path);
+        let differs = steps != self.steps;
+        self.changed_since_walk |= differs;
+        self.steps = steps;
         differs
     }
 
@@ -212,11 +215,11 @@ impl Tree {
 
     /// Walks nothing while the root is missing: it may come back.
     fn begin(&mut self, now: Time) -> Option<Scan> {
-        self.stirred = false;
+        self.changed_since_walk = false;
         self.walked = now;
         let root = fs::canonicalize(&self.path).ok()?;
-        let above = root.ancestors().skip(1).all(ignored::are_readable);
-        let here = ignored::are_readable(&root);
+        let above = root.ancestors().skip(1).all(ignore_files::are_readable);
+        let here = ignore_files::are_readable(&root);
         let walk = WalkBuilder::new(&root)
             .require_git(false)
             .parents(above)
@@ -266,7 +269,7 @@ impl Tree {
             return 0;
         };
         let mut entry = Entry {
-            identity: Identity::of(metadata),
+            identity: FileIdentity::of(metadata),
             hash: None,
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         };
@@ -277,9 +280,9 @@ impl Tree {
         let mut bytes = 0;
         if let Some(same) = before.find(|before| before.identity == entry.identity) {
             entry.hash = same.hash;
-        } else if let Some(Ok(file)) = metadata.is_file().then(|| gates::open(path)) {
+        } else if let Some(Ok(file)) = metadata.is_file().then(|| completeness::open(path)) {
             // A log that its server keeps open is never finished, so it counts as it was. Closing it is an event.
-            if self.known.is_some() && gates::writer(&file) == Writer::Somebody {
+            if self.known.is_some() && completeness::writer(&file) == Writer::Somebody {
                 if let Some(known) = known {
                     scan.files.insert(name.to_owned(), *known);
                 }
@@ -287,7 +290,8 @@ impl Tree {
             }
             if entry.identity.size <= BIGGEST_READ {
                 bytes = entry.identity.size;
-                if let Progress::Done(hash) = Reading::new(file, entry.identity).go_on() {
+                if let HashProgress::Done(hash) = HashInProgress::new(file, entry.identity).go_on()
+                {
                     entry.hash = Some(hash);
                 }
             }
@@ -306,7 +310,7 @@ impl Tree {
         if let Some(moment) = absorb_until {
             let absorbed = absorb(known, &mut files, moment);
             if let Some(path) = absorbed.into_iter().min().filter(|_| aloud) {
-                let path = plain(&self.spelled.join(path).to_string_lossy());
+                let path = escape(&self.as_given.join(path).to_string_lossy());
                 log::info!(
                     "{path} changed while --before-swap ran; try: save it again if that was you, else name it in .gitignore"
                 );
@@ -317,7 +321,7 @@ impl Tree {
             self.known = Some(files);
             return None;
         };
-        let path = self.spelled.join(path);
+        let path = self.as_given.join(path);
         let (first, since) = match self.pending.take() {
             Some(before) if difference(&before.files, &files).is_none() => {
                 (before.first, before.since)
@@ -330,7 +334,7 @@ impl Tree {
             self.known = Some(files);
             return Some(path);
         }
-        self.pending = Some(Pending {
+        self.pending = Some(PendingChange {
             first,
             since,
             files,
@@ -367,5 +371,6 @@ fn difference<'a>(known: &'a Files, files: &'a Files) -> Option<&'a Path> {
 
 fn is_part(entry: &DirEntry) -> bool {
     let is_directory = entry.file_type().is_some_and(|sort| sort.is_dir());
-    !is_editors_own(entry.file_name()) && (!is_directory || ignored::are_readable(entry.path()))
+    !is_editors_own(entry.file_name())
+        && (!is_directory || ignore_files::are_readable(entry.path()))
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use super::{G1, G2, House, inode};
+use super::{CapturedServers, G1, G2, inode};
 
 /// What servers do: away with the old one, then bind.
 fn bind_afresh(path: &Path) -> io::Result<UnixListener> {
@@ -39,24 +39,24 @@ fn names_in(directory: &Path) -> Vec<PathBuf> {
 fn a_path_passes_from_one_generation_to_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     let there = path.clone();
-    let old = house.serve(G1, move || bind_afresh(&there).unwrap());
-    house.listeners.cut_over(G1, &[]).unwrap();
+    let old = captured_servers.serve(G1, move || bind_afresh(&there).unwrap());
+    captured_servers.listeners.cut_over(G1, &[]).unwrap();
     hears(&old, &path);
     let there = path.clone();
-    let new = house.serve(G2, move || bind_afresh(&there).unwrap());
+    let new = captured_servers.serve(G2, move || bind_afresh(&there).unwrap());
     hears(&old, &path);
-    house.listeners.cut_over(G2, &[]).unwrap();
+    captured_servers.listeners.cut_over(G2, &[]).unwrap();
     hears(&new, &path);
     let there = path.clone();
-    house.again(G1, move || {
+    captured_servers.again(G1, move || {
         drop(old);
         fs::remove_file(there).unwrap();
     });
-    house.leave(G1);
+    captured_servers.leave(G1);
     hears(&new, &path);
-    drop(house);
+    drop(captured_servers);
     assert!(names_in(directory.path()).is_empty());
 }
 
@@ -64,9 +64,9 @@ fn a_path_passes_from_one_generation_to_the_next() {
 fn what_is_not_ours_is_unlinked_as_ever() {
     let directory = tempfile::tempdir().unwrap();
     let (path, other) = (directory.path().join("a"), directory.path().join("b"));
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     let (here, there) = (path.clone(), other.clone());
-    let _server = house.serve(G1, move || {
+    let _server = captured_servers.serve(G1, move || {
         fs::write(&there, "").unwrap();
         let server = UnixListener::bind(&here).unwrap();
         fs::remove_file(&there).unwrap();
@@ -85,8 +85,8 @@ fn a_path_that_is_taken_is_refused() {
     let path = directory.path().join("file");
     fs::write(&path, "").unwrap();
     let nowhere = directory.path().join("missing/api.sock");
-    let mut house = House::new();
-    let (taken, missing) = house.serve(G1, move || {
+    let mut captured_servers = CapturedServers::new();
+    let (taken, missing) = captured_servers.serve(G1, move || {
         let error = |path| UnixListener::bind(path).unwrap_err().kind();
         (error(path), error(nowhere))
     });
@@ -98,15 +98,18 @@ fn a_path_that_is_taken_is_refused() {
 fn a_mode_given_to_the_path_goes_over_to_the_next_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     for (generation, mode) in [(G1, 0o600), (G2, 0o660)] {
         let there = path.clone();
-        let server = house.serve(generation, move || {
+        let server = captured_servers.serve(generation, move || {
             let server = bind_afresh(&there).unwrap();
             fs::set_permissions(&there, fs::Permissions::from_mode(mode)).unwrap();
             server
         });
-        house.listeners.cut_over(generation, &[]).unwrap();
+        captured_servers
+            .listeners
+            .cut_over(generation, &[])
+            .unwrap();
         hears(&server, &path);
         let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode);
@@ -118,11 +121,14 @@ fn a_path_too_long_for_a_name_beside_it_is_swapped_too() {
     let directory = tempfile::tempdir().unwrap();
     let length = 106 - directory.path().as_os_str().len();
     let path = directory.path().join("x".repeat(length));
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     for generation in [G1, G2] {
         let there = path.clone();
-        let server = house.serve(generation, move || bind_afresh(&there).unwrap());
-        house.listeners.cut_over(generation, &[]).unwrap();
+        let server = captured_servers.serve(generation, move || bind_afresh(&there).unwrap());
+        captured_servers
+            .listeners
+            .cut_over(generation, &[])
+            .unwrap();
         hears(&server, &path);
     }
 }
@@ -131,31 +137,34 @@ fn a_path_too_long_for_a_name_beside_it_is_swapped_too() {
 fn a_restart_gets_the_dead_ones_path_and_who_waits_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     let there = path.clone();
-    drop(house.serve(G1, move || bind_afresh(&there).unwrap()));
-    house.listeners.cut_over(G1, &[]).unwrap();
+    drop(captured_servers.serve(G1, move || bind_afresh(&there).unwrap()));
+    captured_servers.listeners.cut_over(G1, &[]).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
-    house.leave(G1);
+    captured_servers.leave(G1);
     let there = path.clone();
-    let server = house.serve(G2, move || bind_afresh(&there).unwrap());
+    let server = captured_servers.serve(G2, move || bind_afresh(&there).unwrap());
     client.write_all(b"x").unwrap();
     server.accept().unwrap().0.read_exact(&mut [0]).unwrap();
 }
 
 #[test]
 fn an_abstract_name_is_one_socket_for_all() {
-    let mut house = House::new();
+    let mut captured_servers = CapturedServers::new();
     let name = format!("hotswap-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let servers = [G1, G2].map(|generation| {
         let address = address.clone();
-        house.serve(generation, move || {
+        captured_servers.serve(generation, move || {
             UnixListener::bind_addr(&address).unwrap()
         })
     });
     assert_eq!(inode(&servers[0]), inode(&servers[1]));
-    assert_eq!(house.listens()[0], (format!("unix:@{name}").as_str(), true));
+    assert_eq!(
+        captured_servers.listens()[0],
+        (format!("unix:@{name}").as_str(), true)
+    );
     drop(UnixStream::connect_addr(&address).unwrap());
     servers[1].accept().unwrap();
 }
@@ -164,9 +173,12 @@ fn an_abstract_name_is_one_socket_for_all() {
 fn a_listened_path_is_given_to_whoever_binds_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let mut house = House::listening(&[path.to_str().unwrap()]);
+    let mut captured_servers = CapturedServers::listening(&[path.to_str().unwrap()]);
     let there = path.clone();
-    let server = house.serve(G1, move || bind_afresh(&there).unwrap());
-    assert_eq!(house.listeners.sockets_of(G1)[0].inode, inode(&server));
+    let server = captured_servers.serve(G1, move || bind_afresh(&there).unwrap());
+    assert_eq!(
+        captured_servers.listeners.sockets_of(G1)[0].inode,
+        inode(&server)
+    );
     hears(&server, &path);
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{NOW, Room, heard, re_executed};
-use crate::control::What;
+use super::{Clients, NOW, heard, re_executed};
+use crate::control::RequestKind;
 
 /// What a random client does next.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ proptest! {
 
     #[test]
     fn whatever_clients_do_the_next_one_is_served(steps in prop::collection::vec((0_usize..4, step()), 0..40)) {
-        let mut room = Room::open();
+        let mut room = Clients::open();
         let mut streams: Vec<Option<UnixStream>> = (0..4).map(|_| None).collect();
         for (who, step) in steps {
             let stream = streams[who].get_or_insert_with(|| room.connect());
@@ -58,12 +58,12 @@ proptest! {
                 Step::Read => drop(stream.read(&mut [0; 3000])),
                 Step::HalfClose => drop(stream.shutdown(std::net::Shutdown::Write)),
                 Step::Vanish => streams[who] = None,
-                Step::Tell(bytes) => room.control.tell(&json!({"message": "x".repeat(bytes)})),
+                Step::Tell(bytes) => room.control.publish(&json!({"message": "x".repeat(bytes)})),
                 Step::Upgrade => room = re_executed(room),
                 Step::Wait(seconds) => room.control.look(NOW + Duration::from_secs(seconds)),
             }
             for request in room.settle() {
-                if request.what == What::Status {
+                if request.what == RequestKind::Status {
                     room.control.status(request.client, json!({}), NOW);
                 }
             }

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
-use crate::again::again;
-use crate::listener::open::Family;
-use crate::listener::place::{FileId, file_id};
-use crate::plain::plain;
+use crate::escape::escape;
+use crate::listener::open::SocketFamily;
+use crate::listener::unix_dir::{FileId, file_id};
+use crate::retry::retry;
 
 /// What a server asks bind(2) for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,27 +24,27 @@ pub enum CapturedAddress {
         device: u32,
     },
     Udp(SocketAddr),
-    Path(Spot),
+    Path(PathEntry),
     /// Without its leading NUL.
     Abstract(Vec<u8>),
 }
 
 /// A name in a directory, by whatever path one gets there.
 #[derive(Clone, Debug)]
-pub struct Spot {
+pub struct PathEntry {
     pub directory: FileId,
     pub name: OsString,
     /// One of the paths, as hotswap sees it: only to be shown, and to connect to.
     pub path: PathBuf,
 }
 
-impl PartialEq for Spot {
+impl PartialEq for PathEntry {
     fn eq(&self, other: &Self) -> bool {
         (self.directory, &self.name) == (other.directory, &other.name)
     }
 }
 
-impl Eq for Spot {}
+impl Eq for PathEntry {}
 
 /// The name that a socket is bound to; it goes if nobody ever listens there.
 #[derive(Debug)]
@@ -58,14 +58,14 @@ impl BoundPath {
     /// Whether it is still there: some servers move their path before they listen.
     pub fn is_there(&self) -> bool {
         let (name, flags) = (self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        let found = again(|| fstatat(&self.directory, name, flags));
+        let found = retry(|| fstatat(&self.directory, name, flags));
         found.is_ok_and(|found| file_id(&found) == self.file)
     }
 }
 
 impl CapturedAddress {
     /// What a socket for it is made of, if it can be steered.
-    pub(in crate::listener) fn family(&self) -> Option<(Family, u32)> {
+    pub(in crate::listener) fn family(&self) -> Option<(SocketFamily, u32)> {
         let Self::Tcp {
             at,
             only_v6,
@@ -75,9 +75,9 @@ impl CapturedAddress {
             return None;
         };
         let family = if at.is_ipv4() {
-            Family::V4
+            SocketFamily::V4
         } else {
-            Family::V6 {
+            SocketFamily::V6 {
                 only: Some(*only_v6),
             }
         };
@@ -102,9 +102,9 @@ impl fmt::Display for CapturedAddress {
         match self {
             Self::Tcp { at, .. } => at.fmt(f),
             Self::Udp(at) => write!(f, "udp:{at}"),
-            Self::Path(spot) => f.write_str(&plain(&spot.path.to_string_lossy())),
+            Self::Path(entry) => f.write_str(&escape(&entry.path.to_string_lossy())),
             Self::Abstract(name) => {
-                write!(f, "unix:@{}", plain(&String::from_utf8_lossy(name)))
+                write!(f, "unix:@{}", escape(&String::from_utf8_lossy(name)))
             }
         }
     }

@@ -7,8 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use serde_json::{Value, json};
 
 use super::bytes;
-use crate::listener::place::file_of;
-use crate::listener::{CapturedAddress, Spot};
+use crate::listener::unix_dir::file_of;
+use crate::listener::{CapturedAddress, PathEntry};
 
 impl CapturedAddress {
     pub fn written(&self) -> Value {
@@ -19,10 +19,10 @@ impl CapturedAddress {
                 device,
             } => json!({ "tcp": at.to_string(), "only_v6": only_v6, "device": device }),
             Self::Udp(at) => json!({ "udp": at.to_string() }),
-            Self::Path(spot) => json!({
-                "directory": spot.directory,
-                "name": spot.name.as_bytes(),
-                "path": spot.path.as_os_str().as_bytes(),
+            Self::Path(entry) => json!({
+                "directory": entry.directory,
+                "name": entry.name.as_bytes(),
+                "path": entry.path.as_os_str().as_bytes(),
             }),
             Self::Abstract(name) => json!({ "abstract": name }),
         }
@@ -44,7 +44,7 @@ impl CapturedAddress {
         if let Some(name) = bytes(&written["abstract"]) {
             return Some(Self::Abstract(name));
         }
-        Some(Self::Path(Spot {
+        Some(Self::Path(PathEntry {
             directory: file_of(&written["directory"])?,
             name: os("name")?,
             path: os("path")?.into(),

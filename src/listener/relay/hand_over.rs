@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::epoll::Epoll;
 use serde_json::{Value, json};
 
-use super::{End, Relay, Relays};
+use super::{Relay, RelayEnd, Relays};
 use crate::listener::hand_over::{bytes, nanoseconds, time};
 
 impl Relays {
@@ -23,14 +23,14 @@ impl Relays {
 
     pub fn take_over(
         &mut self,
-        told: &Value,
+        end_sent: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
         epoll: &Epoll,
     ) -> Option<()> {
-        for relay in told.as_array()? {
+        for relay in end_sent.as_array()? {
             let relay = Relay {
-                client: End::take_over(&relay["client"], descriptors)?,
-                server: End::take_over(&relay["server"], descriptors)?,
+                client: RelayEnd::take_over(&relay["client"], descriptors)?,
+                server: RelayEnd::take_over(&relay["server"], descriptors)?,
                 begun: time(&relay["begun"])?,
                 moved: time(&relay["moved"])?,
             };
@@ -40,17 +40,20 @@ impl Relays {
     }
 }
 
-impl End {
+impl RelayEnd {
     fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
         descriptors.push(self.fd.as_fd());
-        json!({ "pending": self.pending, "ended": self.ended, "told": self.told })
+        json!({ "pending": self.pending, "ended": self.ended, "told": self.end_sent })
     }
 
-    fn take_over(told: &Value, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+    fn take_over(
+        end_sent: &Value,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
         let mut end = Self::new(descriptors.next()?).ok()?;
-        end.pending = bytes(&told["pending"])?;
-        end.ended = told["ended"].as_bool()?;
-        end.told = told["told"].as_bool()?;
+        end.pending = bytes(&end_sent["pending"])?;
+        end.ended = end_sent["ended"].as_bool()?;
+        end.end_sent = end_sent["told"].as_bool()?;
         Some(end)
     }
 }

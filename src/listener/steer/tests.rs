@@ -71,57 +71,63 @@ fn a_probe_is_told_by_its_address_and_its_port() {
 
 #[test]
 fn the_last_member_moves_into_the_hole() {
-    let mut order = Order::default();
+    let mut member_index = MemberIndex::default();
     for inode in 1..=4 {
-        order.append(inode, Role::Loose);
+        member_index.append(inode, MemberRole::ServerHeld);
     }
-    order.leave(2);
-    assert_eq!(order.members().collect::<Vec<_>>(), [1, 4, 3]);
-    order.leave(3);
-    order.leave(9);
-    assert_eq!(order.members().collect::<Vec<_>>(), [1, 4]);
+    member_index.leave(2);
+    assert_eq!(member_index.members().collect::<Vec<_>>(), [1, 4, 3]);
+    member_index.leave(3);
+    member_index.leave(9);
+    assert_eq!(member_index.members().collect::<Vec<_>>(), [1, 4]);
 }
 
 #[test]
 fn what_moved_when_two_left_at_once_is_in_doubt_until_one_is_left() {
-    let mut order = Order::default();
+    let mut member_index = MemberIndex::default();
     for inode in 1..=5 {
-        order.append(inode, Role::Parked);
+        member_index.append(inode, MemberRole::Spare);
     }
-    order.leave_together(&[1, 2]);
-    assert_eq!(order.index_of(3), Some(2));
-    assert_eq!((order.index_of(4), order.index_of(5)), (None, None));
-    order.leave(4);
+    member_index.leave_together(&[1, 2]);
+    assert_eq!(member_index.index_of(3), Some(2));
+    assert_eq!(
+        (member_index.index_of(4), member_index.index_of(5)),
+        (None, None)
+    );
+    member_index.leave(4);
     // into which hole the last one has moved depends on where 4 was
-    assert_eq!((order.index_of(3), order.index_of(5)), (None, None));
-    order.leave(5);
-    assert_eq!(order.index_of(3), Some(0));
+    assert_eq!(
+        (member_index.index_of(3), member_index.index_of(5)),
+        (None, None)
+    );
+    member_index.leave(5);
+    assert_eq!(member_index.index_of(3), Some(0));
 }
 
 #[test]
 fn who_has_moved_beside_a_stranger_is_in_doubt() {
-    let known = || order(&[1, 2, 3, 4].map(|inode| (inode, Role::Parked)), 1);
+    let known = || member_index(&[1, 2, 3, 4].map(|inode| (inode, MemberRole::Spare)), 1);
     let mut alone = known();
-    alone.append(9, Role::Loose);
+    alone.append(9, MemberRole::ServerHeld);
     alone.show(true);
     assert_eq!((alone.index_of(4), alone.index_of(9)), (Some(3), Some(4)));
     alone.leave(9);
     alone.show(true);
     assert_eq!(alone, known());
     let mut without_a_stranger = known();
-    without_a_stranger.append(5, Role::Loose);
-    without_a_stranger.append(6, Role::Loose);
+    without_a_stranger.append(5, MemberRole::ServerHeld);
+    without_a_stranger.append(6, MemberRole::ServerHeld);
     without_a_stranger.show(false);
-    assert_eq!(without_a_stranger.in_doubt(), []);
+    assert_eq!(without_a_stranger.is_uncertain(), []);
     let mut beside_others_in_doubt = known();
     beside_others_in_doubt.leave_together(&[1, 2]);
     beside_others_in_doubt.show(false);
-    beside_others_in_doubt.append(9, Role::Loose);
+    beside_others_in_doubt.append(9, MemberRole::ServerHeld);
     beside_others_in_doubt.show(true);
     assert_eq!(beside_others_in_doubt.index_of(9), Some(2));
     let mut with_ours = known();
-    with_ours.append(5, Role::Loose);
-    with_ours.append(9, Role::Loose);
+    with_ours.append(5, MemberRole::ServerHeld);
+    with_ours.append(9, MemberRole::ServerHeld);
     assert!(with_ours.is_new(5));
     with_ours.show(true);
     assert_eq!((with_ours.index_of(5), with_ours.index_of(9)), (None, None));
@@ -131,77 +137,81 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
     assert_eq!(with_ours.index_of(9), Some(4));
     let mut one_came_and_one_went = known();
     one_came_and_one_went.leave(2);
-    one_came_and_one_went.append(9, Role::Loose);
+    one_came_and_one_went.append(9, MemberRole::ServerHeld);
     one_came_and_one_went.show(true);
-    let lost = one_came_and_one_went.in_doubt();
+    let lost = one_came_and_one_went.is_uncertain();
     assert_eq!(lost, [(1, 4), (3, 9)]);
 }
 
 #[test]
 fn what_is_found_changes_nothing_but_doubt() {
-    let mut order = Order::default();
+    let mut member_index = MemberIndex::default();
     for inode in 1..=5 {
-        order.append(inode, Role::Parked);
+        member_index.append(inode, MemberRole::Spare);
     }
-    order.leave_together(&[1, 2]);
-    let members: Vec<_> = order.members().collect();
-    order.found(3, 0);
-    order.found(9, 0);
-    order.found(4, 3);
-    assert_eq!(order.members().collect::<Vec<_>>(), members);
+    member_index.leave_together(&[1, 2]);
+    let members: Vec<_> = member_index.members().collect();
+    member_index.found(3, 0);
+    member_index.found(9, 0);
+    member_index.found(4, 3);
+    assert_eq!(member_index.members().collect::<Vec<_>>(), members);
 }
 
-fn order(members: &[(Inode, Role)], target: Inode) -> Order {
-    Order::known(members.to_vec(), Some(target), BTreeSet::new())
+fn member_index(members: &[(Inode, MemberRole)], target: Inode) -> MemberIndex {
+    MemberIndex::known(members.to_vec(), Some(target), BTreeSet::new())
 }
 
 #[test]
 fn doubt_goes_with_those_it_was_about() {
-    let mut order = order(&[1, 2, 3, 4, 5, 6].map(|inode| (inode, Role::Parked)), 6);
-    order.leave_together(&[1, 2]);
-    assert_eq!(order.in_doubt().len(), 2);
+    let mut member_index = member_index(
+        &[1, 2, 3, 4, 5, 6].map(|inode| (inode, MemberRole::Spare)),
+        6,
+    );
+    member_index.leave_together(&[1, 2]);
+    assert_eq!(member_index.is_uncertain().len(), 2);
     // one of which nothing is in doubt leaves, and the last one, known too, moves to a known place
-    order.append(7, Role::Parked);
-    order.leave_together(&[3]);
-    assert_eq!(order.index_of(7), Some(2));
-    let last = order.in_doubt()[1].1;
-    let mut both = order.clone();
+    member_index.append(7, MemberRole::Spare);
+    member_index.leave_together(&[3]);
+    assert_eq!(member_index.index_of(7), Some(2));
+    let last = member_index.is_uncertain()[1].1;
+    let mut both = member_index.clone();
     both.leave(7);
     both.leave(4);
     both.leave(last);
-    assert_eq!(both.in_doubt(), []);
+    assert_eq!(both.is_uncertain(), []);
     assert!(both.members().all(|inode| both.index_of(inode).is_some()));
-    for (index, inode) in order.in_doubt() {
-        order.found(inode, index);
+    for (index, inode) in member_index.is_uncertain() {
+        member_index.found(inode, index);
     }
-    assert_eq!(order.in_doubt(), []);
+    assert_eq!(member_index.is_uncertain(), []);
 }
 
 #[test]
 fn only_a_parked_one_that_is_not_needed_may_be_closed() {
-    use Role::{Loose, Parked};
-    let may_close = |members: &[(Inode, Role)], inode| order(members, 2).may_close(inode);
-    let draining = [(1, Loose), (2, Loose), (3, Parked)];
+    use MemberRole::{ServerHeld, Spare};
+    let may_close =
+        |members: &[(Inode, MemberRole)], inode| member_index(members, 2).may_close(inode);
+    let draining = [(1, ServerHeld), (2, ServerHeld), (3, Spare)];
     assert!(!may_close(&draining, 1), "a generation has it");
     assert!(
         !may_close(&draining, 3),
         "it keeps the place of the target when 1 leaves"
     );
-    let drained = [(1, Parked), (2, Loose), (3, Parked)];
+    let drained = [(1, Spare), (2, ServerHeld), (3, Spare)];
     assert!(may_close(&drained, 1));
     assert!(may_close(&drained, 3));
-    let last = [(1, Parked), (2, Loose)];
+    let last = [(1, Spare), (2, ServerHeld)];
     assert!(!may_close(&last, 1), "the target would move into its place");
-    let dead = [(1, Parked), (2, Parked), (3, Parked)];
+    let dead = [(1, Spare), (2, Spare), (3, Spare)];
     assert!(!may_close(&dead, 2), "clients wait in it");
-    let mut doubtful = order(&[1, 4, 2, 5, 6, 7].map(|inode| (inode, Parked)), 2);
-    doubtful.leave_together(&[1, 4]);
-    assert!(!doubtful.may_close(5), "nobody knows what would move");
+    let mut uncertain = member_index(&[1, 4, 2, 5, 6, 7].map(|inode| (inode, Spare)), 2);
+    uncertain.leave_together(&[1, 4]);
+    assert!(!uncertain.may_close(5), "nobody knows what would move");
 }
 
 /// What may happen to a group, by the numbers of members.
 #[derive(Clone, Debug)]
-enum Happening {
+enum MemberEvent {
     Generation,
     CutOver(prop::sample::Index),
     Gone(prop::sample::Index),
@@ -209,32 +219,32 @@ enum Happening {
     Reap(prop::sample::Index),
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn happening() -> impl Strategy<Value = MemberEvent> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
-        2 => Just(Happening::Generation),
-        2 => index().prop_map(Happening::CutOver),
-        2 => index().prop_map(Happening::Gone),
-        1 => index().prop_map(Happening::ShutDown),
-        3 => index().prop_map(Happening::Reap),
+        2 => Just(MemberEvent::Generation),
+        2 => index().prop_map(MemberEvent::CutOver),
+        2 => index().prop_map(MemberEvent::Gone),
+        1 => index().prop_map(MemberEvent::ShutDown),
+        3 => index().prop_map(MemberEvent::Reap),
     ]
 }
 
-/// The rules of the group, as `Group` keeps them, with the kernel's array beside them.
-struct History {
-    order: Order,
+/// The rules of the group, as `ReuseportGroup` keeps them, with the kernel's array beside them.
+struct MemberHistory {
+    member_index: MemberIndex,
     kernel: Vec<Inode>,
     loose: Vec<Inode>,
     target: Inode,
     made: Inode,
 }
 
-impl History {
-    fn join(&mut self, role: Role) -> Inode {
+impl MemberHistory {
+    fn join(&mut self, role: MemberRole) -> Inode {
         self.made += 1;
-        self.order.append(self.made, role);
+        self.member_index.append(self.made, role);
         self.kernel.push(self.made);
-        if role == Role::Loose {
+        if role == MemberRole::ServerHeld {
             self.loose.push(self.made);
         }
         self.made
@@ -247,29 +257,29 @@ impl History {
     }
 
     fn fill(&mut self, target: Inode) {
-        for _ in 0..self.order.fillers_needed(target) {
-            self.join(Role::Parked);
+        for _ in 0..self.member_index.fillers_needed(target) {
+            self.join(MemberRole::Spare);
         }
     }
 
-    fn happens(&mut self, what: &Happening) {
+    fn happens(&mut self, what: &MemberEvent) {
         match what {
-            Happening::Generation => {
-                self.join(Role::Loose);
+            MemberEvent::Generation => {
+                self.join(MemberRole::ServerHeld);
             }
-            Happening::CutOver(index) if !self.loose.is_empty() => {
+            MemberEvent::CutOver(index) if !self.loose.is_empty() => {
                 let new = *index.get(&self.loose);
                 self.fill(new);
-                self.order.set_target(new);
+                self.member_index.set_target(new);
                 self.target = new;
             }
-            Happening::Gone(index) if !self.loose.is_empty() => {
+            MemberEvent::Gone(index) if !self.loose.is_empty() => {
                 let gone = *index.get(&self.loose);
                 self.loose.retain(|other| *other != gone);
-                self.order.set_role(gone, Role::Parked);
+                self.member_index.set_role(gone, MemberRole::Spare);
             }
             // several, before we hear of any; the last of them is the target only by the will of its own server
-            Happening::ShutDown(index) => {
+            MemberEvent::ShutDown(index) => {
                 let count = index.index(self.loose.len() + 1);
                 let mut leaving: Vec<_> = self.loose.iter().rev().take(count).copied().collect();
                 leaving.retain(|inode| *inode != self.target);
@@ -277,51 +287,56 @@ impl History {
                     self.leaves_kernel(*inode);
                 }
                 self.target_is_where_it_was();
-                self.order.leave_together(&leaving);
-                for (index, _) in self.order.in_doubt() {
-                    self.order.found(self.kernel[index as usize], index);
+                self.member_index.leave_together(&leaving);
+                for (index, _) in self.member_index.is_uncertain() {
+                    self.member_index.found(self.kernel[index as usize], index);
                 }
             }
-            Happening::Reap(index) => {
-                let parked = self.closable();
-                if !parked.is_empty() {
-                    self.reap(*index.get(&parked));
+            MemberEvent::Reap(index) => {
+                let spare = self.closable();
+                if !spare.is_empty() {
+                    self.reap(*index.get(&spare));
                 }
             }
-            Happening::CutOver(_) | Happening::Gone(_) => {}
+            MemberEvent::CutOver(_) | MemberEvent::Gone(_) => {}
         }
         self.fill(self.target);
     }
 
     fn closable(&self) -> Vec<Inode> {
-        let members = self.order.members();
+        let members = self.member_index.members();
         members
-            .filter(|inode| self.order.may_close(*inode))
+            .filter(|inode| self.member_index.may_close(*inode))
             .collect()
     }
 
     fn reap(&mut self, inode: Inode) {
         self.leaves_kernel(inode);
         self.target_is_where_it_was();
-        self.order.leave(inode);
+        self.member_index.leave(inode);
     }
 
     /// The program still says what it said before the kernel moved anything.
     fn target_is_where_it_was(&self) {
-        assert_eq!(self.order.target(), Some(self.target));
-        let index = self.order.index_of(self.target).unwrap() as usize;
+        assert_eq!(self.member_index.target(), Some(self.target));
+        let index = self.member_index.index_of(self.target).unwrap() as usize;
         assert_eq!(self.kernel[index], self.target, "the target has moved");
     }
 
     /// Of the others nothing is kept but what the target needs to stay where it is.
     fn all_others_go(&mut self) {
         for gone in std::mem::take(&mut self.loose) {
-            self.order.set_role(gone, Role::Parked);
+            self.member_index.set_role(gone, MemberRole::Spare);
         }
         while let Some(inode) = self.closable().pop() {
             self.reap(inode);
         }
-        assert_eq!(self.kernel.last(), Some(&self.target), "{:?}", self.order);
+        assert_eq!(
+            self.kernel.last(),
+            Some(&self.target),
+            "{:?}",
+            self.member_index
+        );
     }
 }
 
@@ -329,17 +344,17 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_leaving_moves_the_target(history in prop::collection::vec(happening(), 1..60)) {
-        let order = Order::default();
+        let member_index = MemberIndex::default();
         let (kernel, loose) = (Vec::new(), Vec::new());
-        let mut group = History { order, kernel, loose, target: 0, made: 0 };
-        group.target = group.join(Role::Loose);
-        group.order.set_target(group.target);
+        let mut group = MemberHistory { member_index, kernel, loose, target: 0, made: 0 };
+        group.target = group.join(MemberRole::ServerHeld);
+        group.member_index.set_target(group.target);
         for what in &history {
             group.happens(what);
             group.target_is_where_it_was();
-            prop_assert_eq!(group.order.members().count(), group.kernel.len());
+            prop_assert_eq!(group.member_index.members().count(), group.kernel.len());
             for (at, inode) in group.kernel.iter().enumerate() {
-                let index = group.order.index_of(*inode);
+                let index = group.member_index.index_of(*inode);
                 prop_assert!(index == u32::try_from(at).ok(), "{} is not there", inode);
             }
         }

@@ -4,7 +4,7 @@ use super::*;
 
 /// A house without `--listen`, whose servers bring their own sockets.
 struct Servers {
-    house: House,
+    fixture: Fixture,
     asked: CapturedAddress,
     at: SocketAddr,
 }
@@ -14,7 +14,7 @@ impl Servers {
         let free = std::net::TcpListener::bind(text).unwrap();
         let at = free.local_addr().unwrap();
         Self {
-            house: House::listening(&[]),
+            fixture: Fixture::listening(&[]),
             asked: CapturedAddress::Tcp {
                 at,
                 only_v6: false,
@@ -26,14 +26,16 @@ impl Servers {
 
     /// The server of a generation binds and listens, as capture lets it.
     fn starts(&mut self, generation: Generation) -> OwnedFd {
-        let listeners = &mut self.house.listeners;
-        listeners.seats(generation, Sockets::Own).unwrap();
+        let listeners = &mut self.fixture.listeners;
+        listeners
+            .inherited_sockets(generation, SocketSource::Own)
+            .unwrap();
         let join = match listeners.plan(generation, &self.asked, false).unwrap() {
-            Plan::Alone => false,
-            Plan::Join => true,
-            Plan::Instead(given) => return given.socket,
+            BindPlan::Alone => false,
+            BindPlan::Join => true,
+            BindPlan::Instead(given) => return given.socket,
         };
-        let family = open::Family::of(self.at);
+        let family = open::SocketFamily::of(self.at);
         let socket = open::tcp_socket(family, self.at, 0, join).unwrap();
         let ours = socket.try_clone().unwrap();
         listeners
@@ -44,7 +46,7 @@ impl Servers {
 
     fn serving(&mut self, generation: Generation) -> OwnedFd {
         let server = self.starts(generation);
-        self.house.cut_over(generation);
+        self.fixture.cut_over(generation);
         server
     }
 
@@ -53,12 +55,16 @@ impl Servers {
     }
 
     fn size(&self) -> Option<usize> {
-        self.house.listeners.groups().next().map(Group::size)
+        self.fixture
+            .listeners
+            .groups()
+            .next()
+            .map(ReuseportGroup::size)
     }
 }
 
 fn answers(server: &OwnedFd) -> usize {
-    socket::set_nonblocking(server.as_fd(), true).unwrap();
+    listening_socket::set_nonblocking(server.as_fd(), true).unwrap();
     let accepted = std::iter::from_fn(|| sys::accept(server.as_fd()).ok());
     accepted.count()
 }
@@ -71,7 +77,7 @@ fn a_candidate_that_listens_gets_no_client_before_its_cut_over() {
         let second = servers.starts(G2);
         let _clients: Vec<_> = (0..20).map(|_| servers.client()).collect();
         assert_eq!((answers(&first), answers(&second)), (20, 0));
-        servers.house.cut_over(G2);
+        servers.fixture.cut_over(G2);
         let _client = servers.client();
         assert_eq!((answers(&first), answers(&second)), (0, 1));
     }
@@ -82,10 +88,10 @@ fn a_restart_is_given_the_dead_ones_socket_at_its_bind() {
     let mut servers = Servers::at("127.0.0.1:0");
     drop(servers.serving(G1));
     let _waiting = [servers.client(), servers.client()];
-    servers.house.leave(G1);
+    servers.fixture.leave(G1);
     let second = servers.starts(G2);
     assert_eq!(answers(&second), 2);
-    assert_eq!(servers.house.notes, []);
+    assert_eq!(servers.fixture.incidents, []);
 }
 
 #[test]
@@ -94,13 +100,17 @@ fn the_dead_ones_socket_is_kept_for_a_candidate_that_has_not_bound_yet() {
     let _helper = servers.serving(G1);
     let _waiting = servers.client();
     // its main process is dead, while something of it is still there
-    let seats = servers.house.listeners.seats(G2, Sockets::Target).unwrap();
-    assert!(seats.is_empty());
+    let inherited_sockets = servers
+        .fixture
+        .listeners
+        .inherited_sockets(G2, SocketSource::Target)
+        .unwrap();
+    assert!(inherited_sockets.is_empty());
     let second = servers.starts(G2);
-    servers.house.cut_over(G2);
-    servers.house.leave(G1);
+    servers.fixture.cut_over(G2);
+    servers.fixture.leave(G1);
     assert_eq!(answers(&second), 1);
-    assert_eq!(servers.house.notes, []);
+    assert_eq!(servers.fixture.incidents, []);
 }
 
 #[test]
@@ -108,15 +118,19 @@ fn an_address_that_no_generation_has_any_more_is_given_up() {
     let mut servers = Servers::at("127.0.0.1:0");
     servers.serving(G1);
     let _client = servers.client();
-    servers.house.cut_over(G2);
-    servers.house.leave(G1);
+    servers.fixture.cut_over(G2);
+    servers.fixture.leave(G1);
     assert!(
-        servers.house.listeners.has_seat(G2),
+        servers.fixture.listeners.has_socket(G2),
         "clients wait for one not yet spawned"
     );
-    servers.house.listeners.seats(G3, Sockets::Own).unwrap();
-    servers.house.cut_over(G3);
-    servers.house.leave(G2);
+    servers
+        .fixture
+        .listeners
+        .inherited_sockets(G3, SocketSource::Own)
+        .unwrap();
+    servers.fixture.cut_over(G3);
+    servers.fixture.leave(G2);
     assert_eq!(servers.size(), None);
     assert!(TcpStream::connect(servers.at).is_err());
 }
@@ -127,13 +141,13 @@ fn swaps_without_end_need_no_sockets_without_end() {
     servers.serving(G1);
     for number in 1..60 {
         let next = servers.serving(Generation(number + 1));
-        servers.house.leave(Generation(number));
-        for listener in &mut servers.house.listeners.all {
-            if let Sort::Group(group) = &mut listener.sort {
+        servers.fixture.leave(Generation(number));
+        for listener in &mut servers.fixture.listeners.all {
+            if let ListenerKind::Group(group) = &mut listener.sort {
                 group.age();
             }
         }
-        servers.house.listeners.look(sys::now());
+        servers.fixture.listeners.look(sys::now());
         assert!(
             servers.size() <= Some(4),
             "{:?} after {number}",
@@ -143,7 +157,10 @@ fn swaps_without_end_need_no_sockets_without_end() {
         assert_eq!(answers(&next), 1);
     }
     // a process that another test has just forked holds our closed sockets until its exec
-    let is_stranger = |note: &Note| matches!(note, Note::Stranger { .. });
-    servers.house.notes.retain(|note| !is_stranger(note));
-    assert_eq!(servers.house.notes, []);
+    let is_stranger = |incident: &Incident| matches!(incident, Incident::Stranger { .. });
+    servers
+        .fixture
+        .incidents
+        .retain(|incident| !is_stranger(incident));
+    assert_eq!(servers.fixture.incidents, []);
 }

@@ -2,15 +2,15 @@ use std::io::{Read, Write};
 
 use super::*;
 
-impl House {
+impl Fixture {
     /// As after a re-execution: only what was told is known, and only what was handed over is open.
     fn after_exec(self) -> Self {
         let Self {
             listeners,
             listens,
-            notes,
+            incidents,
         } = self;
-        let options = listeners.means.options.clone();
+        let options = listeners.context.options.clone();
         let (told, descriptors) = listeners.hand_over();
         let descriptors: Vec<OwnedFd> = descriptors
             .iter()
@@ -21,14 +21,18 @@ impl House {
         std::mem::forget(listeners);
         let told = serde_json::from_str(&written).unwrap();
         let mut descriptors = descriptors.into_iter();
-        let listeners =
-            Listeners::take_over(&told, &mut descriptors, Means::new(options).unwrap()).unwrap();
+        let listeners = Listeners::take_over(
+            &told,
+            &mut descriptors,
+            ListenerContext::new(options).unwrap(),
+        )
+        .unwrap();
         assert_eq!(descriptors.count(), 0);
         assert_eq!(listeners.hand_over().0, told);
         Self {
             listeners,
             listens,
-            notes,
+            incidents,
         }
     }
 }
@@ -39,27 +43,27 @@ fn swaps_go_on_after_a_re_execution() {
     let path = format!("unix:{}", directory.path().join("api.sock").display());
     let name = abstract_address("upgrade");
     for listen in ["127.0.0.1:0", "[::1]:0", "0", &path, &name] {
-        let mut house = House::listening(&[listen]);
-        let first = house.serving(G1);
-        let second = house.spawn(G2, Sockets::Own);
-        let mut house = house.after_exec();
-        let steered = house.listeners.sockets_of(G2)[0].steered;
+        let mut fixture = Fixture::listening(&[listen]);
+        let first = fixture.serving(G1);
+        let second = fixture.spawn(G2, SocketSource::Own);
+        let mut fixture = fixture.after_exec();
+        let steered = fixture.listeners.sockets_of(G2)[0].steered;
         if steered {
-            let _clients = house.clients(5);
+            let _clients = fixture.clients(5);
             assert_eq!((first.answers(), second.answers()), (5, 0), "{listen}");
         }
-        house.cut_over(G2);
-        let _clients = house.clients(5);
+        fixture.cut_over(G2);
+        let _clients = fixture.clients(5);
         assert_eq!(second.answers(), 5, "{listen}");
-        house.leave(G1);
-        let mut house = house.after_exec();
-        let third = house.serving(G3);
-        let _clients = house.clients(5);
+        fixture.leave(G1);
+        let mut fixture = fixture.after_exec();
+        let third = fixture.serving(G3);
+        let _clients = fixture.clients(5);
         assert_eq!(third.answers(), 5, "{listen}");
         second.shuts_down();
-        house.wake();
+        fixture.wake();
         if steered {
-            let _clients = house.clients(5);
+            let _clients = fixture.clients(5);
             assert_eq!(third.answers(), 5, "{listen}");
         }
     }
@@ -68,14 +72,14 @@ fn swaps_go_on_after_a_re_execution() {
 
 #[test]
 fn a_relayed_client_does_not_notice() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    let mut client = TcpStream::from(house.client());
-    let second = house.serving(G2);
-    house.leave(G1);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    let mut client = TcpStream::from(fixture.client());
+    let second = fixture.serving(G2);
+    fixture.leave(G1);
     client.write_all(b"hello").unwrap();
-    house.wake();
-    let mut house = house.after_exec();
+    fixture.wake();
+    let mut fixture = fixture.after_exec();
     let server = sys::accept(second.0.fd.as_fd()).unwrap();
     let mut server = TcpStream::from(server);
     let mut heard = [0; 5];
@@ -86,20 +90,20 @@ fn a_relayed_client_does_not_notice() {
     let mut said = String::new();
     std::thread::scope(|scope| {
         let client = scope.spawn(|| client.read_to_string(&mut said).unwrap());
-        house.runs(&client);
+        fixture.runs(&client);
     });
     assert_eq!((&heard, said.as_str()), (b"hello", "there"));
 }
 
 #[test]
 fn what_cannot_be_understood_is_none() {
-    let options = House::listening(&[]).listeners.means.options.clone();
+    let options = Fixture::listening(&[]).listeners.context.options.clone();
     for told in ["{}", "[]", r#"{"all": [{"id": 0}], "relays": []}"#] {
         let told = serde_json::from_str(told).unwrap();
         let none = Listeners::take_over(
             &told,
             &mut std::iter::empty(),
-            Means::new(options.clone()).unwrap(),
+            ListenerContext::new(options.clone()).unwrap(),
         );
         assert!(none.is_none());
     }
@@ -116,7 +120,7 @@ fn captured_addresses_are_read_as_they_were_written() {
         },
         CapturedAddress::Udp(at),
         CapturedAddress::Abstract(vec![0, 255]),
-        CapturedAddress::Path(Spot {
+        CapturedAddress::Path(PathEntry {
             directory: (1, 2),
             name: "a\u{e9}".into(),
             path: "/x".into(),

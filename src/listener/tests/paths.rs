@@ -26,27 +26,27 @@ fn names_in(directory: &TempDir) -> Vec<String> {
 #[test]
 fn new_connections_go_to_the_serving_generation_alone() {
     let (_directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    let first = house.serving(G1);
-    let second = house.spawn(G2, Sockets::Own);
-    let _early = house.clients(20);
+    let mut fixture = Fixture::listening(&[&listen]);
+    let first = fixture.serving(G1);
+    let second = fixture.spawn(G2, SocketSource::Own);
+    let _early = fixture.clients(20);
     assert_eq!((first.answers(), second.answers()), (20, 0));
-    house.cut_over(G2);
-    let _late = house.clients(20);
+    fixture.cut_over(G2);
+    let _late = fixture.clients(20);
     assert_eq!((first.answers(), second.answers()), (0, 20));
-    house.cut_over(G1);
-    let _back = house.clients(20);
+    fixture.cut_over(G1);
+    let _back = fixture.clients(20);
     assert_eq!((first.answers(), second.answers()), (20, 0));
-    let _probe = house.listeners.probe(G2, ListenerId(0)).unwrap();
+    let _probe = fixture.listeners.probe(G2, ListenerId(0)).unwrap();
     assert_eq!((first.answers(), second.answers()), (0, 1));
 }
 
 #[test]
 fn clients_never_find_the_path_gone() {
     let (_directory, path, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    let first = house.serving(G1);
-    let second = house.spawn(G2, Sockets::Own);
+    let mut fixture = Fixture::listening(&[&listen]);
+    let first = fixture.serving(G1);
+    let second = fixture.spawn(G2, SocketSource::Own);
     std::thread::scope(|scope| {
         let clients = scope.spawn(|| {
             for _ in 0..1_000 {
@@ -55,8 +55,8 @@ fn clients_never_find_the_path_gone() {
         });
         // A full queue makes a client wait, so they are answered as long as one is left.
         while !clients.is_finished() {
-            house.cut_over(G2);
-            house.cut_over(G1);
+            fixture.cut_over(G2);
+            fixture.cut_over(G1);
             first.answers();
             second.answers();
         }
@@ -66,55 +66,55 @@ fn clients_never_find_the_path_gone() {
 #[test]
 fn a_restart_answers_the_clients_that_waited() {
     let (_directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    drop(house.serving(G1));
-    let mut waiting = house.clients(5);
-    house.leave(G1);
-    waiting.extend(house.clients(5));
-    let server = house.spawn(G2, Sockets::Target);
-    house.cut_over(G2);
+    let mut fixture = Fixture::listening(&[&listen]);
+    drop(fixture.serving(G1));
+    let mut waiting = fixture.clients(5);
+    fixture.leave(G1);
+    waiting.extend(fixture.clients(5));
+    let server = fixture.spawn(G2, SocketSource::Target);
+    fixture.cut_over(G2);
     assert_eq!(server.answers(), 10);
-    assert_eq!(house.notes, []);
+    assert_eq!(fixture.incidents, []);
 }
 
 #[test]
 fn nothing_is_left_behind() {
     let (directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    house.serving(G1);
-    house.serving(G2);
-    house.leave(G1);
+    let mut fixture = Fixture::listening(&[&listen]);
+    fixture.serving(G1);
+    fixture.serving(G2);
+    fixture.leave(G1);
     let names = ["api.sock", "api.sock.hotswap-2", "api.sock.lock"];
     assert_eq!(names_in(&directory), names);
-    drop(house);
+    drop(fixture);
     assert_eq!(names_in(&directory), [""; 0]);
 }
 
 #[test]
 fn what_is_no_longer_ours_stays() {
     let (directory, path, listen) = somewhere();
-    let house = House::listening(&[&listen]);
+    let fixture = Fixture::listening(&[&listen]);
     fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
-    drop(house);
+    drop(fixture);
     assert_eq!(names_in(&directory), ["api.sock"]);
 }
 
 #[test]
 fn a_path_is_taken_only_if_nobody_answers_there() {
     let (_directory, path, listen) = somewhere();
-    let house = House::listening(&[]);
+    let fixture = Fixture::listening(&[]);
     let living = UnixListener::bind(&path).unwrap();
-    let said = house.refusal(&listen);
+    let said = fixture.refusal(&listen);
     assert!(said.contains("Address already in use"), "{said}");
     assert!(
         said.contains(&format!("pid {} ", std::process::id())),
         "{said}"
     );
     drop(living);
-    drop(House::listening(&[&listen]));
+    drop(Fixture::listening(&[&listen]));
     fs::write(&path, "mine").unwrap();
-    let said = house.refusal(&listen);
+    let said = fixture.refusal(&listen);
     assert!(said.contains("it is no socket\ntry: "), "{said}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
@@ -122,13 +122,13 @@ fn a_path_is_taken_only_if_nobody_answers_there() {
 #[test]
 fn one_hotswap_at_a_time_has_a_path() {
     let (_directory, path, listen) = somewhere();
-    let house = House::listening(&[&listen]);
+    let fixture = Fixture::listening(&[&listen]);
     // even when its socket does not answer
     fs::remove_file(&path).unwrap();
-    let said = house.refusal(&listen);
+    let said = fixture.refusal(&listen);
     assert!(said.contains("Address already in use"), "{said}");
-    drop(house);
-    House::listening(&[&listen]);
+    drop(fixture);
+    Fixture::listening(&[&listen]);
 }
 
 #[test]
@@ -138,83 +138,83 @@ fn leftovers_of_a_killed_hotswap_are_removed() {
         drop(UnixListener::bind(directory.path().join(name)).unwrap());
     }
     fs::write(path.with_extension("sock.lock"), "").unwrap();
-    let house = House::listening(&[&listen]);
+    let fixture = Fixture::listening(&[&listen]);
     let names = ["api.sock", "api.sock.hotswap-1", "api.sock.lock"];
     assert_eq!(names_in(&directory), names);
-    drop(house);
+    drop(fixture);
 }
 
 #[test]
 fn mode_and_owner_hold_for_every_generation() {
     let (_directory, path, listen) = somewhere();
     let group = nix::unistd::getgid();
-    let mut house = House::with(&[&listen], |options| {
+    let mut fixture = Fixture::with(&[&listen], |options| {
         options.mode = Some(0o600);
         options.owner = Some((None, Some(group)));
     });
     let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
-    house.serving(G1);
+    fixture.serving(G1);
     assert_eq!(mode(), 0o600);
-    house.serving(G2);
+    fixture.serving(G2);
     assert_eq!(mode(), 0o600);
     // as somebody has made it meanwhile
     fs::set_permissions(&path, fs::Permissions::from_mode(0o622)).unwrap();
-    house.serving(G3);
+    fixture.serving(G3);
     assert_eq!(mode(), 0o622);
 }
 
 #[test]
 fn a_path_that_was_unlinked_is_put_back_when_its_unlinker_is_gone() {
     let (_directory, path, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    house.serving(G1);
-    let second = house.serving(G2);
+    let mut fixture = Fixture::listening(&[&listen]);
+    fixture.serving(G1);
+    let second = fixture.serving(G2);
     // as servers do that clean up after themselves
     fs::remove_file(&path).unwrap();
-    house.leave(G1);
-    let _client = house.client();
+    fixture.leave(G1);
+    let _client = fixture.client();
     assert_eq!(second.answers(), 1);
 }
 
 #[test]
 fn a_restart_finds_clients_though_the_path_is_gone_altogether() {
     let (directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    house.serving(G1);
+    let mut fixture = Fixture::listening(&[&listen]);
+    fixture.serving(G1);
     for name in ["api.sock", "api.sock.hotswap-1"] {
         fs::remove_file(directory.path().join(name)).unwrap();
     }
-    house.leave(G1);
-    let second = house.spawn(G2, Sockets::Target);
-    let _client = house.client();
+    fixture.leave(G1);
+    let second = fixture.spawn(G2, SocketSource::Target);
+    let _client = fixture.client();
     assert_eq!(second.answers(), 1);
 }
 
 #[test]
 fn cutting_back_needs_no_name_that_a_server_has_unlinked() {
     let (directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    let first = house.serving(G1);
+    let mut fixture = Fixture::listening(&[&listen]);
+    let first = fixture.serving(G1);
     fs::remove_file(directory.path().join("api.sock.hotswap-1")).unwrap();
-    house.serving(G2);
-    house.cut_over(G1);
-    let _client = house.client();
+    fixture.serving(G2);
+    fixture.cut_over(G1);
+    let _client = fixture.client();
     assert_eq!(first.answers(), 1);
 }
 
 #[test]
 fn clients_of_a_socket_that_was_shut_down_wait_for_the_next_generation() {
     let (_directory, _, listen) = somewhere();
-    let mut house = House::listening(&[&listen]);
-    let first = house.serving(G1);
+    let mut fixture = Fixture::listening(&[&listen]);
+    let first = fixture.serving(G1);
     first.shuts_down();
-    house.wake();
-    let _client = house.client();
-    let next = house.spawn(G2, Sockets::Own);
+    fixture.wake();
+    let _client = fixture.client();
+    let next = fixture.spawn(G2, SocketSource::Own);
     assert_eq!(next.answers(), 1);
-    house.cut_over(G2);
-    house.leave(G1);
-    let _client = house.client();
+    fixture.cut_over(G2);
+    fixture.leave(G1);
+    let _client = fixture.client();
     assert_eq!(next.answers(), 1);
 }
 
@@ -223,12 +223,12 @@ fn a_path_too_long_for_a_name_beside_it_is_shared() {
     let directory = tempfile::tempdir().unwrap();
     let length = 105 - directory.path().as_os_str().len();
     let path = directory.path().join("x".repeat(length));
-    let options = House::listening(&[]).listeners.means.options.clone();
+    let options = Fixture::listening(&[]).listeners.context.options.clone();
     let listens = [format!("unix:{}", path.display()).parse().unwrap()];
     let (mut listeners, warnings) =
-        Listeners::open(&listens, Means::new(options).unwrap(), Vec::new()).unwrap();
+        Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
     assert!(warnings[0].contains("too long"), "{warnings:?}");
-    listeners.seats(G1, Sockets::Own).unwrap();
+    listeners.inherited_sockets(G1, SocketSource::Own).unwrap();
     assert!(!listeners.sockets_of(G1)[0].steered);
     UnixStream::connect(path).unwrap();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 
 /// A generation that reads all that a client says, and says it again twice.
-fn answer(server: &Server) {
+fn answer(server: &TestServer) {
     let fd = sys::accept(server.0.fd.as_fd()).unwrap();
     let mut client = TcpStream::from(fd);
     client.set_nonblocking(false).unwrap();
@@ -17,7 +17,7 @@ fn answer(server: &Server) {
     client.write_all(&said).unwrap();
 }
 
-impl House {
+impl Fixture {
     /// Goes on as the main loop does, until somebody has finished.
     pub fn runs<T>(&mut self, other: &std::thread::ScopedJoinHandle<T>) {
         while !other.is_finished() {
@@ -33,17 +33,17 @@ impl House {
 #[test]
 fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
-        let mut house = House::listening(&[listen]);
-        let first = house.serving(G1);
-        let clients: Vec<TcpStream> = house.clients(20).into_iter().map(Into::into).collect();
-        let second = house.serving(G2);
+        let mut fixture = Fixture::listening(&[listen]);
+        let first = fixture.serving(G1);
+        let clients: Vec<TcpStream> = fixture.clients(20).into_iter().map(Into::into).collect();
+        let second = fixture.serving(G2);
         drop(first);
-        house.leave(G1);
-        let listener = house.address();
+        fixture.leave(G1);
+        let listener = fixture.address();
         let connections = 20;
         assert_eq!(
-            house.notes,
-            [Note::Relayed {
+            fixture.incidents,
+            [Incident::Relayed {
                 listener,
                 connections,
                 first: true
@@ -69,11 +69,11 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
                 }
             });
             scope.spawn(move || (0..20).for_each(|_| answer(&second)));
-            house.runs(&talk);
+            fixture.runs(&talk);
             talk.join().unwrap();
         });
-        house.wake();
-        assert_eq!(house.listeners.means.relays(), 0);
+        fixture.wake();
+        assert_eq!(fixture.listeners.context.relays(), 0);
     }
 }
 
@@ -81,13 +81,13 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
 fn clients_of_a_gone_generation_on_a_path_are_answered_too() {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("api.sock").display());
-    let mut house = House::listening(&[&listen]);
-    house.serving(G1);
-    let mut client = UnixStream::from(house.client());
-    let second = house.serving(G2);
-    house.leave(G1);
+    let mut fixture = Fixture::listening(&[&listen]);
+    fixture.serving(G1);
+    let mut client = UnixStream::from(fixture.client());
+    let second = fixture.serving(G2);
+    fixture.leave(G1);
     client.write_all(b"hello").unwrap();
-    house.wake();
+    fixture.wake();
     let server = UnixStream::from(sys::accept(second.0.fd.as_fd()).unwrap());
     let mut heard = [0; 5];
     (&server).read_exact(&mut heard).unwrap();
@@ -96,26 +96,26 @@ fn clients_of_a_gone_generation_on_a_path_are_answered_too() {
     let mut said = String::new();
     std::thread::scope(|scope| {
         let client = scope.spawn(|| client.read_to_string(&mut said).unwrap());
-        house.runs(&client);
+        fixture.runs(&client);
     });
     assert_eq!((&heard, said.as_str()), (b"hello", "there"));
 }
 
 #[test]
 fn a_reset_is_passed_on_as_a_reset() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    let mut client = TcpStream::from(house.client());
-    let second = house.serving(G2);
-    house.leave(G1);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    let mut client = TcpStream::from(fixture.client());
+    let second = fixture.serving(G2);
+    fixture.leave(G1);
     client.write_all(b"hello").unwrap();
-    house.wake();
+    fixture.wake();
     let server = sys::accept(second.0.fd.as_fd()).unwrap();
     // closed with something unread
     drop(server);
     let error = std::thread::scope(|scope| {
         let client = scope.spawn(move || client.read(&mut [0; 8]).unwrap_err());
-        house.runs(&client);
+        fixture.runs(&client);
         client.join().unwrap()
     });
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -123,23 +123,23 @@ fn a_reset_is_passed_on_as_a_reset() {
 
 #[test]
 fn no_more_are_relayed_than_can_be_borne() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    let clients = house.clients(relay::MOST + 10);
-    let _second = house.serving(G2);
-    house.leave(G1);
-    while house.notes.iter().map(counted).sum::<usize>() < clients.len() {
-        house.wake();
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    let clients = fixture.clients(relay::MOST + 10);
+    let _second = fixture.serving(G2);
+    fixture.leave(G1);
+    while fixture.incidents.iter().map(counted).sum::<usize>() < clients.len() {
+        fixture.wake();
     }
-    let lost = |note: &&Note| matches!(note, Note::Lost { .. });
-    let lost: usize = house.notes.iter().filter(lost).map(counted).sum();
+    let lost = |incident: &&Incident| matches!(incident, Incident::Lost { .. });
+    let lost: usize = fixture.incidents.iter().filter(lost).map(counted).sum();
     assert_eq!(lost, 10);
 }
 
-fn counted(note: &Note) -> usize {
-    match note {
-        Note::Lost { connections, .. } | Note::Relayed { connections, .. } => *connections,
-        Note::Stranger { .. } | Note::Repaired { .. } | Note::Broken { .. } => 0,
+fn counted(incident: &Incident) -> usize {
+    match incident {
+        Incident::Lost { connections, .. } | Incident::Relayed { connections, .. } => *connections,
+        Incident::Stranger { .. } | Incident::Repaired { .. } | Incident::Broken { .. } => 0,
     }
 }
 
@@ -147,14 +147,14 @@ fn counted(note: &Note) -> usize {
 #[test]
 fn one_that_comes_back_is_not_carried_round() {
     for listen in ["127.0.0.1:0", "[::]:0"] {
-        let mut house = House::listening(&[listen]);
-        house.serving(G1);
-        let _client = house.client();
-        let second = house.serving(G2);
+        let mut fixture = Fixture::listening(&[listen]);
+        fixture.serving(G1);
+        let _client = fixture.client();
+        let second = fixture.serving(G2);
         sys::attach_reuseport_program(second.0.fd.as_fd(), &steer::to_member(0)).unwrap();
-        house.leave(G1);
-        (0..20).for_each(|_| house.wake());
-        let said: Vec<String> = house.notes.iter().map(Note::to_string).collect();
+        fixture.leave(G1);
+        (0..20).for_each(|_| fixture.wake());
+        let said: Vec<String> = fixture.incidents.iter().map(Incident::to_string).collect();
         assert!(said[0].starts_with("1 connection that"), "{said:?}");
         assert!(said[0].contains(" is relayed"), "{said:?}");
         assert!(said[1].ends_with(" had to be closed"), "{said:?}");
@@ -164,14 +164,14 @@ fn one_that_comes_back_is_not_carried_round() {
 
 #[test]
 fn a_silent_one_ends() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    let client = TcpStream::from(house.client());
-    house.serving(G2);
-    house.leave(G1);
-    while house.listeners.means.relays() > 0 {
-        let deadline = house.listeners.deadline().unwrap();
-        house.listeners.look(deadline);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    let client = TcpStream::from(fixture.client());
+    fixture.serving(G2);
+    fixture.leave(G1);
+    while fixture.listeners.context.relays() > 0 {
+        let deadline = fixture.listeners.deadline().unwrap();
+        fixture.listeners.look(deadline);
     }
     let error = (&client).read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -179,27 +179,27 @@ fn a_silent_one_ends() {
 
 #[test]
 fn a_client_that_went_away_is_no_loss() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    drop(house.clients(3));
-    house.serving(G2);
-    house.leave(G1);
-    assert_eq!(house.notes, []);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    drop(fixture.clients(3));
+    fixture.serving(G2);
+    fixture.leave(G1);
+    assert_eq!(fixture.incidents, []);
 }
 
 #[test]
 fn nobody_is_relayed_once_hotswap_stops() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
-    let _client = house.client();
-    house.serving(G2);
-    house.listeners.stop_repairing();
-    house.leave(G1);
-    let listener = house.address();
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
+    let _client = fixture.client();
+    fixture.serving(G2);
+    fixture.listeners.stop_repairing();
+    fixture.leave(G1);
+    let listener = fixture.address();
     let connections = 1;
     assert_eq!(
-        house.notes,
-        [Note::Lost {
+        fixture.incidents,
+        [Incident::Lost {
             listener,
             connections
         }]

@@ -5,45 +5,45 @@ use super::*;
 #[test]
 fn new_connections_go_to_the_serving_generation_alone() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
-        let mut house = House::listening(&[listen]);
-        let first = house.serving(G1);
-        let second = house.spawn(G2, Sockets::Own);
-        let _early = house.clients(20);
+        let mut fixture = Fixture::listening(&[listen]);
+        let first = fixture.serving(G1);
+        let second = fixture.spawn(G2, SocketSource::Own);
+        let _early = fixture.clients(20);
         assert_eq!((first.answers(), second.answers()), (20, 0));
-        house.cut_over(G2);
-        let _late = house.clients(20);
+        fixture.cut_over(G2);
+        let _late = fixture.clients(20);
         assert_eq!((first.answers(), second.answers()), (0, 20));
-        house.cut_over(G1);
-        let _back = house.clients(20);
+        fixture.cut_over(G1);
+        let _back = fixture.clients(20);
         assert_eq!((first.answers(), second.answers()), (20, 0));
     }
 }
 
 #[test]
 fn no_client_is_lost_by_cutting_over_and_back() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let (first, second) = (house.serving(G1), house.spawn(G2, Sockets::Own));
-    let address = house.address();
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let (first, second) = (fixture.serving(G1), fixture.spawn(G2, SocketSource::Own));
+    let address = fixture.address();
     std::thread::scope(|scope| {
         let clients = scope.spawn(move || {
             let clients = (0..500).map(|_| TcpStream::connect(&address));
             clients.collect::<Result<Vec<_>, _>>()
         });
         while !clients.is_finished() {
-            house.cut_over(G2);
-            house.cut_over(G1);
+            fixture.cut_over(G2);
+            fixture.cut_over(G1);
         }
         let clients = clients.join().unwrap().unwrap();
         assert_eq!(first.answers() + second.answers(), clients.len());
     });
-    assert_eq!(house.notes, []);
+    assert_eq!(fixture.incidents, []);
 }
 
 #[test]
 fn clients_of_both_families_reach_a_port_alone() {
-    let mut house = House::listening(&["0"]);
-    let server = house.serving(G1);
-    let next = house.spawn(G2, Sockets::Own);
+    let mut fixture = Fixture::listening(&["0"]);
+    let server = fixture.serving(G1);
+    let next = fixture.spawn(G2, SocketSource::Own);
     let port = server.0.port.unwrap();
     let _v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let _v6 = TcpStream::connect(("::1", port)).unwrap();
@@ -53,13 +53,13 @@ fn clients_of_both_families_reach_a_port_alone() {
 #[test]
 fn a_probe_reaches_the_candidate_and_no_client_follows() {
     for listen in ["127.0.0.1:0", "[::1]:0", "0"] {
-        let mut house = House::listening(&[listen]);
-        let serving = house.serving(G1);
-        let candidate = house.spawn(G2, Sockets::Own);
+        let mut fixture = Fixture::listening(&[listen]);
+        let serving = fixture.serving(G1);
+        let candidate = fixture.spawn(G2, SocketSource::Own);
         let mut probes = Vec::new();
         for round in 0..20 {
-            probes.push(house.listeners.probe(G2, ListenerId(0)).unwrap());
-            let _clients = house.clients(10);
+            probes.push(fixture.listeners.probe(G2, ListenerId(0)).unwrap());
+            let _clients = fixture.clients(10);
             assert_eq!(candidate.answers(), 1, "{listen} {round}");
             assert_eq!(serving.answers(), 10, "{listen} {round}");
         }
@@ -68,102 +68,102 @@ fn a_probe_reaches_the_candidate_and_no_client_follows() {
 
 #[test]
 fn a_restart_answers_the_clients_that_waited() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    drop(house.serving(G1));
-    let mut waiting = house.clients(5);
-    house.leave(G1);
-    waiting.extend(house.clients(5));
-    let server = house.spawn(G2, Sockets::Target);
-    house.cut_over(G2);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    drop(fixture.serving(G1));
+    let mut waiting = fixture.clients(5);
+    fixture.leave(G1);
+    waiting.extend(fixture.clients(5));
+    let server = fixture.spawn(G2, SocketSource::Target);
+    fixture.cut_over(G2);
     assert_eq!(server.answers(), 10);
-    assert_eq!(house.notes, []);
+    assert_eq!(fixture.incidents, []);
 }
 
 #[test]
 fn clients_wait_for_a_generation_that_is_not_there_yet() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let first = house.serving(G1);
-    house.cut_over(G2);
-    let _clients = house.clients(5);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    fixture.cut_over(G2);
+    let _clients = fixture.clients(5);
     assert_eq!(first.answers(), 0);
-    house.leave(G1);
-    let second = house.spawn(G2, Sockets::Own);
+    fixture.leave(G1);
+    let second = fixture.spawn(G2, SocketSource::Own);
     assert_eq!(second.answers(), 5);
 }
 
 #[test]
 fn a_server_that_shuts_its_socket_down_moves_nobody_elses() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let first = house.serving(G1);
-    let second = house.serving(G2);
-    let third = house.serving(G3);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let second = fixture.serving(G2);
+    let third = fixture.serving(G3);
     for draining in [&first, &second] {
         draining.shuts_down();
         // before hotswap has heard of it, and after
-        let _clients = house.clients(50);
+        let _clients = fixture.clients(50);
         assert_eq!(third.answers(), 50);
-        house.wake();
-        let _clients = house.clients(50);
+        fixture.wake();
+        let _clients = fixture.clients(50);
         assert_eq!(third.answers(), 50);
     }
 }
 
 #[test]
 fn a_cut_over_knows_of_what_was_shut_down_a_moment_ago() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let first = house.serving(G1);
-    let second = house.serving(G2);
-    let third = house.spawn(G3, Sockets::Own);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let second = fixture.serving(G2);
+    let third = fixture.spawn(G3, SocketSource::Own);
     first.shuts_down();
-    house.cut_over(G3);
-    let _clients = house.clients(20);
+    fixture.cut_over(G3);
+    let _clients = fixture.clients(20);
     assert_eq!((second.answers(), third.answers()), (0, 20));
     third.shuts_down();
     second.shuts_down();
-    let fourth = house.serving(Generation(4));
-    let _clients = house.clients(20);
+    let fourth = fixture.serving(Generation(4));
+    let _clients = fixture.clients(20);
     assert_eq!(fourth.answers(), 20);
 }
 
 #[test]
 fn a_serving_socket_that_was_shut_down_listens_again() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let server = house.serving(G1);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let server = fixture.serving(G1);
     server.shuts_down();
-    house.wake();
-    let listener = house.address();
-    assert_eq!(house.notes, [Note::Repaired { listener }]);
-    let _client = house.client();
+    fixture.wake();
+    let listener = fixture.address();
+    assert_eq!(fixture.incidents, [Incident::Repaired { listener }]);
+    let _client = fixture.client();
     assert_eq!(server.answers(), 1);
 }
 
 #[test]
 fn a_socket_shut_down_while_hotswap_stops_stays_so() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let server = house.serving(G1);
-    house.listeners.stop_repairing();
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let server = fixture.serving(G1);
+    fixture.listeners.stop_repairing();
     server.shuts_down();
-    house.wake();
-    assert_eq!(house.notes, []);
-    assert!(TcpStream::connect(house.address()).is_err());
+    fixture.wake();
+    assert_eq!(fixture.incidents, []);
+    assert!(TcpStream::connect(fixture.address()).is_err());
 }
 
 #[test]
 fn the_socket_of_a_gone_generation_is_the_next_ones_as_good_as_new() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let address = house.address();
-    let inode = house
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let address = fixture.address();
+    let inode = fixture
         .listeners
         .sockets_of(G1)
         .first()
         .map(|held| held.inode);
     assert_eq!(inode, None);
-    house.serving(G1);
-    let inode = house.listeners.sockets_of(G1)[0].inode;
-    house.serving(G2);
-    house.leave(G1);
-    let third = house.spawn(G3, Sockets::Own).0;
-    assert_eq!(house.listeners.sockets_of(G3)[0].inode, inode);
+    fixture.serving(G1);
+    let inode = fixture.listeners.sockets_of(G1)[0].inode;
+    fixture.serving(G2);
+    fixture.leave(G1);
+    let third = fixture.spawn(G3, SocketSource::Own).0;
+    assert_eq!(fixture.listeners.sockets_of(G3)[0].inode, inode);
     let flags = nix::fcntl::fcntl(&third.fd, nix::fcntl::FcntlArg::F_GETFL).unwrap();
     assert_eq!(flags & libc::O_NONBLOCK, 0);
     assert_eq!(third.addr, address);
@@ -171,61 +171,61 @@ fn the_socket_of_a_gone_generation_is_the_next_ones_as_good_as_new() {
 
 #[test]
 fn swaps_without_end_need_no_sockets_without_end() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    house.serving(G1);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    fixture.serving(G1);
     for number in 1..100 {
-        house.serving(Generation(number + 1));
-        house.leave(Generation(number));
+        fixture.serving(Generation(number + 1));
+        fixture.leave(Generation(number));
         // far in the future, when nothing is open any more
-        while let Some(deadline) = house.listeners.deadline() {
-            house.listeners.look(deadline);
+        while let Some(deadline) = fixture.listeners.deadline() {
+            fixture.listeners.look(deadline);
         }
-        let sockets = house.listeners.groups().next().map(Group::size);
+        let sockets = fixture.listeners.groups().next().map(ReuseportGroup::size);
         assert!(sockets <= Some(3), "{sockets:?} after {number} swaps");
-        let _client = house.client();
+        let _client = fixture.client();
     }
 }
 
 #[test]
 fn a_stranger_in_the_group_is_named_and_reckoned_with() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let mut last = house.serving(G1);
-    let address = house.address().parse().unwrap();
-    let stranger = open::tcp_socket(open::Family::V4, address, 0, true).unwrap();
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let mut last = fixture.serving(G1);
+    let address = fixture.address().parse().unwrap();
+    let stranger = open::tcp_socket(open::SocketFamily::V4, address, 0, true).unwrap();
     sys::listen(stranger.as_fd(), 16).unwrap();
     for number in 2..10 {
-        last = house.serving(Generation(number));
-        let _clients = house.clients(20);
+        last = fixture.serving(Generation(number));
+        let _clients = fixture.clients(20);
         assert_eq!(last.answers(), 20);
-        house.leave(Generation(number - 1));
-        while house
+        fixture.leave(Generation(number - 1));
+        while fixture
             .listeners
             .deadline()
             .is_some_and(|deadline| deadline < sys::now() + Duration::from_secs(10))
         {
             let later = sys::now() + Duration::from_secs(20);
-            house.listeners.look(later);
+            fixture.listeners.look(later);
         }
     }
-    let told = house
-        .notes
+    let told = fixture
+        .incidents
         .iter()
-        .filter(|note| matches!(note, Note::Stranger { .. }));
+        .filter(|incident| matches!(incident, Incident::Stranger { .. }));
     assert_eq!(told.count(), 1);
     // it may leave whenever it likes
     drop(stranger);
-    let _clients = house.clients(20);
+    let _clients = fixture.clients(20);
     assert_eq!(last.answers(), 20);
-    let last = house.serving(Generation(10));
-    let _clients = house.clients(20);
+    let last = fixture.serving(Generation(10));
+    let _clients = fixture.clients(20);
     assert_eq!(last.answers(), 20);
 }
 
 #[test]
 fn nobody_else_can_have_the_address_and_the_owner_is_named() {
-    let house = House::listening(&["127.0.0.1:0"]);
-    let address = house.address();
-    let said = house.refusal(&address);
+    let fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let address = fixture.address();
+    let said = fixture.refusal(&address);
     assert!(
         said.starts_with(&format!("cannot listen on {address}: Address")),
         "{said}"
@@ -239,11 +239,11 @@ fn nobody_else_can_have_the_address_and_the_owner_is_named() {
 
 #[test]
 fn an_address_of_another_host_is_refused_with_what_to_try() {
-    let house = House::listening(&[]);
-    let said = house.refusal("198.51.100.1:8080");
+    let fixture = Fixture::listening(&[]);
+    let said = fixture.refusal("198.51.100.1:8080");
     assert!(said.contains("Cannot assign requested address"), "{said}");
     assert!(said.contains("\ntry: 127.0.0.1:8080"), "{said}");
-    let said = house.refusal("nowhere.invalid:8080");
+    let said = fixture.refusal("nowhere.invalid:8080");
     assert!(
         said.starts_with("cannot listen on nowhere.invalid:8080: "),
         "{said}"
@@ -252,13 +252,13 @@ fn an_address_of_another_host_is_refused_with_what_to_try() {
 
 #[test]
 fn the_pair_of_wildcards_is_two_listeners() {
-    let free = House::listening(&["0"]).listeners.all[0]
+    let free = Fixture::listening(&["0"]).listeners.all[0]
         .kind()
         .port()
         .unwrap();
     let (v4, v6) = (format!("0.0.0.0:{free}"), format!("[::]:{free}"));
-    let house = House::listening(&[&v4, &v6]);
-    assert_eq!(house.listeners.listening(), [v4, v6]);
+    let fixture = Fixture::listening(&[&v4, &v6]);
+    assert_eq!(fixture.listeners.listening(), [v4, v6]);
 }
 
 #[test]
@@ -269,12 +269,21 @@ fn names_are_told_apart_and_port_zero_is_spelled_out() {
         "a=127.0.0.1:0",
         "udp:127.0.0.1:0",
     ];
-    let mut house = House::listening(&listens);
-    let seats = house.listeners.seats(G1, Sockets::Own).unwrap();
-    let names: Vec<_> = seats.iter().map(|seat| seat.name.as_str()).collect();
+    let mut fixture = Fixture::listening(&listens);
+    let inherited_sockets = fixture
+        .listeners
+        .inherited_sockets(G1, SocketSource::Own)
+        .unwrap();
+    let names: Vec<_> = inherited_sockets
+        .iter()
+        .map(|inherited_socket| inherited_socket.name.as_str())
+        .collect();
     assert_eq!(names, ["a", "listen1", "a-2", "listen2"]);
-    assert_eq!(seats[0].spelled, seats[0].addr);
-    assert_eq!(seats[3].spelled, format!("udp:{}", seats[3].addr));
+    assert_eq!(inherited_sockets[0].as_given, inherited_sockets[0].addr);
+    assert_eq!(
+        inherited_sockets[3].as_given,
+        format!("udp:{}", inherited_sockets[3].addr)
+    );
 }
 
 #[test]
@@ -285,26 +294,34 @@ fn a_thousand_listeners_are_steered_together() {
         return;
     }
     let listens = vec!["127.0.0.1:0"; 1_000];
-    let mut house = House::listening(&listens);
-    drop(house.listeners.seats(G1, Sockets::Own).unwrap());
-    house.cut_over(G1);
-    let seats = house.listeners.seats(G2, Sockets::Own).unwrap();
-    house.cut_over(G2);
-    for seat in seats.into_iter().step_by(100) {
-        let _client = TcpStream::connect(&seat.addr).unwrap();
-        assert_eq!(Server(seat).answers(), 1);
+    let mut fixture = Fixture::listening(&listens);
+    drop(
+        fixture
+            .listeners
+            .inherited_sockets(G1, SocketSource::Own)
+            .unwrap(),
+    );
+    fixture.cut_over(G1);
+    let inherited_sockets = fixture
+        .listeners
+        .inherited_sockets(G2, SocketSource::Own)
+        .unwrap();
+    fixture.cut_over(G2);
+    for inherited_socket in inherited_sockets.into_iter().step_by(100) {
+        let _client = TcpStream::connect(&inherited_socket.addr).unwrap();
+        assert_eq!(TestServer(inherited_socket).answers(), 1);
     }
 }
 
 #[test]
 fn clients_stay_with_the_old_one_where_the_new_one_does_not_accept_until_that_is_gone() {
-    let mut house = House::listening(&["127.0.0.1:0"]);
-    let first = house.serving(G1);
-    let second = house.spawn(G2, Sockets::Own);
-    house.listeners.cut_over(G2, &[ListenerId(0)]).unwrap();
-    let _stay = house.clients(5);
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let second = fixture.spawn(G2, SocketSource::Own);
+    fixture.listeners.cut_over(G2, &[ListenerId(0)]).unwrap();
+    let _stay = fixture.clients(5);
     assert_eq!((first.answers(), second.answers()), (5, 0));
-    house.leave(G1);
-    let _follow = house.clients(5);
+    fixture.leave(G1);
+    let _follow = fixture.clients(5);
     assert_eq!((first.answers(), second.answers()), (0, 5));
 }

@@ -22,9 +22,9 @@ pub fn read(path: &Path, own: &[(OsString, OsString)]) -> io::Result<Variables> 
     })
 }
 
-type Wrong = (usize, &'static str);
+type EnvFileError = (usize, &'static str);
 
-fn parse(text: &[u8], own: &[(OsString, OsString)]) -> Result<Variables, Wrong> {
+fn parse(text: &[u8], own: &[(OsString, OsString)]) -> Result<Variables, EnvFileError> {
     let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
     let mut variables = Variables::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(text: &str) -> Result<Vec<(String, String)>, Wrong> {
+    fn parsed(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
         let own = [(OsString::from("LANG"), OsString::from("C.UTF-8"))];
         let plain = |text: OsString| text.into_string().expect("written as text");
         let variables = parse(text.as_bytes(), &own)?;

@@ -3,10 +3,10 @@ use std::fs::File;
 use super::*;
 use crate::cli::options::Stderr;
 
-fn seat(name: &str, spelled: &str, addr: &str, kind: Kind) -> Seat {
-    Seat {
+fn inherited_socket(name: &str, as_given: &str, addr: &str, kind: SocketKind) -> InheritedSocket {
+    InheritedSocket {
         name: name.into(),
-        spelled: spelled.into(),
+        as_given: as_given.into(),
         addr: addr.into(),
         port: kind.port(),
         kind,
@@ -14,17 +14,22 @@ fn seat(name: &str, spelled: &str, addr: &str, kind: Kind) -> Seat {
     }
 }
 
-fn seats() -> Vec<Seat> {
-    let tcp = Kind::Tcp { port: 8080 };
+fn sockets() -> Vec<InheritedSocket> {
+    let tcp = SocketKind::Tcp { port: 8080 };
     vec![
-        seat("web", "8080", "0.0.0.0:8080", tcp),
-        seat("listen2", "unix:/run/a.sock", "/run/a.sock", Kind::Unix),
-        seat("web-2", "[::1]:8080", "[::1]:8080", tcp),
+        inherited_socket("web", "8080", "0.0.0.0:8080", tcp),
+        inherited_socket(
+            "listen2",
+            "unix:/run/a.sock",
+            "/run/a.sock",
+            SocketKind::Unix,
+        ),
+        inherited_socket("web-2", "[::1]:8080", "[::1]:8080", tcp),
     ]
 }
 
-fn recipe(command: &[&str]) -> Recipe {
-    Recipe {
+fn server_config(command: &[&str]) -> ServerConfig {
+    ServerConfig {
         command: command.iter().map(OsString::from).collect(),
         user: None,
         group: None,
@@ -37,8 +42,13 @@ fn recipe(command: &[&str]) -> Recipe {
     }
 }
 
-fn variable(recipe: &Recipe, seats: &[Seat], name: &str) -> Option<String> {
-    let variables = variables(recipe, Generation(7), seats, "@n").expect("nothing to go wrong");
+fn variable(
+    server_config: &ServerConfig,
+    sockets: &[InheritedSocket],
+    name: &str,
+) -> Option<String> {
+    let variables =
+        variables(server_config, Generation(7), sockets, "@n").expect("nothing to go wrong");
     let named: Vec<_> = variables
         .iter()
         .filter(|(known, _)| known == name)
@@ -51,8 +61,8 @@ fn variable(recipe: &Recipe, seats: &[Seat], name: &str) -> Option<String> {
 
 #[test]
 fn every_protocol_finds_its_sockets() {
-    let recipe = recipe(&["./server"]);
-    let of = |name| variable(&recipe, &seats(), name);
+    let server_config = server_config(&["./server"]);
+    let of = |name| variable(&server_config, &sockets(), name);
     assert_eq!(of("LISTEN_FDS").as_deref(), Some("3"));
     assert_eq!(of("LISTEN_FDNAMES").as_deref(), Some("web:listen2:web-2"));
     assert_eq!(
@@ -67,22 +77,22 @@ fn every_protocol_finds_its_sockets() {
 
 #[test]
 fn only_nginx_and_php_fpm_get_theirs() {
-    let nginx = recipe(&["/usr/sbin/nginx", "-g", "daemon off;"]);
+    let nginx = server_config(&["/usr/sbin/nginx", "-g", "daemon off;"]);
     assert_eq!(
-        variable(&nginx, &seats(), "NGINX").as_deref(),
+        variable(&nginx, &sockets(), "NGINX").as_deref(),
         Some("3;4;5;")
     );
-    let fpm = recipe(&["php-fpm8.2", "-F"]);
+    let fpm = server_config(&["php-fpm8.2", "-F"]);
     assert_eq!(
-        variable(&fpm, &seats(), "FPM_SOCKETS").as_deref(),
+        variable(&fpm, &sockets(), "FPM_SOCKETS").as_deref(),
         Some("0.0.0.0:8080=3,/run/a.sock=4,[::1]:8080=5")
     );
 }
 
 #[test]
 fn without_a_listener_only_hotswap_itself_is_named() {
-    let recipe = recipe(&["./worker"]);
-    let of = |name| variable(&recipe, &[], name);
+    let server_config = server_config(&["./worker"]);
+    let of = |name| variable(&server_config, &[], name);
     assert_eq!(of("LISTEN_FDS"), None);
     assert_eq!(of("SERVER_STARTER_GENERATION"), None);
     assert_eq!(of("NOTIFY_SOCKET").as_deref(), Some("@n"));
@@ -93,19 +103,22 @@ fn without_a_listener_only_hotswap_itself_is_named() {
 
 #[test]
 fn port_is_that_of_the_first_tcp_listener() {
-    let recipe = recipe(&["./server"]);
-    let seats = [
-        seat("dns", "udp:53", "0.0.0.0:53", Kind::Udp { port: 53 }),
-        seat("web", "81", "0.0.0.0:81", Kind::Tcp { port: 81 }),
+    let server_config = server_config(&["./server"]);
+    let sockets = [
+        inherited_socket("dns", "udp:53", "0.0.0.0:53", SocketKind::Udp { port: 53 }),
+        inherited_socket("web", "81", "0.0.0.0:81", SocketKind::Tcp { port: 81 }),
     ];
-    assert_eq!(variable(&recipe, &seats, "PORT").as_deref(), Some("81"));
+    assert_eq!(
+        variable(&server_config, &sockets, "PORT").as_deref(),
+        Some("81")
+    );
 }
 
 #[test]
 fn a_name_given_twice_is_made_unique() {
-    let kind = Kind::Other;
-    let seats = ["a", "a", "a-2", "a"].map(|name| seat(name, "", "", kind));
-    assert_eq!(names(&seats), ["a", "a-2", "a-2-2", "a-3"]);
+    let kind = SocketKind::Other;
+    let sockets = ["a", "a", "a-2", "a"].map(|name| inherited_socket(name, "", "", kind));
+    assert_eq!(names(&sockets), ["a", "a-2", "a-2-2", "a-3"]);
 }
 
 #[test]
@@ -127,7 +140,7 @@ fn what_belongs_to_hotswap_itself_is_scrubbed() {
 
 fn replaced(argument: &str) -> String {
     let command = ["./server".into(), argument.into()];
-    let mut arguments = arguments(&command, Generation(7), &seats()).expect("all are there");
+    let mut arguments = arguments(&command, Generation(7), &sockets()).expect("all are there");
     arguments.remove(1).into_string().expect("text")
 }
 
@@ -173,9 +186,9 @@ fn the_program_itself_is_never_touched() {
     assert_eq!(same, command);
 }
 
-fn refused(argument: &str, seats: &[Seat]) -> String {
+fn refused(argument: &str, sockets: &[InheritedSocket]) -> String {
     let command = ["./server".into(), argument.into()];
-    let error = arguments(&command, Generation(1), seats).expect_err("it stands for nothing");
+    let error = arguments(&command, Generation(1), sockets).expect_err("it stands for nothing");
     error.to_string()
 }
 
@@ -187,11 +200,11 @@ fn a_placeholder_without_its_listener_is_told() {
          try: --listen 127.0.0.1:8080, or {{fd}} for the text itself"
     );
     assert_eq!(
-        refused("{fd:admin}", &seats()),
+        refused("{fd:admin}", &sockets()),
         "cannot replace {fd:admin}: no listener has that name (there are: web, listen2, web-2)\n\
          try: --listen admin=ADDR, or {{fd:admin}} for the text itself"
     );
-    let unix = [seat("listen1", "/a", "/a", Kind::Unix)];
+    let unix = [inherited_socket("listen1", "/a", "/a", SocketKind::Unix)];
     assert_eq!(
         refused("{port}", &unix),
         "cannot replace {port}: the first listener, /a, has none\n\

@@ -58,7 +58,7 @@ fn many_sockets_keep_their_order() {
         file
     };
     let all = Launch {
-        seats: (0..600).map(|at| seat(0, file(at))).collect(),
+        sockets: (0..600).map(|at| inherited_socket(0, file(at))).collect(),
         ..launch(0)
     };
     let script = "echo $(stat -Lc %s /proc/$$/fd/3 /proc/$$/fd/255 /proc/$$/fd/602) >&2";
@@ -69,14 +69,14 @@ fn many_sockets_keep_their_order() {
 
 #[test]
 fn a_program_that_is_not_there_is_127_with_its_errno() {
-    let mut site = Site::start(&recipe(&["./no-such-server"]), launch(0));
+    let mut site = Site::start(&server_config(&["./no-such-server"]), launch(0));
     let expected = "cannot run ./no-such-server: No such file or directory (os error 2)";
     assert_eq!(reason(site.reap()), (127, expected.into()));
 }
 
 #[test]
 fn a_program_that_may_not_be_run_is_126() {
-    let mut site = Site::start(&recipe(&["/etc/passwd"]), launch(0));
+    let mut site = Site::start(&server_config(&["/etc/passwd"]), launch(0));
     let expected = "cannot run /etc/passwd: Permission denied (os error 13)";
     assert_eq!(reason(site.reap()), (126, expected.into()));
 }
@@ -93,12 +93,12 @@ fn executable(place: &Path, name: &str, text: &str) -> String {
 fn an_empty_program_and_a_missing_interpreter_are_told_apart() {
     let place = tempfile::tempdir().expect("a directory");
     let empty = executable(place.path(), "empty", "");
-    let mut site = Site::start(&recipe(&[&empty]), launch(0));
+    let mut site = Site::start(&server_config(&[&empty]), launch(0));
     let expected = format!("cannot run {empty}: Exec format error (os error 8)");
     assert_eq!(reason(site.reap()), (126, expected));
 
     let script = executable(place.path(), "script", "#!/no/such/interpreter -x\n");
-    let mut site = Site::start(&recipe(&[&script]), launch(0));
+    let mut site = Site::start(&server_config(&[&script]), launch(0));
     let expected = format!(
         "cannot run {script} by its interpreter /no/such/interpreter: \
          No such file or directory (os error 2)"
@@ -108,7 +108,7 @@ fn an_empty_program_and_a_missing_interpreter_are_told_apart() {
 
 #[test]
 fn a_directory_and_a_user_that_cannot_be_are_told() {
-    let nowhere = Recipe {
+    let nowhere = ServerConfig {
         chdir: Some("/no/such".into()),
         ..sh(":")
     };
@@ -116,7 +116,7 @@ fn a_directory_and_a_user_that_cannot_be_are_told() {
     let expected = "cannot change to /no/such: No such file or directory (os error 2)";
     assert_eq!(reason(site.reap()), (125, expected.into()));
 
-    let nobody = Recipe {
+    let nobody = ServerConfig {
         user: Some("no-such-user".into()),
         ..sh(":")
     };
@@ -156,9 +156,12 @@ fn a_program_that_is_still_being_written_is_waited_for() {
     fs::copy("/bin/sleep", &path).expect("sleep is there");
     let writer = fs::OpenOptions::new().append(true).open(&path);
     let writer = writer.expect("it is ours");
-    let mut site = Site::start(&recipe(&[path.to_str().expect("text"), "60"]), launch(0));
+    let mut site = Site::start(
+        &server_config(&[path.to_str().expect("text"), "60"]),
+        launch(0),
+    );
     for _ in 0..20 {
-        site.hear();
+        site.read_channel();
     }
     assert!(!site.server.runs(), "it is open for writing");
     drop(writer);
@@ -168,16 +171,16 @@ fn a_program_that_is_still_being_written_is_waited_for() {
 
 #[test]
 fn a_captured_generation_sends_where_its_calls_are_answered() {
-    let captured = Recipe {
+    let captured = ServerConfig {
         capture: true,
-        ..recipe(&["sleep", "60"])
+        ..server_config(&["sleep", "60"])
     };
     let mut site = Site::start(&captured, launch(0));
     site.until("it runs", |site| site.server.runs());
     // not inside another hotswap, which has the one filter of this kind
     let [
-        Report::Captured(_) | Report::NotCaptured(libc::EBUSY),
-        Report::Running,
+        ServerEvent::Captured(_) | ServerEvent::NotCaptured(libc::EBUSY),
+        ServerEvent::Running,
     ] = site.reports.as_slice()
     else {
         panic!("{:?}", site.reports)
@@ -192,7 +195,7 @@ fn another_user_has_its_own_groups_and_home() {
         return;
     }
     let script = "echo $USER $LOGNAME $HOME $(id -un) $(id -G) >&2";
-    let nobody = Recipe {
+    let nobody = ServerConfig {
         user: Some("nobody".into()),
         ..sh(script)
     };
@@ -203,7 +206,7 @@ fn another_user_has_its_own_groups_and_home() {
     let expected = format!("nobody nobody {} nobody {}", known.dir.display(), known.gid);
     assert_eq!(site.lines(), [expected]);
 
-    let numbers = Recipe {
+    let numbers = ServerConfig {
         user: Some("4711".into()),
         group: Some("4712".into()),
         ..sh("echo $(id -u) $(id -G) >&2")
@@ -218,18 +221,19 @@ fn a_user_is_left_its_own_variables_by_the_env_file() {
     let place = tempfile::tempdir().expect("a directory");
     let file = place.path().join("env");
     fs::write(&file, "HOME=/elsewhere\nGREETING=\"hi\"  \n").expect("written");
-    let recipe = Recipe {
+    let server_config = ServerConfig {
         user: Some("root".into()),
         env_file: Some(file.clone()),
         ..sh("echo \"$HOME $GREETING|\" >&2")
     };
     if nix::unistd::geteuid().is_root() {
-        let mut site = Site::start(&recipe, launch(0));
+        let mut site = Site::start(&server_config, launch(0));
         site.reap();
         assert_eq!(site.lines(), ["/elsewhere \"hi\"  |"]);
     }
     fs::write(&file, "export A=1").expect("written");
-    let error = Server::spawn(&recipe, launch(0), sys::now()).expect_err("it is not docker's");
+    let error =
+        Server::spawn(&server_config, launch(0), sys::now()).expect_err("it is not docker's");
     let expected = format!(
         "cannot use {}: line 1: a blank is in the name",
         file.display()

@@ -10,15 +10,15 @@ fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
     drill.at(8, Gone(G1), &[]);
     dies(&mut drill, 9, G2, &[into_target(G3)]);
     drill.at(10, Died(G3, crash()), &[]);
-    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.says(&Transition::FallingBack { to: G1 });
     drill.at(10, Gone(G3), &[]);
     drill.upgrades();
     let again = |generation| Action::Spawn {
         generation,
         cause: Cause::Asked,
         beside: None,
-        sockets: Sockets::Target,
-        program: Program::Of(G1),
+        sockets: SocketChoice::Target,
+        program: ProgramChoice::Of(G1),
     };
     drill.at(11, Elapsed, &[again(G4)]);
     serves(&mut drill, 12, G4);
@@ -47,7 +47,7 @@ fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
     drill.upgrades();
     dies(&mut drill, 20, G1, &[into_target(G3)]);
     drill.at(21, Died(G3, crash()), &[]);
-    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.says(&Transition::FallingBack { to: G1 });
 }
 
 #[test]
@@ -56,13 +56,13 @@ fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
     drill.at(6, Died(G1, Exit::Status(0)), &[]);
     drill.at(6, Gone(G1), &[into_target(G2)]);
     let failure = Failure {
-        serves_on: None,
+        keeps_serving: None,
         ..aborted(G2, Reason::Exited(crash(), seconds(1)), G1)
     };
     drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
     drill.at(7, Gone(G2), &[into_target(G3)]);
     drill.at(8, Died(G3, crash()), &[]);
-    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.says(&Transition::FallingBack { to: G1 });
 }
 
 #[test]
@@ -71,14 +71,14 @@ fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
     drill.at(8, Died(G1, Exit::Status(0)), &[]);
     drill.at(8, Gone(G1), &[]);
     drill.at(9, Died(G2, Exit::Background), &[]);
-    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.says(&Transition::FallingBack { to: G1 });
     drill.elapses_at(11, &[Kill(G2)]);
     let again = Action::Spawn {
         generation: G3,
         cause: Cause::Asked,
         beside: None,
-        sockets: Sockets::Target,
-        program: Program::Of(G1),
+        sockets: SocketChoice::Target,
+        program: ProgramChoice::Of(G1),
     };
     drill.at(11, Gone(G2), &[again]);
 }
@@ -122,7 +122,7 @@ fn a_request_does_not_join_a_restart_that_waits() {
     drill.at(9, Died(G1, Exit::Status(0)), &[]);
     drill.at(9, Gone(G1), &[]);
     drill.elapses_at(39, &[Stop(G3)]);
-    drill.says(&Announcement::FallingBack { to: G1 });
+    drill.says(&Transition::FallingBack { to: G1 });
     drill.at(40, Elapsed, &[]);
     drill.at(40, SwapAsked(Some(ANN)), &[CheckProgram]);
     drill.at(40, ProgramChecked(Ok(())), &[]);

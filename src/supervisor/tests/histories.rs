@@ -82,10 +82,10 @@ fn moves() -> impl Strategy<Value = Move> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let restarts = [
-        Restart::Always,
-        Restart::OnFailure,
-        Restart::Never,
-        Restart::OnChange,
+        RestartPolicy::Always,
+        RestartPolicy::OnFailure,
+        RestartPolicy::Never,
+        RestartPolicy::OnChange,
     ];
     (
         prop::sample::select(restarts.to_vec()),
@@ -102,9 +102,9 @@ fn policies() -> impl Strategy<Value = Policy> {
                     drain_timeout: seconds(drain),
                     max_draining,
                     order: if stop_first {
-                        Order::StopFirst
+                        StartOrder::StopFirst
                     } else {
-                        Order::StartFirst
+                        StartOrder::StartFirst
                     },
                     restart,
                     before_first,
@@ -115,7 +115,7 @@ fn policies() -> impl Strategy<Value = Policy> {
         )
 }
 
-struct World {
+struct Simulation {
     core: Supervisor,
     model: Model,
     policy: Policy,
@@ -128,7 +128,7 @@ struct World {
     told: Vec<(Time, Event, Vec<Action>)>,
 }
 
-impl World {
+impl Simulation {
     fn new(policy: Policy) -> Self {
         let mut world = Self {
             core: Supervisor::new(policy.clone()),
@@ -155,9 +155,9 @@ impl World {
         fitting.get(which % fitting.len().max(1)).copied()
     }
 
-    fn client(&mut self, wanted: bool) -> Option<Client> {
+    fn client(&mut self, wanted: bool) -> Option<ClientId> {
         self.clients += u64::from(wanted);
-        wanted.then_some(Client(self.clients))
+        wanted.then_some(ClientId(self.clients))
     }
 
     fn make(&mut self, step: Move) {
@@ -244,7 +244,7 @@ impl World {
                 };
             }
             Upgrade(_) => {
-                self.core = Supervisor::from_memory(self.policy.clone(), self.core.memory());
+                self.core = Supervisor::restore(self.policy.clone(), self.core.memory());
             }
             Action::End(_) => self.ended = true,
             _ => {}
@@ -254,8 +254,9 @@ impl World {
 
     fn drill(&self) -> String {
         let moments = self.told.iter();
-        let moments = moments.map(|(now, event, actions)| told::moment(*now, event, actions));
-        let lines: Vec<String> = iter::once(told::policy(&self.policy))
+        let moments =
+            moments.map(|(now, event, actions)| announcements::moment(*now, event, actions));
+        let lines: Vec<String> = iter::once(announcements::policy(&self.policy))
             .chain(moments)
             .collect();
         lines.join("\n")
@@ -292,7 +293,7 @@ proptest! {
         policy in policies(),
         history in prop::collection::vec(moves(), 1..80),
     ) {
-        let mut world = World::new(policy);
+        let mut world = Simulation::new(policy);
         for step in history {
             world.make(step);
         }
@@ -304,7 +305,7 @@ proptest! {
 
 #[test]
 fn a_history_is_told_as_a_drill() {
-    let mut world = World::new(policy());
+    let mut world = Simulation::new(policy());
     world.make(Move::Wait(1000));
     world.make(Move::Ready(0));
     world.make(Move::Wait(4000));
@@ -319,6 +320,6 @@ fn a_history_is_told_as_a_drill() {
         .collect();
     assert_eq!(lines.len(), 7, "{drill}");
     for line in lines {
-        assert!(include_str!("lives.rs").contains(line), "{line}");
+        assert!(include_str!("lifecycle.rs").contains(line), "{line}");
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 mod events;
-mod way;
+mod swap;
 
 /// Where the next generation is on its way to serve. One swap at a time: there is one way.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -109,8 +109,8 @@ pub struct Model {
     /// A swap that has to wait for the one on its way.
     pending: Option<Cause>,
     /// Who waits for a verdict, and on the generations after which one.
-    owed: BTreeMap<Client, Generation>,
-    stoppers: Vec<Client>,
+    owed: BTreeMap<ClientId, Generation>,
+    stoppers: Vec<ClientId>,
     /// What hotswap ends with, and whether somebody has asked for that.
     ends: Option<u8>,
     asked_to_stop: bool,
@@ -245,13 +245,13 @@ impl Model {
             Action::Stop(generation) | Action::Kill(generation) => (*generation, true),
             Action::Quiesce(generation)
             | Action::Announce(
-                Announcement::DrainTimeout(generation) | Announcement::KilledEarly(generation),
+                Transition::DrainTimeout(generation) | Transition::KilledEarly(generation),
             ) => (*generation, false),
-            Action::Announce(Announcement::FallingBack { .. }) => {
+            Action::Announce(Transition::FallingBack { .. }) => {
                 rule!(self.policy.fallback, "{action:?} is not wanted");
                 return Ok(true);
             }
-            Action::Announce(announcement) => return Ok(!is_verdict(announcement)),
+            Action::Announce(transition) => return Ok(!is_verdict(transition)),
             // They come with what is announced.
             Serve(_) | Lose(_) | Free(_) => return Ok(true),
             _ => return Ok(false),
@@ -288,7 +288,7 @@ impl Model {
                 one.kills += 1;
                 one.kill_at = now + seconds(1);
             }
-            Action::Announce(Announcement::KilledEarly(_)) => {
+            Action::Announce(Transition::KilledEarly(_)) => {
                 rule!(
                     first == Some(generation) && self.drains.is_some(),
                     "{action:?} is unjust"
@@ -301,10 +301,10 @@ impl Model {
     }
 }
 
-fn is_verdict(announcement: &Announcement) -> bool {
+fn is_verdict(transition: &Transition) -> bool {
     matches!(
-        announcement,
-        Announcement::Serving { .. } | Announcement::Failed(_) | Announcement::Proving(_)
+        transition,
+        Transition::Serving { .. } | Transition::Failed(_) | Transition::Proving(_)
     )
 }
 
@@ -323,7 +323,7 @@ fn plain(mut action: Action) -> Action {
             cause: Cause::Asked,
             beside: None,
             sockets,
-            program: Program::Current,
+            program: ProgramChoice::Current,
         },
         Upgrade(_) => upgrade(),
         action => action,
@@ -333,7 +333,7 @@ fn plain(mut action: Action) -> Action {
 /// Which program is run is no matter here; that it is another one is.
 fn falls_back(actions: &[Action]) -> bool {
     let falls =
-        |action: &Action| matches!(action, Action::Announce(Announcement::FallingBack { .. }));
+        |action: &Action| matches!(action, Action::Announce(Transition::FallingBack { .. }));
     actions.iter().any(falls)
 }
 
@@ -343,6 +343,6 @@ fn failure(generation: Generation, cause: Cause, reason: Reason) -> Failure {
         cause,
         reason,
         rolled_back: false,
-        serves_on: None,
+        keeps_serving: None,
     }
 }

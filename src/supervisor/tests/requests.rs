@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn replaced(generation: Generation, cause: Cause) -> Announcement {
-    Announcement::Failed(Failure {
+fn replaced(generation: Generation, cause: Cause) -> Transition {
+    Transition::Failed(Failure {
         cause,
         ..aborted(generation, Reason::Replaced, G1)
     })
@@ -151,7 +151,7 @@ fn a_command_before_the_swap_has_a_deadline() {
     });
     drill.at(5, SwapAsked(None), &[RunBeforeSwap(G2)]);
     drill.elapses_at(605, &[EndBeforeSwap]);
-    drill.says(&Announcement::Failed(aborted(
+    drill.says(&Transition::Failed(aborted(
         G2,
         Reason::BeforeSwapTooLong(seconds(600)),
         G1,
@@ -168,7 +168,7 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
         cause: Cause::Asked,
         reason: Reason::Stopping,
         rolled_back: false,
-        serves_on: None,
+        keeps_serving: None,
     };
     drill.at(
         9,
@@ -181,7 +181,7 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
             Stop(G2),
         ],
     );
-    drill.says(&Announcement::Failed(unfinished));
+    drill.says(&Transition::Failed(unfinished));
     drill.at(9, SwapAsked(None), &[]);
     drill.at(9, FileChanged, &[]);
     for generation in [G3, G1, G2] {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn dead(generation: Generation, then: Then) -> Announcement {
-    Announcement::Dead {
+fn dead(generation: Generation, then: Then) -> Transition {
+    Transition::Dead {
         generation,
         exit: crash(),
         then,
@@ -47,7 +47,7 @@ fn restarts_back_off_and_start_over_after_ten_good_seconds() {
 #[test]
 fn the_delay_never_exceeds_thirty_seconds() {
     let mut drill = Drill::serving_with(Policy {
-        restart: Restart::Always,
+        restart: RestartPolicy::Always,
         ..policy()
     });
     drill.at(2, Died(G1, crash()), &[into_target(G2)]);
@@ -76,7 +76,7 @@ fn a_clean_end_ends_hotswap_with_it() {
 #[test]
 fn restart_always_restarts_a_clean_end() {
     let mut drill = Drill::serving_with(Policy {
-        restart: Restart::Always,
+        restart: RestartPolicy::Always,
         ..policy()
     });
     drill.at(5, Died(G1, Exit::Status(0)), &[into_target(G2)]);
@@ -85,7 +85,7 @@ fn restart_always_restarts_a_clean_end() {
 #[test]
 fn restart_never_ends_as_the_server_ended() {
     let mut drill = Drill::serving_with(Policy {
-        restart: Restart::Never,
+        restart: RestartPolicy::Never,
         ..policy()
     });
     drill.at(5, Died(G1, Exit::Signal(11)), &[TurnAway]);
@@ -203,7 +203,7 @@ fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
 #[test]
 fn a_first_server_in_the_background_cannot_be_followed() {
     let mut drill = Drill::serving_with(Policy {
-        restart: Restart::Always,
+        restart: RestartPolicy::Always,
         ..policy()
     });
     drill.at(5, Died(G1, Exit::Background), &[TurnAway]);
@@ -214,7 +214,7 @@ fn a_first_server_in_the_background_cannot_be_followed() {
 #[test]
 fn dev_waits_for_a_change_where_others_end_or_restart() {
     let mut drill = Drill::with(Policy {
-        restart: Restart::OnChange,
+        restart: RestartPolicy::OnChange,
         ..policy()
     });
     drill.at(0, Launched, &[into_target(G1)]);
@@ -230,7 +230,7 @@ fn dev_waits_for_a_change_where_others_end_or_restart() {
 #[test]
 fn dev_goes_on_with_a_swap_when_the_serving_one_dies() {
     let dev = Policy {
-        restart: Restart::OnChange,
+        restart: RestartPolicy::OnChange,
         before_swap: Some(seconds(600)),
         ..policy()
     };
@@ -243,7 +243,7 @@ fn dev_goes_on_with_a_swap_when_the_serving_one_dies() {
     drill.at(7, ProgramChecked(Ok(())), &[into_target(G2)]);
 
     let mut drill = Drill::serving_with(Policy {
-        order: Order::StopFirst,
+        order: StartOrder::StopFirst,
         before_swap: None,
         ..dev
     });
@@ -303,7 +303,7 @@ fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
         cause: Cause::Asked,
         reason,
         rolled_back: false,
-        serves_on: None,
+        keeps_serving: None,
     };
     drill.at(35, Elapsed, &[Stop(G2), refused(&[ANN], failure)]);
     drill.at(36, Died(G2, Exit::Signal(15)), &[]);

@@ -183,7 +183,7 @@ fn of_releases() -> Bench {
     Bench::with(releases)
 }
 
-fn releases(home: &Path) -> Targets {
+fn releases(home: &Path) -> WatchTargets {
     for (release, version) in [("releases/1", "v1"), ("releases/2", "v2")] {
         fs::create_dir_all(home.join(release)).unwrap();
         write(&home.join(release).join("server"), version);

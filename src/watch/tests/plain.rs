@@ -10,10 +10,10 @@ fn paths(changed: &[Changed]) -> Vec<&Path> {
 }
 
 /// Watches the path of that name.
-fn path(name: &str) -> impl FnOnce(&Path) -> Targets {
-    move |home| Targets {
+fn path(name: &str) -> impl FnOnce(&Path) -> WatchTargets {
+    move |home| WatchTargets {
         paths: vec![home.join(name)],
-        ..Targets::default()
+        ..WatchTargets::default()
     }
 }
 
@@ -33,9 +33,9 @@ fn tree() -> Bench {
 fn settings_that_change_are_one_change_and_their_removal_is_none() {
     let mut bench = Bench::with(|home| {
         fs::write(home.join("env"), "A=1").unwrap();
-        Targets {
+        WatchTargets {
             env_file: Some(home.join("env")),
-            ..Targets::default()
+            ..WatchTargets::default()
         }
     });
     let env = bench.path("env");
@@ -139,7 +139,7 @@ fn a_program_and_its_settings_in_a_watched_tree_are_told_apart() {
         write(&home.join("server"), "v1");
         fs::write(home.join("main.rs"), "main").unwrap();
         let paths = vec![home.to_owned()];
-        Targets {
+        WatchTargets {
             paths,
             ..program("server")(home)
         }
@@ -173,7 +173,7 @@ fn files_that_change_together_are_reported_together() {
         write(&home.join("server"), "v1");
         fs::create_dir(home.join("src")).unwrap();
         fs::write(home.join("env"), "A=1").unwrap();
-        Targets {
+        WatchTargets {
             paths: vec![home.join("src")],
             env_file: Some(home.join("env")),
             ..program("server")(home)
@@ -200,7 +200,7 @@ fn what_changes_before_the_baseline_is_part_of_this_swap() {
         fs::create_dir(home.join("src")).unwrap();
         fs::write(home.join("src/main.rs"), "main").unwrap();
         let paths = vec![home.join("src")];
-        Targets {
+        WatchTargets {
             paths,
             ..program("server")(home)
         }
@@ -224,7 +224,7 @@ fn what_changes_before_the_baseline_is_part_of_this_swap() {
 
 #[test]
 fn a_program_that_is_built_later_is_not_part_of_the_tree_around_it() {
-    let mut bench = Bench::with(|home| Targets {
+    let mut bench = Bench::with(|home| WatchTargets {
         paths: vec![home.to_owned()],
         ..program("bin/server")(home)
     });
@@ -308,7 +308,7 @@ fn what_the_candidate_already_runs_is_no_change() {
 fn only_a_whole_program_that_nobody_writes_is_fit() {
     let bench = Bench::with(|home| {
         publish(&home.join("server"), "v1");
-        Targets {
+        WatchTargets {
             command: vec!["./server".into()],
             ..program("server")(home)
         }
@@ -345,7 +345,7 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
     let bench = Bench::with(|home| {
         fs::copy("/bin/true", home.join("python3")).unwrap();
         fs::write(home.join("app.py"), "").unwrap();
-        Targets {
+        WatchTargets {
             command: vec!["python3".into(), home.join("app.py").into()],
             ..program("python3")(home)
         }

@@ -26,7 +26,7 @@ impl Model {
             ProgramChecked(result) => {
                 if let Some(way) = self.on_way(At::Check) {
                     let number = way.number;
-                    let stops_first = self.policy.order == Order::StopFirst;
+                    let stops_first = self.policy.order == StartOrder::StopFirst;
                     match result {
                         Err(why) => self.fail(Reason::NotFit(why.clone())),
                         Ok(()) if stops_first && self.serving.is_some() => {
@@ -140,7 +140,7 @@ impl Model {
         if now.saturating_sub(since) >= seconds(10) {
             self.restarts = 0;
         }
-        let on_change = self.policy.restart == Restart::OnChange;
+        let on_change = self.policy.restart == RestartPolicy::OnChange;
         match self.way {
             Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
             Some(way) if way.at == At::Proving => self.serve(),
@@ -158,16 +158,18 @@ impl Model {
         }
         // It would go into the background again.
         let hopeless = *exit == Exit::Background && !falls_back;
-        let clean = *exit == Exit::Status(0) && self.policy.restart == Restart::OnFailure;
+        let clean = *exit == Exit::Status(0) && self.policy.restart == RestartPolicy::OnFailure;
         match self.policy.restart {
-            Restart::OnChange => {}
-            Restart::Always | Restart::OnFailure if !hopeless && !clean => self.restart(),
+            RestartPolicy::OnChange => {}
+            RestartPolicy::Always | RestartPolicy::OnFailure if !hopeless && !clean => {
+                self.restart();
+            }
             _ => self.end(exit.status()),
         }
     }
 
     /// "Stop signal to every generation at once, drain timeout from now. Second: SIGKILL at once."
-    fn stop(&mut self, by: Option<Client>) {
+    fn stop(&mut self, by: Option<ClientId>) {
         self.stoppers.extend(by);
         if std::mem::replace(&mut self.asked_to_stop, true) {
             if by.is_none() {
@@ -257,7 +259,7 @@ impl Model {
 
     pub(super) fn answer(&mut self, whose: impl Fn(Generation) -> bool, verdict: &Verdict) {
         let owed = self.owed.iter().filter(|(_, after)| whose(**after));
-        let clients: Vec<Client> = owed.map(|(client, _)| *client).collect();
+        let clients: Vec<ClientId> = owed.map(|(client, _)| *client).collect();
         self.owed.retain(|_, after| !whose(*after));
         if !clients.is_empty() {
             self.follows.push(Answer(clients, verdict.clone()));

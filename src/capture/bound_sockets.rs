@@ -1,0 +1,148 @@
+//! The sockets that a generation has bound through us, or was given at its bind.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{SockaddrStorage, getpeername};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+
+use super::caller::Caller;
+use crate::listener::{BoundPath, CapturedAddress, ListenerId};
+use crate::proc::descriptor;
+
+/// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
+const MOST: usize = 512;
+/// So many listeners a generation may have captured: hotswap holds a descriptor of each.
+pub const MOST_LISTENERS: usize = 256;
+
+pub struct BoundSocket {
+    pub inode: u64,
+    pub address: CapturedAddress,
+    /// Where it was when it was bound: whoever asks whether the server still holds it looks there.
+    pub process: Pid,
+    pub fd: RawFd,
+    /// Our own descriptor, where no other can be had when the server listens.
+    pub kept: Option<OwnedFd>,
+    /// The name it is bound to, if it has one in the file system.
+    pub path: Option<BoundPath>,
+    pub listener: Option<ListenerId>,
+}
+
+impl BoundSocket {
+    pub fn new(inode: u64, address: &CapturedAddress, process: Pid, fd: RawFd) -> Self {
+        Self {
+            inode,
+            address: address.clone(),
+            process,
+            fd,
+            kept: None,
+            path: None,
+            listener: None,
+        }
+    }
+
+    /// Whether the server still has it where it had it first.
+    pub fn is_held(&self) -> bool {
+        descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
+    }
+
+    /// A duplicate of it, as long as there is one to be had.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        if let Some(kept) = &self.kept {
+            return kept.try_clone().ok();
+        }
+        let holder = Caller::of(self.process).ok().filter(|_| self.is_held())?;
+        holder.descriptor(self.fd).ok()
+    }
+}
+
+impl Drop for BoundSocket {
+    /// A name beside a path that clients will never come by, since nobody has listened there.
+    fn drop(&mut self) {
+        let Some(path) = &self.path else { return };
+        let BoundPath {
+            directory, name, ..
+        } = path;
+        let own = matches!(&self.address, CapturedAddress::Path(entry) if entry.name == *name);
+        if !own && path.is_there() {
+            let _ = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// All of one generation's, in the order in which they were bound.
+#[derive(Default)]
+pub struct BoundSockets {
+    pub all: Vec<BoundSocket>,
+    /// Sockets bound to a port of the kernel's choice, by inode.
+    pub port_zero: Vec<u64>,
+}
+
+impl BoundSockets {
+    pub fn of(&mut self, inode: u64) -> Option<&mut BoundSocket> {
+        self.all.iter_mut().find(|bound| bound.inode == inode)
+    }
+
+    pub fn at(&self, address: &CapturedAddress) -> Option<&BoundSocket> {
+        self.all.iter().find(|bound| bound.address == *address)
+    }
+
+    pub fn remember(&mut self, bound: BoundSocket) {
+        self.let_clients_go();
+        if self.of(bound.inode).is_some() {
+            return;
+        }
+        if self.all.len() >= MOST
+            && let Some(oldest) = self.all.iter().position(|bound| bound.listener.is_none())
+        {
+            self.all.remove(oldest);
+        }
+        self.all.push(bound);
+    }
+
+    /// A socket that connects will not listen: its server alone shall keep it open.
+    fn let_clients_go(&mut self) {
+        for bound in &mut self.all {
+            bound.kept.take_if(|socket| is_client(socket));
+        }
+    }
+
+    pub fn forget(&mut self, inode: u64) {
+        self.all.retain(|bound| bound.inode != inode);
+    }
+
+    /// Those that listen and are no longer where they were.
+    pub fn left(&self) -> impl Iterator<Item = (u64, ListenerId)> {
+        let left = self.all.iter().filter(|bound| !bound.is_held());
+        left.filter_map(|bound| Some((bound.inode, bound.listener?)))
+    }
+
+    /// Whether one of them listens, or may come to it: a client that has a port of its own does not.
+    pub fn are_in_use(&self) -> bool {
+        let may_listen = |bound: &BoundSocket| {
+            bound.is_held() && !bound.descriptor().is_some_and(|socket| is_client(&socket))
+        };
+        let mut all = self.all.iter();
+        all.any(|bound| bound.listener.is_some() || may_listen(bound))
+    }
+
+    /// Whether as many listen as may.
+    pub fn are_full(&self) -> bool {
+        let listening = self.all.iter().filter(|bound| bound.listener.is_some());
+        listening.count() >= MOST_LISTENERS
+    }
+
+    pub fn remember_port_zero(&mut self, inode: u64) {
+        if self.port_zero.len() >= MOST {
+            self.port_zero.remove(0);
+        }
+        self.port_zero.push(inode);
+    }
+
+    pub fn has_port_zero(&self, inode: u64) -> bool {
+        self.port_zero.contains(&inode)
+    }
+}
+
+fn is_client(socket: &OwnedFd) -> bool {
+    getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
+}

@@ -1,0 +1,115 @@
+//! Unix paths as a server sees them: found, and bound, in its place.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::stat::fstat;
+
+use super::caller::Caller;
+use super::impersonate::as_caller;
+use crate::address::LONGEST_PATH;
+use crate::listener::{self, BoundPath, PathEntry};
+use crate::proc::{descriptor, path_of};
+use crate::supervisor::Generation;
+
+/// Where the path leads the caller, if it is relative then from its descriptor `from`; `None` if it leads nowhere, which
+/// the kernel will say.
+///
+/// # Errors
+/// `EPERM` if we cannot see what the caller sees, `ETIMEDOUT`.
+pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<PathEntry>> {
+    let mut path = path.to_owned();
+    if from != libc::AT_FDCWD && path.is_relative() {
+        path = descriptor::path(caller.thread, from).join(path);
+    }
+    let found = as_caller(caller, move |stand| {
+        let path = stand.reach(&path);
+        let found = directory_of(&path);
+        Ok(found
+            .ok()
+            .map(|(directory, name)| (directory, name.to_owned())))
+    })?;
+    // looked at from here: the caller may have another root
+    found
+        .map(|(directory, name)| entry(&directory, name))
+        .transpose()
+}
+
+/// Binds the socket to the path, or to the generation's name beside it, where the path is that of another.
+///
+/// # Errors
+/// Those of bind(2), `EPERM`, `ETIMEDOUT`.
+pub fn bind_to(
+    caller: &Caller,
+    path: &Path,
+    beside: Option<Generation>,
+    socket: OwnedFd,
+) -> io::Result<(OwnedFd, BoundPath)> {
+    let path = path.to_owned();
+    as_caller(caller, move |stand| {
+        let mut path = stand.reach(&path);
+        let (directory, name) = directory_of(&path)?;
+        let mut name = name.to_owned();
+        if let Some(generation) = beside {
+            name = listener::beside(&name, generation.0);
+            path.set_file_name(&name);
+            if path.as_os_str().len() > LONGEST_PATH {
+                path = stand.shorten(&directory, &name)?;
+            }
+            remove_stale(&path);
+        }
+        bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        stand.settle(&path)?;
+        let file = fs::symlink_metadata(&path)?;
+        let file = (file.dev(), file.ino());
+        let bound = BoundPath {
+            directory,
+            name,
+            file,
+        };
+        Ok((socket, bound))
+    })
+}
+
+fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(parent.unwrap_or(Path::new(".")))?;
+    Ok((directory.into(), name))
+}
+
+fn entry(directory: &OwnedFd, name: OsString) -> io::Result<PathEntry> {
+    let found = fstat(directory)?;
+    let path = fs::read_link(path_of(directory))?.join(&name);
+    Ok(PathEntry {
+        directory: (found.st_dev, found.st_ino),
+        name,
+        path,
+    })
+}
+
+/// A hotswap that was killed has left its sockets behind; on none of them anybody answers.
+fn remove_stale(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && nobody_answers(path).unwrap_or(false) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn nobody_answers(path: &Path) -> nix::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let connected = connect(probe.as_raw_fd(), &UnixAddr::new(path)?);
+    Ok(connected == Err(Errno::ECONNREFUSED))
+}

@@ -1,0 +1,140 @@
+//! What has not been accepted yet on a generation's own listeners.
+
+use std::io;
+
+use super::half_open::{self, IDLE};
+use super::{accept_queue, family_of, inet::Family, unix};
+use crate::listener::{GenerationSocket, SocketKind};
+
+/// What one look at the listeners found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptQueue {
+    /// Connections that wait to be accepted.
+    pub queued: bool,
+    /// Handshakes that are not complete; `None` where the kernel does not tell.
+    pub handshakes: Option<bool>,
+}
+
+impl AcceptQueue {
+    pub const NONE: Self = Self {
+        queued: false,
+        handshakes: Some(false),
+    };
+
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// Looks at those of these sockets that are their generation's alone: what waits on a shared one waits for all.
+    pub fn of(held: &[GenerationSocket]) -> Self {
+        let mut backlog = Self::NONE;
+        let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
+        for one in held.iter().filter(|one| one.steered) {
+            let queue = match one.kind {
+                SocketKind::Tcp { .. } => accept_queue(one.fd),
+                SocketKind::Unix => unix::accept_queue(one.inode),
+                SocketKind::Udp { .. } | SocketKind::Abstract | SocketKind::Other => Ok(0),
+            };
+            match queue {
+                Ok(length) => backlog.queued |= length > 0,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => backlog.handshakes = None,
+            }
+            if let (SocketKind::Tcp { .. }, Ok(family)) = (one.kind, family_of(one.fd)) {
+                let tables = tables.iter_mut().filter(|table| table.0 == family);
+                tables.for_each(|table| table.1.push(one.inode));
+            }
+        }
+        // A queue is reason enough to wait: whatever else is open need not be read.
+        for (family, inodes) in tables.iter().filter(|table| !table.1.is_empty()) {
+            if !backlog.queued && backlog.handshakes == Some(false) {
+                backlog.handshakes = handshakes(*family, inodes);
+            }
+        }
+        backlog
+    }
+}
+
+/// Whether any is open on these listeners, if that can be told.
+fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
+    if !half_open::can_be_seen() {
+        return None;
+    }
+    let references = half_open::references(family, inodes).ok()?;
+    // One that is not in the table does not listen: its server has shut it down.
+    Some(references.iter().flatten().any(|count| *count > IDLE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    use super::*;
+    use crate::connections::inode_of;
+    use crate::listener::ListenerId;
+
+    const QUEUED: AcceptQueue = AcceptQueue {
+        queued: true,
+        handshakes: Some(false),
+    };
+
+    fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
+        GenerationSocket {
+            listener: ListenerId(0),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind,
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    #[test]
+    fn a_tcp_queue_is_seen_until_it_is_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = address.port();
+        let one = held(&listener, SocketKind::Tcp { port });
+        assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
+        let client = TcpStream::connect(address).unwrap();
+        assert_eq!(AcceptQueue::of(&[one]), QUEUED);
+        // What waits on a shared socket waits for all.
+        let shared = GenerationSocket {
+            steered: false,
+            ..one
+        };
+        assert_eq!(AcceptQueue::of(&[shared]), AcceptQueue::NONE);
+        let served = listener.accept().unwrap();
+        assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
+        drop((client, served));
+    }
+
+    #[test]
+    fn a_listener_that_its_server_has_shut_down_holds_nobody_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = address.port();
+        shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
+        let one = held(&listener, SocketKind::Tcp { port });
+        assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
+    }
+
+    #[test]
+    fn a_unix_queue_is_seen_until_it_is_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let one = held(&listener, SocketKind::Unix);
+        assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(AcceptQueue::of(&[one]), QUEUED);
+        let served = listener.accept().unwrap();
+        assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
+        drop((client, served));
+    }
+}

@@ -1,0 +1,287 @@
+//! How many connections a generation has, and how many of them are busy.
+
+use std::collections::HashMap;
+use std::io;
+
+use nix::unistd::Pid;
+
+use super::inet::Activity;
+use super::process_sockets::ProcessSockets;
+use super::{family_of, inet, unix};
+use crate::listener::{GenerationSocket, SocketKind};
+
+/// A client that is met so often in a row just as it has asked or been answered, and each time further on, never pauses.
+/// One that does pause is caught sooner between two requests, when the server owes it nothing.
+const NEVER: u32 = 4;
+
+/// One count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActivityCount {
+    /// `None` where it cannot be told whose they are.
+    pub connections: Option<usize>,
+    pub busy: usize,
+}
+
+/// Counts one generation's connections again and again.
+#[derive(Debug, Default)]
+pub struct ActivityCounter {
+    owners: ProcessSockets,
+    /// Each connection of which it could not be told, at the last count, whether it was busy.
+    undecided: HashMap<u64, Undecided>,
+}
+
+/// What had been received on a connection, and at how many counts in a row it had got on since it could last be told.
+#[derive(Clone, Copy, Debug)]
+struct Undecided {
+    received: u64,
+    gained: u32,
+}
+
+/// A connection on one of a generation's sockets.
+#[derive(Clone, Copy, Debug)]
+struct FoundConnection {
+    inode: u64,
+    activity: Activity,
+    /// It is the generation's, whoever holds it.
+    is_certain: bool,
+}
+
+impl ActivityCounter {
+    /// Counts what these processes have accepted on these sockets. Busy are only those that came through a socket of
+    /// their generation alone: on a shared one nobody waits for them. Where processes cannot be looked into, everybody's
+    /// connections on the same ports pass for theirs, and nobody knows how many are.
+    pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> ActivityCount {
+        let Ok(found) = find(held) else {
+            return ActivityCount {
+                connections: None,
+                busy: 1,
+            };
+        };
+        if found.is_empty() {
+            self.undecided.clear();
+            return ActivityCount {
+                connections: Some(0),
+                busy: 0,
+            };
+        }
+        self.owners.refresh(pids);
+        let mut census = self.judge(&found);
+        if census.busy == 0 && self.owners.forget() {
+            self.owners.refresh(pids);
+            census = self.judge(&found);
+        }
+        let undecided = found
+            .iter()
+            .filter_map(|one| Some((one.inode, self.undecided(one)?)));
+        self.undecided = undecided.collect();
+        census
+    }
+
+    fn judge(&self, found: &[FoundConnection]) -> ActivityCount {
+        let is_complete = self.owners.is_complete();
+        let theirs =
+            |one: &&FoundConnection| !is_complete || one.is_certain || self.owners.have(one.inode);
+        let mut connections = 0;
+        let mut busy = 0;
+        for one in found.iter().filter(theirs) {
+            connections += 1;
+            busy += usize::from(self.is_busy(one));
+        }
+        ActivityCount {
+            connections: is_complete.then_some(connections),
+            busy,
+        }
+    }
+
+    /// One of which it can never be told is busy unless it gets on: then its requests are shorter than we can see.
+    fn is_busy(&self, one: &FoundConnection) -> bool {
+        match one.activity {
+            Activity::Busy => true,
+            Activity::Quiet => false,
+            Activity::Undecided { .. } => self.undecided(one).is_none_or(|now| now.gained < NEVER),
+        }
+    }
+
+    fn undecided(&self, one: &FoundConnection) -> Option<Undecided> {
+        let Activity::Undecided { received } = one.activity else {
+            return None;
+        };
+        let gained = self.undecided.get(&one.inode).map_or(0, |before| {
+            if before.received == received {
+                0
+            } else {
+                before.gained + 1
+            }
+        });
+        Some(Undecided { received, gained })
+    }
+}
+
+/// The connections on these sockets, of whatever process. What is still in a TCP queue is not of this count.
+fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
+    let (mut ports, mut paths) = (Vec::new(), Vec::new());
+    for one in held {
+        match one.kind {
+            SocketKind::Tcp { port } => ports.push((family_of(one.fd)?, port, one.steered)),
+            SocketKind::Unix | SocketKind::Abstract => paths.push((one.inode, one.steered)),
+            SocketKind::Udp { .. } | SocketKind::Other => {}
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    let mut found = Vec::new();
+    for ports in ports.chunk_by(|one, next| one.0 == next.0) {
+        let Some((family, ..)) = ports.first() else {
+            continue;
+        };
+        let numbers: Vec<u16> = ports.iter().map(|(_, port, _)| *port).collect();
+        let accepted = inet::connections(*family, &numbers)?;
+        let accepted = accepted.into_iter().filter(|(_, one)| one.inode != 0);
+        found.extend(accepted.map(|(port, one)| FoundConnection {
+            inode: one.inode,
+            activity: if ports.contains(&(*family, port, true)) {
+                one.activity
+            } else {
+                Activity::Quiet
+            },
+            is_certain: false,
+        }));
+    }
+    for (inode, steered) in paths {
+        // What is said on a unix connection, and when, the kernel does not count: as long as it is open it is busy.
+        let activity = if steered {
+            Activity::Busy
+        } else {
+            Activity::Quiet
+        };
+        found.extend(
+            unix::connections(&[inode])?
+                .into_iter()
+                .map(|inode| FoundConnection {
+                    inode,
+                    activity,
+                    is_certain: steered,
+                }),
+        );
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::connections::inode_of;
+    use crate::listener::ListenerId;
+
+    fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
+        GenerationSocket {
+            listener: ListenerId(0),
+            fd: listener.as_fd(),
+            inode: inode_of(listener.as_fd()).unwrap(),
+            kind,
+            steered: true,
+            captured: false,
+            listens: true,
+        }
+    }
+
+    fn census(connections: usize, busy: usize) -> ActivityCount {
+        ActivityCount {
+            connections: Some(connections),
+            busy,
+        }
+    }
+
+    fn tcp() -> (TcpListener, SocketKind) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, SocketKind::Tcp { port })
+    }
+
+    #[test]
+    fn connections_of_these_processes_are_counted() {
+        let (listener, kind) = tcp();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let one = held(&listener, kind);
+        let us = [Pid::this()];
+        let mut counter = ActivityCounter::default();
+        assert_eq!(counter.count(&[one], &us), census(0, 0), "not accepted");
+        let served = listener.accept().unwrap();
+        assert_eq!(counter.count(&[one], &us), census(1, 1));
+        assert_eq!(
+            ActivityCounter::default().count(&[one], &[]),
+            census(0, 0),
+            "somebody else's"
+        );
+        let shared = GenerationSocket {
+            steered: false,
+            ..one
+        };
+        assert_eq!(
+            counter.count(&[shared], &us),
+            census(1, 0),
+            "nobody waits for it"
+        );
+        drop((client, served));
+    }
+
+    #[test]
+    fn a_second_request_in_the_tick_of_the_first_answer_is_busy() {
+        let (listener, kind) = tcp();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let one = held(&listener, kind);
+        let mut piece = [0; 8];
+        client.write_all(b"question").unwrap();
+        served.read_exact(&mut piece).unwrap();
+        served.write_all(b"answer..").unwrap();
+        client.read_exact(&mut piece).unwrap();
+        client.write_all(b"question").unwrap();
+        served.read_exact(&mut piece).unwrap();
+        let mut counter = ActivityCounter::default();
+        for _ in 0..3 {
+            assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_busy_unless_it_gets_on_and_on() {
+        let mut counter = ActivityCounter::default();
+        let mut is_busy = |received| {
+            let found = FoundConnection {
+                inode: 5,
+                activity: Activity::Undecided { received },
+                is_certain: true,
+            };
+            let busy = counter.is_busy(&found);
+            let now = counter.undecided(&found).unwrap();
+            counter.undecided = HashMap::from([(5, now)]);
+            busy
+        };
+        assert!(is_busy(80), "never seen before");
+        assert!(is_busy(160), "it may be a part of an answer");
+        assert!(is_busy(160), "it is where it was");
+        let busy: Vec<_> = (3..=6).map(|asked| is_busy(80 * asked)).collect();
+        assert_eq!(busy, [true, true, true, false], "it never pauses");
+    }
+
+    #[test]
+    fn an_open_unix_connection_is_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let one = held(&listener, SocketKind::Unix);
+        let client = UnixStream::connect(&path).unwrap();
+        let served = listener.accept().unwrap();
+        let mut counter = ActivityCounter::default();
+        assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+        drop(client);
+        assert_eq!(counter.count(&[one], &[Pid::this()]), census(0, 0));
+        drop(served);
+    }
+}

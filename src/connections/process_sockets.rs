@@ -1,0 +1,98 @@
+//! Which sockets a generation's processes hold.
+
+use std::collections::{HashMap, HashSet};
+
+use nix::unistd::Pid;
+
+use crate::proc::{self, descriptor};
+
+/// The sockets of some processes, remembered: reading 10,000 takes 60 ms, and seeing that they have not grown 10 µs.
+#[derive(Debug, Default)]
+pub struct ProcessSockets {
+    processes: HashMap<Pid, KnownProcess>,
+    complete: bool,
+    /// Something was remembered at the last refresh, rather than read.
+    remembered: bool,
+}
+
+#[derive(Debug)]
+struct KnownProcess {
+    /// How many descriptors it had; 0 where the kernel does not tell (before Linux 6.2).
+    descriptors: u64,
+    sockets: HashSet<u64>,
+}
+
+impl ProcessSockets {
+    /// Reads the sockets of those that are new, or have more descriptors than they had.
+    pub fn refresh(&mut self, pids: &[Pid]) {
+        self.complete = true;
+        self.remembered = false;
+        self.processes.retain(|pid, _| pids.contains(pid));
+        for pid in pids {
+            let descriptors = descriptor::count(*pid);
+            let known = self.processes.get(pid).map_or(0, |known| known.descriptors);
+            if descriptors > 0 && descriptors <= known {
+                self.remembered = true;
+                continue;
+            }
+            match descriptor::sockets(*pid) {
+                Ok(sockets) => {
+                    let process = KnownProcess {
+                        descriptors,
+                        sockets,
+                    };
+                    self.processes.insert(*pid, process);
+                }
+                // It has ended meanwhile, and holds nothing.
+                Err(error) if proc::is_gone(&error) => {
+                    self.processes.remove(pid);
+                }
+                Err(_) => self.complete = false,
+            }
+        }
+    }
+
+    /// Every process that is there could be looked into.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    pub fn have(&self, socket: u64) -> bool {
+        self.processes
+            .values()
+            .any(|process| process.sockets.contains(&socket))
+    }
+
+    /// Forgets what is only remembered; false if all of it was read at the last refresh.
+    pub fn forget(&mut self) -> bool {
+        if self.remembered {
+            self.processes.clear();
+        }
+        self.remembered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::connections::inode_of;
+
+    #[test]
+    fn the_sockets_of_processes_are_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode_of(listener.as_fd()).unwrap();
+        let nobody = Pid::from_raw(i32::MAX);
+        let mut owners = ProcessSockets::default();
+        owners.refresh(&[nobody, Pid::this()]);
+        assert!(
+            owners.is_complete(),
+            "a process that has ended hides nothing"
+        );
+        assert!(owners.have(inode));
+        owners.refresh(&[nobody]);
+        assert!(!owners.have(inode), "another process has it");
+    }
+}

@@ -1,0 +1,136 @@
+//! The client commands that only look: status and events.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::control::client::{self, Instance, LOST, Received};
+use crate::control::protocol::{Reply, RequestKind};
+use crate::control::socket_dirs::SocketDirs;
+use crate::escape::{escape, escape_but_for_hints};
+use crate::status;
+
+/// How often `status --watch` looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long an instance may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the user wants of `hotswap status`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatusOptions {
+    pub json: bool,
+    pub watch: bool,
+}
+
+/// `hotswap status [NAME]`; the exit status.
+pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
+    let clear = options.watch && !options.json && stdout().is_terminal();
+    loop {
+        let text = match look(name, options.json) {
+            Ok(text) => text,
+            Err(status) => return status,
+        };
+        let home = if clear { "\x1b[H\x1b[2J" } else { "" };
+        if print(&format!("{home}{text}")).is_err() || !options.watch {
+            return 0;
+        }
+        sleep(EVERY);
+    }
+}
+
+/// How one or all are, to be read or to be parsed.
+fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
+    let dirs = SocketDirs::ours();
+    let Some(name) = name else {
+        let instances = client::all(&dirs);
+        let states: Vec<Value> = instances
+            .into_iter()
+            .filter_map(|mut instance| state_of(&mut instance).ok())
+            .collect();
+        return Ok(if json {
+            format!("{}\n", Value::Array(states))
+        } else {
+            status::tables(&states)
+        });
+    };
+    let found = client::find(&dirs, Some(name), None);
+    let mut instance = found.map_err(|nobody| {
+        complain(&nobody);
+        nobody.status
+    })?;
+    let state = state_of(&mut instance)?;
+    Ok(if json {
+        format!("{state}\n")
+    } else {
+        status::table(&state)
+    })
+}
+
+fn state_of(instance: &mut Instance) -> Result<Value, u8> {
+    instance.ask(RequestKind::Status);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let why = match instance.next(Some(until)) {
+            Received::Said(Reply::Status(state)) => return Ok(state),
+            Received::Said(Reply::Error(why) | Reply::Refused(why)) => why,
+            Received::Said(_) => continue,
+            Received::TimedOut => format!("no answer within {}s", PATIENCE.as_secs()),
+            Received::Lost => "the connection was lost".into(),
+        };
+        complain(format!("cannot tell how {} is: {why}", instance.name));
+        return Err(LOST);
+    }
+}
+
+/// `hotswap events [NAME]`, until hotswap ends; the exit status.
+pub fn events(name: Option<&str>, json: bool) -> u8 {
+    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    instance.ask(RequestKind::Events);
+    loop {
+        match instance.next(None) {
+            Received::Said(Reply::Event(event)) => {
+                let line = if json {
+                    event.to_string()
+                } else {
+                    let text = event.get("message").and_then(Value::as_str);
+                    escape(text.unwrap_or_default())
+                };
+                // Whoever read us has gone: that is how one stops following.
+                if print(&format!("{line}\n")).is_err() {
+                    return 0;
+                }
+            }
+            Received::Said(Reply::Done(_)) => return 0,
+            Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
+                complain(why);
+                return LOST;
+            }
+            Received::Said(_) => {}
+            Received::TimedOut | Received::Lost => {
+                complain(format!("the connection to {} was lost", instance.name));
+                return LOST;
+            }
+        }
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Says what went wrong; if even that fails, the exit status says it.
+pub fn complain(why: impl Display) {
+    let why = escape_but_for_hints(&why.to_string());
+    let _ = writeln!(stderr(), "hotswap: {why}");
+}

@@ -1,0 +1,257 @@
+//! The client commands that ask for something to be done: swap, stop, upgrade.
+//!
+//! Their exit status says what came of it. Interrupting one interrupts nothing but itself.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::queries::complain;
+use crate::control::client::{self, Instance, LOST, Received};
+use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
+use crate::control::socket_dirs::SocketDirs;
+use crate::escape::{escape, escape_but_for_hints};
+use crate::record::humane;
+
+const FAILED: u8 = 1;
+const TIMED_OUT: u8 = 124;
+
+/// What the user wants of `hotswap swap`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SwapOptions {
+    pub timeout: Option<Duration>,
+    /// Wait until the old generation is gone, too.
+    pub drained: bool,
+}
+
+/// `hotswap swap [NAME]`; the exit status.
+pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
+    let until = deadline(options.timeout);
+    match client::find(&SocketDirs::ours(), name, until) {
+        Ok(mut instance) => {
+            instance.ask(RequestKind::Swap {
+                drained: options.drained,
+            });
+            follow(&mut instance, until, options, "")
+        }
+        Err(nobody) => {
+            complain(&nobody);
+            nobody.status
+        }
+    }
+}
+
+/// `hotswap swap --all`: all at once; the highest of their statuses.
+pub fn swap_all(options: SwapOptions) -> u8 {
+    let until = deadline(options.timeout);
+    let mut instances = client::all(&SocketDirs::ours());
+    for instance in &mut instances {
+        instance.ask(RequestKind::Swap {
+            drained: options.drained,
+        });
+    }
+    if instances.is_empty() {
+        complain("no instance is running");
+        return client::NOBODY;
+    }
+    let statuses = instances.iter_mut().map(|instance| {
+        let whose = format!("{}: ", instance.name);
+        follow(instance, until, options, &whose)
+    });
+    statuses.max().unwrap_or(0)
+}
+
+/// `hotswap stop [NAME]`; the exit status.
+pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
+    let until = deadline(timeout);
+    let mut instance = match client::find(&SocketDirs::ours(), name, until) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    instance.ask(RequestKind::Stop);
+    match end(&mut instance, until) {
+        Received::Said(Reply::Done(_)) => 0,
+        Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
+            complain(why);
+            LOST
+        }
+        Received::TimedOut => {
+            let patience = humane(timeout.unwrap_or_default());
+            complain(format!(
+                "{} is still stopping after {patience}",
+                instance.name
+            ));
+            TIMED_OUT
+        }
+        Received::Said(_) | Received::Lost => {
+            complain(format!("the connection to {} was lost", instance.name));
+            LOST
+        }
+    }
+}
+
+/// `hotswap upgrade [NAME]`; the exit status.
+pub fn upgrade(name: Option<&str>) -> u8 {
+    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    instance.ask(RequestKind::Upgrade);
+    match end(&mut instance, None) {
+        Received::Said(Reply::Done(_)) => 0,
+        Received::Said(Reply::Refused(why)) => {
+            complain(format!("{} is not upgraded: {why}", instance.name));
+            FAILED
+        }
+        Received::Said(Reply::Error(why)) => {
+            complain(why);
+            LOST
+        }
+        Received::Said(_) | Received::TimedOut | Received::Lost => {
+            complain(format!("the connection to {} was lost", instance.name));
+            LOST
+        }
+    }
+}
+
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// The last thing said. What happens before is shown, but for warnings: a refusal comes as the answer, too.
+fn end(instance: &mut Instance, until: Option<Instant>) -> Received {
+    loop {
+        match instance.next(until) {
+            Received::Said(Reply::Event(event)) => {
+                let text = |key| event.get(key).and_then(Value::as_str);
+                if let Some(message) = text("message").filter(|_| text("event") != Some("warning"))
+                {
+                    write(&format!("{message}\n"));
+                }
+            }
+            Received::Said(Reply::Greeting { .. } | Reply::Progress(_)) => {}
+            next => return next,
+        }
+    }
+}
+
+fn follow(
+    instance: &mut Instance,
+    until: Option<Instant>,
+    options: SwapOptions,
+    whose: &str,
+) -> u8 {
+    let mut progress = ProgressLine::new(whose);
+    loop {
+        match instance.next(until) {
+            Received::Said(Reply::Event(event)) => {
+                let text = |key| event.get(key).and_then(Value::as_str);
+                let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
+                // The verdict of who waits for that says it, too.
+                if text("event") != Some("gone") {
+                    progress.step(text("message").unwrap_or_default(), is_end);
+                }
+            }
+            Received::Said(Reply::Progress(text)) => progress.step(&text, false),
+            Received::Said(Reply::Verdict(verdict)) => return progress.verdict(&verdict),
+            Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
+                progress.clear();
+                complain(format!("{whose}{why}"));
+                return LOST;
+            }
+            Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
+            Received::TimedOut => {
+                progress.clear();
+                let patience = humane(options.timeout.unwrap_or_default());
+                complain(format!(
+                    "{whose}no verdict within {patience}; the swap goes on"
+                ));
+                return TIMED_OUT;
+            }
+            Received::Lost => {
+                progress.clear();
+                complain(format!(
+                    "the connection to {} was lost before the verdict",
+                    instance.name
+                ));
+                return LOST;
+            }
+        }
+    }
+}
+
+/// What is seen of a swap: one line that changes on a terminal, a line a step elsewhere.
+struct ProgressLine<'a> {
+    whose: &'a str,
+    terminal: bool,
+    /// It may be the verdict, which is said only once.
+    held: Option<String>,
+}
+
+impl<'a> ProgressLine<'a> {
+    fn new(whose: &'a str) -> Self {
+        Self {
+            whose,
+            terminal: stdout().is_terminal(),
+            held: None,
+        }
+    }
+
+    fn step(&mut self, text: &str, is_end: bool) {
+        let line = escape(&format!("{}{text}", self.whose));
+        if self.terminal {
+            let line: String = line.chars().take(79).collect();
+            write(&format!("\r\x1b[2K{line}"));
+            return;
+        }
+        self.clear();
+        if is_end {
+            self.held = Some(line);
+        } else {
+            write(&format!("{line}\n"));
+        }
+    }
+
+    /// Makes room for a line of another kind.
+    fn clear(&mut self) {
+        if self.terminal {
+            write("\r\x1b[2K");
+        }
+        if let Some(line) = self.held.take() {
+            write(&format!("{line}\n"));
+        }
+    }
+
+    fn verdict(&mut self, verdict: &SwapVerdict) -> u8 {
+        let line = escape_but_for_hints(&format!("{}{}", self.whose, verdict.text));
+        self.held = self.held.take().filter(|held| *held != line);
+        self.clear();
+        if verdict.serving {
+            write(&format!("{line}\n"));
+            return 0;
+        }
+        complain(line);
+        for line in &verdict.last_lines {
+            eprint(&escape(line));
+        }
+        FAILED
+    }
+}
+
+/// What goes wrong with the screen changes no verdict.
+fn write(text: &str) {
+    let mut stdout = stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
+fn eprint(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

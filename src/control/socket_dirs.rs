@@ -1,0 +1,365 @@
+//! Where control sockets are: the directory that a new one is made in, and all those that clients look in.
+//!
+//! It connects to nothing, and trusts no name alone: whoever uses what is found here checks the peer, too.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
+
+const ENDING: &str = "sock";
+
+/// What decides where sockets are; the real one is [`SocketDirs::ours`].
+#[derive(Clone, Debug)]
+pub struct SocketDirs {
+    /// `$RUNTIME_DIRECTORY`: what systemd made for the service, separated by colons.
+    pub runtime_directory: Option<OsString>,
+    pub xdg_runtime_dir: Option<OsString>,
+    /// `$HOTSWAP_INSTANCE` and `$HOTSWAP_SOCKET`: what runs us, if we are a server's child.
+    pub around_us: Option<(OsString, PathBuf)>,
+    pub run: PathBuf,
+    pub tmp: PathBuf,
+    pub uid: Uid,
+}
+
+/// A control socket that was found, and the name of its instance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FoundSocket {
+    pub name: String,
+    pub path: PathBuf,
+    /// Its owner is the one who looks.
+    pub own: bool,
+}
+
+impl SocketDirs {
+    pub fn ours() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            runtime_directory: variable("RUNTIME_DIRECTORY"),
+            xdg_runtime_dir: variable("XDG_RUNTIME_DIR"),
+            around_us: variable("HOTSWAP_INSTANCE")
+                .zip(variable("HOTSWAP_SOCKET").map(PathBuf::from)),
+            run: "/run".into(),
+            tmp: "/tmp".into(),
+            uid: Uid::effective(),
+        }
+    }
+
+    /// The directory that our own socket belongs in; it is made if it is ours to make.
+    ///
+    /// # Errors
+    /// With a directory of that name that another user made, and those of mkdir(2).
+    pub fn own_directory(&self) -> io::Result<PathBuf> {
+        if let Some(first) = self.runtime_directories().next() {
+            return Ok(first);
+        }
+        // another's, as su(1) leaves it behind, would let him exchange what is in it
+        let user = self.xdg_runtime_dir();
+        if let Some(user) = user.filter(|user| is_owned(user, self.uid.as_raw())) {
+            return self.private(user.join("hotswap"));
+        }
+        if self.uid.is_root()
+            && let Ok(own) = make(self.run.join("hotswap"))
+        {
+            return Ok(own);
+        }
+        self.private(self.tmp.join(format!("hotswap-{}", self.uid)))
+    }
+
+    /// Every socket of that name that we may use, our own first.
+    pub fn named(&self, name: &str) -> Vec<FoundSocket> {
+        let around_us = self
+            .around_us
+            .iter()
+            .filter(|(instance, _)| instance == name)
+            .filter_map(|(_, path)| self.usable(path, name));
+        let file = file_of(name);
+        let listed = self.directories().into_iter();
+        let mut found: Vec<FoundSocket> = around_us
+            .chain(listed.filter_map(|directory| self.usable(&directory.join(&file), name)))
+            .collect();
+        sort(&mut found);
+        found
+    }
+
+    /// Every socket in every directory that we may use.
+    pub fn all(&self) -> Vec<FoundSocket> {
+        let mut found: Vec<FoundSocket> = self
+            .directories()
+            .iter()
+            .flat_map(|directory| entries(directory))
+            .filter(|path| path.extension() == Some(OsStr::new(ENDING)))
+            .filter_map(|path| self.usable(&path, path.file_stem()?.to_str()?))
+            .collect();
+        sort(&mut found);
+        found
+    }
+
+    /// The socket at a path, if it is one and its owner is ours (root's: anybody).
+    pub fn usable(&self, path: &Path, name: &str) -> Option<FoundSocket> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        let own = metadata.uid() == self.uid.as_raw();
+        let fits = metadata.file_type().is_socket() && (own || self.uid.is_root());
+        fits.then(|| FoundSocket {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            own,
+        })
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        let mut directories: Vec<PathBuf> = self.runtime_directories().collect();
+        let user = self.run.join("user");
+        if self.uid.is_root() {
+            directories.extend(entries(&user).iter().flat_map(|user| entries(user)));
+        } else {
+            directories.extend(entries(&user.join(self.uid.to_string())));
+        }
+        directories.extend(self.xdg_runtime_dir().iter().flat_map(|user| entries(user)));
+        directories.extend(entries(&self.run));
+        let whose = |directory: &PathBuf| {
+            let name = directory.file_name().and_then(OsStr::to_str)?;
+            name.strip_prefix("hotswap-")?.parse().ok()
+        };
+        directories.extend(entries(&self.tmp).into_iter().filter(|directory| {
+            whose(directory).is_some_and(|uid: u32| {
+                (self.uid.is_root() || uid == self.uid.as_raw()) && is_owned(directory, uid)
+            })
+        }));
+        directories
+    }
+
+    fn runtime_directories(&self) -> impl Iterator<Item = PathBuf> {
+        let all = self.runtime_directory.as_deref();
+        all.into_iter()
+            .flat_map(|all| std::env::split_paths(all).collect::<Vec<_>>())
+            .filter(|directory| directory.is_absolute())
+    }
+
+    fn xdg_runtime_dir(&self) -> Option<PathBuf> {
+        let directory = self.xdg_runtime_dir.as_ref().map(PathBuf::from);
+        directory.filter(|directory| directory.is_absolute())
+    }
+
+    /// A directory that nobody else can put anything into, nor put another in the place of.
+    fn private(&self, directory: PathBuf) -> io::Result<PathBuf> {
+        let directory = make(directory)?;
+        let metadata = fs::symlink_metadata(&directory)?;
+        let refuse = |why: &str| {
+            let why = format!("{} {why}", directory.display());
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        };
+        if !metadata.is_dir() {
+            return refuse("is no directory");
+        }
+        if metadata.uid() != self.uid.as_raw() {
+            return refuse("belongs to another user");
+        }
+        if directory.parent().is_none_or(lets_others_rename) {
+            return refuse("can be exchanged by others");
+        }
+        if is_open_to_others(&metadata) {
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(directory)
+    }
+}
+
+/// The file that an instance's socket is in its directory.
+pub fn file_of(name: &str) -> String {
+    format!("{name}.{ENDING}")
+}
+
+fn is_open_to_others(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o077 != 0
+}
+
+/// Others may write there, and it is not sticky.
+fn lets_others_rename(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| found.mode() & 0o1002 == 0o002)
+}
+
+fn is_owned(directory: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid)
+}
+
+fn make(directory: PathBuf) -> io::Result<PathBuf> {
+    match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(directory),
+    }
+}
+
+/// What is in a directory, or nothing if it cannot be read.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let Ok(read) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    read.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// Our own first; a socket that two ways lead to counts once.
+fn sort(found: &mut Vec<FoundSocket>) {
+    found.sort_by(|a, b| (!a.own, &a.name, &a.path).cmp(&(!b.own, &b.name, &b.path)));
+    found.dedup_by(|a, b| a.path == b.path);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn dirs() -> (TempDir, SocketDirs) {
+        let room = tempfile::tempdir().unwrap();
+        for directory in ["run", "tmp", "run/user", "run/user/7"] {
+            fs::create_dir(room.path().join(directory)).unwrap();
+        }
+        let dirs = SocketDirs {
+            runtime_directory: None,
+            xdg_runtime_dir: None,
+            around_us: None,
+            run: room.path().join("run"),
+            tmp: room.path().join("tmp"),
+            uid: Uid::effective(),
+        };
+        (room, dirs)
+    }
+
+    fn socket(directory: &Path, name: &str) -> PathBuf {
+        fs::create_dir_all(directory).unwrap();
+        let path = directory.join(file_of(name));
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    }
+
+    fn paths(found: &[FoundSocket]) -> Vec<&Path> {
+        found.iter().map(|found| found.path.as_path()).collect()
+    }
+
+    #[test]
+    fn a_service_uses_the_first_of_its_runtime_directories() {
+        let (_room, mut dirs) = dirs();
+        dirs.runtime_directory = Some("/run/api:/run/more".into());
+        dirs.xdg_runtime_dir = Some("/run/user/0".into());
+        assert_eq!(dirs.own_directory().unwrap(), Path::new("/run/api"));
+    }
+
+    #[test]
+    fn without_a_service_manager_the_users_own_directory_is_made() {
+        let (room, mut dirs) = dirs();
+        let user = room.path().join("run/user/7");
+        dirs.xdg_runtime_dir = Some(user.clone().into());
+        let made = dirs.own_directory().unwrap();
+        assert_eq!(made, user.join("hotswap"));
+        assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn root_without_a_run_directory_has_its_sockets_in_tmp() {
+        let (room, mut dirs) = dirs();
+        if !dirs.uid.is_root() {
+            return; // others have them there anyway
+        }
+        dirs.run = room.path().join("missing");
+        let made = dirs.own_directory().unwrap();
+        assert_eq!(made, room.path().join("tmp/hotswap-0"));
+        let path = socket(&made, "api");
+        assert_eq!(paths(&dirs.named("api")), [path.as_path()]);
+    }
+
+    #[test]
+    fn a_runtime_directory_of_another_user_is_not_used() {
+        let (room, mut dirs) = dirs();
+        dirs.xdg_runtime_dir = Some(room.path().join("run/user/7").into());
+        dirs.uid = Uid::from_raw(dirs.uid.as_raw() + 1);
+        let error = dirs.own_directory().unwrap_err();
+        assert!(!error.to_string().contains("run/user/7"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_exchange_or_is_a_link_is_not_used() {
+        let (room, mut dirs) = dirs();
+        let open = room.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = |dirs: &SocketDirs| dirs.own_directory().unwrap_err().to_string();
+        dirs.xdg_runtime_dir = Some(open.clone().into());
+        assert!(refused(&dirs).contains("can be exchanged"));
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::remove_dir(open.join("hotswap")).unwrap();
+        std::os::unix::fs::symlink(room.path().join("run"), open.join("hotswap")).unwrap();
+        assert!(refused(&dirs).contains("is no directory"));
+    }
+
+    #[test]
+    fn a_directory_in_tmp_that_another_made_is_not_used() {
+        let (room, mut dirs) = dirs();
+        let foreign = room.path().join("tmp/hotswap-12345");
+        fs::create_dir(&foreign).unwrap();
+        dirs.uid = Uid::from_raw(12345);
+        let error = dirs.own_directory().unwrap_err();
+        assert!(error.to_string().contains("belongs to another user"));
+        socket(&foreign, "api");
+        assert_eq!(dirs.named("api"), []);
+    }
+
+    #[test]
+    fn a_directory_that_is_open_to_others_into_is_closed_to_them() {
+        let (room, mut dirs) = dirs();
+        dirs.xdg_runtime_dir = Some(room.path().into());
+        let open = room.path().join("hotswap");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        dirs.own_directory().unwrap();
+        assert_eq!(fs::metadata(open).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn clients_find_an_instance_wherever_it_may_be() {
+        let (room, mut dirs) = dirs();
+        let uid = dirs.uid;
+        dirs.xdg_runtime_dir = Some(room.path().join("run/user/7").into());
+        let places = ["run/api", "run/user/7/hotswap", "run/hotswap"];
+        let in_tmp = format!("tmp/hotswap-{uid}");
+        let made: Vec<PathBuf> = places
+            .iter()
+            .copied()
+            .chain([in_tmp.as_str()])
+            .map(|place| socket(&room.path().join(place), "api"))
+            .collect();
+        let found = dirs.named("api");
+        assert_eq!(found.len(), 4);
+        for path in &made {
+            assert!(paths(&found).contains(&path.as_path()), "{path:?}");
+        }
+        assert_eq!(dirs.all(), found);
+        assert_eq!(dirs.named("ap"), []);
+    }
+
+    #[test]
+    fn what_belongs_to_others_or_is_no_socket_is_passed_over() {
+        let (room, mut dirs) = dirs();
+        let place = room.path().join("run/api");
+        socket(&place, "api");
+        fs::write(place.join("file.sock"), "").unwrap();
+        dirs.uid = Uid::from_raw(12345);
+        assert_eq!(dirs.named("api"), []);
+        dirs.uid = Uid::effective();
+        assert_eq!(dirs.named("file"), []);
+    }
+
+    #[test]
+    fn a_servers_own_child_finds_the_socket_it_was_told_of() {
+        let (room, mut dirs) = dirs();
+        let path = socket(&room.path().join("elsewhere"), "control");
+        dirs.around_us = Some(("api".into(), path.clone()));
+        assert_eq!(paths(&dirs.named("api")), [path.as_path()]);
+        assert_eq!(dirs.named("other"), []);
+    }
+}

@@ -1,0 +1,60 @@
+//! Text from elsewhere, made fit for a line: on a terminal it moves no cursor, and it forges no second line.
+
+/// How a line goes on that says what the user can do.
+const HINT: &str = "\ntry: ";
+
+/// As it is, but for control characters, which are spelled out, and colours, which are left out.
+pub fn escape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(next) = rest.next() {
+        if let Some(behind) = colour(next, rest.as_str()) {
+            rest = behind.chars();
+        } else if next.is_control() {
+            plain.extend(next.escape_default());
+        } else {
+            plain.push(next);
+        }
+    }
+    plain
+}
+
+/// The same of our own words, whose hint stands in a line of its own.
+pub fn escape_but_for_hints(text: &str) -> String {
+    let parts = text.split(HINT).map(escape);
+    parts.collect::<Vec<_>>().join(HINT)
+}
+
+/// What follows a colour (`ESC [ 1 ; 3 1 m`), if the text begins with one.
+fn colour(first: char, rest: &str) -> Option<&str> {
+    let rest = rest.strip_prefix('[').filter(|_| first == '\x1b')?;
+    let behind = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+    behind.strip_prefix('m')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_moves_the_cursor_or_begins_a_line() {
+        assert_eq!(escape("naïve ü 漢字"), "naïve ü 漢字");
+        assert_eq!(escape("\x1b[1;31mred\x1b[0m"), "red");
+        assert_eq!(escape("a\x1b[2Jb\r\n\u{9b}c"), r"a\u{1b}[2Jb\r\n\u{9b}c");
+    }
+
+    #[test]
+    fn a_hint_keeps_its_line() {
+        let text = "cannot run x\ny\ntry: z\n";
+        assert_eq!(escape_but_for_hints(text), "cannot run x\\ny\ntry: z\\n");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_keeps_a_control_character(text in any::<String>()) {
+            prop_assert!(!escape(&text).chars().any(char::is_control));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A socket as a generation is given it, and as hotswap sees it there.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::ListenerId;
+use super::listening_socket::set_nonblocking;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    Tcp {
+        port: u16,
+    },
+    Udp {
+        port: u16,
+    },
+    /// A unix stream socket in the file system.
+    Unix,
+    Abstract,
+    /// What hotswap was given and does not know: it is handed on.
+    Other,
+}
+
+impl SocketKind {
+    #[cfg(test)]
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Tcp { port } | Self::Udp { port } => Some(port),
+            Self::Unix | Self::Abstract | Self::Other => None,
+        }
+    }
+}
+
+/// A socket as a generation is given it.
+#[derive(Debug)]
+pub struct InheritedSocket {
+    pub name: String,
+    /// As the user spelled the address, but with the port that 0 has become.
+    pub as_given: String,
+    /// `host:port`, or the path.
+    pub addr: String,
+    /// Of TCP alone.
+    pub port: Option<u16>,
+    pub kind: SocketKind,
+    pub fd: OwnedFd,
+}
+
+impl InheritedSocket {
+    /// For servers that take non-blocking sockets for granted.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        set_nonblocking(self.fd.as_fd(), true)
+    }
+}
+
+/// A socket that a generation has, as hotswap sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationSocket<'a> {
+    pub listener: ListenerId,
+    pub fd: BorrowedFd<'a>,
+    pub inode: u64,
+    pub kind: SocketKind,
+    /// It is this generation's alone.
+    pub steered: bool,
+    pub captured: bool,
+    pub listens: bool,
+}

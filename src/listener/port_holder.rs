@@ -1,0 +1,131 @@
+//! Who has an address that we cannot have, as far as /proc tells.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::Pid;
+
+use super::unix_dir::BESIDE;
+use crate::address::{Address, Endpoint};
+use crate::escape::escape;
+use crate::proc::net::{self, InetSocket, LISTENING};
+use crate::proc::{descriptor, process};
+
+/// The processes that hold a socket at the address.
+pub struct PortHolder {
+    processes: Vec<HolderProcess>,
+}
+
+struct HolderProcess {
+    pid: Pid,
+    program: String,
+    /// Of which generation of another hotswap.
+    generation: Option<String>,
+}
+
+/// Looks through /proc/net and the descriptors of every process that we may look at.
+pub fn of(address: &Address) -> Option<PortHolder> {
+    let inodes: HashSet<u64> = match address {
+        Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some(LISTENING)),
+        Address::Udp(endpoint) => inet(&["udp", "udp6"], endpoint.port(), None),
+        Address::Path(path) => unix(std::path::absolute(path).ok()?.as_os_str()),
+        Address::Abstract(name) => unix(OsStr::new(&format!("@{name}"))),
+    };
+    if inodes.is_empty() {
+        return None;
+    }
+    let processes = holders(&inodes);
+    (!processes.is_empty()).then_some(PortHolder { processes })
+}
+
+/// Who has this socket, in words.
+pub fn holder_of(inode: u64) -> String {
+    match holders(&HashSet::from([inode])).first() {
+        Some(HolderProcess { pid, program, .. }) => format!("pid {pid} ({program})"),
+        None => "another process".to_owned(),
+    }
+}
+
+fn holders(inodes: &HashSet<u64>) -> Vec<HolderProcess> {
+    let holders = process::all().filter(|pid| descriptor::holds_any(*pid, inodes));
+    let mut processes: Vec<_> = holders.map(HolderProcess::look).collect();
+    processes.sort_by_key(|process| process.pid);
+    processes
+}
+
+fn inet(tables: &[&str], port: u16, state: Option<u8>) -> HashSet<u64> {
+    let sockets = tables.iter().flat_map(|table| net::inet(table));
+    let wanted = |socket: &InetSocket| {
+        socket.port == port && state.is_none_or(|state| socket.state == state)
+    };
+    sockets.filter(wanted).map(|socket| socket.inode).collect()
+}
+
+/// A generation's socket is bound to a name beside its path.
+fn unix(path: &OsStr) -> HashSet<u64> {
+    let path = path.as_bytes();
+    let is_there = |name: &[u8]| {
+        let rest = name.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(BESIDE.as_bytes()))
+    };
+    net::unix(is_there).into_iter().collect()
+}
+
+impl HolderProcess {
+    fn look(pid: Pid) -> Self {
+        let environment = process::environment(pid).unwrap_or_default();
+        let value = |name: &str| {
+            let mut variables = environment.split(|byte| *byte == 0);
+            let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes()));
+            value.map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        Self {
+            pid,
+            program: escape(&process::name(pid).to_string_lossy()),
+            generation: value("HOTSWAP_GENERATION=").as_deref().map(escape),
+        }
+    }
+}
+
+/// Who has the port that a server has asked for, in words; nobody if we have it ourselves, as the server then knows.
+pub fn holders_of_port(at: SocketAddr) -> Option<String> {
+    let owner = of(&Address::Tcp(Endpoint::At(at)))?;
+    let we = |process: &HolderProcess| process.pid == Pid::this();
+    (!owner.processes.iter().any(we)).then(|| owner.names())
+}
+
+impl PortHolder {
+    fn names(&self) -> String {
+        let name = |process: &HolderProcess| {
+            let HolderProcess { pid, program, .. } = process;
+            match &process.generation {
+                Some(number) => format!("pid {pid} ({program}, generation {number})"),
+                None => format!("pid {pid} ({program})"),
+            }
+        };
+        let names: Vec<String> = self.processes.iter().map(name).collect();
+        names.join(", ")
+    }
+}
+
+impl fmt::Display for PortHolder {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "it is held by {}", self.names())?;
+        f.write_str("\ntry: another address, or stop it first: kill")?;
+        // a hotswap among them takes its servers with it
+        let hotswap = |process: &&HolderProcess| process.program == "hotswap";
+        let all = self.processes.iter();
+        let first: Vec<_> = all.clone().filter(hotswap).collect();
+        let wanted = if first.is_empty() {
+            all.collect()
+        } else {
+            first
+        };
+        wanted
+            .iter()
+            .try_for_each(|process| write!(f, " {}", process.pid))
+    }
+}

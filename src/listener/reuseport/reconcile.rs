@@ -1,0 +1,148 @@
+//! What the kernel knows of a group and we do not yet: who has shut a socket down, which strangers came and went, and
+//! where our sockets are since.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::{
+    ATTEMPTS, Inode, ListenerContext, ListeningSocket, MemberRole, ReuseportGroup, Snapshot,
+    role_of, set_nonblocking,
+};
+use crate::supervisor::Generation;
+use crate::sys;
+
+/// What is said where they come and go without a pause.
+pub fn too_many_strangers() -> io::Error {
+    io::Error::other("others join the port and leave it all the time")
+}
+
+impl ReuseportGroup {
+    /// Takes note of what the kernel knows and we do not yet: a server may have shut its socket down a moment ago, and a
+    /// process of our own user can join, and leave at any moment.
+    pub fn recognize(&mut self, snapshot: &Snapshot, context: &mut ListenerContext) {
+        let Some(there) = snapshot.members(self) else {
+            return self.members.show(false);
+        };
+        let ours = self.sockets.iter().filter(|socket| socket.listens);
+        let shut: Vec<Inode> = ours
+            .map(|socket| socket.inode)
+            .filter(|inode| !there.contains(inode))
+            .collect();
+        if !shut.is_empty() {
+            self.shut_down(&shut, context);
+        }
+        let gone = self.strangers.difference(&there);
+        let gone: Vec<Inode> = gone.copied().collect();
+        let mut strangers_moved = !gone.is_empty();
+        self.members.leave_together(&gone);
+        self.strangers.retain(|inode| there.contains(inode));
+        for inode in there {
+            let ours = self.position(inode);
+            // its server has called listen(2) by itself after a shutdown(2)
+            if let Some(socket) = ours.map(|at| &mut self.sockets[at]) {
+                socket.listens = true;
+                self.members.append(inode, role_of(socket));
+            } else if self.strangers.insert(inode) {
+                strangers_moved = true;
+                self.members.append(inode, MemberRole::ServerHeld);
+                context.found_stranger(self.address.to_string(), inode);
+            }
+        }
+        self.members.show(strangers_moved);
+    }
+
+    /// Whether this generation's socket has joined since the kernel last showed who is there.
+    pub fn is_new(&self, generation: Generation) -> bool {
+        let socket = self.socket_of(generation);
+        socket.is_some_and(|socket| self.members.is_new(socket.inode))
+    }
+
+    /// A stranger may have come or gone just when this generation's socket joined, which nobody uses yet: then it joins
+    /// once more, behind whoever is there now.
+    pub fn settle(
+        &mut self,
+        generation: Generation,
+        snapshot: &Snapshot,
+        context: &mut ListenerContext,
+    ) -> io::Result<()> {
+        self.recognize(snapshot, context);
+        let inode = self.socket_of(generation).map(|socket| socket.inode);
+        match inode.filter(|inode| self.members.index_of(*inode).is_none()) {
+            Some(inode) => self.join_again(inode, context),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for one socket alone.
+    pub(super) fn make_sure(
+        &mut self,
+        inode: Inode,
+        context: &mut ListenerContext,
+    ) -> io::Result<()> {
+        for _ in 0..ATTEMPTS {
+            if !self.members.is_new(inode) {
+                return Ok(());
+            }
+            self.recognize(&Snapshot::of(&[self]), context);
+            if self.members.index_of(inode).is_none() {
+                self.join_again(inode, context)?;
+            }
+        }
+        Err(too_many_strangers())
+    }
+
+    fn join_again(&mut self, inode: Inode, context: &ListenerContext) -> io::Result<()> {
+        let at = self.position(inode).ok_or(Errno::EBADF)?;
+        let socket = &self.sockets[at];
+        let role = role_of(socket);
+        shutdown(socket.fd().as_raw_fd(), Shutdown::Both)?;
+        self.members.leave(inode);
+        sys::listen(socket.fd(), context.options.backlog)?;
+        self.members.append(inode, role);
+        if self.members.target() == Some(inode) {
+            self.steer(inode)?;
+        }
+        self.guard(context)?;
+        self.fill(inode, context)
+    }
+
+    /// Finds out where the sockets are whose place is in doubt, by connections of our own: who gets one is there.
+    pub(super) fn find_out(&mut self) {
+        if let Err(error) = self.try_to_find_out() {
+            let address = self.address;
+            log::debug!("cannot tell the order of the sockets of {address}: {error}");
+        }
+    }
+
+    fn try_to_find_out(&mut self) -> io::Result<()> {
+        let target = self.members.target();
+        let target = target.and_then(|inode| self.members.index_of(inode));
+        let target = target.ok_or(Errno::ENOENT)?;
+        let is_uncertain = self.members.is_uncertain();
+        for (index, _) in &is_uncertain {
+            let _probe = self.probe_at(*index, target)?;
+            let uncertain = |socket: &&ListeningSocket| {
+                is_uncertain.iter().any(|(_, inode)| *inode == socket.inode)
+            };
+            let spare = self.spare().filter(uncertain);
+            let got_it = spare.map(|socket| {
+                (
+                    socket.inode,
+                    set_nonblocking(socket.fd(), true).and_then(|()| sys::accept(socket.fd())),
+                )
+            });
+            let got_it = got_it
+                .filter(|(_, accepted)| accepted.is_ok())
+                .map(|(inode, _)| inode)
+                .next();
+            // else a server got it; it is known which once all others are found
+            if let Some(inode) = got_it {
+                self.members.found(inode, *index);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! From what the core announces to the words, and to all who follow.
+
+use std::time::Duration;
+
+use log::Level;
+
+use super::World;
+use super::generation::Spawned;
+use crate::log as lines;
+use crate::ready::NotReadyReason;
+use crate::record::{Record, RecordKind};
+use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Time, Transition};
+use crate::sys;
+
+impl World {
+    pub(super) fn announce(&mut self, transition: &Transition) {
+        let record = match transition {
+            Transition::Proving(generation) => {
+                let (how, after) = self.shown_ready(*generation);
+                Record::proving(*generation, &how, after)
+            }
+            Transition::Serving {
+                generation,
+                cause,
+                draining,
+            } => self.serving(*generation, *cause, *draining),
+            Transition::Failed(failure) => {
+                let old = failure
+                    .keeps_serving
+                    .filter(|_| self.args.dev)
+                    .and_then(|old| self.generations.get(&old));
+                let age = old.map(|old| sys::now().saturating_sub(old.server.started()));
+                self.failed(failure, age)
+            }
+            Transition::Dead {
+                generation,
+                exit,
+                then,
+            } => {
+                let after = self.since(*generation, |one| one.serving_since);
+                Record::dead(*generation, exit, after, *then)
+            }
+            Transition::Gone { generation, exit } => {
+                let record = self.gone(*generation, exit.as_ref());
+                self.publish(&record);
+                self.control.gone(*generation, &record.text, sys::now());
+                return;
+            }
+            Transition::Unkillable(generation) => {
+                let text = "cannot be killed: it is left to the system";
+                let record = Record::of(RecordKind::Warning, *generation, text).at(Level::Error);
+                self.publish(&record);
+                self.control.gone(*generation, &record.text, sys::now());
+                return;
+            }
+            Transition::DrainTimeout(generation) => {
+                Record::killed(*generation, "its time to end has passed")
+            }
+            Transition::KilledEarly(generation) => {
+                Record::killed(*generation, "more are draining than --max-draining allows")
+            }
+            Transition::FallingBack { to } => self.falling_back(*to),
+            Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),
+            Transition::Stopping => Record::new(RecordKind::Stopping, "stopping"),
+        };
+        self.publish(&record);
+    }
+
+    /// The log, the hooks, and whoever follows.
+    pub(super) fn publish(&mut self, record: &Record) {
+        lines::log_record(record);
+        self.publish_to_clients(record);
+        self.run_hook(record);
+    }
+
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.publish(&Record::warning(text));
+    }
+
+    fn serving(
+        &mut self,
+        generation: Generation,
+        cause: Cause,
+        draining: Option<Generation>,
+    ) -> Record {
+        let (how, after) = self.shown_ready(generation);
+        let draining = draining.map(|old| (old, self.connections_of(old)));
+        let record = Record::serving(generation, &how, after, draining);
+        self.status_data
+            .served(generation, cause, after, &record.text, sys::now());
+        record
+    }
+
+    fn failed(&mut self, failure: &Failure, age: Option<Duration>) -> Record {
+        if let Some(not_ready_reason) = self.not_ready_reason(failure) {
+            self.warn(not_ready_reason);
+        }
+        let record = Record::failed(failure, age);
+        self.status_data.failed(failure, &record.text, sys::now());
+        record
+    }
+
+    /// What it was waited for in vain.
+    fn not_ready_reason(&self, failure: &Failure) -> Option<String> {
+        let Reason::NotReady(_) = failure.reason else {
+            return None;
+        };
+        let generation = failure.generation;
+        let readiness = self.generations.get(&generation)?.readiness.as_ref()?;
+        Some(match readiness.not_ready_reason()? {
+            NotReadyReason::NoReadyMessage => {
+                format!("{generation} does not say READY=1, as the one before it did")
+            }
+            NotReadyReason::Accepting(listeners) => {
+                let addresses = listeners.iter().map(|one| self.listeners.address_of(*one));
+                let addresses: Vec<String> = addresses.collect();
+                format!("{generation} does not accept on {}", addresses.join(", "))
+            }
+            NotReadyReason::Answer { path, status } => {
+                format!("{generation} answers to {path} with status {status}")
+            }
+        })
+    }
+
+    fn falling_back(&self, good: Generation) -> Record {
+        let program = format!("the last good program, that of {good},");
+        let text = match self.held_program(good) {
+            Ok(_) => format!("{program} runs again until the next change"),
+            Err(why) => format!("{program} cannot be run again: {why}"),
+        };
+        Record::warning(text).at(Level::Error)
+    }
+
+    /// As they were counted when it began to drain.
+    fn connections_of(&self, generation: Generation) -> Option<usize> {
+        let drain = self.generations.get(&generation)?.drain.as_ref()?;
+        drain.connections()
+    }
+
+    fn gone(&mut self, generation: Generation, exit: Option<&Exit>) -> Record {
+        let one = self.generations.get(&generation);
+        let served = one.is_some_and(|one| one.serving_since.is_some());
+        let was_ended = one.is_some_and(|one| one.drains_since.is_some());
+        let after = self.since(generation, |one| {
+            one.drains_since
+                .or(one.serving_since)
+                .or(Some(one.server.started()))
+        });
+        if served {
+            self.status_data.counters.gone_after(after);
+        }
+        let record = Record::gone(generation, after, exit);
+        // That a candidate died by itself has been said.
+        if served || was_ended {
+            record
+        } else {
+            record.at(Level::Debug)
+        }
+    }
+
+    fn shown_ready(&self, generation: Generation) -> (String, Duration) {
+        let one = self.generations.get(&generation);
+        one.and_then(|one| one.ready.clone()).unwrap_or_else(|| {
+            let after = self.since(generation, |one| Some(one.server.started()));
+            ("ready".into(), after)
+        })
+    }
+
+    fn since(&self, generation: Generation, moment: impl Fn(&Spawned) -> Option<Time>) -> Duration {
+        let now = sys::now();
+        now.saturating_sub(
+            self.generations
+                .get(&generation)
+                .and_then(moment)
+                .unwrap_or(now),
+        )
+    }
+}

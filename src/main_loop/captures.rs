@@ -1,0 +1,116 @@
+//! Servers that bind by themselves: answering them, and what follows from what they do.
+
+use anyhow::{Result, bail};
+use nix::poll::PollFlags;
+
+use super::World;
+use super::wait::Batch;
+use crate::capture::{self, CaptureEvent, filter};
+use crate::cli::options::{self, RunArgs};
+use crate::record::{Record, RecordKind};
+use crate::supervisor::{Event, Generation, Time};
+
+/// What comes of `--capture` here.
+#[derive(Debug, Default)]
+pub(super) struct CaptureSetting {
+    pub capture: bool,
+    /// Another hotswap captures us: of its one socket we cannot make a group.
+    pub share: bool,
+    pub warning: Option<String>,
+}
+
+impl CaptureSetting {
+    /// # Errors
+    /// If servers have to be captured and cannot be.
+    pub fn of(args: &RunArgs) -> Result<Self> {
+        if args.capture == options::CaptureMode::Never {
+            return Ok(Self::default());
+        }
+        let Err(error) = capture::available() else {
+            return Ok(Self {
+                capture: true,
+                ..Self::default()
+            });
+        };
+        let errno = error.raw_os_error().unwrap_or(0);
+        let why = filter::why_not(errno);
+        if args.capture == options::CaptureMode::Always {
+            bail!(
+                "cannot capture what the server binds: {why}\n\
+                 try: --capture auto, and --listen for a server that takes its sockets from there"
+            );
+        }
+        let nested = errno == libc::EBUSY && std::env::var_os("HOTSWAP_GENERATION").is_some();
+        let shared = if nested {
+            ", on sockets that all generations share"
+        } else {
+            ""
+        };
+        Ok(Self {
+            capture: false,
+            share: nested,
+            warning: Some(format!(
+                "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}"
+            )),
+        })
+    }
+}
+
+impl World {
+    pub(super) fn handle_capture(
+        &mut self,
+        generation: Generation,
+        flags: PollFlags,
+        now: Time,
+        batch: &mut Batch,
+    ) {
+        let Some(one) = self.generations.get_mut(&generation) else {
+            return;
+        };
+        let Some(capture) = &mut one.capture else {
+            return;
+        };
+        let processes = || one.server.processes();
+        for happened in capture.woken(flags, now, &mut self.listeners, processes) {
+            match happened {
+                CaptureEvent::Listens {
+                    as_given, first, ..
+                } if first => {
+                    let text = format!("listening on {as_given}");
+                    self.publish(&Record::new(RecordKind::Listening, text));
+                }
+                CaptureEvent::Listens { .. } => {}
+                CaptureEvent::Warning(text) => self.warn(text),
+                CaptureEvent::Gone => {
+                    if let Some(one) = self.generations.get_mut(&generation) {
+                        one.capture = None;
+                        let gone = one.is_gone().then_some(Event::Gone(generation));
+                        batch.deaths.extend(gone);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
+    /// must accept too; but nobody need where it has closed its listener.
+    pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
+        for one in self.generations.values_mut() {
+            let processes = || one.server.processes();
+            if let Some(capture) = &mut one.capture {
+                capture.sweep(now, &mut self.listeners, processes);
+            }
+        }
+        let listeners = &self.listeners;
+        self.accepted_on.retain(|listener| listeners.has(*listener));
+        if let Some(serving) = serving {
+            let held = listeners.sockets_of(serving);
+            let late = held.iter().filter(|held| held.captured && held.listens);
+            for late in late {
+                if !self.accepted_on.contains(&late.listener) {
+                    self.accepted_on.push(late.listener);
+                }
+            }
+        }
+    }
+}

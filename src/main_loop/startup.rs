@@ -1,0 +1,230 @@
+//! Opening the rooms, in the order that signals and threads ask for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::prctl;
+
+use super::captures::CaptureSetting;
+use super::status::StatusData;
+use super::{World, saved_state};
+use crate::cli::options::{self, RunArgs};
+use crate::control::Control;
+use crate::listener::{ListenerContext, Listeners, SocketOptions};
+use crate::record::{Record, RecordKind};
+use crate::server::{ServerConfig, profile};
+use crate::signals::Signals;
+use crate::stub::open_files;
+use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
+use crate::sys::clock::Pulse;
+use crate::systemd::{self, ServiceManager};
+use crate::upgrade::{Upgraded, lost};
+use crate::watch::{Watch, WatchTargets};
+use crate::{program, sys, upgrade};
+
+/// What the command line says, as the core has it.
+pub(super) fn policy(args: &RunArgs) -> Policy {
+    Policy {
+        ready_timeout: args.ready_timeout,
+        min_ready: args.min_ready,
+        quiesce: args.quiesce,
+        drain_timeout: args.drain_timeout,
+        max_draining: usize::try_from(args.max_draining).unwrap_or(usize::MAX),
+        order: match args.order {
+            options::Order::StartFirst => StartOrder::StartFirst,
+            options::Order::StopFirst => StartOrder::StopFirst,
+        },
+        restart: match args.restart {
+            options::Restart::Always => RestartPolicy::Always,
+            options::Restart::OnFailure => RestartPolicy::OnFailure,
+            options::Restart::Never => RestartPolicy::Never,
+            options::Restart::OnChange => RestartPolicy::OnChange,
+        },
+        before_swap: args.before_swap.as_ref().map(|_| args.before_swap_timeout),
+        before_first: args.dev,
+        fallback: !args.no_fallback,
+    }
+}
+
+impl World {
+    /// With what the core remembers, if this hotswap goes on where another one ended.
+    pub(super) fn open(args: RunArgs) -> Result<(Self, Option<SavedState>)> {
+        open_files::raise();
+        let mut upgraded = Upgraded::at_start()?;
+        // Before anything asks what time it is.
+        if let Some(upgraded) = &mut upgraded {
+            sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
+        }
+        // What it was given at its start the hotswap before has handed over with its listeners.
+        let inherited = if upgraded.is_none() {
+            systemd::inherited()
+        } else {
+            Vec::new()
+        };
+        let ground = match (Prerequisites::open(&args), upgraded) {
+            (Err(error), Some(upgraded)) => return Err(upgraded.retry_old_version(error)),
+            (ground, before) => {
+                upgraded = before;
+                ground?
+            }
+        };
+        let mut incoming = upgraded.map(|upgraded| upgraded.state);
+        let Prerequisites {
+            own_path,
+            signals,
+            capture_setting,
+            context,
+            watch,
+            warnings: of_watch,
+        } = ground;
+        let (listeners, mut warnings) = match &mut incoming {
+            Some(incoming) => {
+                let listeners = super::upgrade::listeners(incoming, context).map_err(lost)?;
+                (listeners, Vec::new())
+            }
+            None => Listeners::open(&args.listen, context, inherited)?,
+        };
+        warnings.extend(capture_setting.warning);
+        warnings.extend(of_watch);
+        // Last of all that may fail: its file is there for as long as hotswap answers.
+        let (control, warning) = match &mut incoming {
+            Some(incoming) => (incoming.take("control").map_err(lost)?, None),
+            None => Control::open(args.control.as_deref(), &args.instance())?,
+        };
+        warnings.extend(warning);
+        let server_config = server_config(&args, &control, capture_setting.capture);
+        let now = sys::now();
+        let mut world = Self {
+            stop_signal: args
+                .stop_signal
+                .unwrap_or_else(|| profile::stop_signal(&args.command)),
+            own_path,
+            ready_mode: args.ready.clone(),
+            server_config,
+            signals,
+            listeners,
+            watch,
+            generations: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            commands: Vec::new(),
+            accepted_on: Vec::new(),
+            says_ready: false,
+            control,
+            manager: ServiceManager::around_us(now),
+            status_data: StatusData::new(now),
+            fitness_due: None,
+            pulse: Pulse::begin(),
+            ended: None,
+            args,
+        };
+        if let Some(mut incoming) = incoming {
+            let memory = incoming.take("core").map_err(lost)?;
+            let memory =
+                saved_state::from_json(&memory).context("cannot read the state of its core");
+            let memory = memory.map_err(lost)?;
+            world.restore(incoming).map_err(lost)?;
+            return Ok((world, Some(memory)));
+        }
+        for address in world.listeners.listening() {
+            world.publish(&Record::new(
+                RecordKind::Listening,
+                format!("listening on {address}"),
+            ));
+        }
+        for warning in warnings {
+            world.warn(warning);
+        }
+        Ok((world, None))
+    }
+}
+
+/// What hotswap needs whatever it runs and however it came here. If it cannot be had, nothing has happened yet.
+struct Prerequisites {
+    own_path: PathBuf,
+    signals: Signals,
+    capture_setting: CaptureSetting,
+    context: ListenerContext,
+    watch: Watch,
+    warnings: Vec<String>,
+}
+
+impl Prerequisites {
+    fn open(args: &RunArgs) -> Result<Self> {
+        let own_path = upgrade::own_path();
+        check_proc()?;
+        // Before any thread: ctrlc's here, the watcher's below.
+        let signals = Signals::take()?;
+        prctl::set_child_subreaper(true).context("cannot adopt the orphans of servers")?;
+        let capture_setting = CaptureSetting::of(args)?;
+        let context = ListenerContext::new(socket_options(args, &capture_setting));
+        let context = context.context("cannot make an epoll set")?;
+        let (watch, warnings) = watch(args)?;
+        Ok(Self {
+            own_path,
+            signals,
+            capture_setting,
+            context,
+            watch,
+            warnings,
+        })
+    }
+}
+
+fn socket_options(args: &RunArgs, capture_setting: &CaptureSetting) -> SocketOptions {
+    let owner = args
+        .socket_owner
+        .as_ref()
+        .map(|owner| (owner.user, owner.group));
+    SocketOptions {
+        backlog: args.backlog,
+        mode: args.socket_mode,
+        owner,
+        share: args.share || capture_setting.share,
+    }
+}
+
+fn server_config(args: &RunArgs, control: &Control, capture: bool) -> ServerConfig {
+    ServerConfig {
+        command: args.command.clone(),
+        user: args.user.clone(),
+        group: args.group.clone(),
+        chdir: args.chdir.clone(),
+        env_file: args.env_file.clone(),
+        stderr: args.stderr(),
+        name: control.name().to_owned(),
+        control: control.path().map(Path::to_owned),
+        capture,
+    }
+}
+
+fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
+    let path = std::env::var_os("PATH");
+    let program: Option<PathBuf> = args
+        .command
+        .first()
+        .and_then(|command| program::find(command, args.chdir.as_deref(), path.as_deref()).ok());
+    let targets = WatchTargets {
+        command: args.command.clone(),
+        directory: args.chdir.clone(),
+        program,
+        watch_program: !args.no_watch,
+        paths: args.watch.clone(),
+        env_file: args.env_file.clone(),
+    };
+    Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
+}
+
+/// Everything hotswap knows of its servers it reads from /proc, by their pids.
+fn check_proc() -> Result<()> {
+    let own = std::fs::read_link("/proc/self").context("cannot read /proc/self")?;
+    let pid = std::process::id();
+    if own.as_os_str() != pid.to_string().as_str() {
+        bail!(
+            "cannot use /proc: it belongs to another pid namespace ({} there is {pid} here)\n\
+             try: mount it anew, as unshare --mount-proc does",
+            own.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Whether some thread of a generation waits for a client: the strong rule.
+//!
+//! It waits if it is blocked in accept on the socket, in poll or select with the socket in the set, or in epoll_wait on
+//! a set that holds it. A socket that listens, or is registered in an epoll set, proves nothing. All of this is read from
+//! /proc and from the arguments of the blocked calls; the server notices nothing.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::RawFd;
+
+use libc::c_long;
+use nix::unistd::Pid;
+
+use crate::proc::process::{self, Stat};
+use crate::proc::{descriptor, is_gone, memory};
+
+/// `epoll_pwait2`, which libc does not define on every architecture.
+const EPOLL_PWAIT2: c_long = 441;
+/// POLLIN and POLLRDNORM; EPOLLIN and EPOLLRDNORM are the same bits.
+const READABLE: u32 = 0x41;
+/// How many descriptors of a poll or select are looked at.
+const SET: usize = 4096;
+
+/// The result of one look at the processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockedThreads {
+    /// The inodes of the sockets on which a thread waits.
+    pub waiting: HashSet<u64>,
+    /// Some process could not be inspected, so its threads were not seen.
+    pub blind: bool,
+}
+
+/// A socket to look for, by inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoughtSocket {
+    pub inode: u64,
+    /// It takes datagrams: a thread that receives is ready.
+    pub datagrams: bool,
+}
+
+/// What a blocked thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BlockedCall {
+    Accept { fd: u64 },
+    Receive { fd: u64 },
+    Epoll { fd: u64 },
+    Poll { set: u64, length: u64 },
+    Select { set: u64, length: u64 },
+}
+
+/// Looks at the threads of these processes, until a waiting thread has been found for every socket.
+pub fn look(pids: &[Pid], sought: &[SoughtSocket]) -> BlockedThreads {
+    let mut seen = BlockedThreads::default();
+    for pid in pids {
+        if seen.waiting.len() == sought.len() {
+            break;
+        }
+        seen.blind |= look_into(*pid, sought, &mut seen.waiting).is_err();
+    }
+    seen
+}
+
+/// Looks at the threads of one process.
+///
+/// # Errors
+/// If that is not permitted.
+fn look_into(pid: Pid, sought: &[SoughtSocket], waiting: &mut HashSet<u64>) -> io::Result<()> {
+    for thread in process::threads(pid) {
+        match process::blocked_in(thread) {
+            Ok(call) => {
+                let wait = call.and_then(|(number, first, second)| wait(number, first, second));
+                let found = wait.map(|wait| waited_for(wait, thread, sought));
+                // A stopped thread still shows the call it was stopped in.
+                if let Some(found) = found.filter(|found| !found.is_empty() && runs(thread)) {
+                    waiting.extend(found);
+                }
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the thread is stopped by neither a signal nor a debugger.
+fn runs(thread: Pid) -> bool {
+    Stat::of(thread).is_some_and(|stat| !stat.is_stopped())
+}
+
+/// What a thread blocked in this system call waits for.
+fn wait(number: c_long, first: u64, second: u64) -> Option<BlockedCall> {
+    match number {
+        libc::SYS_accept | libc::SYS_accept4 => Some(BlockedCall::Accept { fd: first }),
+        libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_read
+        | libc::SYS_readv => Some(BlockedCall::Receive { fd: first }),
+        libc::SYS_epoll_pwait | EPOLL_PWAIT2 => Some(BlockedCall::Epoll { fd: first }),
+        libc::SYS_ppoll => Some(BlockedCall::Poll {
+            set: first,
+            length: second,
+        }),
+        libc::SYS_pselect6 => Some(BlockedCall::Select {
+            set: second,
+            length: first,
+        }),
+        other => older_wait(other, first, second),
+    }
+}
+
+/// The calls that newer architectures lack.
+#[cfg(target_arch = "x86_64")]
+fn older_wait(number: c_long, first: u64, second: u64) -> Option<BlockedCall> {
+    match number {
+        libc::SYS_epoll_wait => Some(BlockedCall::Epoll { fd: first }),
+        libc::SYS_poll => Some(BlockedCall::Poll {
+            set: first,
+            length: second,
+        }),
+        libc::SYS_select => Some(BlockedCall::Select {
+            set: second,
+            length: first,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn older_wait(_number: c_long, _first: u64, _second: u64) -> Option<BlockedCall> {
+    None
+}
+
+/// The sockets that would end this wait.
+fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<u64> {
+    let of = |fd: u64, what: fn(&SoughtSocket) -> bool| {
+        let inode = descriptor::socket_inode(thread, RawFd::try_from(fd).ok()?);
+        let sought = sought
+            .iter()
+            .filter(|one| Some(one.inode) == inode && what(one));
+        sought.map(|one| one.inode).next()
+    };
+    match wait {
+        BlockedCall::Accept { fd } => of(fd, |one| !one.datagrams).into_iter().collect(),
+        BlockedCall::Receive { fd } => of(fd, |one| one.datagrams).into_iter().collect(),
+        BlockedCall::Epoll { fd } => {
+            let members = RawFd::try_from(fd).map(|set| descriptor::epoll_members(thread, set));
+            let members = members.unwrap_or_default().into_iter();
+            let readable: HashSet<u64> = members
+                .filter(|member| member.events & READABLE != 0)
+                .map(|member| member.inode)
+                .collect();
+            let sought = sought.iter().map(|one| one.inode);
+            sought.filter(|inode| readable.contains(inode)).collect()
+        }
+        BlockedCall::Poll { set, length } => {
+            let length = usize::try_from(length).unwrap_or(SET).min(SET);
+            let set = polled(&memory::read(thread, set, length * 8).unwrap_or_default());
+            set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
+        }
+        BlockedCall::Select { set, length } => {
+            let length = usize::try_from(length).unwrap_or(SET).min(SET);
+            let set = memory::read(thread, set, length.div_ceil(64) * 8).unwrap_or_default();
+            let set = selected(&set, length);
+            set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
+        }
+    }
+}
+
+/// The descriptors in an array of pollfd that are polled for reading.
+fn polled(array: &[u8]) -> Vec<u64> {
+    let (entries, _) = array.as_chunks::<8>();
+    let entry = |[a, b, c, d, low, high, ..]: &[u8; 8]| {
+        let events = u32::from(u16::from_ne_bytes([*low, *high]));
+        let fd = i32::from_ne_bytes([*a, *b, *c, *d]);
+        u64::try_from(fd).ok().filter(|_| events & READABLE != 0)
+    };
+    entries.iter().filter_map(entry).collect()
+}
+
+/// The descriptors below `length` in a set of select(2).
+fn selected(set: &[u8], length: usize) -> Vec<u64> {
+    let (words, _) = set.as_chunks::<8>();
+    let has = |fd: &u64| {
+        let word = usize::try_from(fd / 64).ok().and_then(|at| words.get(at));
+        word.is_some_and(|word| u64::from_ne_bytes(*word) >> (fd % 64) & 1 == 1)
+    };
+    (0..u64::try_from(length).unwrap_or_default())
+        .filter(has)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,407 @@
+//! The words: what happened, said once for the log, for events, for hooks and for whoever waits.
+//!
+//! A line has a generation for its subject, says what became of it and why, and who serves now.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use log::Level;
+use nix::sys::signal::Signal;
+use serde_json::{Map, Value};
+
+use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
+
+/// The event's name, in JSON and in HOTSWAP_EVENT: `rolled-back`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecordKind {
+    Listening,
+    Started,
+    Proving,
+    Serving,
+    Changed,
+    Aborted,
+    RolledBack,
+    Dead,
+    Gone,
+    Killed,
+    Stopping,
+    Upgraded,
+    Notice,
+    Warning,
+}
+
+impl RecordKind {
+    pub fn name(self) -> String {
+        let name = self.to_possible_value();
+        name.map_or_else(String::new, |name| name.get_name().to_owned())
+    }
+
+    /// Whether `--on-event` runs for it.
+    pub fn is_hooked(self) -> bool {
+        matches!(
+            self,
+            RecordKind::Serving
+                | RecordKind::Aborted
+                | RecordKind::RolledBack
+                | RecordKind::Gone
+                | RecordKind::Dead
+        )
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub kind: RecordKind,
+    pub level: Level,
+    pub text: String,
+    pub generation: Option<Generation>,
+    pub pid: Option<i32>,
+    pub reason: Option<String>,
+    pub after: Option<Duration>,
+    pub connections: Option<usize>,
+}
+
+impl Record {
+    pub fn new(kind: RecordKind, text: impl Into<String>) -> Self {
+        let (generation, pid, reason, after, connections) = (None, None, None, None, None);
+        Self {
+            kind,
+            level: Level::Info,
+            text: text.into(),
+            generation,
+            pid,
+            reason,
+            after,
+            connections,
+        }
+    }
+
+    pub fn notice(text: impl Into<String>) -> Self {
+        Self::new(RecordKind::Notice, text)
+    }
+
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warn,
+            ..Self::new(RecordKind::Warning, text)
+        }
+    }
+
+    pub fn at(self, level: Level) -> Self {
+        Self { level, ..self }
+    }
+
+    pub fn started(generation: Generation, pid: i32) -> Self {
+        Self {
+            pid: Some(pid),
+            ..Self::of(
+                RecordKind::Started,
+                generation,
+                format!("started, pid {pid}"),
+            )
+        }
+    }
+
+    /// `how` is what showed that it is ready, `after` how long it took.
+    pub fn proving(generation: Generation, how: &str, after: Duration) -> Self {
+        let text = format!("is proving ({how} after {})", humane(after));
+        Self {
+            after: Some(after),
+            reason: Some(how.into()),
+            ..Self::of(RecordKind::Proving, generation, text)
+        }
+    }
+
+    pub fn serving(
+        generation: Generation,
+        how: &str,
+        after: Duration,
+        draining: Option<(Generation, Option<usize>)>,
+    ) -> Self {
+        let connections = draining.and_then(|(_, count)| count);
+        let old = draining
+            .map(|(old, connections)| format!("; {}", is_draining(old, connections)))
+            .unwrap_or_default();
+        let text = format!("is serving ({how} after {}){old}", humane(after));
+        Self {
+            after: Some(after),
+            reason: Some(how.into()),
+            connections,
+            ..Self::of(RecordKind::Serving, generation, text)
+        }
+    }
+
+    /// `age` of the one that serves on is told where somebody waits for his change to appear.
+    pub fn failed(failure: &Failure, age: Option<Duration>) -> Self {
+        let (kind, verb) = if failure.rolled_back {
+            (RecordKind::RolledBack, "rolled back")
+        } else {
+            (RecordKind::Aborted, "aborted")
+        };
+        let reason = reason(&failure.reason, failure.rolled_back);
+        let age = age
+            .map(|age| format!(", started {} ago", humane(age)))
+            .unwrap_or_default();
+        let old = failure
+            .keeps_serving
+            .map(|old| format!("; {old} serves on{age}"))
+            .unwrap_or_default();
+        let text = format!("{verb}: {reason}{old}");
+        let after = if let Reason::Exited(_, after) = &failure.reason {
+            Some(*after)
+        } else {
+            None
+        };
+        let level = if matches!(failure.reason, Reason::Replaced | Reason::Stopping) {
+            Level::Info
+        } else {
+            Level::Error
+        };
+        Self {
+            level,
+            after,
+            reason: Some(reason),
+            ..Self::of(kind, failure.generation, text)
+        }
+    }
+
+    pub fn dead(generation: Generation, exit: &Exit, after: Duration, then: Then) -> Self {
+        let next = match then {
+            Then::RestartAfter(delay) if delay.is_zero() => "; restarting".into(),
+            Then::RestartAfter(delay) => format!("; restarting in {}", humane(delay)),
+            Then::CandidateServes(next) => format!("; {next} is on its way"),
+            Then::WaitForChange => "; waiting for a change".into(),
+            Then::End => String::new(),
+        };
+        let text = format!("is dead: {exit} after {} of serving{next}", humane(after));
+        let level = if *exit == Exit::Status(0) {
+            Level::Info
+        } else {
+            Level::Error
+        };
+        Self {
+            level,
+            after: Some(after),
+            reason: Some(exit.to_string()),
+            ..Self::of(RecordKind::Dead, generation, text)
+        }
+    }
+
+    pub fn gone(generation: Generation, after: Duration, exit: Option<&Exit>) -> Self {
+        let how = exit.map(|exit| format!(" ({exit})")).unwrap_or_default();
+        let text = format!("is gone after {}{how}", humane(after));
+        let reason = exit.map(ToString::to_string);
+        Self {
+            after: Some(after),
+            reason,
+            ..Self::of(RecordKind::Gone, generation, text)
+        }
+    }
+
+    pub fn killed(generation: Generation, why: &str) -> Self {
+        let text = format!("is killed: {why}");
+        Self {
+            level: Level::Warn,
+            reason: Some(why.into()),
+            ..Self::of(RecordKind::Killed, generation, text)
+        }
+    }
+
+    /// A sentence about a generation; `text` follows its name.
+    pub fn of(kind: RecordKind, generation: Generation, text: impl fmt::Display) -> Self {
+        Self {
+            generation: Some(generation),
+            ..Self::new(kind, format!("{generation} {text}"))
+        }
+    }
+
+    /// The fields of a JSON event, without its time.
+    pub fn fields(&self) -> Map<String, Value> {
+        let milliseconds =
+            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let fields = [
+            ("event", Some(Value::from(self.kind.name()))),
+            (
+                "generation",
+                self.generation.map(|generation| Value::from(generation.0)),
+            ),
+            ("pid", self.pid.map(Value::from)),
+            ("reason", self.reason.as_deref().map(Value::from)),
+            (
+                "after_ms",
+                self.after.map(|after| Value::from(milliseconds(after))),
+            ),
+            ("connections", self.connections.map(Value::from)),
+            ("message", Some(Value::from(self.text.as_str()))),
+        ];
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Exit::Status(status) => write!(f, "exited with status {status}"),
+            Exit::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+            Exit::CannotRun(_, why) => f.write_str(why),
+            Exit::Background => {
+                f.write_str("cannot follow a server that puts itself into the background")
+            }
+        }
+    }
+}
+
+fn reason(reason: &Reason, proving: bool) -> String {
+    match reason {
+        Reason::Exited(exit @ (Exit::CannotRun(..) | Exit::Background), _) => exit.to_string(),
+        Reason::Exited(exit, after) if proving => {
+            format!("{exit} after {} of proving", humane(*after))
+        }
+        Reason::Exited(exit, after) => format!("{exit} after {}", humane(*after)),
+        Reason::NotReady(patience) => format!("not ready within {}", humane(*patience)),
+        Reason::CannotSpawn(why)
+        | Reason::CannotCutOver(why)
+        | Reason::NotFit(why)
+        | Reason::BeforeSwap(why) => why.clone(),
+        Reason::BeforeSwapTooLong(patience) => {
+            format!(
+                "the command before the swap did not end within {}",
+                humane(*patience)
+            )
+        }
+        Reason::Replaced => "replaced by a newer one".into(),
+        Reason::Stopping => "hotswap is stopping".into(),
+    }
+}
+
+/// The name under which aborts are counted.
+pub fn cause(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Exited(Exit::CannotRun(..), _) => "cannot_run",
+        Reason::Exited(Exit::Background, _) => "background",
+        Reason::Exited(..) => "exited",
+        Reason::NotReady(_) => "not_ready",
+        Reason::CannotSpawn(_) => "cannot_spawn",
+        Reason::CannotCutOver(_) => "cannot_cut_over",
+        Reason::NotFit(_) => "not_fit",
+        Reason::BeforeSwap(_) | Reason::BeforeSwapTooLong(_) => "before_swap",
+        Reason::Replaced => "replaced",
+        Reason::Stopping => "stopping",
+    }
+}
+
+/// `38ms`, `1.2s`, `30s`, `2m`, `2m 5s`.
+pub fn humane(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let tenths = (milliseconds + 50) / 100;
+    match milliseconds {
+        0..1000 => format!("{milliseconds}ms"),
+        1000..59_950 if tenths.is_multiple_of(10) => format!("{}s", tenths / 10),
+        1000..59_950 => format!("{}.{}s", tenths / 10, tenths % 10),
+        _ => {
+            let seconds = (milliseconds + 500) / 1000;
+            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+            let parts = [(hours, "h"), (minutes, "m"), (seconds, "s")];
+            let parts: Vec<String> = parts
+                .iter()
+                .filter(|part| part.0 > 0)
+                .take(2)
+                .map(|part| format!("{}{}", part.0, part.1))
+                .collect();
+            parts.join(" ")
+        }
+    }
+}
+
+/// How far a draining generation is.
+pub fn is_draining(generation: Generation, connections: Option<usize>) -> String {
+    let count = connections
+        .map(|count| format!(", {}", plural(count, "connection")))
+        .unwrap_or_default();
+    format!("{generation} is draining{count}")
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn durations_are_as_exact_as_one_wants_to_read() {
+        let said = [
+            38, 999, 1200, 1000, 30_000, 59_949, 60_000, 125_000, 3_600_000, 3_725_000,
+        ]
+        .map(|t| humane(ms(t)));
+        assert_eq!(
+            said,
+            [
+                "38ms", "999ms", "1.2s", "1s", "30s", "59.9s", "1m", "2m 5s", "1h", "1h 2m"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_swap_reads_as_the_contract_has_it() {
+        let (one, two) = (Generation(1), Generation(2));
+        assert_eq!(
+            Record::started(one, 4120).text,
+            "generation 1 started, pid 4120"
+        );
+        assert_eq!(
+            Record::serving(one, "accepting", ms(38), None).text,
+            "generation 1 is serving (accepting after 38ms)"
+        );
+        assert_eq!(
+            Record::serving(two, "accepting", ms(41), Some((one, Some(3)))).text,
+            "generation 2 is serving (accepting after 41ms); generation 1 is draining, 3 connections"
+        );
+        assert_eq!(
+            Record::gone(one, ms(1200), Some(&Exit::Status(0))).text,
+            "generation 1 is gone after 1.2s (exited with status 0)"
+        );
+    }
+
+    #[test]
+    fn failures_read_as_the_contract_has_them() {
+        let failed = |number, reason, rolled_back| {
+            let failure = Failure {
+                generation: Generation(number),
+                cause: crate::supervisor::Cause::Asked,
+                reason,
+                rolled_back,
+                keeps_serving: Some(Generation(2)),
+            };
+            Record::failed(&failure, None).text
+        };
+        assert_eq!(
+            failed(3, Reason::Exited(Exit::Status(1), ms(12)), false),
+            "generation 3 aborted: exited with status 1 after 12ms; generation 2 serves on"
+        );
+        assert_eq!(
+            failed(5, Reason::NotReady(ms(30_000)), false),
+            "generation 5 aborted: not ready within 30s; generation 2 serves on"
+        );
+        assert_eq!(
+            failed(4, Reason::Exited(Exit::Status(1), ms(3200)), true),
+            "generation 4 rolled back: exited with status 1 after 3.2s of proving; generation 2 serves on"
+        );
+    }
+}

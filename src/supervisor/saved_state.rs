@@ -1,0 +1,56 @@
+//! What the core remembers over a re-execution of hotswap, which comes only while nothing starts.
+
+use super::{Cause, Draining, Generation, Policy, Serving, Stage, Supervisor, Swap, Time};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedState {
+    pub last: Generation,
+    pub serving: Option<Serving>,
+    pub draining: Vec<Draining>,
+    pub restarts: u32,
+    pub last_good: Option<Generation>,
+    pub fallen_back: Option<Generation>,
+    /// When the next restart is due.
+    pub restart_at: Option<Time>,
+}
+
+impl Supervisor {
+    pub fn memory(&self) -> SavedState {
+        SavedState {
+            last: self.last,
+            serving: self.serving.clone(),
+            draining: self.draining.clone(),
+            restarts: self.restarts,
+            last_good: self.last_good,
+            fallen_back: self.fallen_back,
+            restart_at: self.swap.as_ref().and_then(Swap::deadline),
+        }
+    }
+
+    pub fn restore(policy: Policy, memory: SavedState) -> Self {
+        let next = Generation(memory.last.0 + 1);
+        let restart = memory
+            .restart_at
+            .map(|until| Swap::new(next, Cause::RestartPolicy, Stage::BackingOff { until }));
+        Self {
+            last: memory.last,
+            swap: restart,
+            serving: memory.serving,
+            draining: memory.draining,
+            restarts: memory.restarts,
+            last_good: memory.last_good,
+            has_served: true,
+            fallen_back: memory.fallen_back,
+            ..Self::new(policy)
+        }
+    }
+
+    /// Nothing starts: at most a restart waits for its time.
+    pub(super) fn is_idle(&self) -> bool {
+        let waits = self
+            .swap
+            .as_ref()
+            .is_none_or(|swap| matches!(swap.stage, Stage::BackingOff { .. }));
+        waits && self.pending.is_none()
+    }
+}

@@ -1,0 +1,213 @@
+//! How a generation comes to serve, or does not: one swap at a time, from the request to the verdict.
+
+use super::*;
+
+impl Model {
+    /// "One swap at a time, and at most one more pending. A request never joins a candidate spawned before it."
+    pub(super) fn ask(&mut self, cause: Cause) {
+        let now = self.now;
+        let old = self.way;
+        if old.is_some_and(|way| way.spawned.is_none() && way.cause != Cause::RestartPolicy) {
+            return;
+        }
+        if self.pending != Some(Cause::Asked) {
+            self.pending = Some(cause);
+        }
+        let gives_way = old.is_none_or(|way| match way.at {
+            _ if way.cause == Cause::RestartPolicy && self.policy.before_swap.is_some() => false,
+            At::Spawn => true,
+            At::Starting => {
+                let by_file = cause == Cause::File || way.cause == Cause::File;
+                by_file && way.replaceable.is_some_and(|until| now < until)
+            }
+            _ => false,
+        });
+        if !gives_way || self.ends.is_some() {
+            return;
+        }
+        if old.is_some_and(|way| way.spawned.is_some()) {
+            self.dismiss(Reason::Replaced);
+        }
+        self.prepare();
+        if let (Some(old), Some(way)) = (old, &mut self.way) {
+            way.replaceable = old.replaceable;
+        }
+    }
+
+    /// The pending swap begins.
+    pub(super) fn prepare(&mut self) {
+        let Some(cause) = self.pending.take() else {
+            return;
+        };
+        self.last.0 += 1;
+        self.way = Some(Way::new(self.last, cause));
+        let first = cause == Cause::First;
+        match self.policy.before_swap {
+            Some(patience) if !first || self.policy.before_first => {
+                self.reach(At::Command, patience);
+                self.follows.push(RunBeforeSwap(self.last));
+            }
+            _ if first => self.wait_to_spawn(None),
+            _ => self.check(),
+        }
+    }
+
+    pub(super) fn check(&mut self) {
+        self.reach(At::Check, self.policy.ready_timeout);
+        self.follows.push(CheckProgram);
+    }
+
+    pub(super) fn wait_to_spawn(&mut self, after: Option<Generation>) {
+        if let Some(way) = &mut self.way {
+            (way.at, way.until, way.after) = (At::Spawn, None, after);
+        }
+    }
+
+    pub(super) fn spawn(&mut self, generation: Generation, idle: bool) {
+        self.reach(At::Starting, self.policy.ready_timeout);
+        if let Some(way) = &mut self.way {
+            way.spawned = Some(self.now);
+            way.replaceable = way.replaceable.or(way.until);
+        }
+        self.follows.push(Action::Spawn {
+            generation,
+            cause: Cause::Asked,
+            beside: None,
+            sockets: if idle {
+                SocketChoice::Target
+            } else {
+                SocketChoice::Own
+            },
+            program: ProgramChoice::Current,
+        });
+        self.lives.insert(generation, Life::default());
+        self.newest = generation;
+    }
+
+    pub(super) fn cut_over(&mut self, generation: Generation) {
+        self.target = Some(generation);
+        let Some(way) = self.way.filter(|way| way.number == generation) else {
+            return;
+        };
+        match way.at {
+            At::Room => {
+                let old = self.serving.take().map(|serving| serving.0);
+                self.wait_to_spawn(old);
+                self.drain(old);
+            }
+            At::CuttingOver if self.serving.is_none() || self.policy.min_ready.is_zero() => {
+                self.serve();
+            }
+            At::CuttingOver => {
+                self.reach(At::Proving, self.policy.min_ready);
+                if let Some(way) = &mut self.way {
+                    way.spawned = Some(self.now);
+                }
+                let proving = Transition::Proving(generation);
+                self.follows.push(Action::Announce(proving));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn serve(&mut self) {
+        let Some(way) = self.way.take() else { return };
+        let (generation, cause) = (way.number, way.cause);
+        let restart = cause == Cause::RestartPolicy;
+        let old = self.serving.map(|serving| serving.0);
+        self.serving = Some((generation, self.now));
+        self.has_served = true;
+        self.drain(old);
+        let (draining, replaced) = (old, old);
+        let serving = Transition::Serving {
+            generation,
+            cause,
+            draining,
+        };
+        self.follows.push(Action::Announce(serving));
+        let verdict = Verdict::Serving {
+            generation,
+            replaced,
+        };
+        self.answer(|after| after < generation && !restart, &verdict);
+        self.prepare();
+    }
+
+    /// "Before the cut-over a failure is an abort; while proving it is a roll back: hotswap cuts back first."
+    pub(super) fn dismiss(&mut self, reason: Reason) {
+        let Some(way) = self.way.take() else { return };
+        let keeps_serving = self.serving.map(|serving| serving.0);
+        if way.is_cut_over_to() {
+            self.target = keeps_serving.or(self.target);
+            self.follows.extend(keeps_serving.map(CutOver));
+        }
+        let told = reason != Reason::Replaced && way.cause != Cause::RestartPolicy;
+        let failure = Failure {
+            rolled_back: way.at == At::Proving,
+            keeps_serving,
+            ..failure(way.number, way.cause, reason)
+        };
+        let failed = Transition::Failed(failure.clone());
+        self.follows.push(Action::Announce(failed));
+        self.leave(way.number, seconds(2), true);
+        if way.at == At::Command {
+            self.follows.push(EndBeforeSwap);
+        }
+        let verdict = Verdict::Failed(failure);
+        self.answer(|after| after < way.number && told, &verdict);
+    }
+
+    pub(super) fn fail(&mut self, reason: Reason) {
+        let status = match &reason {
+            Reason::Exited(exit, _) => exit.status(),
+            Reason::NotReady(_) => 124,
+            _ => 125,
+        };
+        self.dismiss(reason);
+        let nothing_to_do =
+            self.serving.is_some() || self.policy.restart == RestartPolicy::OnChange;
+        match self.policy.restart {
+            RestartPolicy::Never if self.serving.is_none() => self.end(status),
+            RestartPolicy::OnFailure if !self.has_served => self.end(status),
+            _ if nothing_to_do || self.pending.is_some() => self.prepare(),
+            _ => self.restart(),
+        }
+    }
+
+    /// "At once the first time, then 100ms, x2, up to 30s."
+    pub(super) fn restart(&mut self) {
+        let doubled = 2_u32.saturating_pow(self.restarts) / 2;
+        let delay = Duration::from_millis(100)
+            .saturating_mul(doubled)
+            .min(seconds(30));
+        self.restarts += 1;
+        self.way = Some(Way {
+            at: At::Spawn,
+            until: Some(self.now + delay),
+            ..Way::new(Generation(self.last.0 + 1), Cause::RestartPolicy)
+        });
+        if delay.is_zero() {
+            self.back_off_ends();
+        }
+    }
+
+    pub(super) fn back_off_ends(&mut self) {
+        self.last.0 += 1;
+        self.wait_to_spawn(None);
+    }
+
+    pub(super) fn candidate(&self) -> Option<Generation> {
+        let spawned = self.way.filter(|way| way.spawned.is_some());
+        spawned.map(|way| way.number)
+    }
+
+    pub(super) fn on_way(&mut self, at: At) -> Option<&mut Way> {
+        self.way.as_mut().filter(|way| way.at == at)
+    }
+
+    pub(super) fn reach(&mut self, at: At, patience: Duration) {
+        if let Some(way) = &mut self.way {
+            (way.at, way.until) = (at, Some(self.now + patience));
+        }
+    }
+}

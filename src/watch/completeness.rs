@@ -1,0 +1,203 @@
+//! What makes a file safe to run: it is a regular file, executable, complete, and nobody is writing it.
+//!
+//! Nothing here has memory. Whether the file differs from the running one and has stopped changing is decided
+//! elsewhere.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::sys;
+use crate::watch::elf::{ExecFormat, form};
+
+/// How long a file must stay unchanged where the kernel cannot say whether anybody is writing it.
+pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
+
+/// A file as stat(2) sees it, without ctime and link count: cargo changes both even when a build fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    pub dev: u64,
+    pub ino: u64,
+    pub size: u64,
+    modified: (i64, i64),
+}
+
+impl FileIdentity {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Whether a process has a file open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    Nobody,
+    Somebody,
+    /// The file belongs to another user, or its file system has no leases.
+    CannotTell,
+}
+
+/// Takes a read lease (fcntl(2), `F_SETLEASE`) and releases it at once.
+pub fn writer(file: &File) -> Writer {
+    match sys::set_lease(file.as_fd(), libc::F_RDLCK) {
+        Ok(()) => {
+            // If this fails, the lease ends with the descriptor.
+            let _ = sys::set_lease(file.as_fd(), libc::F_UNLCK);
+            Writer::Nobody
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Writer::Somebody,
+        Err(_) => Writer::CannotTell,
+    }
+}
+
+/// Opens for reading without ever blocking on the other end of a pipe or on a lease.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// What the gates say about one file at one moment.
+pub enum Completeness {
+    Open(CompleteFile),
+    /// Somebody is writing it: wait until they are done.
+    Written,
+    /// Only a change to the file can open the gate. `certain` if it is known that nobody is writing it.
+    Shut {
+        why: String,
+        certain: bool,
+    },
+}
+
+/// A file that may be run or read.
+pub struct CompleteFile {
+    pub identity: FileIdentity,
+    /// `None` if hotswap may not read it.
+    pub file: Option<File>,
+    /// Whether it is known that nobody is writing it.
+    pub certain: bool,
+}
+
+fn shut(why: &str) -> Completeness {
+    Completeness::Shut {
+        why: why.into(),
+        certain: true,
+    }
+}
+
+/// The gates of a file that is only read: it is a regular file, and nobody is writing it.
+pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
+    if !metadata.is_file() {
+        return shut("is not a regular file");
+    }
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let identity = FileIdentity::of(metadata);
+            return Completeness::Open(CompleteFile {
+                identity,
+                file: None,
+                certain: false,
+            });
+        }
+        Err(error) => return shut(&format!("cannot be read: {error}")),
+    };
+    let writer = writer(&file);
+    match file.metadata() {
+        Ok(metadata) if writer != Writer::Somebody => Completeness::Open(CompleteFile {
+            identity: FileIdentity::of(&metadata),
+            file: Some(file),
+            certain: writer == Writer::Nobody,
+        }),
+        Ok(_) => Completeness::Written,
+        Err(error) => shut(&format!("cannot be read: {error}")),
+    }
+}
+
+/// The gates of a program, which must also be executable and complete. `usual` is the form of the running program: what
+/// execve(2) accepted once, it accepts again.
+pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> Completeness {
+    if metadata.is_file() && metadata.mode() & 0o111 == 0 {
+        return shut("is not executable");
+    }
+    let gate = plain(path, metadata);
+    let Completeness::Open(CompleteFile {
+        identity,
+        file: Some(file),
+        certain,
+    }) = &gate
+    else {
+        return gate;
+    };
+    let why = match form(file, identity.size) {
+        Ok(ExecFormat::Script | ExecFormat::Whole) => return gate,
+        Ok(ExecFormat::Torn) => "is not complete".into(),
+        Ok(form) if usual == Some(form) => return gate,
+        Ok(ExecFormat::Loadable) => {
+            "is not complete: its section headers lie beyond its end".into()
+        }
+        Ok(ExecFormat::Foreign) => "is neither an ELF program nor a script with #!".into(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    Completeness::Shut {
+        why,
+        certain: *certain,
+    }
+}
+
+/// The form of the program at `path`, if execve(2) may have accepted it.
+pub fn form_at(path: &Path) -> Option<ExecFormat> {
+    let file = open(path).ok()?;
+    let metadata = file.metadata().ok().filter(Metadata::is_file)?;
+    let form = form(&file, metadata.len()).ok();
+    form.filter(|&form| form != ExecFormat::Torn)
+}
+
+/// Whether a requested swap may run the program as it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fitness {
+    Fit,
+    /// Ask again soon.
+    BeingWritten,
+    /// Why it cannot be run.
+    Unfit(String),
+}
+
+/// Applies the gates without comparing the file to the running one. The reason is a sentence without its subject, the
+/// file.
+pub fn fitness(path: &Path, usual: Option<ExecFormat>) -> Fitness {
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return Fitness::Unfit(format!("cannot be run: {error}")),
+    };
+    match program(path, &metadata, usual) {
+        Completeness::Written => Fitness::BeingWritten,
+        Completeness::Open(CompleteFile { certain: false, .. })
+        | Completeness::Shut { certain: false, .. }
+            if !has_been_quiet(&metadata) =>
+        {
+            Fitness::BeingWritten
+        }
+        Completeness::Open(_) => Fitness::Fit,
+        Completeness::Shut { why, .. } => Fitness::Unfit(why),
+    }
+}
+
+/// Judges by ctime, which no tool can set. If the clock is behind it (a network file system), nothing is known.
+fn has_been_quiet(metadata: &Metadata) -> bool {
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+    let changed = Duration::new(u64::try_from(metadata.ctime()).unwrap_or(0), nanoseconds);
+    SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|now| {
+        now.checked_sub(changed)
+            .is_none_or(|quiet| quiet >= BLIND_SETTLE)
+    })
+}
