@@ -1,13 +1,12 @@
 //! Servers that know nothing of hotswap and bind by themselves: twenty swaps of each under load, in its stock form.
 
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::crowd::{Crowd, Habit};
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{alone, server, skipped};
@@ -16,17 +15,6 @@ mod life;
 mod rights;
 
 const SWAPS: usize = 20;
-
-/// An address that nobody has at the moment. The kernel gives no client its port, as it would one that was just let go.
-pub fn free_address() -> SocketAddr {
-    loop {
-        let random = RandomState::new().build_hasher().finish() % 20_000;
-        let port = 10_000 + u16::try_from(random).expect("a port");
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().expect("its address");
-        }
-    }
-}
 
 /// A plan for a server that binds that address itself.
 pub fn at(address: SocketAddr) -> Plan {

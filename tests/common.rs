@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod crowd;
 pub mod datagrams;
+pub mod families;
 pub mod log;
 pub mod network;
 pub mod place;

@@ -12,10 +12,10 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use crate::capture::{at, free_address};
+use crate::capture::at;
 use crate::common::attempt::attempt;
 use crate::common::crowd::{Crowd, Habit};
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{Raised, alone, eventually};

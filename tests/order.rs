@@ -6,38 +6,30 @@ use nix::sys::signal::Signal;
 
 use crate::common::crowd::Habit;
 use crate::common::eventually;
+use crate::common::families::on_every_family;
 use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
 
-/// Clients wait in the queue of the next one, and none is lost.
-fn stop_first(place: Place) {
-    let site = Site::at(place)
-        .with(&["--order", "stop-first"])
-        .serving("v1");
-    let mut clients = site.guests().arriving(200, Habit::default()).come();
-    clients.until_answered(50);
-    site.publish_odd("v2", "late=300ms");
-    let old = site.pid(1);
-    site.signal(Signal::SIGHUP);
-    site.log.wait_for("generation 2 started");
-    assert!(
-        !is_alive(old),
-        "the old one is gone before the new one is started"
-    );
-    site.log.wait_for("generation 2 is serving");
-    clients.until_all_see("v2");
-    clients.expect_no_failure();
-}
-
-#[test]
-fn stop_first_keeps_clients_waiting_on_tcp() {
-    stop_first(Place::Tcp4);
-}
-
-#[test]
-fn stop_first_keeps_clients_waiting_on_a_unix_path() {
-    stop_first(Place::Unix);
+on_every_family! {
+    /// Clients wait in the queue of the next one, and none is lost.
+    fn stop_first_keeps_clients_waiting(plan: Plan) {
+        let site = plan.with(&["--order", "stop-first"]).serving("v1");
+        let mut clients = site.guests().arriving(200, Habit::default()).come();
+        clients.until_answered(50);
+        site.publish_odd("v2", "late=300ms");
+        let old = site.pid(1);
+        site.signal(Signal::SIGHUP);
+        site.log.wait_for("generation 2 started");
+        assert!(
+            !is_alive(old),
+            "the old one is gone before the new one is started"
+        );
+        site.log.wait_for("generation 2 is serving");
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+    }
 }
 
 #[test]

@@ -2,24 +2,24 @@
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::{at, free_address};
 use crate::common::crowd::Habit;
+use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::stop;
-use crate::common::site::Site;
 
 const CLIENTS: usize = 200;
 
-/// All of them are answered by a candidate that is only just starting, as its words say; hotswap's lines about relaying.
-fn rescued(plan: Plan, candidate: &str) -> Vec<String> {
+/// All of them are answered by a candidate that has come as far as that when the old one is killed; hotswap's lines about
+/// relaying.
+fn rescued(plan: Plan, candidate: &str, as_far_as: &str) -> Vec<String> {
     let mut site = plan.serving("v1");
     let old = site.pid(1);
     stop(old);
     let mut clients = site.guests().and(CLIENTS, Habit::default()).come();
     clients.until_asked(CLIENTS);
     site.publish_odd("v2", candidate).signal(Signal::SIGHUP);
-    site.log.wait_for("generation 2 started");
+    site.log.wait_for(as_far_as);
     kill(old, Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 1 is dead: killed by SIGKILL");
     assert_eq!(clients.so_far().answers, 0, "nobody could have answered");
@@ -45,26 +45,16 @@ fn expect_all_relayed(said: &[String]) {
     assert_eq!(said.iter().filter(meaning).count(), 1, "{said:?}");
 }
 
-#[test]
-fn its_queue_is_carried_to_the_candidate_on_tcp4() {
-    expect_all_relayed(&rescued(Site::at(Place::Tcp4), "hang=2s"));
-}
-
-#[test]
-fn its_queue_is_carried_to_the_candidate_on_tcp6() {
-    expect_all_relayed(&rescued(Site::at(Place::Tcp6), "hang=2s"));
-}
-
-#[test]
-fn its_queue_is_carried_to_the_candidate_on_a_unix_path() {
-    expect_all_relayed(&rescued(Site::at(Place::Unix), "hang=2s"));
+on_every_family! {
+    fn its_queue_is_carried_to_the_candidate(plan: Plan) {
+        expect_all_relayed(&rescued(plan, "tell hang=2s", "backlog "));
+    }
 }
 
 /// It is given the dead one's socket when it binds, so it sees the clients themselves.
 #[test]
 fn a_candidate_that_has_not_bound_yet_gets_the_socket_itself() {
-    let address = free_address();
-    let own = format!("at={address}");
-    let said = rescued(at(address).by_odd(&own), &format!("{own} late=2s"));
+    let plan = Plan::at(Place::captured());
+    let said = rescued(plan, "late=2s", "generation 2 started");
     assert!(said.is_empty(), "{said:?}");
 }

@@ -5,13 +5,15 @@ use std::os::unix::process::ExitStatusExt;
 use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
+use crate::common::families::on_every_family;
 use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::tally::Failure;
 
 /// Nothing is refused, and the next generation answers the clients that were queued: only what was accepted is lost.
-fn killed(place: Place) {
-    let site = Site::at(place).by_odd("single").serving("v1");
+fn killed(plan: Plan) {
+    let site = plan.by_odd("single").serving("v1");
     let mut clients = site.guests().arriving(200, Habit::default()).come();
     clients.until_answered(100);
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
@@ -25,24 +27,15 @@ fn killed(place: Place) {
     assert!(tally.generations.contains_key(&2), "{tally}");
 }
 
-#[test]
-fn a_killed_server_is_restarted_on_tcp4() {
-    killed(Place::Tcp4);
-}
-
-#[test]
-fn a_killed_server_is_restarted_on_tcp6() {
-    killed(Place::Tcp6);
-}
-
-#[test]
-fn a_killed_server_is_restarted_on_a_unix_path() {
-    killed(Place::Unix);
+on_every_family! {
+    fn a_killed_server_is_restarted(plan: Plan) {
+        killed(plan);
+    }
 }
 
 #[test]
 fn a_killed_server_is_restarted_on_a_shared_socket() {
-    killed(Place::Abstract);
+    killed(Plan::at(Place::Abstract));
 }
 
 /// Its queue is long when it is killed: it has accepted one at a time.

@@ -7,6 +7,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::common::crowd::Habit;
+use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
@@ -33,19 +34,15 @@ fn a_stop_finishes_requests_in_flight(plan: Plan, signal: Signal) {
     site.expect_status(0).expect_nothing_left();
 }
 
-#[test]
-fn sigterm_finishes_requests_in_flight() {
-    a_stop_finishes_requests_in_flight(Site::at(Place::Tcp4), Signal::SIGTERM);
+on_every_family! {
+    fn sigterm_finishes_requests_in_flight(plan: Plan) {
+        a_stop_finishes_requests_in_flight(plan, Signal::SIGTERM);
+    }
 }
 
 #[test]
 fn sigint_finishes_requests_in_flight() {
     a_stop_finishes_requests_in_flight(Site::at(Place::Tcp4), Signal::SIGINT);
-}
-
-#[test]
-fn a_unix_path_goes_with_hotswap() {
-    a_stop_finishes_requests_in_flight(Site::at(Place::Unix), Signal::SIGTERM);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::capture::{at, free_address};
+use crate::capture::at;
 use crate::commands::run;
 use crate::common::crowd::Habit;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 

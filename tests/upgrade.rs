@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::commands::{run, said, start};
+use crate::common::families::on_every_family;
 use crate::common::hotswap_program;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -33,10 +34,9 @@ fn put(content: &[u8], path: &Path) {
     fs::rename(beside, path).expect("in its place");
 }
 
-#[test]
-fn a_swap_an_upgrade_and_a_swap_lose_no_connection() {
-    for place in [Place::Tcp4, Place::Unix] {
-        let site = Site::at(place).serving("v1");
+on_every_family! {
+    fn a_swap_an_upgrade_and_a_swap_lose_no_connection(plan: Plan) {
+        let site = plan.serving("v1");
         let (mut clients, pid) = (site.clients(8), site.hotswap());
         site.publish("v2").swap();
         upgrade(&site);

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{at, free_address, swap};
+use super::{at, swap};
 use crate::common::crowd::Habit;
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::{is_alive, status};
 use crate::common::site::Site;

@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::unistd::geteuid;
 
-use super::{at, free_address, swap};
+use super::{at, swap};
 use crate::common::attempt::attempt;
 use crate::common::crowd::Habit;
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::site::Site;
 use crate::common::{hotswap_program, server, skipped};
 

@@ -1,6 +1,7 @@
-//! Where a site is: what `--listen` is told, and where its clients go.
+//! Where a site is: what `--listen` is told, or what its server binds, and where its clients go.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,6 +13,10 @@ pub enum Place {
     Unix,
     Abstract,
     Udp,
+    /// Nothing is listened on: the server binds this address itself.
+    Captured(SocketAddr),
+    /// The same, with a unix path.
+    CapturedUnix,
     /// The test says itself what hotswap listens on; its clients go there.
     Given(Target),
     /// A TCP socket that hotswap is given by who starts it.
@@ -30,6 +35,19 @@ pub enum Target {
 }
 
 impl Place {
+    pub fn captured() -> Place {
+        Place::Captured(free_address())
+    }
+
+    /// What the server has to bind.
+    pub fn bound(&self, dir: &Path) -> Option<String> {
+        match self {
+            Place::Captured(address) => Some(address.to_string()),
+            Place::CapturedUnix => Some(format!("unix:{}", path(dir).display())),
+            _ => None,
+        }
+    }
+
     /// What `--listen` gets; port 0, so that tests run side by side.
     pub fn listen(&self, dir: &Path) -> Option<String> {
         Some(match self {
@@ -39,7 +57,11 @@ impl Place {
             Place::Unix => format!("unix:{}", path(dir).display()),
             Place::Abstract => format!("unix:@{}", name(dir)),
             Place::Udp => "udp:127.0.0.1:0".to_owned(),
-            Place::Given(_) | Place::Inherited | Place::Nowhere => return None,
+            Place::Captured(_)
+            | Place::CapturedUnix
+            | Place::Given(_)
+            | Place::Inherited
+            | Place::Nowhere => return None,
         })
     }
 
@@ -59,11 +81,23 @@ impl Place {
                 Target::Tcp(at(Ipv4Addr::LOCALHOST.into())),
                 Target::Tcp(at(Ipv6Addr::LOCALHOST.into())),
             ],
-            Place::Unix => vec![Target::Unix(path(dir))],
+            Place::Unix | Place::CapturedUnix => vec![Target::Unix(path(dir))],
+            Place::Captured(address) => vec![Target::Tcp(*address)],
             Place::Abstract => vec![Target::Abstract(name(dir))],
             Place::Udp => vec![Target::Udp(at(Ipv4Addr::LOCALHOST.into()))],
             Place::Given(target) => vec![target.clone()],
             Place::Nowhere => Vec::new(),
+        }
+    }
+}
+
+/// An address that nobody has at the moment. The kernel gives no client its port, as it would one that was just let go.
+pub fn free_address() -> SocketAddr {
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 20_000;
+        let port = 10_000 + u16::try_from(random).expect("a port");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
         }
     }
 }

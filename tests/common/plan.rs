@@ -59,7 +59,12 @@ impl Plan {
             door: None,
             dir,
         };
-        plan.with(&["--no-watch"])
+        match plan.place {
+            Place::Captured(_) | Place::CapturedUnix => {
+                plan.with(&["--no-watch", "--capture", "always"])
+            }
+            _ => plan.with(&["--no-watch"]),
+        }
     }
 
     /// Further options of hotswap.
@@ -162,9 +167,10 @@ impl Plan {
     /// Started, and not waited for.
     pub fn starting(self, version: &str) -> Site {
         let binary = self.hotswap.canonicalize().expect("hotswap");
+        let server = self.server.at(self.place.bound(self.dir.path()));
         let content = self
             .content
-            .unwrap_or_else(|| self.server.script(version).into());
+            .unwrap_or_else(|| server.script(version).into());
         let program = self.program.unwrap_or_else(|| {
             let program = self.dir.path().join("server");
             install(&program, &content, 0o755);
@@ -199,7 +205,7 @@ impl Plan {
             log,
             targets: Vec::new(),
             epoch,
-            server: self.server,
+            server,
             binary,
             pid: OnceLock::new(),
             hotswap,

@@ -11,6 +11,8 @@ use super::server;
 pub struct Server {
     name: &'static str,
     words: String,
+    /// What it binds, if it is given no socket.
+    address: Option<String>,
 }
 
 impl Server {
@@ -19,6 +21,7 @@ impl Server {
         Server {
             name: "hello",
             words: String::new(),
+            address: None,
         }
     }
 
@@ -27,14 +30,30 @@ impl Server {
         Server {
             name: "odd",
             words: words.to_owned(),
+            address: None,
         }
+    }
+
+    /// It binds this address where it is given no socket.
+    pub fn at(self, address: Option<String>) -> Server {
+        Server { address, ..self }
+    }
+
+    /// The one that misbehaves as told, at the same address.
+    pub fn as_odd(&self, words: &str) -> Server {
+        Server::odd(words).at(self.address.clone())
     }
 
     /// A version of it.
     pub fn script(&self, version: &str) -> String {
         let (path, words) = (server(self.name), &self.words);
+        let address = match &self.address {
+            Some(address) if self.name == "odd" => format!("'at={address}'"),
+            Some(address) => format!("'{address}'"),
+            None => String::new(),
+        };
         format!(
-            "#!/bin/sh\nVERSION={version} exec '{}' {words} \"$@\"\n",
+            "#!/bin/sh\nVERSION={version} exec '{}' {address} {words} \"$@\"\n",
             path.display()
         )
     }

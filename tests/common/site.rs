@@ -94,7 +94,7 @@ impl Site {
 
     /// Installs a version that misbehaves.
     pub fn publish_odd(&self, version: &str, words: &str) -> &Site {
-        self.publish_file(Server::odd(words).script(version).as_bytes(), 0o755)
+        self.publish_file(self.server.as_odd(words).script(version).as_bytes(), 0o755)
     }
 
     /// Installs any file at all.

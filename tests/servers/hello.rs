@@ -5,7 +5,8 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
@@ -99,9 +100,13 @@ fn listeners() -> io::Result<Vec<TcpListener>> {
     let listeners: Vec<TcpListener> = if let Some(count) = given {
         (3..).take(count as usize).map(owned).collect()
     } else {
-        let own = TcpListener::bind(env::args().nth(1).unwrap_or("127.0.0.1:8080".to_owned()))?;
-        println!("listening on {}", own.local_addr()?);
-        vec![own]
+        let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".to_owned());
+        let own = match address.strip_prefix("unix:") {
+            Some(path) => OwnedFd::from(UnixListener::bind(path)?),
+            None => OwnedFd::from(TcpListener::bind(&address)?),
+        };
+        println!("listening on {address}");
+        vec![own.into()]
     };
     for listener in &listeners {
         // Another generation may take a connection between our poll and our accept.

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use tempfile::TempDir;
 
 use super::chance::Chance;
-use crate::capture::free_address;
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::server;
 use crate::common::site::Site;
