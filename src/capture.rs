@@ -8,7 +8,6 @@ mod bound_sockets;
 mod caller;
 mod common_ancestor;
 pub mod filter;
-mod hand_over;
 mod impersonate;
 mod listen;
 mod notification;
@@ -26,8 +25,10 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::connections::process_sockets::ProcessSockets;
+use crate::handoff;
 use crate::listener::{ListenerId, Listeners};
 use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
@@ -59,7 +60,7 @@ pub enum CaptureEvent {
 }
 
 /// What a user is told once a generation, however often it comes up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Warning {
     CannotLook,
     TooSlow,
@@ -81,9 +82,11 @@ enum CallResult {
     Continue,
 }
 
-/// The notifications of one generation, and what is known from them.
+/// The notifications of one generation, and what is known from them. Calls that come during an upgrade wait in the kernel.
+#[derive(Serialize, Deserialize)]
 pub struct Capture {
     generation: Generation,
+    #[serde(with = "handoff::descriptor")]
     listener: Rc<OwnedFd>,
     bound_sockets: BoundSockets,
     /// The processes that bound what listens now.
@@ -92,9 +95,11 @@ pub struct Capture {
     blind: bool,
     gone: bool,
     /// When it was last looked for listeners that it has closed.
+    #[serde(skip)]
     swept: Time,
     announced: usize,
     warned: Vec<Warning>,
+    #[serde(skip)]
     events: Vec<CaptureEvent>,
 }
 

@@ -150,7 +150,6 @@ pub mod descriptor {
 }
 
 /// The same for a field that may be `None`.
-#[allow(dead_code, reason = "rooms are moved to serde one by one")]
 #[allow(clippy::ref_option, reason = "serde wants it so")]
 pub mod optional_descriptor {
     use super::{AsFd, Deserialize, Deserializer, OwnedFd, RawFd, Serialize, Serializer};
@@ -196,7 +195,6 @@ pub mod os_string {
 }
 
 /// A field that holds a process id.
-#[allow(dead_code, reason = "rooms are moved to serde one by one")]
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 pub mod pid {
     use nix::unistd::Pid;

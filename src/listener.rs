@@ -27,6 +27,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::poll::PollFlags;
 use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
 
 use crate::address::Listen;
 use crate::supervisor::{Generation, Time};
@@ -54,7 +55,7 @@ pub struct SocketOptions {
 }
 
 /// One address that hotswap owns; never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ListenerId(pub usize);
 
 /// Which socket a generation is given.

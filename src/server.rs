@@ -3,7 +3,6 @@
 //! It never waits: what becomes of its processes it is told by whoever reaps them.
 
 pub mod environment;
-mod hand_over;
 pub mod output;
 pub mod profile;
 mod tree;
@@ -19,14 +18,16 @@ use std::process::{ExitStatus, Stdio};
 use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::options::Stderr;
 use crate::listener::InheritedSocket;
-use crate::program;
+use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
 use crate::stub::{FIRST, open_files};
 use crate::supervisor::{Exit, Generation, Time};
+use crate::{handoff, program};
 use output::Output;
 use tree::ProcessTree;
 
@@ -76,18 +77,21 @@ pub enum ServerEvent {
 }
 
 /// The processes of one generation.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Server {
     generation: Generation,
     started: Time,
     tree: ProcessTree,
     /// Until exec.
+    #[serde(skip)]
     channel: Option<StubChannel>,
+    #[serde(skip)]
     refusal: Option<(i32, String)>,
     output: Option<Output>,
+    #[serde(with = "handoff::optional_descriptor")]
     program: Option<OwnedFd>,
     /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
-    binder: Option<Pid>,
+    binder: Option<ProcessId>,
     /// What is left of it dies as soon as it is seen.
     doomed: bool,
 }
@@ -235,7 +239,7 @@ impl Server {
 
     /// The process that called bind(2) is the one to be asked to end.
     pub fn bound_by(&mut self, process: Pid) {
-        self.binder = Some(process);
+        self.binder = ProcessId::of(process);
     }
 
     /// To the main process alone: helpers may have to finish their own work.
@@ -248,8 +252,9 @@ impl Server {
 
     /// Asks it to end, and wakes it up for that.
     pub fn stop(&self, signal: Signal) {
-        let binder = self.binder.filter(|binder| *binder != self.tree.main);
-        match binder.filter(|binder| self.has(*binder)) {
+        let binder = self.binder.filter(|binder| binder.lives());
+        let binder = binder.map(|binder| binder.pid);
+        match binder.filter(|binder| *binder != self.tree.main && self.has(*binder)) {
             Some(binder) => {
                 let _ = kill(binder, signal);
                 let _ = kill(binder, Signal::SIGCONT);

@@ -4,8 +4,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
+use crate::handoff;
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
 use crate::proc::descriptor;
 
@@ -14,13 +16,16 @@ const MOST: usize = 512;
 /// So many listeners a generation may have captured: hotswap holds a descriptor of each.
 pub const MOST_LISTENERS: usize = 256;
 
+#[derive(Serialize, Deserialize)]
 pub struct BoundSocket {
     pub inode: u64,
     pub address: CapturedAddress,
     /// Where it was when it was bound: whoever asks whether the server still holds it looks there.
+    #[serde(with = "handoff::pid")]
     pub process: Pid,
     pub fd: RawFd,
     /// Our own descriptor, where no other can be had when the server listens.
+    #[serde(with = "handoff::optional_descriptor")]
     pub kept: Option<OwnedFd>,
     /// The name it is bound to, if it has one in the file system.
     pub path: Option<BoundPath>,
@@ -70,7 +75,7 @@ impl Drop for BoundSocket {
 }
 
 /// All of one generation's, in the order in which they were bound.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct BoundSockets {
     pub all: Vec<BoundSocket>,
     /// Sockets bound to a port of the kernel's choice, by inode.

@@ -1,7 +1,7 @@
 //! Servers that are threads of this process, each under the filter, and the listeners that hotswap makes of theirs.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -93,18 +93,10 @@ impl CapturedServers {
     /// As after a re-execution: only what was told is known, and only what was handed over is open.
     fn hand_over(&mut self, generation: Generation) {
         let capture = self.captures.remove(&generation).unwrap();
-        let (told, descriptors) = capture.hand_over();
-        let descriptors = descriptors
-            .iter()
-            .map(|fd| fd.try_clone_to_owned().unwrap());
-        let descriptors: Vec<OwnedFd> = descriptors.collect();
+        let next = handoff::carry(&capture).unwrap();
         // exec runs no destructor
         std::mem::forget(capture);
-        let told = serde_json::from_str(&told.to_string()).unwrap();
-        let mut descriptors = descriptors.into_iter();
-        let capture = Capture::take_over(&told, &mut descriptors).unwrap();
-        assert_eq!(descriptors.count(), 0);
-        assert_eq!(capture.hand_over().0, told);
+        let capture = next;
         self.captures.insert(generation, capture);
     }
 

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::generation::Spawned;
 use super::{Purpose, World, saved_state};
-use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
@@ -18,7 +17,6 @@ use crate::listener::{ListenerContext, Listeners};
 use crate::log as lines;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
-use crate::server::Server;
 use crate::supervisor::{Event, Generation, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
@@ -83,9 +81,8 @@ impl World {
         outgoing.put_parts("listeners", self.listeners.hand_over())?;
         for (generation, one) in &self.generations {
             let number = generation.0;
-            outgoing.put_parts(format!("server {number}"), one.server.hand_over())?;
-            let capture = one.capture.as_ref().map(Capture::hand_over);
-            outgoing.put_parts(format!("capture {number}"), capture.unwrap_or_default())?;
+            outgoing.put(format!("server {number}"), &one.server)?;
+            outgoing.put(format!("capture {number}"), &one.capture)?;
             outgoing.put_parts(format!("notify {number}"), one.notify.hand_over())?;
         }
         outgoing.put("programs", &self.programs)?;
@@ -109,21 +106,12 @@ impl World {
         let generations = state["lives"].as_object().context("no lives")?;
         for (number, info) in generations {
             let generation = Generation(number.parse()?);
-            let mut take = |what: &str| incoming.take_parts(&format!("{what} {number}"));
-            let (state, descriptors) = take("server")?;
-            let server = Server::take_over(&state, &mut descriptors.into_iter());
-            let (state, descriptors) = take("notify")?;
+            let server = incoming.take(&format!("server {number}"))?;
+            let (state, descriptors) = incoming.take_parts(&format!("notify {number}"))?;
             let notify = NotifySocket::take_over(&state, descriptors);
-            let mut one = Spawned::new(
-                server.context("cannot read servers")?,
-                notify.context("cannot read notify sockets")?,
-            );
+            let mut one = Spawned::new(server, notify.context("cannot read notify sockets")?);
             saved_state::info_from_json(info, &mut one).context("cannot read generations")?;
-            let (state, descriptors) = take("capture")?;
-            if !state.is_null() {
-                let capture = Capture::take_over(&state, &mut descriptors.into_iter());
-                one.capture = Some(capture.context("cannot read captured servers")?);
-            }
+            one.capture = incoming.take(&format!("capture {number}"))?;
             self.generations.insert(generation, one);
         }
         self.programs = incoming.take("programs")?;

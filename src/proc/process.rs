@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::{number, read, words};
 
@@ -62,7 +63,8 @@ impl Stat {
 }
 
 /// A process that cannot be mistaken for a later one of the same pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(i32, u64)", try_from = "(i32, u64)")]
 pub struct ProcessId {
     pub pid: Pid,
     /// As in [`Stat`].
@@ -79,6 +81,25 @@ impl ProcessId {
 
     pub fn lives(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+}
+
+impl From<ProcessId> for (i32, u64) {
+    fn from(process: ProcessId) -> Self {
+        (process.pid.as_raw(), process.started)
+    }
+}
+
+impl TryFrom<(i32, u64)> for ProcessId {
+    type Error = &'static str;
+
+    fn try_from((pid, started): (i32, u64)) -> Result<Self, Self::Error> {
+        // 0 and less mean whole groups to kill(2)
+        if pid <= 0 {
+            return Err("not the id of a process");
+        }
+        let pid = Pid::from_raw(pid);
+        Ok(Self { pid, started })
     }
 }
 

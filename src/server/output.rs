@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
+use serde::{Deserialize, Serialize};
 
-use crate::log;
+use crate::{handoff, log};
 
 /// How many lines a verdict shows.
 const LINES: usize = 20;
@@ -22,9 +23,10 @@ const PIECE: usize = 16 * 1024;
 /// What a pipe that somebody has made large holds.
 const LARGEST_PIPE: usize = 1024 * 1024;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Output {
     /// `None` once everybody has closed it.
+    #[serde(with = "handoff::optional_descriptor")]
     pipe: Option<File>,
     tail: Tail,
 }
@@ -38,27 +40,17 @@ impl Output {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         // its own end alone: the server's stderr blocks, as ever
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Self::over(Some(ours), Vec::new()), theirs))
-    }
-
-    /// One that another hotswap has begun to read.
-    pub fn over(pipe: Option<OwnedFd>, lines: Vec<String>) -> Self {
-        let mut tail = Tail::default();
-        tail.lines.extend(lines);
-        Self {
-            pipe: pipe.map(File::from),
-            tail,
-        }
+        let output = Self {
+            pipe: Some(File::from(ours)),
+            tail: Tail::default(),
+        };
+        Ok((output, theirs))
     }
 
     /// While it can be passed on.
     pub fn polled(&self) -> Option<BorrowedFd<'_>> {
         let pipe = self.pipe.as_ref().map(AsFd::as_fd);
         pipe.filter(|_| log::pending().is_none())
-    }
-
-    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
     }
 
     /// Passes one piece on.
@@ -106,7 +98,7 @@ impl Output {
 }
 
 /// The last lines of a stream, each cut to a length that somebody reads.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Tail {
     lines: VecDeque<String>,
     /// A line that has not ended yet.

@@ -11,9 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::sys::signal::killpg;
 use nix::unistd::{Pid, getpid, getsid};
+use serde::{Deserialize, Serialize};
 
 use super::environment::Variables;
-use crate::proc::process::{Stat, children, environment};
+use crate::handoff;
+use crate::proc::process::{ProcessId, Stat, children, environment};
 
 /// What a command carries that hotswap runs for itself, and what that leaves behind: no server's.
 pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
@@ -22,8 +24,9 @@ pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
 const DEEPEST: usize = 1000;
 
 /// One generation, as far as it can be told from others.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessTree {
+    #[serde(with = "handoff::pid")]
     pub main: Pid,
     /// It has not been reaped, so its pid is nobody else's.
     pub main_lives: bool,
@@ -31,8 +34,8 @@ pub struct ProcessTree {
     pub mark: Vec<Vec<u8>>,
     /// When the main process was started, in ticks.
     pub since: u64,
-    /// Orphans that carry nothing, and when they were started.
-    pub strays: Vec<(Pid, u64)>,
+    /// Orphans that carry nothing.
+    pub strays: Vec<ProcessId>,
 }
 
 impl ProcessTree {
@@ -109,7 +112,12 @@ impl ProcessTree {
             stat.started >= self.since
                 && environment(child).is_some_and(|environment| self.is_marked(&environment))
         };
-        stat.group == self.main || self.strays.contains(&(child, stat.started)) || marked()
+        stat.group == self.main
+            || self.strays.contains(&ProcessId {
+                pid: child,
+                started: stat.started,
+            })
+            || marked()
     }
 
     fn is_marked(&self, environment: &[u8]) -> bool {
@@ -128,7 +136,10 @@ impl ProcessTree {
             // what hotswap itself has started leads a group, so it cannot have made a session
             let daemon = stat.session != own && stat.started >= self.since;
             if daemon && environment(child).is_some_and(|environment| says_nothing(&environment)) {
-                self.strays.push((child, stat.started));
+                self.strays.push(ProcessId {
+                    pid: child,
+                    started: stat.started,
+                });
             }
         }
         self.main_lives = false;

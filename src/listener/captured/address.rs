@@ -8,14 +8,16 @@ use std::path::PathBuf;
 
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
+use serde::{Deserialize, Serialize};
 
 use crate::escape::escape;
+use crate::handoff;
 use crate::listener::open::SocketFamily;
 use crate::listener::unix_dir::{FileId, file_id};
 use crate::retry::retry;
 
 /// What a server asks bind(2) for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CapturedAddress {
     Tcp {
         at: SocketAddr,
@@ -30,11 +32,13 @@ pub enum CapturedAddress {
 }
 
 /// A name in a directory, by whatever path one gets there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathEntry {
     pub directory: FileId,
+    #[serde(with = "handoff::os_string")]
     pub name: OsString,
     /// One of the paths, as hotswap sees it: only to be shown, and to connect to.
+    #[serde(with = "handoff::os_string")]
     pub path: PathBuf,
 }
 
@@ -47,9 +51,11 @@ impl PartialEq for PathEntry {
 impl Eq for PathEntry {}
 
 /// The name that a socket is bound to; it goes if nobody ever listens there.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct BoundPath {
+    #[serde(with = "handoff::descriptor")]
     pub directory: OwnedFd,
+    #[serde(with = "handoff::os_string")]
     pub name: OsString,
     pub file: FileId,
 }
