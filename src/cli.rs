@@ -20,6 +20,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::program;
 use options::RunArgs;
 use usage::{Refusal, Usage};
 
@@ -152,6 +153,14 @@ pub fn parse(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, Usage> {
     let is_request = arguments.first().is_some_and(|first| is_request(first));
+    if let Some(word) = arguments.first().and_then(|first| first.to_str())
+        && !is_request
+        && is_no_program(word, variable("PATH").as_deref())
+    {
+        let grammar = grammar();
+        let commands: Vec<&str> = grammar.get_subcommands().map(Command::get_name).collect();
+        return Err(usage::unknown_command(word, &commands));
+    }
     let read = if is_request {
         read(arguments).and_then(|(line, _)| request(line, variable(INSTANCE)))
     } else {
@@ -166,6 +175,12 @@ pub fn parse(
 
 fn is_request(first: &OsStr) -> bool {
     first == "help" || grammar().find_subcommand(first).is_some()
+}
+
+/// A single word that nothing can be run by.
+fn is_no_program(word: &str, path: Option<&OsStr>) -> bool {
+    let is_word = !word.starts_with('-') && !word.contains(['/', '.', ' ']) && !word.is_empty();
+    is_word && program::find(OsStr::new(word), None, path).is_err()
 }
 
 fn grammar() -> Command {

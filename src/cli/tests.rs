@@ -256,6 +256,26 @@ fn a_command_without_dashes_is_shown_with_them() {
 }
 
 #[test]
+fn an_unknown_word_gets_the_nearest_command() {
+    for (words, meant) in [
+        ("statsu", "status"),
+        ("swpa api", "swap"),
+        ("evnets --json", "events"),
+        ("list", "status"),
+        ("reload api", "swap"),
+        ("dev", "--dev -- ./server"),
+    ] {
+        let word = words.split(' ').next().unwrap();
+        let said = format!("unknown command {word:?}\ntry: hotswap {meant}");
+        assert_eq!(refused(words), (125, said));
+    }
+    // what there is to be run wants its dashes
+    let (status, lines) = refused_with("env X=1 server", &[("PATH", "/usr/bin:/bin")]);
+    assert_eq!(status, 125);
+    assert!(lines.ends_with("try: hotswap -- env X=1 server"), "{lines}");
+}
+
+#[test]
 fn every_bad_line_gets_one_clear_line() {
     for words in [
         "",

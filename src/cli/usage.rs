@@ -154,6 +154,41 @@ pub fn blame_variable(refusal: Refusal, from_variables: &[OsString]) -> Refusal 
     Refusal::Usage(lines)
 }
 
+/// What other programs call what ours calls otherwise.
+const CALLED_OTHERWISE: [(&str, &str); 14] = [
+    ("list", "status"),
+    ("ls", "status"),
+    ("ps", "status"),
+    ("reload", "swap"),
+    ("restart", "swap"),
+    ("deploy", "swap"),
+    ("undo", "rollback"),
+    ("quit", "stop"),
+    ("kill", "stop"),
+    ("logs", "events"),
+    ("tail", "events"),
+    ("test", "smoke"),
+    ("dev", "--dev -- ./server"),
+    ("run", "-- ./server"),
+];
+
+/// The first word is no command of ours, and no program either: `hotswap statsu`.
+pub fn unknown_command(word: &str, commands: &[&str]) -> Usage {
+    let called = CALLED_OTHERWISE.iter().find(|(known, _)| *known == word);
+    let nearest = || {
+        let distance = |command: &&&str| strsim::damerau_levenshtein(word, command);
+        commands.iter().min_by_key(distance).copied()
+    };
+    let meant = called.map(|(_, meant)| *meant).or_else(nearest);
+    Usage {
+        status: 125,
+        lines: format!(
+            "unknown command {word:?}\ntry: hotswap {}",
+            meant.unwrap_or("--help")
+        ),
+    }
+}
+
 /// Without the dashes an option of the server's could not be told from one of hotswap's.
 pub fn expect_command_behind_dashes(
     arguments: &[OsString],
