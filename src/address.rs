@@ -141,6 +141,14 @@ fn too_long(what: &str) -> Unreadable {
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
+    // brackets that are not needed, as in [127.0.0.1]:8080
+    if let Some((host, port)) = text
+        .strip_prefix('[')
+        .and_then(|text| text.split_once("]:"))
+        && host.parse::<Ipv4Addr>().is_ok()
+    {
+        return endpoint(&format!("{host}:{port}"));
+    }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(Endpoint::At(address));
     }
@@ -226,6 +234,10 @@ impl FromStr for Listen {
             let why =
                 format!("the name {name:?} is not made of letters, digits, '.', '-' and '_' alone");
             return Err(Unreadable::new(&why, &format!("web={address}")));
+        }
+        if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+            let why = format!("the name {number} is a number");
+            return Err(Unreadable::new(&why, &format!("127.0.0.1:{number}")));
         }
         let as_given = address.strip_prefix("unix:").unwrap_or(address);
         Ok(Self {

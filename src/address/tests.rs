@@ -43,6 +43,7 @@ fn every_form_of_the_manual_is_read() {
         address("udp:127.0.0.1:53"),
         Address::Udp(Endpoint::At(SocketAddr::from(([127, 0, 0, 1], 53))))
     );
+    assert_eq!(address("[127.0.0.1]:80"), address("127.0.0.1:80"));
     assert_eq!(address("udp:53"), Address::Udp(Endpoint::Any(53)));
 }
 
@@ -77,6 +78,8 @@ fn a_refusal_says_what_to_try() {
         ("http://127.0.0.1:80/x", "a URL", "127.0.0.1:80"),
         ("a b=80", "the name", "web=80"),
         ("=80", "the name", "web=80"),
+        ("34007=0", "the name 34007 is a number", "127.0.0.1:34007"),
+        ("[127.0.0.1]:x", "not a number", "127.0.0.1:8080"),
     ] {
         let said = refusal(text);
         let (first, second) = said.split_once("\ntry: ").unwrap_or_default();
