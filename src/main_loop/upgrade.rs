@@ -15,7 +15,6 @@ use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
 use crate::listener::{ListenerContext, Listeners};
 use crate::log as lines;
-use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Generation, Phase, SavedState, Supervisor};
 use crate::sys;
@@ -83,7 +82,7 @@ impl World {
             let number = generation.0;
             outgoing.put(format!("server {number}"), &one.server)?;
             outgoing.put(format!("capture {number}"), &one.capture)?;
-            outgoing.put_parts(format!("notify {number}"), one.notify.hand_over())?;
+            outgoing.put(format!("notify {number}"), &one.notify)?;
         }
         outgoing.put("programs", &self.programs)?;
         Ok(outgoing)
@@ -107,9 +106,8 @@ impl World {
         for (number, info) in generations {
             let generation = Generation(number.parse()?);
             let server = incoming.take(&format!("server {number}"))?;
-            let (state, descriptors) = incoming.take_parts(&format!("notify {number}"))?;
-            let notify = NotifySocket::take_over(&state, descriptors);
-            let mut one = Spawned::new(server, notify.context("cannot read notify sockets")?);
+            let notify = incoming.take(&format!("notify {number}"))?;
+            let mut one = Spawned::new(server, notify);
             saved_state::info_from_json(info, &mut one).context("cannot read generations")?;
             one.capture = incoming.take(&format!("capture {number}"))?;
             self.generations.insert(generation, one);

@@ -14,8 +14,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket,
 };
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
+use crate::handoff;
 use crate::supervisor::Time;
 use crate::sys::message::receive;
 
@@ -36,13 +37,16 @@ pub enum NotifyMessage {
     Status(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct NotifySocket {
+    #[serde(with = "handoff::descriptor")]
     socket: OwnedFd,
     address: String,
     /// When the current span began, and the number of messages read in it.
+    #[serde(skip)]
     read: (Time, usize),
     /// A whole batch was read: do not poll until then.
+    #[serde(skip)]
     paused: Option<Time>,
 }
 
@@ -62,26 +66,12 @@ impl NotifySocket {
         let address: UnixAddr = getsockname(socket.as_raw_fd())?;
         let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?;
         let address = format!("@{}", String::from_utf8_lossy(name));
-        Ok(Self::at(socket, address))
-    }
-
-    fn at(socket: OwnedFd, address: String) -> Self {
-        Self {
+        Ok(Self {
             socket,
             address,
             read: (Time::ZERO, 0),
             paused: None,
-        }
-    }
-
-    /// For the next version of hotswap.
-    pub fn hand_over(&self) -> (Value, Vec<BorrowedFd<'_>>) {
-        (json!(self.address), vec![self.socket.as_fd()])
-    }
-
-    /// The reverse of [`NotifySocket::hand_over`]. `None` if the state is invalid.
-    pub fn take_over(state: &Value, mut descriptors: Vec<OwnedFd>) -> Option<Self> {
-        Some(Self::at(descriptors.pop()?, state.as_str()?.to_owned()))
+        })
     }
 
     /// The value of NOTIFY_SOCKET.
@@ -287,8 +277,10 @@ mod tests {
         let (first, second) = (notify_socket(), notify_socket());
         assert_ne!(first.address(), second.address());
         let address = first.address().to_owned();
-        let (state, _) = first.hand_over();
-        let again = NotifySocket::take_over(&state, vec![first.socket]).unwrap();
+        let mut again: NotifySocket = handoff::carry(&first).unwrap();
+        drop(first);
         assert_eq!(again.address(), address);
+        assert!(send(&sender(&again), b"READY=1"));
+        assert_eq!(again.woken(NOW, |_| true), [NotifyMessage::Ready]);
     }
 }
