@@ -1,13 +1,13 @@
 //! The sockets that outlive every generation, and which of them new connections go to.
 //!
-//! Three sorts of listener answer to one set of verbs: a TCP address steered by a reuseport group, a unix path steered by
+//! Three kinds of listener answer to one trait: a TCP address steered by a reuseport group, a unix path steered by
 //! rename(2), and one socket shared by all. Nothing here waits, and nothing here decides when a generation is ready or
 //! gone: it is told.
 
 mod captured;
+mod captured_address;
 mod context;
 mod cut_over;
-mod generation_socket;
 mod hand_over;
 mod incident;
 mod listening_socket;
@@ -18,54 +18,35 @@ mod reuseport;
 mod shared;
 mod snapshot;
 mod steer;
+mod steering;
 mod summary;
 mod unix_dir;
 mod unix_path;
+mod watcher;
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::poll::PollFlags;
-use nix::unistd::{Gid, Uid};
-use serde::{Deserialize, Serialize};
 
-use crate::address::Listen;
-use crate::supervisor::{Generation, Time};
-pub use captured::{BindPlan, BoundPath, CapturedAddress, PathEntry, Replacement};
-pub use context::ListenerContext;
-pub use generation_socket::{GenerationSocket, InheritedSocket, SocketKind};
+use crate::socket::Inode;
+use crate::supervisor::{Generation, SocketChoice, Time};
+pub use captured::{BindPlan, Replacement};
+pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
+pub use context::{ListenerContext, SocketOptions};
 pub use incident::Incident;
-pub use listening_socket::listens;
-pub use open::SO_BINDTOIFINDEX;
 pub use port_holder::holders_of_port;
 use reuseport::ReuseportGroup;
 use shared::SharedSocket;
-use snapshot::Snapshot;
-use steer::Inode;
+use snapshot::Surveys;
+use steering::Steering;
 pub use unix_dir::beside;
 use unix_path::UnixPath;
 
-/// What holds for every listener.
-#[derive(Clone, Debug)]
-pub struct SocketOptions {
-    pub backlog: u32,
-    pub mode: Option<u32>,
-    pub owner: Option<(Option<Uid>, Option<Gid>)>,
-    pub share: bool,
-}
-
-/// One address that hotswap owns; never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ListenerId(pub usize);
-
-/// Which socket a generation is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketSource {
-    /// Its own, made now if it has none.
-    Own,
-    /// The one that new connections go to: a restart takes the dead one's, with the clients that wait in it.
-    Target,
-}
+pub use crate::socket::generation_socket::{
+    GenerationSocket, InheritedSocket, ListenerId, SocketKind,
+};
 
 struct Listener {
     id: ListenerId,
@@ -82,57 +63,59 @@ enum ListenerKind {
     Shared(SharedSocket),
 }
 
+impl Deref for ListenerKind {
+    type Target = dyn Steering;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Group(group) => group,
+            Self::Path(path) => path,
+            Self::Shared(shared) => shared,
+        }
+    }
+}
+
+impl DerefMut for ListenerKind {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Group(group) => group,
+            Self::Path(path) => path,
+            Self::Shared(shared) => shared,
+        }
+    }
+}
+
 impl Listener {
-    fn kind(&self) -> SocketKind {
-        match &self.sort {
-            ListenerKind::Group(group) => SocketKind::Tcp {
-                port: group.address().port(),
-            },
-            ListenerKind::Path(_) => SocketKind::Unix,
-            ListenerKind::Shared(shared) => shared.kind(),
-        }
-    }
-
-    fn has(&self, inode: Inode) -> bool {
-        match &self.sort {
-            ListenerKind::Group(group) => group.has(inode),
-            ListenerKind::Path(path) => path.has(inode),
-            ListenerKind::Shared(shared) => shared.inode() == inode,
-        }
-    }
-
-    fn addr(&self) -> String {
-        match &self.sort {
-            ListenerKind::Group(group) => group.address().to_string(),
-            ListenerKind::Path(path) => path.shown(),
-            ListenerKind::Shared(shared) => shared.addr(),
-        }
-    }
-
     fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
-        let (fd, inode, listens, steered) = match &self.sort {
-            ListenerKind::Group(group) => {
-                let socket = group.socket_of(generation)?;
-                (socket.fd(), socket.inode, socket.listens, true)
-            }
-            ListenerKind::Path(path) => {
-                let socket = path.socket_of(generation)?;
-                (socket.fd(), socket.inode, socket.listens, true)
-            }
-            ListenerKind::Shared(shared) => {
-                let fd = shared.fd_of(generation)?;
-                (fd, shared.inode(), shared.listens(), false)
-            }
-        };
+        let socket = self.sort.socket_of(generation)?;
         Some(GenerationSocket {
             listener: self.id,
-            fd,
-            inode,
-            kind: self.kind(),
-            steered,
+            fd: socket.fd(),
+            inode: socket.inode,
+            kind: self.sort.kind(),
+            steered: self.sort.is_steered(),
             captured: self.captured.is_some(),
-            listens,
+            listens: socket.listens,
         })
+    }
+
+    /// The socket of its own that the generation is spawned with.
+    fn seat_with(&self, fd: OwnedFd) -> InheritedSocket {
+        let (kind, addr) = (self.sort.kind(), self.sort.address());
+        // what tells it from TCP is for users: a server binds the bare address
+        let (addr, port) = match kind {
+            SocketKind::Tcp { port } => (addr, Some(port)),
+            SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
+            SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => (addr, None),
+        };
+        InheritedSocket {
+            name: self.name.clone(),
+            as_given: self.as_given.clone(),
+            addr,
+            port,
+            kind,
+            fd,
+        }
     }
 }
 
@@ -149,34 +132,13 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens what `--listen` names, and takes over the sockets that hotswap itself was given, with their names. Beside the
-    /// listeners come warnings.
-    ///
-    /// # Errors
-    /// What cannot be listened on, and why; who has it, if /proc tells.
-    pub fn open(
-        listens: &[Listen],
-        mut context: ListenerContext,
-        inherited: Vec<(OwnedFd, String)>,
-    ) -> anyhow::Result<(Self, Vec<String>)> {
-        let (all, warnings) = open::all(listens, inherited, &mut context)?;
-        let listeners = Self {
-            given_out: all.len(),
-            all,
-            context,
-            serving: None,
-            spawning: None,
-        };
-        Ok((listeners, warnings))
-    }
-
     /// The addresses, as they are said in `listening on ...`.
     pub fn listening(&self) -> Vec<String> {
         let own = self
             .all
             .iter()
             .filter(|listener| listener.captured.is_none());
-        own.map(Listener::addr).collect()
+        own.map(|listener| listener.sort.address()).collect()
     }
 
     /// A socket of each `--listen`ed or inherited listener for this generation, in their order.
@@ -186,49 +148,26 @@ impl Listeners {
     pub fn inherited_sockets(
         &mut self,
         generation: Generation,
-        sockets: SocketSource,
+        sockets: SocketChoice,
     ) -> io::Result<Vec<InheritedSocket>> {
         let mut inherited_sockets = Vec::new();
-        let snapshot = self.snapshot();
         self.spawning = self.spawning.max(Some(generation));
-        for listener in &mut self.all {
-            let captured = listener.captured.is_some();
-            // one that it has not bound yet is kept for it, with the clients that wait there
-            if captured && sockets == SocketSource::Own {
-                continue;
+        self.surveyed(|all, context| {
+            for listener in all {
+                if listener.captured.is_none() {
+                    let fd = listener
+                        .sort
+                        .inherited_socket(generation, sockets, context)?;
+                    inherited_sockets.push(listener.seat_with(fd));
+                } else if sockets == SocketChoice::Target && listener.sort.is_steered() {
+                    // what it has not bound yet is kept for it, with the clients that wait there
+                    listener
+                        .sort
+                        .inherited_socket(generation, sockets, context)?;
+                }
             }
-            let fd = match &mut listener.sort {
-                ListenerKind::Group(group) => {
-                    group.inherited_socket(generation, sockets, &snapshot, &mut self.context)?
-                }
-                ListenerKind::Path(path) => {
-                    path.inherited_socket(generation, sockets, &self.context)?
-                }
-                ListenerKind::Shared(_) if captured => continue,
-                ListenerKind::Shared(shared) => {
-                    shared.inherited_socket(generation, &self.context)?
-                }
-            };
-            if captured {
-                continue;
-            }
-            let kind = listener.kind();
-            let addr = listener.addr();
-            // what tells it from TCP is for users: a server binds the bare address
-            let (addr, port) = match kind {
-                SocketKind::Tcp { port } => (addr, Some(port)),
-                SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
-                SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => (addr, None),
-            };
-            inherited_sockets.push(InheritedSocket {
-                name: listener.name.clone(),
-                as_given: listener.as_given.clone(),
-                addr,
-                port,
-                kind,
-                fd,
-            });
-        }
+            io::Result::Ok(())
+        })?;
         self.settle(generation)?;
         Ok(inherited_sockets)
     }
@@ -236,15 +175,15 @@ impl Listeners {
     /// What a listener is called in the words for users.
     pub fn address_of(&self, listener: ListenerId) -> String {
         let listener = self.all.iter().find(|other| other.id == listener);
-        listener.map(Listener::addr).unwrap_or_default()
+        listener
+            .map(|listener| listener.sort.address())
+            .unwrap_or_default()
     }
 
     #[cfg(test)]
     /// Whether it holds a socket of any listener.
     pub fn has_socket(&self, generation: Generation) -> bool {
-        self.all
-            .iter()
-            .any(|listener| listener.held(generation).is_some())
+        !self.sockets_of(generation).is_empty()
     }
 
     /// The sockets that this generation holds.
@@ -257,11 +196,7 @@ impl Listeners {
     /// for the next.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
         for listener in &mut self.all {
-            match &mut listener.sort {
-                ListenerKind::Group(group) => group.leave(generation, now, &mut self.context),
-                ListenerKind::Path(path) => path.leave(generation, now, &mut self.context),
-                ListenerKind::Shared(shared) => shared.leave(generation),
-            }
+            listener.sort.leave(generation, now, &mut self.context);
         }
         self.died(generation);
         self.return_clients();
@@ -272,21 +207,14 @@ impl Listeners {
     /// Clients that had stayed with a generation that is gone now go to the one that serves.
     fn return_clients(&mut self) {
         let Some(serving) = self.serving else { return };
-        for listener in &mut self.all {
-            let result = match &mut listener.sort {
-                ListenerKind::Group(group) if group.is_waiting() => {
-                    group.cut_over(serving, &mut self.context)
-                }
-                ListenerKind::Path(path) if path.is_waiting() => {
-                    path.cut_over(serving, &mut self.context)
-                }
-                ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {
-                    continue;
-                }
-            };
-            if let Err(error) = result {
-                let (listener, why) = (listener.addr(), error.to_string());
-                self.context.incident(Incident::Broken { listener, why });
+        let waiting = self
+            .all
+            .iter_mut()
+            .filter(|listener| listener.sort.is_waiting());
+        for Listener { sort, .. } in waiting {
+            if let Err(error) = sort.cut_over(serving, &mut self.context) {
+                self.context
+                    .incident(Incident::broken(sort.address(), &error));
             }
         }
     }
@@ -297,29 +225,22 @@ impl Listeners {
     /// `NotFound` if it has no socket there, `WouldBlock` if its queue is full, else those of connect(2).
     pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
         let listener = self.all.iter_mut().find(|other| other.id == listener);
-        match listener.map(|listener| &mut listener.sort) {
-            Some(ListenerKind::Group(group)) => group.probe(generation),
-            Some(ListenerKind::Path(path)) => path.probe(generation),
-            Some(ListenerKind::Shared(shared)) => shared.probe(generation),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        let listener = listener.ok_or(io::ErrorKind::NotFound)?;
+        listener.sort.probe(generation)
     }
 
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        vec![(self.context.fd(), PollFlags::POLLIN)]
+        vec![(self.context.watcher.fd(), PollFlags::POLLIN)]
     }
 
     /// Something has happened on one of the sockets: one was shut down, or a client came to a parked one.
     pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
-        for listener in &mut self.all {
+        for Listener { sort, .. } in &mut self.all {
             let here = ready.iter().copied();
-            let here: Vec<_> = here.filter(|event| listener.has(event.0)).collect();
-            match &mut listener.sort {
-                _ if here.is_empty() => {}
-                ListenerKind::Group(group) => group.woken(&here, &mut self.context),
-                ListenerKind::Path(path) => path.woken(&here, &mut self.context),
-                ListenerKind::Shared(shared) => shared.woken(&mut self.context),
+            let here: Vec<(Inode, bool)> = here.filter(|event| sort.has(event.0)).collect();
+            if !here.is_empty() {
+                sort.woken(&here, &mut self.context);
             }
         }
         self.context.take_incidents()
@@ -327,41 +248,42 @@ impl Listeners {
 
     /// When to look again without being woken: when a parked socket may be closed, or a relayed connection lasts too long.
     pub fn deadline(&self) -> Option<Time> {
-        let spare = self.groups().filter_map(ReuseportGroup::deadline).min();
-        spare.into_iter().chain(self.context.deadline()).min()
+        let spare = self
+            .all
+            .iter()
+            .filter_map(|listener| listener.sort.deadline());
+        spare.chain(self.context.deadline()).min()
     }
 
     /// The deadline has come.
     pub fn look(&mut self, now: Time) -> Vec<Incident> {
         let again = self.context.look(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
-            let snapshot = self.snapshot();
-            for listener in &mut self.all {
-                if let ListenerKind::Group(group) = &mut listener.sort {
-                    group.reap(&snapshot, now, &mut self.context);
-                    group.update_interests(&mut self.context);
+            self.surveyed(|all, context| {
+                for listener in all {
+                    listener.sort.look(now, context);
                 }
-            }
+            });
             // what was closed is closed: a stranger that comes next comes after it
-            let snapshot = self.snapshot();
-            for listener in &mut self.all {
-                if let ListenerKind::Group(group) = &mut listener.sort {
-                    group.recognize(&snapshot, &mut self.context);
+            self.surveyed(|all, context| {
+                for listener in all {
+                    listener.sort.recognize(context);
                 }
-            }
+            });
         }
         self.context.take_incidents()
     }
 
-    fn groups(&self) -> impl Iterator<Item = &ReuseportGroup> {
-        self.all.iter().filter_map(|listener| match &listener.sort {
-            ListenerKind::Group(group) => Some(group),
-            ListenerKind::Path(_) | ListenerKind::Shared(_) => None,
-        })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        Snapshot::of(&self.groups().collect::<Vec<_>>())
+    /// Does something to all, for which one look at the kernel's tables is enough.
+    fn surveyed<T>(&mut self, does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T) -> T {
+        let asked = self
+            .all
+            .iter()
+            .filter_map(|listener| listener.sort.surveyed());
+        self.context.surveys = Surveys::of(&asked.collect::<Vec<_>>());
+        let done = does(&mut self.all, &mut self.context);
+        self.context.surveys = Surveys::default();
+        done
     }
 
     /// hotswap stops: what is shut down now stays so.

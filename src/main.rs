@@ -19,6 +19,7 @@ mod record;
 mod retry;
 mod server;
 mod signals;
+mod socket;
 mod status;
 mod stub;
 mod supervisor;

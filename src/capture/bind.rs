@@ -16,10 +16,9 @@ use super::notification::{Notification, read_address};
 use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking};
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallResult, Capture, Warning, options, server_path};
-use crate::listener::{
-    BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port, listens,
-};
+use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port};
 use crate::proc::net;
+use crate::socket::listens;
 use crate::sys;
 
 /// A bind(2) that may become a listener.

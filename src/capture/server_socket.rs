@@ -12,8 +12,8 @@ use nix::unistd::{fchown, geteuid};
 
 use super::caller::Caller;
 use super::options;
-use crate::listener::SO_BINDTOIFINDEX;
 use crate::proc::descriptor;
+use crate::socket::inet::SO_BINDTOIFINDEX;
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

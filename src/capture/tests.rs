@@ -9,7 +9,8 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
 use super::*;
-use crate::listener::{Incident, ListenerContext, SocketOptions, SocketSource};
+use crate::listener::{Incident, ListenerContext, SocketOptions};
+use crate::supervisor::SocketChoice;
 use crate::sys;
 
 mod tcp;
@@ -53,7 +54,7 @@ impl CapturedServers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         self.listeners
-            .inherited_sockets(generation, SocketSource::Own)
+            .inherited_sockets(generation, SocketChoice::Own)
             .unwrap();
         self.again(generation, work)
     }

@@ -3,8 +3,10 @@
 use std::io;
 
 use super::half_open::{self, IDLE};
-use super::{accept_queue, family_of, inet::Family, unix};
-use crate::listener::{GenerationSocket, SocketKind};
+use super::unix;
+use crate::socket::generation_socket::{GenerationSocket, SocketKind};
+use crate::socket::inet::Family;
+use crate::sys;
 
 /// What one look at the listeners found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +32,12 @@ impl AcceptQueue {
         let mut backlog = Self::NONE;
         let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
         for one in held.iter().filter(|one| one.steered) {
-            let queue = match one.kind {
-                SocketKind::Tcp { .. } => accept_queue(one.fd),
-                SocketKind::Unix => unix::accept_queue(one.inode),
-                SocketKind::Udp { .. } | SocketKind::Abstract | SocketKind::Other => Ok(0),
-            };
-            match queue {
-                Ok(length) => backlog.queued |= length > 0,
+            match accept_queue(one) {
+                Ok(length) => backlog.queued |= length > Some(0),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => backlog.handshakes = None,
             }
-            if let (SocketKind::Tcp { .. }, Ok(family)) = (one.kind, family_of(one.fd)) {
+            if let (SocketKind::Tcp { .. }, Ok(family)) = (one.kind, Family::of_socket(one.fd)) {
                 let tables = tables.iter_mut().filter(|table| table.0 == family);
                 tables.for_each(|table| table.1.push(one.inode));
             }
@@ -53,6 +50,18 @@ impl AcceptQueue {
         }
         backlog
     }
+}
+
+/// How many connections wait to be accepted; `None` where it has no such queue.
+///
+/// # Errors
+/// Those of getsockopt(2) and of the sock_diag(7) answer.
+pub fn accept_queue(held: &GenerationSocket) -> io::Result<Option<u32>> {
+    Ok(match held.kind {
+        SocketKind::Tcp { .. } => Some(sys::tcp_info(held.fd)?.tcpi_unacked),
+        SocketKind::Unix | SocketKind::Abstract => Some(unix::accept_queue(held.inode)?),
+        SocketKind::Udp { .. } | SocketKind::Other => None,
+    })
 }
 
 /// Whether any is open on these listeners, if that can be told.
@@ -74,8 +83,8 @@ mod tests {
     use nix::sys::socket::{Shutdown, shutdown};
 
     use super::*;
-    use crate::connections::inode_of;
-    use crate::listener::ListenerId;
+    use crate::socket::generation_socket::ListenerId;
+    use crate::socket::inode_of;
 
     const QUEUED: AcceptQueue = AcceptQueue {
         queued: true,

@@ -7,8 +7,9 @@ use nix::unistd::Pid;
 
 use super::inet::Activity;
 use super::process_sockets::ProcessSockets;
-use super::{family_of, inet, unix};
-use crate::listener::{GenerationSocket, SocketKind};
+use super::{inet, unix};
+use crate::socket::generation_socket::{GenerationSocket, SocketKind};
+use crate::socket::inet::Family;
 
 /// A client that is met so often in a row just as it has asked or been answered, and each time further on, never pauses.
 /// One that does pause is caught sooner between two requests, when the server owes it nothing.
@@ -122,7 +123,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
     let (mut ports, mut paths) = (Vec::new(), Vec::new());
     for one in held {
         match one.kind {
-            SocketKind::Tcp { port } => ports.push((family_of(one.fd)?, port, one.steered)),
+            SocketKind::Tcp { port } => ports.push((Family::of_socket(one.fd)?, port, one.steered)),
             SocketKind::Unix | SocketKind::Abstract => paths.push((one.inode, one.steered)),
             SocketKind::Udp { .. } | SocketKind::Other => {}
         }
@@ -175,8 +176,8 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
-    use crate::connections::inode_of;
-    use crate::listener::ListenerId;
+    use crate::socket::generation_socket::ListenerId;
+    use crate::socket::inode_of;
 
     fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
         GenerationSocket {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::inet::Family;
-use super::inode_of;
 use crate::proc::net::{self, InetSocket, LISTENING};
+use crate::socket::inet::Family;
+use crate::socket::inode_of;
 
 /// Two lines. Listeners come first in the file; the kernel would go through all connections to fill a larger piece.
 const PIECE: usize = 300;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::sock_diag::{self, Scope, attributes, number};
+use crate::socket::inet::Family;
 
 const INET_DIAG_INFO: u16 = 2;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: those on which the server may still have something to say.
@@ -17,13 +18,6 @@ const MESSAGE: usize = 72;
 const FEW: usize = 8;
 /// Milliseconds after which what was sent is taken for a whole answer.
 const A_PART_AGO: u32 = 40;
-
-/// Which of the two tables: an accepted connection is in that of its listener, whatever the client spoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    V4,
-    V6,
-}
 
 /// One connection as the server's side has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +207,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::connections::inode_of;
+    use crate::socket::inode_of;
 
     /// So long ago, in milliseconds, something was sent, received and acknowledged.
     fn info(ago: (u32, u32, u32), received: u64, segments: (u32, u32)) -> Vec<u8> {

@@ -1,10 +1,12 @@
-//! Who listens on which TCP address, of all processes.
+//! Who listens on TCP addresses, of all processes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::inet::{Family, request};
+use super::inet::request;
 use super::sock_diag::{self, Scope, number};
+use crate::socket::Inode;
+use crate::socket::inet::Family;
 
 const LISTEN: u32 = 1 << 10;
 
@@ -14,16 +16,16 @@ pub struct Listening {
     pub address: SocketAddr,
     /// The network device it is bound to; 0 is none.
     pub device: u32,
-    pub inode: u64,
+    pub inode: Inode,
 }
 
-/// Every listening socket of that family.
+/// Every listening socket of that family at that port, or at any if it is 0.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn listening(family: Family) -> io::Result<Vec<Listening>> {
+pub fn listening(family: Family, port: u16) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
-    let request = request(family, LISTEN, 0, &[0; 34]);
+    let request = request(family, LISTEN, port, &[0; 34]);
     sock_diag::ask(&request, Scope::All, |message| {
         found.extend(parse(family, message));
     })?;
@@ -50,7 +52,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::connections::inode_of;
+    use crate::socket::inode_of;
 
     #[test]
     fn every_listening_socket_is_found_and_no_other() {
@@ -59,17 +61,19 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (client, accepted) = (std::net::TcpStream::connect(address), listener.accept());
             let inode = inode_of(listener.as_fd()).unwrap();
-            let all = listening(family).unwrap();
-            let here = all.iter().filter(|found| found.address == address);
-            let here: Vec<_> = here.copied().collect();
-            assert_eq!(
-                here,
-                [Listening {
-                    address,
-                    device: 0,
-                    inode
-                }]
-            );
+            for port in [0, address.port()] {
+                let all = listening(family, port).unwrap();
+                let here = all.iter().filter(|found| found.address == address);
+                let here: Vec<_> = here.copied().collect();
+                assert_eq!(
+                    here,
+                    [Listening {
+                        address,
+                        device: 0,
+                        inode
+                    }]
+                );
+            }
             drop((client, accepted));
         }
     }

@@ -78,7 +78,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::connections::inode_of;
+    use crate::socket::inode_of;
 
     #[test]
     fn the_sockets_of_processes_are_found() {

@@ -127,7 +127,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
-    use crate::connections::inode_of;
+    use crate::socket::inode_of;
 
     fn socket(state: u8, inode: u64, name: &str, peer: Option<u64>) -> UnixSocket {
         let name = name.as_bytes().to_vec();

@@ -2,7 +2,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::connections::inode_of;
+use crate::socket::inode_of;
 
 const CUT: Time = Time::from_secs(500);
 const OPEN: AcceptQueue = AcceptQueue {

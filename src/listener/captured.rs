@@ -2,26 +2,23 @@
 //!
 //! Nothing is bound here: that is done with the server's own rights. Here it is decided who gets which socket.
 
-mod address;
-
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-pub use address::{BoundPath, CapturedAddress, PathEntry};
-
-use super::context::ListenerContext;
+use super::captured_address::{BoundPath, CapturedAddress, PathEntry};
 use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
-use super::steer::Inode;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
-use super::{Listener, ListenerId, ListenerKind, Listeners, Snapshot, SocketKind, SocketSource};
+use super::{Listener, ListenerId, ListenerKind, Listeners};
 use crate::address::covers;
-use crate::supervisor::{Generation, Time};
+use crate::socket::Inode;
+use crate::socket::generation_socket::SocketKind;
+use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
 
 /// What becomes of a bind(2) that no `--listen`ed address covers.
@@ -67,13 +64,12 @@ impl Listeners {
                     .map(|(listener, _)| listener)
             }
             CapturedAddress::Path(entry) => own().find(|listener| {
-                let dir = listener.dir();
+                let dir = listener.sort.dir();
                 dir.is_some_and(|dir| dir.is_at(entry.directory, &entry.name))
             }),
-            CapturedAddress::Abstract(name) => own().find(|listener| match &listener.sort {
-                ListenerKind::Shared(shared) => shared.abstract_name() == Some(name),
-                ListenerKind::Group(_) | ListenerKind::Path(_) => false,
-            }),
+            CapturedAddress::Abstract(name) => {
+                own().find(|listener| listener.sort.abstract_name() == Some(name))
+            }
         };
         found.map(|listener| listener.id)
     }
@@ -95,18 +91,13 @@ impl Listeners {
         let listener = all
             .find(|other| other.id == listener)
             .ok_or(Errno::ENOENT)?;
-        let (socket, steered) = match &mut listener.sort {
-            ListenerKind::Group(group) => {
-                let socket = group.socket_of(generation).ok_or(Errno::ENOENT)?;
-                (socket.fd().try_clone_to_owned()?, true)
-            }
-            ListenerKind::Path(path) => {
-                let socket = path.socket_of(generation).ok_or(Errno::ENOENT)?;
-                (socket.fd().try_clone_to_owned()?, true)
-            }
-            ListenerKind::Shared(shared) => {
-                (shared.inherited_socket(generation, &self.context)?, false)
-            }
+        let sort = &mut listener.sort;
+        let steered = sort.is_steered();
+        let socket = if steered {
+            let socket = sort.socket_of(generation).ok_or(Errno::ENOENT)?;
+            socket.duplicate()?
+        } else {
+            sort.inherited_socket(generation, SocketChoice::Own, &mut self.context)?
         };
         Ok(Replacement {
             listener: Some(listener.id),
@@ -126,34 +117,16 @@ impl Listeners {
         asked: &CapturedAddress,
         is_attached: bool,
     ) -> io::Result<BindPlan> {
-        let snapshot = self.snapshot();
         let mut all = self.all.iter_mut();
         let Some(listener) = all.find(|listener| listener.captured.as_ref() == Some(asked)) else {
             return Ok(BindPlan::Alone);
         };
-        let id = listener.id;
-        match &mut listener.sort {
-            ListenerKind::Group(_) | ListenerKind::Path(_) if is_attached => {
+        let (id, sort) = (listener.id, &mut listener.sort);
+        if sort.is_steered() {
+            if is_attached || (sort.socket_of(generation).is_none() && !sort.is_waiting()) {
                 return Ok(BindPlan::Join);
             }
-            ListenerKind::Group(group) if !group.has_socket(generation) => {
-                if !group.is_waiting() {
-                    return Ok(BindPlan::Join);
-                }
-                group.inherited_socket(
-                    generation,
-                    SocketSource::Target,
-                    &snapshot,
-                    &mut self.context,
-                )?;
-            }
-            ListenerKind::Path(path) if path.socket_of(generation).is_none() => {
-                if !path.is_waiting() {
-                    return Ok(BindPlan::Join);
-                }
-                path.inherited_socket(generation, SocketSource::Target, &self.context)?;
-            }
-            ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {}
+            sort.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
         }
         self.inherited_socket_of(generation, id)
             .map(BindPlan::Instead)
@@ -170,37 +143,18 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
-        let snapshot = self.snapshot();
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
-        let Some(listener) = there else {
+        let Some(Listener { id, sort, .. }) = there else {
             return Ok((self.found(generation, asked, socket, path)?, true));
         };
-        let id = listener.id;
+        sort.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
-        let serves = self.serving == Some(generation);
-        match (&mut listener.sort, path) {
-            (ListenerKind::Group(group), _) => {
-                group.join(generation, socket, &snapshot, &mut self.context)?;
-                if serves {
-                    group.prepare(generation, &Snapshot::of(&[group]), &mut self.context)?;
-                    group.cut_over(generation, &mut self.context)?;
-                }
-            }
-            (ListenerKind::Path(there), Some(path)) => {
-                sys::listen(socket.as_fd(), self.context.options.backlog)?;
-                there.leave(generation, sys::now(), &mut self.context);
-                there.adopt(generation, socket, &path.name, &self.context)?;
-                if serves {
-                    there.cut_over(generation, &mut self.context)?;
-                }
-            }
-            // bound by two at once: what the first has is shared
-            (ListenerKind::Path(_) | ListenerKind::Shared(_), _) => {
-                return Err(Errno::EADDRINUSE.into());
-            }
+        if self.serving == Some(generation) {
+            sort.prepare(generation, &mut self.context)?;
+            sort.cut_over(generation, &mut self.context)?;
         }
-        Ok((id, false))
+        Ok((*id, false))
     }
 
     fn found(
@@ -217,26 +171,26 @@ impl Listeners {
             }
             _ => None,
         };
-        let steered = asked.family().filter(|_| !self.context.options.share);
-        let sort = match (steered, dir) {
-            (Some(made_of), _) => {
-                let group = ReuseportGroup::of_server(socket, made_of, generation, &self.context)?;
-                ListenerKind::Group(group)
+        let context = &self.context;
+        let share = context.options.share;
+        let sort = match (asked.tcp(), dir) {
+            (Some(address), _) if !share => ListenerKind::Group(ReuseportGroup::new(
+                socket,
+                address,
+                Some(generation),
+                context,
+            )?),
+            (None, Some(dir)) if !share => {
+                ListenerKind::Path(UnixPath::captured(dir, generation, socket, context)?)
             }
-            (None, Some(dir)) if !self.context.options.share => {
-                sys::listen(socket.as_fd(), self.context.options.backlog)?;
-                let mut path = UnixPath::captured(dir);
-                let name = path.dir().name().to_owned();
-                path.adopt(generation, socket, &name, &self.context)?;
-                ListenerKind::Path(path)
-            }
-            (None, dir) => {
-                let mut shared = SharedSocket::own(socket, &self.context)?;
+            (_, dir) => {
+                let mut shared = SharedSocket::own(socket, context)?;
                 if let Some(dir) = dir {
                     shared.keep_path(dir)?;
                 }
-                shared.inherited_socket(generation, &self.context)?;
-                ListenerKind::Shared(shared)
+                let mut sort = ListenerKind::Shared(shared);
+                sort.inherited_socket(generation, SocketChoice::Own, &mut self.context)?;
+                sort
             }
         };
         let id = ListenerId(self.given_out);
@@ -254,37 +208,32 @@ impl Listeners {
     /// A server listens on a socket that it has had as a listener before; `None` if it is none of ours.
     pub fn listen_again(&mut self, inode: Inode) -> Option<io::Result<ListenerId>> {
         let mut all = self.all.iter_mut();
-        let listener = all.find(|listener| listener.has(inode))?;
-        let done = match &mut listener.sort {
-            ListenerKind::Group(group) => group.listen_again(inode, &mut self.context),
-            ListenerKind::Path(_) => Ok(()),
-            ListenerKind::Shared(shared) => shared.repair(&self.context),
-        };
+        let listener = all.find(|listener| listener.sort.has(inode))?;
+        let done = listener.sort.listen_again(inode, &mut self.context);
         Some(done.map(|()| listener.id))
     }
 
     /// Whether any listener is a path in the file system.
     pub fn have_paths(&self) -> bool {
-        self.all.iter().any(|listener| listener.dir().is_some())
+        self.places().next().is_some()
     }
 
     pub fn have_path_named(&self, name: &OsStr) -> bool {
-        let mut places = self.all.iter().filter_map(Listener::dir);
-        places.any(|dir| dir.name() == name)
+        self.places().any(|dir| dir.name() == name)
+    }
+
+    fn places(&self) -> impl Iterator<Item = &UnixDir> {
+        self.all.iter().filter_map(|listener| listener.sort.dir())
     }
 
     /// Whether clients come in there, by a socket of ours.
     pub fn is_live(&self, entry: &PathEntry) -> bool {
         self.all.iter().any(|listener| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
-            let Some(dir) = listener.dir().filter(here) else {
+            let Some(dir) = listener.sort.dir().filter(here) else {
                 return false;
             };
-            let live = match &listener.sort {
-                ListenerKind::Path(path) => path.live_file(),
-                ListenerKind::Shared(shared) => shared.live_file(),
-                ListenerKind::Group(_) => None,
-            };
+            let live = listener.sort.live_file();
             live.is_some() && dir.file(dir.name()).ok() == live
         })
     }
@@ -296,20 +245,16 @@ impl Listeners {
         let there = all.find(|listener| {
             let other = listener.captured.as_ref() != Some(asked);
             other
-                && listener.kind() == SocketKind::Tcp { port }
+                && listener.sort.kind() == SocketKind::Tcp { port }
                 && listener.held(generation).is_none()
         })?;
-        Some(there.addr())
+        Some(there.sort.address())
     }
 
     /// The generation has closed its socket there.
     pub fn abandon(&mut self, generation: Generation, listener: ListenerId, now: Time) {
         if let Some(listener) = self.all.iter_mut().find(|other| other.id == listener) {
-            match &mut listener.sort {
-                ListenerKind::Group(group) => group.leave(generation, now, &mut self.context),
-                ListenerKind::Path(path) => path.leave(generation, now, &mut self.context),
-                ListenerKind::Shared(shared) => shared.leave(generation),
-            }
+            listener.sort.leave(generation, now, &mut self.context);
         }
         self.forget_unowned();
     }
@@ -321,54 +266,21 @@ impl Listeners {
         }
         let (keep, forget) = std::mem::take(&mut self.all)
             .into_iter()
-            .partition(|listener| listener.captured.is_none() || listener.is_owned());
+            .partition(|listener| listener.captured.is_none() || listener.sort.is_owned());
         self.all = keep;
-        for listener in forget {
-            listener.close(&mut self.context);
+        for mut listener in forget {
+            listener.sort.close(&mut self.context);
         }
     }
 }
 
 impl Listener {
-    fn dir(&self) -> Option<&UnixDir> {
-        match &self.sort {
-            ListenerKind::Path(path) => Some(path.dir()),
-            ListenerKind::Shared(shared) => shared.dir(),
-            ListenerKind::Group(_) => None,
-        }
-    }
-
     /// Its internet address, if it is of that protocol, and whether it answers both families.
     fn inet(&self, udp: bool) -> Option<(SocketAddr, bool)> {
-        let (address, socket) = match &self.sort {
-            ListenerKind::Group(group) if !udp => (group.address(), group.any()?),
-            ListenerKind::Shared(shared)
-                if udp == matches!(shared.kind(), SocketKind::Udp { .. }) =>
-            {
-                (shared.address()?, shared.fd())
-            }
-            ListenerKind::Group(_) | ListenerKind::Path(_) | ListenerKind::Shared(_) => {
-                return None;
-            }
-        };
+        let is_of_it = udp == matches!(self.sort.kind(), SocketKind::Udp { .. });
+        let (address, socket) = self.sort.inet().filter(|_| is_of_it)?;
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
         let dual = sys::socket_option(socket, level, name).is_ok_and(|only| only == 0);
         Some((address, dual))
-    }
-
-    fn is_owned(&self) -> bool {
-        match &self.sort {
-            ListenerKind::Group(group) => group.is_owned(),
-            ListenerKind::Path(path) => path.is_owned(),
-            ListenerKind::Shared(shared) => !shared.is_unused(),
-        }
-    }
-
-    fn close(self, context: &mut ListenerContext) {
-        match self.sort {
-            ListenerKind::Group(group) => group.close(context),
-            ListenerKind::Path(path) => path.close(context),
-            ListenerKind::Shared(shared) => shared.close(context),
-        }
     }
 }

@@ -1,18 +1,19 @@
-//! What every listener works with: the set of watched sockets, the options, and the notes for the user.
+//! What every listener works with: the options, the watcher, the relays, and the notes for the user.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-
-use serde_json::Value;
-
-use super::listening_socket::{Interest, ListeningSocket, set_nonblocking};
+use super::incident::Incident;
+use super::listening_socket::{Interest, ListeningSocket};
+use super::port_holder;
 use super::relay::{Destination, Relays, has_left};
-use super::steer::Inode;
-use super::{Incident, SocketOptions, port_holder};
+use super::snapshot::Surveys;
+use super::watcher::Watcher;
+use crate::socket::{Inode, set_nonblocking};
 use crate::supervisor::Time;
 use crate::sys;
+
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::{Gid, Uid};
 
 /// How many clients are taken off a parked socket at one go, so that a flood of them does not hold up the loop.
 const AT_ONE_GO: usize = 256;
@@ -20,13 +21,23 @@ const AT_ONE_GO: usize = 256;
 /// How long nobody is taken off a parked socket once that has failed.
 const PATIENCE: Time = Time::from_secs(1);
 
+/// What holds for every listener.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    pub backlog: u32,
+    pub mode: Option<u32>,
+    pub owner: Option<(Option<Uid>, Option<Gid>)>,
+    pub share: bool,
+}
+
 pub struct ListenerContext {
     pub options: SocketOptions,
     /// False once hotswap stops.
     pub repairs: bool,
-    /// One descriptor for the main loop's poll, however many sockets there are.
-    epoll: Epoll,
-    relays: Relays,
+    pub watcher: Watcher,
+    pub relays: Relays,
+    /// What was seen of several addresses at one look, for each to take.
+    pub surveys: Surveys,
     /// The user has been told what that means.
     has_relayed: bool,
     /// Descriptors or memory are out: until then nobody is taken off a parked socket, or the loop would try for ever.
@@ -41,17 +52,14 @@ impl ListenerContext {
         Ok(Self {
             options,
             repairs: true,
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            watcher: Watcher::new()?,
             relays: Relays::default(),
+            surveys: Surveys::default(),
             has_relayed: false,
             exhausted: None,
             incidents: Vec::new(),
             strangers: Vec::new(),
         })
-    }
-
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
     }
 
     pub fn incident(&mut self, incident: Incident) {
@@ -71,61 +79,28 @@ impl ListenerContext {
         std::mem::take(&mut self.incidents)
     }
 
-    /// Watches it for this from now on, or no longer. It must not be closed while watched: as long as a server has it
-    /// too, the kernel would go on reporting it, with no way to stop that.
-    pub fn watch(
+    /// The same as [`Watcher::watch`], where nothing can be done if that fails.
+    pub fn try_to_watch(
         &self,
         socket: &mut ListeningSocket,
         interest: Option<Interest>,
-    ) -> io::Result<()> {
-        if socket.interest == interest {
-            return Ok(());
+        listener: &str,
+    ) {
+        if let Err(error) = self.watcher.watch(socket, interest) {
+            log::debug!("cannot change how a socket of {listener} is watched: {error}");
         }
-        let flags = match interest {
-            Some(Interest::Clients) => EpollFlags::EPOLLIN,
-            Some(Interest::Shutdown) | None => EpollFlags::empty(),
-        };
-        let mut event = EpollEvent::new(flags, socket.inode);
-        match (socket.interest, interest) {
-            (_, None) => self.epoll.delete(socket.fd())?,
-            (None, Some(_)) => self.epoll.add(socket.fd(), event)?,
-            (Some(_), Some(_)) => self.epoll.modify(socket.fd(), &mut event)?,
-        }
-        socket.interest = interest;
-        Ok(())
     }
 
     /// The listening sockets on which something has happened, and whether they were shut down. What has happened on
     /// relayed connections is seen to.
     pub fn ready(&mut self, now: Time) -> Vec<(Inode, bool)> {
-        let mut events = [EpollEvent::empty(); 64];
-        let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO);
         let mut listening = Vec::new();
-        for event in events.iter().take(ready.unwrap_or(0)) {
-            let (inode, flags) = (event.data(), event.events());
-            if !self.relays.woken(inode, flags, &self.epoll, now) {
+        for (inode, flags) in self.watcher.ready() {
+            if !self.relays.woken(inode, flags, &self.watcher, now) {
                 listening.push((inode, flags.contains(EpollFlags::EPOLLHUP)));
             }
         }
         listening
-    }
-
-    #[cfg(test)]
-    /// How many connections are relayed.
-    pub fn relays(&self) -> usize {
-        self.relays.count()
-    }
-
-    pub fn hand_over_relays<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
-        self.relays.hand_over(descriptors)
-    }
-
-    pub fn take_over_relays(
-        &mut self,
-        state: &Value,
-        descriptors: &mut impl Iterator<Item = OwnedFd>,
-    ) -> Option<()> {
-        self.relays.take_over(state, descriptors, &self.epoll)
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -163,6 +138,12 @@ impl ListenerContext {
         while self.accept(socket, listener, None) {}
     }
 
+    /// Gives a socket of an address that is given up back to the kernel.
+    pub fn close(&mut self, socket: &mut ListeningSocket, listener: &str) {
+        self.turn_away(socket, listener);
+        self.try_to_watch(socket, None, listener);
+    }
+
     fn accept(
         &mut self,
         socket: &ListeningSocket,
@@ -191,11 +172,11 @@ impl ListenerContext {
                     break;
                 }
             };
-            if has_left(client.as_fd()) {
+            if has_left(&client) {
                 continue;
             }
             let to = to.filter(|_| !self.relays.is_full());
-            let carried = to.map(|to| self.relays.take(client, to, &self.epoll, sys::now()));
+            let carried = to.map(|to| self.relays.take(client, to, &self.watcher, sys::now()));
             match carried {
                 Some(Ok(())) => relayed += 1,
                 Some(Err(_)) | None => lost += 1,

@@ -2,10 +2,9 @@
 
 use std::io;
 
-use super::reuseport::{ATTEMPTS, too_many_strangers};
-use super::steer::Inode;
-use super::{Incident, Listener, ListenerId, ListenerKind, Listeners, SocketSource};
-use crate::supervisor::Generation;
+use super::{Incident, Listener, ListenerId, Listeners};
+use crate::socket::Inode;
+use crate::supervisor::{Generation, SocketChoice};
 
 impl Listeners {
     /// New connections go to this generation from now on, wherever it listens; `--listen`ed sockets that it has not are
@@ -20,27 +19,16 @@ impl Listeners {
         except: &[ListenerId],
     ) -> io::Result<Vec<Incident>> {
         self.complete(generation)?;
-        let snapshot = self.snapshot();
-        for listener in &mut self.all {
-            match &mut listener.sort {
-                ListenerKind::Group(group) => {
-                    group.prepare(generation, &snapshot, &mut self.context)?;
-                }
-                ListenerKind::Shared(shared) => shared.repair(&self.context)?,
-                ListenerKind::Path(_) => {}
-            }
-        }
+        self.surveyed(|all, context| {
+            let mut all = all.iter_mut();
+            all.try_for_each(|listener| listener.sort.prepare(generation, context))
+        })?;
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
         for at in 0..self.all.len() {
             if except.contains(&self.all[at].id) {
                 continue;
             }
-            let result = match &mut self.all[at].sort {
-                ListenerKind::Group(group) => group.cut_over(generation, &mut self.context),
-                ListenerKind::Path(path) => path.cut_over(generation, &mut self.context),
-                ListenerKind::Shared(_) => Ok(None),
-            };
-            match result {
+            match self.all[at].sort.cut_over(generation, &mut self.context) {
                 Ok(before) => done.push((at, before)),
                 Err(error) => {
                     self.cut_back(&done);
@@ -57,40 +45,28 @@ impl Listeners {
     fn complete(&mut self, generation: Generation) -> io::Result<()> {
         // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
         let unborn = self.spawning < Some(generation);
-        let lacks = |listener: &Listener| {
+        let is_due = |listener: &Listener| {
             let due = unborn || listener.captured.is_none();
-            due && listener.held(generation).is_none()
+            due && listener.sort.is_steered() && listener.held(generation).is_none()
         };
-        if !self.all.iter().any(lacks) {
+        if !self.all.iter().any(is_due) {
             return Ok(());
         }
-        let snapshot = self.snapshot();
-        for listener in self.all.iter_mut().filter(|listener| lacks(listener)) {
-            match &mut listener.sort {
-                ListenerKind::Group(group) => {
-                    group.inherited_socket(
-                        generation,
-                        SocketSource::Own,
-                        &snapshot,
-                        &mut self.context,
-                    )?;
-                }
-                ListenerKind::Path(path) => {
-                    path.inherited_socket(generation, SocketSource::Own, &self.context)?;
-                }
-                ListenerKind::Shared(_) => {}
+        self.surveyed(|all, context| {
+            for listener in all.iter_mut().filter(|listener| is_due(listener)) {
+                listener
+                    .sort
+                    .inherited_socket(generation, SocketChoice::Own, context)?;
             }
-        }
+            io::Result::Ok(())
+        })?;
         self.settle(generation)
     }
 
     fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
         for (at, before) in done {
-            let Some(before) = *before else { continue };
-            match &mut self.all[*at].sort {
-                ListenerKind::Group(group) => group.steer_back(before, &mut self.context),
-                ListenerKind::Path(path) => path.steer_back(before, &mut self.context),
-                ListenerKind::Shared(_) => {}
+            if let Some(before) = *before {
+                self.all[*at].sort.steer_back(before, &mut self.context);
             }
         }
     }
@@ -102,17 +78,9 @@ impl Listeners {
 
     /// Makes sure of the places of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
-        for _ in 0..ATTEMPTS {
-            if !self.groups().any(|group| group.is_new(generation)) {
-                return Ok(());
-            }
-            let snapshot = self.snapshot();
-            for listener in &mut self.all {
-                if let ListenerKind::Group(group) = &mut listener.sort {
-                    group.settle(generation, &snapshot, &mut self.context)?;
-                }
-            }
-        }
-        Err(too_many_strangers())
+        self.surveyed(|all, context| {
+            let mut all = all.iter_mut();
+            all.try_for_each(|listener| listener.sort.settle(generation, context))
+        })
     }
 }

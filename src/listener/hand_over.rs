@@ -30,7 +30,7 @@ impl Listeners {
             "given_out": self.given_out,
             "serving": self.serving.map(|generation| generation.0),
             "seated": self.spawning.map(|generation| generation.0),
-            "relays": self.context.hand_over_relays(&mut descriptors),
+            "relays": self.context.relays.hand_over(&mut descriptors),
         });
         (state, descriptors)
     }
@@ -45,7 +45,10 @@ impl Listeners {
         for listener in state["all"].as_array()? {
             all.push(Listener::take_over(listener, descriptors, &mut context)?);
         }
-        context.take_over_relays(&state["relays"], descriptors)?;
+        let ListenerContext {
+            relays, watcher, ..
+        } = &mut context;
+        relays.take_over(&state["relays"], descriptors, watcher)?;
         Some(Self {
             all,
             context,

@@ -1,6 +1,7 @@
 //! What listeners have to say to the user, in words.
 
 use std::fmt;
+use std::io;
 
 /// What a user should hear about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,21 @@ pub enum Incident {
     Repaired { listener: String },
     /// It could not be made to listen again.
     Broken { listener: String, why: String },
+}
+
+impl Incident {
+    /// What came of an attempt to listen again.
+    pub fn listens_again(listener: String, again: io::Result<()>) -> Self {
+        match again {
+            Ok(()) => Self::Repaired { listener },
+            Err(error) => Self::broken(listener, &error),
+        }
+    }
+
+    pub fn broken(listener: String, error: &io::Error) -> Self {
+        let why = error.to_string();
+        Self::Broken { listener, why }
+    }
 }
 
 impl fmt::Display for Incident {

@@ -7,128 +7,59 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
-};
+use nix::sys::socket::{SockFlag, SockType, UnixAddr, bind};
 
 use super::context::ListenerContext;
-use super::listening_socket::bound_to;
 use super::port_holder;
 use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
-use super::unix_path::{UnixPath, unix_socket};
-use super::{Listener, ListenerId, ListenerKind};
+use super::unix_path::UnixPath;
+use super::{Listener, ListenerId, ListenerKind, Listeners};
 use crate::address::{Address, Endpoint, Listen};
-use crate::connections::inet;
-use crate::sys;
+use crate::socket::inet::InetAddress;
+use crate::socket::{bound_to, unix_stream};
 
-/// `SO_BINDTOIFINDEX` of socket(7), which libc does not name.
-pub const SO_BINDTOIFINDEX: i32 = 62;
-
-/// What a TCP or UDP socket is made of before it has an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketFamily {
-    V4,
-    /// `V6ONLY`, or as the system has it.
-    V6 {
-        only: Option<bool>,
-    },
-}
-
-impl SocketFamily {
-    pub fn of(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(_) => Self::V4,
-            SocketAddr::V6(_) => Self::V6 { only: None },
+impl Listeners {
+    /// Opens what `--listen` names, and takes over the sockets that hotswap itself was given, with their names. Beside the
+    /// listeners come warnings.
+    ///
+    /// # Errors
+    /// What cannot be listened on, and why; who has it, if /proc tells.
+    pub fn open(
+        listens: &[Listen],
+        mut context: ListenerContext,
+        inherited: Vec<(OwnedFd, String)>,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let mut opening = Opening {
+            listens,
+            all: Vec::new(),
+            unnamed: 0,
+            warnings: Vec::new(),
+            context: &mut context,
+        };
+        for (fd, name) in inherited {
+            let sort = ListenerKind::Shared(SharedSocket::inherited(fd, opening.context)?);
+            let name = Some(name).filter(|name| !name.is_empty());
+            let as_given = sort.address();
+            opening.add(name, as_given, sort);
         }
-    }
-
-    /// The kernel's table that lists such sockets.
-    pub fn table(self) -> inet::Family {
-        match self {
-            Self::V4 => inet::Family::V4,
-            Self::V6 { .. } => inet::Family::V6,
+        for listen in listens {
+            opening.listen(listen).map_err(|error| {
+                let as_given = &listen.as_given;
+                let hint = hint(&error, listen);
+                anyhow!("cannot listen on {as_given}: {error}{hint}")
+            })?;
         }
+        let Opening { all, warnings, .. } = opening;
+        let listeners = Self {
+            given_out: all.len(),
+            all,
+            context,
+            serving: None,
+            spawning: None,
+        };
+        Ok((listeners, warnings))
     }
-
-    /// A stream socket, non-blocking.
-    pub fn socket(self) -> io::Result<OwnedFd> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(socket(self.into(), SockType::Stream, flags, None)?)
-    }
-}
-
-impl From<SocketFamily> for AddressFamily {
-    fn from(family: SocketFamily) -> Self {
-        match family {
-            SocketFamily::V4 => Self::Inet,
-            SocketFamily::V6 { .. } => Self::Inet6,
-        }
-    }
-}
-
-/// A TCP socket bound to the address; `join` says that the group has members already. The first is bound alone, so that
-/// nobody else can be there, and opened to the others after.
-pub fn tcp_socket(
-    family: SocketFamily,
-    address: SocketAddr,
-    device: u32,
-    join: bool,
-) -> io::Result<OwnedFd> {
-    let fd = inet_socket(family, SockType::Stream)?;
-    if let Ok(device @ 1..) = i32::try_from(device) {
-        sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, SO_BINDTOIFINDEX, device)?;
-    }
-    let reuse_port = || sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
-    if join {
-        reuse_port()?;
-    }
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-    if !join {
-        reuse_port()?;
-    }
-    Ok(fd)
-}
-
-fn inet_socket(family: SocketFamily, sort: SockType) -> io::Result<OwnedFd> {
-    let fd = socket(family.into(), sort, SockFlag::SOCK_CLOEXEC, None)?;
-    if sort == SockType::Stream {
-        sys::set_socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    }
-    if let SocketFamily::V6 { only: Some(only) } = family {
-        let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-        sys::set_socket_option(fd.as_fd(), level, name, only.into())?;
-    }
-    Ok(fd)
-}
-
-/// Every listener of the command line and of whoever started hotswap, and warnings.
-pub fn all(
-    listens: &[Listen],
-    inherited: Vec<(OwnedFd, String)>,
-    context: &mut ListenerContext,
-) -> anyhow::Result<(Vec<Listener>, Vec<String>)> {
-    let mut opening = Opening {
-        listens,
-        all: Vec::new(),
-        unnamed: 0,
-        warnings: Vec::new(),
-        context,
-    };
-    for (fd, name) in inherited {
-        let shared = SharedSocket::inherited(fd, opening.context)?;
-        let name = Some(name).filter(|name| !name.is_empty());
-        let as_given = shared.addr();
-        opening.add(name, as_given, ListenerKind::Shared(shared));
-    }
-    for listen in listens {
-        opening.listen(listen).map_err(|error| {
-            let as_given = &listen.as_given;
-            let hint = hint(&error, listen);
-            anyhow!("cannot listen on {as_given}: {error}{hint}")
-        })?;
-    }
-    Ok((opening.all, opening.warnings))
 }
 
 struct Opening<'a> {
@@ -146,9 +77,11 @@ impl Opening<'_> {
             Address::Udp(endpoint) => self.inet(listen, endpoint, SockType::Datagram),
             Address::Abstract(name) => {
                 let address = UnixAddr::new_abstract(name.as_bytes())?;
-                let fd = unix_socket()?;
+                let fd = unix_stream(SockFlag::empty())?;
                 bind(fd.as_raw_fd(), &address)?;
-                self.share(listen, fd)
+                let sort = ListenerKind::Shared(SharedSocket::own(fd, self.context)?);
+                self.add(listen.name.clone(), listen.as_given.clone(), sort);
+                Ok(())
             }
             Address::Path(path) => self.path(listen, path),
         }
@@ -168,16 +101,6 @@ impl Opening<'_> {
             ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         };
         self.add(listen.name.clone(), listen.as_given.clone(), sort);
-        Ok(())
-    }
-
-    fn share(&mut self, listen: &Listen, fd: OwnedFd) -> io::Result<()> {
-        let shared = SharedSocket::own(fd, self.context)?;
-        self.add(
-            listen.name.clone(),
-            listen.as_given.clone(),
-            ListenerKind::Shared(shared),
-        );
         Ok(())
     }
 
@@ -218,45 +141,31 @@ impl Opening<'_> {
         sort: SockType,
     ) -> io::Result<(ListenerKind, SocketAddr)> {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        let (family, result) = match endpoint {
-            Endpoint::Any(_) => {
-                let dual = SocketFamily::V6 { only: Some(false) };
-                match bind_inet(dual, address, sort) {
-                    Err(error) if is_lacking(&error) => (
-                        SocketFamily::V4,
-                        bind_inet(SocketFamily::V4, wildcard, sort),
-                    ),
-                    other => (dual, other),
-                }
-            }
-            Endpoint::At(_) | Endpoint::Named(..) => {
-                let family = match SocketFamily::of(address) {
-                    // as nginx has it: the pair of wildcards is two listeners
-                    SocketFamily::V6 { .. } if self.lists(wildcard) => {
-                        SocketFamily::V6 { only: Some(true) }
-                    }
-                    family => family,
-                };
-                (family, bind_inet(family, address, sort))
-            }
+        let at = |at, only_v6| {
+            let address = InetAddress::new(at, only_v6);
+            bind_inet(&address, sort).map(|fd| (address, fd))
         };
-        let fd = result?;
+        let (address, fd) = match endpoint {
+            Endpoint::Any(_) => at(address, Some(false)).or_else(|error| {
+                if is_lacking(&error) {
+                    at(wildcard, None)
+                } else {
+                    Err(error)
+                }
+            }),
+            // as nginx has it: the pair of wildcards is two listeners
+            Endpoint::At(_) | Endpoint::Named(..) => {
+                let is_pair = address.is_ipv6() && self.lists(wildcard);
+                at(address, is_pair.then_some(true))
+            }
+        }?;
         let bound = bound_to(fd.as_fd())?;
-        if sort == SockType::Datagram {
-            return Ok((
-                ListenerKind::Shared(SharedSocket::own(fd, self.context)?),
-                bound,
-            ));
-        }
-        if self.context.options.share {
-            return Ok((
-                ListenerKind::Shared(SharedSocket::own(fd, self.context)?),
-                bound,
-            ));
-        }
-        sys::listen(fd.as_fd(), self.context.options.backlog)?;
-        let group = ReuseportGroup::new(fd, family, self.context)?;
-        Ok((ListenerKind::Group(group), bound))
+        let sort = if sort == SockType::Datagram || self.context.options.share {
+            ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
+        } else {
+            ListenerKind::Group(ReuseportGroup::new(fd, address, None, self.context)?)
+        };
+        Ok((sort, bound))
     }
 
     fn lists(&self, wanted: SocketAddr) -> bool {
@@ -309,23 +218,18 @@ fn is_lacking(error: &io::Error) -> bool {
     )
 }
 
-fn bind_inet(family: SocketFamily, address: SocketAddr, sort: SockType) -> io::Result<OwnedFd> {
+fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
     if sort == SockType::Datagram {
-        let fd = inet_socket(family, sort)?;
-        bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        return Ok(fd);
+        return address.bind(sort);
     }
-    if address.port() != 0 {
-        return tcp_socket(family, address, 0, false);
+    if address.at.port() != 0 {
+        return address.bind_in_group(false);
     }
     // A port that the kernel chose is lost by shutdown(2), one that was asked for is not: so ask for what it would choose.
     let mut last = io::Error::from(Errno::EADDRINUSE);
     for _ in 0..64 {
-        let chosen = inet_socket(family, sort)?;
-        bind(chosen.as_raw_fd(), &SockaddrStorage::from(address))?;
-        let bound = bound_to(chosen.as_fd())?;
-        drop(chosen);
-        match tcp_socket(family, bound, 0, false) {
+        let at = bound_to(address.bind(sort)?.as_fd())?;
+        match (InetAddress { at, ..*address }).bind_in_group(false) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => last = error,
             other => return other,
         }

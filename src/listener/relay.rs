@@ -8,19 +8,20 @@ mod hand_over;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, getpeername,
-    recv, send, setsockopt, shutdown, socket, sockopt,
+    MsgFlags, Shutdown, SockaddrStorage, UnixAddr, getpeername, recv, send, setsockopt, shutdown,
+    sockopt,
 };
 
-use super::listening_socket::{bound_to, client_of, connect, inet, inode};
-use super::steer::Inode;
+use super::watcher::Watcher;
+use crate::socket::client::{client_of, unix_client};
+use crate::socket::{Inode, bound_to, connect, inet_address, inode_of};
 use crate::supervisor::Time;
 
 /// As many at a time; who comes beyond is turned away.
@@ -50,12 +51,7 @@ impl Destination {
                     Err(error) => Err(error.into()),
                 }
             }
-            Self::Path(path) => {
-                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-                let server = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-                connect(server.as_fd(), &UnixAddr::new(path)?)?;
-                Ok(server)
-            }
+            Self::Path(path) => unix_client(&UnixAddr::new(path)?),
         }
     }
 }
@@ -110,11 +106,14 @@ impl Relays {
         &mut self,
         client: OwnedFd,
         to: &Destination,
-        epoll: &Epoll,
+        watcher: &Watcher,
         now: Time,
     ) -> io::Result<()> {
         let name = getpeername::<SockaddrStorage>(client.as_raw_fd());
-        let source = name.ok().and_then(|name| inet(&name)).map(canonical);
+        let source = name
+            .ok()
+            .and_then(|name| inet_address(&name))
+            .map(canonical);
         if source.is_some_and(|source| self.sources.contains(&source)) {
             return Err(Errno::ELOOP.into());
         }
@@ -124,11 +123,11 @@ impl Relays {
             begun: now,
             moved: now,
         };
-        self.add(relay, epoll)
+        self.add(relay, watcher)
     }
 
-    fn add(&mut self, mut relay: Relay, epoll: &Epoll) -> io::Result<()> {
-        relay.watch(epoll)?;
+    fn add(&mut self, mut relay: Relay, watcher: &Watcher) -> io::Result<()> {
+        relay.watch(watcher)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
         self.sources.extend(relay.source());
         self.all.insert(relay.client.inode, relay);
@@ -136,7 +135,7 @@ impl Relays {
     }
 
     /// Something has happened on one of the sockets; false if it is none of these.
-    pub fn woken(&mut self, inode: Inode, flags: EpollFlags, epoll: &Epoll, now: Time) -> bool {
+    pub fn woken(&mut self, inode: Inode, flags: EpollFlags, watcher: &Watcher, now: Time) -> bool {
         let client = self.clients.get(&inode).copied().unwrap_or(inode);
         let Some(relay) = self.all.get_mut(&client) else {
             return false;
@@ -144,7 +143,7 @@ impl Relays {
         let result = if flags.contains(EpollFlags::EPOLLERR) {
             Err(ErrorKind::ConnectionReset.into())
         } else {
-            relay.carry(now).and_then(|()| relay.watch(epoll))
+            relay.carry(now).and_then(|()| relay.watch(watcher))
         };
         match result {
             Ok(()) if !relay.is_over() => {}
@@ -211,10 +210,10 @@ impl Relay {
         Ok(())
     }
 
-    fn watch(&mut self, epoll: &Epoll) -> io::Result<()> {
+    fn watch(&mut self, watcher: &Watcher) -> io::Result<()> {
         let Self { client, server, .. } = self;
-        client.watch(server.pending.is_empty(), epoll)?;
-        server.watch(client.pending.is_empty(), epoll)
+        client.watch(server.pending.is_empty(), watcher)?;
+        server.watch(client.pending.is_empty(), watcher)
     }
 
     fn is_over(&self) -> bool {
@@ -229,7 +228,7 @@ impl Relay {
 impl RelayEnd {
     fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            inode: inode(fd.as_fd())?,
+            inode: inode_of(fd.as_fd())?,
             fd,
             pending: Vec::new(),
             ended: false,
@@ -288,20 +287,12 @@ impl RelayEnd {
     }
 
     /// Watches for what can be done next. One that is through with both would be reported for ever.
-    fn watch(&mut self, other_is_free: bool, epoll: &Epoll) -> io::Result<()> {
+    fn watch(&mut self, other_is_free: bool, watcher: &Watcher) -> io::Result<()> {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !self.ended && other_is_free);
         flags.set(EpollFlags::EPOLLOUT, !self.pending.is_empty());
         let interest = (!self.ended || !self.end_sent).then_some(flags);
-        if interest == self.interest {
-            return Ok(());
-        }
-        let mut event = EpollEvent::new(flags, self.inode);
-        match (self.interest, interest) {
-            (None, Some(_)) => epoll.add(self.fd.as_fd(), event)?,
-            (Some(_), Some(_)) => epoll.modify(self.fd.as_fd(), &mut event)?,
-            (Some(_) | None, None) => epoll.delete(self.fd.as_fd())?,
-        }
+        watcher.change(self.fd.as_fd(), self.inode, self.interest, interest)?;
         self.interest = interest;
         Ok(())
     }
@@ -313,7 +304,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Whether the client has gone away again: a probe of ours, or one that has lost its patience.
-pub fn has_left(client: BorrowedFd) -> bool {
+pub fn has_left(client: &OwnedFd) -> bool {
     let mut byte = [0];
     matches!(
         recv(client.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK),

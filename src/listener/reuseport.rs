@@ -5,38 +5,29 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::context::ListenerContext;
-use super::listening_socket::{
-    Interest, ListeningSocket, bound_to, client_of, connect_now, listens, set_nonblocking,
-};
-use super::open::{SocketFamily, tcp_socket};
+use super::incident::Incident;
+use super::listening_socket::{Interest, ListeningSocket};
 use super::relay::Destination;
-use super::snapshot::Snapshot;
-use super::steer::{Inode, MemberIndex, MemberRole, to_member, to_member_but_for};
-use super::{Incident, SocketSource};
-use crate::supervisor::{Generation, Time};
+use super::steer::{MemberIndex, MemberRole, to_member, to_member_but_for};
+use super::steering::Steering;
+use crate::socket::client::{client_of, connect_now};
+use crate::socket::inet::InetAddress;
+use crate::socket::{Inode, bound_to, listens};
+use crate::supervisor::Generation;
 use crate::sys;
 
-mod captured;
 mod hand_over;
 mod reconcile;
 mod spares;
-
-pub use reconcile::too_many_strangers;
-
-/// How often a socket joins again because strangers come and go just then.
-pub const ATTEMPTS: usize = 20;
+mod steering;
 
 pub struct ReuseportGroup {
-    family: SocketFamily,
-    address: SocketAddr,
-    /// The network device that all of it is bound to; 0 is none.
-    device: u32,
+    address: InetAddress,
     members: MemberIndex,
     sockets: Vec<ListeningSocket>,
     /// Listening sockets in the group that are not ours.
@@ -44,28 +35,25 @@ pub struct ReuseportGroup {
 }
 
 impl ReuseportGroup {
-    /// A group of one: a socket that listens, in nobody's hands yet.
+    /// A group of one: a bound socket, which listens from now on, of this generation or in nobody's hands yet.
     pub fn new(
         first: OwnedFd,
-        family: SocketFamily,
+        address: InetAddress,
+        owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Self> {
-        let address = bound_to(first.as_fd())?;
         let mut group = Self {
-            family,
-            address,
-            device: 0,
+            address: InetAddress {
+                at: bound_to(first.as_fd())?,
+                ..address
+            },
             members: MemberIndex::default(),
             sockets: Vec::new(),
             strangers: HashSet::new(),
         };
-        let first = group.add(first, None, context)?;
+        let first = group.listen(first, owner, context)?;
         group.steer(first)?;
         Ok(group)
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     #[cfg(test)]
@@ -78,171 +66,22 @@ impl ReuseportGroup {
         self.sockets.len()
     }
 
-    pub fn device(&self) -> u32 {
-        self.device
-    }
-
-    pub fn family(&self) -> SocketFamily {
-        self.family
-    }
-
-    pub fn has(&self, inode: Inode) -> bool {
-        self.position(inode).is_some()
-    }
-
-    pub fn has_socket(&self, generation: Generation) -> bool {
-        self.socket_of(generation).is_some()
-    }
-
-    pub fn socket_of(&self, generation: Generation) -> Option<&ListeningSocket> {
-        let own = |socket: &&ListeningSocket| socket.owner == Some(generation);
-        self.sockets.iter().find(own)
-    }
-
-    /// A duplicate of this generation's own socket, chosen or made now if it has none.
-    pub fn inherited_socket(
-        &mut self,
-        generation: Generation,
-        sockets: SocketSource,
-        snapshot: &Snapshot,
-        context: &mut ListenerContext,
-    ) -> io::Result<OwnedFd> {
-        self.recognize(snapshot, context);
-        if let Some(socket) = self.socket_of(generation) {
-            return socket.fd().try_clone_to_owned();
-        }
-        let target = self.members.target();
-        let target = target.and_then(|inode| self.position(inode));
-        let chosen = match sockets {
-            SocketSource::Target => target,
-            SocketSource::Own => target
-                .filter(|at| self.sockets[*at].owner.is_none())
-                .or_else(|| self.settled(snapshot)),
-        };
-        let at = if let Some(at) = chosen {
-            at
-        } else {
-            let inode = self.grow(context)?;
-            self.position(inode).ok_or(Errno::EBADF)?
-        };
-        if Some(at) != target {
-            let to = Destination::Inet(self.address);
-            context.empty(&self.sockets[at], &self.address.to_string(), &to);
-        }
-        let socket = &mut self.sockets[at];
-        let listened = socket.listens;
-        socket.restore(context.options.backlog)?;
-        let duplicate = socket.fd().try_clone_to_owned()?;
-        socket.owner = Some(generation);
-        let inode = socket.inode;
-        self.members.append(inode, MemberRole::ServerHeld);
-        self.members.set_role(inode, MemberRole::ServerHeld);
-        if Some(at) == target && !listened {
-            self.steer(inode)?;
-        }
-        self.guard(context)?;
-        self.fill(inode, context)?;
-        self.update_interests(context);
-        Ok(duplicate)
-    }
-
-    /// The idle parked socket in a known place that stands before all others.
-    fn settled(&self, snapshot: &Snapshot) -> Option<usize> {
-        let spare: HashSet<Inode> = self.resting().collect();
-        let mut members = self.members.members().filter(|inode| {
-            let known = self.members.index_of(*inode).is_some();
-            known && snapshot.is_idle(*inode) && spare.contains(inode)
-        });
-        self.position(members.next()?)
-    }
-
-    /// Makes what must stand behind this generation's socket before new connections go to it.
-    pub fn prepare(
-        &mut self,
-        generation: Generation,
-        snapshot: &Snapshot,
-        context: &mut ListenerContext,
-    ) -> io::Result<()> {
-        self.recognize(snapshot, context);
-        let inode = self.socket_of(generation).filter(|socket| socket.listens);
-        match inode.map(|socket| socket.inode) {
-            Some(inode) => self.fill(inode, context),
-            None => Ok(()),
-        }
-    }
-
-    /// New connections go to this generation's socket, if it has one that listens; to which they went is returned.
-    pub fn cut_over(
-        &mut self,
-        generation: Generation,
-        context: &mut ListenerContext,
-    ) -> io::Result<Option<Inode>> {
+    fn listening_socket_of(&self, generation: Generation) -> Option<Inode> {
         let socket = self.socket_of(generation).filter(|socket| socket.listens);
-        let Some(inode) = socket.map(|socket| socket.inode) else {
-            return Ok(None);
-        };
-        let before = self.members.target();
-        if before == Some(inode) {
-            return Ok(None);
-        }
-        self.steer(inode)?;
-        if let Some(at) = before.and_then(|before| self.position(before)) {
-            self.sockets[at].since = sys::now();
-        }
-        self.update_interests(context);
-        Ok(before)
-    }
-
-    /// As it was before a cut-over that another listener could not follow.
-    pub fn steer_back(&mut self, before: Inode, context: &mut ListenerContext) {
-        if let Err(error) = self.steer(before) {
-            context.incident(self.broken(&error));
-        }
-        self.update_interests(context);
-    }
-
-    /// The generation is gone. Clients that wait on the target wait on for the next generation; all others lose theirs.
-    pub fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
-        for socket in &mut self.sockets {
-            if socket.owner == Some(generation) {
-                socket.owner = None;
-                socket.since = now;
-                self.members.set_role(socket.inode, MemberRole::Spare);
-            }
-        }
-        self.update_interests(context);
-    }
-
-    /// A connection that reaches this generation's socket, while all others go where they went.
-    pub fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
-        let socket = self.socket_of(generation).ok_or(Errno::ENOENT)?;
-        let candidate = self.members.index_of(socket.inode).ok_or(Errno::ENOENT)?;
-        let target = self.members.target().ok_or(Errno::ENOENT)?;
-        let index = self.members.index_of(target).ok_or(Errno::ENOENT)?;
-        self.probe_at(candidate, index)
+        socket.map(|socket| socket.inode)
     }
 
     /// A connection that the member of that index gets, while all others go to the target.
     fn probe_at(&self, candidate: u32, target: u32) -> io::Result<OwnedFd> {
         let listening = self.sockets.iter().find(|socket| socket.listens);
         let group = listening.ok_or(Errno::ENOENT)?.fd();
-        let (probe, to) = client_of(self.address)?;
+        let (probe, to) = client_of(self.address.at)?;
         let from = bound_to(probe.as_fd())?;
         let program = to_member_but_for(from, candidate, target);
         sys::attach_reuseport_program(group, &program)?;
         let connected = connect_now(probe.as_fd(), to);
         sys::attach_reuseport_program(group, &to_member(target))?;
         connected.map(|()| probe)
-    }
-
-    /// Something has happened on these: was shut down, or a client came to a parked one.
-    pub fn woken(&mut self, events: &[(Inode, bool)], context: &mut ListenerContext) {
-        let shut = events.iter().filter(|event| event.1);
-        let shut: Vec<Inode> = shut.map(|event| event.0).collect();
-        if !shut.is_empty() {
-            self.shut_down(&shut, context);
-        }
-        self.update_interests(context);
     }
 
     /// The kernel has taken these out of the group. The target is needed: it listens again, and so comes last.
@@ -258,11 +97,7 @@ impl ReuseportGroup {
             if !socket.listens && self.members.target() == Some(*inode) && context.repairs {
                 let again = sys::listen(socket.fd(), context.options.backlog);
                 socket.listens = again.is_ok();
-                let listener = self.address.to_string();
-                context.incident(match again {
-                    Ok(()) => Incident::Repaired { listener },
-                    Err(error) => self.broken(&error),
-                });
+                context.incident(Incident::listens_again(self.address(), again));
             }
             let socket = &self.sockets[at];
             if socket.listens {
@@ -275,16 +110,9 @@ impl ReuseportGroup {
             let attached = self.steer(target);
             let guarded = attached.and_then(|()| self.guard(context));
             if let Err(error) = guarded.and_then(|()| self.make_sure(target, context)) {
-                context.incident(self.broken(&error));
+                context.incident(Incident::broken(self.address(), &error));
             }
             self.find_out();
-        }
-    }
-
-    fn broken(&self, error: &io::Error) -> Incident {
-        Incident::Broken {
-            listener: self.address.to_string(),
-            why: error.to_string(),
         }
     }
 
@@ -314,19 +142,21 @@ impl ReuseportGroup {
 
     /// One more socket of ours, last in the group.
     fn grow(&mut self, context: &ListenerContext) -> io::Result<Inode> {
-        let socket = tcp_socket(self.family, self.address, self.device, true)?;
-        sys::listen(socket.as_fd(), context.options.backlog)?;
-        self.add(socket, None, context)
+        let socket = self.address.bind_in_group(true)?;
+        self.listen(socket, None, context)
     }
 
-    fn add(
+    /// It listens from now on, last in the group.
+    fn listen(
         &mut self,
         fd: OwnedFd,
         owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Inode> {
+        sys::listen(fd.as_fd(), context.options.backlog)?;
         let mut socket = ListeningSocket::new(fd, owner, sys::now())?;
-        context.watch(&mut socket, Some(Interest::Shutdown))?;
+        let watched = context.watcher.watch(&mut socket, Some(Interest::Shutdown));
+        watched?;
         let inode = socket.inode;
         self.members.append(inode, role_of(&socket));
         self.sockets.push(socket);
@@ -334,16 +164,16 @@ impl ReuseportGroup {
     }
 
     /// Empties what is parked, and watches every socket for what it should be watched for.
-    pub fn update_interests(&mut self, context: &mut ListenerContext) {
+    fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.members.target();
-        let listener = self.address.to_string();
+        let listener = self.address();
         // while new connections go nowhere in particular, a relayed one could come back
         let mut sockets = self.sockets.iter();
         let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target);
         for socket in &mut self.sockets {
             let spare = socket.owner.is_none() && Some(socket.inode) != target;
             if spare && socket.listens && served {
-                context.take_off(socket, &listener, &Destination::Inet(self.address));
+                context.take_off(socket, &listener, &Destination::Inet(self.address.at));
             } else if spare && socket.listens {
                 context.turn_away(socket, &listener);
             }
@@ -352,9 +182,7 @@ impl ReuseportGroup {
                 (true, true) => Some(context.interest_in_spares()),
                 (true, false) => Some(Interest::Shutdown),
             };
-            if let Err(error) = context.watch(socket, interest) {
-                log::debug!("cannot watch a socket of {listener}: {error}");
-            }
+            context.try_to_watch(socket, interest, &listener);
         }
         // Out of the group and out of use: nothing moves when these are closed.
         self.sockets.retain(|socket| {
@@ -372,4 +200,9 @@ fn role_of(socket: &ListeningSocket) -> MemberRole {
     socket
         .owner
         .map_or(MemberRole::Spare, |_| MemberRole::ServerHeld)
+}
+
+/// What is said where they come and go without a pause.
+fn too_many_strangers() -> io::Error {
+    io::Error::other("others join the port and leave it all the time")
 }

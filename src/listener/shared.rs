@@ -12,17 +12,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, socket};
+use nix::sys::socket::{SockFlag, UnixAddr, bind, getsockname};
 
+use super::captured_address::BoundPath;
 use super::context::ListenerContext;
-use super::listening_socket::{
-    Interest, ListeningSocket, bound_to, client_of, connect, connect_now, listens,
-};
-use super::steer::Inode;
+use super::incident::Incident;
+use super::listening_socket::{Interest, ListeningSocket};
+use super::steering::Steering;
 use super::unix_dir::{FileId, UnixDir};
-use super::unix_path::unix_socket;
-use super::{Incident, SocketKind};
-use crate::supervisor::Generation;
+use crate::socket::client::{client_of, connect_now, unix_client};
+use crate::socket::generation_socket::SocketKind;
+use crate::socket::{Inode, bound_to, listens, unix_stream};
+use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
 
 /// The number of the name beside a shared path: no generation has it.
@@ -56,12 +57,9 @@ impl SharedSocket {
     /// A path that is bound to as it is, so that a server finds there what it looks for.
     ///
     /// # Errors
-    /// Those of [`super::unix_path::UnixPath::open`].
+    /// Those of [`UnixDir::take`].
     pub fn path(path: &Path, context: &ListenerContext) -> io::Result<Self> {
-        let mut dir = UnixDir::of(path)?;
-        dir.lock()?;
-        dir.check_free()?;
-        dir.sweep();
+        let dir = UnixDir::take(path)?;
         let (fd, file) = bind_at(&dir, context)?;
         let mut shared = Self::own(fd, context)?;
         shared.path = Some((dir, file));
@@ -73,7 +71,9 @@ impl SharedSocket {
         let at = SharedAddress::of(fd.as_fd());
         let mut socket = ListeningSocket::new(fd, None, sys::now())?;
         if socket.listens {
-            context.watch(&mut socket, Some(Interest::Shutdown))?;
+            context
+                .watcher
+                .watch(&mut socket, Some(Interest::Shutdown))?;
         }
         Ok(Self {
             socket,
@@ -81,37 +81,6 @@ impl SharedSocket {
             path: None,
             had_by: BTreeSet::new(),
         })
-    }
-
-    pub fn kind(&self) -> SocketKind {
-        match &self.at {
-            SharedAddress::Tcp(address) => SocketKind::Tcp {
-                port: address.port(),
-            },
-            SharedAddress::Udp(address) => SocketKind::Udp {
-                port: address.port(),
-            },
-            SharedAddress::Unix(address) if address.path().is_some() => SocketKind::Unix,
-            SharedAddress::Unix(_) => SocketKind::Abstract,
-            SharedAddress::Unknown => SocketKind::Other,
-        }
-    }
-
-    pub fn addr(&self) -> String {
-        self.at.to_string()
-    }
-
-    pub fn inode(&self) -> Inode {
-        self.socket.inode
-    }
-
-    pub fn listens(&self) -> bool {
-        self.socket.listens
-    }
-
-    pub fn fd_of(&self, generation: Generation) -> Option<BorrowedFd<'_>> {
-        let has = self.had_by.contains(&generation);
-        has.then(|| self.socket.fd())
     }
 
     /// A server has bound it to that path.
@@ -122,61 +91,8 @@ impl SharedSocket {
         Ok(())
     }
 
-    pub fn dir(&self) -> Option<&UnixDir> {
-        self.path.as_ref().map(|(dir, _)| dir)
-    }
-
-    /// What clients reach, under all of its names.
-    pub fn live_file(&self) -> Option<FileId> {
-        self.path.as_ref().map(|(_, file)| *file)
-    }
-
-    pub fn address(&self) -> Option<SocketAddr> {
-        match &self.at {
-            SharedAddress::Tcp(address) | SharedAddress::Udp(address) => Some(*address),
-            SharedAddress::Unix(_) | SharedAddress::Unknown => None,
-        }
-    }
-
-    /// The name in the abstract namespace, if it is such a socket.
-    pub fn abstract_name(&self) -> Option<&[u8]> {
-        match &self.at {
-            SharedAddress::Unix(address) => address.as_abstract(),
-            SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown => None,
-        }
-    }
-
-    pub fn inherited_socket(
-        &mut self,
-        generation: Generation,
-        context: &ListenerContext,
-    ) -> io::Result<OwnedFd> {
-        self.repair(context)?;
-        let duplicate = self.socket.fd().try_clone_to_owned()?;
-        self.had_by.insert(generation);
-        Ok(duplicate)
-    }
-
-    pub fn leave(&mut self, generation: Generation) {
-        self.had_by.remove(&generation);
-    }
-
-    pub fn is_unused(&self) -> bool {
-        self.had_by.is_empty()
-    }
-
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.fd()
-    }
-
-    pub fn close(mut self, context: &ListenerContext) {
-        if let Err(error) = context.watch(&mut self.socket, None) {
-            log::debug!("cannot stop watching {}: {error}", self.addr());
-        }
-    }
-
     /// Puts back what one generation may have changed for all: the backlog, the path, and listening at all.
-    pub fn repair(&mut self, context: &ListenerContext) -> io::Result<()> {
+    fn repair(&mut self, context: &ListenerContext) -> io::Result<()> {
         if self.socket.listens {
             sys::listen(self.socket.fd(), context.options.backlog)?;
         } else if self.is_remade_alone() {
@@ -202,7 +118,7 @@ impl SharedSocket {
 
     /// A new socket at the same unix address; whoever had the old one keeps it, and hears nothing from it.
     fn remake(&mut self, context: &ListenerContext) -> io::Result<()> {
-        context.watch(&mut self.socket, None)?;
+        context.watcher.watch(&mut self.socket, None)?;
         let fd = match (&mut self.path, &self.at) {
             (Some((dir, file)), _) => {
                 dir.remove(dir.name());
@@ -211,7 +127,7 @@ impl SharedSocket {
                 fd
             }
             (None, SharedAddress::Unix(address)) => {
-                let fd = unix_socket()?;
+                let fd = unix_stream(SockFlag::empty())?;
                 // the name goes with the last descriptor, which is this one
                 self.socket = ListeningSocket::new(fd.try_clone()?, None, sys::now())?;
                 bind(fd.as_raw_fd(), address)?;
@@ -223,51 +139,12 @@ impl SharedSocket {
         };
         sys::listen(fd.as_fd(), context.options.backlog)?;
         self.socket = ListeningSocket::new(fd, None, sys::now())?;
-        context.watch(&mut self.socket, Some(Interest::Shutdown))
+        context
+            .watcher
+            .watch(&mut self.socket, Some(Interest::Shutdown))
     }
 
-    /// A plain connection: it reaches whichever generation accepts first.
-    pub fn probe(&self, generation: Generation) -> io::Result<OwnedFd> {
-        if !self.had_by.contains(&generation) {
-            return Err(Errno::ENOENT.into());
-        }
-        match &self.at {
-            SharedAddress::Tcp(address) => {
-                let (probe, to) = client_of(*address)?;
-                connect_now(probe.as_fd(), to)?;
-                Ok(probe)
-            }
-            SharedAddress::Unix(address) => {
-                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-                let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-                connect(probe.as_fd(), address)?;
-                Ok(probe)
-            }
-            SharedAddress::Udp(_) | SharedAddress::Unknown => Err(Errno::EOPNOTSUPP.into()),
-        }
-    }
-
-    /// Somebody has shut it down, for everybody.
-    pub fn woken(&mut self, context: &mut ListenerContext) {
-        if let Err(error) = context.watch(&mut self.socket, None) {
-            log::debug!("cannot stop watching {}: {error}", self.addr());
-        }
-        self.socket.listens = self.abstract_name().is_none() && listens(self.socket.fd());
-        if !context.repairs {
-            return;
-        }
-        let listener = self.addr();
-        let again = self.listen_again(context);
-        context.incident(match again {
-            Ok(()) => Incident::Repaired { listener },
-            Err(error) => Incident::Broken {
-                listener,
-                why: error.to_string(),
-            },
-        });
-    }
-
-    fn listen_again(&mut self, context: &ListenerContext) -> io::Result<()> {
+    fn listen_once_more(&mut self, context: &ListenerContext) -> io::Result<()> {
         // a unix socket that was shut down stays so, whatever listen(2) says
         if self.path.is_some() {
             return self.remake(context);
@@ -278,7 +155,143 @@ impl SharedSocket {
         }
         sys::listen(self.socket.fd(), context.options.backlog)?;
         self.socket.listens = true;
-        context.watch(&mut self.socket, Some(Interest::Shutdown))
+        context
+            .watcher
+            .watch(&mut self.socket, Some(Interest::Shutdown))
+    }
+}
+
+impl Steering for SharedSocket {
+    fn kind(&self) -> SocketKind {
+        match &self.at {
+            SharedAddress::Tcp(address) => SocketKind::Tcp {
+                port: address.port(),
+            },
+            SharedAddress::Udp(address) => SocketKind::Udp {
+                port: address.port(),
+            },
+            SharedAddress::Unix(address) if address.path().is_some() => SocketKind::Unix,
+            SharedAddress::Unix(_) => SocketKind::Abstract,
+            SharedAddress::Unknown => SocketKind::Other,
+        }
+    }
+
+    fn address(&self) -> String {
+        self.at.to_string()
+    }
+
+    fn is_steered(&self) -> bool {
+        false
+    }
+
+    fn has(&self, inode: Inode) -> bool {
+        self.socket.inode == inode
+    }
+
+    fn socket_of(&self, generation: Generation) -> Option<&ListeningSocket> {
+        let has = self.had_by.contains(&generation);
+        has.then_some(&self.socket)
+    }
+
+    fn inherited_socket(
+        &mut self,
+        generation: Generation,
+        _: SocketChoice,
+        context: &mut ListenerContext,
+    ) -> io::Result<OwnedFd> {
+        self.repair(context)?;
+        let duplicate = self.socket.duplicate()?;
+        self.had_by.insert(generation);
+        Ok(duplicate)
+    }
+
+    fn prepare(&mut self, _: Generation, context: &mut ListenerContext) -> io::Result<()> {
+        self.repair(context)
+    }
+
+    /// Bound by two at once: what the first has is shared.
+    fn join(
+        &mut self,
+        _: Generation,
+        _: OwnedFd,
+        _: Option<BoundPath>,
+        _: &mut ListenerContext,
+    ) -> io::Result<()> {
+        Err(Errno::EADDRINUSE.into())
+    }
+
+    fn listen_again(&mut self, _: Inode, context: &mut ListenerContext) -> io::Result<()> {
+        self.repair(context)
+    }
+
+    fn leave(&mut self, generation: Generation, _: Time, _: &mut ListenerContext) {
+        self.had_by.remove(&generation);
+    }
+
+    /// A plain connection: it reaches whichever generation accepts first.
+    fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
+        if !self.had_by.contains(&generation) {
+            return Err(Errno::ENOENT.into());
+        }
+        match &self.at {
+            SharedAddress::Tcp(address) => {
+                let (probe, to) = client_of(*address)?;
+                connect_now(probe.as_fd(), to)?;
+                Ok(probe)
+            }
+            SharedAddress::Unix(address) => unix_client(address),
+            SharedAddress::Udp(_) | SharedAddress::Unknown => Err(Errno::EOPNOTSUPP.into()),
+        }
+    }
+
+    /// Somebody has shut it down, for everybody.
+    fn woken(&mut self, _: &[(Inode, bool)], context: &mut ListenerContext) {
+        let listener = self.address();
+        context.try_to_watch(&mut self.socket, None, &listener);
+        self.socket.listens = self.abstract_name().is_none() && listens(self.socket.fd());
+        if context.repairs {
+            let again = self.listen_once_more(context);
+            context.incident(Incident::listens_again(listener, again));
+        }
+    }
+
+    fn is_owned(&self) -> bool {
+        !self.had_by.is_empty()
+    }
+
+    fn close(&mut self, context: &mut ListenerContext) {
+        let listener = self.address();
+        context.try_to_watch(&mut self.socket, None, &listener);
+    }
+
+    fn resume(&mut self, context: &mut ListenerContext) {
+        let listener = self.address();
+        let interest = self.socket.listens.then_some(Interest::Shutdown);
+        context.try_to_watch(&mut self.socket, interest, &listener);
+    }
+
+    fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
+        match &self.at {
+            SharedAddress::Tcp(address) | SharedAddress::Udp(address) => {
+                Some((*address, self.socket.fd()))
+            }
+            SharedAddress::Unix(_) | SharedAddress::Unknown => None,
+        }
+    }
+
+    fn dir(&self) -> Option<&UnixDir> {
+        self.path.as_ref().map(|(dir, _)| dir)
+    }
+
+    fn live_file(&self) -> Option<FileId> {
+        self.path.as_ref().map(|(_, file)| *file)
+    }
+
+    fn abstract_name(&self) -> Option<&[u8]> {
+        match &self.at {
+            SharedAddress::Unix(address) => address.as_abstract(),
+            SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown => None,
+        }
     }
 }
 
@@ -293,7 +306,7 @@ impl Drop for SharedSocket {
 
 /// Binds to the path itself, and keeps a second name of it, for when a server has unlinked the first.
 fn bind_at(dir: &UnixDir, context: &ListenerContext) -> io::Result<(OwnedFd, FileId)> {
-    let fd = unix_socket()?;
+    let fd = unix_stream(SockFlag::empty())?;
     dir.remove(dir.name());
     bind(fd.as_raw_fd(), &UnixAddr::new(dir.path())?)?;
     dir.set_mode_and_owner(dir.name(), context.options.owner, context.options.mode)?;

@@ -1,83 +1,92 @@
-//! One look at the kernel's tables for all groups: which parked sockets are idle, and who else has joined.
+//! What the kernel's tables show of TCP addresses: which parked sockets are idle, and who listens there.
+//!
+//! One look serves many addresses, since each takes the kernel through all of them.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
-use super::reuseport::ReuseportGroup;
-use super::steer::Inode;
-use crate::connections::listening::{Listening, listening};
-use crate::connections::{half_open, inet};
-use crate::sys;
+use crate::connections::half_open;
+use crate::connections::listening::listening;
+use crate::socket::Inode;
+use crate::socket::inet::{Family, InetAddress};
 
-/// An address, and the network device that is asked for there.
-type ListenAddress = (IpAddr, u16, u32);
-
+/// What was seen of one address.
+#[derive(Debug, Default)]
 pub struct Snapshot {
-    /// The parked sockets on which neither a connection nor a handshake is open.
-    idle: HashSet<Inode>,
-    /// The listening sockets of this host by their addresses, if the kernel tells.
-    listening: Option<HashMap<ListenAddress, HashSet<Inode>>>,
+    /// Of the sockets that were asked for, those on which neither a connection nor a handshake is open; `None` where the
+    /// kernel does not tell.
+    pub idle: Option<HashSet<Inode>>,
+    /// The sockets that listen there, if the kernel tells.
+    pub members: Option<HashSet<Inode>>,
 }
 
-impl Snapshot {
-    pub fn of(groups: &[&ReuseportGroup]) -> Self {
-        let mut snapshot = Self {
-            idle: HashSet::new(),
-            listening: Some(HashMap::new()),
+/// One look at several addresses, of which each takes what was seen of it, once.
+#[derive(Debug, Default)]
+pub struct Surveys(HashMap<InetAddress, Snapshot>);
+
+impl Surveys {
+    /// Looks at these addresses, and at these sockets of theirs.
+    pub fn of(asked: &[(InetAddress, Vec<Inode>)]) -> Self {
+        let mut all = HashMap::new();
+        for family in Family::ALL {
+            let asked = asked
+                .iter()
+                .filter(|(address, _)| address.family() == family);
+            look(family, &asked.collect::<Vec<_>>(), &mut all);
+        }
+        Self(all)
+    }
+
+    pub fn take(&mut self, address: &InetAddress) -> Option<Snapshot> {
+        self.0.remove(address)
+    }
+}
+
+fn look(
+    family: Family,
+    asked: &[&(InetAddress, Vec<Inode>)],
+    all: &mut HashMap<InetAddress, Snapshot>,
+) {
+    let port = match asked {
+        [] => return,
+        [(address, _)] => address.at.port(),
+        _ => 0,
+    };
+    let listening = listening(family, port);
+    if let Err(error) = &listening {
+        log::debug!("cannot see who listens: {error}");
+    }
+    let mut members: HashMap<_, HashSet<Inode>> = HashMap::new();
+    for one in listening.iter().flatten() {
+        let at = (one.address.ip(), one.address.port(), one.device);
+        members.entry(at).or_default().insert(one.inode);
+    }
+    let sockets: Vec<Inode> = asked
+        .iter()
+        .flat_map(|(_, sockets)| sockets)
+        .copied()
+        .collect();
+    let idle = idle(family, &sockets);
+    for (address, sockets) in asked {
+        let at = (address.at.ip(), address.at.port(), address.device);
+        let snapshot = Snapshot {
+            idle: idle.as_ref().map(|idle| {
+                let ours = sockets.iter().filter(|socket| idle.contains(socket));
+                ours.copied().collect()
+            }),
+            members: listening
+                .is_ok()
+                .then(|| members.remove(&at).unwrap_or_default()),
         };
-        for family in [inet::Family::V4, inet::Family::V6] {
-            let groups = groups.iter().copied();
-            let groups: Vec<&ReuseportGroup> = groups
-                .filter(|group| group.family().table() == family)
-                .collect();
-            if !groups.is_empty() {
-                snapshot.look(family, &groups);
-            }
-        }
-        snapshot
+        all.insert(*address, snapshot);
     }
+}
 
-    fn look(&mut self, family: inet::Family, groups: &[&ReuseportGroup]) {
-        match (&mut self.listening, listening(family)) {
-            (Some(all), Ok(more)) => {
-                for Listening {
-                    address,
-                    device,
-                    inode,
-                } in more
-                {
-                    let at = (address.ip(), address.port(), device);
-                    all.entry(at).or_default().insert(inode);
-                }
-            }
-            (all, Err(error)) => {
-                log::debug!("cannot see who listens: {error}");
-                *all = None;
-            }
-            (None, Ok(_)) => {}
-        }
-        let groups = groups.iter();
-        if !half_open::can_be_seen() {
-            let now = sys::now();
-            self.idle.extend(groups.flat_map(|group| group.rested(now)));
-            return;
-        }
-        let resting: Vec<Inode> = groups.flat_map(|group| group.resting()).collect();
-        let references = half_open::references(family, &resting).unwrap_or_default();
-        let pairs = resting.into_iter().zip(references);
-        let idle = pairs.filter(|(_, references)| *references == Some(half_open::IDLE));
-        self.idle.extend(idle.map(|(inode, _)| inode));
+fn idle(family: Family, sockets: &[Inode]) -> Option<HashSet<Inode>> {
+    if !half_open::can_be_seen() {
+        return None;
     }
-
-    pub fn is_idle(&self, inode: Inode) -> bool {
-        self.idle.contains(&inode)
-    }
-
-    /// The sockets that listen at the address of this group.
-    pub fn members(&self, group: &ReuseportGroup) -> Option<HashSet<Inode>> {
-        let all = self.listening.as_ref()?;
-        let at = group.address();
-        let here = all.get(&(at.ip(), at.port(), group.device()));
-        Some(here.cloned().unwrap_or_default())
-    }
+    let references = half_open::references(family, sockets).unwrap_or_default();
+    let pairs = sockets.iter().zip(references);
+    let idle = pairs.filter(|(_, references)| *references == Some(half_open::IDLE));
+    Some(idle.map(|(inode, _)| *inode).collect())
 }

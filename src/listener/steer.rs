@@ -9,8 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use libc::sock_filter;
 
-/// A socket, by its inode.
-pub type Inode = u64;
+use crate::socket::Inode;
 
 /// What a member of the group is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! A listener as the status shows it.
 
-use super::{GenerationSocket, Listener, ListenerKind, Listeners, SocketKind};
-use crate::connections;
-use crate::connections::unix;
+use super::{Listener, Listeners};
+use crate::connections::accept_queue::accept_queue;
 
 /// What there is to say of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +19,8 @@ impl Listeners {
     pub fn summaries(&self) -> Vec<ListenerSummary> {
         let shown = self.all.iter().map(|listener| ListenerSummary {
             name: listener.name.clone(),
-            address: listener.addr(),
-            steered: !matches!(listener.sort, ListenerKind::Shared(_)),
+            address: listener.sort.address(),
+            steered: listener.sort.is_steered(),
             captured: listener.captured.is_some(),
             queue: self.queue_of(listener),
         });
@@ -29,14 +28,6 @@ impl Listeners {
     }
 
     fn queue_of(&self, listener: &Listener) -> Option<u32> {
-        queue(&listener.held(self.serving?)?)
-    }
-}
-
-fn queue(held: &GenerationSocket) -> Option<u32> {
-    match held.kind {
-        SocketKind::Tcp { .. } => connections::accept_queue(held.fd).ok(),
-        SocketKind::Unix | SocketKind::Abstract => unix::accept_queue(held.inode).ok(),
-        SocketKind::Udp { .. } | SocketKind::Other => None,
+        accept_queue(&listener.held(self.serving?)?).ok()?
     }
 }

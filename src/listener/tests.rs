@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::*;
-use crate::address::Address;
+use crate::address::{Address, Listen};
 use crate::connections::inet::inode_of_server_end;
+use crate::socket::inet::InetAddress;
 use crate::sys;
 
 const G1: Generation = Generation(1);
@@ -28,6 +29,21 @@ struct Fixture {
     listeners: Listeners,
     listens: Vec<Listen>,
     incidents: Vec<Incident>,
+}
+
+impl Listeners {
+    fn group(&self) -> &ReuseportGroup {
+        match &self.all[0].sort {
+            ListenerKind::Group(group) => group,
+            ListenerKind::Path(_) | ListenerKind::Shared(_) => panic!("no group"),
+        }
+    }
+}
+
+/// A listening socket beside others at the address.
+fn joins(at: std::net::SocketAddr, join: bool) -> OwnedFd {
+    let address = InetAddress::new(at, None);
+    address.bind_in_group(join).unwrap()
 }
 
 /// An abstract address that no other run of the tests has.
@@ -73,7 +89,7 @@ impl Fixture {
     }
 
     /// The server of a generation: it takes its first socket and accepts when told to.
-    fn spawn(&mut self, generation: Generation, sockets: SocketSource) -> TestServer {
+    fn spawn(&mut self, generation: Generation, sockets: SocketChoice) -> TestServer {
         let mut inherited_sockets = self
             .listeners
             .inherited_sockets(generation, sockets)
@@ -82,7 +98,7 @@ impl Fixture {
     }
 
     fn serving(&mut self, generation: Generation) -> TestServer {
-        let server = self.spawn(generation, SocketSource::Own);
+        let server = self.spawn(generation, SocketChoice::Own);
         self.cut_over(generation);
         server
     }

@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
+use nix::sys::socket::UnixAddr;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
 
 pub use hand_over::file_of;
 
-use super::listening_socket::connect;
 use crate::proc;
 use crate::retry::retry;
+use crate::socket::client::unix_client;
 use crate::sys;
 
 /// What is appended to a path for the names beside it; the number of the generation follows.
@@ -38,8 +38,21 @@ pub struct UnixDir {
 }
 
 impl UnixDir {
+    /// A path of ours alone from now on: no other hotswap has it, nobody answers there, and what one that was killed has
+    /// left beside it is removed.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is no socket.
+    pub fn take(path: &Path) -> io::Result<Self> {
+        let mut dir = Self::of(path)?;
+        dir.lock()?;
+        dir.check_free()?;
+        dir.sweep();
+        Ok(dir)
+    }
+
     /// Where a path leads; nothing need be there but the directory.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Errno::EISDIR.into());
@@ -96,7 +109,7 @@ impl UnixDir {
     ///
     /// # Errors
     /// `EADDRINUSE` if another has it.
-    pub fn lock(&mut self) -> io::Result<()> {
+    fn lock(&mut self) -> io::Result<()> {
         let name = self.with(".lock");
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
@@ -125,7 +138,7 @@ impl UnixDir {
     ///
     /// # Errors
     /// `EADDRINUSE` if somebody does, `EEXIST` if it is no socket.
-    pub fn check_free(&self) -> io::Result<()> {
+    fn check_free(&self) -> io::Result<()> {
         match self.stat(&self.name)? {
             None => Ok(()),
             Some(stat) if !is_socket(&stat) => Err(Errno::EEXIST.into()),
@@ -135,17 +148,18 @@ impl UnixDir {
     }
 
     fn is_stale(&self, name: &OsStr) -> io::Result<bool> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        match connect(client.as_fd(), &UnixAddr::new(&self.path_of(name))?) {
-            Err(Errno::ECONNREFUSED) => Ok(true),
-            Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(false),
-            Err(error) => Err(error.into()),
+        match unix_client(&UnixAddr::new(&self.path_of(name))?) {
+            Ok(_) => Ok(false),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECONNREFUSED) => Ok(true),
+                Some(libc::EAGAIN | libc::EPROTOTYPE) => Ok(false),
+                _ => Err(error),
+            },
         }
     }
 
     /// Removes what a hotswap that was killed has left beside the path; for whoever has the lock.
-    pub fn sweep(&self) {
+    fn sweep(&self) {
         let prefix = self.with(BESIDE);
         let Ok(entries) = std::fs::read_dir(proc::path_of(&self.directory)) else {
             return;

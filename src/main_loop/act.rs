@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use super::World;
 use super::generation::Spawned;
 use crate::drain::Drain;
-use crate::listener::{self, Incident};
+use crate::listener::Incident;
 use crate::log as lines;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
@@ -92,10 +92,6 @@ impl World {
         program: ProgramChoice,
     ) -> Result<()> {
         let now = sys::now();
-        let sockets = match sockets {
-            SocketChoice::Own => listener::SocketSource::Own,
-            SocketChoice::Target => listener::SocketSource::Target,
-        };
         let sockets = self
             .listeners
             .inherited_sockets(generation, sockets)
@@ -150,7 +146,7 @@ impl World {
     fn inherit(&mut self, generation: Generation) -> Event {
         match self
             .listeners
-            .inherited_sockets(generation, listener::SocketSource::Target)
+            .inherited_sockets(generation, SocketChoice::Target)
         {
             Ok(_) => self.cut_over(generation),
             Err(error) => {

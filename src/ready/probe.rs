@@ -11,8 +11,9 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::ReadyRequest;
-use crate::connections;
+use crate::connections::{inet, unix};
 use crate::listener::ListenerId;
+use crate::socket::inode_of;
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -75,10 +76,8 @@ impl Probe {
     /// Whether a process holds the other end.
     fn is_accepted(&self) -> io::Result<bool> {
         match self {
-            Self::Tcp(stream) => {
-                connections::is_accepted(stream.local_addr()?, stream.peer_addr()?)
-            }
-            Self::Unix(stream) => connections::has_owned_peer(stream.as_fd()),
+            Self::Tcp(stream) => inet::is_accepted(stream.local_addr()?, stream.peer_addr()?),
+            Self::Unix(stream) => unix::has_owned_peer(inode_of(stream.as_fd())?),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The sockets that a candidate must accept on.
 
-use crate::listener::{GenerationSocket, ListenerId, SocketKind, listens};
+use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::socket::listens;
 
 use super::CandidateView;
 use super::blocked_threads::SoughtSocket;

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
-use crate::connections::inode_of;
 use crate::listener::SocketKind;
+use crate::socket::inode_of;
 
 const START: Time = Time::from_secs(4000);
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::epoll::Epoll;
 use serde_json::{Value, json};
 
 use super::{Relay, RelayEnd, Relays};
 use crate::listener::hand_over::{bytes, nanoseconds, time};
+use crate::listener::watcher::Watcher;
 
 impl Relays {
     pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
@@ -25,7 +25,7 @@ impl Relays {
         &mut self,
         end_sent: &Value,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        epoll: &Epoll,
+        watcher: &Watcher,
     ) -> Option<()> {
         for relay in end_sent.as_array()? {
             let relay = Relay {
@@ -34,7 +34,7 @@ impl Relays {
                 begun: time(&relay["begun"])?,
                 moved: time(&relay["moved"])?,
             };
-            self.add(relay, epoll).ok()?;
+            self.add(relay, watcher).ok()?;
         }
         Some(())
     }

@@ -4,24 +4,24 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde_json::{Value, json};
 
-use super::{
-    Inode, ListenerContext, ListeningSocket, MemberIndex, MemberRole, ReuseportGroup, SocketFamily,
-};
+use super::ReuseportGroup;
+use crate::listener::context::ListenerContext;
 use crate::listener::hand_over::list;
+use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::steer::{MemberIndex, MemberRole};
+use crate::listener::steering::Steering;
+use crate::socket::Inode;
+use crate::socket::inet::InetAddress;
 
 impl ReuseportGroup {
     pub fn hand_over<'a>(&'a self, descriptors: &mut Vec<BorrowedFd<'a>>) -> Value {
-        let only = match self.family {
-            SocketFamily::V4 => None,
-            SocketFamily::V6 { only } => only,
-        };
         let sockets = self.sockets.iter();
         let sockets = sockets.map(|socket| socket.hand_over(descriptors));
         json!({
             "sockets": sockets.collect::<Vec<_>>(),
-            "address": self.address.to_string(),
-            "only_v6": only,
-            "device": self.device,
+            "address": self.address.at.to_string(),
+            "only_v6": self.address.only_v6,
+            "device": self.address.device,
             "order": self.members.members().collect::<Vec<_>>(),
             "doubtful": self.members.is_uncertain().iter().map(|(_, inode)| *inode).collect::<Vec<_>>(),
             "target": self.members.target(),
@@ -34,12 +34,10 @@ impl ReuseportGroup {
         descriptors: &mut impl Iterator<Item = OwnedFd>,
         context: &mut ListenerContext,
     ) -> Option<Self> {
-        let address = state["address"].as_str()?.parse().ok()?;
-        let family = match SocketFamily::of(address) {
-            SocketFamily::V4 => SocketFamily::V4,
-            SocketFamily::V6 { .. } => SocketFamily::V6 {
-                only: state["only_v6"].as_bool(),
-            },
+        let address = InetAddress {
+            at: state["address"].as_str()?.parse().ok()?,
+            only_v6: state["only_v6"].as_bool(),
+            device: u32::try_from(state["device"].as_u64()?).ok()?,
         };
         let sockets = list(&state["sockets"], |socket| {
             ListeningSocket::take_over(socket, descriptors)
@@ -60,14 +58,12 @@ impl ReuseportGroup {
         let uncertain = inodes("doubtful")?.into_iter().collect();
         let members = MemberIndex::known(members.collect(), state["target"].as_u64(), uncertain);
         let mut group = Self {
-            family,
             address,
-            device: u32::try_from(state["device"].as_u64()?).ok()?,
             members,
             strangers: inodes("strangers")?.into_iter().collect(),
             sockets,
         };
-        group.update_interests(context);
+        group.resume(context);
         Some(group)
     }
 }

@@ -1,31 +1,42 @@
 //! What the kernel knows of a group and we do not yet: who has shut a socket down, which strangers came and went, and
 //! where our sockets are since.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::{
-    ATTEMPTS, Inode, ListenerContext, ListeningSocket, MemberRole, ReuseportGroup, Snapshot,
-    role_of, set_nonblocking,
-};
-use crate::supervisor::Generation;
+use super::{ReuseportGroup, role_of, too_many_strangers};
+use crate::listener::context::ListenerContext;
+use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::snapshot::{Snapshot, Surveys};
+use crate::listener::steer::MemberRole;
+use crate::listener::steering::Steering;
+use crate::socket::{Inode, set_nonblocking};
 use crate::sys;
 
-/// What is said where they come and go without a pause.
-pub fn too_many_strangers() -> io::Error {
-    io::Error::other("others join the port and leave it all the time")
-}
+/// How often a socket joins again because strangers come and go just then.
+const ATTEMPTS: usize = 20;
 
 impl ReuseportGroup {
     /// Takes note of what the kernel knows and we do not yet: a server may have shut its socket down a moment ago, and a
     /// process of our own user can join, and leave at any moment.
-    pub fn recognize(&mut self, snapshot: &Snapshot, context: &mut ListenerContext) {
-        let Some(there) = snapshot.members(self) else {
-            return self.members.show(false);
-        };
+    pub(super) fn snapshot(&mut self, context: &mut ListenerContext) -> Snapshot {
+        let seen = context.surveys.take(&self.address);
+        let mut snapshot = seen.unwrap_or_else(|| {
+            let mut surveys = Surveys::of(&[(self.address, self.resting())]);
+            surveys.take(&self.address).unwrap_or_default()
+        });
+        match snapshot.members.take() {
+            Some(members) => self.members_seen(members, context),
+            None => self.members.show(false),
+        }
+        snapshot
+    }
+
+    fn members_seen(&mut self, there: HashSet<Inode>, context: &mut ListenerContext) {
         let ours = self.sockets.iter().filter(|socket| socket.listens);
         let shut: Vec<Inode> = ours
             .map(|socket| socket.inode)
@@ -48,35 +59,14 @@ impl ReuseportGroup {
             } else if self.strangers.insert(inode) {
                 strangers_moved = true;
                 self.members.append(inode, MemberRole::ServerHeld);
-                context.found_stranger(self.address.to_string(), inode);
+                context.found_stranger(self.address(), inode);
             }
         }
         self.members.show(strangers_moved);
     }
 
-    /// Whether this generation's socket has joined since the kernel last showed who is there.
-    pub fn is_new(&self, generation: Generation) -> bool {
-        let socket = self.socket_of(generation);
-        socket.is_some_and(|socket| self.members.is_new(socket.inode))
-    }
-
-    /// A stranger may have come or gone just when this generation's socket joined, which nobody uses yet: then it joins
-    /// once more, behind whoever is there now.
-    pub fn settle(
-        &mut self,
-        generation: Generation,
-        snapshot: &Snapshot,
-        context: &mut ListenerContext,
-    ) -> io::Result<()> {
-        self.recognize(snapshot, context);
-        let inode = self.socket_of(generation).map(|socket| socket.inode);
-        match inode.filter(|inode| self.members.index_of(*inode).is_none()) {
-            Some(inode) => self.join_again(inode, context),
-            None => Ok(()),
-        }
-    }
-
-    /// The same for one socket alone.
+    /// A stranger may have come or gone just when this socket joined, which nobody uses yet: then it joins once more,
+    /// behind whoever is there now.
     pub(super) fn make_sure(
         &mut self,
         inode: Inode,
@@ -86,7 +76,7 @@ impl ReuseportGroup {
             if !self.members.is_new(inode) {
                 return Ok(());
             }
-            self.recognize(&Snapshot::of(&[self]), context);
+            self.snapshot(context);
             if self.members.index_of(inode).is_none() {
                 self.join_again(inode, context)?;
             }
@@ -112,7 +102,7 @@ impl ReuseportGroup {
     /// Finds out where the sockets are whose place is in doubt, by connections of our own: who gets one is there.
     pub(super) fn find_out(&mut self) {
         if let Err(error) = self.try_to_find_out() {
-            let address = self.address;
+            let address = self.address();
             log::debug!("cannot tell the order of the sockets of {address}: {error}");
         }
     }

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use super::{Inode, ListenerContext, ListeningSocket, ReuseportGroup, Snapshot};
-use crate::supervisor::Time;
+use super::ReuseportGroup;
+use crate::listener::context::ListenerContext;
+use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::snapshot::Snapshot;
+use crate::listener::steer::MemberRole;
+use crate::socket::Inode;
+use crate::supervisor::{Generation, Time};
+use crate::sys;
 
 /// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
 const REST: Duration = Duration::from_secs(3);
 
 impl ReuseportGroup {
     /// When a parked socket may be closed, as far as time is concerned.
-    pub fn deadline(&self) -> Option<Time> {
+    pub(super) fn rest_deadline(&self) -> Option<Time> {
         let spare = self
             .sockets
             .iter()
@@ -19,16 +25,48 @@ impl ReuseportGroup {
     }
 
     /// The parked sockets that could be closed or given away if nothing is open on them.
-    pub fn resting(&self) -> impl Iterator<Item = Inode> {
-        self.spare().map(|socket| socket.inode)
+    pub(super) fn resting(&self) -> Vec<Inode> {
+        self.spare().map(|socket| socket.inode).collect()
     }
 
-    /// Those of them on which every handshake must have come to its end, for a kernel that does not show them.
-    pub fn rested(&self, now: Time) -> impl Iterator<Item = Inode> {
-        let rested = self
-            .spare()
-            .filter(move |socket| socket.since + REST <= now);
-        rested.map(|socket| socket.inode)
+    /// The idle parked socket in a known place that stands before all others.
+    pub(super) fn settled(&self, snapshot: &Snapshot) -> Option<usize> {
+        let now = sys::now();
+        self.members.members().find_map(|inode| {
+            let known = self.members.index_of(inode).is_some();
+            let at = self.position(inode).filter(|_| known)?;
+            let spare = self.sockets[at].owner.is_none() && self.members.target() != Some(inode);
+            (spare && self.is_idle(at, snapshot, now)).then_some(at)
+        })
+    }
+
+    /// Whether nothing is open on it: as the kernel shows, or else every handshake must have come to its end.
+    fn is_idle(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
+        let inode = self.sockets[at].inode;
+        let idle = snapshot.idle.as_ref().map(|idle| idle.contains(&inode));
+        idle.unwrap_or_else(|| self.is_rested(at, now))
+    }
+
+    /// What this generation has there is nobody's from now on, but for that one.
+    pub(super) fn park_all_of(&mut self, generation: Generation, but: Option<Inode>, now: Time) {
+        for socket in &mut self.sockets {
+            if socket.owner == Some(generation) && Some(socket.inode) != but {
+                socket.owner = None;
+                socket.since = now;
+                self.members.set_role(socket.inode, MemberRole::Spare);
+            }
+        }
+    }
+
+    /// Whether a parked socket before the target could be closed if there were one more behind it.
+    pub(super) fn could_shrink(&self, now: Time) -> bool {
+        let target = self.members.target();
+        let before = self
+            .members
+            .members()
+            .take_while(|inode| Some(*inode) != target);
+        let mut positions = before.filter_map(|inode| self.position(inode));
+        positions.any(|at| self.is_rested(at, now))
     }
 
     pub(super) fn spare(&self) -> impl Iterator<Item = &ListeningSocket> {
@@ -40,20 +78,7 @@ impl ReuseportGroup {
 
     /// Closes the parked sockets of which nobody has need. The first go first: so the last, which may be a candidate,
     /// comes to stand before the target, and leaves room behind itself once it is the target.
-    pub fn reap(&mut self, snapshot: &Snapshot, now: Time, context: &mut ListenerContext) {
-        self.recognize(snapshot, context);
-        if self.strangers.is_empty() && !self.members.is_uncertain().is_empty() {
-            self.find_out();
-        }
-        self.close_idle(snapshot, now, context);
-    }
-
-    pub(super) fn close_idle(
-        &mut self,
-        snapshot: &Snapshot,
-        now: Time,
-        context: &mut ListenerContext,
-    ) {
+    pub(super) fn close_idle(&mut self, snapshot: &Snapshot, now: Time, context: &ListenerContext) {
         let members: Vec<Inode> = self.members.members().collect();
         for inode in members {
             let Some(at) = self.position(inode) else {
@@ -62,11 +87,9 @@ impl ReuseportGroup {
             if !self.is_rested(at, now) || !self.members.may_close(inode) {
                 continue;
             }
+            let idle = self.strangers.is_empty() && self.is_idle(at, snapshot, now);
             let socket = &mut self.sockets[at];
-            if self.strangers.is_empty()
-                && snapshot.is_idle(inode)
-                && context.watch(socket, None).is_ok()
-            {
+            if idle && context.watcher.watch(socket, None).is_ok() {
                 self.members.leave(inode);
                 self.sockets.remove(at);
             } else {
@@ -75,7 +98,7 @@ impl ReuseportGroup {
         }
     }
 
-    pub(super) fn is_rested(&self, at: usize, now: Time) -> bool {
+    fn is_rested(&self, at: usize, now: Time) -> bool {
         let socket = &self.sockets[at];
         socket.owner.is_none() && socket.since + REST <= now
     }

@@ -34,7 +34,7 @@ impl SharedSocket {
             )),
         };
         if socket.listens
-            && let Err(error) = context.watch(&mut socket, Some(Interest::Shutdown))
+            && let Err(error) = context.watcher.watch(&mut socket, Some(Interest::Shutdown))
         {
             log::debug!("cannot watch a socket that was handed over: {error}");
         }

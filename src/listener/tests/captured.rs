@@ -28,15 +28,14 @@ impl Servers {
     fn starts(&mut self, generation: Generation) -> OwnedFd {
         let listeners = &mut self.fixture.listeners;
         listeners
-            .inherited_sockets(generation, SocketSource::Own)
+            .inherited_sockets(generation, SocketChoice::Own)
             .unwrap();
         let join = match listeners.plan(generation, &self.asked, false).unwrap() {
             BindPlan::Alone => false,
             BindPlan::Join => true,
             BindPlan::Instead(given) => return given.socket,
         };
-        let family = open::SocketFamily::of(self.at);
-        let socket = open::tcp_socket(family, self.at, 0, join).unwrap();
+        let socket = joins(self.at, join);
         let ours = socket.try_clone().unwrap();
         listeners
             .listen(generation, &self.asked, ours, None)
@@ -55,16 +54,12 @@ impl Servers {
     }
 
     fn size(&self) -> Option<usize> {
-        self.fixture
-            .listeners
-            .groups()
-            .next()
-            .map(ReuseportGroup::size)
+        (!self.fixture.listeners.all.is_empty()).then(|| self.fixture.listeners.group().size())
     }
 }
 
 fn answers(server: &OwnedFd) -> usize {
-    listening_socket::set_nonblocking(server.as_fd(), true).unwrap();
+    crate::socket::set_nonblocking(server.as_fd(), true).unwrap();
     let accepted = std::iter::from_fn(|| sys::accept(server.as_fd()).ok());
     accepted.count()
 }
@@ -103,7 +98,7 @@ fn the_dead_ones_socket_is_kept_for_a_candidate_that_has_not_bound_yet() {
     let inherited_sockets = servers
         .fixture
         .listeners
-        .inherited_sockets(G2, SocketSource::Target)
+        .inherited_sockets(G2, SocketChoice::Target)
         .unwrap();
     assert!(inherited_sockets.is_empty());
     let second = servers.starts(G2);
@@ -127,7 +122,7 @@ fn an_address_that_no_generation_has_any_more_is_given_up() {
     servers
         .fixture
         .listeners
-        .inherited_sockets(G3, SocketSource::Own)
+        .inherited_sockets(G3, SocketChoice::Own)
         .unwrap();
     servers.fixture.cut_over(G3);
     servers.fixture.leave(G2);

@@ -45,7 +45,7 @@ fn swaps_go_on_after_a_re_execution() {
     for listen in ["127.0.0.1:0", "[::1]:0", "0", &path, &name] {
         let mut fixture = Fixture::listening(&[listen]);
         let first = fixture.serving(G1);
-        let second = fixture.spawn(G2, SocketSource::Own);
+        let second = fixture.spawn(G2, SocketChoice::Own);
         let mut fixture = fixture.after_exec();
         let steered = fixture.listeners.sockets_of(G2)[0].steered;
         if steered {

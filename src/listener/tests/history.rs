@@ -35,7 +35,7 @@ struct ListenerHistory {
     living: Vec<(Generation, TestServer)>,
     serving: Generation,
     number: u32,
-    /// Sockets of others, which hotswap is not told of.
+    /// SocketChoice of others, which hotswap is not told of.
     strangers: Vec<OwnedFd>,
     /// There was ever one.
     had_strangers: bool,
@@ -73,7 +73,7 @@ impl ListenerHistory {
             ListenerStep::Spawn if self.living.len() < 6 => {
                 self.number += 1;
                 let generation = Generation(self.number);
-                let server = self.fixture.spawn(generation, SocketSource::Own);
+                let server = self.fixture.spawn(generation, SocketChoice::Own);
                 self.living.push((generation, server));
                 return true;
             }
@@ -107,10 +107,8 @@ impl ListenerHistory {
             }
             ListenerStep::StrangerComes if self.strangers.len() < 4 => {
                 self.had_strangers = true;
-                let ListenerKind::Group(group) = &self.fixture.listeners.all[0].sort else {
-                    return false;
-                };
-                let socket = open::tcp_socket(group.family(), group.address(), 0, true).unwrap();
+                let at = self.fixture.address().parse().unwrap();
+                let socket = joins(at, true);
                 sys::listen(socket.as_fd(), 16).unwrap();
                 self.strangers.push(socket);
             }

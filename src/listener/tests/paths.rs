@@ -28,7 +28,7 @@ fn new_connections_go_to_the_serving_generation_alone() {
     let (_directory, _, listen) = somewhere();
     let mut fixture = Fixture::listening(&[&listen]);
     let first = fixture.serving(G1);
-    let second = fixture.spawn(G2, SocketSource::Own);
+    let second = fixture.spawn(G2, SocketChoice::Own);
     let _early = fixture.clients(20);
     assert_eq!((first.answers(), second.answers()), (20, 0));
     fixture.cut_over(G2);
@@ -46,7 +46,7 @@ fn clients_never_find_the_path_gone() {
     let (_directory, path, listen) = somewhere();
     let mut fixture = Fixture::listening(&[&listen]);
     let first = fixture.serving(G1);
-    let second = fixture.spawn(G2, SocketSource::Own);
+    let second = fixture.spawn(G2, SocketChoice::Own);
     std::thread::scope(|scope| {
         let clients = scope.spawn(|| {
             for _ in 0..1_000 {
@@ -71,7 +71,7 @@ fn a_restart_answers_the_clients_that_waited() {
     let mut waiting = fixture.clients(5);
     fixture.leave(G1);
     waiting.extend(fixture.clients(5));
-    let server = fixture.spawn(G2, SocketSource::Target);
+    let server = fixture.spawn(G2, SocketChoice::Target);
     fixture.cut_over(G2);
     assert_eq!(server.answers(), 10);
     assert_eq!(fixture.incidents, []);
@@ -185,7 +185,7 @@ fn a_restart_finds_clients_though_the_path_is_gone_altogether() {
         fs::remove_file(directory.path().join(name)).unwrap();
     }
     fixture.leave(G1);
-    let second = fixture.spawn(G2, SocketSource::Target);
+    let second = fixture.spawn(G2, SocketChoice::Target);
     let _client = fixture.client();
     assert_eq!(second.answers(), 1);
 }
@@ -210,7 +210,7 @@ fn clients_of_a_socket_that_was_shut_down_wait_for_the_next_generation() {
     first.shuts_down();
     fixture.wake();
     let _client = fixture.client();
-    let next = fixture.spawn(G2, SocketSource::Own);
+    let next = fixture.spawn(G2, SocketChoice::Own);
     assert_eq!(next.answers(), 1);
     fixture.cut_over(G2);
     fixture.leave(G1);
@@ -228,7 +228,7 @@ fn a_path_too_long_for_a_name_beside_it_is_shared() {
     let (mut listeners, warnings) =
         Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
     assert!(warnings[0].contains("too long"), "{warnings:?}");
-    listeners.inherited_sockets(G1, SocketSource::Own).unwrap();
+    listeners.inherited_sockets(G1, SocketChoice::Own).unwrap();
     assert!(!listeners.sockets_of(G1)[0].steered);
     UnixStream::connect(path).unwrap();
 }

@@ -73,7 +73,7 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
             talk.join().unwrap();
         });
         fixture.wake();
-        assert_eq!(fixture.listeners.context.relays(), 0);
+        assert_eq!(fixture.listeners.context.relays.count(), 0);
     }
 }
 
@@ -169,7 +169,7 @@ fn a_silent_one_ends() {
     let client = TcpStream::from(fixture.client());
     fixture.serving(G2);
     fixture.leave(G1);
-    while fixture.listeners.context.relays() > 0 {
+    while fixture.listeners.context.relays.count() > 0 {
         let deadline = fixture.listeners.deadline().unwrap();
         fixture.listeners.look(deadline);
     }

@@ -10,6 +10,7 @@ use super::{NamedSocket, UnixPath};
 use crate::listener::context::ListenerContext;
 use crate::listener::hand_over::{bytes, list};
 use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::steering::Steering;
 use crate::listener::unix_dir::{UnixDir, file_of};
 
 impl UnixPath {
@@ -43,7 +44,7 @@ impl UnixPath {
             sockets,
             target: state["target"].as_u64(),
         };
-        path.update_interests(context);
+        path.resume(context);
         Some(path)
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::select::{FdSet, select};
 
 use super::*;
-use crate::connections::inode_of;
+use crate::socket::inode_of;
 
 /// Ends the wait if the test fails.
 const LONG: u16 = 10_000;

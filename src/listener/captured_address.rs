@@ -10,11 +10,11 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use serde::{Deserialize, Serialize};
 
+use super::unix_dir::{FileId, file_id};
 use crate::escape::escape;
 use crate::handoff;
-use crate::listener::open::SocketFamily;
-use crate::listener::unix_dir::{FileId, file_id};
 use crate::retry::retry;
+use crate::socket::inet::InetAddress;
 
 /// What a server asks bind(2) for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,27 +70,24 @@ impl BoundPath {
 }
 
 impl CapturedAddress {
-    /// What a socket for it is made of, if it can be steered.
-    pub(in crate::listener) fn family(&self) -> Option<(SocketFamily, u32)> {
+    /// Where sockets for it are bound, if it can be steered.
+    pub(super) fn tcp(&self) -> Option<InetAddress> {
         let Self::Tcp {
             at,
             only_v6,
             device,
-        } = self
+        } = *self
         else {
             return None;
         };
-        let family = if at.is_ipv4() {
-            SocketFamily::V4
-        } else {
-            SocketFamily::V6 {
-                only: Some(*only_v6),
-            }
-        };
-        Some((family, *device))
+        Some(InetAddress {
+            at,
+            only_v6: Some(only_v6),
+            device,
+        })
     }
 
-    pub(in crate::listener) fn inet(&self) -> Option<SocketAddr> {
+    pub(super) fn inet(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp { at, .. } | Self::Udp(at) => Some(*at),
             Self::Path(_) | Self::Abstract(_) => None,
@@ -98,7 +95,7 @@ impl CapturedAddress {
     }
 
     /// Whether an IPv6 wildcard would answer IPv4 clients too.
-    pub(in crate::listener) fn is_dual(&self) -> bool {
+    pub(super) fn is_dual(&self) -> bool {
         !matches!(self, Self::Tcp { only_v6: true, .. })
     }
 }

@@ -3,8 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::ListenerId;
-use super::listening_socket::set_nonblocking;
+use serde::{Deserialize, Serialize};
+
+use super::set_nonblocking;
+
+/// One address that hotswap owns; never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ListenerId(pub usize);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketKind {

@@ -1,0 +1,129 @@
+//! What every kind of listener can do, however new connections are led to one generation.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::captured_address::BoundPath;
+use super::context::ListenerContext;
+use super::listening_socket::ListeningSocket;
+use super::unix_dir::{FileId, UnixDir};
+use crate::socket::Inode;
+use crate::socket::generation_socket::SocketKind;
+use crate::socket::inet::InetAddress;
+use crate::supervisor::{Generation, SocketChoice, Time};
+
+/// One address: the sockets that generations have there, and the one that new connections go to. What has nothing to
+/// steer leaves the steering to these defaults.
+pub trait Steering {
+    fn kind(&self) -> SocketKind;
+
+    /// The address as users see it.
+    fn address(&self) -> String;
+
+    /// Each generation has a socket of its own there.
+    fn is_steered(&self) -> bool;
+
+    fn has(&self, inode: Inode) -> bool;
+
+    fn socket_of(&self, generation: Generation) -> Option<&ListeningSocket>;
+
+    /// A duplicate of this generation's socket, chosen or made now if it has none.
+    fn inherited_socket(
+        &mut self,
+        generation: Generation,
+        sockets: SocketChoice,
+        context: &mut ListenerContext,
+    ) -> io::Result<OwnedFd>;
+
+    /// Makes sure of the place of a socket that this generation has just been given.
+    fn settle(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Makes what must be there before new connections go to this generation.
+    fn prepare(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// New connections go to this generation's socket, if it has one that listens; to which they went is returned.
+    fn cut_over(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<Option<Inode>> {
+        Ok(None)
+    }
+
+    /// As it was before a cut-over that another listener could not follow.
+    fn steer_back(&mut self, _: Inode, _: &mut ListenerContext) {}
+
+    /// A server listens on a socket of its own at this address, which had others before.
+    fn join(
+        &mut self,
+        generation: Generation,
+        socket: OwnedFd,
+        path: Option<BoundPath>,
+        context: &mut ListenerContext,
+    ) -> io::Result<()>;
+
+    /// A server calls listen(2) once more on the socket that it has.
+    fn listen_again(&mut self, inode: Inode, context: &mut ListenerContext) -> io::Result<()>;
+
+    /// The generation is gone, or has closed its socket. Clients that wait where new connections go wait on for the next
+    /// generation; those on other sockets are taken off them.
+    fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext);
+
+    /// A connection that reaches this generation's socket, while all others go where they went.
+    fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd>;
+
+    /// Something has happened on these: was shut down, or a client came to a parked one.
+    fn woken(&mut self, events: &[(Inode, bool)], context: &mut ListenerContext);
+
+    /// When to look again without being woken.
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// Closes what is not needed any more.
+    fn look(&mut self, _: Time, _: &mut ListenerContext) {}
+
+    /// The address at which the kernel's tables tell who is there, and the sockets of which they tell whether they are
+    /// idle.
+    fn surveyed(&self) -> Option<(InetAddress, Vec<Inode>)> {
+        None
+    }
+
+    /// Takes note of who is there.
+    fn recognize(&mut self, _: &mut ListenerContext) {}
+
+    /// Whether clients wait in a socket that no generation has.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
+    /// Whether any generation has a socket there.
+    fn is_owned(&self) -> bool;
+
+    /// Gives the address up; clients that wait are counted and said.
+    fn close(&mut self, context: &mut ListenerContext);
+
+    /// Goes on with sockets that another hotswap has handed over.
+    fn resume(&mut self, context: &mut ListenerContext);
+
+    /// Its internet address, and a socket that tells its options.
+    fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
+        None
+    }
+
+    /// Its path in the file system.
+    fn dir(&self) -> Option<&UnixDir> {
+        None
+    }
+
+    /// The file that clients reach at the path, under all of its names.
+    fn live_file(&self) -> Option<FileId> {
+        None
+    }
+
+    /// Its name in the abstract namespace.
+    fn abstract_name(&self) -> Option<&[u8]> {
+        None
+    }
+}

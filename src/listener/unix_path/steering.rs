@@ -1,0 +1,186 @@
+//! A unix path as one of the kinds of listener.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::UnixAddr;
+
+use super::{NamedSocket, UnixPath};
+use crate::listener::captured_address::BoundPath;
+use crate::listener::context::ListenerContext;
+use crate::listener::incident::Incident;
+use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::steering::Steering;
+use crate::listener::unix_dir::{FileId, UnixDir};
+use crate::socket::Inode;
+use crate::socket::client::unix_client;
+use crate::socket::generation_socket::SocketKind;
+use crate::supervisor::{Generation, SocketChoice, Time};
+use crate::sys;
+
+impl Steering for UnixPath {
+    fn kind(&self) -> SocketKind {
+        SocketKind::Unix
+    }
+
+    fn address(&self) -> String {
+        self.dir.path().display().to_string()
+    }
+
+    fn is_steered(&self) -> bool {
+        true
+    }
+
+    fn has(&self, inode: Inode) -> bool {
+        self.sockets.iter().any(|named| named.socket.inode == inode)
+    }
+
+    fn socket_of(&self, generation: Generation) -> Option<&ListeningSocket> {
+        self.named(generation).map(|named| &named.socket)
+    }
+
+    /// A duplicate of this generation's own socket, made now if it has none.
+    fn inherited_socket(
+        &mut self,
+        generation: Generation,
+        sockets: SocketChoice,
+        context: &mut ListenerContext,
+    ) -> io::Result<OwnedFd> {
+        if let Some(named) = self.named(generation) {
+            return named.socket.duplicate();
+        }
+        let target = self.target.and_then(|target| self.at(target));
+        let chosen = match sockets {
+            SocketChoice::Target => target,
+            SocketChoice::Own => target.filter(|at| self.sockets[*at].socket.owner.is_none()),
+        };
+        let at = match chosen {
+            Some(at) if self.leads_to(at) => at,
+            Some(_) => {
+                let at = self.grow(generation.0, context)?;
+                self.put(at)?;
+                at
+            }
+            None => self.grow(generation.0, context)?,
+        };
+        let socket = &mut self.sockets[at].socket;
+        socket.restore(context.options.backlog)?;
+        let duplicate = socket.duplicate()?;
+        socket.owner = Some(generation);
+        Ok(duplicate)
+    }
+
+    /// The path leads to this generation's socket, if it has one that listens; to which it led is returned.
+    fn cut_over(
+        &mut self,
+        generation: Generation,
+        context: &mut ListenerContext,
+    ) -> io::Result<Option<Inode>> {
+        let named = self.named(generation).filter(|named| named.socket.listens);
+        let Some(inode) = named.map(|named| named.socket.inode) else {
+            return Ok(None);
+        };
+        let before = self.target;
+        if before == Some(inode) {
+            self.repair()?;
+            return Ok(None);
+        }
+        self.steer(inode)?;
+        self.update_interests(context);
+        Ok(before)
+    }
+
+    fn steer_back(&mut self, before: Inode, context: &mut ListenerContext) {
+        if let Err(error) = self.steer(before) {
+            context.incident(Incident::broken(self.address(), &error));
+        }
+        self.update_interests(context);
+    }
+
+    fn join(
+        &mut self,
+        generation: Generation,
+        socket: OwnedFd,
+        path: Option<BoundPath>,
+        context: &mut ListenerContext,
+    ) -> io::Result<()> {
+        let path = path.ok_or(Errno::EADDRINUSE)?;
+        self.leave(generation, sys::now(), context);
+        self.adopt(generation, socket, &path.name, context)
+    }
+
+    fn listen_again(&mut self, _: Inode, _: &mut ListenerContext) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The generation is gone: what waits on its socket is lost, unless that is the one that clients reach.
+    fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
+        for named in &mut self.sockets {
+            if named.socket.owner == Some(generation) {
+                named.socket.owner = None;
+                named.socket.since = now;
+            }
+        }
+        self.update_interests(context);
+        if let Err(error) = self.repair() {
+            context.incident(Incident::broken(self.address(), &error));
+        }
+    }
+
+    /// A connection to this generation's socket alone, by the name beside the path.
+    fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
+        let named = self.named(generation).ok_or(Errno::ENOENT)?;
+        unix_client(&UnixAddr::new(&self.dir.path_of(&named.name))?)
+    }
+
+    /// Some were shut down. A unix socket does not recover from that: where clients come, a new one takes its place.
+    fn woken(&mut self, events: &[(Inode, bool)], context: &mut ListenerContext) {
+        for (inode, shut) in events {
+            let Some(at) = self.at(*inode).filter(|_| *shut) else {
+                continue;
+            };
+            self.sockets[at].socket.listens = false;
+            if self.target != Some(*inode) || !context.repairs {
+                continue;
+            }
+            let name = self.sockets[at].name.clone();
+            self.dir.remove(&name);
+            let again = self.bind(&name, context).and_then(|at| self.put(at));
+            context.incident(Incident::listens_again(self.address(), again));
+        }
+        self.update_interests(context);
+    }
+
+    /// Whether clients wait in a socket that no generation has.
+    fn is_waiting(&self) -> bool {
+        let target = self.target.and_then(|target| self.at(target));
+        target.is_some_and(|at| self.sockets[at].socket.owner.is_none())
+    }
+
+    fn is_owned(&self) -> bool {
+        self.sockets
+            .iter()
+            .any(|named| named.socket.owner.is_some())
+    }
+
+    fn close(&mut self, context: &mut ListenerContext) {
+        let listener = self.address();
+        for NamedSocket { socket, .. } in &mut self.sockets {
+            context.close(socket, &listener);
+        }
+    }
+
+    fn resume(&mut self, context: &mut ListenerContext) {
+        self.update_interests(context);
+    }
+
+    fn dir(&self) -> Option<&UnixDir> {
+        Some(&self.dir)
+    }
+
+    /// The file that clients reach, under all of its names.
+    fn live_file(&self) -> Option<FileId> {
+        self.at(self.target?).map(|at| self.sockets[at].file)
+    }
+}

@@ -1,0 +1,78 @@
+//! Plain calls on sockets, and what the other rooms say about one: its family, its kind and whose it is.
+//!
+//! The ground floor: it knows no listener, and none of the kernel's tables.
+
+pub mod client;
+pub mod generation_socket;
+pub mod inet;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, socket,
+};
+use nix::sys::stat::fstat;
+
+use crate::sys;
+
+/// The inode by which /proc and sock_diag(7) name a socket.
+pub type Inode = u64;
+
+/// # Errors
+/// Those of fstat(2).
+pub fn inode_of(socket: BorrowedFd) -> io::Result<Inode> {
+    Ok(fstat(socket)?.st_ino)
+}
+
+/// `SO_ACCEPTCONN`: false for what never listened, and for what was shut down.
+pub fn listens(socket: BorrowedFd) -> bool {
+    let listens = sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    listens.is_ok_and(|value| value == 1)
+}
+
+/// # Errors
+/// Those of fcntl(2).
+pub fn set_nonblocking(socket: BorrowedFd, on: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) != on {
+        flags.set(OFlag::O_NONBLOCK, on);
+        fcntl(socket, FcntlArg::F_SETFL(flags))?;
+    }
+    Ok(())
+}
+
+/// connect(2).
+///
+/// # Errors
+/// Those of connect(2), `EINPROGRESS` too.
+pub fn connect(socket: BorrowedFd, to: &dyn SockaddrLike) -> nix::Result<()> {
+    nix::sys::socket::connect(socket.as_raw_fd(), to)
+}
+
+/// The internet address that a socket is bound to.
+///
+/// # Errors
+/// Those of getsockname(2); `EAFNOSUPPORT` if it has another kind of address.
+pub fn bound_to(socket: BorrowedFd) -> io::Result<SocketAddr> {
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    inet_address(&name).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+pub fn inet_address(name: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
+    let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
+    v4.or(v6)
+}
+
+/// A unix stream socket, with these flags besides close-on-exec.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn unix_stream(flags: SockFlag) -> io::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
+}

@@ -1,0 +1,70 @@
+//! Connections of our own to an address of this host.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, socket};
+
+use super::inet::Family;
+use super::{connect, unix_stream};
+use crate::address::ways_to;
+use crate::sys;
+
+/// How long a probe may take to connect: on this host it takes microseconds, unless the queue is full.
+const PROBE_MILLISECONDS: u16 = 50;
+
+/// A socket, non-blocking, from which that address of this host can be connected to, and how to get there. It is bound,
+/// so that its own address is known.
+///
+/// # Errors
+/// Those of socket(2) and bind(2).
+pub fn client_of(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let mut result = Err(Errno::EADDRNOTAVAIL.into());
+    for to in ways_to(address) {
+        let mut from = to;
+        from.set_port(0);
+        let client = socket(Family::of(to).into(), SockType::Stream, flags, None);
+        result = client.map_err(io::Error::from).and_then(|client| {
+            bind(client.as_raw_fd(), &SockaddrStorage::from(from))?;
+            Ok((client, to))
+        });
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
+///
+/// # Errors
+/// `WouldBlock` if its queue is full, else those of connect(2).
+pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
+    match connect(socket, &SockaddrStorage::from(to)) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut waiting = [PollFd::new(socket, PollFlags::POLLOUT)];
+    if poll(&mut waiting, PollTimeout::from(PROBE_MILLISECONDS))? == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    match sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A connection, non-blocking, to a unix stream socket.
+///
+/// # Errors
+/// `EAGAIN` if its queue is full, else those of socket(2) and connect(2).
+pub fn unix_client(to: &dyn SockaddrLike) -> io::Result<OwnedFd> {
+    let client = unix_stream(SockFlag::SOCK_NONBLOCK)?;
+    connect(client.as_fd(), to)?;
+    Ok(client)
+}
