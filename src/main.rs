@@ -8,6 +8,8 @@ mod connections;
 mod control;
 mod drain;
 mod escape;
+#[cfg(test)]
+mod floors;
 mod handoff;
 mod listener;
 mod log;
