@@ -10,6 +10,7 @@ mod capture;
 mod clocks;
 mod commands;
 mod common;
+mod containers;
 mod control;
 mod dev;
 mod environment;

@@ -1,0 +1,113 @@
+//! Containers as docker makes them: by runc(8), with docker's own seccomp profile and capabilities.
+//!
+//! The root is this machine's /usr and /etc, so that a case takes seconds. Clients come from outside.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::crowd::Habit;
+use crate::common::place::{Place, free_address};
+use crate::common::plan::Plan;
+use crate::common::{server, skipped};
+
+mod bundle;
+
+use bundle::Bundle;
+
+const SWAPS: usize = 5;
+
+/// A plan whose hotswap is the first process of such a container; nothing, with a word, where that cannot be had.
+fn contained(name: &str, plan: Plan, bundle: &Bundle) -> Option<Plan> {
+    if !nix::unistd::geteuid().is_root() {
+        skipped(name, "needs root");
+        return None;
+    }
+    let runc = Command::new("runc").arg("--version").output();
+    if !runc.is_ok_and(|output| output.status.success()) {
+        skipped(name, "runc is not installed");
+        return None;
+    }
+    let Some(profile) = docker_profile() else {
+        skipped(name, "no profile of docker; scripts/check fetches it");
+        return None;
+    };
+    let wrapper = bundle.write(plan.dir(), &profile);
+    Some(plan.inside(&wrapper.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+/// Beside what cargo builds.
+fn docker_profile() -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?;
+    Some(target.join("tools/docker-seccomp.json")).filter(|path| path.exists())
+}
+
+/// Swaps under new, kept and slow clients.
+fn swaps_and_stops(plan: Plan) {
+    let mut site = plan.serving("v1");
+    let guests = site.guests().arriving(25, Habit::default());
+    let mut clients = guests.and(4, Habit::kept()).come();
+    clients.until_answered(20);
+    for generation in 1..=SWAPS {
+        site.swap();
+        site.wait_until_gone(u32::try_from(generation).expect("a number"));
+    }
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    assert!(site.stop().success());
+    site.expect_no_process();
+}
+
+#[test]
+fn uvicorn_with_workers() {
+    const NAME: &str = "uvicorn_with_workers";
+    if !Path::new("/usr/bin/uvicorn").exists() {
+        return skipped(NAME, "uvicorn is not installed");
+    }
+    let address = free_address();
+    let plan = Plan::at(Place::Captured(address));
+    let app = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/servers/real/apps/asgi/app.py"
+    );
+    fs::copy(app, plan.dir().join("app.py")).expect("the app");
+    let (dir, port) = (plan.dir().display().to_string(), address.port().to_string());
+    let arguments = [
+        "--workers",
+        "2",
+        "--port",
+        &port,
+        "--app-dir",
+        &dir,
+        "app:app",
+    ];
+    let plan = plan.by_program("/usr/bin/uvicorn".into(), &arguments);
+    if let Some(plan) = contained(NAME, plan, &Bundle::default()) {
+        swaps_and_stops(plan);
+    }
+}
+
+#[test]
+fn a_read_only_root_without_privileges_and_with_limits() {
+    const NAME: &str = "a_read_only_root_without_privileges_and_with_limits";
+    let bundle = Bundle {
+        user: 65534,
+        read_only: true,
+        processes: Some(24),
+        memory: Some(96 << 20),
+    };
+    let plan = Plan::at(Place::captured());
+    chown(plan.dir(), Some(65534), Some(65534)).unwrap_or_default();
+    if let Some(plan) = contained(NAME, plan, &bundle) {
+        swaps_and_stops(plan);
+    }
+}
+
+#[test]
+fn a_listened_socket_needs_nothing_that_docker_forbids() {
+    const NAME: &str = "a_listened_socket_needs_nothing_that_docker_forbids";
+    if let Some(plan) = contained(NAME, Plan::at(Place::Dual), &Bundle::default()) {
+        swaps_and_stops(plan.by_odd(""));
+    }
+}
