@@ -8,8 +8,6 @@ use std::path::Path;
 
 /// Rooms whose files still go in a circle. Strike one out as soon as it has none.
 const CIRCLES_LEFT: &[&str] = &["listener", "supervisor"];
-/// Rooms that still use a room that is not below them. The same holds for these.
-const USES_LEFT: &[(&str, &str)] = &[("connections", "listener")];
 
 /// A file by its path without `src/` and `.rs`, and what it imports or names by path.
 type Files = BTreeMap<String, Vec<Vec<String>>>;
@@ -190,23 +188,17 @@ fn every_room_is_listed_on_a_floor() {
 #[test]
 fn every_room_uses_only_rooms_below_it() {
     let floors = floors();
-    let mut left: BTreeSet<_> = USES_LEFT.iter().copied().collect();
     let mut wrong = Vec::new();
     let uses = uses();
     for (file, others) in &uses {
         for other in others.iter().filter(|other| room(other) != room(file)) {
             let is_below = floors.get(room(other)) < floors.get(room(file));
-            if !is_below && !USES_LEFT.contains(&(room(file), room(other))) {
+            if !is_below {
                 wrong.push(format!("{file} uses {other}, which is not below it"));
             }
-            left.remove(&(room(file), room(other)));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(
-        left.is_empty(),
-        "no longer so, strike it out of USES_LEFT: {left:?}"
-    );
 }
 
 #[test]
@@ -224,12 +216,6 @@ fn no_files_go_in_a_circle() {
             circles.push(circle.join(" -> "));
         }
     }
-    // the rooms of USES_LEFT go in one, too
-    circles.retain(|circle| {
-        !USES_LEFT
-            .iter()
-            .any(|(one, other)| circle.contains(one) && circle.contains(other))
-    });
     assert!(circles.is_empty(), "{}", circles.join("\n"));
     assert!(
         left.is_empty(),
