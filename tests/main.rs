@@ -38,6 +38,7 @@ mod soak;
 mod stop;
 mod styles;
 mod suspended;
+mod sysctls;
 mod systemd;
 mod terminal;
 mod thousand;

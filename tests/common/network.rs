@@ -82,7 +82,7 @@ impl Drop for Network {
 }
 
 /// A new namespace, held by its descriptor alone.
-fn namespace() -> Result<File, String> {
+pub fn namespace() -> Result<File, String> {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         File::open("/proc/thread-self/ns/net")
@@ -91,7 +91,8 @@ fn namespace() -> Result<File, String> {
     made.map_err(|why| format!("no network namespace: {why}"))
 }
 
-fn door(namespace: &File) -> impl FnOnce() + Send + 'static + use<> {
+/// Leads the calling thread into it.
+pub fn door(namespace: &File) -> impl FnOnce() + Send + 'static + use<> {
     let namespace = namespace.try_clone().expect("the namespace");
     move || setns(namespace, CloneFlags::CLONE_NEWNET).expect("the way into the namespace")
 }
