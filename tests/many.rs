@@ -198,8 +198,9 @@ fn more_than_may_drain_are_killed_and_counted() {
         .log
         .count(" is killed: more are draining than --max-draining allows");
     assert!(killed > 0, "all had ended in time");
+    // Some may have ended by themselves in the same moment.
     let died = site.log.count("(killed by SIGKILL)");
-    assert_eq!(killed, died, "{}", site.log.timed());
+    assert!((1..=killed).contains(&died), "{}", site.log.timed());
     assert!(
         tally
             .failures

@@ -133,7 +133,11 @@ README
 body = "hello from ruby, generation #{ENV["HOTSWAP_GENERATION"]}\n"
 loop do
   client = listener.accept
-  client.readpartial(4096)
+  begin
+    client.readpartial(4096)
+  rescue EOFError # a probe says nothing
+    next client.close
+  end
   client.write "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: #{body.length}\r\n\r\n#{body}"
   client.close
 end

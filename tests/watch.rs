@@ -270,7 +270,7 @@ fn a_compiler_makes_one_swap_for_each_program() {
     run(&site, 0, "echo '#error' >> api.c; ! cc -o api.o api.c");
     compile(site.dir(), "v7");
     run(&site, 0, "cc -g -o built api.c");
-    run(&site, 1, "cp -f built api; strip api");
+    run(&site, 1, "strip -o stripped built; cp -f stripped api");
     clients.until_all_see("v7");
     clients.expect_no_failure();
 }

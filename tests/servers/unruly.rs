@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
@@ -81,7 +82,9 @@ pub fn tell(socket: &OwnedFd) {
     let flags = fcntl(socket, FcntlArg::F_GETFL).expect("its flags");
     let blocks = flags & OFlag::O_NONBLOCK.bits() == 0;
     let how = if blocks { "blocking" } else { "non-blocking" };
-    eprintln!("backlog {}, {how}", backlog(socket));
+    // in one piece: a line that is cut is passed on in two
+    let line = format!("backlog {}, {how}\n", backlog(socket));
+    io::stderr().write_all(line.as_bytes()).expect("a stderr");
 }
 
 /// The kernel shows it where a connection has its selective acknowledgements.
