@@ -27,13 +27,12 @@ use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::connections::process_sockets::ProcessSockets;
 use crate::handoff;
-use crate::listener::{ListenerId, Listeners};
+use crate::listener::{CapturedAddress, ListenerId, Listeners};
 use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
-use bound_sockets::BoundSockets;
+use bound_sockets::{BoundSocket, BoundSockets};
 use notification::{Call, Notification, PATIENCE};
 
 /// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
@@ -43,17 +42,14 @@ const MOST_ANNOUNCED: usize = 64;
 /// How many processes are remembered for having bound what listens; the first ones matter.
 const MOST_BINDERS: usize = 64;
 
-/// Looking for listeners that a server has closed takes as long as it has descriptors: not more often.
-const BETWEEN_SWEEPS: Time = Time::from_millis(100);
+/// A new listener is named once it has lasted so long: many servers try an address out, and close it again at once.
+const NAMED_AFTER: Time = Time::from_millis(100);
 
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CaptureEvent {
-    /// It listens on an address; `first` says that hotswap did not have that one until now, and it is worth naming.
-    Listens {
-        as_given: String,
-        first: bool,
-    },
+    /// It listens on an address that hotswap did not have until now.
+    Listens(String),
     Warning(String),
     /// No task is left under the filter: nothing of the generation is left.
     Gone,
@@ -72,6 +68,21 @@ enum Warning {
     AddressChanged,
     InUse,
     PathMoved,
+}
+
+/// What answering a call needs of the rest of hotswap.
+pub struct CallContext<'a> {
+    pub now: Time,
+    pub listeners: &'a mut Listeners,
+    /// All that the generation consists of.
+    pub processes: &'a dyn Fn() -> Vec<Pid>,
+}
+
+/// A listener that is new, and not named yet.
+struct NewListener {
+    id: ListenerId,
+    since: Time,
+    as_given: String,
 }
 
 /// How a call ends, unless it is refused.
@@ -94,9 +105,8 @@ pub struct Capture {
     /// It does not let itself be looked at in time: it is no longer looked at.
     blind: bool,
     gone: bool,
-    /// When it was last looked for listeners that it has closed.
     #[serde(skip)]
-    swept: Time,
+    new_listeners: Vec<NewListener>,
     announced: usize,
     warned: Vec<Warning>,
     #[serde(skip)]
@@ -114,7 +124,7 @@ impl Capture {
             binders: Vec::new(),
             blind: false,
             gone: false,
-            swept: Time::ZERO,
+            new_listeners: Vec::new(),
             announced: 0,
             warned: Vec::new(),
             events: Vec::new(),
@@ -128,29 +138,22 @@ impl Capture {
         vec![(self.listener.as_fd(), PollFlags::POLLIN)]
     }
 
-    /// Answers some of the calls that wait. `processes` tells all that the generation consists of.
-    pub fn woken(
-        &mut self,
-        flags: PollFlags,
-        now: Time,
-        listeners: &mut Listeners,
-        processes: impl Fn() -> Vec<Pid>,
-    ) -> Vec<CaptureEvent> {
+    /// When new listeners are to be named.
+    pub fn deadline(&self) -> Option<Time> {
+        let new = self.new_listeners.first();
+        new.map(|new| new.since + NAMED_AFTER)
+    }
+
+    /// Answers some of the calls that wait.
+    pub fn woken(&mut self, flags: PollFlags, context: &mut CallContext) -> Vec<CaptureEvent> {
         let mut answered = 0;
         // held on to beside ourselves, for as long as the calls that came by it are answered
         let listener = Rc::clone(&self.listener);
         while answered < AT_ONE_GO
             && let Some(call) = Notification::receive(listener.as_fd())
         {
-            self.answer(call, listeners);
+            self.answer(call, context);
             answered += 1;
-        }
-        let changed = self
-            .events
-            .iter()
-            .any(|events| matches!(events, CaptureEvent::Listens { .. }));
-        if changed && now >= self.swept + BETWEEN_SWEEPS {
-            self.sweep(now, listeners, processes);
         }
         if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.gone = true;
@@ -159,38 +162,52 @@ impl Capture {
         std::mem::take(&mut self.events)
     }
 
-    /// Gives up the listeners that the server has closed: hotswap alone would keep them open, and nobody would answer.
-    pub fn sweep(
+    /// Names the new listeners that have lasted, or all of them at once because their generation is ready.
+    pub fn name_listeners(
         &mut self,
-        now: Time,
-        listeners: &mut Listeners,
-        processes: impl Fn() -> Vec<Pid>,
-    ) {
-        let left: Vec<(u64, ListenerId)> = self.bound_sockets.left().collect();
-        if left.is_empty() {
-            return;
-        }
-        self.swept = now;
-        let mut owners = ProcessSockets::default();
-        owners.refresh(&processes());
-        for (inode, listener) in left {
-            if owners.is_complete() && !owners.have(inode) {
-                listeners.abandon(self.generation, listener, now);
-                self.bound_sockets.forget(inode);
+        is_ready: bool,
+        context: &mut CallContext,
+    ) -> Vec<CaptureEvent> {
+        let due = self.deadline().is_some_and(|due| due <= context.now);
+        if due || (is_ready && !self.new_listeners.is_empty()) {
+            let new: Vec<ListenerId> = self.new_listeners.iter().map(|new| new.id).collect();
+            let is_new = |bound: &BoundSocket| bound.listener.is_some_and(|id| new.contains(&id));
+            self.release_closed(is_new, context);
+            let lasted = |new: &mut NewListener| is_ready || new.since + NAMED_AFTER <= context.now;
+            let lasting: Vec<_> = self.new_listeners.extract_if(.., lasted).collect();
+            for new in lasting {
+                self.name(new, context.listeners);
             }
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    /// Gives up the listeners that the server has closed: hotswap alone would keep them open, and nobody would answer.
+    pub fn sweep(&mut self, context: &mut CallContext) {
+        self.release_closed(|bound| bound.listener.is_some(), context);
+    }
+
+    fn release_closed(&mut self, wanted: impl Fn(&BoundSocket) -> bool, context: &mut CallContext) {
+        for listener in self.bound_sockets.drop_closed(wanted, context.processes) {
+            context
+                .listeners
+                .abandon(self.generation, listener, context.now);
+            self.new_listeners.retain(|new| new.id != listener);
         }
     }
 
-    fn answer(&mut self, call: Notification, listeners: &mut Listeners) {
+    fn answer(&mut self, call: Notification, context: &mut CallContext) {
         let answer = match call.call {
             _ if self.blind => Ok(CallResult::Continue),
             Call::Bind {
                 fd,
                 address,
                 length,
-            } => self.bind(&call, fd, (address, length), listeners),
-            Call::Listen { fd } => self.listen(&call, fd, listeners),
-            Call::Unlink { directory, path } => Ok(self.unlink(&call, directory, path, listeners)),
+            } => self.bind(&call, fd, (address, length), context),
+            Call::Listen { fd } => self.listen(&call, fd, context),
+            Call::Unlink { directory, path } => {
+                Ok(self.unlink(&call, directory, path, context.listeners))
+            }
             Call::Other => Ok(CallResult::Continue),
         };
         match answer {
@@ -219,15 +236,33 @@ impl Capture {
         }
     }
 
-    fn note_listening(&mut self, as_given: String, mut first: bool) {
-        self.announced += usize::from(first);
-        if first && self.announced > MOST_ANNOUNCED {
+    fn name(&mut self, new: NewListener, listeners: &Listeners) {
+        let bound = self.bound_sockets.all.iter();
+        let mut bound = bound.filter(|bound| bound.listener == Some(new.id));
+        if let Some(asked) = bound.next().map(|bound| bound.address.clone())
+            && let Some(there) = listeners.served_beside(self.generation, &asked)
+        {
+            self.warn_of_change(&asked, &there);
+        }
+        self.announced += 1;
+        if self.announced > MOST_ANNOUNCED {
             let generation = self.generation;
             let text = format!("{generation} listens on more addresses than are worth naming");
             self.warn_once(Warning::TooManyToName, text);
-            first = false;
+        } else {
+            self.events.push(CaptureEvent::Listens(new.as_given));
         }
-        self.events.push(CaptureEvent::Listens { as_given, first });
+    }
+
+    fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str) {
+        let generation = self.generation;
+        self.warn_once(
+            Warning::AddressChanged,
+            format!(
+                "address changed: {generation} asks for {asked}, while {there} is still served\n\
+                 try: stop hotswap, and start it again"
+            ),
+        );
     }
 
     /// Something that could not be found out; but what is the server's own doing is its own affair.

@@ -11,6 +11,7 @@ use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{alone, server, skipped};
 
+mod closed;
 mod life;
 mod rights;
 

@@ -15,10 +15,9 @@ use super::caller::Caller;
 use super::notification::{Notification, read_address};
 use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking};
 use super::sockaddr::{self, RequestedAddress};
-use super::{CallResult, Capture, Warning, options, server_path};
+use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port};
 use crate::proc::net;
-use crate::socket::listens;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -37,7 +36,7 @@ impl Capture {
         call: &Notification,
         fd: RawFd,
         (address, length): (u64, i32),
-        listeners: &mut Listeners,
+        context: &mut CallContext,
     ) -> io::Result<CallResult> {
         let asked = read_address(call.thread, address, length);
         let asked = asked.map(|bytes| bytes.as_deref().and_then(sockaddr::read));
@@ -48,6 +47,8 @@ impl Capture {
         };
         match request {
             Ok(Some(mut request)) => {
+                self.release_closed(|bound| bound.address.meets(&request.address), context);
+                let listeners = &mut *context.listeners;
                 let mut answer = self.grant(call, &request, listeners);
                 if is_in_use(&answer) && request.leave_ipv4_out() {
                     answer = self.grant(call, &request, listeners);
@@ -158,7 +159,17 @@ impl Capture {
         match listeners.plan(self.generation, &request.address, is_attached)? {
             BindPlan::Instead(given) => self.put_in_place(call, request, &given),
             BindPlan::Join => self.bind_server_socket(call, request, false),
-            BindPlan::Alone => self.bind_server_socket(call, request, true),
+            BindPlan::Alone => {
+                // without hotswap the sockets of other generations would not be there
+                let address = &request.address;
+                let overlaps = |bound: &BoundSocket| bound.address.overlaps(address);
+                let alone = if self.bound_sockets.all.iter().any(overlaps) {
+                    !request.server_socket.reuses_port()
+                } else {
+                    !listeners.have_overlapping(address)
+                };
+                self.bind_server_socket(call, request, alone)
+            }
         }
     }
 
@@ -181,7 +192,7 @@ impl Capture {
     /// it still holds the first.
     fn check_twice(&self, request: &BindRequest) -> io::Result<Option<&BoundSocket>> {
         let first = self.bound_sockets.at(&request.address);
-        if first.is_some_and(BoundSocket::is_held) && !request.server_socket.reuses_port() {
+        if first.is_some() && !request.server_socket.reuses_port() {
             return Err(Errno::EADDRINUSE.into());
         }
         Ok(first)
@@ -237,9 +248,6 @@ impl Capture {
         bound.listener = given.listener;
         self.bound_sockets.remember(bound);
         self.note_binder(request.caller.process());
-        if given.listener.is_some() && listens(socket) {
-            self.note_listening(request.address.to_string(), false);
-        }
         Ok(CallResult::Succeed)
     }
 
@@ -316,18 +324,12 @@ impl Capture {
 
     /// Why the server has met with `EADDRINUSE`: because of its own earlier generation, or of somebody else.
     fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
-        let generation = self.generation;
-        if let Some(there) = listeners.conflicting(generation, asked) {
-            self.warn_once(
-                Warning::AddressChanged,
-                format!(
-                    "address changed: {generation} asks for {asked}, while {there} is still served\n\
-                     try: stop hotswap, and start it again"
-                ),
-            );
+        if let Some(there) = listeners.served_beside(self.generation, asked) {
+            self.warn_of_change(asked, &there);
         } else if let CapturedAddress::Tcp { at, .. } = asked
             && let Some(holders) = holders_of_port(*at)
         {
+            let generation = self.generation;
             let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
             self.warn_once(Warning::InUse, text);
         }

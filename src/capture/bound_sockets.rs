@@ -1,5 +1,6 @@
 //! The sockets that a generation has bound through us, or was given at its bind.
 
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
@@ -9,18 +10,20 @@ use serde::{Deserialize, Serialize};
 use super::caller::Caller;
 use crate::handoff;
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
-use crate::proc::descriptor;
+use crate::proc::{descriptor, is_gone};
 
 /// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
 const MOST: usize = 512;
 /// So many listeners a generation may have captured: hotswap holds a descriptor of each.
 pub const MOST_LISTENERS: usize = 256;
+/// How many descriptors are looked through to see whether one of them is a certain socket: that takes some 60 ms.
+const MOST_SCANNED: u64 = 10_000;
 
 #[derive(Serialize, Deserialize)]
 pub struct BoundSocket {
     pub inode: u64,
     pub address: CapturedAddress,
-    /// Where it was when it was bound: whoever asks whether the server still holds it looks there.
+    /// Where it was last seen.
     #[serde(with = "handoff::pid")]
     pub process: Pid,
     pub fd: RawFd,
@@ -45,7 +48,7 @@ impl BoundSocket {
         }
     }
 
-    /// Whether the server still has it where it had it first.
+    /// Whether the server still has it where it was last seen.
     pub fn is_held(&self) -> bool {
         descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
     }
@@ -111,14 +114,45 @@ impl BoundSockets {
         }
     }
 
-    pub fn forget(&mut self, inode: u64) {
-        self.all.retain(|bound| bound.inode != inode);
+    /// Drops those of the wanted ones that the server has closed, and returns which listeners they were.
+    ///
+    /// What costs least is looked at first: the known place, the same number in every process of the generation, and only
+    /// then all of their descriptors. A socket on its way from one process to another in a message counts as closed.
+    pub fn drop_closed(
+        &mut self,
+        wanted: impl Fn(&BoundSocket) -> bool,
+        processes: impl Fn() -> Vec<Pid>,
+    ) -> Vec<ListenerId> {
+        let suspects = self.all.iter().filter(|bound| wanted(bound));
+        let mut suspects: HashSet<u64> = suspects
+            .filter(|bound| !bound.is_held())
+            .map(|bound| bound.inode)
+            .collect();
+        if suspects.is_empty() {
+            return Vec::new();
+        }
+        let processes = processes();
+        for bound in &mut self.all {
+            let has =
+                |process: &&Pid| descriptor::socket_inode(**process, bound.fd) == Some(bound.inode);
+            if suspects.contains(&bound.inode)
+                && let Some(process) = processes.iter().find(has)
+            {
+                bound.process = *process;
+                suspects.remove(&bound.inode);
+            }
+        }
+        if suspects.is_empty() || !exclude_held(&mut suspects, &processes) {
+            return Vec::new();
+        }
+        let closed = self
+            .all
+            .extract_if(.., |bound| suspects.contains(&bound.inode));
+        closed.filter_map(|bound| bound.listener).collect()
     }
 
-    /// Those that listen and are no longer where they were.
-    pub fn left(&self) -> impl Iterator<Item = (u64, ListenerId)> {
-        let left = self.all.iter().filter(|bound| !bound.is_held());
-        left.filter_map(|bound| Some((bound.inode, bound.listener?)))
+    pub fn forget(&mut self, inode: u64) {
+        self.all.retain(|bound| bound.inode != inode);
     }
 
     /// Whether one of them listens, or may come to it: a client that has a port of its own does not.
@@ -146,6 +180,22 @@ impl BoundSockets {
     pub fn has_port_zero(&self, inode: u64) -> bool {
         self.port_zero.contains(&inode)
     }
+}
+
+/// Leaves out what one of the processes holds; false if there is too much to look at, or something that may not be.
+fn exclude_held(inodes: &mut HashSet<u64>, processes: &[Pid]) -> bool {
+    let counts = processes.iter().map(|process| descriptor::count(*process));
+    if counts.sum::<u64>() > MOST_SCANNED {
+        return false;
+    }
+    processes.iter().all(|process| {
+        match descriptor::sockets(*process) {
+            Ok(held) => inodes.retain(|inode| !held.contains(inode)),
+            Err(error) if is_gone(&error) => {}
+            Err(_) => return false,
+        }
+        true
+    })
 }
 
 fn is_client(socket: &OwnedFd) -> bool {

@@ -8,8 +8,7 @@ use nix::sys::stat::fstat;
 use super::caller::Caller;
 use super::notification::Notification;
 use super::server_socket::{ServerSocket, SocketType};
-use super::{CallResult, Capture, Warning};
-use crate::listener::Listeners;
+use super::{CallContext, CallResult, Capture, NewListener, Warning};
 use crate::proc::descriptor;
 use crate::sys;
 
@@ -18,8 +17,9 @@ impl Capture {
         &mut self,
         call: &Notification,
         fd: RawFd,
-        listeners: &mut Listeners,
+        context: &mut CallContext,
     ) -> io::Result<CallResult> {
+        let listeners = &mut *context.listeners;
         let caller = match Caller::of(call.thread) {
             Ok(caller) if call.is_valid() => caller,
             _ => return Ok(CallResult::Continue),
@@ -61,9 +61,15 @@ impl Capture {
         let (listener, first) = listeners.listen(self.generation, &bound.address, socket, path)?;
         bound.kept = None;
         bound.listener = Some(listener);
-        let (address, process) = (bound.address.to_string(), bound.process);
+        let (as_given, process) = (bound.address.to_string(), bound.process);
         self.note_binder(process);
-        self.note_listening(address, first);
+        if first {
+            self.new_listeners.push(NewListener {
+                id: listener,
+                since: context.now,
+                as_given,
+            });
+        }
         Ok(CallResult::Succeed)
     }
 

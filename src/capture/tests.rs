@@ -111,23 +111,30 @@ impl CapturedServers {
         poll(&mut polled, PollTimeout::from(10_u8)).unwrap();
         let flags = polled.first().and_then(PollFd::revents);
         if let Some(flags) = flags.filter(|flags| !flags.is_empty()) {
-            let ours = || vec![nix::unistd::getpid()];
-            let events = capture.woken(flags, sys::now(), &mut self.listeners, ours);
+            let mut context = CallContext {
+                now: sys::now(),
+                listeners: &mut self.listeners,
+                // the server is a thread of ours, whose duplicates would be taken for its own
+                processes: &Vec::new,
+            };
+            let events = capture.woken(flags, &mut context);
             self.events.extend(events);
+            let named = capture.name_listeners(true, &mut context);
+            self.events.extend(named);
         }
     }
 
     fn warnings(&self) -> Vec<&str> {
         let warnings = self.events.iter().filter_map(|events| match events {
             CaptureEvent::Warning(text) => Some(text.as_str()),
-            CaptureEvent::Listens { .. } | CaptureEvent::Gone => None,
+            CaptureEvent::Listens(_) | CaptureEvent::Gone => None,
         });
         warnings.collect()
     }
 
-    fn listens(&self) -> Vec<(&str, bool)> {
+    fn listens(&self) -> Vec<&str> {
         let listens = self.events.iter().filter_map(|events| match events {
-            CaptureEvent::Listens { as_given, first } => Some((as_given.as_str(), *first)),
+            CaptureEvent::Listens(as_given) => Some(as_given.as_str()),
             CaptureEvent::Warning(_) | CaptureEvent::Gone => None,
         });
         listens.collect()

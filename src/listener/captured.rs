@@ -238,25 +238,36 @@ impl Listeners {
         })
     }
 
-    /// What other generations have at that port, if it is not quite that address.
-    pub fn conflicting(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
-        let port = asked.inet()?.port();
-        let mut all = self.all.iter();
-        let there = all.find(|listener| {
-            let other = listener.captured.as_ref() != Some(asked);
-            other
-                && listener.sort.kind() == SocketKind::Tcp { port }
-                && listener.held(generation).is_none()
-        })?;
+    /// The generation has closed its socket there. If no other has one the listener is closed as well, and clients that
+    /// wait there are reset, as by the bare server.
+    pub fn abandon(&mut self, generation: Generation, listener: ListenerId, now: Time) {
+        let Some(at) = self.all.iter().position(|other| other.id == listener) else {
+            return;
+        };
+        let listener = &mut self.all[at];
+        listener.sort.leave(generation, now, &mut self.context);
+        if listener.captured.is_some() && !listener.sort.is_owned() {
+            self.all.remove(at).sort.close(&mut self.context);
+        }
+    }
+
+    /// Whether there is a captured socket that overlaps with that address, without being at that very one.
+    pub fn have_overlapping(&self, asked: &CapturedAddress) -> bool {
+        self.overlapping(asked).next().is_some()
+    }
+
+    /// What other generations alone have that overlaps with that address.
+    pub fn served_beside(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
+        let mut overlapping = self.overlapping(asked);
+        let there = overlapping.find(|listener| listener.held(generation).is_none())?;
         Some(there.sort.address())
     }
 
-    /// The generation has closed its socket there.
-    pub fn abandon(&mut self, generation: Generation, listener: ListenerId, now: Time) {
-        if let Some(listener) = self.all.iter_mut().find(|other| other.id == listener) {
-            listener.sort.leave(generation, now, &mut self.context);
-        }
-        self.forget_unowned();
+    fn overlapping<'a>(&'a self, asked: &'a CapturedAddress) -> impl Iterator<Item = &'a Listener> {
+        self.all.iter().filter(move |listener| {
+            let there = listener.captured.as_ref();
+            there.is_some_and(|there| there != asked && there.overlaps(asked))
+        })
     }
 
     /// A captured listener lives as long as a generation has it. Where nothing serves, clients wait for the next one.

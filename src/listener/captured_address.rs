@@ -11,6 +11,7 @@ use nix::sys::stat::fstatat;
 use serde::{Deserialize, Serialize};
 
 use super::unix_dir::{FileId, file_id};
+use crate::address::covers;
 use crate::escape::escape;
 use crate::handoff;
 use crate::retry::retry;
@@ -92,6 +93,22 @@ impl CapturedAddress {
             Self::Tcp { at, .. } | Self::Udp(at) => Some(*at),
             Self::Path(_) | Self::Abstract(_) => None,
         }
+    }
+
+    /// Whether a socket at the one may be in the way of another: it has the same port, or the same name.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self.inet(), other.inet()) {
+            (Some(one), Some(other)) => one.port() == other.port(),
+            _ => self == other,
+        }
+    }
+
+    /// Whether clients of one of the two could come to the other, if that were alone.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp { at: one, .. }, Self::Tcp { at: two, .. }) = (self, other) else {
+            return self == other;
+        };
+        covers(*one, self.is_dual(), *two) || covers(*two, other.is_dual(), *one)
     }
 
     /// Whether an IPv6 wildcard would answer IPv4 clients too.

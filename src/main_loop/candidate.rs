@@ -75,6 +75,7 @@ impl World {
                     "{candidate} does not accept on {address}: its clients {clients}"
                 ));
             }
+            self.name_listeners(Some(candidate), now);
             batch.readiness.push(Event::Ready(candidate));
             return;
         }

@@ -5,7 +5,7 @@ use nix::poll::PollFlags;
 
 use super::World;
 use super::wait::Batch;
-use crate::capture::{self, CaptureEvent, filter};
+use crate::capture::{self, CallContext, CaptureEvent, filter};
 use crate::cli::options::{self, RunArgs};
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Generation, Time};
@@ -71,15 +71,14 @@ impl World {
             return;
         };
         let processes = || one.server.processes();
-        for happened in capture.woken(flags, now, &mut self.listeners, processes) {
-            match happened {
-                CaptureEvent::Listens {
-                    as_given, first, ..
-                } if first => {
-                    let text = format!("listening on {as_given}");
-                    self.publish(&Record::new(RecordKind::Listening, text));
-                }
-                CaptureEvent::Listens { .. } => {}
+        let mut context = CallContext {
+            now,
+            listeners: &mut self.listeners,
+            processes: &processes,
+        };
+        for event in capture.woken(flags, &mut context) {
+            match event {
+                CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
                 CaptureEvent::Warning(text) => self.warn(text),
                 CaptureEvent::Gone => {
                     if let Some(one) = self.generations.get_mut(&generation) {
@@ -92,13 +91,45 @@ impl World {
         }
     }
 
+    /// Names what captured servers have come to listen on, once that has lasted a moment or `ready` is.
+    pub(super) fn name_listeners(&mut self, ready: Option<Generation>, now: Time) {
+        for generation in self.generations.keys().copied().collect::<Vec<_>>() {
+            let Some(one) = self.generations.get_mut(&generation) else {
+                continue;
+            };
+            let Some(capture) = &mut one.capture else {
+                continue;
+            };
+            let mut context = CallContext {
+                now,
+                listeners: &mut self.listeners,
+                processes: &|| one.server.processes(),
+            };
+            for event in capture.name_listeners(ready == Some(generation), &mut context) {
+                match event {
+                    CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
+                    CaptureEvent::Warning(text) => self.warn(text),
+                    CaptureEvent::Gone => {}
+                }
+            }
+        }
+    }
+
+    fn publish_listening(&mut self, as_given: &str) {
+        let text = format!("listening on {as_given}");
+        self.publish(&Record::new(RecordKind::Listening, text));
+    }
+
     /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
     /// must accept too; but nobody need where it has closed its listener.
     pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
         for one in self.generations.values_mut() {
-            let processes = || one.server.processes();
             if let Some(capture) = &mut one.capture {
-                capture.sweep(now, &mut self.listeners, processes);
+                capture.sweep(&mut CallContext {
+                    now,
+                    listeners: &mut self.listeners,
+                    processes: &|| one.server.processes(),
+                });
             }
         }
         let listeners = &self.listeners;

@@ -65,6 +65,7 @@ impl Spawned {
             readiness.and_then(Readiness::deadline),
             self.drain.as_ref().and_then(Drain::deadline),
             self.notify.deadline(),
+            self.capture.as_ref().and_then(Capture::deadline),
         ];
         deadlines.into_iter().flatten()
     }

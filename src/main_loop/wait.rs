@@ -231,6 +231,7 @@ impl World {
     }
 
     fn look(&mut self, now: Time, batch: &mut Batch) {
+        self.name_listeners(None, now);
         self.look_at_candidate(now, batch);
         self.look_at_draining(now, batch);
         let incidents = self.listeners.look(now);

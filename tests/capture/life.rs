@@ -158,7 +158,9 @@ fn a_candidate_that_crashes_changes_nothing() {
 #[test]
 fn a_candidate_that_asks_for_another_address_is_told_so() {
     let address = free_address();
-    let site = odd_at(address).serving("v1");
+    let site = odd_at(address)
+        .with(&["--ready-timeout", "2s"])
+        .serving("v1");
     let mut clients = site.clients(4);
     clients.until_answered(4);
     site.publish_odd("v2", &format!("at=0.0.0.0:{}", address.port()));
