@@ -4,6 +4,7 @@
 //! that every line a user may write can be tested.
 
 pub mod options;
+pub mod smoke;
 pub mod usage;
 pub mod values;
 
@@ -22,6 +23,7 @@ use clap_complete::Shell;
 
 use crate::program;
 use options::RunArgs;
+use smoke::{SmokeArgs, Trial};
 use usage::{Refusal, Usage};
 
 /// The variable that tells a server's own children which instance they run under.
@@ -53,6 +55,7 @@ pub enum Invocation {
     Upgrade {
         name: Option<String>,
     },
+    Smoke(Box<Trial>),
     /// Help, version, completions or the manual: for stdout, status 0.
     Print(String),
 }
@@ -128,6 +131,11 @@ enum ClientCommand {
         #[command(flatten)]
         whom: InstanceArg,
     },
+    /// Prove that a server can be swapped: send it requests during swaps
+    ///
+    /// Runs hotswap with the options that are not its own, asks the server with new, kept, slow and hesitating clients
+    /// through N swaps, and fails if a request failed (status 1).
+    Smoke(Box<SmokeArgs>),
     /// Print completions for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -162,7 +170,7 @@ pub fn parse(
         return Err(usage::unknown_command(word, &commands));
     }
     let read = if is_request {
-        read(arguments).and_then(|(line, _)| request(line, variable(INSTANCE)))
+        read(arguments).and_then(|(line, _)| request(line, arguments, variable(INSTANCE)))
     } else {
         run(arguments, variable)
     };
@@ -201,7 +209,7 @@ fn run(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, Refusal> {
     let (line, matches) = read(arguments)?;
-    usage::expect_command_behind_dashes(arguments, &line.run.command)?;
+    usage::expect_command_behind_dashes("hotswap", arguments, &line.run.command)?;
 
     let from_variables = options_from_variables(&matches, variable)?;
     let (line, matches) = read(&[&from_variables, arguments].concat())
@@ -259,7 +267,11 @@ fn option(long: &str, value: &[u8]) -> OsString {
     OsString::from_vec([b"--", long.as_bytes(), b"=", value].concat())
 }
 
-fn request(line: CommandLine, instance: Option<OsString>) -> Result<Invocation, Refusal> {
+fn request(
+    line: CommandLine,
+    arguments: &[OsString],
+    instance: Option<OsString>,
+) -> Result<Invocation, Refusal> {
     let or_our_own = |whom: InstanceArg| {
         whom.name
             .or_else(|| instance.and_then(|name| name.into_string().ok()))
@@ -294,6 +306,9 @@ fn request(line: CommandLine, instance: Option<OsString>) -> Result<Invocation, 
         Some(ClientCommand::Upgrade { whom }) => Invocation::Upgrade {
             name: or_our_own(whom),
         },
+        Some(ClientCommand::Smoke(smoke)) => Invocation::Smoke(Box::new(
+            smoke.trial(arguments.get(1..).unwrap_or_default())?,
+        )),
         Some(ClientCommand::Completions { shell }) => Invocation::Print(completions(shell)),
         Some(ClientCommand::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
     })

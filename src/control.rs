@@ -4,9 +4,9 @@
 
 pub mod client;
 mod connection;
-mod protocol;
+pub mod protocol;
 mod socket;
-mod socket_dirs;
+pub mod socket_dirs;
 #[cfg(test)]
 mod tests;
 

@@ -21,6 +21,7 @@ mod record;
 mod retry;
 mod server;
 mod signals;
+mod smoke;
 mod socket;
 mod status;
 mod stub;
@@ -85,6 +86,7 @@ fn run() -> Result<ExitCode> {
         }
         Ok(Invocation::Stop { name, timeout }) => requests::stop(name.as_deref(), timeout),
         Ok(Invocation::Events { name, json }) => queries::events(name.as_deref(), json),
+        Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
         Ok(Invocation::Upgrade { name }) => requests::upgrade(name.as_deref()),
         Err(usage) => {
             log::last_words(&usage.lines);

@@ -34,6 +34,7 @@ mod saturated;
 mod security;
 mod shared;
 mod signals;
+mod smoke;
 mod soak;
 mod stop;
 mod styles;

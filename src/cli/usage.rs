@@ -191,12 +191,13 @@ pub fn unknown_command(word: &str, commands: &[&str]) -> Usage {
 
 /// Without the dashes an option of the server's could not be told from one of hotswap's.
 pub fn expect_command_behind_dashes(
+    called: &str,
     arguments: &[OsString],
     command: &[OsString],
 ) -> Result<(), Refusal> {
     let Some(program) = command.first() else {
-        let lines = "no command to run\ntry: hotswap -- ./server";
-        return Err(Refusal::Usage(lines.into()));
+        let lines = format!("no command to run\ntry: {called} -- ./server");
+        return Err(Refusal::Usage(lines));
     };
     let options = arguments.len().saturating_sub(command.len());
     if options > 0 && arguments[options - 1] == "--" {
@@ -206,7 +207,7 @@ pub fn expect_command_behind_dashes(
     let words = [options, &["--".into()], command].concat();
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
     Err(Refusal::Usage(format!(
-        "cannot tell where the command begins: there is no -- before {}\ntry: hotswap {}",
+        "cannot tell where the command begins: there is no -- before {}\ntry: {called} {}",
         quoted(program),
         words.join(" ")
     )))

@@ -1,0 +1,173 @@
+//! The options of `hotswap smoke`: its own, and those of the hotswap that it tries.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::options::RunArgs;
+use super::usage::{self, Refusal};
+
+/// What the user wants of `hotswap smoke`.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    pub swaps: u32,
+    pub path: String,
+    pub slow_path: Option<String>,
+    pub expected: Vec<Expected>,
+    pub longest: Option<Duration>,
+    pub json: bool,
+    pub junit: Option<PathBuf>,
+    pub ready_timeout: Duration,
+    /// For the hotswap that is tried.
+    pub options: Vec<OsString>,
+    pub command: Vec<OsString>,
+}
+
+/// Statuses that count as a good answer: `200`, or `2xx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub from: u16,
+    pub to: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct SmokeArgs {
+    /// How many swaps
+    #[arg(long, value_name = "N", default_value = "20")]
+    swaps: u32,
+    /// The path that clients ask for
+    #[arg(long, value_name = "P", default_value = "/", value_parser = url_path)]
+    path: String,
+    /// A path whose answer takes a while, for the slow clients
+    #[arg(long, value_name = "P", value_parser = url_path)]
+    slow_path: Option<String>,
+    /// The statuses of a good answer
+    #[arg(long, value_name = "LIST", default_value = "2xx,3xx", value_delimiter = ',', value_parser = expected)]
+    expect: Vec<Expected>,
+    /// A request that takes longer has failed
+    #[arg(long, value_name = "N")]
+    max_ms: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write a JUnit file
+    #[arg(long, value_name = "F", value_hint = clap::ValueHint::FilePath)]
+    junit: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// The long options above that take a value.
+const WITH_VALUE: [&str; 6] = ["swaps", "path", "slow-path", "expect", "max-ms", "junit"];
+
+impl SmokeArgs {
+    /// What to try; `arguments` are those behind the word `smoke`.
+    pub fn trial(self, arguments: &[OsString]) -> Result<Trial, Refusal> {
+        usage::expect_command_behind_dashes("hotswap smoke", arguments, &self.run.command)?;
+        let dashes = arguments.len() - self.run.command.len() - 1;
+        let options = arguments.get(..dashes).unwrap_or_default();
+        Ok(Trial {
+            swaps: self.swaps,
+            path: self.path,
+            slow_path: self.slow_path,
+            expected: self.expect,
+            longest: self.max_ms.map(Duration::from_millis),
+            json: self.json,
+            junit: self.junit,
+            ready_timeout: self.run.ready_timeout,
+            options: without_own(options),
+            command: self.run.command,
+        })
+    }
+}
+
+/// The options that are for the hotswap that is tried.
+fn without_own(options: &[OsString]) -> Vec<OsString> {
+    let mut rest = Vec::new();
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let Some(long) = option.as_bytes().strip_prefix(b"--") else {
+            rest.push(option.clone());
+            continue;
+        };
+        let name = long.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let name = OsStr::from_bytes(name);
+        if WITH_VALUE.iter().any(|own| name == *own) {
+            if name.len() == long.len() {
+                options.next();
+            }
+        } else if name != "json" {
+            rest.push(option.clone());
+        }
+    }
+    rest
+}
+
+fn url_path(given: &str) -> Result<String, String> {
+    let fits = |c: char| !c.is_control() && !c.is_whitespace();
+    if given.starts_with('/') && given.chars().all(fits) {
+        Ok(given.to_owned())
+    } else {
+        Err("a path begins with / and has no spaces\ntry: /health".to_owned())
+    }
+}
+
+/// `2xx`, or `404`.
+fn expected(given: &str) -> Result<Expected, String> {
+    let wrong = || "not a status\ntry: 2xx,3xx".to_owned();
+    let (digits, all) = match given.strip_suffix("xx") {
+        Some(digit) => (digit, true),
+        None => (given, false),
+    };
+    let number: u16 = digits.parse().map_err(|_| wrong())?;
+    let expected = if all {
+        Expected {
+            from: number.saturating_mul(100),
+            to: number.saturating_mul(100).saturating_add(99),
+        }
+    } else {
+        Expected {
+            from: number,
+            to: number,
+        }
+    };
+    if (100..=599).contains(&expected.from) {
+        Ok(expected)
+    } else {
+        Err(wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_own_options_are_not_passed_on() {
+        let given = [
+            "--swaps",
+            "3",
+            "--listen",
+            "127.0.0.1:0",
+            "--json",
+            "--path=/x",
+            "-v",
+            "--junit",
+            "--out",
+        ];
+        let given: Vec<OsString> = given.iter().map(OsString::from).collect();
+        assert_eq!(without_own(&given), ["--listen", "127.0.0.1:0", "-v"]);
+    }
+
+    #[test]
+    fn statuses_come_alone_or_by_the_hundred() {
+        assert_eq!(expected("404"), Ok(Expected { from: 404, to: 404 }));
+        assert_eq!(expected("2xx"), Ok(Expected { from: 200, to: 299 }));
+        for wrong in ["", "xx", "9xx", "20", "2xxx", "ok", "-1"] {
+            assert!(expected(wrong).is_err(), "{wrong}");
+        }
+    }
+}

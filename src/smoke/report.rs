@@ -1,0 +1,296 @@
+//! What came of it: a table for people, an object for programs, a JUnit file for CI.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::http::Failure;
+use super::subject::Listener;
+use super::tally::{Count, Tally};
+
+/// The whole trial.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub listeners: Vec<Listener>,
+    pub swaps: u32,
+    pub wanted: u32,
+    pub tally: Tally,
+    /// How many old generations ended by a stop signal that they do not handle, and how many in their own way.
+    pub killed: usize,
+    pub graceful: usize,
+    /// Why it counts as failed, and what the user can do.
+    pub problem: Option<String>,
+    pub took: Duration,
+}
+
+impl Report {
+    /// What this server is, in one line.
+    fn kind(&self) -> String {
+        let listeners = self.listeners.iter().map(|one| {
+            let origin = if one.captured {
+                "captured"
+            } else {
+                "from --listen"
+            };
+            let sharing = if one.steered { "steered" } else { "shared" };
+            format!("{} ({origin}, {sharing})", one.address)
+        });
+        let mut parts: Vec<String> = listeners.collect();
+        if parts.is_empty() {
+            parts.push("hotswap owns none of its listeners".to_owned());
+        }
+        if let Some(graceful) = self.is_graceful() {
+            let old = self.graceful + self.killed;
+            parts.push(if graceful {
+                format!(
+                    "stops gracefully ({} of {old} ended in their own way)",
+                    self.graceful
+                )
+            } else {
+                format!(
+                    "has no graceful stop ({} of {old} were ended by the signal)",
+                    self.killed
+                )
+            });
+        }
+        parts.join("; ")
+    }
+
+    fn is_graceful(&self) -> Option<bool> {
+        (self.graceful + self.killed > 0).then_some(self.graceful > self.killed)
+    }
+
+    pub fn table(&self) -> String {
+        let mut table = String::new();
+        let mut row = |name: &str, count: &Count| {
+            let failed = count.failed();
+            let slowest = count.slowest.as_millis();
+            let _ = writeln!(
+                table,
+                "{name:<16}{:>10}{failed:>10}{slowest:>12}",
+                count.requests
+            );
+            for (failure, times) in &count.failures {
+                let _ = writeln!(table, "  {:<24}{times:>10}", failure.to_string());
+            }
+        };
+        row("all", &self.tally.all);
+        for (habit, count) in &self.tally.by_habit {
+            row(&habit.to_string(), count);
+        }
+        let heading = format!(
+            "{:<16}{:>10}{:>10}{:>12}",
+            "clients", "requests", "failed", "slowest, ms"
+        );
+        let mut text = format!("{heading}\n{table}");
+        for (generation, requests) in &self.tally.by_generation {
+            let _ = writeln!(text, "generation {generation:<5}{requests:>10}");
+        }
+        let _ = writeln!(text, "server: {}", self.kind());
+        let _ = writeln!(text, "swaps: {} of {}", self.swaps, self.wanted);
+        text
+    }
+
+    /// Keys are only ever added.
+    pub fn to_json(&self) -> Value {
+        let clients = self.tally.by_habit.iter();
+        let generations = self.tally.by_generation.iter();
+        json!({
+            "ok": self.problem.is_none(),
+            "problem": self.problem,
+            "swaps": self.swaps,
+            "swaps_wanted": self.wanted,
+            "took_ms": milliseconds(self.took),
+            "repeated": self.tally.repeated,
+            "all": count_to_json(&self.tally.all),
+            "clients": clients.map(|(habit, count)| (habit.to_string(), count_to_json(count))).collect::<serde_json::Map<_, _>>(),
+            "generations": generations
+                .map(|(generation, requests)| json!({"generation": generation, "requests": requests}))
+                .collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|one| json!({
+                "address": one.address,
+                "steered": one.steered,
+                "captured": one.captured,
+            })).collect::<Vec<_>>(),
+            "graceful": self.is_graceful(),
+        })
+    }
+
+    /// One test case for the start and the swaps, and one for each kind of client.
+    pub fn junit(&self) -> String {
+        let mut cases = case("swaps", self.took, self.problem.as_deref());
+        for (habit, count) in &self.tally.by_habit {
+            let failed = (count.failed() > 0).then(|| describe(count));
+            cases += &case(
+                &format!("{habit} clients"),
+                count.slowest,
+                failed.as_deref(),
+            );
+        }
+        let tests = 1 + self.tally.by_habit.len();
+        let failures = cases.matches("<failure ").count();
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+             <testsuite name=\"hotswap smoke\" tests=\"{tests}\" failures=\"{failures}\" errors=\"0\" time=\"{}\">\n\
+             {cases}</testsuite>\n",
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+fn case(name: &str, took: Duration, failure: Option<&str>) -> String {
+    let inner = failure.map_or_else(String::new, |why| {
+        format!("<failure message=\"{}\"/>", escaped(why))
+    });
+    let (name, took) = (escaped(name), took.as_secs_f64());
+    format!(
+        "  <testcase classname=\"hotswap\" name=\"{name}\" time=\"{took}\">{inner}</testcase>\n"
+    )
+}
+
+fn describe(count: &Count) -> String {
+    let kinds = count
+        .failures
+        .iter()
+        .map(|(failure, times)| format!("{times} {failure}"));
+    let kinds: Vec<String> = kinds.collect();
+    format!(
+        "{} of {} requests failed: {}",
+        count.failed(),
+        count.requests,
+        kinds.join(", ")
+    )
+}
+
+/// Fit for an attribute of XML 1.0, which has no way to spell most control characters.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' | '\r' | '\t' => escaped.push(' '),
+            '\u{fffe}' | '\u{ffff}' => escaped.push('?'),
+            c if c.is_control() => escaped.push('?'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn count_to_json(count: &Count) -> Value {
+    let failures = count.failures.iter();
+    json!({
+        "requests": count.requests,
+        "failed": count.failed(),
+        "slowest_ms": milliseconds(count.slowest),
+        "failures": failures.map(|(failure, times)| (failure.to_string(), json!(times))).collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why requests failed, in one line, and what the user can do about it.
+pub fn explain(report: &Report, path: &str) -> Option<String> {
+    let all = &report.tally.all;
+    if all.requests == 0 {
+        return Some("no request was made".to_owned());
+    }
+    let (most, _) = all.failures.iter().max_by_key(|(_, times)| **times)?;
+    let advice = match most {
+        Failure::Status(status) => {
+            format!(
+                "try: --path with one that answers 2xx or 3xx instead of {path}, or --expect {status}"
+            )
+        }
+        Failure::Tls => "try: a port where the server speaks plain HTTP".to_owned(),
+        Failure::NotHttp => "try: a port where the server speaks HTTP/1.1".to_owned(),
+        Failure::TooSlow => "try: a larger --max-ms".to_owned(),
+        _ if report.swaps == 0 => {
+            "try: the server without hotswap; it fails requests before any swap".to_owned()
+        }
+        _ if report.listeners.is_empty() => {
+            "try: --listen ADDR, or --capture auto, so that hotswap owns the listener".to_owned()
+        }
+        _ if report.listeners.iter().any(|one| !one.steered) => {
+            "try: a steered listener (a TCP address or a unix path, without --share)".to_owned()
+        }
+        _ => "try: --quiesce or --drain-timeout longer than its longest request".to_owned(),
+    };
+    Some(format!("{}\n{advice}", describe(all)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tally::Habit;
+    use super::*;
+
+    fn report(failure: Option<&Failure>) -> Report {
+        let mut report = Report {
+            listeners: vec![Listener {
+                address: "127.0.0.1:8080".into(),
+                steered: true,
+                captured: true,
+            }],
+            swaps: 2,
+            wanted: 2,
+            graceful: 2,
+            ..Report::default()
+        };
+        report
+            .tally
+            .add(Habit::New, 1, Duration::from_millis(3), None);
+        report
+            .tally
+            .add(Habit::Kept, 2, Duration::from_millis(7), failure);
+        report.problem = explain(&report, "/");
+        report
+    }
+
+    #[test]
+    fn a_clean_trial_has_no_problem() {
+        let report = report(None);
+        assert_eq!(report.problem, None);
+        assert_eq!(report.to_json()["ok"], true);
+        assert!(report.junit().contains("failures=\"0\""));
+        assert!(
+            report.table().contains("stops gracefully (2 of 2"),
+            "{}",
+            report.table()
+        );
+    }
+
+    #[test]
+    fn a_failure_says_what_to_do() {
+        for (failure, advice) in [
+            (Failure::Status(404), "--expect 404"),
+            (Failure::Tls, "plain HTTP"),
+            (Failure::Reset, "--quiesce"),
+        ] {
+            let report = report(Some(&failure));
+            let problem = report.problem.clone().unwrap();
+            assert!(
+                problem.starts_with("1 of 2 requests failed: 1 "),
+                "{problem}"
+            );
+            assert!(
+                problem.contains("\ntry: ") && problem.contains(advice),
+                "{problem}"
+            );
+            assert!(report.junit().contains("failures=\"2\""));
+        }
+    }
+
+    #[test]
+    fn no_text_breaks_the_junit_file() {
+        assert_eq!(
+            escaped("a<b>&\"c\"\x1b\n"),
+            "a&lt;b&gt;&amp;&quot;c&quot;? "
+        );
+    }
+}

@@ -1,0 +1,237 @@
+//! The hotswap that is tried, as a child: how it is started, asked and stopped.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use nix::poll::{PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, mkdtemp};
+use serde_json::Value;
+
+use super::http::Target;
+use crate::connections::listening::listening;
+use crate::control::client::{self, Instance, Received};
+use crate::control::protocol::{Reply, RequestKind};
+use crate::control::socket_dirs::SocketDirs;
+use crate::proc::{descriptor, process};
+use crate::socket::inet::Family;
+
+/// How often a hotswap that starts is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long an answer to a question may take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How many lines of the log are shown when something went wrong.
+const LAST_LINES: usize = 30;
+/// The longest path of a directory in which a unix socket still fits.
+const LONGEST_DIRECTORY: usize = 60;
+
+/// What a running server is asked through, and what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    pub address: String,
+    pub steered: bool,
+    pub captured: bool,
+}
+
+pub struct Subject {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Subject {
+    /// Starts hotswap with these options; `command` is the server and its arguments.
+    ///
+    /// # Errors
+    /// If there is no place for its files, or no process for it.
+    pub fn start(options: &[OsString], command: &[OsString]) -> Result<Self> {
+        let program = std::env::current_exe().context("cannot find hotswap's own program")?;
+        let mut parent = std::env::temp_dir();
+        if parent.as_os_str().len() > LONGEST_DIRECTORY {
+            parent = "/tmp".into();
+        }
+        let template = parent.join("hotswap-smoke-XXXXXX");
+        let directory = mkdtemp(&template)
+            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+        let log = File::create(directory.join("log")).context("cannot make a log")?;
+        let child = Command::new(program)
+            .args(options)
+            .arg("--control")
+            .arg(directory.join("control.sock"))
+            .arg("--")
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot make a log")?)
+            .stderr(log)
+            .spawn();
+        match child {
+            Ok(child) => Ok(Self { child, directory }),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&directory);
+                Err(error).context("cannot run hotswap")
+            }
+        }
+    }
+
+    /// Its state as soon as a generation serves.
+    ///
+    /// # Errors
+    /// If it ends before that, or `until` has come.
+    pub fn serving(&mut self, until: Instant) -> Result<Value> {
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for hotswap")? {
+                let status = status.code().map_or(137, |code| code);
+                return Err(anyhow!(
+                    "the server did not come up: hotswap ended with status {status}"
+                ));
+            }
+            if let Ok(state) = self.state()
+                && state["state"] == "serving"
+            {
+                return Ok(state);
+            }
+            if Instant::now() > until {
+                return Err(anyhow!(
+                    "the server did not come up in time\ntry: hotswap smoke --ready-timeout 2m"
+                ));
+            }
+            pause(LOOK);
+        }
+    }
+
+    /// # Errors
+    /// If it does not answer.
+    pub fn state(&self) -> Result<Value> {
+        let mut instance = self.connect()?;
+        instance.ask(RequestKind::Status);
+        let until = Instant::now() + ANSWER;
+        loop {
+            match instance.next(Some(until)) {
+                Received::Said(Reply::Status(state)) => return Ok(state),
+                Received::Said(_) => {}
+                Received::TimedOut | Received::Lost => {
+                    return Err(anyhow!("hotswap does not answer"));
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// If nobody is at its control socket.
+    pub fn connect(&self) -> Result<Instance> {
+        let path = self.directory.join("control.sock");
+        if !path.exists() {
+            return Err(anyhow!("hotswap has no control socket yet"));
+        }
+        let until = Instant::now() + ANSWER;
+        client::find(&SocketDirs::ours(), path.to_str(), Some(until))
+            .map_err(|nobody| anyhow!("{nobody}"))
+    }
+
+    /// The end of what hotswap and the server wrote.
+    pub fn last_lines(&self) -> Vec<String> {
+        let mut last = VecDeque::new();
+        let log = File::open(self.directory.join("log"));
+        let lines = log.map(|log| BufReader::new(log).split(b'\n'));
+        for line in lines.into_iter().flatten().map_while(Result::ok) {
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(String::from_utf8_lossy(&line).into_owned());
+        }
+        last.into()
+    }
+}
+
+impl Drop for Subject {
+    /// Everything ends with us; the second signal ends a stop that hangs.
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
+        for patience in [
+            Duration::from_secs(10),
+            Duration::from_secs(5),
+            Duration::from_secs(5),
+        ] {
+            if let Ok(pid) = pid {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
+            let until = Instant::now() + patience;
+            while Instant::now() < until {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    let _ = fs::remove_dir_all(&self.directory);
+                    return;
+                }
+                pause(LOOK);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn pause(time: Duration) {
+    let _ = poll(
+        &mut [],
+        PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO),
+    );
+}
+
+/// The listeners of a state that an HTTP client can ask.
+pub fn listeners(state: &Value) -> Vec<Listener> {
+    let all = state["listeners"].as_array().into_iter().flatten();
+    all.map(|one| Listener {
+        address: one["address"].as_str().unwrap_or_default().to_owned(),
+        steered: one["steered"] == true,
+        captured: one["captured"] == true,
+    })
+    .collect()
+}
+
+/// Where the server listens by itself, if hotswap owns none of its listeners.
+pub fn unowned(state: &Value) -> Vec<Target> {
+    let serving = state["generations"].as_array().into_iter().flatten();
+    let mut serving = serving.filter_map(|one| one["pid"].as_i64());
+    let main = serving.next();
+    let main = main
+        .and_then(|pid| i32::try_from(pid).ok())
+        .map(Pid::from_raw);
+    let mut processes = Vec::from_iter(main);
+    let mut next = 0;
+    while let Some(process) = processes.get(next) {
+        processes.extend(process::children(*process));
+        next += 1;
+    }
+    let sockets: HashSet<u64> = processes
+        .into_iter()
+        .filter_map(|process| descriptor::sockets(process).ok())
+        .flatten()
+        .collect();
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(|family| listening(family, 0).ok())
+        .flatten()
+        .filter(|one| sockets.contains(&one.inode))
+        .filter_map(|one| target(&one.address.to_string()))
+        .collect()
+}
+
+/// Where a client reaches the server that listens on this address.
+pub fn target(address: &str) -> Option<Target> {
+    if address.starts_with('/') {
+        return Some(Target::Unix(Path::new(address).to_owned()));
+    }
+    let mut address: SocketAddr = address.parse().ok()?;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    Some(Target::Tcp(address))
+}

@@ -1,0 +1,77 @@
+//! What the clients met: every request is counted, and every failure is named.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::http::Failure;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Habit {
+    /// A connection for each request.
+    New,
+    /// One connection for as long as the server keeps it.
+    Kept,
+    /// Asks for `--slow-path`, or sends its request in two halves.
+    Slow,
+    /// Connects, and sends its request later.
+    Hesitating,
+}
+
+impl fmt::Display for Habit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Habit::New => "new",
+            Habit::Kept => "kept",
+            Habit::Slow => "slow",
+            Habit::Hesitating => "hesitating",
+        })
+    }
+}
+
+/// The requests of one kind of client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub requests: usize,
+    pub failures: BTreeMap<Failure, usize>,
+    pub slowest: Duration,
+}
+
+impl Count {
+    pub fn failed(&self) -> usize {
+        self.failures.values().sum()
+    }
+
+    fn add(&mut self, took: Duration, failure: Option<&Failure>) {
+        self.requests += 1;
+        self.slowest = self.slowest.max(took);
+        if let Some(failure) = failure {
+            *self.failures.entry(failure.clone()).or_default() += 1;
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub all: Count,
+    pub by_habit: BTreeMap<Habit, Count>,
+    /// Requests by the generation that served when their connection was opened.
+    pub by_generation: BTreeMap<u32, usize>,
+    /// Requests on kept connections that the server had closed meanwhile, made again on a new one as any HTTP client does.
+    pub repeated: usize,
+}
+
+impl Tally {
+    pub fn add(
+        &mut self,
+        habit: Habit,
+        generation: u32,
+        took: Duration,
+        failure: Option<&Failure>,
+    ) {
+        self.all.add(took, failure);
+        self.by_habit.entry(habit).or_default().add(took, failure);
+        *self.by_generation.entry(generation).or_default() += 1;
+    }
+}

@@ -1,0 +1,147 @@
+//! `hotswap smoke`: it tells a server that keeps its requests from one that loses some.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::plan::hotswap;
+use crate::common::{hotswap_program, processes, server};
+
+/// One trial in a directory of its own, after which nothing is left.
+fn smoke(dir: &TempDir, options: &[&str], command: &[&str]) -> Output {
+    let mut smoke = hotswap(hotswap_program(), dir.path());
+    smoke.env("TMPDIR", dir.path()).arg("smoke").args(options);
+    smoke
+        .arg("--")
+        .args(command)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = smoke.output().expect("a trial");
+    assert!(
+        processes::of_site(dir.path()).is_empty(),
+        "processes are left"
+    );
+    let left = dir.path().read_dir().expect("the directory").flatten();
+    let left = left.filter(|one| {
+        one.file_name()
+            .to_string_lossy()
+            .starts_with("hotswap-smoke")
+    });
+    assert_eq!(left.count(), 0, "files are left");
+    output
+}
+
+fn program(name: &str) -> String {
+    server(name).to_str().expect("a path").to_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_server_that_keeps_its_requests_passes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let junit = dir.path().join("junit.xml");
+    let options = [
+        "--swaps",
+        "3",
+        "--listen",
+        "127.0.0.1:0",
+        "--slow-path",
+        "/slow?ms=100",
+    ];
+    let files = ["--json", "--junit", junit.to_str().expect("a path")];
+    let output = smoke(
+        &dir,
+        &[&options[..], &files[..]].concat(),
+        &[&program("hello")],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["swaps"], 3, "{report}");
+    assert_eq!(report["all"]["failed"], 0, "{report}");
+    for client in ["new", "kept", "slow", "hesitating"] {
+        assert!(
+            report["clients"][client]["requests"].as_u64() > Some(0),
+            "{client}: {report}"
+        );
+    }
+    assert_eq!(
+        report["generations"].as_array().map(Vec::len),
+        Some(4),
+        "{report}"
+    );
+    assert_eq!(report["graceful"], true, "{report}");
+    let junit = std::fs::read_to_string(junit).expect("the JUnit file");
+    assert!(junit.contains("tests=\"5\" failures=\"0\""), "{junit}");
+}
+
+#[test]
+fn a_server_whose_requests_are_cut_fails() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--swaps", "3", "--listen", "127.0.0.1:0", "--quiesce", "0s"];
+    let output = smoke(&dir, &options, &[&program("odd"), "think=200ms"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("requests failed"), "{said}");
+    assert!(said.contains("\ntry: --quiesce"), "{said}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("has no graceful stop"), "{table}");
+}
+
+#[test]
+fn a_status_that_was_not_wanted_fails_before_the_first_swap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--swaps", "3", "--listen", "127.0.0.1:0"];
+    let command = [program("odd"), "status=404".into()];
+    let command = [command[0].as_str(), command[1].as_str()];
+    let output = smoke(&dir, &options, &command);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("status 404") && said.contains("--expect 404"),
+        "{said}"
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("swaps: 0 of 3"));
+    let output = smoke(
+        &dir,
+        &[&options[..], &["--expect", "404"]].concat(),
+        &command,
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_server_that_never_comes_up_fails_with_its_own_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = smoke(
+        &dir,
+        &["--swaps", "3"],
+        &[&program("odd"), "say=no-database", "exit=3"],
+    );
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("did not come up: hotswap ended with status 3"),
+        "{said}"
+    );
+    assert!(said.contains("no-database"), "{said}");
+}
+
+#[test]
+fn a_line_that_cannot_be_understood_is_a_usage_error() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (options, hint) in [
+        (&["--swaps", "many"][..], "--swaps"),
+        (&["--path", "health"], "try: --path /health"),
+        (&["--expect", "fine"], "try: --expect 2xx,3xx"),
+        (&["--no-such-option"], "--no-such-option"),
+    ] {
+        let output = smoke(&dir, options, &["true"]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(hint), "{said}");
+    }
+}
