@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::options::Stderr;
+use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
 use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
@@ -50,6 +50,7 @@ pub struct ServerConfig {
     /// HOTSWAP_SOCKET.
     pub control: Option<PathBuf>,
     pub capture: bool,
+    pub stdin: Stdin,
 }
 
 /// What one generation is given.
@@ -117,6 +118,7 @@ impl Server {
             user: server_config.user.clone(),
             group: server_config.group.clone(),
             capture: server_config.capture,
+            open_stdin: server_config.stdin == Stdin::Open,
             numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
             open_files: open_files::given(),

@@ -20,10 +20,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{chdir, dup2_stdin, execve, getpid};
+use nix::unistd::{chdir, dup2_stdin, execve, getpid, pipe2};
 
 use crate::capture::filter;
 use crate::proc;
@@ -109,11 +109,11 @@ fn prepare(
     } else {
         None
     };
-    let null = File::open("/dev/null").map_err(ours("open /dev/null"))?;
-    dup2_stdin(&null)
+    let stdin = stdin(request.open_stdin).map_err(ours("open its stdin"))?;
+    dup2_stdin(&stdin)
         .map_err(io::Error::from)
-        .map_err(ours("use /dev/null as stdin"))?;
-    drop(null);
+        .map_err(ours("put its stdin in its place"))?;
+    drop(stdin);
     arrange(handed, &request.numbers, line, &mut program)
         .map_err(ours("put its sockets in their places"))?;
     open_files::put_back(request.open_files);
@@ -142,6 +142,18 @@ fn prepare(
         })?;
     }
     PreparedProgram::new(&request, program)
+}
+
+/// /dev/null, or a pipe that the server itself holds open for writing, so that it never ends.
+fn stdin(open: bool) -> io::Result<File> {
+    if !open {
+        return File::open("/dev/null");
+    }
+    let (pipe, _) = pipe2(OFlag::O_CLOEXEC)?;
+    File::options()
+        .read(true)
+        .write(true)
+        .open(proc::path_of(&pipe))
 }
 
 /// Gives each descriptor its number, to keep over the exec. Our own ones step aside.

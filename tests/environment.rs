@@ -210,6 +210,27 @@ fn it_starts_with_a_clean_slate() {
 }
 
 #[test]
+fn its_stdin_is_left_open_if_it_shall_be() {
+    let plan = Site::at(Place::Tcp4).with(&["--stdin", "open"]);
+    let hello = server("hello").display().to_string();
+    // cat ends at the end of its stdin, and the script with it
+    let script = format!("#!/bin/sh\nexec 5<&0\n(cat <&5; kill $$) & VERSION=v1 exec {hello} 127.0.0.1:0\n");
+    let site = plan.by_script(&script, &[]).serving("v1");
+    site.swap();
+    assert_eq!(site.log.count("is dead"), 0);
+}
+
+#[test]
+fn a_tool_that_ends_with_its_stdin_is_given_a_hint() {
+    let script = "#!/bin/sh\ncat\n";
+    let plan = Site::at(Place::Nowhere).by_script(script, &[]);
+    let mut site = plan.starting("v1");
+    site.expect_status(0);
+    site.log.wait_for("its stdin is /dev/null");
+    site.log.wait_for("try: --stdin open");
+}
+
+#[test]
 fn an_env_file_is_read_for_every_generation() {
     let plan = Site::at(Place::Tcp4);
     let file = plan.dir().join("run/env");

@@ -177,6 +177,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Instance")]
     pub chdir: Option<PathBuf>,
 
+    /// What the server's stdin is
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "null",
+        help_heading = "Words"
+    )]
+    pub stdin: Stdin,
+
     /// What the server's stderr is [default: pass; on a terminal, inherit]
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Words")]
     pub stderr: Option<Stderr>,
@@ -233,6 +243,14 @@ pub enum Restart {
     /// What `--dev` does by itself: wait until a file changes.
     #[value(skip)]
     OnChange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stdin {
+    /// /dev/null
+    Null,
+    /// A pipe that stays open and never delivers, for tools that end at the end of their stdin
+    Open,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

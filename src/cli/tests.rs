@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
-use super::options::{CaptureMode, LogFormat, Order, Restart, RunArgs, Stderr};
+use super::options::{CaptureMode, LogFormat, Order, Restart, RunArgs, Stderr, Stdin};
 use super::values::{self, SocketOwner};
 use super::{Invocation, Usage, parse};
 use crate::ready::ReadyMode;
@@ -72,6 +72,7 @@ fn nothing_but_a_command_gets_every_default() {
     assert_eq!(run.debounce, Duration::from_millis(50));
     assert_eq!(run.poll, Duration::from_secs(1));
     assert_eq!(run.before_swap_timeout, Duration::from_secs(600));
+    assert_eq!(run.stdin, Stdin::Null);
     assert_eq!(run.log_format, LogFormat::Text);
     assert_eq!(run.instance(), "server");
 }
@@ -84,7 +85,7 @@ fn every_option_is_read() {
          --drain-timeout 2h --max-draining 1 --order stop-first --restart never -w src --watch=views --no-watch \
          --debounce 0 --poll 0 --before-swap make --before-swap-timeout 1m --on-event true --dev --clear \
          --no-fallback --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
-         --stderr inherit --log-format json -q -- server",
+         --stdin open --stderr inherit --log-format json -q -- server",
     );
     assert_eq!(spellings(&run), ["8080", "/run/a.sock"]);
     assert_eq!(run.listen[0].name.as_deref(), Some("web"));
@@ -105,6 +106,7 @@ fn every_option_is_read() {
     assert_eq!(run.watch.len(), 2);
     assert_eq!(run.poll, Duration::ZERO);
     assert_eq!(run.instance(), "api");
+    assert_eq!(run.stdin, Stdin::Open);
     assert_eq!(run.stderr(), Stderr::Inherit);
     assert_eq!(run.log_format, LogFormat::Json);
     assert!(run.share && run.no_watch && run.dev && run.clear && run.no_fallback && run.quiet);

@@ -6,11 +6,15 @@ use log::Level;
 
 use super::World;
 use super::generation::Spawned;
+use crate::cli::options::Stdin;
 use crate::log as lines;
 use crate::ready::NotReadyReason;
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Time, Transition};
 use crate::sys;
+
+/// So soon ends what has only looked at its stdin.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 impl World {
     pub(super) fn announce(&mut self, transition: &Transition) {
@@ -25,6 +29,9 @@ impl World {
                 draining,
             } => self.serving(*generation, *cause, *draining),
             Transition::Failed(failure) => {
+                if let Reason::Exited(exit, after) = &failure.reason {
+                    self.hint_at_stdin(failure.generation, exit, *after);
+                }
                 let old = failure
                     .keeps_serving
                     .filter(|_| self.args.dev)
@@ -38,6 +45,7 @@ impl World {
                 then,
             } => {
                 let after = self.since(*generation, |one| one.serving_since);
+                self.hint_at_stdin(*generation, exit, after);
                 Record::dead(*generation, exit, after, *then)
             }
             Transition::Gone { generation, exit } => {
@@ -98,6 +106,16 @@ impl World {
         let record = Record::failed(failure, age);
         self.status_data.failed(failure, &record.text, sys::now());
         record
+    }
+
+    /// Tools that watch or bundle end with 0 at the end of their stdin, and say nothing.
+    fn hint_at_stdin(&mut self, generation: Generation, exit: &Exit, after: Duration) {
+        let at_once = generation == Generation(1) && after < AT_ONCE;
+        if at_once && *exit == Exit::Status(0) && self.args.stdin == Stdin::Null {
+            self.warn(format!(
+                "{generation} ended with status 0 at once, and its stdin is /dev/null\ntry: --stdin open"
+            ));
+        }
     }
 
     /// What it was waited for in vain.

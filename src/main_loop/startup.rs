@@ -191,6 +191,7 @@ fn server_config(args: &RunArgs, control: &Control, capture: bool) -> ServerConf
         group: args.group.clone(),
         chdir: args.chdir.clone(),
         env_file: args.env_file.clone(),
+        stdin: args.stdin,
         stderr: args.stderr(),
         name: control.name().to_owned(),
         control: control.path().map(Path::to_owned),

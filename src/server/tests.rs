@@ -29,6 +29,7 @@ fn server_config(command: &[&str]) -> ServerConfig {
         name: format!("test-{:?}", std::thread::current().id()),
         control: None,
         capture: false,
+        stdin: Stdin::Null,
     }
 }
 

@@ -10,6 +10,10 @@ use std::path::PathBuf;
 
 /// The program, and all that holds for it from its first instruction on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "a mark in the record is a bool here"
+)]
 pub struct StubRequest {
     /// The program as the user spelled it, and its arguments.
     pub command: Vec<OsString>,
@@ -21,6 +25,8 @@ pub struct StubRequest {
     pub group: Option<String>,
     /// Go under the filter that stops bind(2), and send the descriptor its notifications come from.
     pub capture: bool,
+    /// A stdin that never ends, instead of /dev/null.
+    pub open_stdin: bool,
     /// The numbers that the descriptors sent before the order get, in their order.
     pub numbers: Vec<RawFd>,
     /// One more descriptor follows them: execute that one, whatever the path leads to by now.
@@ -38,6 +44,7 @@ const NUMBER: u8 = b'n';
 const LIMIT: u8 = b'f';
 const LISTEN_PID: u8 = b'l';
 const CAPTURE: u8 = b'c';
+const OPEN_STDIN: u8 = b'i';
 const BY_DESCRIPTOR: u8 = b'p';
 
 impl StubRequest {
@@ -75,6 +82,7 @@ impl StubRequest {
         let marks = [
             (LISTEN_PID, self.listen_pid),
             (CAPTURE, self.capture),
+            (OPEN_STDIN, self.open_stdin),
             (BY_DESCRIPTOR, self.by_descriptor),
         ];
         for (mark, _) in marks.into_iter().filter(|(_, set)| *set) {
@@ -119,6 +127,7 @@ impl StubRequest {
             }
             LISTEN_PID => self.listen_pid = true,
             CAPTURE => self.capture = true,
+            OPEN_STDIN => self.open_stdin = true,
             BY_DESCRIPTOR => self.by_descriptor = true,
             _ => return None,
         }
@@ -175,7 +184,7 @@ mod tests {
             user in proptest::option::of("[a-z]{1,8}"),
             numbers in vec(0..9999, 0..4),
             open_files in proptest::option::of((0_u64.., 0_u64..)),
-            marks in any::<[bool; 3]>(),
+            marks in any::<[bool; 4]>(),
         ) {
             let request = StubRequest {
                 command,
@@ -187,6 +196,7 @@ mod tests {
                 open_files,
                 listen_pid: marks[0],
                 capture: marks[1],
+                open_stdin: marks[3],
                 by_descriptor: marks[2],
             };
             let written = request.to_bytes().expect("no NUL in it");

@@ -1,7 +1,7 @@
 use std::fs::File;
 
 use super::*;
-use crate::cli::options::Stderr;
+use crate::cli::options::{Stderr, Stdin};
 
 fn inherited_socket(name: &str, as_given: &str, addr: &str, kind: SocketKind) -> InheritedSocket {
     InheritedSocket {
@@ -39,6 +39,7 @@ fn server_config(command: &[&str]) -> ServerConfig {
         name: "api".into(),
         control: Some("/run/api.sock".into()),
         capture: false,
+        stdin: Stdin::Null,
     }
 }
 
