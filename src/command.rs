@@ -131,11 +131,15 @@ impl Command {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.deadline
+        let output = self.output.as_ref().and_then(Output::deadline);
+        self.deadline.into_iter().chain(output).min()
     }
 
     /// Its deadline may have passed.
     pub fn look(&mut self, now: Time) {
+        if let Some(output) = &mut self.output {
+            output.look(now);
+        }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             if self.asked_to_end {
                 self.kill();

@@ -8,10 +8,12 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write, stderr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use env_logger::fmt::Formatter;
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, LevelFilter, Record as LogRecord};
+use nix::sys::stat::fstat;
 use serde_json::Map;
 
 use crate::cli::options::{LogFormat, RunArgs};
@@ -31,6 +33,47 @@ struct LineStyle {
     colours: bool,
     /// Verdicts are what somebody at the desk waits for.
     verdicts_in_colour: bool,
+    before: Before,
+}
+
+/// What stands before each line of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// On a terminal: its reader is there.
+    Nothing,
+    Time,
+    /// In the journal, which has a time itself: `<3>` and `<4>` of sd-daemon(3) for what went wrong.
+    Priority,
+}
+
+impl Before {
+    fn on_stderr() -> Self {
+        if stderr().is_terminal() {
+            return Before::Nothing;
+        }
+        let named = std::env::var("JOURNAL_STREAM").ok();
+        let stream = fstat(stderr()).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+        match (named, stream) {
+            (Some(named), Ok(stream)) if named == stream => Before::Priority,
+            _ => Before::Time,
+        }
+    }
+
+    fn line(self, level: Level, text: &str) -> String {
+        let priority = match (self, level) {
+            (Before::Nothing, _) => return format!("hotswap: {text}"),
+            (Before::Time, _) => {
+                let time = humantime::format_rfc3339_millis(SystemTime::now());
+                return format!("{time} hotswap: {text}");
+            }
+            (Before::Priority, Level::Error) => "<3>",
+            (Before::Priority, Level::Warn) => "<4>",
+            (Before::Priority, _) => "",
+        };
+        // a hint is a line of its own there
+        let text = text.replace('\n', &format!("\n{priority}"));
+        format!("{priority}hotswap: {text}")
+    }
 }
 
 /// From here on `log` writes to stderr. `filter` is what HOTSWAP_LOG holds.
@@ -39,6 +82,7 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
         format: run.log_format,
         colours: colours_fit(),
         verdicts_in_colour: run.dev,
+        before: Before::on_stderr(),
     };
     sink().choose_way();
     let mut logger = env_logger::Builder::new();
@@ -95,11 +139,16 @@ fn as_record<R>(record: &Record, f: impl FnOnce(&LogRecord) -> R) -> R {
         .build())
 }
 
-/// The line that `main` ends with; it needs no logger.
+/// The line that `main` ends with; it needs no logger. It is an answer rather than an event, and has no time.
 pub fn last_words(text: &str) {
     let mut sink = sink();
     sink.choose_way();
-    sink.push(format!("hotswap: {}\n", escape_but_for_hints(text)).as_bytes());
+    let before = match Before::on_stderr() {
+        Before::Nothing | Before::Time => Before::Nothing,
+        Before::Priority => Before::Priority,
+    };
+    let line = before.line(Level::Error, &escape_but_for_hints(text));
+    sink.push(format!("{line}\n").as_bytes());
     sink.finish();
 }
 
@@ -110,9 +159,9 @@ pub fn clear_terminal() {
     }
 }
 
-/// What a server has written to its own stderr, as it came.
-pub fn pass_on(bytes: &[u8]) {
-    sink().pass_on(bytes);
+/// What a server has written to its own stderr. `stream` tells it from others, whose lines it is not mixed with.
+pub fn pass_on(stream: u64, bytes: &[u8]) {
+    sink().pass_on(stream, bytes);
 }
 
 /// Where to wait for POLLOUT, while lines wait for their reader.
@@ -163,9 +212,10 @@ fn write_record(out: &mut Formatter, record: &LogRecord, look: LineStyle) -> io:
     }
     let event = fields.get("event").and_then(serde_json::Value::as_str);
     let text = escape_but_for_hints(&record.args().to_string());
+    let line = look.before.line(record.level(), &text);
     match colour(record.level(), event, look) {
-        Some(colour) => writeln!(out, "\x1b[{colour}mhotswap: {text}\x1b[0m"),
-        None => writeln!(out, "hotswap: {text}"),
+        Some(colour) => writeln!(out, "\x1b[{colour}m{line}\x1b[0m"),
+        None => writeln!(out, "{line}"),
     }
 }
 

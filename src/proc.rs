@@ -15,12 +15,20 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use nix::unistd::Pid;
+
 /// Most files in /proc fit, so that they take one read and one that finds nothing more; they do not tell their length.
 const USUAL_SIZE: usize = 4096;
 
 /// A path to what a descriptor of ours is open on.
 pub fn path_of(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The name of the file that a process runs, as far as it is text.
+pub fn program(process: Pid) -> Option<String> {
+    let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
+    Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The process or the file in /proc that an error came from has ended.

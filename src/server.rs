@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
-use crate::proc::process::ProcessId;
+use crate::proc::{self, process::ProcessId, status};
 use crate::stub::channel::{self, StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
 use crate::stub::{FIRST, open_files};
@@ -196,6 +196,17 @@ impl Server {
         both.map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
+    /// When [`Server::look`] is due.
+    pub fn deadline(&self) -> Option<Time> {
+        self.output.as_ref().and_then(Output::deadline)
+    }
+
+    pub fn look(&mut self, now: Time) {
+        if let Some(output) = &mut self.output {
+            output.look(now);
+        }
+    }
+
     /// One of those descriptors has something to say.
     pub fn woken(&mut self, fd: RawFd) -> Vec<ServerEvent> {
         if self
@@ -252,16 +263,31 @@ impl Server {
         }
     }
 
-    /// Asks it to end, and wakes it up for that.
-    pub fn stop(&self, signal: Signal) {
+    /// Passes SIGUSR1 on to the process that would be asked to end, if it has a use for it: it kills those that do not
+    /// catch it, and node opens its debugger. Whether it was passed on.
+    pub fn reopen(&self) -> bool {
+        let target = self.stop_target();
+        let is_node = proc::program(target).is_some_and(|name| name.starts_with("node"));
+        let wants_it = !is_node && status::catches(target, Signal::SIGUSR1).unwrap_or(false);
+        let lives = target != self.tree.main || self.tree.main_lives;
+        lives && wants_it && kill(target, Signal::SIGUSR1).is_ok()
+    }
+
+    fn stop_target(&self) -> Pid {
         let binder = self.binder.filter(|binder| binder.lives());
         let binder = binder.map(|binder| binder.pid);
-        match binder.filter(|binder| *binder != self.tree.main && self.has(*binder)) {
-            Some(binder) => {
-                let _ = kill(binder, signal);
-                let _ = kill(binder, Signal::SIGCONT);
-            }
-            None => self.signal_main(signal),
+        let binder = binder.filter(|binder| *binder != self.tree.main && self.has(*binder));
+        binder.unwrap_or(self.tree.main)
+    }
+
+    /// Asks it to end, and wakes it up for that.
+    pub fn stop(&self, signal: Signal) {
+        let target = self.stop_target();
+        if target == self.tree.main {
+            self.signal_main(signal);
+        } else {
+            let _ = kill(target, signal);
+            let _ = kill(target, Signal::SIGCONT);
         }
         self.signal_main(Signal::SIGCONT);
     }

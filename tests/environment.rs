@@ -214,7 +214,8 @@ fn its_stdin_is_left_open_if_it_shall_be() {
     let plan = Site::at(Place::Tcp4).with(&["--stdin", "open"]);
     let hello = server("hello").display().to_string();
     // cat ends at the end of its stdin, and the script with it
-    let script = format!("#!/bin/sh\nexec 5<&0\n(cat <&5; kill $$) & VERSION=v1 exec {hello} 127.0.0.1:0\n");
+    let script =
+        format!("#!/bin/sh\nexec 5<&0\n(cat <&5; kill $$) & VERSION=v1 exec {hello} 127.0.0.1:0\n");
     let site = plan.by_script(&script, &[]).serving("v1");
     site.swap();
     assert_eq!(site.log.count("is dead"), 0);

@@ -6,8 +6,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::common::place::Place;
+use crate::common::plan::hotswap;
+use crate::common::program::install;
 use crate::common::site::Site;
-use crate::common::{eventually, processes, server};
+use crate::common::{eventually, hotswap_program, processes, server};
 
 /// The line with every number and duration replaced by `N`.
 fn shape(line: &str) -> String {
@@ -50,6 +52,94 @@ fn a_swap_is_told_line_by_line() {
         last,
         "hotswap: generation N is gone after D (exited with status N)"
     );
+}
+
+/// What hotswap itself writes, byte for byte, when its stderr is a pipe and these variables are set.
+fn written_under(variables: &[(&str, &str)]) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = hotswap(hotswap_program(), dir.path());
+    command.args(["--no-watch", "--", "/bin/sh", "-c", "exit 3"]);
+    let output = command.envs(variables.iter().copied()).output();
+    String::from_utf8_lossy(&output.expect("its output").stderr).into_owned()
+}
+
+#[test]
+fn each_line_has_its_time_where_nobody_watches() {
+    let written = written_under(&[]);
+    assert!(
+        written.contains(" hotswap: generation 1 started"),
+        "{written}"
+    );
+    for line in written.lines() {
+        let (time, _) = line.split_once(" hotswap: ").expect(line);
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn the_journal_gets_priorities_instead_of_times() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = dir.path().join("journal");
+    let file = std::fs::File::create(&journal).expect("a file");
+    let stat = nix::sys::stat::fstat(&file).expect("its identity");
+    let mut command = hotswap(hotswap_program(), dir.path());
+    command.args(["--no-watch", "--", "/bin/sh", "-c", "exit 3"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino));
+    command.stderr(file).status().expect("its end");
+    let written = std::fs::read_to_string(&journal).expect("what it wrote");
+    assert!(
+        written.starts_with("hotswap: generation 1 started"),
+        "{written}"
+    );
+    assert!(
+        written.contains("\n<3>hotswap: generation 1 aborted"),
+        "{written}"
+    );
+}
+
+#[test]
+fn long_lines_of_two_generations_are_not_mixed() {
+    let script = "#!/bin/sh\nletter=$(echo xab | cut -c$((HOTSWAP_GENERATION + 1)))\n\
+                  half() { head -c 40000 /dev/zero | tr '\\0' $letter; }\n\
+                  while :; do half; sleep 0.02; half; echo; sleep 0.05; done >&2\n";
+    let site = Site::at(Place::Nowhere)
+        .with(&["--ready", "after:10ms", "--stop-signal", "WINCH"])
+        .by_script(script, &[])
+        .serving("v1");
+    site.swap();
+    for letter in ["a", "b"] {
+        let whole = letter.repeat(80_000);
+        eventually("whole lines", || {
+            (site.log.lines(&whole).len() > 4).then_some(())
+        });
+    }
+    let mixed = |line: &&String| line.contains("aaa") && line.contains("bbb");
+    assert_eq!(site.log.lines("aaa").iter().find(mixed), None);
+}
+
+#[test]
+fn a_prompt_is_passed_on_before_its_line_ends() {
+    let script = "#!/bin/sh\nprintf 'password: ' >&2\nexec sleep 100\n";
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("server");
+    install(&program, script.as_bytes(), 0o755);
+    let mut command = hotswap(hotswap_program(), dir.path());
+    command.args(["--ready", "after:10ms", "--"]).arg(&program);
+    let mut child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("hotswap");
+    let mut stderr = child.stderr.take().expect("its stderr");
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("password: ") {
+        let mut piece = [0; 1000];
+        let bytes = std::io::Read::read(&mut stderr, &mut piece).expect("a piece");
+        assert!(bytes > 0, "{}", String::from_utf8_lossy(&read));
+        read.extend_from_slice(&piece[..bytes]);
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("a signal");
+    child.wait().expect("its end");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
-/// As much as a pipe holds by itself.
+/// As much as a pipe holds by itself. A longer line is kept all the same, where nothing waits before it.
 const LIMIT: usize = 64 * 1024;
 
 /// poll(2) promises room for so much in a pipe.
@@ -26,8 +26,8 @@ static STDERR: LazyLock<Stderr> = LazyLock::new(io::stderr);
 pub struct Sink {
     way: StderrKind,
     waiting: Vec<u8>,
-    /// A server has begun a line, and not ended it yet.
-    begun: bool,
+    /// The stream that has begun a line, and not ended it yet.
+    begun: Option<u64>,
     lost: usize,
 }
 
@@ -44,7 +44,7 @@ impl Sink {
         Self {
             way: StderrKind::Other,
             waiting: Vec::new(),
-            begun: false,
+            begun: None,
             lost: 0,
         }
     }
@@ -76,31 +76,32 @@ impl Sink {
 
     /// Writes whole lines of ours, now or later. They stand by themselves, whatever a server has left unfinished.
     pub fn push(&mut self, lines: &[u8]) {
-        self.add(lines, false);
+        self.add(lines, None);
     }
 
     /// Writes what a server has written, which may end anywhere.
-    pub fn pass_on(&mut self, piece: &[u8]) {
-        self.add(piece, true);
+    pub fn pass_on(&mut self, stream: u64, piece: &[u8]) {
+        self.add(piece, Some(stream));
     }
 
-    fn add(&mut self, bytes: &[u8], is_a_servers: bool) {
+    fn add(&mut self, bytes: &[u8], stream: Option<u64>) {
         self.flush();
         // once lines are lost, so are the next, until that has been said in their place
-        if self.lost > 0 || self.waiting.len() + bytes.len() > LIMIT {
+        let room = self.waiting.is_empty() || self.waiting.len() + bytes.len() <= LIMIT;
+        if self.lost > 0 || !room {
             self.lost += 1;
             return;
         }
-        if !is_a_servers {
+        if self.begun != stream {
             self.end_line();
         }
         self.waiting.extend_from_slice(bytes);
-        self.begun = is_a_servers && bytes.last() != Some(&b'\n');
+        self.begun = stream.filter(|_| bytes.last() != Some(&b'\n'));
         self.flush();
     }
 
     fn end_line(&mut self) {
-        if std::mem::take(&mut self.begun) {
+        if self.begun.take().is_some() {
             self.waiting.push(b'\n');
         }
     }

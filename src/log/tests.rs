@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
 use super::sink::Sink;
-use super::{LineStyle, as_record, collect, colour, object};
+use super::{Before, LineStyle, as_record, collect, colour, object};
 use crate::cli::options::LogFormat;
 use crate::record::Record;
 use crate::supervisor::Generation;
@@ -19,6 +19,7 @@ const TERMINAL: LineStyle = LineStyle {
     format: LogFormat::Text,
     colours: true,
     verdicts_in_colour: false,
+    before: Before::Nothing,
 };
 
 fn json(record: &Record) -> serde_json::Value {
@@ -125,15 +126,31 @@ fn what_nobody_reads_is_counted_and_said() {
 #[test]
 fn our_lines_stand_by_themselves() {
     let (mut reader, mut sink) = narrow_pipe();
-    sink.pass_on(b"loading");
-    sink.pass_on(b"...");
+    sink.pass_on(1, b"loading");
+    sink.pass_on(1, b"...");
     sink.push(b"hotswap: one\n");
     sink.push(b"hotswap: two\n");
-    sink.pass_on(b"whole\n");
+    sink.pass_on(1, b"whole\n");
     sink.push(b"hotswap: three\n");
     let read = drain(&mut reader);
     let expected = "loading...\nhotswap: one\nhotswap: two\nwhole\nhotswap: three\n";
     assert_eq!(read, expected);
+}
+
+#[test]
+fn what_two_servers_say_is_not_mixed_within_a_line() {
+    let (mut reader, mut sink) = narrow_pipe();
+    sink.pass_on(1, b"one");
+    sink.pass_on(2, b"two\n");
+    sink.pass_on(1, b"end\n");
+    assert_eq!(drain(&mut reader), "one\ntwo\nend\n");
+}
+
+#[test]
+fn in_the_journal_each_line_of_what_went_wrong_has_its_priority() {
+    let said = Before::Priority.line(Level::Warn, "cannot x\ntry: y");
+    assert_eq!(said, "<4>hotswap: cannot x\n<4>try: y");
+    assert_eq!(Before::Priority.line(Level::Info, "x"), "hotswap: x");
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Spawned {
             self.drain.as_ref().and_then(Drain::deadline),
             self.notify.deadline(),
             self.capture.as_ref().and_then(Capture::deadline),
+            self.server.deadline(),
         ];
         deadlines.into_iter().flatten()
     }

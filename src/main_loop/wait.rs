@@ -238,6 +238,7 @@ impl World {
         self.publish_incidents(&incidents);
         for one in self.generations.values_mut() {
             one.notify.look(now);
+            one.server.look(now);
         }
         for (_, command) in &mut self.commands {
             command.look(now);

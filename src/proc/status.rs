@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{after, in_base, number, read, words};
@@ -45,6 +46,18 @@ impl Status {
     }
 }
 
+/// Whether the process has a handler of its own for the signal.
+///
+/// # Errors
+/// `ESRCH` and `ENOENT` if it has ended.
+pub fn catches(process: Pid, signal: Signal) -> io::Result<bool> {
+    let status = read(format!("/proc/{process}/status"))?;
+    let caught: u64 = after(&status, "SigCgt:")
+        .and_then(|mask| in_base(mask, 16))
+        .unwrap_or(0);
+    Ok(caught & (1 << (signal as i32 - 1)) != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use nix::unistd::{geteuid, getpid, gettid};
@@ -60,6 +73,14 @@ mod tests {
         assert_eq!((status.uid, status.gid), (1000, 100));
         assert_eq!(status.groups, [4, 24, 27]);
         assert_eq!((status.umask, status.capabilities), (0o027, 1 << 10));
+    }
+
+    #[test]
+    fn a_signal_with_a_handler_is_caught() {
+        let own = nix::unistd::getpid();
+        // Rust's own runtime handles overflows of the stack
+        assert!(catches(own, Signal::SIGSEGV).unwrap());
+        assert!(!catches(own, Signal::SIGUSR1).unwrap());
     }
 
     #[test]

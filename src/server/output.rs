@@ -1,18 +1,22 @@
 //! What a generation writes to its stderr, on its way to ours.
 //!
-//! It is passed on as it comes, no faster than ours is read: a server that writes without pause waits for its reader, as it
-//! would without hotswap between, and the loop gets its turn after every piece.
+//! Whole lines are passed on as they come, no faster than ours is read: a server that writes without pause waits for its
+//! reader, as it would without hotswap between, and the loop gets its turn after every piece. A line that is not ended is
+//! passed on after a moment, so that a prompt is seen.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
-use crate::{handoff, log};
+use crate::supervisor::Time;
+use crate::{handoff, log, sys};
 
 /// How many lines a verdict shows.
 const LINES: usize = 20;
@@ -20,6 +24,9 @@ const LINES: usize = 20;
 const LONGEST_LINE: usize = 1000;
 /// A part of what the log keeps for a slow reader: its own lines find room beside it.
 const PIECE: usize = 16 * 1024;
+/// How long an unfinished line is waited for, and how much of it.
+const UNFINISHED: Duration = Duration::from_millis(200);
+const LONGEST_UNFINISHED: usize = 256 * 1024;
 /// What a pipe that somebody has made large holds.
 const LARGEST_PIPE: usize = 1024 * 1024;
 
@@ -28,7 +35,13 @@ pub struct Output {
     /// `None` once everybody has closed it.
     #[serde(with = "handoff::optional_descriptor")]
     pipe: Option<File>,
+    /// The pipe's inode, which no other stream has at the same time.
+    stream: u64,
     tail: Tail,
+    /// What has come of a line that is not ended, and not passed on yet.
+    unfinished: Vec<u8>,
+    /// When it is passed on as it is.
+    due: Option<Time>,
 }
 
 impl Output {
@@ -41,8 +54,11 @@ impl Output {
         // its own end alone: the server's stderr blocks, as ever
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let output = Self {
+            stream: fstat(&ours)?.st_ino,
             pipe: Some(File::from(ours)),
             tail: Tail::default(),
+            unfinished: Vec::new(),
+            due: None,
         };
         Ok((output, theirs))
     }
@@ -58,15 +74,52 @@ impl Output {
         self.pass();
     }
 
+    /// When [`Output::look`] is due.
+    pub fn deadline(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// Passes on what has waited long enough for the end of its line.
+    pub fn look(&mut self, now: Time) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.pass_on_unfinished();
+        }
+    }
+
+    fn pass_on_unfinished(&mut self) {
+        self.due = None;
+        let unfinished = std::mem::take(&mut self.unfinished);
+        if !unfinished.is_empty() {
+            log::pass_on(self.stream, &unfinished);
+        }
+    }
+
+    fn pass_on_lines(&mut self, piece: &[u8]) {
+        self.unfinished.extend_from_slice(piece);
+        if let Some(end) = self.unfinished.iter().rposition(|byte| *byte == b'\n') {
+            self.due = None;
+            let rest = self.unfinished.split_off(end + 1);
+            let lines = std::mem::replace(&mut self.unfinished, rest);
+            log::pass_on(self.stream, &lines);
+        }
+        if self.unfinished.len() >= LONGEST_UNFINISHED {
+            self.pass_on_unfinished();
+        }
+        if self.due.is_none() && !self.unfinished.is_empty() {
+            self.due = Some(sys::now() + UNFINISHED);
+        }
+    }
+
     /// What is left in the pipe of a server that has ended, whether ours is read or not.
     pub fn finish(&mut self) {
         let mut left = LARGEST_PIPE;
         while left > 0 {
             match self.pass() {
-                0 => return,
+                0 => break,
                 bytes => left = left.saturating_sub(bytes),
             }
         }
+        self.pass_on_unfinished();
     }
 
     fn pass(&mut self) -> usize {
@@ -76,7 +129,7 @@ impl Output {
             Ok(bytes) if bytes > 0 => {
                 let piece = &buffer[..bytes];
                 self.tail.take(piece);
-                log::pass_on(piece);
+                self.pass_on_lines(piece);
                 bytes
             }
             Err(error)
@@ -87,6 +140,7 @@ impl Output {
             }
             Ok(_) | Err(_) => {
                 self.pipe = None;
+                self.pass_on_unfinished();
                 0
             }
         }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::log::without_time;
 use super::plan::{client_among_ours, hotswap};
 use super::{eventually, hotswap_program, processes};
 
@@ -72,7 +73,7 @@ impl Attempt {
         assert!(
             lines
                 .next()
-                .is_some_and(|line| line.starts_with("hotswap: ")),
+                .is_some_and(|line| without_time(line).starts_with("hotswap: ")),
             "{said}"
         );
         assert!(

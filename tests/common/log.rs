@@ -27,7 +27,7 @@ impl Log {
         let shared = log.clone();
         thread::spawn(move || {
             for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
+                let line = without_time(&String::from_utf8_lossy(&line)).to_owned();
                 shared.change(|heard| heard.add(epoch.elapsed(), line));
             }
             shared.change(|heard| heard.ended = true);
@@ -127,6 +127,13 @@ impl Log {
             .map(|(at, line)| format!("{at:9.3?} {line}"));
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A line of hotswap's without the time that it is written at: `2030-01-01T00:00:00.000Z hotswap: stopping`.
+pub fn without_time(line: &str) -> &str {
+    let time = |time: &str| time.len() == 24 && time.starts_with("20") && time.ends_with('Z');
+    let rest = line.split_once(' ').filter(|(first, _)| time(first));
+    rest.map_or(line, |(_, rest)| rest)
 }
 
 impl Heard {
