@@ -9,6 +9,7 @@ use crate::common::plan::Plan;
 use crate::common::processes;
 use crate::common::site::Site;
 use crate::common::{eventually, skipped};
+use crate::signals::reopening;
 
 const UNSHARE: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
 
@@ -43,9 +44,9 @@ fn pid_1_passes_signals_on() {
     let Some(plan) = in_a_container("pid_1_passes_signals_on") else {
         return;
     };
-    let site = plan.by_odd("").serving("v1");
+    let site = plan.by_script(&reopening(), &[]).serving("v1");
     site.signal(Signal::SIGUSR1);
-    site.log.wait_for("generation 1 is dead: killed by SIGUSR1");
+    site.log.wait_for("reopened");
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::fs;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::site::Site;
 use crate::common::strace::{Attached, is_here};
+use crate::common::{eventually, server};
 
 #[test]
 fn a_hundred_requests_in_a_burst_are_at_most_two_swaps() {
@@ -30,12 +30,32 @@ fn a_hundred_requests_in_a_burst_are_at_most_two_swaps() {
     assert!((1..=2).contains(&swaps), "{swaps} swaps");
 }
 
-/// Logs are reopened; the server dies of a signal that it does not handle, so the signal has arrived.
+/// A server that reopens its log when it gets SIGUSR1, and says so.
+pub fn reopening() -> String {
+    let hello = server("hello").display().to_string();
+    format!(
+        "#!/bin/sh\ntrap 'echo reopened >&2' USR1\nVERSION=v1 sh -c 'LISTEN_PID=$$ exec {hello}' &\nwait; wait\n"
+    )
+}
+
 #[test]
-fn usr1_is_passed_on() {
-    let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
+fn usr1_reaches_a_server_that_catches_it() {
+    let site = Site::at(Place::Tcp4)
+        .by_script(&reopening(), &[])
+        .serving("v1");
     site.signal(Signal::SIGUSR1);
-    site.log.wait_for("generation 1 is dead: killed by SIGUSR1");
+    site.log.wait_for("reopened");
+}
+
+#[test]
+fn usr1_kills_no_server_that_does_not_catch_it() {
+    let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
+    let mut clients = site.clients(2);
+    site.signal(Signal::SIGUSR1);
+    site.log.wait_for("generation 1 does not get SIGUSR1");
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    assert_eq!(site.log.count("is dead"), 0);
 }
 
 #[test]

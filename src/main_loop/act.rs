@@ -10,7 +10,7 @@ use crate::listener::Incident;
 use crate::log as lines;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
-use crate::record::Record;
+use crate::record::{Record, RecordKind};
 use crate::server::{Launch, Server, profile};
 use crate::supervisor::{Action, Cause, Event, Generation, ProgramChoice, SocketChoice, Time};
 use crate::sys;
@@ -67,12 +67,7 @@ impl World {
                     one.server.kill();
                 }
             }
-            Action::Reopen(generation) => {
-                let one = self.generations.get(&generation);
-                if let Some(one) = one.filter(|_| self.stop_signal != Signal::SIGUSR1) {
-                    one.server.signal_main(Signal::SIGUSR1);
-                }
-            }
+            Action::Reopen(generation) => self.reopen(generation),
             Action::Free(generation) => self.free(generation),
             Action::TurnAway => self.listeners.stop_repairing(),
             Action::Announce(transition) => self.announce(&transition),
@@ -198,6 +193,19 @@ impl World {
         }
         self.watch.serves();
         self.keep_program(generation);
+    }
+
+    fn reopen(&mut self, generation: Generation) {
+        let Some(one) = self.generations.get_mut(&generation) else {
+            return;
+        };
+        if let Some(binder) = one.binder() {
+            one.server.bound_by(binder);
+        }
+        if self.stop_signal == Signal::SIGUSR1 || !one.server.reopen() {
+            let text = "does not get SIGUSR1: it has no use for it";
+            self.publish(&Record::of(RecordKind::Notice, generation, text));
+        }
     }
 
     /// Nothing of it is left, or it never came to be.
