@@ -102,7 +102,8 @@ impl World {
         if by_signal {
             self.manager.asked(supervisor, now);
         }
-        self.manager.follow(supervisor, now);
+        let failed = self.status_data.failed_swap();
+        self.manager.follow(supervisor, failed, now);
         self.programs
             .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
         self.status_data.changed();

@@ -113,6 +113,12 @@ impl StatusData {
             .map(|(_, text)| text.clone())
     }
 
+    /// What the last swap came to, if it failed; without what goes on.
+    pub fn failed_swap(&self) -> Option<&str> {
+        let (swap, _) = self.last_swap.as_ref().filter(|(swap, _)| !swap.serving)?;
+        swap.text.split("; generation").next()
+    }
+
     pub fn incident(&mut self, incident: &Incident) {
         if let Incident::Lost { connections, .. } = incident {
             self.counters.connections_lost += u64::try_from(*connections).unwrap_or(u64::MAX);

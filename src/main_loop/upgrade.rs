@@ -148,7 +148,8 @@ impl World {
             format!("upgraded to {}", env!("CARGO_PKG_VERSION")),
         ));
         self.control.upgraded(Ok(()), now);
-        self.manager.follow(supervisor, now);
+        let failed = self.status_data.failed_swap();
+        self.manager.follow(supervisor, failed, now);
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::escape::escape;
 use crate::supervisor::{Cause, Supervisor, Time};
 use crate::sys::clock;
 
@@ -78,7 +79,8 @@ impl ServiceManager {
     }
 
     /// Tells what has changed since the last time; call it after every step.
-    pub fn follow(&mut self, supervisor: &Supervisor, now: Time) {
+    /// `failed` is what the last swap came to, if that was nothing.
+    pub fn follow(&mut self, supervisor: &Supervisor, failed: Option<&str>, now: Time) {
         if self.channel.is_none() {
             return;
         }
@@ -100,7 +102,7 @@ impl ServiceManager {
             self.reloading = false;
             self.end(now);
         }
-        let status = describe(supervisor);
+        let status = describe(supervisor, failed);
         if status != self.status {
             self.send(&format!("STATUS={status}\n"), now);
             self.status = status;
@@ -199,7 +201,7 @@ impl ManagerSocket {
 }
 
 /// The line of `systemctl status`.
-fn describe(supervisor: &Supervisor) -> String {
+fn describe(supervisor: &Supervisor, failed: Option<&str>) -> String {
     let draining = supervisor.draining().len();
     let serving = supervisor.serving().map(|serving| serving.generation);
     let candidate = supervisor.swap().map(|swap| swap.generation);
@@ -210,9 +212,12 @@ fn describe(supervisor: &Supervisor) -> String {
         (Some(serving), None) => format!("{serving} is serving"),
         (Some(serving), Some(next)) => format!("{serving} is serving, {next} is on its way"),
     };
-    if draining > 0 {
-        format!("{state}, {draining} draining")
+    let draining = if draining > 0 {
+        format!(", {draining} draining")
     } else {
-        state
-    }
+        String::new()
+    };
+    let failed = failed.filter(|_| candidate.is_none());
+    let failed = failed.map(|failed| format!("; {}", escape(failed)));
+    format!("{state}{draining}{}", failed.unwrap_or_default())
 }

@@ -87,7 +87,7 @@ impl Service {
         if asked {
             self.manager.asked(&self.supervisor, self.now);
         }
-        self.manager.follow(&self.supervisor, self.now);
+        self.manager.follow(&self.supervisor, None, self.now);
     }
 
     fn serves(&mut self, generation: u32) {
@@ -234,7 +234,7 @@ fn a_manager_that_does_not_listen_hurts_nobody() {
             ServiceManager::of(variables(&[("NOTIFY_SOCKET", name)]), us(), Time::ZERO);
         let mut supervisor = Supervisor::new(policy());
         supervisor.step(Time::ZERO, Event::Launched);
-        manager.follow(&supervisor, Time::ZERO);
+        manager.follow(&supervisor, None, Time::ZERO);
         manager.look(Duration::from_secs(5));
     }
 }
