@@ -101,3 +101,17 @@ fn a_wildcard_covers_what_its_family_answers() {
     assert!(!covers(at("[::]:80"), false, at("0.0.0.0:80")));
     assert!(!covers(at("[::1]:80"), true, at("127.0.0.1:80")));
 }
+
+proptest::proptest! {
+    #[test]
+    fn what_is_read_is_shown_as_it_can_be_read_again(text in "(unix:|udp:|@|[a-z]=)?(\\[?[0-9a-f:.]{0,12}\\]?:?[0-9]{0,6}|\\PC{0,12})") {
+        if let Ok(listen) = text.parse::<Listen>() {
+            let mut shown = listen.address.to_string();
+            if matches!(listen.address, Address::Path(_)) {
+                shown.insert_str(0, "unix:");
+            }
+            let again: Result<Listen, _> = shown.parse();
+            proptest::prop_assert_eq!(again.map(|again| again.address).ok(), Some(listen.address));
+        }
+    }
+}

@@ -423,3 +423,22 @@ fn signals_go_by_name_or_number() {
     assert_eq!(values::signal("WINCH"), Ok(Signal::SIGWINCH));
     assert!(values::signal("SIGSIGTERM").is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn every_duration_that_is_read_can_be_added_to_a_time(text in "[0-9]{0,20}(\\.[0-9]{0,20})?(ns|us|ms|s|m|h|d|w|M|y| )?[0-9]{0,20}y?") {
+        let now = Duration::from_secs(1 << 40);
+        if let Ok(duration) = values::duration(&text) {
+            proptest::prop_assert!(now.checked_add(duration * 10).is_some());
+        }
+        if let Ok(ReadyMode::After(duration)) = format!("after:{text}").parse() {
+            proptest::prop_assert!(now.checked_add(duration * 10).is_some(), "after:{}", text);
+        }
+    }
+
+    #[test]
+    fn no_line_is_too_odd_to_be_answered(words in proptest::collection::vec("-{0,2}(listen|ready|env-file|socket-owner|name|watch|dev)?[= ]?\\PC{0,8}", 0..6)) {
+        let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+        let _ = parse(&words, |_| None);
+    }
+}

@@ -182,4 +182,17 @@ mod tests {
             "this kernel counts otherwise: hotswap would wait 3 s after each cut-over"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>, at: proptest::sample::Index, byte: u8) {
+            let mut damaged = TABLE.as_bytes().to_vec();
+            let at = at.index(damaged.len());
+            damaged[at] = byte;
+            for table in [bytes, damaged] {
+                let found = find(Pieces(&table, usize::MAX), &[651, 652]).unwrap();
+                proptest::prop_assert_eq!(found.len(), 2);
+            }
+        }
+    }
 }

@@ -391,4 +391,13 @@ mod tests {
             life_of_a_connection(address, Family::V6);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            parse(&bytes);
+            local_port(&bytes);
+            Traffic::parse(&bytes, &bytes);
+        }
+    }
 }

@@ -83,4 +83,12 @@ mod tests {
         assert_eq!(parse(Family::V4, &[0; 71]), None);
         assert_eq!(parse(Family::V6, &[]), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>) {
+            parse(Family::V4, &bytes);
+            parse(Family::V6, &bytes);
+        }
+    }
 }

@@ -190,4 +190,11 @@ mod tests {
             io::ErrorKind::NotFound
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>) {
+            parse(&bytes);
+        }
+    }
 }

@@ -73,4 +73,13 @@ mod tests {
         assert_eq!(proportional_size(rollup), Some(812 * 1024));
         assert_eq!(proportional_size(b""), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>, size in "Pss:[ -]{0,3}[0-9]{0,22}( kB)?") {
+            resident_pages(&bytes);
+            proportional_size(&bytes);
+            proportional_size(size.as_bytes());
+        }
+    }
 }

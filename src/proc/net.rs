@@ -107,4 +107,12 @@ mod tests {
             [inode]
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>) {
+            named(&bytes);
+            InetSocket::parse(&bytes);
+        }
+    }
 }

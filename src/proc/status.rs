@@ -90,4 +90,12 @@ mod tests {
         let own = Status::of(gettid()).unwrap();
         assert_eq!((own.process, own.uid), (getpid(), geteuid().as_raw()));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_is_trusted(bytes: Vec<u8>, fields in "((Tgid|Uid|Gid|Groups|Umask|CapEff):[\\t -]?[0-9a-fx]{0,20}[ \\n]){0,8}") {
+            Status::parse(&bytes);
+            Status::parse(fields.as_bytes());
+        }
+    }
 }

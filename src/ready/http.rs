@@ -278,4 +278,12 @@ mod tests {
         assert_eq!(exchange.go_on(START), HttpAnswer::None);
         assert_eq!(exchange.go_on(START + PATIENCE), HttpAnswer::Useless);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_is_too_odd_to_be_judged(bytes: Vec<u8>, line in "(HTTP/)?[0-9.]{0,4} ?-?[0-9]{0,8}\\PC{0,8}\r?\n?") {
+            let _ = status(&bytes);
+            let _ = status(line.as_bytes());
+        }
+    }
 }

@@ -4,6 +4,9 @@ use std::os::fd::RawFd;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The most that `after:` waits.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// How a new generation shows that it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadyMode {
@@ -53,6 +56,9 @@ impl FromStr for ReadyMode {
             }
             ("exec", Some(_)) => Err("the command is empty\ntry: exec:./is-ready".to_owned()),
             ("after", Some(duration)) => match humantime::parse_duration(duration) {
+                Ok(longer) if longer > LONGEST => {
+                    Err(format!("{duration:?} is longer than a day\ntry: after:2s"))
+                }
                 Ok(duration) => Ok(Self::After(duration)),
                 Err(error) => Err(format!(
                     "{duration:?} is not a duration: {error}\ntry: after:2s"
@@ -121,6 +127,15 @@ mod tests {
         ] {
             let error = text.parse::<ReadyMode>().unwrap_err();
             assert!(error.contains("\ntry: "), "{text:?}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_upsets_it(text in "(auto|tcp|fd|http|exec|after|notify)?:?\\PC{0,20}") {
+            if let Ok(ReadyMode::Http(path)) = text.parse() {
+                proptest::prop_assert!(is_plain(&path), "{}", path);
+            }
         }
     }
 }

@@ -283,4 +283,16 @@ mod tests {
         assert!(send(&sender(&again), b"READY=1"));
         assert_eq!(again.woken(NOW, |_| true), [NotifyMessage::Ready]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_datagram_gets_a_control_character_through(bytes: Vec<u8>, text in "STATUS=\\PC{0,40}[\\x00-\\x1f\\x7f]{0,3}\\PC{0,400}") {
+            for message in messages(&bytes).chain(messages(text.as_bytes())) {
+                if let NotifyMessage::Status(status) = message {
+                    proptest::prop_assert!(status.chars().count() <= STATUS);
+                    proptest::prop_assert!(!status.contains(char::is_control));
+                }
+            }
+        }
+    }
 }

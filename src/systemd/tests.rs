@@ -275,3 +275,17 @@ fn only_descriptors_meant_for_us_are_taken() {
     assert!(given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "-2")]).is_empty());
     assert!(given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "99999999")]).is_empty());
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_variables_make_up_descriptors(count in "-?[0-9]{0,12}", names in "(\\PC{0,3}:){0,6}") {
+        let variable = |name: &str| match name {
+            "LISTEN_PID" => Some(Pid::this().to_string().into()),
+            "LISTEN_FDS" => Some(count.clone().into()),
+            _ => Some(names.clone().into()),
+        };
+        let found = inherited_names(variable, Pid::this());
+        let wanted: usize = count.parse().ok().filter(|count| *count <= 4096).unwrap_or(0);
+        proptest::prop_assert_eq!(found.len(), wanted);
+    }
+}
