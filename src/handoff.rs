@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::retry::retry;
 use crate::supervisor::{ClientId, Generation};
@@ -46,17 +46,6 @@ impl Outgoing {
         self.duplicates.extend(DUPLICATES.take());
         self.rooms.insert(room.into(), state?);
         Ok(())
-    }
-
-    /// For a room that does not use serde yet: its state, and its descriptors in their order.
-    pub fn put_parts(
-        &mut self,
-        room: impl Into<String>,
-        (state, descriptors): (Value, Vec<BorrowedFd>),
-    ) -> io::Result<()> {
-        let numbers = descriptors.into_iter().map(duplicate);
-        let numbers = numbers.collect::<io::Result<Vec<RawFd>>>();
-        self.put(room, &json!([state, numbers?]))
     }
 
     /// Writes all of it to a memfd that the exec keeps.
@@ -95,13 +84,6 @@ impl Incoming {
         let state = self.rooms.remove(room).unwrap_or_default();
         serde_json::from_value(state)
             .with_context(|| format!("cannot read the state of its {room}"))
-    }
-
-    /// The other end of [`Outgoing::put_parts`].
-    pub fn take_parts(&mut self, room: &str) -> Result<(Value, Vec<OwnedFd>)> {
-        let (state, numbers): (Value, Vec<RawFd>) = self.take(room)?;
-        let descriptors = numbers.into_iter().map(adopt).collect::<io::Result<_>>();
-        Ok((state, descriptors?))
     }
 }
 

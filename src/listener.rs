@@ -8,7 +8,7 @@ mod captured;
 mod captured_address;
 mod context;
 mod cut_over;
-mod hand_over;
+mod handoff;
 mod incident;
 mod listening_socket;
 mod open;
@@ -29,6 +29,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::poll::PollFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::socket::Inode;
 use crate::supervisor::{Generation, SocketChoice, Time};
@@ -48,7 +49,8 @@ pub use crate::socket::generation_socket::{
     GenerationSocket, InheritedSocket, ListenerId, SocketKind,
 };
 
-struct Listener {
+#[derive(Serialize, Deserialize)]
+pub struct Listener {
     id: ListenerId,
     name: String,
     as_given: String,
@@ -57,6 +59,7 @@ struct Listener {
     sort: ListenerKind,
 }
 
+#[derive(Serialize, Deserialize)]
 enum ListenerKind {
     Group(ReuseportGroup),
     Path(UnixPath),

@@ -3,11 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
+
+use crate::handoff;
 use crate::socket::{Inode, inode_of, listens, set_nonblocking};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
+#[derive(Serialize, Deserialize)]
 pub struct ListeningSocket {
+    #[serde(with = "handoff::descriptor")]
     fd: OwnedFd,
     pub inode: Inode,
     /// The generation that has it; none if it is parked.
@@ -16,6 +21,7 @@ pub struct ListeningSocket {
     /// When new connections stopped coming to it, or it was made.
     pub since: Time,
     /// What it is watched for, if it is.
+    #[serde(skip)]
     pub interest: Option<Interest>,
 }
 
@@ -30,26 +36,14 @@ pub enum Interest {
 
 impl ListeningSocket {
     pub fn new(fd: OwnedFd, owner: Option<Generation>, now: Time) -> io::Result<Self> {
-        let (inode, listens) = (inode_of(fd.as_fd())?, listens(fd.as_fd()));
-        Ok(Self::known(fd, inode, owner, listens, now))
-    }
-
-    /// One that has been looked at before.
-    pub fn known(
-        fd: OwnedFd,
-        inode: Inode,
-        owner: Option<Generation>,
-        listens: bool,
-        since: Time,
-    ) -> Self {
-        Self {
+        Ok(Self {
+            inode: inode_of(fd.as_fd())?,
+            listens: listens(fd.as_fd()),
             fd,
-            inode,
             owner,
-            listens,
-            since,
+            since: now,
             interest: None,
-        }
+        })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

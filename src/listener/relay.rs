@@ -3,8 +3,6 @@
 //! The server sees hotswap as its client: that is all that can be done for a connection nobody has accepted. It never
 //! blocks, and it is bounded: in number, in time, and in what is kept in memory for one of them.
 
-mod hand_over;
-
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -18,8 +16,10 @@ use nix::sys::socket::{
     MsgFlags, Shutdown, SockaddrStorage, UnixAddr, getpeername, recv, send, setsockopt, shutdown,
     sockopt,
 };
+use serde::{Deserialize, Serialize};
 
 use super::watcher::Watcher;
+use crate::handoff;
 use crate::socket::client::{client_of, unix_client};
 use crate::socket::{Inode, bound_to, connect, inet_address, inode_of};
 use crate::supervisor::Time;
@@ -57,7 +57,9 @@ impl Destination {
 }
 
 /// One of the two sides.
+#[derive(Serialize, Deserialize)]
 struct RelayEnd {
+    #[serde(with = "handoff::descriptor")]
     fd: OwnedFd,
     inode: Inode,
     /// What it has still to be sent.
@@ -66,10 +68,13 @@ struct RelayEnd {
     ended: bool,
     /// It has been told that the other has.
     end_sent: bool,
+    #[serde(skip)]
     interest: Option<EpollFlags>,
 }
 
-struct Relay {
+/// A client and the server that it is carried to.
+#[derive(Serialize, Deserialize)]
+pub struct Relay {
     client: RelayEnd,
     server: RelayEnd,
     begun: Time,
@@ -126,7 +131,12 @@ impl Relays {
         self.add(relay, watcher)
     }
 
-    fn add(&mut self, mut relay: Relay, watcher: &Watcher) -> io::Result<()> {
+    /// What crosses an upgrade.
+    pub fn all(&self) -> Vec<&Relay> {
+        self.all.values().collect()
+    }
+
+    pub fn add(&mut self, mut relay: Relay, watcher: &Watcher) -> io::Result<()> {
         relay.watch(watcher)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
         self.sources.extend(relay.source());

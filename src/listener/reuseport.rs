@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::context::ListenerContext;
 use super::incident::Incident;
@@ -21,11 +22,11 @@ use crate::socket::{Inode, bound_to, listens};
 use crate::supervisor::Generation;
 use crate::sys;
 
-mod hand_over;
 mod reconcile;
 mod spares;
 mod steering;
 
+#[derive(Serialize, Deserialize)]
 pub struct ReuseportGroup {
     address: InetAddress,
     members: MemberIndex,

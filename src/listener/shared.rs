@@ -2,8 +2,6 @@
 //!
 //! Its flags are never changed, since whoever serves would see it.
 
-mod hand_over;
-
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -13,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, UnixAddr, bind, getsockname};
+use serde::{Deserialize, Serialize};
 
 use super::captured_address::BoundPath;
 use super::context::ListenerContext;
@@ -29,18 +28,23 @@ use crate::sys;
 /// The number of the name beside a shared path: no generation has it.
 const NOBODYS: u32 = 0;
 
+#[derive(Serialize, Deserialize)]
 pub struct SharedSocket {
     socket: ListeningSocket,
+    /// Read from the socket.
+    #[serde(skip)]
     at: SharedAddress,
     /// A path of ours, and the file that is ours there.
     path: Option<(UnixDir, FileId)>,
     had_by: BTreeSet<Generation>,
 }
 
+#[derive(Default)]
 enum SharedAddress {
     Tcp(SocketAddr),
     Udp(SocketAddr),
     Unix(UnixAddr),
+    #[default]
     Unknown,
 }
 
@@ -265,6 +269,7 @@ impl Steering for SharedSocket {
     }
 
     fn resume(&mut self, context: &mut ListenerContext) {
+        self.at = SharedAddress::of(self.socket.fd());
         let listener = self.address();
         let interest = self.socket.listens.then_some(Interest::Shutdown);
         context.try_to_watch(&mut self.socket, interest, &listener);

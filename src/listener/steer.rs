@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use libc::sock_filter;
+use serde::{Deserialize, Serialize};
 
 use crate::socket::Inode;
 
 /// What a member of the group is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberRole {
     /// A generation has it, or somebody else: it may leave at any moment.
     ServerHeld,
@@ -21,7 +22,7 @@ pub enum MemberRole {
 }
 
 /// The members in the order of the kernel's array, and the one that new connections go to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberIndex {
     members: Vec<(Inode, MemberRole)>,
     target: Option<Inode>,
@@ -34,22 +35,6 @@ pub struct MemberIndex {
 }
 
 impl MemberIndex {
-    /// As another has known it.
-    pub fn known(
-        members: Vec<(Inode, MemberRole)>,
-        target: Option<Inode>,
-        uncertain: BTreeSet<Inode>,
-    ) -> Self {
-        Self {
-            shown: members.iter().map(|member| member.0).collect(),
-            members,
-            target,
-            uncertain,
-            joined: BTreeSet::new(),
-            left: 0,
-        }
-    }
-
     /// It has begun to listen.
     pub fn append(&mut self, inode: Inode, role: MemberRole) {
         if self.position(inode).is_none() {

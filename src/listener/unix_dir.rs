@@ -2,8 +2,6 @@
 //!
 //! Everything goes through a descriptor of the directory, so that it stays what it was, whatever its path leads to later.
 
-mod hand_over;
-
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,9 +14,9 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::socket::UnixAddr;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
+use serde::{Deserialize, Serialize};
 
-pub use hand_over::file_of;
-
+use crate::handoff;
 use crate::proc;
 use crate::retry::retry;
 use crate::socket::client::unix_client;
@@ -30,10 +28,16 @@ pub const BESIDE: &str = ".hotswap-";
 /// A file, whatever its names: device and inode.
 pub type FileId = (u64, u64);
 
+#[derive(Serialize, Deserialize)]
 pub struct UnixDir {
+    #[serde(with = "handoff::descriptor")]
     directory: OwnedFd,
+    #[serde(with = "handoff::os_string")]
     name: OsString,
+    #[serde(with = "handoff::os_string")]
     path: PathBuf,
+    /// It stays locked over an upgrade, since the lock belongs to the open file.
+    #[serde(with = "handoff::optional_descriptor")]
     lock: Option<OwnedFd>,
 }
 

@@ -2,7 +2,6 @@
 //!
 //! The name beside the path stays, as a second link to the same file, so that cutting back is the same as cutting over.
 
-mod hand_over;
 mod steering;
 
 use std::ffi::{OsStr, OsString};
@@ -12,16 +11,19 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, UnixAddr, bind};
+use serde::{Deserialize, Serialize};
 
 use super::context::{ListenerContext, SocketOptions};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::relay::Destination;
 use super::steering::Steering;
 use super::unix_dir::{FileId, UnixDir};
+use crate::handoff;
 use crate::socket::{Inode, unix_stream};
 use crate::supervisor::Generation;
 use crate::sys;
 
+#[derive(Serialize, Deserialize)]
 pub struct UnixPath {
     dir: UnixDir,
     sockets: Vec<NamedSocket>,
@@ -29,8 +31,10 @@ pub struct UnixPath {
 }
 
 /// A socket and the name beside the path that it is bound to.
+#[derive(Serialize, Deserialize)]
 struct NamedSocket {
     socket: ListeningSocket,
+    #[serde(with = "handoff::os_string")]
     name: OsString,
     file: FileId,
 }

@@ -77,7 +77,7 @@ impl World {
         outgoing.put("figures", &self.status_data)?;
         outgoing.put("signals", self.signals.surroundings())?;
         outgoing.put("control", &self.control)?;
-        outgoing.put_parts("listeners", self.listeners.hand_over())?;
+        outgoing.put("listeners", &self.listeners.state())?;
         for (generation, one) in &self.generations {
             let number = generation.0;
             outgoing.put(format!("server {number}"), &one.server)?;
@@ -155,7 +155,5 @@ impl World {
 
 /// The listeners as they were.
 pub(super) fn listeners(incoming: &mut Incoming, context: ListenerContext) -> Result<Listeners> {
-    let (state, descriptors) = incoming.take_parts("listeners")?;
-    let listeners = Listeners::take_over(&state, &mut descriptors.into_iter(), context);
-    listeners.context("cannot read listeners")
+    Ok(Listeners::resume(incoming.take("listeners")?, context)?)
 }

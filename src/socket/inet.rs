@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
@@ -52,7 +53,7 @@ impl From<Family> for AddressFamily {
 }
 
 /// Where sockets are bound, and what must be the same for all that are to share it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InetAddress {
     pub at: SocketAddr,
     /// `IPV6_V6ONLY`; as the system has it if not given.

@@ -158,7 +158,13 @@ fn what_is_found_changes_nothing_but_doubt() {
 }
 
 fn member_index(members: &[(Inode, MemberRole)], target: Inode) -> MemberIndex {
-    MemberIndex::known(members.to_vec(), Some(target), BTreeSet::new())
+    let mut index = MemberIndex::default();
+    for (inode, role) in members {
+        index.append(*inode, *role);
+    }
+    index.set_target(target);
+    index.show(false);
+    index
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 
 use super::*;
+use crate::handoff;
 
 impl Fixture {
     /// As after a re-execution: only what was told is known, and only what was handed over is open.
@@ -11,24 +12,11 @@ impl Fixture {
             incidents,
         } = self;
         let options = listeners.context.options.clone();
-        let (told, descriptors) = listeners.hand_over();
-        let descriptors: Vec<OwnedFd> = descriptors
-            .iter()
-            .map(|fd| fd.try_clone_to_owned().unwrap())
-            .collect();
-        let written = told.to_string();
+        let state = handoff::carry(&listeners.state()).unwrap();
         // exec runs no destructor
         std::mem::forget(listeners);
-        let told = serde_json::from_str(&written).unwrap();
-        let mut descriptors = descriptors.into_iter();
-        let listeners = Listeners::take_over(
-            &told,
-            &mut descriptors,
-            ListenerContext::new(options).unwrap(),
-        )
-        .unwrap();
-        assert_eq!(descriptors.count(), 0);
-        assert_eq!(listeners.hand_over().0, told);
+        let context = ListenerContext::new(options).unwrap();
+        let listeners = Listeners::resume(state, context).unwrap();
         Self {
             listeners,
             listens,
@@ -96,20 +84,6 @@ fn a_relayed_client_does_not_notice() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_none() {
-    let options = Fixture::listening(&[]).listeners.context.options.clone();
-    for told in ["{}", "[]", r#"{"all": [{"id": 0}], "relays": []}"#] {
-        let told = serde_json::from_str(told).unwrap();
-        let none = Listeners::take_over(
-            &told,
-            &mut std::iter::empty(),
-            ListenerContext::new(options.clone()).unwrap(),
-        );
-        assert!(none.is_none());
-    }
-}
-
-#[test]
 fn captured_addresses_are_read_as_they_were_written() {
     let at = "[fe80::1%2]:80".parse().unwrap();
     for asked in [
@@ -126,6 +100,6 @@ fn captured_addresses_are_read_as_they_were_written() {
             path: "/x".into(),
         }),
     ] {
-        assert_eq!(CapturedAddress::of_written(&asked.written()), Some(asked));
+        assert_eq!(handoff::carry::<CapturedAddress>(&asked).unwrap(), asked);
     }
 }

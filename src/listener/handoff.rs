@@ -1,0 +1,57 @@
+//! What the next hotswap, in the same process, is told of the listeners.
+//!
+//! Nothing is done to a socket on either side, so that no client notices.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::relay::Relay;
+use super::{Listener, ListenerContext, Listeners};
+use crate::supervisor::Generation;
+
+/// As [`Listeners::state`] has written it.
+pub type State = (
+    Vec<Listener>,
+    usize,
+    Option<Generation>,
+    Option<Generation>,
+    Vec<Relay>,
+);
+
+impl Listeners {
+    /// All that crosses an upgrade; the options are those of the command line, and the sockets are watched anew.
+    pub fn state(&self) -> impl Serialize {
+        let relays = self.context.relays.all();
+        (
+            &self.all,
+            self.given_out,
+            self.serving,
+            self.spawning,
+            relays,
+        )
+    }
+
+    /// Goes on with the listeners of the hotswap before.
+    ///
+    /// # Errors
+    /// When the sockets cannot be watched.
+    pub fn resume(
+        (mut all, given_out, serving, spawning, relays): State,
+        mut context: ListenerContext,
+    ) -> io::Result<Self> {
+        for listener in &mut all {
+            listener.sort.resume(&mut context);
+        }
+        for relay in relays {
+            context.relays.add(relay, &context.watcher)?;
+        }
+        Ok(Self {
+            all,
+            context,
+            given_out,
+            serving,
+            spawning,
+        })
+    }
+}
