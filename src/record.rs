@@ -132,7 +132,7 @@ impl Record {
         }
     }
 
-    /// `age` of the one that serves on is told where somebody waits for his change to appear.
+    /// `age` of the one that keeps serving is told where somebody waits for his change to appear.
     pub fn failed(failure: &Failure, age: Option<Duration>) -> Self {
         let (kind, verb) = if failure.rolled_back {
             (RecordKind::RolledBack, "rolled back")
@@ -145,7 +145,7 @@ impl Record {
             .unwrap_or_default();
         let old = failure
             .keeps_serving
-            .map(|old| format!("; {old} serves on{age}"))
+            .map(|old| format!("; {old} keeps serving{age}"))
             .unwrap_or_default();
         let text = format!("{verb}: {reason}{old}");
         let after = if let Reason::Exited(_, after) = &failure.reason {
@@ -393,15 +393,15 @@ mod tests {
         };
         assert_eq!(
             failed(3, Reason::Exited(Exit::Status(1), ms(12)), false),
-            "generation 3 aborted: exited with status 1 after 12ms; generation 2 serves on"
+            "generation 3 aborted: exited with status 1 after 12ms; generation 2 keeps serving"
         );
         assert_eq!(
             failed(5, Reason::NotReady(ms(30_000)), false),
-            "generation 5 aborted: not ready within 30s; generation 2 serves on"
+            "generation 5 aborted: not ready within 30s; generation 2 keeps serving"
         );
         assert_eq!(
             failed(4, Reason::Exited(Exit::Status(1), ms(3200)), true),
-            "generation 4 rolled back: exited with status 1 after 3.2s of proving; generation 2 serves on"
+            "generation 4 rolled back: exited with status 1 after 3.2s of proving; generation 2 keeps serving"
         );
     }
 }

@@ -17,7 +17,10 @@ pub fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
     let mut clients = site.clients(8);
     publish(&site);
     let verdict = site.swap_in_vain();
-    assert!(verdict.ends_with("; generation 1 serves on"), "{verdict}");
+    assert!(
+        verdict.ends_with("; generation 1 keeps serving"),
+        "{verdict}"
+    );
     clients.until_answered(100);
     clients.so_far().expect_no_failure();
     site.publish("v3").swap();
@@ -188,7 +191,7 @@ fn it_crashes_while_it_proves_itself() {
         "{verdict}"
     );
     assert!(
-        verdict.ends_with("of proving; generation 1 serves on"),
+        verdict.ends_with("of proving; generation 1 keeps serving"),
         "{verdict}"
     );
     clients.until_all_see("v1");

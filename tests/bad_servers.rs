@@ -297,7 +297,10 @@ fn a_candidate_that_dies_of_its_first_word_is_rolled_back() {
     let words = "ready exit=3 after=ready";
     let verdict = site.publish_odd("v2", words).swap_in_vain();
     assert!(verdict.contains("exited with status 3 after"), "{verdict}");
-    assert!(verdict.ends_with("; generation 1 serves on"), "{verdict}");
+    assert!(
+        verdict.ends_with("; generation 1 keeps serving"),
+        "{verdict}"
+    );
     clients.until_answered(100);
     clients.expect_no_failure().expect_never_seen("v2");
 }

@@ -71,7 +71,7 @@ fn swap_says_why_it_failed() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
-    assert!(said.contains("generation 1 serves on"), "{said}");
+    assert!(said.contains("generation 1 keeps serving"), "{said}");
     assert!(said.contains("no-database"), "{said}");
 }
 

@@ -103,7 +103,7 @@ fn the_timeout_holds_for_a_hotswap_that_does_not_answer() {
     site.log.wait_for("generation 2 is serving");
 }
 
-/// What a SIGKILL leaves behind serves on, and is named to the next.
+/// What a SIGKILL leaves behind keeps serving, and is named to the next.
 #[test]
 fn generations_outlive_a_killed_hotswap_and_are_named_to_the_next() {
     let mut site = Site::serving("v1");

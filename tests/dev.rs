@@ -82,7 +82,10 @@ fn a_crash_under_dev_waits_for_the_next_change() {
     clients.until_all_see("v2");
     site.publish_odd("v3", "exit=3");
     let line = site.log.wait_for("aborted: exited with status 3");
-    assert!(line.contains("generation 2 serves on, started "), "{line}");
+    assert!(
+        line.contains("generation 2 keeps serving, started "),
+        "{line}"
+    );
     expect_swaps(&site, 1, || site.publish("v4"));
     clients.until_all_see("v4");
     clients.expect_no_failure();

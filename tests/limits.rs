@@ -86,7 +86,7 @@ fn swaps_once_there_are_descriptors(place: Place) {
             break;
         }
         assert!(
-            verdict.ends_with(&format!("{NO_DESCRIPTORS}; generation 1 serves on")),
+            verdict.ends_with(&format!("{NO_DESCRIPTORS}; generation 1 keeps serving")),
             "{verdict}"
         );
         aborted += 1;
@@ -150,7 +150,7 @@ fn a_swap_without_processes_is_aborted() {
     limit(site.hotswap(), "nproc", 1);
     let verdict = site.publish("v2").swap_in_vain();
     assert!(
-        verdict.ends_with(&format!("{NO_PROCESSES}; generation 1 serves on")),
+        verdict.ends_with(&format!("{NO_PROCESSES}; generation 1 keeps serving")),
         "{verdict}"
     );
     limit(site.hotswap(), "nproc", 1000);
@@ -215,7 +215,10 @@ fn a_candidate_for_which_there_is_no_memory_is_aborted() {
         verdict.contains("generation 2 aborted: killed by SIGKILL after"),
         "{verdict}"
     );
-    assert!(verdict.ends_with("; generation 1 serves on"), "{verdict}");
+    assert!(
+        verdict.ends_with("; generation 1 keeps serving"),
+        "{verdict}"
+    );
     clients.until_answered(50);
     site.publish("v3").swap();
     clients.until_all_see("v3");
@@ -283,7 +286,7 @@ fn a_swap_without_room_for_its_unix_path_is_aborted_until_there_is_enough() {
     let seen_by_us = format!("/proc/{hotswap}/root{}", path.display());
     site.targets = vec![Target::Unix(seen_by_us.into())];
     let mut clients = site.guests().and(8, Habit::default()).come();
-    let full = "No space left on device (os error 28); generation 1 serves on";
+    let full = "No space left on device (os error 28); generation 1 keeps serving";
     let mut aborted = 0;
     for names in 5.. {
         let version = format!("v{names}");

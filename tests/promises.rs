@@ -63,7 +63,7 @@ on_every_family! {
             verdict.contains("generation 2 aborted: exited with status 3 after"),
             "{verdict}"
         );
-        assert!(verdict.contains("; generation 1 serves on"), "{verdict}");
+        assert!(verdict.contains("; generation 1 keeps serving"), "{verdict}");
         clients.until_answered(100);
         clients.expect_no_failure().expect_never_seen("v2");
     }

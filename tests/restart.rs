@@ -119,7 +119,7 @@ fn a_first_start_that_exits_ends_hotswap_with_its_status() {
         site.log
             .says("generation 1 aborted: exited with status 3 after ")
     );
-    assert!(!site.log.says("serves on"));
+    assert!(!site.log.says("keeps serving"));
 }
 
 #[test]

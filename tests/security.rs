@@ -121,7 +121,7 @@ fn a_unix_path_in_a_directory_of_all_survives_squatters() {
         let squatted = shared.join(squatted);
         fs::write(&squatted, "").expect("a squatter");
         let verdict = site.publish("v2").swap_in_vain();
-        assert!(verdict.contains("serves on"), "{verdict}");
+        assert!(verdict.contains("keeps serving"), "{verdict}");
         fs::remove_file(squatted).expect("the squatter");
     }
     site.publish("v2").swap();

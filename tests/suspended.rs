@@ -111,7 +111,7 @@ fn one_that_died_while_it_had_to_prove_itself_is_rolled_back() {
     let verdict = site
         .log
         .wait_for("generation 2 rolled back: killed by SIGKILL");
-    assert!(verdict.ends_with("generation 1 serves on"), "{verdict}");
+    assert!(verdict.ends_with("generation 1 keeps serving"), "{verdict}");
     let mut clients = site.clients(8);
     clients.until_answered(100);
     clients.expect_no_failure().expect_never_seen("v2");

@@ -73,7 +73,7 @@ fn a_stub_bears_every_fault() {
         let strace = Attached::with(&options, site.hotswap());
         let verdict = site.swap_in_vain();
         strace.let_go();
-        assert!(verdict.contains("serves on"), "{fault:?}: {verdict}");
+        assert!(verdict.contains("keeps serving"), "{fault:?}: {verdict}");
         clients.until_answered(2);
         expect_nobody_else(&site);
         if verdict.contains("exited with status 3") {

@@ -29,10 +29,10 @@ fn by_command(life: &mut Life) {
     life.site.expect_status(0).expect_nothing_left();
 }
 
-/// Whoever serves then serves on; another that is there at this moment would get some of the clients. Those who are
+/// Whoever serves then keeps serving; another that is there at this moment would get some of the clients. Those who are
 /// in the hands of hotswap itself go with it.
 fn of_hotswap_alone(life: &mut Life) {
-    life.say("hotswap killed", "and its server serves on");
+    life.say("hotswap killed", "and its server keeps serving");
     at_last("one generation", || {
         let status = life.status().ok_or("no status")?;
         let alone = status["generations"]

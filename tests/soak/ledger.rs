@@ -52,7 +52,7 @@ impl Ledger {
                 continue;
             };
             self.permit(&[&format!("{who} is killed: its time to end has passed")]);
-            if !line.ends_with(" serves on") {
+            if !line.ends_with(" keeps serving") {
                 let from = at.saturating_sub(NOTICE);
                 self.excuse("candidate while nothing serves", from, *at);
             }
