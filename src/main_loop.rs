@@ -21,9 +21,11 @@ use crate::sys;
 use crate::sys::clock::Pulse;
 use crate::systemd::ServiceManager;
 use crate::watch::Watch;
+use build::Build;
 
 mod act;
 mod announce;
+mod build;
 mod candidate;
 mod captures;
 mod children;
@@ -92,6 +94,7 @@ struct World {
     signals: Signals,
     listeners: Listeners,
     watch: Watch,
+    build: Build,
     generations: BTreeMap<Generation, Spawned>,
     /// Programs that may have to be run again, though their paths lead elsewhere by now.
     programs: BTreeMap<Generation, fallback::HeldProgram>,

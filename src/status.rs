@@ -31,6 +31,8 @@ pub struct InstanceStatus {
     pub listeners: Vec<ListenerState>,
     pub generations: Vec<GenerationState>,
     pub last_swap: Option<LastSwap>,
+    /// What is watched, and what is left out.
+    pub watch: Value,
     pub counters: Counters,
 }
 
@@ -260,6 +262,7 @@ impl InstanceStatus {
             "listeners": listeners.collect::<Vec<_>>(),
             "generations": generations.collect::<Vec<_>>(),
             "last_swap": self.last_swap.as_ref().map(LastSwap::to_json),
+            "watch": self.watch,
             "counters": self.counters,
         })
     }

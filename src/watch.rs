@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::poll::PollFlags;
@@ -16,27 +16,43 @@ use nix::unistd::Pid;
 use crate::escape::escape;
 use crate::proc::process;
 use crate::supervisor::Time;
+use crate::sys;
 
 mod advice;
+mod brake;
 mod completeness;
 mod content_hash;
+mod differences;
 mod elf;
 mod events;
 mod file;
+mod filter;
+mod git;
 mod ignore_files;
+pub mod launcher;
+mod listing;
 mod notifier;
+mod own_writes;
+mod report;
 mod symlinks;
 mod targets;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod walk;
 
+use brake::{Brake, Worth};
 use completeness::FileIdentity;
 pub use completeness::Fitness;
+use differences::Difference;
 use elf::ExecFormat;
 use events::{Events, Hints, HowArrived};
 use file::{FileRole, WatchedFile};
+pub use filter::Wanted;
+pub use own_writes::Kind as Command;
+use own_writes::{Author, OwnWrites};
 use symlinks::{Directory, PathStep};
+use targets::Subjects;
 pub use targets::WatchTargets;
 use tree::WatchedTree;
 
@@ -52,18 +68,29 @@ const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 /// The poll interval where there are no file events, if the user has turned polling off.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
 
-/// A file that is new, complete, and no longer being written.
+/// One or more files that are new, complete, and no longer being written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
     /// As the user spelled it; for a tree, one of the files in it.
     pub path: PathBuf,
+    /// The other files of the same tree that changed with it.
+    pub others: Vec<PathBuf>,
 }
 
 impl fmt::Display for Changed {
     /// Escaped: anyone who may write into a watched tree chooses the file names in it.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&escape(&self.path.to_string_lossy()))
+        f.write_str(&escaped(&self.path))?;
+        match self.others.len() {
+            0 => Ok(()),
+            1 => f.write_str(" and 1 other file"),
+            count => write!(f, " and {count} other files"),
+        }
     }
+}
+
+fn escaped(path: &Path) -> String {
+    escape(&path.to_string_lossy())
 }
 
 pub struct Watch {
@@ -75,10 +102,10 @@ pub struct Watch {
     as_given: PathBuf,
     debounce: Duration,
     poll: Duration,
-    /// A command that hotswap runs may be changing the files.
+    /// A command is running that may be making the program.
     held: bool,
-    /// The last command failed, and what changed in a tree while it ran has been reported.
-    told_of_failure: bool,
+    own_writes: OwnWrites,
+    brake: Brake,
     /// The form of the last program that execve(2) accepted.
     usual: Option<ExecFormat>,
     /// When to look because a file was touched or another look is due.
@@ -87,6 +114,8 @@ pub struct Watch {
     /// Changes that wait for others, and since when.
     found: Vec<Changed>,
     found_at: Time,
+    /// What is watched has not been said yet.
+    is_unsaid: bool,
 }
 
 impl Watch {
@@ -101,7 +130,11 @@ impl Watch {
         now: Time,
     ) -> io::Result<(Self, Vec<String>)> {
         let (debounce, poll) = (debounce.min(LONGEST), poll.min(LONGEST));
-        let (files, trees, mut warnings) = targets::targets(&targets, debounce, poll);
+        let Subjects {
+            files,
+            trees,
+            mut warnings,
+        } = Subjects::of(&targets, debounce, poll);
         let is_idle = files.is_empty() && trees.is_empty();
         let mut watch = Self {
             events: if is_idle {
@@ -114,7 +147,8 @@ impl Watch {
             debounce,
             poll,
             held: false,
-            told_of_failure: false,
+            own_writes: OwnWrites::default(),
+            brake: Brake::default(),
             usual: targets.program.as_deref().and_then(completeness::form_at),
             program: targets.program,
             as_given: targets
@@ -126,6 +160,7 @@ impl Watch {
             looked: now,
             found: Vec::new(),
             found_at: now,
+            is_unsaid: !is_idle,
         };
         watch.follow();
         warnings.extend(watch.complaint());
@@ -144,17 +179,20 @@ impl Watch {
         self.hinted.get_or_insert(now.max(self.looked + BREATH));
     }
 
-    /// When to look again; `None` if nothing is watched, or while [`Watch::hold`] is in force.
+    /// When to look again; `None` if nothing is watched.
     pub fn deadline(&self) -> Option<Time> {
-        if self.held {
-            return None;
-        }
-        let files = self.files.iter().filter_map(WatchedFile::deadline);
+        let files = self.files.iter().filter(|file| self.is_judged(file));
+        let files = files.filter_map(WatchedFile::deadline);
         let trees = self.trees.iter().filter_map(WatchedTree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
         let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
-        let ours = poll.into_iter().chain(self.hinted).chain(found);
-        files.chain(trees).chain(ours).min()
+        let ours = [poll, self.hinted, found, self.brake.deadline()];
+        files.chain(trees).chain(ours.into_iter().flatten()).min()
+    }
+
+    /// A program is not judged while it may be being built.
+    fn is_judged(&self, file: &WatchedFile) -> bool {
+        !self.held || file.role != FileRole::Program
     }
 
     fn poll_interval(&self) -> Option<Duration> {
@@ -170,80 +208,169 @@ impl Watch {
 
     /// The changes that have passed all gates since the last look.
     pub fn look(&mut self, now: Time) -> Vec<Changed> {
-        if self.held {
-            return Vec::new();
-        }
         self.hinted = None;
         self.looked = now;
         let hints = self.events.take(now);
-        if hints.trees || self.events.is_paused() {
-            self.trees.iter_mut().for_each(WatchedTree::mark_changed);
-        }
         self.find_steps();
         if self.found.is_empty() {
             self.found_at = now;
         }
-        for file in &mut self.files {
-            let arrival = arrival(&hints, file.steps());
-            if file.look(now, arrival, self.debounce, self.usual) {
-                self.found.push(Changed {
-                    path: file.as_given.clone(),
-                });
-            }
-        }
-        let mut other_directories = false;
-        for tree in &mut self.trees {
-            let (path, others) = tree.look(now);
-            self.found.extend(path.map(|path| Changed { path }));
-            other_directories |= others;
-        }
-        if other_directories {
-            self.follow();
+        self.look_at_files(now, &hints);
+        self.look_at_trees(now, &hints);
+        for path in self.brake.release(now) {
+            let others = Vec::new();
+            self.found.push(Changed { path, others });
         }
         if let Some(complaint) = self.complaint() {
             log::warn!("{complaint}");
         }
-        let others = self.files.iter().any(WatchedFile::is_settling)
-            || self.trees.iter().any(WatchedTree::is_settling);
-        if others && now < self.found_at + self.company() {
+        self.say_what_is_watched();
+        let settling = self
+            .files
+            .iter()
+            .any(|file| self.is_judged(file) && file.is_settling());
+        let settling = settling || self.trees.iter().any(WatchedTree::is_settling);
+        if settling && now < self.found_at + self.company() {
             return Vec::new();
         }
         std::mem::take(&mut self.found)
+    }
+
+    fn look_at_files(&mut self, now: Time, hints: &Hints) {
+        for at in 0..self.files.len() {
+            let Some(file) = self.files.get_mut(at) else {
+                return;
+            };
+            if self.held && file.role == FileRole::Program {
+                continue;
+            }
+            let arrival = arrival(hints, file.steps());
+            if !file.look(now, arrival, self.debounce, self.usual) {
+                continue;
+            }
+            let path = file.as_given.clone();
+            let is_named = file.role == FileRole::Named;
+            let difference = Difference {
+                changed: file.changed(),
+                path: path.clone(),
+                grew: false,
+            };
+            if !is_named || self.counts(&difference, now) {
+                let others = Vec::new();
+                self.found.push(Changed { path, others });
+            }
+        }
+    }
+
+    fn look_at_trees(&mut self, now: Time, hints: &Hints) {
+        let mut other_directories = false;
+        for at in 0..self.trees.len() {
+            let Some(tree) = self.trees.get_mut(at) else {
+                return;
+            };
+            tree.heed(hints);
+            let (differences, others) = tree.look(now);
+            other_directories |= others;
+            let (changed, own): (Vec<_>, Vec<_>) = differences
+                .into_iter()
+                .partition(|difference| self.counts(difference, now));
+            if let Some(tree) = self.trees.get_mut(at) {
+                for own in own {
+                    tree.distrust(&own.path);
+                }
+            }
+            let mut paths: Vec<PathBuf> = changed.into_iter().map(|changed| changed.path).collect();
+            if !paths.is_empty() {
+                let others = paths.split_off(1);
+                let path = paths.remove(0);
+                self.found.push(Changed { path, others });
+            }
+        }
+        if other_directories {
+            self.follow();
+        }
+    }
+
+    /// Whether a change was made by a person or a tool, and not by hotswap's own commands or the server.
+    fn counts(&mut self, difference: &Difference, now: Time) -> bool {
+        let Difference {
+            path,
+            changed,
+            grew,
+        } = difference;
+        match self.own_writes.author(path, *changed) {
+            Author::Command => return false,
+            Author::CommandFirstSeen => {
+                log::info!(
+                    "{} is written by a command of hotswap's and no longer counts\ntry: save it again if that was you",
+                    escaped(path)
+                );
+                return false;
+            }
+            Author::Somebody => {}
+        }
+        match self.brake.weigh(path, *changed, *grew, now) {
+            Worth::Counts => true,
+            Worth::KeptBack => false,
+            Worth::Braked => {
+                let path = escaped(path);
+                log::warn!(
+                    "{path} changes with every start of the server, and no longer counts\ntry: --ignore {path}"
+                );
+                false
+            }
+        }
     }
 
     fn company(&self) -> Duration {
         COMPANY.min(self.debounce * 2)
     }
 
-    /// Stops judging until [`Watch::baseline`]: a command that hotswap runs may write anything.
-    pub fn hold(&mut self) {
-        self.held = true;
+    /// A command starts. One before a swap builds from what is there now.
+    pub fn command_begins(&mut self, command: Command) {
+        self.own_writes.begins(command, sys::file_time());
+        if command == Command::BeforeSwap {
+            self.held = true;
+            self.found.clear();
+            let files = self.files.iter_mut();
+            files
+                .filter(|file| file.role != FileRole::Program)
+                .for_each(WatchedFile::take_as_tried);
+            self.trees.iter_mut().for_each(WatchedTree::take_as_tried);
+        }
     }
 
-    /// Takes what is there now as what the next candidate starts from.
-    pub fn baseline(&mut self) {
-        let was_held = std::mem::take(&mut self.held);
-        self.told_of_failure = false;
+    /// It has ended, well or not: what it did to the program is no change if it failed.
+    pub fn command_ends(&mut self, command: Command, now: Time) {
+        self.own_writes.ends(command, sys::wall_time());
+        if command == Command::BeforeSwap {
+            self.held = false;
+            let files = self.files.iter_mut();
+            files
+                .filter(|file| file.role == FileRole::Program)
+                .for_each(WatchedFile::take_as_tried);
+            self.hinted = Some(now);
+        }
+    }
+
+    /// A generation starts, from what is there now; `built` if a command built it from what was there when that began.
+    pub fn starts(&mut self, built: bool, now: Time) {
+        self.brake.starts(now, sys::file_time());
+        if built {
+            let files = self.files.iter_mut();
+            files
+                .filter(|file| file.role == FileRole::Program)
+                .for_each(WatchedFile::take_as_tried);
+            return;
+        }
         self.found.clear();
-        for file in &mut self.files {
-            file.take_as_tried();
-        }
-        for tree in &mut self.trees {
-            tree.take_as_tried(was_held);
-        }
+        self.files.iter_mut().for_each(WatchedFile::take_as_tried);
+        self.trees.iter_mut().for_each(WatchedTree::take_as_tried);
     }
 
-    /// Ends [`Watch::hold`] when no candidate follows. The user may have fixed a tree while the command ran, so what
-    /// changed in it is still reported; but not after two failures in a row, because a failing command that writes into
-    /// the tree would run forever.
-    pub fn command_failed(&mut self, now: Time) {
-        let again = self.told_of_failure;
-        self.baseline();
-        if !again {
-            self.told_of_failure = true;
-            self.trees.iter_mut().for_each(WatchedTree::tell_all);
-        }
-        self.hinted = Some(now);
+    /// Somebody asked for a swap: what was left out counts again.
+    pub fn asked(&mut self) {
+        self.brake.release_all();
     }
 
     /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
@@ -304,7 +431,8 @@ impl Watch {
             .iter()
             .map(WatchedFile::steps)
             .chain(self.trees.iter().map(WatchedTree::steps));
-        let places: Vec<&PathStep> = ways.flatten().collect();
+        let hops = self.trees.iter().flat_map(WatchedTree::hops);
+        let places: Vec<&PathStep> = ways.flatten().chain(hops).collect();
         let within = || self.trees.iter().flat_map(WatchedTree::directories);
         let directories: HashSet<Directory> = places
             .iter()

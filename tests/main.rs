@@ -20,6 +20,7 @@ mod hard_to_watch;
 mod harness;
 mod idle;
 mod limits;
+mod loops;
 mod many;
 mod misuse;
 mod neighbours;
@@ -46,6 +47,7 @@ mod thousand;
 mod upgrade;
 mod upgraded;
 mod watch;
+mod watched;
 mod words;
 
 /// With `autotests = false` a file that is not named above would never run, and nobody would notice.

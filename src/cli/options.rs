@@ -113,9 +113,17 @@ pub struct RunArgs {
     #[arg(help_heading = "Swapping")]
     pub restart: Restart,
 
-    /// Also swap when this file or tree changes; may be repeated
+    /// Also swap when this file, tree or glob changes; may be repeated
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Watching")]
     pub watch: Vec<PathBuf>,
+
+    /// Leave this out of trees, as a line of .gitignore would; may be repeated
+    #[arg(long, value_name = "GLOB", value_parser = values::glob, help_heading = "Watching")]
+    pub ignore: Vec<String>,
+
+    /// Watch only files with these endings in trees, such as py,html
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::ending, help_heading = "Watching")]
+    pub ext: Vec<String>,
 
     /// Do not watch the program file
     #[arg(long, help_heading = "Watching")]

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::time::Duration;
 
+use ignore::gitignore::GitignoreBuilder;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -42,6 +43,27 @@ impl fmt::Display for InvalidValue {
 }
 
 impl std::error::Error for InvalidValue {}
+
+/// A line of a .gitignore file.
+pub fn glob(text: &str) -> Result<String, InvalidValue> {
+    let mut builder = GitignoreBuilder::new("/");
+    if text.trim().is_empty() || text.starts_with('#') {
+        return Err(InvalidValue::new("not a glob").instead("'*.log'"));
+    }
+    builder
+        .add_line(None, text)
+        .map_err(|error| InvalidValue::new(format!("not a glob: {error}")))?;
+    Ok(text.to_owned())
+}
+
+/// `py`, `.py` or `*.py`.
+pub fn ending(text: &str) -> Result<String, InvalidValue> {
+    let ending = text.trim().trim_start_matches("*.").trim_start_matches('.');
+    if ending.is_empty() || ending.contains(['/', '*', ' ']) {
+        return Err(InvalidValue::new("not an ending of file names").instead("py,html"));
+    }
+    Ok(ending.to_owned())
+}
 
 /// `500ms`, `1.5s`, `1m30s`, and a plain `0`.
 pub fn duration(text: &str) -> Result<Duration, InvalidValue> {

@@ -7,7 +7,6 @@ use super::World;
 use super::generation::Spawned;
 use crate::drain::Drain;
 use crate::listener::Incident;
-use crate::log as lines;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
@@ -38,6 +37,9 @@ impl World {
                 if let Err(error) = self.spawn(generation, cause, sockets, program) {
                     self.free(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
+                }
+                if self.build.takes_outdated() {
+                    return vec![Event::FileChanged];
                 }
             }
             Action::CutOver(generation) => return vec![self.cut_over(generation)],
@@ -111,8 +113,9 @@ impl World {
             ProgramChoice::Current => None,
             ProgramChoice::Of(good) => self.held_program(good).ok(),
         };
-        if self.args.clear && self.args.dev {
-            lines::clear_terminal();
+        let built = self.build.starts();
+        if !built {
+            self.clear_screen();
         }
         let launch = Launch {
             generation,
@@ -121,7 +124,7 @@ impl World {
             ready_fd: readiness.take_descriptor(),
             program,
         };
-        self.watch.baseline();
+        self.watch.starts(built, now);
         let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {

@@ -1,6 +1,6 @@
 //! Commands that hotswap runs for itself: before a swap, after an event, to ask whether a candidate is ready.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::command::{Command, shell};
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::sys;
+use crate::watch;
 
 /// How long one command after an event may take.
 const HOOK: Duration = Duration::from_secs(60);
@@ -19,21 +20,23 @@ const HOOKS: usize = 16;
 impl World {
     pub(super) fn run_before_swap(&mut self, generation: Generation) -> Option<Event> {
         let line = self.args.before_swap.clone()?;
-        self.watch.hold();
-        match self.run(
-            Purpose::BeforeSwap,
-            &line,
-            &[("HOTSWAP_GENERATION", generation.0.to_string())],
-            None,
-        ) {
+        self.clear_screen();
+        let state = [
+            ("HOTSWAP_GENERATION", generation.0.to_string().into()),
+            ("HOTSWAP_CHANGED", self.build.changed()),
+        ];
+        self.watch.command_begins(watch::Command::BeforeSwap);
+        match self.run(Purpose::BeforeSwap, &line, &state, None) {
             Ok(()) => {
+                self.build.begins(generation);
                 let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
                 let text = format!("waits for: {line}");
                 self.publish(&Record::of(RecordKind::Notice, generation, text));
                 None
             }
             Err(why) => {
-                self.watch.command_failed(sys::now());
+                self.watch
+                    .command_ends(watch::Command::BeforeSwap, sys::now());
                 Some(Event::BeforeSwapEnded(Err(why)))
             }
         }
@@ -41,7 +44,7 @@ impl World {
 
     pub(super) fn end_before_swap(&mut self) {
         let now = sys::now();
-        self.watch.command_failed(now);
+        self.build.is_given_up();
         for (_, command) in self
             .commands
             .iter_mut()
@@ -86,7 +89,10 @@ impl World {
                 .map(|reason| ("HOTSWAP_REASON", reason)),
         );
         variables.push(("HOTSWAP_MESSAGE", record.text.clone()));
-        if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(sys::now() + HOOK)) {
+        let now = sys::now();
+        self.watch.command_begins(watch::Command::OnEvent);
+        if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(now + HOOK)) {
+            self.watch.command_ends(watch::Command::OnEvent, now);
             self.warn(why);
         }
     }
@@ -95,14 +101,14 @@ impl World {
         &mut self,
         purpose: Purpose,
         line: &str,
-        variables: &[(&str, String)],
+        variables: &[(&str, impl AsRef<OsStr>)],
         deadline: Option<Time>,
     ) -> Result<(), String> {
         let mut state = vec![("HOTSWAP_INSTANCE", OsString::from(&self.server_config.name))];
         state.extend(
             variables
                 .iter()
-                .map(|(name, value)| (*name, OsString::from(value))),
+                .map(|(name, value)| (*name, value.as_ref().to_owned())),
         );
         let (env_file, stderr) = (self.args.env_file.as_deref(), self.server_config.stderr);
         let command = Command::start(
@@ -131,28 +137,37 @@ impl World {
         let ended = command.died(status);
         let well = ended.exit == Exit::Status(0);
         match purpose {
-            // Whoever ended it has said why.
-            Purpose::BeforeSwap if was_asked_to_end => {}
             Purpose::BeforeSwap => {
-                if well {
-                    self.watch.baseline();
-                } else {
-                    self.watch.command_failed(now);
-                    self.status_data.command_lines = ended.last_lines;
+                self.watch.command_ends(watch::Command::BeforeSwap, now);
+                if let Some(generation) = self.build.ends(well) {
+                    batch.requests.extend(self.run_before_swap(generation));
+                    return;
                 }
-                let why = format!("the command before the swap failed: {}", ended.exit);
+                if well && !was_asked_to_end {
+                    batch.requests.push(Event::BeforeSwapEnded(Ok(())));
+                    return;
+                }
+                // What ended it has said why.
+                if !was_asked_to_end {
+                    self.status_data.command_lines = ended.last_lines;
+                    let why = format!("the command before the swap failed: {}", ended.exit);
+                    batch.requests.push(Event::BeforeSwapEnded(Err(why)));
+                }
+                let outdated = self.build.takes_outdated();
                 batch
                     .requests
-                    .push(Event::BeforeSwapEnded(if well { Ok(()) } else { Err(why) }));
+                    .extend(outdated.then_some(Event::FileChanged));
             }
             Purpose::Upgrade if well => batch.requests.push(Event::UpgradeAsked),
             Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
             Purpose::Ready(generation) => self.ready_command_ended(generation, well),
-            Purpose::OnEvent if well => {}
-            Purpose::OnEvent => self.publish(&Record::new(
-                RecordKind::Warning,
-                format!("the command after an event {}", ended.exit),
-            )),
+            Purpose::OnEvent => {
+                self.watch.command_ends(watch::Command::OnEvent, now);
+                if !well {
+                    let text = format!("the command after an event {}", ended.exit);
+                    self.publish(&Record::new(RecordKind::Warning, text));
+                }
+            }
         }
     }
 }

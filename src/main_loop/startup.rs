@@ -1,11 +1,13 @@
 //! Opening the rooms, in the order that signals and threads ask for.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
+use super::build::Build;
 use super::captures::CaptureSetting;
 use super::status::StatusData;
 use super::{World, saved_state};
@@ -20,7 +22,7 @@ use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
 use crate::sys::clock::Pulse;
 use crate::systemd::{self, ServiceManager};
 use crate::upgrade::{Upgraded, lost};
-use crate::watch::{Watch, WatchTargets};
+use crate::watch::{Wanted, Watch, WatchTargets, launcher};
 use crate::{program, sys, upgrade};
 
 /// What the command line says, as the core has it.
@@ -105,6 +107,7 @@ impl World {
             signals,
             listeners,
             watch,
+            build: Build::default(),
             generations: BTreeMap::new(),
             programs: BTreeMap::new(),
             commands: Vec::new(),
@@ -201,17 +204,21 @@ fn server_config(args: &RunArgs, control: &Control, capture: bool) -> ServerConf
 
 fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
     let path = std::env::var_os("PATH");
-    let program: Option<PathBuf> = args
-        .command
-        .first()
-        .and_then(|command| program::find(command, args.chdir.as_deref(), path.as_deref()).ok());
+    let find = |name: &OsStr| program::find(name, args.chdir.as_deref(), path.as_deref()).ok();
+    let (at, program) = launcher::behind(&args.command, find);
     let targets = WatchTargets {
-        command: args.command.clone(),
+        command: args.command.get(at..).unwrap_or_default().to_vec(),
         directory: args.chdir.clone(),
         program,
         watch_program: !args.no_watch,
         paths: args.watch.clone(),
+        wanted: Wanted {
+            ignore: args.ignore.clone(),
+            endings: args.ext.iter().map(OsString::from).collect(),
+            base: std::env::current_dir().unwrap_or_default(),
+        },
         env_file: args.env_file.clone(),
+        dev: args.dev,
     };
     Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
 }

@@ -163,6 +163,7 @@ impl World {
             listeners: self.listener_states(),
             generations,
             last_swap,
+            watch: self.watch.report(),
             counters: self.status_data.counters.clone(),
         };
         let state = state.to_json();

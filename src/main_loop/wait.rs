@@ -15,7 +15,6 @@ use super::generation::Spawned;
 use crate::capture::Capture;
 use crate::log as lines;
 use crate::ready::Readiness;
-use crate::record::{Record, RecordKind};
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
@@ -59,6 +58,13 @@ impl World {
         }
         self.look(now, &mut batch);
         self.answer_status_requests(supervisor, now);
+        if batch
+            .requests
+            .iter()
+            .any(|event| matches!(event, Event::SwapAsked(_)))
+        {
+            self.watch.asked();
+        }
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
         let Batch {
             deaths,
@@ -250,16 +256,7 @@ impl World {
         }
         if self.watch.deadline().is_some_and(|due| due <= now) {
             let changed = self.watch.look(now);
-            for changed in &changed {
-                self.publish(&Record::new(
-                    RecordKind::Changed,
-                    format!("{changed} changed"),
-                ));
-            }
-            // One swap for all of them: a second request would replace its candidate.
-            batch
-                .requests
-                .extend((!changed.is_empty()).then_some(Event::FileChanged));
+            batch.requests.extend(self.files_changed(&changed, now));
         }
     }
 }

@@ -53,6 +53,7 @@ fn state() -> InstanceStatus {
             text: "generation 2 is serving (accepting after 41ms)".into(),
             ago: Duration::from_secs(41),
         }),
+        watch: serde_json::Value::Null,
         counters: Counters::default(),
     }
 }
@@ -82,6 +83,7 @@ fn the_json_has_every_key_even_where_nothing_is_known() {
             None,
         )],
         last_swap: None,
+        watch: serde_json::Value::Null,
         ..state()
     };
     let json = bare.to_json();

@@ -1,6 +1,6 @@
 //! What time it is for hotswap: the kernel's monotonic clock, which stands still for as long as hotswap itself does.
 //!
-//! It knows no date: a wall clock that is set changes nothing that hotswap decides.
+//! It knows no date: a wall clock that is set changes nothing that hotswap decides, but for what a file's times tell.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +20,17 @@ static STOOD_STILL: AtomicU64 = AtomicU64::new(0);
 /// Now, since the machine started: it stays comparable over a re-execution of hotswap.
 pub fn now() -> Duration {
     read(ClockId::CLOCK_MONOTONIC).saturating_sub(stood_still())
+}
+
+/// The wall clock, in seconds and nanoseconds: what the times of files are compared with, and nothing else.
+pub fn wall_time() -> (i64, i64) {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or((0, 0), |time| (time.tv_sec(), time.tv_nsec()))
+}
+
+/// The same as the kernel stamps files with: it counts in ticks, so that no later change has an earlier time.
+pub fn file_time() -> (i64, i64) {
+    clock_gettime(ClockId::CLOCK_REALTIME_COARSE)
+        .map_or((0, 0), |time| (time.tv_sec(), time.tv_nsec()))
 }
 
 /// What this thread has had of the processor: what a look costs, however long others kept it waiting.

@@ -16,6 +16,37 @@ const RUNNERS: [&str; 10] = [
     "go", "pipenv", "pnpm", "poetry", "Rscript", "tclsh", "tsx", "uv", "wish", "yarn",
 ];
 
+/// Programs that are watched themselves, but load what matters from other files.
+const TOOLS: [&str; 27] = [
+    "artisan",
+    "bootRun",
+    "daphne",
+    "django-admin",
+    "fastapi",
+    "flask",
+    "granian",
+    "gunicorn",
+    "hanami",
+    "hypercorn",
+    "manage",
+    "mix",
+    "nest",
+    "next",
+    "nuxt",
+    "passenger",
+    "puma",
+    "rackup",
+    "rails",
+    "shotgun",
+    "streamlit",
+    "thin",
+    "ts-node",
+    "unicorn",
+    "uvicorn",
+    "vite",
+    "waitress-serve",
+];
+
 /// The name of `program`, if it is an interpreter.
 pub fn interpreter(program: &Path) -> Option<&str> {
     let name = program.file_name()?.to_str()?;
@@ -24,22 +55,47 @@ pub fn interpreter(program: &Path) -> Option<&str> {
     is_one.then_some(name)
 }
 
+/// The first argument that is a file: what an interpreter runs.
+pub fn script(arguments: &[OsString], directory: Option<&Path>) -> Option<PathBuf> {
+    let from =
+        |argument: &OsString| directory.map_or_else(|| argument.into(), |at| at.join(argument));
+    let is_file = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file());
+    arguments.iter().map(from).find(is_file)
+}
+
 /// Says that the interpreter is not watched, and which option watches what it runs.
-pub fn about_interpreter(name: &str, arguments: &[OsString], directory: Option<&Path>) -> String {
-    let is_file = |argument: &&OsString| {
-        let path = Path::new(argument);
-        let path = directory.map_or_else(|| path.to_owned(), |directory| directory.join(path));
-        fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
-    };
-    let path = arguments.iter().find(is_file).map_or_else(
-        || "PATH".into(),
-        |argument| {
-            let path =
-                directory.map_or_else(|| argument.into(), |directory| directory.join(argument));
-            path.display().to_string()
-        },
-    );
-    format!("{name} is an interpreter and is not watched; try: --watch {path}")
+pub fn about_interpreter(name: &str, script: Option<&Path>, is_watched: bool) -> String {
+    let path = script.map_or("PATH".into(), |script| script.to_string_lossy());
+    if is_watched {
+        format!(
+            "{name} is an interpreter: {path} is watched, and what it loads is not\ntry: --watch ."
+        )
+    } else {
+        format!("{name} is an interpreter and is not watched\ntry: --watch {path}")
+    }
+}
+
+/// Says that what this tool runs is not watched, if it is one that runs other files.
+pub fn about_tool(
+    program: &Path,
+    arguments: &[OsString],
+    directory: Option<&Path>,
+) -> Option<String> {
+    let name = program.file_name()?.to_str()?;
+    let is_one = TOOLS.contains(&name) || TOOLS.contains(&name.trim_end_matches(".py"));
+    let at = |path: &str| directory.map_or_else(|| path.into(), |at| at.join(path));
+    // shop.app:create() is in shop/app.py or in shop/
+    let module = arguments.iter().find_map(|argument| {
+        let (module, _) = argument.to_str()?.split_once(':')?;
+        let path = module.replace('.', "/");
+        let package = path.split('/').next()?.to_owned();
+        let file = at(&format!("{path}.py"));
+        let is_in_package = at(&package).is_dir();
+        (is_in_package || file.is_file()).then(|| if is_in_package { at(&package) } else { file })
+    });
+    let path = module.unwrap_or_else(|| at("."));
+    let path = path.display();
+    is_one.then(|| format!("{name} runs files that are not watched\ntry: --watch {path}"))
 }
 
 /// Warns if a file is a mount point: a new file that replaces it outside is never seen here.
@@ -111,12 +167,34 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("app.py"), "").unwrap();
         let arguments = ["-u".into(), "app.py".into(), "--port".into()];
-        let advice = about_interpreter("python3", &arguments, Some(home.path()));
+        let script = script(&arguments, Some(home.path()));
+        let advice = about_interpreter("python3", script.as_deref(), false);
         assert!(
             advice.ends_with(&format!("--watch {}/app.py", home.path().display())),
             "{advice}"
         );
-        assert!(about_interpreter("sh", &["-c".into()], None).ends_with("--watch PATH"));
+        assert!(about_interpreter("sh", None, false).ends_with("--watch PATH"));
+    }
+
+    #[test]
+    fn what_a_known_tool_loads_should_be_watched() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("shop")).unwrap();
+        fs::write(home.path().join("app.py"), "").unwrap();
+        let advice = |program: &str, argument: &str| {
+            about_tool(Path::new(program), &[argument.into()], Some(home.path()))
+        };
+        for (program, argument, watched) in [
+            ("/usr/bin/gunicorn", "app:app", "/app.py"),
+            ("uvicorn", "shop.web:create", "/shop"),
+            ("./manage.py", "runserver", "/."),
+            ("bin/rails", "server", "/."),
+        ] {
+            let advice = advice(program, argument).unwrap();
+            let expected = format!("--watch {}{watched}", home.path().display());
+            assert!(advice.ends_with(&expected), "{advice}");
+        }
+        assert_eq!(advice("./server", "app:app"), None);
     }
 
     #[test]

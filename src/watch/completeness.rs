@@ -15,14 +15,21 @@ use crate::watch::elf::{ExecFormat, form};
 
 /// How long a file must stay unchanged where the kernel cannot say whether anybody is writing it.
 pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
+/// The same for a file of another user, who may write it slowly.
+pub const FOREIGN_SETTLE: Duration = Duration::from_secs(1);
 
-/// A file as stat(2) sees it, without ctime and link count: cargo changes both even when a build fails.
+/// Times are counted in ticks of up to 10 ms, in nanoseconds.
+const YOUNG: i128 = 20_000_000;
+
+/// A file as stat(2) sees it. ctime is part of it, which no tool can set; that it changes does not yet mean that the
+/// content did, for cargo links a program anew even when a build fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     pub dev: u64,
     pub ino: u64,
     pub size: u64,
-    modified: (i64, i64),
+    pub modified: (i64, i64),
+    pub changed: (i64, i64),
 }
 
 impl FileIdentity {
@@ -32,7 +39,31 @@ impl FileIdentity {
             ino: metadata.ino(),
             size: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// A link by where it leads, however often it is made anew.
+    pub fn of_link(path: &Path, metadata: &Metadata) -> Self {
+        let (dev, ino) = match path.metadata() {
+            Ok(target) => (target.dev(), target.ino()),
+            Err(_) => (metadata.dev(), metadata.ino()),
+        };
+        Self {
+            dev,
+            ino,
+            size: 0,
+            modified: (0, 0),
+            changed: (0, 0),
+        }
+    }
+
+    /// Whether it was changed so lately that another change could leave the same times.
+    pub fn is_young(&self) -> bool {
+        let (seconds, nanoseconds) = sys::wall_time();
+        let age = i128::from(seconds - self.changed.0) * 1_000_000_000
+            + i128::from(nanoseconds - self.changed.1);
+        age < YOUNG
     }
 }
 
@@ -41,7 +72,9 @@ impl FileIdentity {
 pub enum Writer {
     Nobody,
     Somebody,
-    /// The file belongs to another user, or its file system has no leases.
+    /// The file belongs to another user.
+    NotOurs,
+    /// Its file system has no leases.
     CannotTell,
 }
 
@@ -54,6 +87,7 @@ pub fn writer(file: &File) -> Writer {
             Writer::Nobody
         }
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Writer::Somebody,
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Writer::NotOurs,
         Err(_) => Writer::CannotTell,
     }
 }
@@ -83,8 +117,8 @@ pub struct CompleteFile {
     pub identity: FileIdentity,
     /// `None` if hotswap may not read it.
     pub file: Option<File>,
-    /// Whether it is known that nobody is writing it.
-    pub certain: bool,
+    /// Nobody, as far as can be told.
+    pub writer: Writer,
 }
 
 fn shut(why: &str) -> Completeness {
@@ -106,7 +140,7 @@ pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
             return Completeness::Open(CompleteFile {
                 identity,
                 file: None,
-                certain: false,
+                writer: Writer::NotOurs,
             });
         }
         Err(error) => return shut(&format!("cannot be read: {error}")),
@@ -116,7 +150,7 @@ pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
         Ok(metadata) if writer != Writer::Somebody => Completeness::Open(CompleteFile {
             identity: FileIdentity::of(&metadata),
             file: Some(file),
-            certain: writer == Writer::Nobody,
+            writer,
         }),
         Ok(_) => Completeness::Written,
         Err(error) => shut(&format!("cannot be read: {error}")),
@@ -133,7 +167,7 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
     let Completeness::Open(CompleteFile {
         identity,
         file: Some(file),
-        certain,
+        writer,
     }) = &gate
     else {
         return gate;
@@ -150,7 +184,7 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
     };
     Completeness::Shut {
         why,
-        certain: *certain,
+        certain: *writer == Writer::Nobody,
     }
 }
 
@@ -181,9 +215,16 @@ pub fn fitness(path: &Path, usual: Option<ExecFormat>) -> Fitness {
     };
     match program(path, &metadata, usual) {
         Completeness::Written => Fitness::BeingWritten,
-        Completeness::Open(CompleteFile { certain: false, .. })
+        Completeness::Open(CompleteFile {
+            writer: Writer::NotOurs,
+            ..
+        }) if !has_been_quiet(&metadata, FOREIGN_SETTLE) => Fitness::BeingWritten,
+        Completeness::Open(CompleteFile {
+            writer: Writer::CannotTell,
+            ..
+        })
         | Completeness::Shut { certain: false, .. }
-            if !has_been_quiet(&metadata) =>
+            if !has_been_quiet(&metadata, BLIND_SETTLE) =>
         {
             Fitness::BeingWritten
         }
@@ -193,11 +234,11 @@ pub fn fitness(path: &Path, usual: Option<ExecFormat>) -> Fitness {
 }
 
 /// Judges by ctime, which no tool can set. If the clock is behind it (a network file system), nothing is known.
-fn has_been_quiet(metadata: &Metadata) -> bool {
+fn has_been_quiet(metadata: &Metadata, long_enough: Duration) -> bool {
     let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
     let changed = Duration::new(u64::try_from(metadata.ctime()).unwrap_or(0), nanoseconds);
     SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|now| {
         now.checked_sub(changed)
-            .is_none_or(|quiet| quiet >= BLIND_SETTLE)
+            .is_none_or(|quiet| quiet >= long_enough)
     })
 }

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::watch::completeness::FileIdentity;
+use crate::watch::completeness::{self, FileIdentity};
 
 /// Bytes read in one go at most: about 2 ms.
 const PIECE: usize = 8 << 20;
@@ -58,4 +59,16 @@ impl HashInProgress {
             _ => HashProgress::Lost,
         }
     }
+}
+
+/// The hash of the first bytes of a file.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn hash_of_first(path: &Path, length: u64) -> io::Result<u64> {
+    let mut content = Vec::new();
+    completeness::open(path)?
+        .take(length)
+        .read_to_end(&mut content)?;
+    Ok(xxh3_64(&content))
 }

@@ -4,6 +4,7 @@
 //! directory with thousands of events a second is not listened to for a while, and polled instead.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use notify::ErrorKind;
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 
 use crate::supervisor::Time;
+use crate::watch::filter::is_hidden;
+use crate::watch::ignore_files::is_rule_file;
 use crate::watch::notifier::{Notifier, reason};
 use crate::watch::symlinks::{Directory, is_editors_own};
 
@@ -33,7 +36,10 @@ pub enum HowArrived {
     Created,
     /// By rename(2).
     Moved,
+    /// Changed in place, by a writer that may go on.
     Written,
+    /// A writer has closed it.
+    Closed,
 }
 
 /// What has happened since the last look.
@@ -41,8 +47,10 @@ pub enum HowArrived {
 pub struct Hints {
     /// Names that were touched.
     pub arrivals: HashMap<PathBuf, HowArrived>,
-    /// Something in a watched tree was touched.
-    pub trees: bool,
+    /// Directories of watched trees in which something was touched.
+    pub directories: HashSet<PathBuf>,
+    /// Anything may have been touched: events were lost.
+    pub everything: bool,
 }
 
 /// What the main loop shares with the thread of `notify`.
@@ -159,12 +167,13 @@ impl Events {
         state.woken = false;
         let broken = mem::take(&mut state.broken);
         let noisy = state.noise.directory.take();
-        let hints = mem::take(&mut state.hints);
+        let mut hints = mem::take(&mut state.hints);
         let refused = mem::take(&mut state.refused);
         drop(state);
         for (directory, error) in refused {
             self.is_refused(directory, &error);
         }
+        hints.directories.extend(self.paused.keys().cloned());
         let paused = self.paused.len();
         self.paused.retain(|_, until| *until > now);
         self.behind |= broken || self.paused.len() < paused;
@@ -244,6 +253,7 @@ impl NotifyShared {
             state.note(&event)
         } else {
             state.broken = true;
+            state.hints.everything = true;
             true
         };
         if matters {
@@ -253,7 +263,7 @@ impl NotifyShared {
 
     fn answer(&self, directory: Directory, held: notify::Result<()>) {
         let mut state = self.lock();
-        state.hints.trees = true;
+        state.hints.directories.insert(directory.path.clone());
         state
             .refused
             .extend(held.err().map(|error| (directory, error)));
@@ -278,7 +288,7 @@ impl NotifyState {
         let noisy = !is_own_walk && self.noise.count(event);
         if event.need_rescan() {
             self.broken = true;
-            self.hints.trees = true;
+            self.hints.everything = true;
             return true;
         }
         let Some(arrival) = arrival(event.kind) else {
@@ -293,14 +303,14 @@ impl NotifyState {
             }
             if self.trees.contains(path) {
                 self.broken |= goes_away(event.kind);
-                self.hints.trees = true;
+                self.hints.directories.insert(path.clone());
                 matters = true;
             }
-            let in_tree = path
-                .parent()
-                .is_some_and(|parent| self.trees.contains(parent));
-            if in_tree && path.file_name().is_some_and(matters_in_tree) {
-                self.hints.trees = true;
+            let parent = path.parent().filter(|parent| self.trees.contains(*parent));
+            if let Some(parent) = parent
+                && path.file_name().is_some_and(matters_in_tree)
+            {
+                self.hints.directories.insert(parent.to_owned());
                 matters = true;
             }
             if goes_away(event.kind)
@@ -336,8 +346,8 @@ impl EventRate {
     }
 }
 
-fn matters_in_tree(name: &std::ffi::OsStr) -> bool {
-    !name.as_encoded_bytes().starts_with(b".") && !is_editors_own(name)
+fn matters_in_tree(name: &OsStr) -> bool {
+    is_rule_file(name) || !is_hidden(name, false) && !is_editors_own(name)
 }
 
 fn goes_away(kind: EventKind) -> bool {
@@ -352,8 +362,8 @@ fn arrival(kind: EventKind) -> Option<HowArrived> {
     match kind {
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(HowArrived::Moved),
         EventKind::Create(CreateKind::File) => Some(HowArrived::Created),
-        EventKind::Modify(ModifyKind::Data(_))
-        | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(HowArrived::Written),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(HowArrived::Written),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(HowArrived::Closed),
         EventKind::Access(_) => None,
         _ => Some(HowArrived::Unknown),
     }
@@ -364,7 +374,7 @@ impl HowArrived {
         match self {
             // A changed mode or a removal says nothing about how the next file arrives.
             Self::Unknown => before,
-            Self::Created | Self::Moved | Self::Written => self,
+            Self::Created | Self::Moved | Self::Written | Self::Closed => self,
         }
     }
 }

@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
-use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity};
+use crate::watch::completeness::{
+    self, BLIND_SETTLE, Completeness, FOREIGN_SETTLE, FileIdentity, Writer,
+};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 use crate::watch::elf::ExecFormat;
 use crate::watch::events::HowArrived;
 use crate::watch::symlinks::{PathStep, steps};
 
+/// How long a file of another user is left alone after a write, if no event says that it was closed.
+const FOREIGN_OPEN: Duration = Duration::from_secs(10);
 /// The least time between two checks for a writer.
 const SOON: Duration = Duration::from_millis(20);
 /// The most time between them, for a file that has been written for long.
@@ -24,8 +28,10 @@ const LATE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileRole {
     Program,
-    /// Read by the server or by hotswap: settings, scripts, an environment.
-    Plain,
+    /// Named by `--watch`: a new mtime is a change as well, by which touch(1) asks for a swap.
+    Named,
+    /// The environment that hotswap reads.
+    Settings,
 }
 
 /// A content that was there at some moment.
@@ -46,6 +52,8 @@ struct NewContent {
     since: Time,
     /// It came by rename or hard link, so it was finished elsewhere.
     arrived: bool,
+    /// Whether somebody writes it, as far as events tell.
+    is_open: Option<bool>,
     content: Content,
 }
 
@@ -94,6 +102,13 @@ impl WatchedFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// When the file that was last tried was changed, by ctime.
+    pub fn changed(&self) -> (i64, i64) {
+        self.tried
+            .identity
+            .map_or((0, 0), |identity| identity.changed)
     }
 
     pub fn steps(&self) -> &[PathStep] {
@@ -194,13 +209,14 @@ impl WatchedFile {
             return false;
         };
         let identity = FileIdentity::of(&metadata);
-        if self.is_known(identity) {
+        let may_be_another = arrival != HowArrived::Unknown && identity.is_young();
+        if self.is_known(identity) && !may_be_another {
             self.fresh = None;
             return false;
         }
         let gate = match self.role {
             FileRole::Program => completeness::program(&self.path, &metadata, usual),
-            FileRole::Plain => completeness::plain(&self.path, &metadata),
+            FileRole::Named | FileRole::Settings => completeness::plain(&self.path, &metadata),
         };
         let mut fresh = self.notice(now, identity, arrival, metadata.nlink());
         match gate {
@@ -215,7 +231,7 @@ impl WatchedFile {
             }
             Completeness::Open(passed) if passed.identity != identity => self.again = Some(now),
             Completeness::Open(passed) => {
-                let settled = fresh.since + fresh.settle(passed.certain, debounce);
+                let settled = fresh.since + fresh.settle(passed.writer, debounce);
                 if settled <= now {
                     let differs = self.compare(now, fresh, passed.file);
                     self.settling = self.fresh.is_some();
@@ -249,6 +265,7 @@ impl WatchedFile {
         links: u64,
     ) -> NewContent {
         let before = self.fresh.take();
+        let before_is_open = before.as_ref().and_then(|fresh| fresh.is_open);
         let mut fresh = match before {
             Some(fresh) if fresh.identity == identity => fresh,
             before => NewContent {
@@ -256,6 +273,7 @@ impl WatchedFile {
                 begun: before.map_or(now, |fresh| fresh.begun),
                 since: now,
                 arrived: false,
+                is_open: before_is_open,
                 content: Content::Unread,
             },
         };
@@ -264,6 +282,10 @@ impl WatchedFile {
             // With other links it is a hard link to a finished file, without them a file that is being written here.
             HowArrived::Created => fresh.arrived = links > 1,
             HowArrived::Written => fresh.written(now),
+            HowArrived::Closed => {
+                fresh.written(now);
+                fresh.is_open = Some(false);
+            }
             HowArrived::Unknown => {}
         }
         fresh
@@ -306,7 +328,12 @@ impl WatchedFile {
     }
 
     fn decide(&mut self, identity: FileIdentity, hash: Option<u64>) -> bool {
-        let is = |known: &KnownContent| hash.is_some() && known.hash == hash;
+        let touch_counts = self.role == FileRole::Named;
+        let is = |known: &KnownContent| {
+            let same = hash.is_some() && known.hash == hash;
+            let untouched = known.identity.map(|known| known.modified) == Some(identity.modified);
+            same && (untouched || !touch_counts)
+        };
         let is_old = is(&self.tried) || self.serving.as_ref().is_some_and(is);
         self.tried = KnownContent {
             identity: Some(identity),
@@ -344,21 +371,25 @@ impl WatchedFile {
 impl NewContent {
     fn written(&mut self, now: Time) {
         self.arrived = false;
+        self.is_open = Some(true);
         self.since = now;
         self.content = Content::Unread;
     }
 
-    /// How long it must have been unchanged. `certain` if it is known that nobody is writing it.
-    fn settle(&self, certain: bool, debounce: Duration) -> Duration {
+    /// How long it must have been unchanged, by what is known of its writer.
+    fn settle(&self, writer: Writer, debounce: Duration) -> Duration {
         let settle = if self.arrived {
             Duration::ZERO
         } else {
             debounce
         };
-        if certain {
-            settle
-        } else {
-            settle.max(BLIND_SETTLE)
+        match (writer, self.is_open) {
+            (Writer::Nobody, _) => settle,
+            (Writer::NotOurs, Some(true)) => settle.max(FOREIGN_OPEN),
+            (Writer::NotOurs, None) if !self.arrived => settle.max(FOREIGN_SETTLE),
+            (Writer::NotOurs | Writer::CannotTell | Writer::Somebody, _) => {
+                settle.max(BLIND_SETTLE)
+            }
         }
     }
 }

@@ -1,24 +1,135 @@
-//! Whether the ignore files of a directory are safe to read.
+//! The rules of .gitignore and .ignore files, one directory at a time.
 //!
-//! Anyone who may write into a tree, or into a directory above it, can put a FIFO or an endless file in their place.
+//! Anyone who may write into a tree, or into a directory above it, can put a FIFO or an endless file in their place, so
+//! they are read without blocking and only up to a limit.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::iter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// The files that the walker reads in every directory.
-const NAMES: [&str; 3] = [".gitignore", ".ignore", ".git/info/exclude"];
-/// Larger than any real ignore file.
+use ignore::gitignore::{Gitignore, GitignoreBuilder, gitconfig_excludes_path};
+
+use crate::watch::completeness::{self, FileIdentity};
+
+/// The files that hold rules, the stronger one first.
+const NAMES: [&str; 2] = [".ignore", ".gitignore"];
+const EXCLUDE: &str = ".git/info/exclude";
+/// Larger than any real list of rules.
 const LONGEST: u64 = 1 << 20;
+/// No user would choose this name.
+const ANY_NAME: &str = "hotswap\u{1}any";
 
-/// Whether reading the ignore files in this directory ends.
-pub fn are_readable(directory: &Path) -> bool {
-    let fits = |name: &&str| match fs::metadata(directory.join(name)) {
-        Ok(found) => found.is_file() && found.len() <= LONGEST,
-        Err(_) => true,
-    };
-    let odd = NAMES.iter().find(|name| !fits(name));
-    if let Some(odd) = odd {
-        log::debug!("cannot read {}: no file", directory.join(odd).display());
+/// The rules that hold in a directory; `None` if no file above or in it has any.
+pub type Rules = Option<Arc<RuleFiles>>;
+
+/// The rules of one directory, and those of the directories above it.
+pub struct RuleFiles {
+    above: Rules,
+    /// From `.ignore`, then from `.gitignore`.
+    lists: [Gitignore; 2],
+    /// What git ignores above a repository is not ignored in it.
+    is_repository: bool,
+}
+
+/// Which rule files a directory has: when these change, so do its rules.
+pub type Stamps = [Option<FileIdentity>; 2];
+
+pub fn is_rule_file(name: &OsStr) -> bool {
+    NAMES.iter().any(|rule_file| name == *rule_file)
+}
+
+pub fn stamps(directory: &Path) -> Stamps {
+    NAMES.map(|name| {
+        let found = fs::metadata(directory.join(name)).ok()?;
+        Some(FileIdentity::of(&found))
+    })
+}
+
+/// The rules in `directory`, whose files are known by the path `shown`.
+pub fn rules_in(directory: &Path, shown: &Path, above: &Rules) -> Rules {
+    let is_repository = directory.join(".git").exists();
+    let [own, git] = NAMES.map(|name| directory.join(name));
+    let lists = [
+        list(shown, iter::once(own)),
+        list(shown, [directory.join(EXCLUDE), git].into_iter()),
+    ];
+    if lists.iter().all(Gitignore::is_empty) && !(is_repository && above.is_some()) {
+        return above.clone();
     }
-    odd.is_none()
+    Some(Arc::new(RuleFiles {
+        above: above.clone(),
+        lists,
+        is_repository,
+    }))
+}
+
+/// The rules from above `root`, up to the repository it is in. None of them, if together they would leave out all of it:
+/// it was named, which is stronger.
+pub fn rules_above(root: &Path) -> Rules {
+    let directories: Vec<&Path> = root.ancestors().skip(1).collect();
+    let repository = root.ancestors().position(|path| path.join(".git").exists());
+    let count = repository.unwrap_or(directories.len());
+    let top = directories.get(..count).and_then(<[&Path]>::last);
+    let mut rules = global_rules(top.copied().unwrap_or(root));
+    for directory in directories.iter().take(count).rev() {
+        rules = rules_in(directory, directory, &rules);
+    }
+    let all = is_ignored(&rules, root, true)
+        || is_ignored(&rules, &root.join(ANY_NAME), false)
+        || is_ignored(&rules, &root.join(ANY_NAME), true);
+    rules.filter(|_| !all)
+}
+
+/// The user's own list, git's core.excludesFile.
+fn global_rules(root: &Path) -> Rules {
+    let list = list(root, gitconfig_excludes_path().into_iter());
+    let rules = RuleFiles {
+        above: None,
+        lists: [Gitignore::empty(), list],
+        is_repository: false,
+    };
+    let is_empty = rules.lists.iter().all(Gitignore::is_empty);
+    (!is_empty).then(|| Arc::new(rules))
+}
+
+/// The deepest rule that matches decides, and `.ignore` before `.gitignore`.
+pub fn is_ignored(rules: &Rules, path: &Path, is_directory: bool) -> bool {
+    let levels = || iter::successors(rules.as_ref(), |level| level.above.as_ref());
+    let own = levels().map(|level| level.lists[0].matched(path, is_directory));
+    let mut outside = false;
+    let git = levels()
+        .take_while(|level| !std::mem::replace(&mut outside, level.is_repository))
+        .map(|level| level.lists[1].matched(path, is_directory));
+    let decisive = own.chain(git).find(|found| !found.is_none());
+    decisive.is_some_and(|found| found.is_ignore())
+}
+
+/// Rules that cannot be parsed are skipped, as git does.
+fn list(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Gitignore {
+    let mut builder = GitignoreBuilder::new(root);
+    for text in paths.filter_map(|path| text(&path)) {
+        for line in text.trim_start_matches('\u{feff}').lines() {
+            if let Err(error) = builder.add_line(None, line) {
+                log::debug!("cannot use {line:?} as a rule: {error}");
+            }
+        }
+    }
+    builder.build().unwrap_or_else(|_| Gitignore::empty())
+}
+
+fn text(path: &Path) -> Option<String> {
+    let file = completeness::open(path).ok()?;
+    let is_sane = file
+        .metadata()
+        .is_ok_and(|found| found.is_file() && found.len() <= LONGEST);
+    if !is_sane {
+        log::debug!("cannot read {}: not a list of rules", path.display());
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -77,6 +77,14 @@ pub fn steps(path: &Path) -> Vec<PathStep> {
     places
 }
 
+/// When what `path` leads to became another file, as far as its links tell: the latest ctime on the way.
+pub fn linked_since(path: &Path) -> (i64, i64) {
+    let links = steps(path).into_iter();
+    let found = links.flat_map(|step| fs::symlink_metadata(step.path()));
+    let times = found.map(|found| (found.ctime(), found.ctime_nsec()));
+    times.max().unwrap_or_default()
+}
+
 /// In reverse order, so that `pop` gives the first one.
 fn components(path: &Path) -> Vec<PathBuf> {
     path.components()

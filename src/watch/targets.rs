@@ -7,83 +7,122 @@ use std::time::Duration;
 
 use crate::watch::advice;
 use crate::watch::file::{FileRole, WatchedFile};
+use crate::watch::filter::{Wanted, split_glob};
 use crate::watch::tree::WatchedTree;
 
 /// What to watch.
 #[derive(Clone, Debug, Default)]
 pub struct WatchTargets {
-    /// COMMAND and its ARGS.
+    /// The program and its arguments, without launchers before it.
     pub command: Vec<OsString>,
-    /// Where COMMAND starts, if not in the current directory.
+    /// Where it starts, if not in the current directory.
     pub directory: Option<PathBuf>,
-    /// COMMAND as found in PATH. [`Watch::fit`] checks it even if it is not watched.
+    /// The program as found in PATH. [`super::Watch::fit`] checks it even if it is not watched.
     pub program: Option<PathBuf>,
     pub watch_program: bool,
+    /// Files, trees and globs.
     pub paths: Vec<PathBuf>,
+    /// What trees leave out.
+    pub wanted: Wanted,
     pub env_file: Option<PathBuf>,
+    /// Watch the script of an interpreter, if nothing else is named.
+    pub dev: bool,
 }
 
 /// Files, trees, and one line for each warning.
-pub fn targets(
-    targets: &WatchTargets,
-    debounce: Duration,
-    poll: Duration,
-) -> (Vec<WatchedFile>, Vec<WatchedTree>, Vec<String>) {
-    let mut warnings = Vec::new();
-    let mut files = Vec::new();
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    if let Some(program) = targets.program.as_deref().filter(|_| targets.watch_program) {
-        if let Some(name) = advice::interpreter(program) {
-            if targets.paths.is_empty() {
-                let arguments = targets.command.get(1..).unwrap_or_default();
-                let directory = targets.directory.as_deref();
-                warnings.push(advice::about_interpreter(name, arguments, directory));
+#[derive(Default)]
+pub struct Subjects {
+    pub files: Vec<WatchedFile>,
+    pub trees: Vec<WatchedTree>,
+    pub warnings: Vec<String>,
+}
+
+impl Subjects {
+    pub fn of(targets: &WatchTargets, debounce: Duration, poll: Duration) -> Self {
+        let mut subjects = Self::default();
+        let absolute = |path: &Path| targets.wanted.base.join(path);
+        let mut named = targets.paths.clone();
+        if targets.watch_program {
+            named.extend(subjects.add_program(targets));
+        }
+        let mut trees = Vec::new();
+        for as_given in named {
+            if let Some((above, glob)) = split_glob(&targets.wanted.base, &as_given) {
+                trees.push((above.clone(), absolute(&above), Some(glob)));
+                continue;
             }
-        } else {
-            let as_given = targets
-                .command
-                .first()
-                .map_or_else(|| program.into(), PathBuf::from);
-            files.push(WatchedFile::new(
-                FileRole::Program,
+            let path = absolute(&as_given);
+            if !path.exists() {
+                let as_given = as_given.display();
+                let warning = format!("{as_given} does not exist yet; it is waited for");
+                subjects.warnings.push(warning);
+            }
+            let file = WatchedFile::new(FileRole::Named, as_given.clone(), path.clone());
+            subjects.files.push(file);
+            // It may become a directory, and be a file again.
+            trees.push((as_given, path, None));
+        }
+        if let Some(path) = &targets.env_file {
+            let file = WatchedFile::new(FileRole::Settings, path.clone(), absolute(path));
+            subjects.files.push(file);
+        }
+        let paths = subjects.files.iter().map(WatchedFile::path);
+        subjects
+            .warnings
+            .extend(paths.filter_map(advice::about_mount));
+        let paths = subjects.files.iter().map(WatchedFile::path);
+        let others: HashSet<PathBuf> = paths.map(real_path).collect();
+        for (as_given, path, glob) in trees {
+            let tree = WatchedTree::new(
                 as_given,
-                absolute(program),
-            ));
+                path,
+                glob,
+                targets.wanted.clone(),
+                others.clone(),
+                debounce,
+                poll,
+            );
+            subjects.trees.push(tree);
         }
+        subjects
     }
-    let (directories, plain): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        targets.paths.iter().partition(|path| path.is_dir());
-    for path in plain.into_iter().chain(&targets.env_file) {
-        if !path.exists() {
-            warnings.push(format!(
-                "{} does not exist yet; it is watched for",
-                path.display()
+
+    /// Watches the program, or gives the script that it runs and that is to be watched instead.
+    fn add_program(&mut self, targets: &WatchTargets) -> Option<PathBuf> {
+        let program = targets.program.as_deref()?;
+        let arguments = targets.command.get(1..).unwrap_or_default();
+        let directory = targets.directory.as_deref();
+        if let Some(name) = advice::interpreter(program) {
+            if !targets.paths.is_empty() {
+                return None;
+            }
+            let script = advice::script(arguments, directory);
+            let is_watched = targets.dev && script.is_some();
+            self.warnings.push(advice::about_interpreter(
+                name,
+                script.as_deref(),
+                is_watched,
             ));
+            return script.filter(|_| is_watched);
         }
-        files.push(WatchedFile::new(
-            FileRole::Plain,
-            path.clone(),
-            absolute(path),
-        ));
+        if targets.paths.is_empty() {
+            self.warnings
+                .extend(advice::about_tool(program, arguments, directory));
+        }
+        let as_given = targets.command.first();
+        let as_given = as_given.map_or_else(|| program.into(), PathBuf::from);
+        let path = targets.wanted.base.join(program);
+        self.files
+            .push(WatchedFile::new(FileRole::Program, as_given, path));
+        None
     }
-    warnings.extend(
-        files
-            .iter()
-            .filter_map(|file| advice::about_mount(file.path())),
-    );
-    let others: HashSet<PathBuf> = files.iter().map(|file| real(file.path())).collect();
-    let tree = |path: &PathBuf| {
-        WatchedTree::new(path.clone(), absolute(path), others.clone(), debounce, poll)
-    };
-    let trees = directories.into_iter().map(tree).collect();
-    (files, trees, warnings)
 }
 
 /// The path as a walk will find it, even if the file does not exist yet.
-fn real(path: &Path) -> PathBuf {
+fn real_path(path: &Path) -> PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,
-        (Err(_), Some(directory), Some(name)) => real(directory).join(name),
+        (Err(_), Some(directory), Some(name)) => real_path(directory).join(name),
         (Err(_), _, _) => path.to_owned(),
     }
 }

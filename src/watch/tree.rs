@@ -1,376 +1,441 @@
 //! One watched tree: which of its files differ from the known ones, once all of it has stopped changing.
 //!
-//! Hidden files, ignored files and editors' temporary files are not part of it. It is walked a piece at a time, and the
-//! larger it is the less often.
+//! A file event names the directories to look at again; now and then all of them are looked at, because file systems exist
+//! that have no events. It is done a piece at a time, and takes no more than a set share of the processor.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use ignore::{DirEntry, Walk, WalkBuilder};
-
-use crate::escape::escape;
 use crate::supervisor::Time;
-use crate::watch::completeness::{self, FileIdentity, Writer};
+use crate::sys;
+use crate::watch::completeness::{self, FOREIGN_SETTLE, FileIdentity, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
-use crate::watch::ignore_files;
-use crate::watch::symlinks::{Directory, PathStep, is_editors_own, steps};
+use crate::watch::differences::{
+    Difference, Differences, Differs, Entry, has_grown, is_ours, is_same,
+};
+use crate::watch::events::Hints;
+use crate::watch::filter::{Filter, Wanted};
+use crate::watch::git::Repository;
+use crate::watch::listing::{Sighting, What};
+use crate::watch::symlinks::{Directory, PathStep, steps};
+use crate::watch::walk::{Extent, Walk};
 
-/// Entries in one go: about 2 ms.
+/// Paths in one go: about 2 ms.
 const PIECE: usize = 500;
 /// Larger files are compared by identity alone.
-const BIGGEST_READ: u64 = 1 << 20;
+const BIGGEST_READ: u64 = 8 << 20;
 /// Bytes read in one go at most, not counting the last file.
 const BYTES: u64 = 4 << 20;
-/// The time between two walks for each entry, about twenty times as long as the walk.
-const REST: Duration = Duration::from_micros(200);
-/// The least time between two walks.
+/// The least time between two looks.
 const LEAST_REST: Duration = Duration::from_millis(20);
-/// The time between two walks for each entry of a quiet tree, if that exceeds the poll interval; and where there are no
-/// file events.
-const POLL_REST: Duration = Duration::from_millis(2);
-const DEAF_POLL_REST: Duration = Duration::from_micros(500);
+/// A look is followed by this many times its own duration without one: after an event, for a tree without events, and for
+/// one with events.
+const REST: u32 = 4;
+const DEAF_POLL_REST: u32 = 9;
+const POLL_REST: u32 = 49;
 /// A tree that never stops changing is taken as it is after this many debounce times, or this long if that is more.
 const LONGEST: u32 = 20;
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
-
-/// One file at some moment; it has a hash if it is small enough to be read.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    identity: FileIdentity,
-    hash: Option<u64>,
-    /// ctime: no tool can set it.
-    changed: (i64, i64),
-}
-
-impl Entry {
-    fn is_as(&self, other: &Self) -> bool {
-        self.identity == other.identity || (self.hash.is_some() && self.hash == other.hash)
-    }
-}
-
-/// The files of the tree, by their path below its root.
-type Files = HashMap<PathBuf, Entry>;
-
-/// A walk that has not finished.
-struct Scan {
-    walk: Walk,
-    root: PathBuf,
-    files: Files,
-    directories: Vec<Directory>,
-}
-
-/// A difference that has not been reported yet.
-struct PendingChange {
-    first: Time,
-    since: Time,
-    files: Files,
-}
 
 pub struct WatchedTree {
     /// As the user wrote it.
     pub as_given: PathBuf,
     path: PathBuf,
     steps: Vec<PathStep>,
+    wanted: Wanted,
+    glob: Option<String>,
     /// Files that are watched on their own.
     others: HashSet<PathBuf>,
     debounce: Duration,
     poll: Duration,
-    /// `None` until the first walk has finished.
-    known: Option<Files>,
-    directories: Vec<Directory>,
-    scan: Option<Scan>,
-    pending: Option<PendingChange>,
-    /// Something was touched since the last walk began.
-    changed_since_walk: bool,
-    /// What the next walk finds counts as known, unless it changed after this.
-    absorb: Option<(i64, i64)>,
-    /// What it finds is mentioned in the log.
-    aloud: bool,
-    deaf: bool,
-    walked: Time,
-    /// Files and directories.
-    size: u32,
+    /// `None` while there is no such directory.
+    walk: Option<Walk>,
+    /// The repository it is in.
+    repository: Option<Repository>,
+    /// What it has by the last look, and what the last candidate started from, by their paths below the root.
+    known: HashMap<PathBuf, Entry>,
+    /// Everything that the first look finds is known.
+    is_new: bool,
+    sightings: VecDeque<Sighting>,
+    differences: Differences,
+    /// Whatever changed before this is known.
+    known_until: (i64, i64),
+    /// A directory was touched since the last look began.
+    touched: bool,
+    /// How many times its own duration passes between two looks at everything.
+    poll_rest: u32,
+    /// When the last look at anything began and ended, and what it took; the same for the last look at everything.
+    begun: Option<Time>,
+    looked: Time,
+    took: Duration,
+    looked_at_all: Time,
+    took_for_all: Duration,
 }
 
 impl WatchedTree {
-    /// `path` is absolute; a `poll` of zero means no polling.
+    /// `path` is absolute, and `glob` is what is wanted of it; a `poll` of zero means no polling.
     pub fn new(
         as_given: PathBuf,
         path: PathBuf,
+        glob: Option<String>,
+        wanted: Wanted,
         others: HashSet<PathBuf>,
         debounce: Duration,
         poll: Duration,
     ) -> Self {
-        Self {
+        let mut tree = Self {
             as_given,
             steps: steps(&path),
             path,
+            wanted,
+            glob,
             others,
             debounce,
             poll,
-            known: None,
-            directories: Vec::new(),
-            scan: None,
-            pending: None,
-            changed_since_walk: true,
-            absorb: None,
-            aloud: false,
-            deaf: false,
-            walked: Time::ZERO,
-            size: 0,
-        }
+            walk: None,
+            repository: None,
+            known: HashMap::new(),
+            is_new: true,
+            sightings: VecDeque::new(),
+            differences: Differences::default(),
+            known_until: (0, 0),
+            touched: true,
+            poll_rest: POLL_REST,
+            begun: None,
+            looked: Time::ZERO,
+            took: Duration::ZERO,
+            looked_at_all: Time::ZERO,
+            took_for_all: Duration::ZERO,
+        };
+        // What comes later into an absent directory is all new.
+        tree.is_new = tree.path.is_dir();
+        tree
     }
 
     pub fn steps(&self) -> &[PathStep] {
         &self.steps
     }
 
-    /// Every directory in it.
-    pub fn directories(&self) -> &[Directory] {
-        &self.directories
+    /// As the user wrote it, with its glob.
+    pub fn named(&self) -> PathBuf {
+        let glob = self.glob.as_deref();
+        glob.map_or_else(|| self.as_given.clone(), |glob| self.as_given.join(glob))
     }
 
-    /// Some of it gives no events: it is walked this often, or as often as its size allows.
+    /// Every directory in it.
+    pub fn directories(&self) -> impl Iterator<Item = &Directory> {
+        self.walk.iter().flat_map(Walk::directories)
+    }
+
+    /// Every name on the way through its links.
+    pub fn hops(&self) -> impl Iterator<Item = &PathStep> {
+        self.walk.iter().flat_map(Walk::hops)
+    }
+
+    /// How much of it is watched; `None` until the first look has ended, or while it does not exist.
+    pub fn extent(&self) -> Option<Extent> {
+        self.walk
+            .as_ref()
+            .filter(|walk| walk.is_seen)
+            .map(Walk::extent)
+    }
+
+    /// Whether it is not there.
+    pub fn is_absent(&self) -> bool {
+        self.walk.is_none() && !self.touched
+    }
+
+    /// Some of it gives no events: it is looked at this often, or as often as its size allows.
     pub fn poll_every(&mut self, poll: Duration) {
         self.poll = poll;
-        self.deaf = true;
+        self.poll_rest = DEAF_POLL_REST;
     }
 
-    /// Walks it again as soon as its size allows.
-    pub fn mark_changed(&mut self) {
-        self.changed_since_walk = true;
+    /// Looks soon at what was touched.
+    pub fn heed(&mut self, hints: &Hints) {
+        let Some(walk) = &mut self.walk else {
+            return;
+        };
+        for directory in &hints.directories {
+            walk.look_at(directory);
+        }
+        for name in hints.arrivals.keys() {
+            walk.look_at_link(name);
+        }
+        if hints.everything {
+            walk.look_at_all();
+        }
+        self.touched |= walk.is_behind();
     }
 
-    /// Takes what is there now as what the next candidate starts from. `aloud` if a command was running: what changed
-    /// during that may have come too late for the command, so the user is told.
-    pub fn take_as_tried(&mut self, aloud: bool) {
-        self.aloud |= aloud;
-        self.pending = None;
-        self.scan = None;
-        self.changed_since_walk = true;
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        self.absorb = Some((seconds, now.subsec_nanos().into()));
+    /// Takes what is there now as what the next candidate starts from.
+    pub fn take_as_tried(&mut self) {
+        self.known_until = sys::file_time();
+        let differences = mem::take(&mut self.differences);
+        for (path, differs) in differences.paths {
+            self.learn(path, differs.entry);
+        }
+        if self.walk.is_none() {
+            self.known.clear();
+        }
     }
 
-    /// Undoes [`WatchedTree::take_as_tried`].
-    pub fn tell_all(&mut self) {
-        self.absorb = None;
-        self.aloud = false;
+    /// This file does not count as it is, but saved once more it does, even with the same content.
+    pub fn distrust(&mut self, path: &Path) {
+        let shown = path.strip_prefix(&self.as_given);
+        if let Some(entry) = shown.ok().and_then(|shown| self.known.get_mut(shown)) {
+            entry.hash = None;
+        }
     }
 
-    /// A difference was found, and it only has to stay unchanged.
+    /// Whether a difference was found that only has to stay unchanged.
     pub fn is_settling(&self) -> bool {
-        self.pending.is_some()
+        !self.differences.paths.is_empty()
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        if self.scan.is_some() {
+        if self.begun.is_some() {
             return Some(Time::ZERO);
         }
-        let rested = self.walked + LEAST_REST.max(REST * self.size);
-        let changed_since_walk = self.changed_since_walk.then_some(rested);
-        let pending = self.pending.as_ref();
-        let quiet = pending.map(|pending| rested.max(pending.since + self.debounce));
-        let rest = if self.deaf { DEAF_POLL_REST } else { POLL_REST };
-        let pause = self.poll.max(rest * self.size);
-        let poll = (!self.poll.is_zero()).then_some(self.walked + pause);
-        [changed_since_walk, quiet, poll]
-            .into_iter()
-            .flatten()
-            .min()
+        let rested = self.looked + LEAST_REST.max(self.took * REST);
+        let touched = self.touched.then_some(rested);
+        let quiet = self
+            .is_settling()
+            .then(|| rested.max(self.differences.since + self.settle()));
+        let poll = (!self.poll.is_zero()).then_some(self.looked_at_all + self.pause());
+        [touched, quiet, poll].into_iter().flatten().min()
+    }
+
+    fn settle(&self) -> Duration {
+        if self.differences.is_foreign {
+            self.debounce.max(FOREIGN_SETTLE)
+        } else {
+            self.debounce
+        }
     }
 
     /// Returns true if the way to its root has changed.
     pub fn find_steps(&mut self) -> bool {
         let steps = steps(&self.path);
         let differs = steps != self.steps;
-        self.changed_since_walk |= differs;
+        self.touched |= differs;
         self.steps = steps;
         differs
     }
 
-    /// Does one piece of work. Returns the path of a changed file once the whole tree has stopped changing, and whether
+    /// Does one piece of work. Returns the files that have changed, once the whole tree has stopped changing, and whether
     /// its set of directories has changed.
-    pub fn look(&mut self, now: Time) -> (Option<PathBuf>, bool) {
+    pub fn look(&mut self, now: Time) -> (Vec<Difference>, bool) {
         if self.deadline().is_none_or(|deadline| deadline > now) {
-            return (None, false);
+            return (Vec::new(), false);
         }
-        let Some(mut scan) = self.scan.take().or_else(|| self.begin(now)) else {
-            return (None, false);
+        let begun = self.begun.take().unwrap_or_else(|| self.begin(now));
+        let since = sys::now();
+        let has_ended = self.go_on(now);
+        self.took += sys::now().saturating_sub(since);
+        let others = self.walk.as_mut().is_some_and(Walk::takes_others);
+        if !has_ended {
+            self.begun = Some(begun);
+            return (Vec::new(), others);
+        }
+        self.looked = now;
+        if self.looked_at_all >= begun {
+            self.took_for_all = self.took;
+        }
+        (self.conclude(now), others)
+    }
+
+    fn begin(&mut self, now: Time) -> Time {
+        let poll_is_due = now >= self.looked_at_all + self.pause() && !self.poll.is_zero();
+        self.took = Duration::ZERO;
+        self.touched = false;
+        let root = fs::canonicalize(&self.path).ok();
+        let root = root.filter(|root| root.is_dir());
+        let is_same = self.walk.as_ref().map(Walk::root) == root.as_deref();
+        if !is_same {
+            self.move_to(root);
+        }
+        let Some(walk) = &mut self.walk else {
+            self.looked_at_all = now;
+            return now;
         };
-        if !self.go_on(&mut scan) {
-            self.scan = Some(scan);
-            return (None, false);
+        if poll_is_due || !is_same {
+            self.looked_at_all = now;
+            walk.look_at_all();
         }
-        self.walked = now;
-        self.size = u32::try_from(scan.files.len() + scan.directories.len()).unwrap_or(u32::MAX);
-        let others = scan.directories != self.directories;
-        self.directories = scan.directories;
-        (self.conclude(now, scan.files), others)
+        // Whether these are still as they were is what has to be seen.
+        let directories: HashSet<&PathBuf> = self
+            .differences
+            .paths
+            .values()
+            .map(|differs| &differs.directory)
+            .collect();
+        for directory in directories {
+            walk.look_at(directory);
+        }
+        now
     }
 
-    /// Walks nothing while the root is missing: it may come back.
-    fn begin(&mut self, now: Time) -> Option<Scan> {
-        self.changed_since_walk = false;
-        self.walked = now;
-        let root = fs::canonicalize(&self.path).ok()?;
-        let above = root.ancestors().skip(1).all(ignore_files::are_readable);
-        let here = ignore_files::are_readable(&root);
-        let walk = WalkBuilder::new(&root)
-            .require_git(false)
-            .parents(above)
-            .git_ignore(here)
-            .git_exclude(here)
-            .ignore(here)
-            .filter_entry(|entry| entry.depth() == 0 || is_part(entry))
-            .build();
-        Some(Scan {
-            walk,
-            root,
-            files: Files::new(),
-            directories: Vec::new(),
-        })
+    fn pause(&self) -> Duration {
+        self.poll.max(self.took_for_all * self.poll_rest)
     }
 
-    /// Returns true once the walk has finished.
-    fn go_on(&self, scan: &mut Scan) -> bool {
-        let mut bytes = 0;
-        for _ in 0..PIECE {
-            if bytes > BYTES {
-                return false;
+    /// The root is another directory now, or none. Nothing has gone while it is away: it may come back.
+    fn move_to(&mut self, root: Option<PathBuf>) {
+        self.sightings.clear();
+        self.walk = root.map(|root| {
+            self.repository = Repository::around(&root);
+            let filter = Filter::new(&self.wanted, &root, self.glob.as_deref());
+            Walk::new(root, filter, self.others.clone())
+        });
+    }
+
+    /// Returns true once the look has ended.
+    fn go_on(&mut self, now: Time) -> bool {
+        let (mut paths, mut bytes) = (0, 0);
+        while paths < PIECE && bytes < BYTES {
+            paths += 1;
+            if let Some(sighting) = self.sightings.pop_front() {
+                bytes += self.note(now, sighting);
+                continue;
             }
-            let Some(entry) = scan.walk.next() else {
+            let Some(walk) = &mut self.walk else {
                 return true;
             };
-            let Some((path, metadata)) = entry
-                .ok()
-                .and_then(|entry| Some((entry.path().to_owned(), entry.metadata().ok()?)))
-            else {
-                continue;
-            };
-            if metadata.is_dir() {
-                let (dev, ino) = (metadata.dev(), metadata.ino());
-                scan.directories.push(Directory { path, dev, ino });
-            } else if (metadata.is_file() || metadata.is_symlink()) && !self.others.contains(&path)
-            {
-                bytes += self.note(scan, &path, &metadata);
+            match walk.step() {
+                Some(sightings) => self.sightings.extend(sightings),
+                None if !walk.is_seen => {
+                    walk.is_seen = true;
+                    let gone = walk.missing(self.known.keys()).into_iter();
+                    let directory = walk.root().to_owned();
+                    self.sightings.extend(gone.map(|shown| Sighting {
+                        shown,
+                        directory: directory.clone(),
+                        since: sys::wall_time(),
+                        what: What::Gone,
+                    }));
+                }
+                None => return true,
             }
         }
         false
     }
 
-    /// Adds one file, and returns the number of bytes read for it.
-    fn note(&self, scan: &mut Scan, path: &Path, metadata: &Metadata) -> u64 {
-        let Ok(name) = path.strip_prefix(&scan.root) else {
-            return 0;
-        };
-        let mut entry = Entry {
-            identity: FileIdentity::of(metadata),
-            hash: None,
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        };
-        let known = self.known.as_ref().and_then(|files| files.get(name));
-        let pending = self.pending.as_ref();
-        let seen = pending.and_then(|pending| pending.files.get(name));
-        let mut before = [known, seen].into_iter().flatten();
-        let mut bytes = 0;
-        if let Some(same) = before.find(|before| before.identity == entry.identity) {
-            entry.hash = same.hash;
-        } else if let Some(Ok(file)) = metadata.is_file().then(|| completeness::open(path)) {
-            // A log that its server keeps open is never finished, so it counts as it was. Closing it is an event.
-            if self.known.is_some() && completeness::writer(&file) == Writer::Somebody {
-                if let Some(known) = known {
-                    scan.files.insert(name.to_owned(), *known);
-                }
-                return 0;
+    /// Judges one path, and returns the number of bytes read for it.
+    fn note(&mut self, now: Time, sighting: Sighting) -> u64 {
+        let (entry, bytes) = match sighting.what {
+            What::Gone => (None, 0),
+            What::Link(identity) => {
+                let entry = Entry {
+                    identity,
+                    hash: None,
+                    young: false,
+                };
+                (Some(entry), 0)
             }
-            if entry.identity.size <= BIGGEST_READ {
-                bytes = entry.identity.size;
-                if let HashProgress::Done(hash) = HashInProgress::new(file, entry.identity).go_on()
-                {
-                    entry.hash = Some(hash);
-                }
+            What::File(ref path, ref metadata) => {
+                let Some((entry, bytes)) = self.read(&sighting.shown, path, metadata) else {
+                    // It is being written. A log that its server keeps open never counts; closing it is an event.
+                    if self.differences.paths.contains_key(&sighting.shown) {
+                        self.differences.since = now;
+                    }
+                    return 0;
+                };
+                (Some(entry), bytes)
             }
+        };
+        let is_known = is_same(self.known.get(&sighting.shown), entry.as_ref());
+        if is_known || self.is_new || sighting.since < self.known_until {
+            self.differences.paths.remove(&sighting.shown);
+            self.learn(sighting.shown, entry);
+            return bytes;
         }
-        scan.files.insert(name.to_owned(), entry);
+        let differences = &mut self.differences;
+        if differences.paths.is_empty() {
+            differences.first = now;
+            differences.is_foreign = false;
+        }
+        let mut path = None;
+        if let What::File(at, metadata) = sighting.what {
+            differences.is_foreign |= !is_ours(&metadata);
+            path = Some(at);
+        }
+        let known = self.known.get(&sighting.shown);
+        let grew = known.zip(entry.as_ref()).zip(path.as_deref());
+        let grew = grew.is_some_and(|((known, entry), path)| has_grown(known, entry, path));
+        let differs = Differs {
+            entry,
+            changed: sighting.since,
+            grew,
+            directory: sighting.directory,
+        };
+        let before = differences.paths.insert(sighting.shown, differs);
+        if !before.is_some_and(|before| is_same(before.entry.as_ref(), entry.as_ref())) {
+            differences.since = now;
+        }
         bytes
     }
 
-    fn conclude(&mut self, now: Time, mut files: Files) -> Option<PathBuf> {
-        let absorb_until = self.absorb.take();
-        let Some(known) = &mut self.known else {
-            self.known = Some(files);
-            return None;
+    /// `None` while somebody writes the file.
+    fn read(&self, shown: &Path, path: &Path, metadata: &Metadata) -> Option<(Entry, u64)> {
+        let mut entry = Entry {
+            identity: FileIdentity::of(metadata),
+            hash: None,
+            young: false,
         };
-        let aloud = std::mem::take(&mut self.aloud);
-        if let Some(moment) = absorb_until {
-            let absorbed = absorb(known, &mut files, moment);
-            if let Some(path) = absorbed.into_iter().min().filter(|_| aloud) {
-                let path = escape(&self.as_given.join(path).to_string_lossy());
-                log::info!(
-                    "{path} changed while --before-swap ran; try: save it again if that was you, else name it in .gitignore"
-                );
-            }
+        let known = self.known.get(shown);
+        let seen = self.differences.paths.get(shown);
+        let seen = seen.and_then(|differs| differs.entry.as_ref());
+        let mut before = [known, seen].into_iter().flatten();
+        if let Some(same) = before.find(|one| one.identity == entry.identity && !one.young) {
+            return Some((*same, 0));
         }
-        let Some(path) = difference(known, &files) else {
-            self.pending = None;
-            self.known = Some(files);
+        entry.young = entry.identity.is_young();
+        let Ok(file) = completeness::open(path) else {
+            return Some((entry, 0));
+        };
+        if !self.is_new && completeness::writer(&file) == Writer::Somebody {
             return None;
-        };
-        let path = self.as_given.join(path);
-        let (first, since) = match self.pending.take() {
-            Some(before) if difference(&before.files, &files).is_none() => {
-                (before.first, before.since)
-            }
-            Some(before) => (before.first, now),
-            None => (now, now),
-        };
+        }
+        if entry.identity.size > BIGGEST_READ {
+            return Some((entry, 0));
+        }
+        let bytes = entry.identity.size;
+        if let HashProgress::Done(hash) = HashInProgress::new(file, entry.identity).go_on() {
+            entry.hash = Some(hash);
+        }
+        Some((entry, bytes))
+    }
+
+    fn learn(&mut self, path: PathBuf, entry: Option<Entry>) {
+        match entry {
+            Some(entry) => drop(self.known.insert(path, entry)),
+            None => drop(self.known.remove(&path)),
+        }
+    }
+
+    fn conclude(&mut self, now: Time) -> Vec<Difference> {
+        self.is_new &= self.walk.is_none();
         let longest = LONGEST_AT_LEAST.max(self.debounce * LONGEST);
-        if now >= since + self.debounce || now >= first + longest {
-            self.known = Some(files);
-            return Some(path);
+        let is_quiet = now >= self.differences.since + self.settle()
+            || now >= self.differences.first + longest;
+        let repository = self.repository.as_ref();
+        let git_is_at_work = repository.is_some_and(Repository::is_at_work);
+        if !self.is_settling() || !is_quiet || git_is_at_work {
+            return Vec::new();
         }
-        self.pending = Some(PendingChange {
-            first,
-            since,
-            files,
-        });
-        None
-    }
-}
-
-/// Takes what changed or was removed up to `moment` as known, but without the content: if the user saves a file once
-/// more, unsure whether the first save was in time, that still counts.
-fn absorb(known: &mut Files, files: &mut Files, moment: (i64, i64)) -> Vec<PathBuf> {
-    known.retain(|path, _| files.contains_key(path));
-    let mut absorbed = Vec::new();
-    for (path, entry) in files {
-        let is_other = known.get(path).is_none_or(|known| !known.is_as(entry));
-        if is_other && entry.changed <= moment {
-            entry.hash = None;
-            known.insert(path.clone(), *entry);
-            absorbed.push(path.clone());
+        let mut changed = Vec::new();
+        for (path, differs) in mem::take(&mut self.differences).paths {
+            changed.push(Difference {
+                path: self.as_given.join(&path),
+                changed: differs.changed,
+                grew: differs.grew,
+            });
+            self.learn(path, differs.entry);
         }
+        changed
     }
-    absorbed
-}
-
-/// The first file that differs between the two.
-fn difference<'a>(known: &'a Files, files: &'a Files) -> Option<&'a Path> {
-    let differs = |(path, entry): &(&PathBuf, &Entry)| {
-        !known.get(*path).is_some_and(|known| known.is_as(entry))
-    };
-    let changed = files.iter().filter(differs).map(|(path, _)| path);
-    let gone = known.keys().filter(|path| !files.contains_key(*path));
-    changed.chain(gone).min().map(PathBuf::as_path)
-}
-
-fn is_part(entry: &DirEntry) -> bool {
-    let is_directory = entry.file_type().is_some_and(|sort| sort.is_dir());
-    !is_editors_own(entry.file_name())
-        && (!is_directory || ignore_files::are_readable(entry.path()))
 }

@@ -1,6 +1,7 @@
 //! Settings, trees, commands that change files, and whether a program is fit to run.
 
 use super::*;
+use crate::watch::Command;
 
 fn paths(changed: &[Changed]) -> Vec<&Path> {
     changed
@@ -194,12 +195,13 @@ fn files_that_change_together_are_reported_together() {
 }
 
 #[test]
-fn what_changes_before_the_baseline_is_part_of_this_swap() {
+fn what_a_command_builds_is_part_of_this_swap_and_what_is_saved_meanwhile_is_not() {
     let mut bench = Bench::with(|home| {
         write(&home.join("server"), "v1");
         fs::create_dir(home.join("src")).unwrap();
         fs::write(home.join("src/main.rs"), "main").unwrap();
-        let paths = vec![home.join("src")];
+        fs::write(home.join("settings"), "a").unwrap();
+        let paths = vec![home.join("src"), home.join("settings")];
         WatchTargets {
             paths,
             ..program("server")(home)
@@ -207,19 +209,18 @@ fn what_changes_before_the_baseline_is_part_of_this_swap() {
     });
     fs::write(bench.path("src/main.rs"), "main 2").unwrap();
     assert_eq!(bench.one().path, bench.path("src/main.rs"));
-    bench.watch.hold();
+    bench.watch.command_begins(Command::BeforeSwap);
     publish(&bench.path("server"), "v2");
-    fs::write(bench.path("src/made.rs"), "made").unwrap();
-    assert_eq!(bench.all(), []);
-    bench.watch.baseline();
+    assert_eq!(bench.all(), [], "the command makes the program");
+    for name in ["src/main.rs", "settings"] {
+        fs::write(bench.path(name), "saved meanwhile").unwrap();
+        assert_eq!(bench.one().path, bench.path(name));
+    }
+    bench.watch.command_ends(Command::BeforeSwap, sys::now());
+    bench.watch.starts(true, sys::now());
     assert_eq!(bench.all(), []);
     write(&bench.path("server"), "v3");
-    fs::write(bench.path("src/made.rs"), "made 2").unwrap();
-    let changed = bench.all();
-    let (server, made) = (bench.path("server"), bench.path("src/made.rs"));
-    let mut changed = paths(&changed);
-    changed.sort_unstable();
-    assert_eq!(changed, [&server, &made]);
+    bench.one();
 }
 
 #[test]
@@ -237,9 +238,9 @@ fn a_program_that_is_built_later_is_not_part_of_the_tree_around_it() {
 fn a_fix_that_is_saved_while_the_command_fails_is_reported_once() {
     let mut bench = tree();
     for told in [1, 0] {
-        bench.watch.hold();
+        bench.watch.command_begins(Command::BeforeSwap);
         fs::write(bench.path("src/main.rs"), format!("mended {told}")).unwrap();
-        bench.watch.command_failed(sys::now());
+        bench.watch.command_ends(Command::BeforeSwap, sys::now());
         assert_eq!(bench.all().len(), told);
     }
     fs::write(bench.path("src/main.rs"), "mended 0").unwrap();
@@ -249,9 +250,9 @@ fn a_fix_that_is_saved_while_the_command_fails_is_reported_once() {
 #[test]
 fn what_a_failing_command_does_to_the_program_is_no_change() {
     let mut bench = Bench::new();
-    bench.watch.hold();
+    bench.watch.command_begins(Command::BeforeSwap);
     publish(&bench.path("server"), "v2");
-    bench.watch.command_failed(sys::now());
+    bench.watch.command_ends(Command::BeforeSwap, sys::now());
     assert_eq!(bench.all(), []);
 }
 
@@ -267,7 +268,7 @@ fn a_program_that_returns_to_what_serves_is_no_change() {
     bench.watch.nothing_serves();
     publish(&bench.path("server"), "v1");
     bench.one();
-    bench.watch.baseline();
+    bench.watch.starts(false, sys::now());
     bench.watch.serves();
     publish(&bench.path("server"), "v2");
     bench.one();
@@ -282,7 +283,7 @@ fn what_the_candidate_already_runs_is_no_change() {
         fs::copy("/bin/true", home.join("server")).unwrap();
         program("server")(home)
     });
-    bench.watch.baseline();
+    bench.watch.starts(false, sys::now());
     fs::copy("/bin/sleep", bench.path("new")).unwrap();
     fs::rename(bench.path("new"), bench.path("server")).unwrap();
     let mut child = loop {
@@ -352,7 +353,7 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
     });
     let app = bench.path("app.py");
     let advice = format!(
-        "python3 is an interpreter and is not watched; try: --watch {}",
+        "python3 is an interpreter and is not watched\ntry: --watch {}",
         app.display()
     );
     assert_eq!(bench.warnings, [advice]);
@@ -364,6 +365,7 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
 #[test]
 fn a_file_name_cannot_control_a_terminal() {
     let path = PathBuf::from("src/\u{1b}[2J\nhotswap: stopped.é");
-    let said = Changed { path }.to_string();
+    let others = Vec::new();
+    let said = Changed { path, others }.to_string();
     assert_eq!(said, "src/\\u{1b}[2J\\nhotswap: stopped.é");
 }

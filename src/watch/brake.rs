@@ -1,0 +1,255 @@
+//! The brake: a file that the server itself writes must not swap it without end.
+//!
+//! A file that changes within 1s of the start of five generations in a row is left out, until it has not changed for 30s or
+//! somebody asks for a swap. Before the fifth start it is given time: a person who saves often goes on saving while nothing
+//! starts, and then it counts.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::supervisor::Time;
+
+/// A moment by the clock of file times.
+type Moment = (i64, i64);
+
+/// A change so soon after a start was probably made by what was started.
+const SOON: i64 = 1;
+/// In so many generations in a row.
+const MOST: u32 = 5;
+/// How long the change before the last one is kept back.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// How often in a row a file is let go on because it changes like one that a person saves.
+const LENIENCIES: u32 = 3;
+/// A file that is left out counts again when it has not changed for this long.
+const RELEASE: Duration = Duration::from_secs(30);
+
+/// What a change is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    Counts,
+    /// Not now; perhaps later.
+    KeptBack,
+    /// From now on the file is left out, and the user is told.
+    Braked,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Streak {
+    /// The last generation that it changed in the first second of, and in how many up to that.
+    generation: u32,
+    count: u32,
+    /// Kept back until then.
+    until: Option<Time>,
+    lenient: u32,
+    last: Time,
+}
+
+struct Braked {
+    last: Time,
+    /// It has changed later than in the first second of a generation.
+    late: bool,
+}
+
+#[derive(Default)]
+pub struct Brake {
+    started: Option<Moment>,
+    started_at: Time,
+    generation: u32,
+    streaks: HashMap<PathBuf, Streak>,
+    braked: HashMap<PathBuf, Braked>,
+}
+
+impl Brake {
+    /// A generation starts.
+    pub fn starts(&mut self, now: Time, moment: Moment) {
+        let last = self.generation;
+        let is_remembered = |streak: &Streak| {
+            streak.generation == last || streak.lenient > 0 && now < streak.last + RELEASE
+        };
+        self.streaks.retain(|_, streak| is_remembered(streak));
+        self.generation += 1;
+        (self.started, self.started_at) = (Some(moment), now);
+    }
+
+    /// Somebody asked for a swap: everything counts again.
+    pub fn release_all(&mut self) {
+        self.streaks.clear();
+        self.braked.clear();
+    }
+
+    /// The files that are left out.
+    pub fn braked(&self) -> impl Iterator<Item = &Path> {
+        self.braked.keys().map(PathBuf::as_path)
+    }
+
+    /// A file has changed at that moment; `grew` if something was only added to its end, as to a log.
+    pub fn weigh(&mut self, path: &Path, changed: Moment, grew: bool, now: Time) -> Worth {
+        let started = self.started.unwrap_or((i64::MAX, 0));
+        let soon = changed >= started && changed < (started.0.saturating_add(SOON), started.1);
+        if let Some(braked) = self.braked.get_mut(path) {
+            braked.last = now;
+            braked.late |= !soon;
+            return Worth::KeptBack;
+        }
+        let streak = self.streaks.entry(path.to_owned()).or_default();
+        streak.last = now;
+        if !soon {
+            let kept_back = streak.until.is_some();
+            if !grew && streak.lenient < LENIENCIES {
+                streak.lenient += u32::from(kept_back);
+                streak.until = None;
+                streak.count = 0;
+            }
+            return if streak.until.is_some() {
+                Worth::KeptBack
+            } else {
+                Worth::Counts
+            };
+        }
+        if streak.count == 0 || streak.generation != self.generation {
+            let in_a_row = streak.generation + 1 == self.generation;
+            streak.count = if in_a_row { streak.count + 1 } else { 1 };
+            streak.generation = self.generation;
+        }
+        if streak.count >= MOST {
+            self.streaks.remove(path);
+            self.braked.insert(
+                path.to_owned(),
+                Braked {
+                    last: now,
+                    late: false,
+                },
+            );
+            return Worth::Braked;
+        }
+        if streak.count + 1 == MOST {
+            streak.until = Some(self.started_at + PATIENCE);
+            return Worth::KeptBack;
+        }
+        Worth::Counts
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        let kept_back = self.streaks.values().filter_map(|streak| streak.until);
+        let braked = self.braked.values().map(|braked| braked.last + RELEASE);
+        kept_back.chain(braked).min()
+    }
+
+    /// What was kept back long enough, and counts now.
+    pub fn release(&mut self, now: Time) -> Vec<PathBuf> {
+        let mut counts = Vec::new();
+        for (path, streak) in &mut self.streaks {
+            if streak.until.take_if(|until| *until <= now).is_some() {
+                counts.push(path.clone());
+            }
+        }
+        let generation = self.generation;
+        let due = self
+            .braked
+            .extract_if(|_, braked| braked.last + RELEASE <= now);
+        for (path, braked) in due {
+            if braked.late {
+                counts.push(path);
+            } else {
+                // What wrote it at the last start will write it at the next.
+                let streak = Streak {
+                    generation,
+                    count: MOST - 1,
+                    ..Streak::default()
+                };
+                self.streaks.insert(path, streak);
+            }
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "src/started.json";
+
+    fn at(seconds: u64) -> Time {
+        Time::from_secs(seconds)
+    }
+
+    impl Brake {
+        fn change(&mut self, seconds: u64, grew: bool) -> Worth {
+            let moment = (i64::try_from(seconds).unwrap(), 500);
+            self.weigh(Path::new(LOG), moment, grew, at(seconds))
+        }
+
+        fn start(&mut self, seconds: u64) {
+            self.starts(at(seconds), (i64::try_from(seconds).unwrap(), 0));
+        }
+    }
+
+    #[test]
+    fn what_changes_with_each_start_is_left_out_at_the_fifth() {
+        let mut brake = Brake::default();
+        for second in [0, 2, 4] {
+            brake.start(second);
+            assert_eq!(brake.change(second, false), Worth::Counts);
+        }
+        brake.start(6);
+        assert_eq!(brake.change(6, false), Worth::KeptBack);
+        assert!(brake.release(at(7)).is_empty());
+        assert_eq!(brake.release(at(9)), [PathBuf::from(LOG)]);
+        brake.start(9);
+        assert_eq!(brake.change(9, false), Worth::Braked);
+        assert_eq!(brake.change(9, false), Worth::KeptBack);
+        assert!(
+            brake.release(at(40)).is_empty(),
+            "it was written at a start"
+        );
+        brake.start(50);
+        assert_eq!(brake.change(50, false), Worth::Braked);
+        brake.release_all();
+        assert_eq!(brake.change(51, false), Worth::Counts);
+    }
+
+    #[test]
+    fn what_a_person_goes_on_saving_counts() {
+        let mut brake = Brake::default();
+        for second in [0, 2, 4] {
+            brake.start(second);
+            assert_eq!(brake.change(second, false), Worth::Counts);
+        }
+        brake.start(6);
+        assert_eq!(brake.change(6, false), Worth::KeptBack);
+        assert_eq!(brake.change(7, false), Worth::Counts);
+    }
+
+    #[test]
+    fn a_log_that_grows_on_each_request_is_left_out() {
+        let mut brake = Brake::default();
+        for second in [0, 2, 4] {
+            brake.start(second);
+            assert_eq!(brake.change(second, true), Worth::Counts);
+        }
+        brake.start(6);
+        assert_eq!(brake.change(6, true), Worth::KeptBack);
+        assert_eq!(brake.change(7, true), Worth::KeptBack);
+        assert_eq!(brake.release(at(9)).len(), 1);
+        brake.start(9);
+        assert_eq!(brake.change(9, true), Worth::Braked);
+        assert_eq!(brake.change(15, true), Worth::KeptBack);
+        assert_eq!(
+            brake.release(at(45)).len(),
+            1,
+            "somebody may have edited it"
+        );
+    }
+
+    #[test]
+    fn a_change_between_two_starts_begins_anew() {
+        let mut brake = Brake::default();
+        for second in [0, 4, 8, 12, 16, 20] {
+            brake.start(second);
+            assert_eq!(brake.change(second, false), Worth::Counts);
+            assert_eq!(brake.change(second + 2, false), Worth::Counts);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The edit, build and swap loop: nothing that is saved is lost, and nothing swaps without end.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::common::eventually;
+use crate::common::plan::Plan;
+use crate::common::program::Server;
+use crate::common::site::Site;
+use crate::watch::{QUIET, expect_swaps, run, swaps, watching};
+
+/// Watches `src`, which has one file.
+fn watching_source() -> Plan {
+    let plan = watching();
+    let source = plan.dir().join("src");
+    fs::create_dir(&source).expect("a directory");
+    fs::write(source.join("version"), "v1").expect("the source");
+    plan.with(&["--watch", source.to_str().expect("a path")])
+}
+
+/// The server, after this line of shell.
+fn after(line: &str) -> Vec<u8> {
+    let script = Server::hello().script("v1");
+    let (first, rest) = script.split_once('\n').expect("two lines");
+    format!("{first}\n{line}\n{rest}").into_bytes()
+}
+
+fn save(site: &Site, version: &str) {
+    fs::write(site.dir().join("src/version"), version).expect("the source");
+}
+
+/// Makes the server of what src/version says, and takes its time.
+fn build(dir: &Path, seconds: &str) -> String {
+    format!(
+        "set -e; cd {}; v=$(cat src/version); echo begun >> begun; sleep {seconds}; test $v != broken; \
+         sed \"s/VERSION=[a-z0-9]*/VERSION=$v/\" server > made; chmod +x made; mv made server",
+        dir.display()
+    )
+}
+
+fn builds(site: &Site) -> usize {
+    fs::read_to_string(site.dir().join("begun")).map_or(0, |begun| begun.lines().count())
+}
+
+#[test]
+fn a_file_that_the_server_writes_at_its_start_is_left_out_and_named() {
+    let plan = watching_source();
+    let line = format!("date +%N > {}/src/started.json", plan.dir().display());
+    let site = plan.by_binary(after(&line)).serving("v1");
+    site.log.wait_for("watching ");
+    save(&site, "v2");
+    let line = site.log.wait_for("started.json changes with every start");
+    assert!(line.contains("no longer counts"), "{line}");
+    site.log.wait_for("try: --ignore ");
+    let before = swaps(&site);
+    assert!(before <= 6, "{before} swaps");
+    sleep(QUIET * 2);
+    assert_eq!(swaps(&site), before);
+    let mark = site.log.mark();
+    save(&site, "v3");
+    site.log.wait_after(mark, &["src/version changed"]);
+}
+
+#[test]
+fn what_a_person_saves_often_always_counts() {
+    let site = watching_source().serving("v1");
+    for version in 2..20 {
+        save(&site, &format!("v{version}"));
+        sleep(Duration::from_millis(300));
+    }
+    let changed = site.log.count("src/version changed");
+    assert!(changed >= 5, "{changed}");
+    let mark = site.log.mark();
+    save(&site, "the last one");
+    site.log.wait_after(mark, &["src/version changed"]);
+}
+
+#[test]
+fn what_a_command_after_an_event_writes_is_no_change() {
+    let plan = watching_source();
+    let hook = format!("date +%N >> {}/src/events", plan.dir().display());
+    let site = plan.with(&["--on-event", &hook]).serving("v1");
+    site.log.wait_for("src/events is written by a command");
+    sleep(QUIET * 2);
+    assert_eq!(swaps(&site), 0);
+    expect_swaps(&site, 1, || save(&site, "v2"));
+}
+
+#[test]
+fn what_a_build_writes_into_the_tree_is_no_change() {
+    let plan = watching_source();
+    let build = format!("date +%N > {}/src/built; sleep 0.3", plan.dir().display());
+    let site = plan.with(&["--before-swap", &build]).serving("v1");
+    save(&site, "v2");
+    site.log.wait_for("src/built is written by a command");
+    eventually("the end of the swaps", || {
+        let before = swaps(&site);
+        sleep(QUIET * 2);
+        (swaps(&site) == before).then_some(())
+    });
+    assert!(swaps(&site) <= 2, "{}", swaps(&site));
+    expect_swaps(&site, 1, || save(&site, "v3"));
+}
+
+#[test]
+fn what_is_saved_during_a_build_is_built() {
+    for seconds in ["0.7", "1.2"] {
+        let plan = watching_source();
+        let build = build(plan.dir(), seconds);
+        let site = plan.with(&["--before-swap", &build]).serving("v1");
+        let mut clients = site.clients(4);
+        save(&site, "v2");
+        eventually("the build", || (builds(&site) == 1).then_some(()));
+        save(&site, "v3");
+        site.log
+            .wait_for("while --before-swap runs; one more swap follows");
+        clients.until_all_see("v3");
+        assert_eq!(builds(&site), 2);
+        clients.expect_no_failure();
+    }
+}
+
+#[test]
+fn what_is_saved_during_a_build_that_fails_is_built() {
+    let plan = watching_source();
+    let build = build(plan.dir(), "0.7");
+    let site = plan.with(&["--before-swap", &build]).serving("v1");
+    let mut clients = site.clients(4);
+    save(&site, "broken");
+    eventually("the build", || (builds(&site) == 1).then_some(()));
+    save(&site, "v3");
+    site.log.wait_for("aborted: ");
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_named_file_that_is_saved_during_a_build_is_built() {
+    let plan = watching();
+    let source = plan.dir().join("src");
+    fs::create_dir(&source).expect("a directory");
+    let file = source.join("version");
+    fs::write(&file, "v1").expect("the source");
+    let build = build(plan.dir(), "0.7");
+    let plan = plan.with(&["--watch", file.to_str().expect("a path")]);
+    let site = plan.with(&["--before-swap", &build]).serving("v1");
+    save(&site, "v2");
+    eventually("the build", || (builds(&site) == 1).then_some(()));
+    save(&site, "v3");
+    let mut clients = site.clients(4);
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn under_dev_a_build_of_what_is_no_longer_there_is_ended_and_begun_again() {
+    let plan = watching_source().with(&["--dev"]);
+    // The longer one would take far longer than anybody waits.
+    let line = format!(
+        "set -e; cd {0}; v=$(cat src/version); echo begun >> begun; test $v != slow || sleep 1000; \
+         sed \"s/VERSION=[a-z0-9]*/VERSION=$v/\" server > made; chmod +x made; mv made server",
+        plan.dir().display()
+    );
+    let site = plan.with(&["--before-swap", &line]).serving("v1");
+    let before = builds(&site);
+    save(&site, "slow");
+    eventually("the build", || (builds(&site) == before + 1).then_some(()));
+    save(&site, "v3");
+    site.log
+        .wait_for("changed during the build; building again");
+    let mut clients = site.clients(4);
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_build_is_told_what_has_changed() {
+    let plan = watching_source();
+    let told = plan.dir().join("told");
+    let build = format!("printf %s \"$HOTSWAP_CHANGED\" > {}", told.display());
+    let source = plan.dir().join("src");
+    let site = plan.with(&["--before-swap", &build]).serving("v1");
+    run(&site, 1, "echo 2 > src/version; echo 1 > src/new");
+    let changed = fs::read_to_string(&told).expect("what it was told");
+    let source = source.display();
+    assert_eq!(changed, format!("{source}/new\n{source}/version"));
+}

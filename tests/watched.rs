@@ -1,0 +1,391 @@
+//! What is watched: files, trees and globs, what is left out, and what people and tools do to them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::place::Place;
+use crate::common::plan::Plan;
+use crate::common::site::Site;
+use crate::nonroot::as_nobody;
+use crate::watch::{expect_swaps, run, watching};
+
+/// Makes each of these files, with its name in it.
+fn files(dir: &Path, names: &[&str]) {
+    for name in names {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(path, name).expect("a file");
+    }
+}
+
+/// Its program is not watched, and these paths in its directory are.
+fn watching_only(plan: Plan, paths: &[&str]) -> Plan {
+    let dir = plan.dir().to_owned();
+    paths.iter().fold(plan.with(&["--no-watch"]), |plan, path| {
+        let path = dir.join(path);
+        plan.with(&["--watch", path.to_str().expect("a path")])
+    })
+}
+
+/// A script for each change that counts, in the site's directory.
+fn each_is_a_swap(site: &Site, scripts: &[&str]) {
+    for script in scripts {
+        run(site, 1, script);
+    }
+}
+
+fn none_is_a_swap(site: &Site, scripts: &[&str]) {
+    for script in scripts {
+        run(site, 0, script);
+    }
+}
+
+#[test]
+fn one_line_says_what_is_watched() {
+    let plan = watching();
+    files(
+        plan.dir(),
+        &["src/a.rs", "src/b.rs", "src/deep/c.rs", "src/x.log"],
+    );
+    files(
+        plan.dir(),
+        &["src/node_modules/a/1.js", "src/node_modules/2.js"],
+    );
+    fs::write(plan.dir().join("src/.gitignore"), "*.log\n").expect("rules");
+    let source = plan.dir().join("src");
+    let source = source.to_str().expect("a path");
+    let site = plan.with(&["--watch", source, "-v"]).serving("v1");
+    let line = site.log.wait_for("watching 3 files in ");
+    // x.log, two in node_modules, and .gitignore itself.
+    assert!(
+        line.contains(&format!("{source} (4 ignored) and ")),
+        "{line}"
+    );
+    assert!(line.ends_with("/server"), "{line}");
+    site.log.wait_for("1 by .gitignore and .ignore");
+}
+
+#[test]
+fn a_program_alone_is_named() {
+    let site = watching().serving("v1");
+    let line = site.log.wait_for("watching ");
+    assert!(line.ends_with(&format!("watching {}", site.program().display())));
+}
+
+#[test]
+fn a_tree_of_which_nothing_is_watched_is_a_warning() {
+    let plan = watching();
+    files(plan.dir(), &["src/a.py", "src/b.py"]);
+    fs::write(plan.dir().join("src/.gitignore"), "*.py\n").expect("rules");
+    fs::create_dir(plan.dir().join("empty")).expect("made");
+    let site = watching_only(plan, &["src", "empty"]).serving("v1");
+    site.log
+        .wait_for("src is watched: all 3 files are left out");
+    site.log.wait_for("empty is watched: there is no file");
+}
+
+#[test]
+fn a_path_that_was_named_is_stronger_than_the_rules_above_it() {
+    for rules in ["dist/*", "dist", "build/**\ndist/**", "*"] {
+        let plan = watching();
+        files(plan.dir(), &["dist/app.js"]);
+        fs::write(plan.dir().join(".gitignore"), rules).expect("rules");
+        let site = watching_only(plan, &["dist"]).serving("v1");
+        run(&site, 1, "echo 2 > dist/app.js");
+    }
+}
+
+#[test]
+fn a_config_map_that_is_mounted_anew_is_one_swap() {
+    let plan = watching();
+    files(plan.dir(), &["config/..1/app.toml", "config/..1/sub/page"]);
+    let config = plan.dir().join("config");
+    for (link, target) in [
+        ("..data", "..1"),
+        ("app.toml", "..data/app.toml"),
+        ("sub", "..data/sub"),
+    ] {
+        symlink(target, config.join(link)).expect("a link");
+    }
+    let site = watching_only(plan, &["config"]).serving("v1");
+    let flip = |number: u32, file: &str| {
+        let old = number - 1;
+        format!(
+            "cd config; cp -r ..{old} ..{number}; echo {number} > ..{number}/{file}; \
+             ln -s ..{number} ..tmp; mv -T ..tmp ..data; rm -r ..{old}"
+        )
+    };
+    run(&site, 1, &flip(2, "app.toml"));
+    run(&site, 1, &flip(3, "sub/page"));
+}
+
+#[test]
+fn a_path_that_comes_later_may_be_a_file_or_a_tree() {
+    let site = watching_only(watching(), &["later"]).serving("v1");
+    site.log.wait_for("later does not exist yet");
+    each_is_a_swap(
+        &site,
+        &[
+            "mkdir new; echo 1 > new/a; mv new later",
+            "echo 2 > later/a",
+            "mkdir later/deep; echo 1 > later/deep/b",
+            "rm -r later; echo 1 > later",
+            "echo 2 > later",
+            "rm later; mkdir later; echo 3 > later/a",
+            "mv later old; mkdir -p new/deep; cp old/a new; echo 4 > new/deep/c; mv new later",
+        ],
+    );
+    none_is_a_swap(&site, &["mv later old2; sleep 0.1; mv old2 later"]);
+}
+
+#[test]
+fn a_file_that_was_named_counts_when_it_is_touched() {
+    let plan = watching();
+    files(plan.dir(), &["restart.txt"]);
+    let site = watching_only(plan, &["restart.txt"]).serving("v1");
+    each_is_a_swap(
+        &site,
+        &[
+            "touch restart.txt",
+            "touch -d '2001-01-01' restart.txt",
+            "echo 2 > restart.txt",
+        ],
+    );
+    none_is_a_swap(&site, &["chmod 600 restart.txt", "cat restart.txt"]);
+}
+
+#[test]
+fn another_content_of_the_same_size_and_time_is_a_swap() {
+    let plan = watching();
+    files(plan.dir(), &["src/aaa", "bbb", "named"]);
+    let site = watching_only(plan, &["src", "named"]).serving("v1");
+    each_is_a_swap(
+        &site,
+        &[
+            "echo xyz > new; touch -r src/aaa new; cat new > src/aaa; touch -r new src/aaa",
+            "echo zyx > new; touch -r src/aaa new; cp -p new src/aaa",
+            "printf 12345 > new; touch -r named new; cp -p new named",
+            "mkdir t; cp -rp src t; printf abc > t/src/aaa; touch -r src/aaa t/src/aaa; tar cf t.tar -C t src; tar xf t.tar",
+        ],
+    );
+}
+
+#[test]
+fn links_within_a_tree_are_followed_and_circles_end() {
+    let plan = watching();
+    files(
+        plan.dir(),
+        &["src/.hidden/page", "src/real/deep/file", "outside/file"],
+    );
+    let source = plan.dir().join("src");
+    for (link, target) in [
+        ("page", ".hidden/page"),
+        ("shown", ".hidden"),
+        ("real/circle", ".."),
+        ("out", "../outside"),
+        ("nowhere", "missing"),
+    ] {
+        symlink(target, source.join(link)).expect("a link");
+    }
+    let site = watching_only(plan, &["src"]).serving("v1");
+    each_is_a_swap(
+        &site,
+        &[
+            "echo 2 > src/.hidden/page",
+            "echo 1 > src/.hidden/new",
+            "echo 3 > src/real/deep/file",
+            "ln -sfn real src/shown",
+            "ln -sfn real/deep/file src/page",
+        ],
+    );
+    none_is_a_swap(&site, &["echo 2 > outside/file", "echo 3 > src/.other"]);
+}
+
+#[test]
+fn settings_in_a_tree_count_and_other_hidden_names_do_not() {
+    let plan = watching();
+    files(plan.dir(), &["src/a", "src/.env"]);
+    let site = watching_only(plan, &["src"]).serving("v1");
+    each_is_a_swap(&site, &["echo A=2 > src/.env", "echo A=1 > src/.env.local"]);
+    none_is_a_swap(
+        &site,
+        &[
+            "echo 1 > src/.a.swp; echo 1 > src/.state",
+            "mkdir -p src/node_modules/a src/target/debug src/__pycache__ src/.git; \
+             for d in node_modules/a target/debug __pycache__ .git; do echo 1 > src/$d/x; done",
+        ],
+    );
+}
+
+#[test]
+fn a_glob_names_the_files_that_count() {
+    let plan = watching();
+    files(plan.dir(), &["src/a.py", "src/deep/b.py", "src/c.txt"]);
+    fs::write(plan.dir().join(".gitignore"), "*.py\n").expect("rules");
+    let site = watching_only(plan, &["src/**/*.py", "*.conf"]).serving("v1");
+    site.log.wait_for("watching 2 files in ");
+    each_is_a_swap(
+        &site,
+        &[
+            "echo 2 > src/a.py",
+            "echo 2 > src/deep/b.py",
+            "mkdir src/new; echo 1 > src/new/d.py",
+            "echo 1 > app.conf",
+        ],
+    );
+    none_is_a_swap(&site, &["echo 2 > src/c.txt", "echo 2 > src/deep/app.conf"]);
+}
+
+#[test]
+fn what_is_ignored_or_has_another_ending_does_not_count() {
+    let plan = watching();
+    files(
+        plan.dir(),
+        &["src/a.py", "src/a.html", "src/gen/b.py", "src/c.txt"],
+    );
+    let absolute = plan.dir().join("src/absolute.py");
+    let absolute = absolute.to_str().expect("a path").to_owned();
+    let site = watching_only(plan, &["src"])
+        .with(&[
+            "--ignore",
+            "gen/",
+            "--ignore",
+            "*_test.py",
+            "--ignore",
+            &absolute,
+        ])
+        .with(&["--ext", "py,.html"])
+        .serving("v1");
+    each_is_a_swap(&site, &["echo 2 > src/a.py", "echo 2 > src/a.html"]);
+    none_is_a_swap(
+        &site,
+        &[
+            "echo 2 > src/gen/b.py; echo 2 > src/c.txt; echo 1 > src/a_test.py",
+            "echo 1 > src/absolute.py",
+        ],
+    );
+}
+
+#[test]
+fn a_rule_that_is_added_or_taken_back_is_obeyed_at_once() {
+    let plan = watching();
+    files(plan.dir(), &["src/a.py", "src/b.log"]);
+    let site = watching_only(plan, &["src"]).serving("v1");
+    run(&site, 1, "echo 2 > src/b.log");
+    expect_rules(&site, "echo '*.log' > src/.gitignore");
+    run(&site, 0, "echo 3 > src/b.log");
+    expect_rules(&site, "rm src/.gitignore");
+    run(&site, 1, "echo 4 > src/b.log");
+}
+
+/// Whether what a rule adds or takes away is a swap by itself is left open.
+fn expect_rules(site: &Site, script: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(site.dir())
+        .status();
+    assert!(status.expect("a shell").success());
+    std::thread::sleep(crate::watch::QUIET * 2);
+}
+
+#[test]
+fn a_checkout_of_many_files_is_one_swap() {
+    let plan = watching();
+    files(plan.dir(), &["repo/src/a", "repo/src/b", "repo/.git/HEAD"]);
+    let site = watching_only(plan, &["repo/src"]).serving("v1");
+    run(
+        &site,
+        1,
+        "cd repo; : > .git/index.lock; for i in 1 2 3 4 5 6; do echo $i > src/$i; sleep 0.2; done; rm .git/index.lock",
+    );
+    // What a crash of git has left behind holds nothing up.
+    run(
+        &site,
+        1,
+        "touch -d '-1 minute' repo/.git/index.lock; echo 2 > repo/src/a",
+    );
+}
+
+/// Nobody but its owner can ask whether a file is being written.
+#[test]
+fn a_script_that_another_user_writes_slowly_is_not_run_half_written() {
+    let test = "a_script_that_another_user_writes_slowly_is_not_run_half_written";
+    let Some(plan) = as_nobody(test, Place::Tcp4) else {
+        return;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return crate::common::skipped(test, "only root can write as another user");
+    }
+    let site = plan.watching().serving("v1");
+    let mut clients = site.clients(4);
+    expect_swaps(&site, 1, || {
+        let script = fs::read_to_string(site.program()).expect("the program");
+        let next = script.replace("VERSION=v1", "VERSION=v2");
+        let (shebang, rest) = next.split_once('\n').expect("two lines");
+        let slowly = "{ printf '%s\\n' \"$1\"; sleep 1.5; printf 'exit 7\\n' | head -c 0; printf '%s' \"$2\"; } > server";
+        let status = std::process::Command::new("sh")
+            .args(["-ec", slowly, "sh", shebang, rest])
+            .current_dir(site.dir())
+            .status();
+        assert!(status.expect("a shell").success());
+    });
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_server_behind_a_launcher_is_watched() {
+    let plan = watching();
+    let program = plan.dir().join("server");
+    let path = program.to_str().expect("a path").to_owned();
+    let server = crate::common::program::Server::hello();
+    crate::common::program::install(&program, server.script("v1").as_bytes(), 0o755);
+    let env = Path::new("/usr/bin/env").to_owned();
+    let site = plan
+        .by_program(env, &["A=1", "nice", "-n", "1", &path])
+        .serving("v1");
+    site.log.wait_for(&format!("watching {path}"));
+    let mut clients = site.clients(4);
+    expect_swaps(&site, 1, || site.publish("v2"));
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn under_dev_the_script_of_an_interpreter_is_watched() {
+    let plan = watching().with(&["--dev"]);
+    let script = plan.dir().join("app.sh");
+    let server = crate::common::server("hello");
+    let app = |version: &str| {
+        let line = format!("VERSION={version} exec {}\n", server.display());
+        fs::write(&script, line).expect("a script");
+    };
+    app("v1");
+    let path = script.to_str().expect("a path").to_owned();
+    let site = plan.by_program("/bin/sh".into(), &[&path]).serving("v1");
+    site.log
+        .wait_for("app.sh is watched, and what it loads is not");
+    let mut clients = site.clients(4);
+    expect_swaps(&site, 1, || app("v2"));
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn the_status_says_what_is_watched_and_why_not() {
+    let plan = watching();
+    files(plan.dir(), &["src/a.rs", "src/x.log"]);
+    fs::write(plan.dir().join("src/.ignore"), "*.log\n").expect("rules");
+    let site = watching_only(plan, &["src"]).serving("v1");
+    site.log.wait_for("watching 1 file in ");
+    let output = crate::commands::run(&site, &["status", "server", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let tree = &status["watch"]["watched"][0];
+    assert_eq!(tree["kind"], "tree", "{status}");
+    assert_eq!(tree["files"], 1, "{status}");
+    assert_eq!(tree["ignored"], 2, "{status}");
+    assert_eq!(tree["left_out"][".gitignore and .ignore"], 1, "{status}");
+}
