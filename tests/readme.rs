@@ -1,4 +1,4 @@
-//! The README's code, cut out of it and run.
+//! Runs the code of the README and of the recipes, and looks up what the README refers to.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,9 @@ use crate::common::site::Site;
 use crate::common::{hotswap_program, skipped};
 
 const README: &str = include_str!("../README.md");
+const RECIPES: &str = include_str!("servers/README.md");
 
-/// What a language needs around the README's lines to be a server of the kind that the clients know.
+/// What a language needs around the lines of the recipes to be a server of the kind that the clients know.
 struct Language {
     /// As its block is marked.
     name: &'static str,
@@ -169,11 +170,11 @@ fn main() -> std::io::Result<()> {
     run: "./program",
 };
 
-/// The block that is marked with this word.
-fn block(mark: &str) -> &'static str {
-    let (_, behind) = README
+/// The block of a text that is marked with this word.
+fn block(text: &'static str, mark: &str) -> &'static str {
+    let (_, behind) = text
         .split_once(&format!("\n```{mark}\n"))
-        .unwrap_or_else(|| panic!("no {mark} in the README"));
+        .unwrap_or_else(|| panic!("no {mark} block"));
     behind.split("```").next().unwrap_or_default()
 }
 
@@ -190,14 +191,16 @@ fn takes_its_socket(language: &Language) {
     let compiler = language.compile[0];
     if !is_there(compiler) {
         skipped(
-            &format!("the README's {}", language.name),
+            &format!("the {} of the recipes", language.name),
             &format!("no {compiler} here"),
         );
         return;
     }
     let plan = Site::at(Place::Tcp4).with(&["--capture", "never"]);
     let dir = plan.dir().to_owned();
-    let whole = language.program.replace("README", block(language.name));
+    let whole = language
+        .program
+        .replace("README", block(RECIPES, language.name));
     fs::write(dir.join(language.file), whole).expect("a program");
     compile(language.compile, &dir);
 
@@ -263,18 +266,8 @@ fn the_unit_file_is_one_that_systemd_takes() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let unit = dir.path().join("api.service");
-    let version = said_by(Command::new("systemd-analyze").arg("--version"));
-    let version: u32 = (version.split_whitespace().nth(1))
-        .and_then(|version| version.parse().ok())
-        .expect("a version");
     let program = hotswap_program().display().to_string();
-    let text = block("ini").replace("/usr/local/bin/hotswap", &program);
-    // as the README says it
-    let text = if version < 253 {
-        text.replace("notify-reload", "notify")
-    } else {
-        text
-    };
+    let text = block(README, "ini").replace("/usr/local/bin/hotswap", &program);
     fs::write(&unit, text).expect("a unit file");
     let said = said_by(
         Command::new("systemd-analyze")
@@ -282,6 +275,32 @@ fn the_unit_file_is_one_that_systemd_takes() {
             .arg(&unit),
     );
     assert!(!said.contains("api.service"), "{said}");
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let (_, promises) = README.split_once("\n## Promises\n").expect("promises");
+    let promises = promises.split("\n## ").next().unwrap_or_default();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let names = promises.split('`').filter(|code| code.contains("::"));
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        let (file, test) = name.split_once("::").expect("a file and a test");
+        let text = fs::read_to_string(tests.join(file).with_extension("rs"));
+        let text = text.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(text.contains(&format!("fn {test}(")), "{name}");
+    }
+}
+
+#[test]
+fn every_link_of_the_readme_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let links = README.split("](").skip(1);
+    let links = links.filter_map(|link| link.split([')', '#']).next());
+    for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+        assert!(root.join(link).exists(), "{link}");
+    }
 }
 
 /// The manual promises which keys there are.

@@ -1,4 +1,4 @@
-//! What hotswap costs, beside the least that it could: the figures of the README. Run it by scripts/bench.
+//! What hotswap costs, beside the least that it could: the figures of tests/bench/README.md. Run it by scripts/bench.
 //!
 //! Whatever is compared is measured in one run, in turns.
 

@@ -16,7 +16,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The one that the README shows.
+    /// The one that the recipes show.
     pub fn hello() -> Server {
         Server {
             name: "hello",

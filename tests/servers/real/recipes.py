@@ -1,12 +1,12 @@
-"""The README's recipes: what a row runs is cut out of the table there, not typed again."""
+"""The recipes: what a row runs is cut out of the table in tests/servers/README.md, not typed again."""
 
 import re
 
 
-def read(readme):
+def read(text):
     """The commands by the server's name: that of the second column, and as `name/2` and so on those in the third."""
     found = {}
-    section = readme.split("\n## Recipes\n", 1)[1].split("\n### ", 1)[0]
+    section = text.split("\n## Commands\n", 1)[1].split("\n## ", 1)[0]
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if not line.startswith("| ") or len(cells) < 3:
@@ -23,6 +23,6 @@ def command(recipes, name, changes):
     line = recipes[name]
     for old, new in changes:
         if old not in line:
-            raise KeyError(f"{old!r} is not in the README's recipe for {name}: {line}")
+            raise KeyError(f"{old!r} is not in the recipe for {name}: {line}")
         line = line.replace(old, new)
     return line
