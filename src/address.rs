@@ -1,6 +1,6 @@
-//! What `--listen` accepts: the spelling of an address, and the socket addresses it stands for.
+//! The addresses of `--listen`: how they are written, and which socket addresses they mean.
 //!
-//! It opens no socket. Names of hosts are looked up only when asked to, since that may take its time.
+//! It opens no socket, and looks up host names only in [`Endpoint::resolve`], because that may take long.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// The longest path that fits into `sun_path` of unix(7) with its closing NUL.
 pub const LONGEST_PATH: usize = 107;
 
-/// Where clients come in.
+/// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(Endpoint),
@@ -23,20 +23,20 @@ pub enum Address {
     Abstract(String),
 }
 
-/// A host and a port, as far as they are known without a look-up.
+/// A host and a port, before any lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Every address of this host, of both families where it has both.
+    /// Every address of this host, IPv4 and IPv6.
     Any(u16),
     At(SocketAddr),
     Named(String, u16),
 }
 
 impl Endpoint {
-    /// Every socket address it stands for, each once; [`Endpoint::Any`] is the IPv6 wildcard.
+    /// Every socket address it means, each once; [`Endpoint::Any`] is the IPv6 wildcard.
     ///
     /// # Errors
-    /// When the host's name cannot be looked up.
+    /// If the host name cannot be looked up.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Any(port) => Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))]),
@@ -193,7 +193,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     if !is_host(host) {
         return Err(Unreadable::new("the host is not a name", "127.0.0.1:8080"));
     }
-    // 1.2.3.400 and 127.1 are mistakes, not names: a resolver may make something else of them.
+    // 1.2.3.400 and 127.1 are mistakes, not names: a resolver may read something else into them.
     if host
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.')
@@ -213,7 +213,7 @@ fn is_host(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
-/// One `--listen`: an address, as the user spelled it, and the name they gave it.
+/// One `--listen`: an address as given, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     pub name: Option<String>,
@@ -248,12 +248,12 @@ impl FromStr for Listen {
     }
 }
 
-/// Fit for `LISTEN_FDNAMES`, whose separator is the colon, and for `{fd:NAME}`.
+/// Allowed in `LISTEN_FDNAMES`, whose separator is the colon, and in `{fd:NAME}`.
 fn is_name(text: &str) -> bool {
     is_host(text) && text.len() <= 255
 }
 
-/// Why a spelling is no address, and one that would be.
+/// Why a text is not an address, and one that would be.
 #[derive(Debug)]
 pub struct Unreadable {
     why: String,
@@ -277,14 +277,14 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Whether a socket listening at `one` would also be asked for what comes to `other`, at the same port.
+/// Whether a socket that listens on `one` also gets clients of `other`, at the same port.
 ///
-/// `dual` says that an IPv6 wildcard answers IPv4 clients too.
+/// `dual` says that an IPv6 wildcard accepts IPv4 clients too.
 pub fn covers(one: SocketAddr, dual: bool, other: SocketAddr) -> bool {
     if one.port() != other.port() {
         return false;
     }
-    // a runtime with a dual-stack socket of its own (Java) spells 127.0.0.1 as ::ffff:127.0.0.1
+    // a runtime with dual-stack sockets (Java) writes 127.0.0.1 as ::ffff:127.0.0.1
     match (one.ip().to_canonical(), other.ip().to_canonical()) {
         (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(_)) => dual,
         (IpAddr::V6(one), IpAddr::V6(other)) => one.is_unspecified() || one == other,

@@ -1,9 +1,9 @@
-//! Text from elsewhere, made fit for a line: on a terminal it moves no cursor, and it forges no second line.
+//! Makes text from outside safe for one line of a terminal: it moves no cursor and forges no second line.
 
-/// How a line goes on that says what the user can do.
+/// Starts the line that says what the user can try.
 const HINT: &str = "\ntry: ";
 
-/// As it is, but for control characters, which are spelled out, and colours, which are left out.
+/// Escapes control characters and drops colors.
 pub fn escape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -19,13 +19,13 @@ pub fn escape(text: &str) -> String {
     plain
 }
 
-/// The same of our own words, whose hint stands in a line of its own.
+/// The same for our own messages, whose hint has its own line.
 pub fn escape_but_for_hints(text: &str) -> String {
     let parts = text.split(HINT).map(escape);
     parts.collect::<Vec<_>>().join(HINT)
 }
 
-/// What follows a colour (`ESC [ 1 ; 3 1 m`), if the text begins with one.
+/// What follows a color (`ESC [ 1 ; 3 1 m`), if the text begins with one.
 fn colour(first: char, rest: &str) -> Option<&str> {
     let rest = rest.strip_prefix('[').filter(|_| first == '\x1b')?;
     let behind = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');

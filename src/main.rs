@@ -1,4 +1,4 @@
-//! The error and the status: everything else is in the rooms.
+//! Prints the one error and picks the exit status; everything else is in the rooms.
 
 mod address;
 mod capture;
@@ -64,7 +64,7 @@ fn run() -> Result<ExitCode> {
             main_loop::run(*args)?
         }
         Ok(Invocation::Print(text)) => {
-            // whoever has read enough of it may leave
+            // the reader may have left
             let _ = io::stdout().write_all(text.as_bytes());
             0
         }

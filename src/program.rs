@@ -1,6 +1,6 @@
-//! Which file COMMAND is: where it lies, and a hold on it that outlives a newer one in its place.
+//! Which file COMMAND is, and how to keep it open while a newer one takes its place.
 //!
-//! It never decides whether the file is fit to run; exec does, or the gates of the watch.
+//! It does not decide whether the file can run; exec does, or `watch/completeness`.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,18 +15,18 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
 
-/// Where execvp(3) looks when there is no PATH.
+/// Where execvp(3) looks if PATH is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// The kernel reads no further in a script.
+/// As far as the kernel reads in a script.
 const LONGEST_FIRST_LINE: u64 = 256;
 
 /// The file that `command` means, for a process in `directory` with this PATH.
 ///
-/// A command with a slash is that file, whatever is there; one without is the first executable file of that name in PATH.
+/// A command with a slash is that file. One without is the first executable file of that name in PATH.
 ///
 /// # Errors
-/// `ENOENT` if there is none in PATH, `EACCES` if there are only such as may not be executed.
+/// `ENOENT` if PATH has none, `EACCES` if it has only files that may not be executed.
 pub fn find(
     command: &OsStr,
     directory: Option<&Path>,
@@ -39,7 +39,7 @@ pub fn find(
     let mut error = Errno::ENOENT;
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
     for place in path.as_bytes().split(|byte| *byte == b':') {
-        // an empty place is the directory itself
+        // an empty entry means the directory itself
         let place = if place.is_empty() { b"." } else { place };
         let file = here(&Path::new(OsStr::from_bytes(place)).join(command));
         if command.is_empty() || !file.is_file() {
@@ -53,8 +53,8 @@ pub fn find(
     Err(error.into())
 }
 
-/// A hold on the program in the file: what it is now can be executed even when its place is taken. `None` for a script,
-/// whose interpreter would look for it by its name, and for what is not there.
+/// Keeps the program in the file open, so that it can be executed even after another has taken its place. `None` for a
+/// script, whose interpreter opens it by name, and for a file that does not exist.
 pub fn hold(path: &Path) -> Option<OwnedFd> {
     let descriptor = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     let mut start = [0; 2];
@@ -73,7 +73,7 @@ fn is_same(file: &File, descriptor: &OwnedFd) -> bool {
         if (one.dev(), one.ino()) == (other.st_dev, other.st_ino))
 }
 
-/// What a script names in its first line, or a compiled program in its headers, to be run by.
+/// The interpreter that a script names in its first line, or a compiled program in its headers.
 pub fn interpreter(path: &OsStr) -> Option<String> {
     let mut first = Vec::new();
     let file = File::open(path).ok()?;
@@ -83,7 +83,7 @@ pub fn interpreter(path: &OsStr) -> Option<String> {
     }
     let rest = first.strip_prefix(b"#!")?;
     let line = rest.split(|byte| *byte == b'\n').next()?;
-    // a carriage return is part of the name, and just what somebody would look for in vain
+    // a carriage return is part of the name, and hard to spot in an editor
     let text = String::from_utf8_lossy(line);
     let name = text
         .trim_start_matches([' ', '\t'])

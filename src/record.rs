@@ -1,6 +1,6 @@
-//! The words: what happened, said once for the log, for events, for hooks and for whoever waits.
+//! What happened, in words and fields: one record for the log, `hotswap events`, hooks and waiting clients.
 //!
-//! A line has a generation for its subject, says what became of it and why, and who serves now.
+//! A line has a generation as its subject, and says what became of it, why, and which one serves now.
 
 use std::fmt;
 use std::time::Duration;
@@ -103,7 +103,7 @@ impl Record {
         }
     }
 
-    /// `how` is what showed that it is ready, `after` how long it took.
+    /// `how` is what showed that it is ready, `after` how long that took.
     pub fn proving(generation: Generation, how: &str, after: Duration) -> Self {
         let text = format!("is proving ({how} after {})", humane(after));
         Self {
@@ -132,7 +132,7 @@ impl Record {
         }
     }
 
-    /// `age` of the one that keeps serving is told where somebody waits for his change to appear.
+    /// `age` is that of the one that keeps serving; it is shown under `--dev`, where a user waits for a change to appear.
     pub fn failed(failure: &Failure, age: Option<Duration>) -> Self {
         let (kind, verb) = if failure.rolled_back {
             (RecordKind::RolledBack, "rolled back")

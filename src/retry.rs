@@ -1,12 +1,12 @@
-//! What fails for a moment only, and may well succeed the next time.
+//! Tries calls again that fail for a moment only.
 //!
-//! It never waits in between: what lasts is reported.
+//! It does not wait between tries; an error that lasts is returned.
 
 use std::io;
 
 const TRIES: u32 = 3;
 
-/// A signal cut in, or there was no memory or room just then.
+/// Interrupted by a signal, or out of memory or buffers for a moment.
 pub fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -14,7 +14,7 @@ pub fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-/// Tries a call that does nothing when it fails.
+/// Tries a call up to three times. It must change nothing when it fails.
 ///
 /// # Errors
 /// Those of the call.

@@ -1,7 +1,7 @@
-//! The signals hotswap lives by: which there are, who sent them, and what a hang-up means.
+//! The signals that hotswap reacts to: which they are, who sent them, and what SIGHUP means.
 //!
-//! SIGINT comes through ctrlc, whose small thread only counts and wakes the loop; all others are blocked and read from one
-//! signalfd. They are blocked before any thread starts, so that none is ever delivered anywhere else.
+//! SIGINT comes through ctrlc, whose thread only counts and wakes the loop. All others are blocked before any thread
+//! starts, and read from one signalfd.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ use crate::sys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalRequest {
     Swap,
-    /// SIGTERM, with its sender: a generation that is starting says by it that it is ready.
+    /// SIGTERM, with its sender: from a generation that is starting it means that it is ready.
     Stop {
         sender: Pid,
     },
@@ -49,7 +49,7 @@ impl Wake {
         )))
     }
 
-    /// A full counter is as good as a wake-up.
+    /// A full counter wakes the loop as well.
     pub fn wake(&self) {
         let _ = self.0.write(1);
     }
@@ -67,11 +67,11 @@ pub struct Signals {
     surroundings: Surroundings,
 }
 
-/// What was found at hotswap's own start.
+/// How hotswap was started.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Surroundings {
     had_terminal: bool,
-    /// What started hotswap wants hang-ups ignored, as nohup(1) does.
+    /// SIGHUP was ignored at the start, as by nohup(1).
     hang_up_ignored: bool,
 }
 
@@ -79,7 +79,7 @@ impl Signals {
     /// Blocks what is read here; call it before any thread starts.
     ///
     /// # Errors
-    /// Only where the process is out of descriptors or threads.
+    /// Only if the process is out of descriptors or threads.
     pub fn take() -> Result<Self> {
         let hang_up_ignored = sys::is_ignored(Signal::SIGHUP);
         // Service managers look for a handler before they reload; and an ignored signal would never reach a signalfd.
@@ -106,7 +106,7 @@ impl Signals {
             waker.wake();
         })
         .context("cannot catch SIGINT")?;
-        // The hotswap before held it back until now.
+        // The previous hotswap has held it back until now.
         let mut interrupt = SigSet::empty();
         interrupt.add(Signal::SIGINT);
         interrupt
@@ -127,7 +127,7 @@ impl Signals {
         })
     }
 
-    /// What was found at the start, for the next version of hotswap.
+    /// How hotswap was started, for its next version.
     pub fn surroundings(&self) -> &Surroundings {
         &self.surroundings
     }

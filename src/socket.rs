@@ -1,6 +1,6 @@
-//! Plain calls on sockets, and what the other rooms say about one: its family, its kind and whose it is.
+//! Plain calls on sockets, and the types that other rooms share: family, kind, owner.
 //!
-//! The ground floor: it knows no listener, and none of the kernel's tables.
+//! It knows no listener, and none of the kernel's tables.
 
 pub mod client;
 pub mod generation_socket;
@@ -28,7 +28,7 @@ pub fn inode_of(socket: BorrowedFd) -> io::Result<Inode> {
     Ok(fstat(socket)?.st_ino)
 }
 
-/// `SO_ACCEPTCONN`: false for what never listened, and for what was shut down.
+/// `SO_ACCEPTCONN`: false for a socket that never listened or was shut down.
 pub fn listens(socket: BorrowedFd) -> bool {
     let listens = sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
     listens.is_ok_and(|value| value == 1)

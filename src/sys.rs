@@ -66,7 +66,7 @@ pub fn listen(socket: BorrowedFd, backlog: u32) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// accept4(2): the next connection, close-on-exec and non-blocking, whoever it comes from.
+/// accept4(2): the next connection, close-on-exec and non-blocking.
 ///
 /// # Errors
 /// `EAGAIN` when none waits and the socket is non-blocking, `EINVAL` when it does not listen.
@@ -227,9 +227,9 @@ pub fn pidfd_getfd(pidfd: BorrowedFd, fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// flock(2), exclusive and without waiting; whoever closes the file lets go of it.
+/// flock(2), exclusive and without waiting; closing the file releases it.
 ///
-/// Not by nix's own guard, which panics where unlocking fails.
+/// nix's own guard panics if unlocking fails.
 ///
 /// # Errors
 /// `EAGAIN` if another has it.
@@ -281,7 +281,7 @@ pub fn catch_and_ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the signal is ignored: so a parent such as nohup(1) has asked for it.
+/// Whether the signal is ignored, as nohup(1) and other parents request.
 pub fn is_ignored(signal: Signal) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with no new action the call only writes the old one into the buffer.
@@ -320,7 +320,7 @@ pub fn set_groups_of_thread(groups: &[libc::gid_t]) -> io::Result<()> {
         .map(drop)
 }
 
-/// A multipath TCP socket, which nix has no word for.
+/// A multipath TCP socket, which nix does not know.
 ///
 /// # Errors
 /// Those of socket(2): `EPROTONOSUPPORT` or `ENOPROTOOPT` where the kernel has none.

@@ -1,6 +1,6 @@
-//! hotswap as a service itself: what it tells its service manager (`sd_notify(3)`), and what it is given by one.
+//! hotswap as a systemd service: the sockets it inherits, and what it reports (`sd_notify(3)`).
 //!
-//! It waits for no answer, and nothing that goes wrong here hurts: a manager that cannot be told is told nothing.
+//! It waits for no answer, and no failure here stops anything: what cannot be sent is dropped.
 
 mod sd_notify;
 #[cfg(test)]
@@ -19,7 +19,7 @@ pub use sd_notify::ServiceManager;
 /// The first descriptor of `sd_listen_fds(3)`.
 const FIRST: RawFd = 3;
 
-/// The descriptors that a service manager has given us, with their names; an unnamed one has an empty name.
+/// The descriptors that the service manager has passed, with their names; an unnamed one has an empty name.
 ///
 /// Call it once, at the start, before anything else is opened.
 pub fn inherited() -> Vec<(OwnedFd, String)> {

@@ -1,4 +1,4 @@
-//! How hotswap becomes its own next version: the same process, another program.
+//! Replaces hotswap with its next version: the same process, another program.
 //!
 //! What crosses is in [`handoff`](crate::handoff); this file makes the exec, and finds what the one before has left.
 
@@ -25,7 +25,7 @@ const VARIABLE: &str = "HOTSWAP_HANDED_OVER";
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The path that hotswap was started by, links and all: what it leads to later is the next version.
+/// The path that hotswap was started by, with its symlinks: what it leads to later is the next version.
 pub fn own_path() -> PathBuf {
     let called = std::env::args_os().next().unwrap_or_default();
     let path = std::env::var_os("PATH");
@@ -36,7 +36,7 @@ pub fn own_path() -> PathBuf {
         .unwrap_or_else(|_| called.into())
 }
 
-/// Becomes the program at that path. Returns only if that did not work, and then nothing has changed.
+/// Becomes the program at that path. Returns only on failure, and then nothing has changed.
 pub fn execute(path: &Path, outgoing: &Outgoing) -> io::Error {
     let executed = outgoing.write().and_then(|memory| {
         let ticket = Ticket {
@@ -51,7 +51,7 @@ pub fn execute(path: &Path, outgoing: &Outgoing) -> io::Error {
     }
 }
 
-/// Returns only if it did not work.
+/// Returns only on failure.
 fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     let mut environment: Vec<OsString> = std::env::vars_os()
         .filter(|(name, _)| name != VARIABLE)
@@ -82,7 +82,7 @@ fn c_string(text: OsString) -> io::Result<CString> {
     Ok(CString::new(text.into_vec())?)
 }
 
-/// Where what was handed over is, and for whom: a variable that another process has left lying about says nothing to us.
+/// Where the state is, and for which process: a variable that another process left behind is ignored.
 struct Ticket {
     memory: RawFd,
     /// How often the one that was to take over has begun again.
@@ -104,11 +104,11 @@ impl Ticket {
     }
 }
 
-/// The process was hotswap before this program: what that one has handed over.
+/// This process was an older hotswap: what that one has handed over.
 pub struct Upgraded {
     pub state: Incoming,
     ticket: Ticket,
-    /// It stays open over an exec.
+    /// It stays open across an exec.
     _memory: File,
 }
 
@@ -133,8 +133,8 @@ impl Upgraded {
         }
     }
 
-    /// What it needs for itself this process could not get: it tries once more from the very beginning, a little later.
-    /// Only for as long as nothing has been taken; returns only if there is no more hope.
+    /// This process could not get what it needs for itself: it starts over a little later. Only while nothing has been
+    /// taken; returns only if it has tried often enough.
     pub fn retry_old_version(self, error: anyhow::Error) -> anyhow::Error {
         retry_old_version(&self.ticket, error)
     }
@@ -152,7 +152,7 @@ fn retry_old_version(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
     lost(error)
 }
 
-/// What to say where a room cannot go on.
+/// The error of a room that cannot continue.
 pub fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error: anyhow::Error = error.into();
     error.context("cannot go on where the hotswap before ended; its generations keep serving")

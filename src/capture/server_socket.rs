@@ -78,7 +78,7 @@ impl ServerSocket {
         socket.is_some_and(|socket| option(socket.as_fd(), libc::SO_REUSEPORT) == 1)
     }
 
-    /// The network device it is bound to; 0 is none.
+    /// The network device it is bound to; 0 if it is not.
     pub fn device(&self) -> u32 {
         let socket = self.socket.as_ref();
         let device = socket.map_or(0, |socket| option(socket.as_fd(), SO_BINDTOIFINDEX));

@@ -14,7 +14,7 @@ const LISTEN: u32 = 1 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     pub address: SocketAddr,
-    /// The network device it is bound to; 0 is none.
+    /// The network device it is bound to; 0 if it is not.
     pub device: u32,
     pub inode: Inode,
 }

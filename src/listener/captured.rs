@@ -38,7 +38,7 @@ pub struct Replacement {
     /// None before anybody has listened on it.
     pub listener: Option<ListenerId>,
     pub socket: OwnedFd,
-    /// It is this generation's alone.
+    /// Only this generation has it.
     pub steered: bool,
 }
 

@@ -23,7 +23,7 @@ pub enum CapturedAddress {
     Tcp {
         at: SocketAddr,
         only_v6: bool,
-        /// The network device it is bound to; 0 is none.
+        /// The network device it is bound to; 0 if it is not.
         device: u32,
     },
     Udp(SocketAddr),

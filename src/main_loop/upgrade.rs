@@ -58,7 +58,7 @@ impl World {
         self.control.upgraded(Err(why), sys::now());
     }
 
-    /// Returns only if it did not work.
+    /// Returns only on failure.
     pub(super) fn upgrade(&mut self, memory: &SavedState) -> Vec<Event> {
         lines::finish();
         let error = match self.outgoing(memory) {

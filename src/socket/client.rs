@@ -1,4 +1,4 @@
-//! Connections of our own to an address of this host.
+//! Connections that hotswap makes to an address of this host.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +16,8 @@ use crate::sys;
 /// How long a probe may take to connect: on this host it takes microseconds, unless the queue is full.
 const PROBE_MILLISECONDS: u16 = 50;
 
-/// A socket, non-blocking, from which that address of this host can be connected to, and how to get there. It is bound,
-/// so that its own address is known.
+/// A non-blocking socket that can connect to that address of this host, and the address to use. It is bound, so that its
+/// own address is known.
 ///
 /// # Errors
 /// Those of socket(2) and bind(2).
@@ -39,7 +39,7 @@ pub fn client_of(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     result
 }
 
-/// connect(2) to a socket of this host, whose kernel answers within the call, or never: then its queue is full.
+/// connect(2) to a socket of this host. The kernel answers within the call, or never: then the queue is full.
 ///
 /// # Errors
 /// `WouldBlock` if its queue is full, else those of connect(2).
@@ -59,7 +59,7 @@ pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// A connection, non-blocking, to a unix stream socket.
+/// A non-blocking connection to a unix stream socket.
 ///
 /// # Errors
 /// `EAGAIN` if its queue is full, else those of socket(2) and connect(2).

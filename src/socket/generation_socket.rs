@@ -22,7 +22,7 @@ pub enum SocketKind {
     /// A unix stream socket in the file system.
     Unix,
     Abstract,
-    /// What hotswap was given and does not know: it is handed on.
+    /// An inherited socket of another kind: it is passed on.
     Other,
 }
 
@@ -40,18 +40,18 @@ impl SocketKind {
 #[derive(Debug)]
 pub struct InheritedSocket {
     pub name: String,
-    /// As the user spelled the address, but with the port that 0 has become.
+    /// The address as given, but with the port that 0 has become.
     pub as_given: String,
     /// `host:port`, or the path.
     pub addr: String,
-    /// Of TCP alone.
+    /// TCP only.
     pub port: Option<u16>,
     pub kind: SocketKind,
     pub fd: OwnedFd,
 }
 
 impl InheritedSocket {
-    /// For servers that take non-blocking sockets for granted.
+    /// For servers that expect non-blocking sockets.
     ///
     /// # Errors
     /// Those of fcntl(2).
@@ -67,7 +67,7 @@ pub struct GenerationSocket<'a> {
     pub fd: BorrowedFd<'a>,
     pub inode: u64,
     pub kind: SocketKind,
-    /// It is this generation's alone.
+    /// Only this generation has it.
     pub steered: bool,
     pub captured: bool,
     pub listens: bool,

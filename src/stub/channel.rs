@@ -1,7 +1,7 @@
-//! The line between hotswap and a stub, for as long as the stub has not become the server: both ends of it.
+//! The channel between hotswap and a stub until the stub has become the server: both ends of it.
 //!
-//! hotswap says everything at once and never waits; the stub answers as it goes, and the line closes by itself when exec
-//! has worked.
+//! hotswap sends everything at once and never waits. The stub replies as it goes, and the channel closes when exec has
+//! worked.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -23,23 +23,23 @@ use super::request::StubRequest;
 use crate::retry::{is_transient, retry};
 use crate::sys::message::{ReceivedMessage, receive};
 
-/// How a fresh hotswap sees that it is to become the server.
+/// How a fresh hotswap knows that it is a stub.
 pub const NAME: &str = "hotswap-stub";
 
 /// Descriptors in one message; the kernel takes 253 (`SCM_MAX_FD`).
 const BATCH: usize = 250;
 
-/// A stub gives up when hotswap has stopped in the middle of an order for so long.
+/// How long a stub waits for the rest of its request.
 const PATIENCE: TimeVal = TimeVal::new(60, 0);
 
-/// Nobody sends more than a path and a reason.
+/// More than any path and reason.
 const LONGEST_ANSWER: usize = 16 * 1024;
 
 const CANNOT: u8 = b'E';
 const CAPTURED: u8 = b'C';
 const NOT_CAPTURED: u8 = b'R';
 
-/// What a stub has to say before it is the server.
+/// What a stub reports before it is the server.
 #[derive(Debug)]
 pub enum StubMessage {
     /// It is the server now.
@@ -48,7 +48,7 @@ pub enum StubMessage {
     Cannot { status: u8, reason: String },
     /// The descriptor that the filter's notifications come from.
     Captured(OwnedFd),
-    /// The filter cannot be had: the errno. The server runs without it.
+    /// The filter was refused, with this errno. The server runs without it.
     NotCaptured(i32),
 }
 
@@ -56,16 +56,16 @@ pub enum StubMessage {
 #[derive(Debug)]
 pub struct StubChannel {
     socket: OwnedFd,
-    /// An answer that has come in part.
+    /// The beginning of a message.
     received: Vec<u8>,
-    /// Descriptors that have come with it.
+    /// Descriptors that came with it.
     came: Vec<OwnedFd>,
 }
 
-/// hotswap itself, whatever has become of its file.
+/// hotswap itself, even if its file has been replaced.
 fn stub() -> Command {
     let mut stub = Command::new("/proc/self/exe");
-    // until exec it carries hotswap's own variables: it is not taken for a generation of a hotswap around this one
+    // until exec it has hotswap's own variables, which must not make it a generation of an outer hotswap
     stub.arg0(NAME).env_remove("HOTSWAP_GENERATION");
     // in tests this program is theirs, which is told by its arguments what to do
     #[cfg(test)]
@@ -98,7 +98,7 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )?;
     let written = write_down(request)?;
-    // said before anybody listens: a stub that is never started leaves nothing behind
+    // sent before there is a reader: a stub that never starts leaves nothing behind
     send_descriptors(ours.as_fd(), handed)?;
     send_descriptors(ours.as_fd(), &[written.as_fd()])?;
     send(ours.as_fd(), 0, &[])?;
@@ -151,7 +151,7 @@ impl StubChannel {
         self.socket.as_fd()
     }
 
-    /// All that has been said since; the line is of no use after [`StubMessage::Running`].
+    /// All messages since the last call; the channel ends with [`StubMessage::Running`].
     pub fn messages(&mut self) -> Vec<StubMessage> {
         let mut answers = Vec::new();
         let mut buffer = [0; 1024];
@@ -168,9 +168,9 @@ impl StubChannel {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // what it has said waits for the next time
+                // the rest waits for the next call
                 Err(error) if is_transient(&error) => break,
-                // a reset: the stub ended without reading all of its order
+                // a reset: the stub ended without reading all of its request
                 Err(_) => break answers.push(StubMessage::Running),
             }
         }
@@ -217,12 +217,12 @@ impl StubEnd {
         Ok(Self(socket))
     }
 
-    /// For whoever hands out numbers.
+    /// For the code that assigns descriptor numbers.
     pub fn descriptor(&mut self) -> &mut OwnedFd {
         &mut self.0
     }
 
-    /// The order, and the descriptors that go with it.
+    /// The request, and the descriptors that belong to it.
     ///
     /// # Errors
     /// `EMFILE` if there are more than this process may have, and an end of file if hotswap has gone.
@@ -248,13 +248,13 @@ impl StubEnd {
         Ok((StubRequest::from_bytes(&bytes)?, handed))
     }
 
-    /// Waits so long; whether hotswap is still there.
+    /// Waits this long; whether hotswap is still there.
     pub fn holds_for(&self, patience: PollTimeout) -> bool {
         let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
         !matches!(poll(&mut polled, patience), Ok(1..))
     }
 
-    /// Says why nothing comes of it. Nobody may be there to hear it.
+    /// Reports why it failed, if hotswap is still there.
     pub fn cannot(&self, status: u8, reason: &str) {
         let reason: String = reason.chars().filter(|char| *char != '\0').collect();
         self.say(CANNOT, &format!("{status} {reason}"), &[]);

@@ -1,4 +1,4 @@
-//! Whom the server runs as.
+//! The user and group that the server runs as.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -13,14 +13,14 @@ use nix::unistd::{
 pub struct Credentials {
     user: Option<Account>,
     group: Gid,
-    /// As the user wrote it, for the error.
+    /// As given, for the error.
     as_given: String,
 }
 
 #[derive(Debug)]
 enum Account {
     Known(User),
-    /// A number that the user data base does not know.
+    /// A number that the user database does not know.
     Number(Uid),
 }
 
@@ -56,7 +56,7 @@ impl Credentials {
         }))
     }
 
-    /// Becomes it, for good.
+    /// Takes on this identity, for good.
     pub fn take(&self) -> Result<(), String> {
         self.change()
             .map_err(|error| format!("cannot run as {}: {error}", self.as_given))
@@ -79,7 +79,7 @@ impl Credentials {
         Ok(())
     }
 
-    /// Nobody needs rights to stay who they are.
+    /// No privilege is needed to keep the current identity.
     fn is_ours(&self) -> bool {
         let uid = self.user.as_ref().map_or(getuid(), Account::uid);
         !geteuid().is_root()
@@ -87,7 +87,7 @@ impl Credentials {
             && [getgid(), getegid()] == [self.group; 2]
     }
 
-    /// HOME, USER and LOGNAME of that user, where nobody has set others.
+    /// Adds HOME, USER and LOGNAME of that user, unless they are set.
     pub fn in_environment(
         &self,
         mut environment: Vec<(OsString, OsString)>,

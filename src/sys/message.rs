@@ -1,4 +1,4 @@
-//! What is received over a unix socket beside the bytes: descriptors, and who has sent them.
+//! Messages on unix sockets: bytes, descriptors, and the sender.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 pub struct ReceivedMessage {
     /// With `MSG_TRUNC` the length of all of it, which may be more than the buffer holds.
     pub bytes: usize,
-    /// All that this process could take: where it is out of descriptors, fewer than were sent.
+    /// As many as this process could take: fewer than were sent if it is out of descriptors.
     pub descriptors: Vec<OwnedFd>,
     /// Where the socket has `SO_PASSCRED`.
     pub sender: Option<Pid>,

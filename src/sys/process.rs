@@ -1,4 +1,4 @@
-//! What processes are made and buried with.
+//! System calls that start and reap processes.
 
 use std::ffi::{c_int, c_uint};
 use std::io;
@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 
 use super::{check, check_long};
 
-/// Closes every descriptor from `first` up: what hotswap was started with is none of the server's business.
+/// Closes every descriptor from `first` up, so that the server gets none that hotswap was started with.
 ///
-/// For the stub alone, which calls it before it owns any descriptor.
+/// Only for the stub, which calls it before it owns a descriptor.
 ///
 /// # Errors
 /// Those of reading `/proc/self/fd` where the kernel has no close_range(2) (Linux 5.9).
@@ -35,7 +35,7 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
 
 /// dup2(2) onto a number that is free, or that nobody uses any more; the duplicate survives exec.
 ///
-/// For the stub alone, which gives its sockets the numbers that the server expects them at.
+/// Only for the stub, which gives its sockets the numbers that the server expects.
 ///
 /// # Errors
 /// `EBADF` for a number beyond the limit, else those of dup2(2).
@@ -44,7 +44,7 @@ pub fn place(fd: BorrowedFd, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
 }
 
-/// waitpid(2) for whichever child has ended; `None` if none has. Unlike nix's it knows the real-time signals, too.
+/// waitpid(2) for any child that has ended; `None` if none has. Unlike nix it also knows the real-time signals.
 ///
 /// # Errors
 /// `ECHILD` if there is no child at all.
@@ -58,7 +58,7 @@ pub fn reap() -> io::Result<Option<(Pid, ExitStatus)>> {
 /// `_LINUX_CAPABILITY_VERSION_3` of capget(2), and the thread that calls.
 const CAPABILITIES_OF_THIS_THREAD: [u32; 2] = [0x2008_0522, 0];
 
-/// capset(2): this thread keeps those of its effective capabilities that are among `these`, and no other.
+/// capset(2): this thread keeps only those of its effective capabilities that are in `these`.
 ///
 /// # Errors
 /// Those of capget(2).
@@ -81,9 +81,9 @@ pub fn keep_capabilities(these: u64) -> io::Result<()> {
 /// As large as a signal set is to the kernel.
 const SIGNAL_SET: usize = 8;
 
-/// Puts every signal's disposition back to the default; for the stub, which becomes somebody else's program.
+/// Resets every signal to its default; for the stub, which becomes another program.
 ///
-/// By the system call itself: the C library keeps two signals to itself, and has them ignored in what posix_spawn(3) starts.
+/// By the system call itself: the C library reserves two signals, and leaves them ignored in what posix_spawn(3) starts.
 pub fn reset_signal_dispositions() {
     // larger than the kernel's own structure on every architecture; all zeroes are SIG_DFL without flags
     let default = [0_u64; 8];
