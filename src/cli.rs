@@ -60,7 +60,7 @@ pub enum Invocation {
     Print(String),
 }
 
-/// Run any server, and replace it by a new generation of itself without losing a client request.
+/// Run your server, and replace it with a new version without losing a client request.
 ///
 /// It swaps on SIGHUP, on `hotswap swap`, and when the program file has changed. Every long option of the first form has a
 /// variable: HOTSWAP_LISTEN for --listen, HOTSWAP_READY_TIMEOUT for --ready-timeout; lists are separated by spaces, and an
@@ -85,40 +85,40 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum ClientCommand {
-    /// Swap a running one and wait for the verdict
+    /// Swap, and wait for the verdict
     Swap {
         #[command(flatten)]
         whom: InstanceArg,
-        /// Stop waiting after D (the swap goes on, and the status is 124)
+        /// Stop waiting after D: the swap continues, and the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
-        /// Wait until the old generation is gone, too
+        /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
         /// Swap every instance of this user
         #[arg(long, conflicts_with = "name")]
         all: bool,
     },
-    /// Show what is serving and what is draining
+    /// Show generations, listeners and counters
     Status {
         #[command(flatten)]
         whom: InstanceArg,
         /// Print JSON: one object with NAME, an array without
         #[arg(long)]
         json: bool,
-        /// Show it again and again
+        /// Repeat every second
         #[arg(long)]
         watch: bool,
     },
-    /// Drain and stop a running one
+    /// Finish the requests in flight and stop
     Stop {
         #[command(flatten)]
         whom: InstanceArg,
-        /// Stop waiting after D (the status is 124)
+        /// Stop waiting after D: the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
     },
-    /// Follow the events of a running one
+    /// Follow what happens
     Events {
         #[command(flatten)]
         whom: InstanceArg,
@@ -126,7 +126,7 @@ enum ClientCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Re-execute hotswap itself in place
+    /// Replace hotswap itself with the installed version
     Upgrade {
         #[command(flatten)]
         whom: InstanceArg,
@@ -155,7 +155,7 @@ struct InstanceArg {
 /// Reads the arguments behind the program's own name. `variable` looks a name up in the environment.
 ///
 /// # Errors
-/// A line that cannot be meant, with the status that this form of the command has for it.
+/// An invalid command line, with the exit status that this form of the command has for it.
 pub fn parse(
     arguments: &[OsString],
     variable: impl Fn(&str) -> Option<OsString>,

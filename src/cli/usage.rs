@@ -1,11 +1,11 @@
-//! What is said about a line that cannot be meant: one line, and one that says what to try.
+//! The message about an invalid command line: one line, and one that says what to try.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// A command line that cannot be meant.
+/// An invalid command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage {
     /// What to end with: 125 where a server was to run, 2 for the client commands.
@@ -140,7 +140,7 @@ fn first_line(rendered: &str) -> String {
     format!("{line}\n{HELP}")
 }
 
-/// The line alone could be read, so what cannot be meant came from a variable: it is called by its name.
+/// The command line alone is valid, so the invalid value came from a variable: the message names that.
 pub fn blame_variable(refusal: Refusal, from_variables: &[OsString]) -> Refusal {
     let Refusal::Usage(mut lines) = refusal else {
         return refusal;

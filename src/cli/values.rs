@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 /// Beyond this a deadline would overflow before anybody had waited for it.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// A value that cannot be meant.
+/// An invalid value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidValue {
     pub why: String,
@@ -108,7 +108,7 @@ pub fn mode(text: &str) -> Result<u32, InvalidValue> {
         .ok_or_else(|| InvalidValue::new("not an octal mode up to 0777").instead("0660"))
 }
 
-/// To whom a unix socket is given: `USER`, `USER:GROUP` or `:GROUP`, by name or number.
+/// The owner of a unix socket: `USER`, `USER:GROUP` or `:GROUP`, by name or number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOwner {
     pub user: Option<Uid>,
