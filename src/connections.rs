@@ -1,6 +1,6 @@
-//! What is open on a listener: its accept queue, its handshakes, and the connections that came through it.
+//! What is open on a listener: its accept queue, its half-open handshakes, and its connections.
 //!
-//! It only looks, by getsockopt(2), sock_diag(7) and /proc, and never touches a connection.
+//! It only reads, by getsockopt(2), sock_diag(7) and /proc, and never touches a connection.
 
 pub mod accept_queue;
 pub mod activity;

@@ -1,6 +1,6 @@
-//! How an instance is: the figures, as JSON to be parsed and as a table to be read.
+//! The status of an instance, as JSON and as a table.
 //!
-//! It asks nobody: the main loop fills a [`InstanceStatus`] in, and the client that shows it has only the JSON.
+//! The main loop fills in an [`InstanceStatus`]; the client that shows it has only the JSON.
 
 mod counters;
 mod memory;
@@ -26,7 +26,7 @@ pub struct InstanceStatus {
     pub socket: Option<PathBuf>,
     pub uptime: Duration,
     pub doing: Doing,
-    /// What it waits for as a whole: a back-off, a command before the swap.
+    /// What the instance waits for: a back-off, a command before the swap.
     pub waits: Option<Waits>,
     pub listeners: Vec<ListenerState>,
     pub generations: Vec<GenerationState>,
@@ -38,12 +38,12 @@ pub struct InstanceStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
-    /// Nothing serves, and a generation is on its way.
+    /// Nothing serves, and a generation is starting.
     Starting,
     Serving,
-    /// One serves, and another is on its way.
+    /// One serves, and another is starting or proving.
     Swapping,
-    /// Nothing serves until a file changes or somebody asks.
+    /// Nothing serves until a file changes or a swap is requested.
     Waiting,
     Stopping,
 }
@@ -83,7 +83,7 @@ pub struct GenerationState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waits {
     pub what: String,
-    /// How long at most.
+    /// The time left at most.
     pub left: Option<Duration>,
 }
 
@@ -129,7 +129,7 @@ impl GenerationRole {
     }
 }
 
-/// Every generation that there is, the newest first, as far as the core knows it.
+/// Every generation that the core knows, the newest first.
 pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
     let candidate = supervisor.swap().filter(|swap| swap.spawned.is_some());
     let candidate = candidate.map(|swap| {
@@ -152,7 +152,7 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
     all
 }
 
-/// What an instance waits for that has no generation to show for it yet.
+/// What an instance waits for before there is a generation.
 pub fn waits(supervisor: &Supervisor, now: Time) -> Option<Waits> {
     let swap = supervisor.swap();
     swap.filter(|swap| swap.spawned.is_none())

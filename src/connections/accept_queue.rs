@@ -1,4 +1,4 @@
-//! What has not been accepted yet on a generation's own listeners.
+//! What has not been accepted yet on the sockets that only this generation has.
 
 use std::io;
 
@@ -27,7 +27,7 @@ impl AcceptQueue {
         self == Self::NONE
     }
 
-    /// Looks at those of these sockets that are their generation's alone: what waits on a shared one waits for all.
+    /// Looks at those of these sockets that only their generation has: what waits on a shared one waits for all.
     pub fn of(held: &[GenerationSocket]) -> Self {
         let mut backlog = Self::NONE;
         let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
@@ -42,7 +42,7 @@ impl AcceptQueue {
                 tables.for_each(|table| table.1.push(one.inode));
             }
         }
-        // A queue is reason enough to wait: whatever else is open need not be read.
+        // A queue is reason enough to wait: the rest need not be read.
         for (family, inodes) in tables.iter().filter(|table| !table.1.is_empty()) {
             if !backlog.queued && backlog.handshakes == Some(false) {
                 backlog.handshakes = handshakes(*family, inodes);
@@ -52,7 +52,7 @@ impl AcceptQueue {
     }
 }
 
-/// How many connections wait to be accepted; `None` where it has no such queue.
+/// How many connections wait to be accepted; `None` if it has no such queue.
 ///
 /// # Errors
 /// Those of getsockopt(2) and of the sock_diag(7) answer.
@@ -64,13 +64,13 @@ pub fn accept_queue(held: &GenerationSocket) -> io::Result<Option<u32>> {
     })
 }
 
-/// Whether any is open on these listeners, if that can be told.
+/// Whether any handshake is open on these listeners, if that is known.
 fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
     if !half_open::can_be_seen() {
         return None;
     }
     let references = half_open::references(family, inodes).ok()?;
-    // One that is not in the table does not listen: its server has shut it down.
+    // A socket that is not in the table does not listen: its server has shut it down.
     Some(references.iter().flatten().any(|count| *count > IDLE))
 }
 

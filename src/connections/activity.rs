@@ -11,27 +11,27 @@ use super::{inet, unix};
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
 use crate::socket::inet::Family;
 
-/// A client that is met so often in a row just as it has asked or been answered, and each time further on, never pauses.
-/// One that does pause is caught sooner between two requests, when the server owes it nothing.
+/// A client that is seen this often in a row just after a request or an answer, with more bytes each time, never pauses.
+/// One that does pause is seen earlier between two requests, when the server owes it nothing.
 const NEVER: u32 = 4;
 
 /// One count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActivityCount {
-    /// `None` where it cannot be told whose they are.
+    /// `None` if it is unknown whose they are.
     pub connections: Option<usize>,
     pub busy: usize,
 }
 
-/// Counts one generation's connections again and again.
+/// Counts the connections of one generation repeatedly.
 #[derive(Debug, Default)]
 pub struct ActivityCounter {
     owners: ProcessSockets,
-    /// Each connection of which it could not be told, at the last count, whether it was busy.
+    /// The connections that were undecided at the last count.
     undecided: HashMap<u64, Undecided>,
 }
 
-/// What had been received on a connection, and at how many counts in a row it had got on since it could last be told.
+/// How many bytes a connection had received, and at how many counts in a row it had received more while undecided.
 #[derive(Clone, Copy, Debug)]
 struct Undecided {
     received: u64,
@@ -43,14 +43,14 @@ struct Undecided {
 struct FoundConnection {
     inode: u64,
     activity: Activity,
-    /// It is the generation's, whoever holds it.
+    /// It belongs to the generation, whatever process holds it.
     is_certain: bool,
 }
 
 impl ActivityCounter {
-    /// Counts what these processes have accepted on these sockets. Busy are only those that came through a socket of
-    /// their generation alone: on a shared one nobody waits for them. Where processes cannot be looked into, everybody's
-    /// connections on the same ports pass for theirs, and nobody knows how many are.
+    /// Counts what these processes have accepted on these sockets. Only connections of a socket that no other generation
+    /// has can be busy: on a shared one nobody waits for them. If a process cannot be inspected, all connections on the
+    /// same ports count as its own, and their number is unknown.
     pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> ActivityCount {
         let Ok(found) = find(held) else {
             return ActivityCount {
@@ -94,7 +94,7 @@ impl ActivityCounter {
         }
     }
 
-    /// One of which it can never be told is busy unless it gets on: then its requests are shorter than we can see.
+    /// An undecided connection is busy unless it keeps receiving: then its requests are too short to see.
     fn is_busy(&self, one: &FoundConnection) -> bool {
         match one.activity {
             Activity::Busy => true,
@@ -118,7 +118,7 @@ impl ActivityCounter {
     }
 }
 
-/// The connections on these sockets, of whatever process. What is still in a TCP queue is not of this count.
+/// The connections on these sockets, of any process, without those that are still in a TCP queue.
 fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
     let (mut ports, mut paths) = (Vec::new(), Vec::new());
     for one in held {
@@ -149,7 +149,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
         }));
     }
     for (inode, steered) in paths {
-        // What is said on a unix connection, and when, the kernel does not count: as long as it is open it is busy.
+        // The kernel does not count what is sent on a unix connection: it is busy as long as it is open.
         let activity = if steered {
             Activity::Busy
         } else {

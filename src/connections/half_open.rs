@@ -1,6 +1,6 @@
 //! The `ref` column of /proc/net/tcp: how many handshakes and queued connections a listening socket still has.
 //!
-//! It is a kernel internal, so it counts for nothing until [`can_be_seen`] has tried it on a listener of our own.
+//! It is a kernel internal, so it is used only once [`can_be_seen`] has tried it on a listener of our own.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
@@ -19,7 +19,7 @@ use crate::socket::inode_of;
 const PIECE: usize = 300;
 /// How long a connection to ourselves may take, in milliseconds.
 const PATIENCE: u8 = 100;
-/// `ref` of a listener on which nothing is open.
+/// `ref` of an idle listener.
 pub const IDLE: u32 = 1;
 
 /// `ref` of each of these listening sockets, in their order; `None` for one that does not listen.
@@ -74,7 +74,7 @@ fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
         .collect())
 }
 
-/// Whether this kernel counts as we believe: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.
+/// Whether this kernel counts as expected: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.
 pub fn can_be_seen() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| try_out().unwrap_or(false))

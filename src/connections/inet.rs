@@ -1,4 +1,4 @@
-//! The TCP connections behind a port, and whether anybody waits for something on them.
+//! The TCP connections of a port, and which of them are busy.
 //!
 //! The layouts are those of linux/inet_diag.h and linux/tcp.h.
 
@@ -10,19 +10,19 @@ use super::sock_diag::{self, Scope, attributes, number};
 use crate::socket::inet::Family;
 
 const INET_DIAG_INFO: u16 = 2;
-/// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: those on which the server may still have something to say.
+/// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which the server may still send something.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
 const CLOSE_WAIT: u8 = 8;
 const MESSAGE: usize = 72;
-/// So many ports are asked for one by one; beyond, the connections of all others are the lesser cost.
+/// Up to this many ports are requested one by one; beyond that, reading the connections of all ports costs less.
 const FEW: usize = 8;
-/// Milliseconds after which what was sent is taken for a whole answer.
+/// After this many milliseconds, what was sent counts as a complete answer.
 const A_PART_AGO: u32 = 40;
 
-/// One connection as the server's side has it.
+/// One connection, from the server's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// 0 until it is accepted, and again once no process has it.
+    /// 0 until it is accepted, and once no process has it any more.
     pub inode: u64,
     pub activity: Activity,
 }
@@ -30,24 +30,23 @@ pub struct Connection {
 /// Whether a client waits for something on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// A request may be on its way, in work, or not yet wholly answered.
+    /// A request may be arriving, in work, or not completely answered.
     Busy,
-    /// The last answer is not acknowledged, or came within one tick of the kernel's clock with the last request, and
-    /// nothing tells which was later; or something was sent just now, and nothing tells whether it was all. So many
-    /// bytes had been received by then.
+    /// The last answer is not acknowledged, or came within the same tick of the kernel's clock as the last request, so
+    /// that their order is unknown; or something was sent just now, and may not be all. `received` counts bytes.
     Undecided {
         received: u64,
     },
     Quiet,
 }
 
-/// Every connection whose local port is one of these, with that port, of all processes.
+/// Every connection of any process whose local port is one of these, with that port.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
 pub fn connections(family: Family, ports: &[u16]) -> io::Result<Vec<(u16, Connection)>> {
     let mut found = Vec::new();
-    // Each question takes the kernel through its whole table, so many are asked as one.
+    // Each request takes the kernel through its whole table, so many are combined into one.
     let asked = if ports.len() > FEW { &[0] } else { ports };
     for port in asked {
         let request = request(family, STATES, *port, &[0; 34]);
@@ -63,7 +62,7 @@ fn local_port(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*message.get(4..)?.first_chunk()?))
 }
 
-/// Whether a process has the server's end of this connection.
+/// Whether some process has the server's end of this connection.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
@@ -89,7 +88,7 @@ pub fn inode_of_server_end(client: SocketAddr, server: SocketAddr) -> io::Result
         &request(family, STATES, server.port(), &rest),
         Scope::One,
         |message| {
-            // The kernel finds the listener where it does not find the connection.
+            // If the kernel does not find the connection, it returns the listener.
             let is_connection = message.get(1).is_some_and(|state| STATES & 1 << state != 0);
             inode = number(message, 68).filter(|_| is_connection);
         },
@@ -122,7 +121,7 @@ pub(super) fn request(family: Family, states: u32, port: u16, rest: &[u8]) -> Ve
     bytes
 }
 
-/// One answer; `None` if it is too short to tell.
+/// One answer; `None` if it is too short.
 fn parse(message: &[u8]) -> Option<Connection> {
     let info = attributes(message.get(MESSAGE..)?)
         .find(|(kind, _)| *kind == INET_DIAG_INFO)
@@ -134,12 +133,12 @@ fn parse(message: &[u8]) -> Option<Connection> {
     })
 }
 
-/// What the kernel has counted on one connection; times in milliseconds ago.
+/// The kernel's counters of one connection; times are milliseconds ago.
 struct Traffic {
-    /// Its FIN has arrived, which the kernel counts as one byte received, and as one to read until it is read.
+    /// Its FIN has arrived. The kernel counts it as one byte received, and one to read until it is read.
     client_is_done: bool,
     to_read: u32,
-    /// All that the client has not acknowledged, and the part of it that has not even been sent.
+    /// What the client has not acknowledged, and the part of it that has not been sent.
     to_send: u32,
     unsent: u32,
     since_sent: u32,
@@ -180,9 +179,9 @@ impl Traffic {
         };
         match self.since_received.cmp(&self.since_sent) {
             Ordering::Less => Activity::Busy,
-            // A client that asks again at once acknowledges the answer by its next request.
+            // A client that sends the next request at once acknowledges the answer with it.
             Ordering::Equal | Ordering::Greater if self.to_send > 0 => undecided,
-            // Many servers write the head and the body of an answer one after the other.
+            // Many servers write the header and the body of an answer separately.
             Ordering::Equal | Ordering::Greater if self.since_sent < A_PART_AGO => undecided,
             Ordering::Greater => Activity::Quiet,
             Ordering::Equal if self.answer_is_acknowledged() => Activity::Quiet,

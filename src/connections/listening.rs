@@ -10,7 +10,7 @@ use crate::socket::inet::Family;
 
 const LISTEN: u32 = 1 << 10;
 
-/// A listening socket, whoever has it.
+/// A listening socket of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     pub address: SocketAddr,

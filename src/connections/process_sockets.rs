@@ -6,24 +6,24 @@ use nix::unistd::Pid;
 
 use crate::proc::{self, descriptor};
 
-/// The sockets of some processes, remembered: reading 10,000 takes 60 ms, and seeing that they have not grown 10 µs.
+/// The sockets of some processes, cached: reading 10,000 takes 60 ms, and checking that there are no more takes 10 µs.
 #[derive(Debug, Default)]
 pub struct ProcessSockets {
     processes: HashMap<Pid, KnownProcess>,
     complete: bool,
-    /// Something was remembered at the last refresh, rather than read.
+    /// At the last refresh something came from the cache.
     remembered: bool,
 }
 
 #[derive(Debug)]
 struct KnownProcess {
-    /// How many descriptors it had; 0 where the kernel does not tell (before Linux 6.2).
+    /// How many descriptors it had; 0 if the kernel does not say (before Linux 6.2).
     descriptors: u64,
     sockets: HashSet<u64>,
 }
 
 impl ProcessSockets {
-    /// Reads the sockets of those that are new, or have more descriptors than they had.
+    /// Reads the sockets of processes that are new or have more descriptors than before.
     pub fn refresh(&mut self, pids: &[Pid]) {
         self.complete = true;
         self.remembered = false;
@@ -43,7 +43,7 @@ impl ProcessSockets {
                     };
                     self.processes.insert(*pid, process);
                 }
-                // It has ended meanwhile, and holds nothing.
+                // It has ended, and holds nothing.
                 Err(error) if proc::is_gone(&error) => {
                     self.processes.remove(pid);
                 }
@@ -52,7 +52,7 @@ impl ProcessSockets {
         }
     }
 
-    /// Every process that is there could be looked into.
+    /// Every process could be inspected.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
@@ -63,7 +63,7 @@ impl ProcessSockets {
             .any(|process| process.sockets.contains(&socket))
     }
 
-    /// Forgets what is only remembered; false if all of it was read at the last refresh.
+    /// Empties the cache; false if everything was read at the last refresh.
     pub fn forget(&mut self) -> bool {
         if self.remembered {
             self.processes.clear();

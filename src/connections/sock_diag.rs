@@ -1,6 +1,6 @@
-//! sock_diag(7): asks the kernel about its sockets, and takes its answers apart.
+//! sock_diag(7): asks the kernel about its sockets, and parses its answers.
 //!
-//! It never waits: the kernel has the next part of an answer ready whenever it is asked for.
+//! It never waits: the kernel has the next part of an answer ready.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -81,7 +81,7 @@ fn message(request: &[u8], scope: Scope) -> Vec<u8> {
     bytes
 }
 
-/// The messages in one datagram: their types and bodies. What is cut short is left out.
+/// The messages in one datagram: their types and bodies. A truncated one is left out.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -93,7 +93,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The attributes behind a message's fixed part: their types and values.
+/// The attributes after the fixed part of a message: their types and values.
 pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -105,13 +105,13 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Two bytes in the machine's order.
+/// Two bytes in native order.
 pub fn short(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u16::from_ne_bytes(*bytes))
 }
 
-/// Four bytes in the machine's order.
+/// Four bytes in native order.
 pub fn number(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))

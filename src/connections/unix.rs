@@ -1,6 +1,6 @@
 //! The queues and the connections of unix stream listeners.
 //!
-//! An accepted socket carries the name its listener was bound to, so a private path tells whose connection it is.
+//! An accepted socket has the name of its listener, so a private path shows whose connection it is.
 //! The layouts are those of linux/unix_diag.h.
 
 use std::io;
@@ -101,7 +101,7 @@ fn request(inode: u64, states: u32, show: u32) -> Vec<u8> {
     bytes
 }
 
-/// One answer; `None` if it is too short to tell.
+/// One answer; `None` if it is too short.
 fn parse(message: &[u8]) -> Option<UnixSocket> {
     let mut socket = UnixSocket {
         state: *message.get(2)?,

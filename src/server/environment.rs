@@ -16,7 +16,7 @@ use crate::listener::{InheritedSocket, SocketKind};
 use crate::stub::FIRST;
 use crate::supervisor::Generation;
 
-/// What depends on the user.
+/// What the stub sets, since it depends on the server's user.
 pub const WHOSE: [&str; 3] = ["HOME", "USER", "LOGNAME"];
 
 pub type Variables = Vec<(OsString, OsString)>;
@@ -41,7 +41,7 @@ fn is_for_hotswap(name: &OsStr) -> bool {
 /// server's user.
 ///
 /// # Errors
-/// What is wrong with the env file.
+/// An error in the env file.
 pub fn inherited(env_file: Option<&Path>, whose: &[&str]) -> io::Result<Variables> {
     let own: Variables = std::env::vars_os().collect();
     let said = env_file
@@ -62,10 +62,10 @@ pub fn set(variables: &mut Variables, name: impl AsRef<OsStr>, value: impl Into<
     variables.push((name.to_owned(), value.into()));
 }
 
-/// All variables of one generation but LISTEN_PID, which only the stub knows.
+/// All variables of one generation except LISTEN_PID, which only the stub knows.
 ///
 /// # Errors
-/// What is wrong with the env file.
+/// An error in the env file.
 pub fn variables(
     server_config: &ServerConfig,
     generation: Generation,
@@ -92,7 +92,7 @@ pub fn variables(
     Ok(variables)
 }
 
-/// What every process of a generation carries, and no other: by it an adopted orphan is known.
+/// The variables that every process of a generation has, and no other: they identify adopted orphans.
 pub fn of_hotswap(server_config: &ServerConfig, generation: Generation, notify: &str) -> Variables {
     let mut own: Variables = vec![
         ("HOTSWAP_GENERATION".into(), generation.0.to_string().into()),
@@ -142,7 +142,7 @@ fn join(parts: impl Iterator<Item = String>, between: &str) -> String {
     parts.collect::<Vec<_>>().join(between)
 }
 
-/// Server::Starter knows addresses and paths, without the words that `--listen` puts before some.
+/// Server::Starter uses plain addresses and paths, without the prefixes of `--listen`.
 fn bare(as_given: &str) -> &str {
     let path = as_given.strip_prefix("unix:");
     path.or_else(|| as_given.strip_prefix("udp:"))
@@ -176,7 +176,7 @@ fn names(sockets: &[InheritedSocket]) -> Vec<String> {
 /// The command with every placeholder replaced in its arguments.
 ///
 /// # Errors
-/// One that stands for a listener there is not.
+/// A placeholder for a listener that does not exist.
 pub fn arguments(
     command: &[OsString],
     generation: Generation,

@@ -1,4 +1,4 @@
-//! What a generation writes to its stderr, on its way to ours.
+//! Passes on what a generation writes to its stderr.
 //!
 //! Whole lines are passed on as they come, no faster than ours is read: a server that writes without pause waits for its
 //! reader, as it would without hotswap between, and the loop gets its turn after every piece. A line that is not ended is
@@ -20,7 +20,7 @@ use crate::{handoff, log, sys};
 
 /// How many lines a verdict shows.
 const LINES: usize = 20;
-/// As much of a line as anybody reads.
+/// The longest part of a line that is kept.
 const LONGEST_LINE: usize = 1000;
 /// A part of what the log keeps for a slow reader: its own lines find room beside it.
 const PIECE: usize = 16 * 1024;
@@ -45,13 +45,13 @@ pub struct Output {
 }
 
 impl Output {
-    /// And the end that the server writes to.
+    /// Also returns the end that the server writes to.
     ///
     /// # Errors
     /// Those of pipe(2).
     pub fn open() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-        // its own end alone: the server's stderr blocks, as ever
+        // only our end: the server's stderr blocks, as always
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let output = Self {
             stream: fstat(&ours)?.st_ino,
@@ -155,7 +155,7 @@ impl Output {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Tail {
     lines: VecDeque<String>,
-    /// A line that has not ended yet.
+    /// An unfinished line.
     begun: Vec<u8>,
 }
 

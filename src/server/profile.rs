@@ -1,11 +1,11 @@
-//! What is known of programs by their names.
+//! What known programs need, by their names.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-/// What asks this server to finish what it has begun and end.
+/// The signal that makes this server finish its requests and end.
 pub fn stop_signal(command: &[OsString]) -> Signal {
     let name = name(command);
     if is_nginx(command) || is_php_fpm(command) || ["unicorn", "unicorn_rails"].contains(&name) {
@@ -22,7 +22,7 @@ pub fn is_nginx(command: &[OsString]) -> bool {
     name(command).starts_with("nginx")
 }
 
-/// Debian's are called after their version: php-fpm8.2.
+/// Debian appends the version: php-fpm8.2.
 pub fn is_php_fpm(command: &[OsString]) -> bool {
     name(command).starts_with("php-fpm")
 }

@@ -1,4 +1,4 @@
-//! What has happened so far, counted: for `status --json`, and kept over an upgrade.
+//! Counters for `status --json`, which survive an upgrade.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ pub struct Counters {
     pub swaps: u64,
     pub roll_backs: u64,
     pub restarts: u64,
-    /// Client connections that went down with a queue or a socket.
+    /// Client connections that were lost with a queue or a socket.
     pub connections_lost: u64,
     /// By the names of [`crate::record::cause`], which are few.
     aborts: BTreeMap<String, u64>,
@@ -21,7 +21,7 @@ pub struct Counters {
     drain: Spans,
 }
 
-/// How long something took, each time.
+/// How long something took: count, last, maximum, total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Spans {
     count: u64,
@@ -35,12 +35,12 @@ impl Counters {
         *self.aborts.entry(cause.to_owned()).or_default() += 1;
     }
 
-    /// A generation took so long from its spawn until it was ready.
+    /// A generation took this long from its spawn until it was ready.
     pub fn ready_after(&mut self, took: Duration) {
         self.ready.add(took);
     }
 
-    /// A generation took so long from the cut-over until it was gone.
+    /// A generation took this long from the cut-over until it was gone.
     pub fn gone_after(&mut self, took: Duration) {
         self.drain.add(took);
     }

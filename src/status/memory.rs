@@ -1,4 +1,4 @@
-//! What the processes of a generation keep in memory, as /proc tells it.
+//! The memory of the processes of a generation.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use nix::unistd::Pid;
 
 use crate::proc::memory;
 
-/// The kernel walks every page for the proportional share, and we have other things to do.
+/// Above this size the proportional share is left out: the kernel walks every page for it.
 const LARGE: u64 = 1 << 30;
-/// A status that is asked for is not to take longer than a client would notice.
+/// How long a status may take, so that the client does not notice.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// In bytes, over all processes; nothing where it cannot be read.
+/// In bytes, over all processes; `None` if it cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Resident: what processes share counts once for each.
+    /// Resident: shared memory counts once for each process.
     pub rss: Option<u64>,
-    /// Proportional: what they share is shared out. Left out for what is large.
+    /// Proportional: shared memory is divided among the processes. Left out if it is large.
     pub pss: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! The status as a table to be read, from the JSON that any version of hotswap may have sent.
+//! The status as a table, from the JSON of any version of hotswap.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const HEADINGS: [&str; 8] = [
     "WAITS FOR",
 ];
 
-/// Every instance, or a line that says that there is none.
+/// Every instance, or a line that says that none is running.
 pub fn tables(states: &[Value]) -> String {
     if states.is_empty() {
         return "no instance is running\n".into();
