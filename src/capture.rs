@@ -1,7 +1,7 @@
-//! The listeners of servers that know nothing of us: what they bind, hotswap makes its own.
+//! Captures what a server binds by itself, so that its address survives a swap.
 //!
 //! A generation under the [`filter`] stops in bind(2), listen(2) and unlink(2) until it is answered here. It is a
-//! convenience, not a sandbox: what is not understood is carried out by the kernel as if hotswap were not there.
+//! convenience, not a sandbox: a call that is not understood is carried out by the kernel.
 
 mod bind;
 mod bound_sockets;

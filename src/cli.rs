@@ -1,7 +1,7 @@
-//! The command line: what was asked for, checked as far as the line itself tells.
+//! Parses and checks the command line.
 //!
-//! It opens nothing, starts nothing and prints nothing; [`parse`] is given the arguments and a way to look up variables, so
-//! that every line a user may write can be tested.
+//! It opens, starts and prints nothing; [`parse`] takes the arguments and a way to look up variables, so that every command
+//! line can be tested.
 
 pub mod options;
 pub mod smoke;

@@ -1,6 +1,6 @@
 //! A command that hotswap runs for itself: before a swap, after an event, to ask whether a server is ready.
 //!
-//! What it prints goes to stderr, for stdout belongs to the server. It never waits for the command: whoever reaps it says so.
+//! Its output goes to stderr, because stdout belongs to the server. It never waits for the command: the main loop reaps it.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,4 @@
-//! The control socket: what clients ask of a running hotswap, and what they are told.
+//! The control socket: requests of clients, and what they are sent.
 //!
 //! It decides nothing and never waits: a client that floods, hangs or vanishes costs a bounded buffer, and then nothing.
 

@@ -1,4 +1,4 @@
-//! What a draining generation still has to do, by its queue first and by its connections then.
+//! What a draining generation still has to finish: first its queue, then its connections.
 //!
 //! It reports what it sees and when to look again. How long to wait, and what follows, the supervisor decides.
 

@@ -1,6 +1,6 @@
-//! What hotswap says on stderr: each event once, as a line or as an object.
+//! Writes each record to stderr, as a line or as a JSON object.
 //!
-//! It chooses no words; those are in `record`. It never waits for whoever reads stderr, and never fails because nobody does.
+//! The words are in `record`. It never waits for the reader of stderr, and never fails because there is none.
 
 mod sink;
 

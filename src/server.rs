@@ -1,6 +1,6 @@
-//! One generation as processes: how it is started, asked to end, killed, and known to be gone.
+//! The processes of one generation: starts, stops and kills them, and knows when all are gone.
 //!
-//! It never waits: what becomes of its processes it is told by whoever reaps them.
+//! It never waits: the main loop reaps its processes, and tells it.
 
 pub mod environment;
 pub mod output;

@@ -1,4 +1,4 @@
-//! The sockets that a generation has bound through us, or was given at its bind.
+//! The sockets that a generation has bound through hotswap, or was given instead.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

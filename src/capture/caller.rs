@@ -1,4 +1,4 @@
-//! Who made a stopped call, as /proc tells it.
+//! Which thread made a stopped call, and with what rights.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};

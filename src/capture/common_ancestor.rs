@@ -1,4 +1,4 @@
-//! Which process of a generation stands for all that have bound a listener.
+//! The common ancestor of the processes that have bound a listener: the one that gets the stop signal.
 
 use nix::unistd::{Pid, getpid};
 

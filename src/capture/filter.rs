@@ -1,7 +1,7 @@
 //! The seccomp filter that a server runs under when its listeners are captured.
 //!
-//! It lets every call through and stops only those that make or unmake a listener, for hotswap to look at. It is no
-//! sandbox: other instruction sets, io_uring and what the kernel adds later go past it.
+//! It stops only the calls that make or remove a listener, for hotswap to answer. It is no sandbox: other instruction sets,
+//! io_uring and future system calls bypass it.
 
 use std::io;
 use std::os::fd::OwnedFd;

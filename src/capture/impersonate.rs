@@ -1,7 +1,6 @@
-//! Work done in a server's place: with its root, working directory, umask and rights to files.
+//! Acts as the server: with its root, working directory, umask and rights to files.
 //!
-//! A path that a server names means what it means to the server, and hotswap makes nothing there that the server itself
-//! could not.
+//! A path that a server names is resolved as the server would, and hotswap makes nothing there that the server could not.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};

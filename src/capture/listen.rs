@@ -1,4 +1,4 @@
-//! listen(2): what was bound becomes a listener, at a place in its group that hotswap knows.
+//! listen(2): a bound socket becomes a listener, at a known index in its group.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};

@@ -1,6 +1,6 @@
 //! One stopped call: what was asked, and the answer it gets.
 //!
-//! A notification that nobody answers is carried out by the kernel as if hotswap were not there.
+//! A call that is dropped without an answer is carried out by the kernel.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};

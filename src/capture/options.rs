@@ -1,4 +1,4 @@
-//! What a server has set on its socket before bind(2), put onto another that takes its place.
+//! Copies what a server has set on its socket before bind(2) to the socket that replaces it.
 
 use std::os::fd::BorrowedFd;
 

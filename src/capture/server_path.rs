@@ -1,4 +1,4 @@
-//! Unix paths as a server sees them: found, and bound, in its place.
+//! Unix paths as the server sees them: resolves and binds them for it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};

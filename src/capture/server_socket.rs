@@ -1,4 +1,4 @@
-//! The server's own socket, as it is before bind(2).
+//! The server's own socket before bind(2).
 
 use std::ffi::CString;
 use std::io;

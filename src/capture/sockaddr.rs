@@ -1,4 +1,4 @@
-//! What a server asks bind(2) for, read from the bytes of a socket address.
+//! Parses the socket address that a server passes to bind(2).
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};

@@ -1,4 +1,4 @@
-//! unlink(2): a path that clients come by outlives the generation that made it.
+//! unlink(2): a path that clients use outlives the generation that made it.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,6 +1,6 @@
-//! What the values of options look like: durations, signals, modes, owners, names, switches.
+//! Parses the values of options: durations, signals, modes, owners, names, switches.
 //!
-//! Each reader gives a reason and, where one is at hand, what to write instead; naming the option is left to the caller.
+//! An error has a reason and, if possible, what to write instead; the caller names the option.
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! The client's end: which instance is meant, and a conversation with it.
+//! The client's side: finds the instance, and talks to it.
 //!
-//! It prints nothing, and trusts no socket by its name: what does not belong to us (root: to anybody) or does not greet as
-//! hotswap does is passed over, and is sent nothing.
+//! It prints nothing, and trusts no socket by its name: one that belongs to another user (for root: to any), or does not
+//! greet as hotswap does, is skipped and sent nothing.
 
 pub mod queries;
 pub mod requests;

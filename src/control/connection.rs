@@ -1,7 +1,7 @@
-//! One client as hotswap sees it: what it has asked for, and what it is still to be sent, both bounded.
+//! One client of the control socket: its request, and what is still to be sent to it, both bounded.
 //!
-//! It never blocks, and never keeps more of a client than a request and a little of what was said to it: one that floods,
-//! hangs or vanishes is dropped.
+//! It never blocks, and keeps no more than one request and a bounded output: a client that floods, hangs or vanishes is
+//! dropped.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

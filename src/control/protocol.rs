@@ -1,4 +1,4 @@
-//! The words on the control socket: one JSON object a line, each way.
+//! The protocol of the control socket: one JSON object per line, each way.
 //!
 //! A client sends one request: `{"do":"swap","drained":true}`, or `status`, `stop`, `events`, `upgrade`. hotswap greets
 //! whoever connects with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those who follow or wait,

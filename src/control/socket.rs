@@ -1,4 +1,4 @@
-//! The listening socket that clients of one instance come to: claimed under a lock, taken back only if it is still ours.
+//! The listening control socket: claimed under a lock, removed only if it is still ours.
 
 use std::fs::{self, File, Metadata};
 use std::io;

@@ -1,6 +1,6 @@
-//! Where control sockets are: the directory that a new one is made in, and all those that clients look in.
+//! The directories of control sockets: where a new one is made, and where clients look.
 //!
-//! It connects to nothing, and trusts no name alone: whoever uses what is found here checks the peer, too.
+//! It connects to nothing, and trusts no name: callers also check the peer.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata};

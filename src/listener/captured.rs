@@ -1,6 +1,6 @@
-//! Listeners that came with a server: it binds, and what it binds becomes a listener like those of `--listen`.
+//! Captured listeners: what a server binds becomes a listener like those of `--listen`.
 //!
-//! Nothing is bound here: that is done with the server's own rights. Here it is decided who gets which socket.
+//! It decides which generation gets which socket. The binding itself is done with the server's rights, in `capture`.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,4 +1,4 @@
-//! What a server asks bind(2) for, as far as listeners go.
+//! The addresses that servers bind and that can become listeners.
 
 use std::ffi::OsString;
 use std::fmt;

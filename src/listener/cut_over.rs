@@ -1,4 +1,4 @@
-//! Sending new connections to another generation, on every listener or on none.
+//! Switches new connections to another generation, on every listener or on none.
 
 use std::io;
 

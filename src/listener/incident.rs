@@ -1,4 +1,4 @@
-//! What listeners have to say to the user, in words.
+//! What listeners report to the user, in words.
 
 use std::fmt;
 use std::io;

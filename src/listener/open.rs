@@ -1,4 +1,4 @@
-//! How a `--listen` becomes sockets: host names, both families, port 0, and what to say when it cannot be had.
+//! Opens `--listen`: host names, both families, port 0, and the error if an address cannot be bound.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

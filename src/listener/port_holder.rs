@@ -1,4 +1,4 @@
-//! Who has an address that we cannot have, as far as /proc tells.
+//! Which process holds an address that cannot be bound, from /proc.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! Clients of a generation that is gone, carried to the one that serves: byte by byte, both ways, until both have ended.
+//! Relays clients of a dead generation to the serving one, in both directions, until both sides have ended.
 //!
 //! The server sees hotswap as its client: that is all that can be done for a connection nobody has accepted. It never
 //! blocks, and it is bounded: in number, in time, and in what is kept in memory for one of them.

@@ -1,6 +1,6 @@
-//! One socket for all generations: abstract unix, UDP, what hotswap itself was given, and whatever `--share` asks for.
+//! One socket for all generations: abstract unix, UDP, inherited sockets, and all under `--share`.
 //!
-//! Its flags are never changed, since whoever serves would see it.
+//! Its flags are never changed, since the serving generation would see it.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,6 @@
-//! The order of the sockets in a reuseport group, and the program that picks one of them.
+//! The order of the members of a reuseport group, and the program that picks one.
 //!
-//! All of it is pure. The kernel keeps the members of a group in an array: listen(2) appends, and a member that leaves is
+//! It makes no system call. The kernel keeps the members of a group in an array: listen(2) appends, and a member that leaves is
 //! overwritten by the last one. [`MemberIndex`] does the same, so that an index is known without asking; the tests hold it
 //! against the kernel.
 

@@ -1,4 +1,4 @@
-//! A listener as the status shows it.
+//! A listener in the status.
 
 use super::{Listener, Listeners};
 use crate::connections::accept_queue::accept_queue;

@@ -1,7 +1,7 @@
 //! stderr, without waiting for its reader.
 //!
-//! What the reader is too slow for is kept, up to a limit; beyond, whole lines are dropped, and that is said. Its own file
-//! flags are left alone: the server may share them.
+//! Output for a slow reader is kept up to a limit; beyond it whole lines are dropped, and a line says so. The file flags
+//! of stderr are left alone: the server may share them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Stderr, Write};

@@ -1,4 +1,4 @@
-//! Doing what the core has decided; what fails comes back as an event.
+//! Carries out the actions of the core; a failure becomes an event.
 
 use anyhow::{Context, Error, Result};
 use nix::sys::signal::Signal;

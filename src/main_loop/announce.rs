@@ -1,4 +1,4 @@
-//! From what the core announces to the words, and to all who follow.
+//! Turns each transition of the core into a record, for the log, hooks and clients.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Servers that bind by themselves: answering them, and what follows from what they do.
+//! Answers captured calls, and handles what follows from them.
 
 use anyhow::{Result, bail};
 use nix::poll::PollFlags;

@@ -1,4 +1,4 @@
-//! Children that end, and what they said before.
+//! Reaps children, and reads what they have reported before.
 
 use std::io::ErrorKind;
 use std::os::fd::RawFd;

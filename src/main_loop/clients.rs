@@ -1,4 +1,4 @@
-//! Those who ask from outside: what clients want, what they are told, and what the service manager is told.
+//! Requests of clients, their answers, and reports to the service manager.
 
 use std::os::fd::RawFd;
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! Commands that hotswap runs for itself: before a swap, after an event, to ask whether a candidate is ready.
+//! Runs commands: before a swap, after an event, to check a candidate.
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitStatus;

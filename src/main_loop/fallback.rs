@@ -1,4 +1,4 @@
-//! Programs that have served well, held by descriptors for when a newer one does not even start.
+//! Keeps the programs that have served open, for when a newer one does not start.
 
 use std::os::fd::{AsFd, OwnedFd};
 

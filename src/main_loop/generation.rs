@@ -1,4 +1,4 @@
-//! One record for each generation that was spawned: its processes, and all that is kept of it until nothing is left.
+//! Everything that is kept of a spawned generation until it is gone: its processes, sockets, readiness and drain.
 
 use std::time::Duration;
 

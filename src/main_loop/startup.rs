@@ -1,4 +1,4 @@
-//! Opening the rooms, in the order that signals and threads ask for.
+//! Opens the rooms, in the order that signals and threads require.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! What `hotswap status` shows: collected where it happens, put together when somebody asks.
+//! Collects what `hotswap status` shows, and assembles it on request.
 
 use std::time::Duration;
 

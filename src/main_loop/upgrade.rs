@@ -1,4 +1,4 @@
-//! Handing the world over to the next version of hotswap, in the same process, and taking it up there.
+//! Hands the state of all rooms over to the next version of hotswap, and restores it there.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,4 @@
-//! Waiting, and from what woke us to events.
+//! Waits in poll(2), and turns what woke it into events.
 //!
 //! Within one wake-up deaths come first, then readiness, then requests, then what has elapsed.
 

@@ -1,4 +1,4 @@
-//! The variables and arguments a generation is started with.
+//! The variables and arguments that a generation is started with.
 //!
 //! It reads the env file and nothing else; it opens no socket and starts nothing.
 

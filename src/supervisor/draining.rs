@@ -1,4 +1,4 @@
-//! A generation that new connections no longer go to, until nothing of it is left.
+//! One draining generation and its deadlines, from the cut-over until it is gone.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The words the core is spoken to in, and those it answers with.
+//! The events that the core takes, and the actions that it returns.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What follows when nothing serves: the next restart, its back-off, the last good program, or the end.
+//! What follows when nothing serves: a restart after its back-off, the last program that worked, or the end.
 
 use std::time::Duration;
 

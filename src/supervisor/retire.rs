@@ -1,4 +1,4 @@
-//! How a generation leaves: its queue, its connections, its death, its end.
+//! Retires a generation: its drain, the death of its main process, and when it is gone.
 
 use super::{Action, Draining, Exit, Generation, Queue, Reason, Supervisor, Time, Transition};
 

@@ -1,4 +1,4 @@
-//! What the core remembers over a re-execution of hotswap, which comes only while nothing starts.
+//! The state of the core that survives an upgrade, which happens only while nothing starts.
 
 use super::{Cause, Draining, Generation, Policy, Serving, Stage, Supervisor, Swap, Time};
 

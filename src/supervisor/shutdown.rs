@@ -1,4 +1,4 @@
-//! How hotswap itself comes to its end, or to its next version.
+//! Stops hotswap itself, or upgrades it once it is idle.
 
 use super::{
     Action, ClientId, Draining, Failure, KILLED, PendingSwap, Reason, Shutdown, Stage, Supervisor,

@@ -1,4 +1,4 @@
-//! From a request, a changed file or a death to a candidate that starts.
+//! Starts a candidate: after a request, a changed file or a death.
 
 use super::{
     Action, CUT_OVER_TIMEOUT, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason,

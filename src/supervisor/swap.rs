@@ -1,4 +1,4 @@
-//! A generation on its way to serve, from the request to the verdict.
+//! One swap, from the request to the verdict, and how long each stage may take.
 
 use std::time::Duration;
 

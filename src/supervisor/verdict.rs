@@ -1,4 +1,4 @@
-//! From a candidate that is ready to the verdict.
+//! Cuts over to a ready candidate, lets it prove itself, and reaches the verdict.
 
 use super::{
     Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, Reason, Serving,

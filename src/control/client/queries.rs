@@ -1,4 +1,4 @@
-//! The client commands that only look: status and events.
+//! The client commands that only read: status and events.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write, stderr, stdout};

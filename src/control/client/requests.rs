@@ -1,6 +1,6 @@
-//! The client commands that ask for something to be done: swap, stop, upgrade.
+//! The client commands that change something: swap, stop, upgrade.
 //!
-//! Their exit status says what came of it. Interrupting one interrupts nothing but itself.
+//! The exit status says what happened. Interrupting the client does not interrupt the request.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
-//! What the kernel knows of a group and we do not yet: who has shut a socket down, which strangers came and went, and
-//! where our sockets are since.
+//! Reconciles a group with the kernel: sockets that were shut down, strangers that came and went, and where the rest moved.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! The sockets of a group that no generation has: what may leave, and when.
+//! The spare sockets of a group: which may be closed, and when.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Files of variables in docker's syntax (`docker run --env-file`).
 //!
-//! `NAME=VALUE` a line, and the value is everything behind the first `=`, quotes and blanks included; `NAME` alone is
-//! passed on from hotswap's own environment; lines that begin with `#` say nothing.
+//! One `NAME=VALUE` per line. The value is everything after the first `=`, with quotes and blanks; `NAME` alone is passed on
+//! from hotswap's own environment; lines that begin with `#` are comments.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
