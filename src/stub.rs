@@ -1,7 +1,7 @@
-//! What becomes the server, just before exec: hotswap itself, started afresh under another name.
+//! The process that becomes the server: a fresh hotswap under another name, until it calls exec.
 //!
-//! It has one thread and nothing of hotswap's state, so all that must happen between fork and exec can be written as plain
-//! code. It needs hotswap for its order alone: whatever hotswap does after that, the stub becomes the server or ends.
+//! It has one thread and none of hotswap's state, so everything between fork and exec is plain code. It needs hotswap only
+//! for its request; whatever hotswap does after that, the stub becomes the server or ends.
 //!
 //! The price is a second exec: 1 ms on a virtual machine where an empty C program takes 0.65 ms, most of that for glibc's
 //! CPUID instructions, which leave the machine one by one. It is spawned as if by vfork(2) already. Linked statically it
@@ -36,7 +36,7 @@ use request::{StubRequest, c_string};
 /// The first number that a server looks for its sockets at (sd_listen_fds(3)).
 pub const FIRST: RawFd = 3;
 
-/// A program that is still being written is tried again so often, with so many milliseconds between.
+/// The waits, in milliseconds, before a program that is still being written is tried again.
 const TRIES: u32 = 100;
 const BETWEEN: u8 = 10;
 
@@ -80,7 +80,7 @@ impl StubError {
     }
 }
 
-/// Returns only if it comes to nothing.
+/// Returns only on failure.
 fn become_server(request: StubRequest, handed: Vec<OwnedFd>, line: &mut StubEnd) -> StubError {
     match prepare(request, handed, line) {
         Ok(ready) => ready.execute(line),
@@ -95,7 +95,7 @@ fn prepare(
     line: &mut StubEnd,
 ) -> Result<PreparedProgram, StubError> {
     let ours = |what: &'static str| move |error: io::Error| StubError::ours(what, &error);
-    // Looked up first: under the filter and without rights the name service may not work.
+    // Looked up first: under the filter and without privileges the name service may not work.
     let identity =
         Credentials::find(request.user.as_deref(), request.group.as_deref()).map_err(|reason| {
             StubError {
@@ -156,7 +156,7 @@ fn stdin(open: bool) -> io::Result<File> {
         .open(proc::path_of(&pipe))
 }
 
-/// Gives each descriptor its number, to keep over the exec. Our own ones step aside.
+/// Gives each descriptor its number, to keep across exec. Our own descriptors make way.
 fn arrange(
     handed: Vec<OwnedFd>,
     numbers: &[RawFd],
@@ -179,7 +179,7 @@ fn arrange(
         }
         if descriptor.as_raw_fd() == number {
             fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
-            // it is the server's from here on
+            // it belongs to the server from here on
             let _ = descriptor.into_raw_fd();
         } else {
             process::place(descriptor.as_fd(), number)?;
@@ -190,7 +190,7 @@ fn arrange(
 
 /// A program with its arguments and variables as execve(2) takes them.
 struct PreparedProgram {
-    /// As the user spelled it.
+    /// As given.
     command: OsString,
     path: OsString,
     arguments: Vec<CString>,
@@ -231,7 +231,7 @@ impl PreparedProgram {
         })
     }
 
-    /// Returns only if it did not work.
+    /// Returns only on failure.
     fn execute(self, line: &StubEnd) -> StubError {
         let path = match c_string(&self.path) {
             Ok(path) => path,
@@ -240,7 +240,7 @@ impl PreparedProgram {
         process::reset_signal_dispositions();
         // A stop signal that came meanwhile ends the server now, before it has begun.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-        // nobody would ever stop it
+        // nothing would ever stop it
         if !line.holds_for(PollTimeout::ZERO) {
             return StubError {
                 status: 125,
@@ -262,7 +262,7 @@ impl PreparedProgram {
     }
 }
 
-/// In the words of a shell: 127 is not there, 126 cannot be run.
+/// The statuses of a shell: 127 not found, 126 cannot run.
 fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubError {
     let missing = error.raw_os_error() == Some(libc::ENOENT);
     let interpreter = path

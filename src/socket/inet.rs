@@ -52,13 +52,13 @@ impl From<Family> for AddressFamily {
     }
 }
 
-/// Where sockets are bound, and what must be the same for all that are to share it.
+/// Where sockets are bound, and what all that share the address must have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InetAddress {
     pub at: SocketAddr,
     /// `IPV6_V6ONLY`; as the system has it if not given.
     pub only_v6: Option<bool>,
-    /// The network device that it is bound to; 0 is none.
+    /// The network device it is bound to; 0 if it is not.
     pub device: u32,
 }
 
@@ -75,7 +75,7 @@ impl InetAddress {
         Family::of(self.at)
     }
 
-    /// A socket that is bound there and nothing else.
+    /// A socket that is only bound.
     ///
     /// # Errors
     /// Those of socket(2), setsockopt(2) and bind(2).

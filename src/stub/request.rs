@@ -1,6 +1,6 @@
-//! What a stub is told to become, and how that is written down.
+//! What a stub is to become, and how that is encoded.
 //!
-//! Arguments, variables and paths are any bytes but NUL, so NUL ends each record, and its first byte says what it is.
+//! Arguments, variables and paths may hold any byte but NUL, so NUL ends each record; its first byte is its type.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -8,14 +8,14 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// The program, and all that holds for it from its first instruction on.
+/// The program, and everything it starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "a mark in the record is a bool here"
 )]
 pub struct StubRequest {
-    /// The program as the user spelled it, and its arguments.
+    /// The program as given, and its arguments.
     pub command: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
     /// Set LISTEN_PID, HOME and the like, which only the stub knows.
@@ -23,13 +23,13 @@ pub struct StubRequest {
     pub chdir: Option<PathBuf>,
     pub user: Option<String>,
     pub group: Option<String>,
-    /// Go under the filter that stops bind(2), and send the descriptor its notifications come from.
+    /// Install the filter that stops bind(2), and send its notification descriptor.
     pub capture: bool,
     /// A stdin that never ends, instead of /dev/null.
     pub open_stdin: bool,
-    /// The numbers that the descriptors sent before the order get, in their order.
+    /// The numbers that the descriptors get, in the order in which they were sent.
     pub numbers: Vec<RawFd>,
-    /// One more descriptor follows them: execute that one, whatever the path leads to by now.
+    /// One more descriptor follows: execute that one, wherever the path leads by now.
     pub by_descriptor: bool,
     /// The limit of open descriptors, soft and hard, that hotswap was started with.
     pub open_files: Option<(u64, u64)>,
@@ -155,7 +155,7 @@ fn owned(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
 
-/// A string for exec; what has come through an order has no NUL in it.
+/// A string for exec; a request has no NUL in it.
 pub fn c_string(text: &OsStr) -> io::Result<CString> {
     Ok(CString::new(text.as_bytes())?)
 }

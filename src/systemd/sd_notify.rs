@@ -1,4 +1,4 @@
-//! What a service manager is told: ready, reloading, stopping, how it goes, and that we are alive.
+//! What systemd is told: ready, reloading, stopping, the status line, and the watchdog.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -16,16 +16,16 @@ use crate::sys::clock;
 /// How often we ask for more time while a start, a swap or a stop lasts, and how much.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASK_FOR: Duration = Duration::from_secs(15);
-/// A manager whose queue is full is told a little later.
+/// How long to wait when the manager's queue is full.
 const AGAIN: Duration = Duration::from_millis(100);
-/// What a manager that never reads is not told.
+/// How many messages are kept for a manager that does not read.
 const UNSENT: usize = 16;
 
 /// The service manager around us, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
     channel: Option<ManagerSocket>,
-    /// Half of what it allows between two signs of life.
+    /// Half the watchdog's interval.
     sign_of_life: Option<Duration>,
     next_sign: Option<Time>,
     /// The first generation has served.
@@ -45,7 +45,7 @@ struct ManagerSocket {
 }
 
 impl ServiceManager {
-    /// The one that our own environment speaks of.
+    /// The one in our own environment.
     pub fn around_us(now: Time) -> Self {
         Self::of(|name| std::env::var_os(name), Pid::this(), now)
     }
@@ -78,7 +78,7 @@ impl ServiceManager {
         }
     }
 
-    /// Tells what has changed since the last time; call it after every step.
+    /// Reports what has changed since the last call; call it after every step.
     /// `failed` is what the last swap came to, if that was nothing.
     pub fn follow(&mut self, supervisor: &Supervisor, failed: Option<&str>, now: Time) {
         if self.channel.is_none() {
