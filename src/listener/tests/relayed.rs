@@ -151,7 +151,7 @@ fn one_that_comes_back_is_not_carried_round() {
         fixture.serving(G1);
         let _client = fixture.client();
         let second = fixture.serving(G2);
-        sys::attach_reuseport_program(second.0.fd.as_fd(), &steer::to_member(0)).unwrap();
+        sys::attach_reuseport_program(second.0.fd.as_fd(), &member_index::to_member(0)).unwrap();
         fixture.leave(G1);
         (0..20).for_each(|_| fixture.wake());
         let said: Vec<String> = fixture.incidents.iter().map(Incident::to_string).collect();
