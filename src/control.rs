@@ -261,7 +261,7 @@ impl Control {
         }
     }
 
-    /// Nothing is left of a generation: whoever waited for that gets the verdict, with these words at its end.
+    /// A generation is gone: clients that waited for that get the verdict, with these words at its end.
     pub fn gone(&mut self, generation: Generation, text: &str, now: Time) {
         for connection in self.connections.values_mut() {
             if let Some((_, verdict)) = connection.owed.as_mut().filter(|owed| owed.0 == generation)

@@ -16,7 +16,7 @@ use crate::ready::accepting_on;
 use crate::supervisor::{Queue, Time};
 use crate::sys;
 
-/// How often the queue is looked at while it is young: no open handshake twice at least so far apart is none.
+/// How often a young queue is looked at: it is empty if it was so twice, this far apart.
 const OFTEN: Duration = Duration::from_millis(5);
 /// How long it is young.
 const YOUNG: Duration = Duration::from_millis(100);

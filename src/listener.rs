@@ -54,7 +54,7 @@ pub struct Listener {
     id: ListenerId,
     name: String,
     as_given: String,
-    /// What the server asked for that it came with.
+    /// The address that the server asked for, if it was captured.
     captured: Option<CapturedAddress>,
     sort: ListenerKind,
 }
@@ -102,10 +102,10 @@ impl Listener {
         })
     }
 
-    /// The socket of its own that the generation is spawned with.
+    /// The socket that the generation is spawned with.
     fn seat_with(&self, fd: OwnedFd) -> InheritedSocket {
         let (kind, addr) = (self.sort.kind(), self.sort.address());
-        // what tells it from TCP is for users: a server binds the bare address
+        // the prefix is for users: a server binds the bare address
         let (addr, port) = match kind {
             SocketKind::Tcp { port } => (addr, Some(port)),
             SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
@@ -126,16 +126,16 @@ impl Listener {
 pub struct Listeners {
     all: Vec<Listener>,
     context: ListenerContext,
-    /// How many listeners there have been.
+    /// How many listeners there have been so far.
     given_out: usize,
-    /// The generation that new connections go to, as long as it is there.
+    /// The generation that new connections go to, until it is gone.
     serving: Option<Generation>,
-    /// The latest generation that was given its sockets, to be spawned with.
+    /// The latest generation that was given sockets for its spawn.
     spawning: Option<Generation>,
 }
 
 impl Listeners {
-    /// The addresses, as they are said in `listening on ...`.
+    /// The addresses, as in `listening on ...`.
     pub fn listening(&self) -> Vec<String> {
         let own = self
             .all
@@ -147,7 +147,7 @@ impl Listeners {
     /// A socket of each `--listen`ed or inherited listener for this generation, in their order.
     ///
     /// # Errors
-    /// When a socket cannot be made: out of descriptors or memory.
+    /// If a socket cannot be made: out of descriptors or memory.
     pub fn inherited_sockets(
         &mut self,
         generation: Generation,
@@ -163,7 +163,7 @@ impl Listeners {
                         .inherited_socket(generation, sockets, context)?;
                     inherited_sockets.push(listener.seat_with(fd));
                 } else if sockets == SocketChoice::Target && listener.sort.is_steered() {
-                    // what it has not bound yet is kept for it, with the clients that wait there
+                    // one that it has not bound yet is kept for it, with the clients that wait there
                     listener
                         .sort
                         .inherited_socket(generation, sockets, context)?;
@@ -175,7 +175,7 @@ impl Listeners {
         Ok(inherited_sockets)
     }
 
-    /// What a listener is called in the words for users.
+    /// The address of a listener, for users.
     pub fn address_of(&self, listener: ListenerId) -> String {
         let listener = self.all.iter().find(|other| other.id == listener);
         listener
@@ -195,8 +195,7 @@ impl Listeners {
         held.flatten().collect()
     }
 
-    /// The generation is gone: its sockets are parked, but for those that new connections go to, in which clients wait
-    /// for the next.
+    /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
         for listener in &mut self.all {
             listener.sort.leave(generation, now, &mut self.context);
@@ -207,7 +206,7 @@ impl Listeners {
         self.context.take_incidents()
     }
 
-    /// Clients that had stayed with a generation that is gone now go to the one that serves.
+    /// New clients of a listener that had stayed with the gone generation now go to the serving one.
     fn return_clients(&mut self) {
         let Some(serving) = self.serving else { return };
         let waiting = self
@@ -222,7 +221,7 @@ impl Listeners {
         }
     }
 
-    /// A connection of ours to that generation's own socket, whoever serves: made, not yet accepted.
+    /// A connection to that generation's own socket, whichever generation serves: made, not yet accepted.
     ///
     /// # Errors
     /// `NotFound` if it has no socket there, `WouldBlock` if its queue is full, else those of connect(2).
@@ -236,7 +235,7 @@ impl Listeners {
         vec![(self.context.watcher.fd(), PollFlags::POLLIN)]
     }
 
-    /// Something has happened on one of the sockets: one was shut down, or a client came to a parked one.
+    /// An event on one of the sockets: one was shut down, or a client came to a spare.
     pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
         for Listener { sort, .. } in &mut self.all {
@@ -249,7 +248,7 @@ impl Listeners {
         self.context.take_incidents()
     }
 
-    /// When to look again without being woken: when a parked socket may be closed, or a relayed connection lasts too long.
+    /// When to look again without an event: a spare may be closed, or a relayed connection has lasted too long.
     pub fn deadline(&self) -> Option<Time> {
         let spare = self
             .all
@@ -267,7 +266,7 @@ impl Listeners {
                     listener.sort.look(now, context);
                 }
             });
-            // what was closed is closed: a stranger that comes next comes after it
+            // closed first, so that a stranger that joins next comes after them
             self.surveyed(|all, context| {
                 for listener in all {
                     listener.sort.recognize(context);
@@ -277,7 +276,7 @@ impl Listeners {
         self.context.take_incidents()
     }
 
-    /// Does something to all, for which one look at the kernel's tables is enough.
+    /// Does something to all listeners, with one look at the kernel's tables.
     fn surveyed<T>(&mut self, does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T) -> T {
         let asked = self
             .all
@@ -289,7 +288,7 @@ impl Listeners {
         done
     }
 
-    /// hotswap stops: what is shut down now stays so.
+    /// hotswap stops: sockets that are shut down now stay so.
     pub fn stop_repairing(&mut self) {
         self.context.repairs = false;
     }

@@ -31,7 +31,7 @@ static SINK: Mutex<Sink> = Mutex::new(Sink::new());
 struct LineStyle {
     format: LogFormat,
     colours: bool,
-    /// Verdicts are what somebody at the desk waits for.
+    /// Verdicts are what a user waits for.
     verdicts_in_colour: bool,
     before: Before,
 }

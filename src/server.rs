@@ -302,7 +302,7 @@ impl Server {
         if self.tree.main_lives || self.tree.group_exists() {
             let _ = killpg(self.tree.main, Signal::SIGKILL);
         }
-        // Whoever has left the group is stopped first: what forks could be as quick as we are.
+        // Processes that have left the group are stopped first: they could fork as fast as they are killed.
         let mut stopped = HashSet::new();
         for _ in 0..ROUNDS {
             let left = self.processes();

@@ -53,7 +53,7 @@ impl BoundSocket {
         descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
     }
 
-    /// A duplicate of it, as long as there is one to be had.
+    /// A duplicate of it, while the server holds it.
     pub fn descriptor(&self) -> Option<OwnedFd> {
         if let Some(kept) = &self.kept {
             return kept.try_clone().ok();

@@ -162,7 +162,7 @@ struct Candidates {
     too_busy: bool,
 }
 
-/// Waits for greetings, for long only while there is none at all.
+/// Waits for greetings: for long only while there is none.
 fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
     let patience = if found.len() == 1 { PATIENCE } else { GREETING };
     let mut met = Candidates::default();

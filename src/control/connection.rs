@@ -16,7 +16,7 @@ use super::protocol::{Reply, RequestKind, SwapVerdict, line_of};
 use crate::handoff;
 use crate::supervisor::{Generation, Time};
 
-/// A request is short; what is longer is none.
+/// The longest request.
 const LONGEST_REQUEST: usize = 4096;
 /// What a client may leave unread, beyond what the kernel keeps for it.
 const LONGEST_BACKLOG: usize = 64 * 1024;

@@ -25,7 +25,7 @@ use crate::{handoff, sys};
 const BACKLOG: i32 = 128;
 /// Instances of one name, the first without a number.
 const NAMESAKES: u32 = 999;
-/// How often, 10 ms apart, the lock on a directory is asked for; whoever may read it could hold it for ever.
+/// How often to try the lock of a directory, 10 ms apart: another user could hold it without end.
 const LOCK_TRIES: u32 = 100;
 
 /// A control socket of ours.

@@ -21,21 +21,21 @@ use crate::socket::generation_socket::SocketKind;
 use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
 
-/// What becomes of a bind(2) that no `--listen`ed address covers.
+/// What to do with a bind(2) that no `--listen`ed address covers.
 #[derive(Debug)]
 pub enum BindPlan {
-    /// Nobody else is to be there.
+    /// Bind it exclusively: it is the first.
     Alone,
-    /// Beside the sockets of other generations.
+    /// Bind it beside the sockets of other generations.
     Join,
-    /// The server is given this one in the place of its own.
+    /// Give the server this socket instead of its own.
     Instead(Replacement),
 }
 
-/// A socket for a server that has made one of its own.
+/// A socket that replaces the server's own.
 #[derive(Debug)]
 pub struct Replacement {
-    /// None before anybody has listened on it.
+    /// `None` before anybody has listened on it.
     pub listener: Option<ListenerId>,
     pub socket: OwnedFd,
     /// Only this generation has it.
@@ -43,8 +43,8 @@ pub struct Replacement {
 }
 
 impl Listeners {
-    /// A listener of `--listen`, or one that hotswap was given, at which this bind(2) is meant: of the same port, and
-    /// equal, or one of them a wildcard.
+    /// The `--listen`ed or inherited listener that this bind(2) means: the same port, and the same address or a wildcard on
+    /// either side.
     pub fn covering(&self, asked: &CapturedAddress) -> Option<ListenerId> {
         let own = || {
             self.all
@@ -106,11 +106,11 @@ impl Listeners {
         })
     }
 
-    /// What becomes of a bind(2) that nothing covers. A socket in which clients wait for whoever comes next is given
-    /// to who comes, unless that would never notice.
+    /// What to do with a bind(2) that no listener covers. A socket in which clients wait for the next generation is given to
+    /// this one, unless the server would never notice the replacement.
     ///
     /// # Errors
-    /// When descriptors or memory are out.
+    /// If descriptors or memory run out.
     pub fn plan(
         &mut self,
         generation: Generation,
@@ -132,7 +132,7 @@ impl Listeners {
             .map(BindPlan::Instead)
     }
 
-    /// The generation listens on a socket that was bound to that address; whether the listener is new is said too.
+    /// The generation listens on a socket that was bound to that address. Also returns whether the listener is new.
     ///
     /// # Errors
     /// Those of listen(2).
@@ -205,7 +205,7 @@ impl Listeners {
         Ok(id)
     }
 
-    /// A server listens on a socket that it has had as a listener before; `None` if it is none of ours.
+    /// A server calls listen(2) again on a listener; `None` if hotswap does not know the socket.
     pub fn listen_again(&mut self, inode: Inode) -> Option<io::Result<ListenerId>> {
         let mut all = self.all.iter_mut();
         let listener = all.find(|listener| listener.sort.has(inode))?;
@@ -213,7 +213,7 @@ impl Listeners {
         Some(done.map(|()| listener.id))
     }
 
-    /// Whether any listener is a path in the file system.
+    /// Whether any listener is a unix path.
     pub fn have_paths(&self) -> bool {
         self.places().next().is_some()
     }
@@ -226,7 +226,7 @@ impl Listeners {
         self.all.iter().filter_map(|listener| listener.sort.dir())
     }
 
-    /// Whether clients come in there, by a socket of ours.
+    /// Whether clients connect there, to a socket that hotswap knows.
     pub fn is_live(&self, entry: &PathEntry) -> bool {
         self.all.iter().any(|listener| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
@@ -251,12 +251,12 @@ impl Listeners {
         }
     }
 
-    /// Whether there is a captured socket that overlaps with that address, without being at that very one.
+    /// Whether a captured socket overlaps with that address without having the very same one.
     pub fn have_overlapping(&self, asked: &CapturedAddress) -> bool {
         self.overlapping(asked).next().is_some()
     }
 
-    /// What other generations alone have that overlaps with that address.
+    /// The address of another generation alone that overlaps with this one.
     pub fn served_beside(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
         let mut overlapping = self.overlapping(asked);
         let there = overlapping.find(|listener| listener.held(generation).is_none())?;
@@ -270,7 +270,7 @@ impl Listeners {
         })
     }
 
-    /// A captured listener lives as long as a generation has it. Where nothing serves, clients wait for the next one.
+    /// A captured listener lives as long as a generation has it. If nothing serves, clients wait for the next one.
     pub(super) fn forget_unowned(&mut self) {
         if self.serving.is_none() {
             return;

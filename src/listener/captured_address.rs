@@ -17,7 +17,7 @@ use crate::handoff;
 use crate::retry::retry;
 use crate::socket::inet::InetAddress;
 
-/// What a server asks bind(2) for.
+/// The address that a server passes to bind(2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CapturedAddress {
     Tcp {
@@ -32,13 +32,13 @@ pub enum CapturedAddress {
     Abstract(Vec<u8>),
 }
 
-/// A name in a directory, by whatever path one gets there.
+/// A name in a directory, whatever path leads there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathEntry {
     pub directory: FileId,
     #[serde(with = "handoff::os_string")]
     pub name: OsString,
-    /// One of the paths, as hotswap sees it: only to be shown, and to connect to.
+    /// One of its paths, as hotswap sees it: only to show, and to connect to.
     #[serde(with = "handoff::os_string")]
     pub path: PathBuf,
 }
@@ -51,7 +51,7 @@ impl PartialEq for PathEntry {
 
 impl Eq for PathEntry {}
 
-/// The name that a socket is bound to; it goes if nobody ever listens there.
+/// The name that a socket is bound to; it is removed if nobody ever listens there.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BoundPath {
     #[serde(with = "handoff::descriptor")]
@@ -62,7 +62,7 @@ pub struct BoundPath {
 }
 
 impl BoundPath {
-    /// Whether it is still there: some servers move their path before they listen.
+    /// Whether it is still there: some servers rename their path before they listen.
     pub fn is_there(&self) -> bool {
         let (name, flags) = (self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
         let found = retry(|| fstatat(&self.directory, name, flags));
@@ -95,7 +95,7 @@ impl CapturedAddress {
         }
     }
 
-    /// Whether a socket at the one may be in the way of another: it has the same port, or the same name.
+    /// Whether a socket at one address may conflict with the other: same port, or same name.
     pub fn meets(&self, other: &Self) -> bool {
         match (self.inet(), other.inet()) {
             (Some(one), Some(other)) => one.port() == other.port(),
@@ -103,7 +103,7 @@ impl CapturedAddress {
         }
     }
 
-    /// Whether clients of one of the two could come to the other, if that were alone.
+    /// Whether clients of one address could reach the other, if that were alone.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (Self::Tcp { at: one, .. }, Self::Tcp { at: two, .. }) = (self, other) else {
             return self == other;
@@ -111,7 +111,7 @@ impl CapturedAddress {
         covers(*one, self.is_dual(), *two) || covers(*two, other.is_dual(), *one)
     }
 
-    /// Whether an IPv6 wildcard would answer IPv4 clients too.
+    /// Whether an IPv6 wildcard accepts IPv4 clients too.
     pub(super) fn is_dual(&self) -> bool {
         !matches!(self, Self::Tcp { only_v6: true, .. })
     }

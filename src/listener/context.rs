@@ -1,4 +1,4 @@
-//! What every listener works with: the options, the watcher, the relays, and the notes for the user.
+//! What all listeners share: the options, the watcher, the relays, and the incidents to report.
 
 use std::io;
 
@@ -15,10 +15,10 @@ use crate::sys;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::{Gid, Uid};
 
-/// How many clients are taken off a parked socket at one go, so that a flood of them does not hold up the loop.
+/// How many clients are accepted from a spare at once, so that a flood does not block the loop.
 const AT_ONE_GO: usize = 256;
 
-/// How long nobody is taken off a parked socket once that has failed.
+/// How long to wait before accepting from spares again after a failure.
 const PATIENCE: Time = Time::from_secs(1);
 
 /// What holds for every listener.
@@ -36,11 +36,11 @@ pub struct ListenerContext {
     pub repairs: bool,
     pub watcher: Watcher,
     pub relays: Relays,
-    /// What was seen of several addresses at one look, for each to take.
+    /// The last look at the kernel's tables, for each listener to take its part.
     pub surveys: Surveys,
-    /// The user has been told what that means.
+    /// The user has been told what relaying means.
     has_relayed: bool,
-    /// Descriptors or memory are out: until then nobody is taken off a parked socket, or the loop would try for ever.
+    /// Descriptors or memory have run out: until then nothing is accepted from spares, or the loop would spin.
     exhausted: Option<Time>,
     incidents: Vec<Incident>,
     /// Strangers that have not been named yet, and where they listen.
@@ -66,7 +66,7 @@ impl ListenerContext {
         self.incidents.push(incident);
     }
 
-    /// A stranger has joined. To find out who it is takes long, and is left for later.
+    /// A stranger has joined. Finding out who it is takes long, and is left for later.
     pub fn found_stranger(&mut self, listener: String, inode: Inode) {
         self.strangers.push((listener, inode));
     }
@@ -79,7 +79,7 @@ impl ListenerContext {
         std::mem::take(&mut self.incidents)
     }
 
-    /// The same as [`Watcher::watch`], where nothing can be done if that fails.
+    /// Like [`Watcher::watch`], when nothing can be done about a failure.
     pub fn try_to_watch(
         &self,
         socket: &mut ListeningSocket,
@@ -91,8 +91,7 @@ impl ListenerContext {
         }
     }
 
-    /// The listening sockets on which something has happened, and whether they were shut down. What has happened on
-    /// relayed connections is seen to.
+    /// The listening sockets with an event, and whether they were shut down. Events of relayed connections are handled here.
     pub fn ready(&mut self, now: Time) -> Vec<(Inode, bool)> {
         let mut listening = Vec::new();
         for (inode, flags) in self.watcher.ready() {
@@ -108,13 +107,13 @@ impl ListenerContext {
         relays.into_iter().chain(self.exhausted).min()
     }
 
-    /// Whether parked sockets must be looked after again.
+    /// Whether spares must be looked at again.
     pub fn look(&mut self, now: Time) -> bool {
         self.relays.look(now);
         self.exhausted.take_if(|until| *until <= now).is_some()
     }
 
-    /// What a parked socket is watched for.
+    /// What a spare is watched for.
     pub fn interest_in_spares(&self) -> Interest {
         match self.exhausted {
             Some(_) => Interest::Shutdown,
@@ -122,18 +121,18 @@ impl ListenerContext {
         }
     }
 
-    /// Takes off a parked socket whoever waits on it, to be carried to where new connections go. Whether somebody is
-    /// left, since too many came at once.
+    /// Accepts the clients that wait on a spare and relays them to the target. Returns whether some are left because too
+    /// many came at once.
     pub fn take_off(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) -> bool {
         self.accept(socket, listener, Some(to).filter(|_| self.repairs))
     }
 
-    /// The same until nobody is left, for a socket that is to be closed or given away.
+    /// The same until none is left, for a socket that is about to be closed or given away.
     pub fn empty(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) {
         while self.take_off(socket, listener, to) {}
     }
 
-    /// Closes whoever waits on a socket of an address that is given up.
+    /// Closes the clients that wait on a socket of an address that is given up.
     pub fn turn_away(&mut self, socket: &ListeningSocket, listener: &str) {
         while self.accept(socket, listener, None) {}
     }
@@ -158,7 +157,7 @@ impl ListenerContext {
         for _ in 0..AT_ONE_GO {
             let client = match sys::accept(socket.fd()) {
                 Ok(client) => client,
-                // it went away while it waited
+                // the client left while it waited
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
                     let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];

@@ -7,9 +7,9 @@ use crate::socket::Inode;
 use crate::supervisor::{Generation, SocketChoice};
 
 impl Listeners {
-    /// New connections go to this generation from now on, wherever it listens; `--listen`ed sockets that it has not are
-    /// made first, so that clients can wait for it. On the listeners that are excepted clients stay with whom they have,
-    /// until that is gone. Cutting back is the same.
+    /// New connections go to this generation from now on, wherever it listens. `--listen`ed sockets that it lacks are made
+    /// first, so that clients can wait for it. On the listeners that are excepted, clients stay with the generation they
+    /// have until that is gone. Cutting back is the same.
     ///
     /// # Errors
     /// Then nothing has changed.
@@ -41,9 +41,9 @@ impl Listeners {
         Ok(self.context.take_incidents())
     }
 
-    /// Makes what sockets this generation has not.
+    /// Makes the sockets that this generation lacks.
     fn complete(&mut self, generation: Generation) -> io::Result<()> {
-        // clients wait for one that is not spawned yet; else who has not bound an address may not be about to
+        // clients wait for one that is not spawned yet; a running one that has not bound an address may never do so
         let unborn = self.spawning < Some(generation);
         let is_due = |listener: &Listener| {
             let due = unborn || listener.captured.is_none();
@@ -71,12 +71,12 @@ impl Listeners {
         }
     }
 
-    /// Its main process is dead. Clients wait for whoever comes next, even where what is left of it has no listener.
+    /// Its main process is dead. Clients wait for the next generation, even if the rest of this one has no listener.
     pub fn died(&mut self, generation: Generation) {
         self.serving.take_if(|serving| *serving == generation);
     }
 
-    /// Makes sure of the places of this generation's sockets that have just joined a group.
+    /// Verifies the indexes of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
         self.surveyed(|all, context| {
             let mut all = all.iter_mut();

@@ -1,6 +1,6 @@
-//! What the next hotswap, in the same process, is told of the listeners.
+//! The listeners across an upgrade of hotswap.
 //!
-//! Nothing is done to a socket on either side, so that no client notices.
+//! No socket is touched on either side, so no client notices.
 
 use std::io;
 

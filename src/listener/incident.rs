@@ -3,30 +3,30 @@
 use std::fmt;
 use std::io;
 
-/// What a user should hear about.
+/// Something to report to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incident {
-    /// Clients that waited on a socket whose generation is gone, and were closed.
+    /// Clients in the queue of a gone generation were closed.
     Lost {
         listener: String,
         connections: usize,
     },
-    /// The same, but carried to the generation that serves; it sees hotswap's address for theirs.
+    /// Clients in the queue of a gone generation are relayed to the serving one, which sees hotswap's address.
     Relayed {
         listener: String,
         connections: usize,
         first: bool,
     },
-    /// Somebody else's socket has joined the group: it gets no connection, but hotswap must reckon with it.
+    /// A stranger has joined the group: it gets no connection, but its leaving moves members.
     Stranger { listener: String, who: String },
-    /// A generation shut a socket down that clients need: it listens again.
+    /// A generation shut down a socket that clients need: it listens again.
     Repaired { listener: String },
     /// It could not be made to listen again.
     Broken { listener: String, why: String },
 }
 
 impl Incident {
-    /// What came of an attempt to listen again.
+    /// The result of an attempt to listen again.
     pub fn listens_again(listener: String, again: io::Result<()>) -> Self {
         match again {
             Ok(()) => Self::Repaired { listener },

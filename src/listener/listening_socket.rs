@@ -15,22 +15,22 @@ pub struct ListeningSocket {
     #[serde(with = "handoff::descriptor")]
     fd: OwnedFd,
     pub inode: Inode,
-    /// The generation that has it; none if it is parked.
+    /// The generation that has it; `None` if it is a spare.
     pub owner: Option<Generation>,
     pub listens: bool,
-    /// When new connections stopped coming to it, or it was made.
+    /// When it stopped being the target, or was made.
     pub since: Time,
     /// What it is watched for, if it is.
     #[serde(skip)]
     pub interest: Option<Interest>,
 }
 
-/// What the kernel is to tell about a socket.
+/// What a socket is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// That somebody shut it down.
+    /// That it is shut down.
     Shutdown,
-    /// That a client has come, too.
+    /// That too, and clients.
     Clients,
 }
 
@@ -54,7 +54,7 @@ impl ListeningSocket {
         self.fd.try_clone()
     }
 
-    /// Back to how a fresh one is: listening with this backlog, and blocking.
+    /// Makes it like a fresh one: listening with this backlog, and blocking.
     pub fn restore(&mut self, backlog: u32) -> io::Result<()> {
         sys::listen(self.fd(), backlog)?;
         self.listens = true;

@@ -12,23 +12,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::socket::Inode;
 
-/// What a member of the group is to us.
+/// Who holds a member of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberRole {
-    /// A generation has it, or somebody else: it may leave at any moment.
+    /// A generation or a stranger: it may leave at any moment.
     ServerHeld,
-    /// Ours alone: it leaves when we say so.
+    /// Only hotswap: it leaves when hotswap closes it.
     Spare,
 }
 
-/// The members in the order of the kernel's array, and the one that new connections go to.
+/// The members in the order of the kernel's array, and the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberIndex {
     members: Vec<(Inode, MemberRole)>,
     target: Option<Inode>,
-    /// Members that left together leave in an unknown order; what has moved then is somewhere, and nobody knows where.
+    /// Members whose index is unknown: others left at the same time, in an unknown order.
     uncertain: BTreeSet<Inode>,
-    /// The members when the kernel last showed them, who has joined since, and how many have left.
+    /// The members when the kernel last showed them, those that have joined since, and how many have left.
     shown: Vec<Inode>,
     joined: BTreeSet<Inode>,
     left: usize,
@@ -43,7 +43,7 @@ impl MemberIndex {
         }
     }
 
-    /// It has stopped listening: the last member is in its place now.
+    /// It has stopped listening: the last member takes its index.
     pub fn leave(&mut self, inode: Inode) {
         let Some(hole) = self.position(inode) else {
             return;
@@ -61,7 +61,7 @@ impl MemberIndex {
         }
     }
 
-    /// These have stopped listening, in an order that is not known.
+    /// These have stopped listening, in an unknown order.
     pub fn leave_together(&mut self, inodes: &[Inode]) {
         let before = self.members.clone();
         for inode in inodes {
@@ -77,9 +77,8 @@ impl MemberIndex {
         }
     }
 
-    /// The kernel has shown that these are the members. Whoever has joined or left beside a stranger, who did so at any
-    /// moment, may be in another's place: those that joined, and of the last as many as have left. Only the target stays
-    /// where it is, whoever leaves.
+    /// The kernel has shown these members. A stranger may have joined or left at any moment, so the indexes of those that
+    /// have joined since, and of as many of the last ones as have left, are uncertain. The target keeps its index.
     pub fn show(&mut self, strangers_moved: bool) {
         if strangers_moved && self.joined.len() + self.left > 1 {
             let last = self.shown.iter().rev().take(self.left);
@@ -96,7 +95,7 @@ impl MemberIndex {
         self.left = 0;
     }
 
-    /// It has joined since the kernel last showed who is there.
+    /// It has joined since the kernel last showed the members.
     pub fn is_new(&self, inode: Inode) -> bool {
         self.joined.contains(&inode)
     }
@@ -117,14 +116,14 @@ impl MemberIndex {
         self.target
     }
 
-    /// Where it is, unless it is not in the group or its place is in doubt.
+    /// Its index, unless it is not in the group or its index is uncertain.
     pub fn index_of(&self, inode: Inode) -> Option<u32> {
         let certain = !self.uncertain.contains(&inode);
         let position = self.position(inode).filter(|_| certain)?;
         u32::try_from(position).ok()
     }
 
-    /// The indexes at which a connection must show which socket is there.
+    /// The indexes that a connection must probe.
     pub fn is_uncertain(&self) -> Vec<(u32, Inode)> {
         let members = (0..).zip(self.members());
         members
@@ -132,7 +131,7 @@ impl MemberIndex {
             .collect()
     }
 
-    /// The socket has been seen to be at that index, which was in doubt.
+    /// A probe has shown that the socket is at that index.
     pub fn found(&mut self, inode: Inode, index: u32) {
         let at = self.position(inode);
         let (Some(at), Ok(index)) = (at, usize::try_from(index)) else {
@@ -150,7 +149,7 @@ impl MemberIndex {
         self.members.iter().map(|member| member.0)
     }
 
-    /// How many parked ones are wanting behind this one, so that it keeps its place whoever leaves before it.
+    /// How many spares are missing behind this one for it to keep its index when others leave before it.
     pub fn fillers_needed(&self, target: Inode) -> usize {
         let Some(position) = self.position(target) else {
             return 0;
@@ -159,7 +158,7 @@ impl MemberIndex {
         count(before, MemberRole::ServerHeld).saturating_sub(count(&behind[1..], MemberRole::Spare))
     }
 
-    /// Whether this parked one may be closed: the target stays where it is, now and whoever leaves after.
+    /// Whether this spare may be closed: the target keeps its index, now and when others leave later.
     pub fn may_close(&self, inode: Inode) -> bool {
         let spare = self.members.contains(&(inode, MemberRole::Spare));
         if !spare || !self.uncertain.is_empty() {
@@ -195,12 +194,12 @@ const RETURN: u16 = 0x06;
 /// `SKF_NET_OFF` of linux/filter.h (-0x100000): what follows is counted from the start of the IP header.
 const NETWORK: u32 = 0xfff0_0000;
 
-/// The program that sends every new connection to the member of that index.
+/// The program that sends every new connection to the member at that index.
 pub fn to_member(index: u32) -> Vec<sock_filter> {
     vec![does(RETURN, index)]
 }
 
-/// The same, but for the one connection that comes from `source`, which goes to `candidate`.
+/// The same, except for one connection from `source`, which goes to `candidate`.
 ///
 /// The port alone is not enough: a client at another address may have the same one.
 pub fn to_member_but_for(source: SocketAddr, candidate: u32, index: u32) -> Vec<sock_filter> {

@@ -20,11 +20,10 @@ use crate::socket::inet::InetAddress;
 use crate::socket::{bound_to, unix_stream};
 
 impl Listeners {
-    /// Opens what `--listen` names, and takes over the sockets that hotswap itself was given, with their names. Beside the
-    /// listeners come warnings.
+    /// Opens the addresses of `--listen`, and takes over inherited sockets with their names. Also returns warnings.
     ///
     /// # Errors
-    /// What cannot be listened on, and why; who has it, if /proc tells.
+    /// The address that cannot be bound, why, and which process has it, if /proc shows that.
     pub fn open(
         listens: &[Listen],
         mut context: ListenerContext,
@@ -153,7 +152,7 @@ impl Opening<'_> {
                     Err(error)
                 }
             }),
-            // as nginx has it: the pair of wildcards is two listeners
+            // as in nginx: the pair of wildcards is two listeners
             Endpoint::At(_) | Endpoint::Named(..) => {
                 let is_pair = address.is_ipv6() && self.lists(wildcard);
                 at(address, is_pair.then_some(true))
@@ -196,7 +195,7 @@ impl Opening<'_> {
     }
 }
 
-/// The user's own, as long as it tells the listeners apart and has a port.
+/// The address as given, if it is unique and has a port.
 fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
     let as_given = &listen.as_given;
     if further {
@@ -210,7 +209,7 @@ fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
     }
 }
 
-/// The address or its family is not this host's.
+/// This host lacks the address or its family.
 fn is_lacking(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -225,7 +224,7 @@ fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
     if address.at.port() != 0 {
         return address.bind_in_group(false);
     }
-    // A port that the kernel chose is lost by shutdown(2), one that was asked for is not: so ask for what it would choose.
+    // shutdown(2) loses a port that the kernel chose, but not one that was requested: so request what it would choose.
     let mut last = io::Error::from(Errno::EADDRINUSE);
     for _ in 0..64 {
         let at = bound_to(address.bind(sort)?.as_fd())?;
@@ -237,7 +236,7 @@ fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
     Err(last)
 }
 
-/// What the user can do about it.
+/// What the user can try.
 fn hint(error: &io::Error, listen: &Listen) -> String {
     let port = match &listen.address {
         Address::Tcp(endpoint) | Address::Udp(endpoint) => Some(endpoint.port()),

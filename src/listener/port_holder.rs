@@ -22,11 +22,11 @@ pub struct PortHolder {
 struct HolderProcess {
     pid: Pid,
     program: String,
-    /// Of which generation of another hotswap.
+    /// The generation, if it belongs to another hotswap.
     generation: Option<String>,
 }
 
-/// Looks through /proc/net and the descriptors of every process that we may look at.
+/// Searches /proc/net and the descriptors of every process that may be read.
 pub fn of(address: &Address) -> Option<PortHolder> {
     let inodes: HashSet<u64> = match address {
         Address::Tcp(endpoint) => inet(&["tcp", "tcp6"], endpoint.port(), Some(LISTENING)),
@@ -41,7 +41,7 @@ pub fn of(address: &Address) -> Option<PortHolder> {
     (!processes.is_empty()).then_some(PortHolder { processes })
 }
 
-/// Who has this socket, in words.
+/// Which process has this socket, in words.
 pub fn holder_of(inode: u64) -> String {
     match holders(&HashSet::from([inode])).first() {
         Some(HolderProcess { pid, program, .. }) => format!("pid {pid} ({program})"),
@@ -64,7 +64,7 @@ fn inet(tables: &[&str], port: u16, state: Option<u8>) -> HashSet<u64> {
     sockets.filter(wanted).map(|socket| socket.inode).collect()
 }
 
-/// A generation's socket is bound to a name beside its path.
+/// The socket of a generation is bound to a name beside its path.
 fn unix(path: &OsStr) -> HashSet<u64> {
     let path = path.as_bytes();
     let is_there = |name: &[u8]| {
@@ -90,7 +90,7 @@ impl HolderProcess {
     }
 }
 
-/// Who has the port that a server has asked for, in words; nobody if we have it ourselves, as the server then knows.
+/// Which process has the port that a server has asked for, in words; `None` if it is hotswap itself.
 pub fn holders_of_port(at: SocketAddr) -> Option<String> {
     let owner = of(&Address::Tcp(Endpoint::At(at)))?;
     let we = |process: &HolderProcess| process.pid == Pid::this();
@@ -115,7 +115,7 @@ impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "it is held by {}", self.names())?;
         f.write_str("\ntry: another address, or stop it first: kill")?;
-        // a hotswap among them takes its servers with it
+        // if hotswap is among them, its servers need not be named
         let hotswap = |process: &&HolderProcess| process.program == "hotswap";
         let all = self.processes.iter();
         let first: Vec<_> = all.clone().filter(hotswap).collect();

@@ -1,7 +1,7 @@
 //! Relays clients of a dead generation to the serving one, in both directions, until both sides have ended.
 //!
-//! The server sees hotswap as its client: that is all that can be done for a connection nobody has accepted. It never
-//! blocks, and it is bounded: in number, in time, and in what is kept in memory for one of them.
+//! The server sees hotswap as its client: nothing better is possible for a connection that was never accepted. It never
+//! blocks, and is bounded in number, in time, and in memory per connection.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -24,17 +24,17 @@ use crate::socket::client::{client_of, unix_client};
 use crate::socket::{Inode, bound_to, connect, inet_address, inode_of};
 use crate::supervisor::Time;
 
-/// As many at a time; who comes beyond is turned away.
+/// How many at a time; more are turned away.
 pub const MOST: usize = 1_000;
-/// How long nothing may be said.
+/// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long one may last: as long as a slow request, not as long as a subscription.
+/// How long a connection may last: enough for a slow request, not for a subscription.
 const LONGEST: Duration = Duration::from_secs(600);
 const PIECE: usize = 16 * 1024;
-/// How many pieces are carried at one go, so that a fast one does not hold up the loop.
+/// How many pieces are copied at once, so that a fast connection does not block the loop.
 const AT_ONE_GO: usize = 16;
 
-/// Where new connections go, seen from outside.
+/// The address of the target, as clients see it.
 #[derive(Clone, Debug)]
 pub enum Destination {
     Inet(SocketAddr),
@@ -62,17 +62,17 @@ struct RelayEnd {
     #[serde(with = "handoff::descriptor")]
     fd: OwnedFd,
     inode: Inode,
-    /// What it has still to be sent.
+    /// What is still to be sent to it.
     pending: Vec<u8>,
-    /// It has said all it had to say.
+    /// It has closed its sending side.
     ended: bool,
-    /// It has been told that the other has.
+    /// It has been told that the other side has ended.
     end_sent: bool,
     #[serde(skip)]
     interest: Option<EpollFlags>,
 }
 
-/// A client and the server that it is carried to.
+/// A client and the server that it is relayed to.
 #[derive(Serialize, Deserialize)]
 pub struct Relay {
     client: RelayEnd,
@@ -81,14 +81,14 @@ pub struct Relay {
     moved: Time,
 }
 
-/// All that are carried now.
+/// All relayed connections.
 #[derive(Default)]
 pub struct Relays {
     /// By the client's socket.
     all: HashMap<Inode, Relay>,
     /// The client's socket by the server's.
     clients: HashMap<Inode, Inode>,
-    /// Where the server sees its clients.
+    /// The addresses that the server sees as its clients.
     sources: HashSet<SocketAddr>,
 }
 
@@ -102,11 +102,11 @@ impl Relays {
         self.all.len()
     }
 
-    /// Carries this client from now on.
+    /// Relays this client from now on.
     ///
     /// # Errors
-    /// When the destination cannot be connected to, or the client is one that is carried already: then the way to the
-    /// destination leads back here, and it would be carried round for ever.
+    /// If the destination cannot be connected to, or the client is itself a relayed connection: then the destination leads
+    /// back here, in an endless loop.
     pub fn take(
         &mut self,
         client: OwnedFd,
@@ -144,7 +144,7 @@ impl Relays {
         Ok(())
     }
 
-    /// Something has happened on one of the sockets; false if it is none of these.
+    /// An event on one of the sockets; false if it is not a relayed one.
     pub fn woken(&mut self, inode: Inode, flags: EpollFlags, watcher: &Watcher, now: Time) -> bool {
         let client = self.clients.get(&inode).copied().unwrap_or(inode);
         let Some(relay) = self.all.get_mut(&client) else {
@@ -166,7 +166,7 @@ impl Relays {
         true
     }
 
-    /// When the next one has lasted too long.
+    /// When the next one will have lasted too long.
     pub fn deadline(&self) -> Option<Time> {
         self.all.values().map(Relay::deadline).min()
     }
@@ -180,7 +180,7 @@ impl Relays {
         }
     }
 
-    /// Both sides hear that it was cut short, and do not take it for the end of what was said.
+    /// Resets both sides, so that they do not take it for a regular end.
     fn break_off(&mut self, client: Inode) {
         if let Some(relay) = self.all.get(&client) {
             for end in [&relay.client, &relay.server] {
@@ -194,7 +194,7 @@ impl Relays {
         self.forget(client);
     }
 
-    /// Nobody else has these sockets, so that closing them ends the watching too.
+    /// Nobody else has these sockets, so closing them also ends the watching.
     fn forget(&mut self, client: Inode) {
         if let Some(relay) = self.all.remove(&client) {
             self.clients.remove(&relay.server.inode);
@@ -206,7 +206,7 @@ impl Relays {
 }
 
 impl Relay {
-    /// Where the server sees its client, if that can be told.
+    /// The address that the server sees as its client, if it is known.
     fn source(&self) -> Option<SocketAddr> {
         bound_to(self.server.fd.as_fd()).ok().map(canonical)
     }
@@ -270,7 +270,7 @@ impl RelayEnd {
         }
         if self.ended && other.pending.is_empty() && !other.end_sent {
             other.end_sent = true;
-            // ENOTCONN: it is gone altogether, which its own end will tell
+            // ENOTCONN: it is gone, which its own event will show
             match shutdown(other.fd.as_raw_fd(), Shutdown::Write) {
                 Ok(()) | Err(Errno::ENOTCONN) => {}
                 Err(error) => return Err(error.into()),
@@ -296,7 +296,7 @@ impl RelayEnd {
         }
     }
 
-    /// Watches for what can be done next. One that is through with both would be reported for ever.
+    /// Watches for what can be done next. One that has finished both directions would be reported without end.
     fn watch(&mut self, other_is_free: bool, watcher: &Watcher) -> io::Result<()> {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !self.ended && other_is_free);
@@ -308,12 +308,12 @@ impl RelayEnd {
     }
 }
 
-/// A dual-stack socket has its own way to write an IPv4 address.
+/// A dual-stack socket writes IPv4 addresses its own way.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether the client has gone away again: a probe of ours, or one that has lost its patience.
+/// Whether the client has left: it was a probe of ours, or has lost its patience.
 pub fn has_left(client: &OwnedFd) -> bool {
     let mut byte = [0];
     matches!(

@@ -1,7 +1,7 @@
 //! A TCP address with a socket for every generation, all of one reuseport group that a program steers.
 //!
-//! The rules are those of [`MemberIndex`]: nothing leaves the group that would move the target, and behind the target stand
-//! enough parked sockets that no generation's leaving moves it either.
+//! The rules are those of [`MemberIndex`]: no socket is closed that would move the target, and enough spares stand behind
+//! the target that no other member's leaving moves it either.
 
 use std::collections::HashSet;
 use std::io;
@@ -36,7 +36,7 @@ pub struct ReuseportGroup {
 }
 
 impl ReuseportGroup {
-    /// A group of one: a bound socket, which listens from now on, of this generation or in nobody's hands yet.
+    /// A group of one: a bound socket, which listens from now on, of this generation or a spare.
     pub fn new(
         first: OwnedFd,
         address: InetAddress,
@@ -72,7 +72,7 @@ impl ReuseportGroup {
         socket.map(|socket| socket.inode)
     }
 
-    /// A connection that the member of that index gets, while all others go to the target.
+    /// A connection to the member at that index, while all others go to the target.
     fn probe_at(&self, candidate: u32, target: u32) -> io::Result<OwnedFd> {
         let listening = self.sockets.iter().find(|socket| socket.listens);
         let group = listening.ok_or(Errno::ENOENT)?.fd();
@@ -85,7 +85,7 @@ impl ReuseportGroup {
         connected.map(|()| probe)
     }
 
-    /// The kernel has taken these out of the group. The target is needed: it listens again, and so comes last.
+    /// The kernel has removed these from the group. The target is needed: it listens again, and joins last.
     fn shut_down(&mut self, inodes: &[Inode], context: &mut ListenerContext) {
         self.members.leave_together(inodes);
         for inode in inodes {
@@ -93,7 +93,7 @@ impl ReuseportGroup {
                 continue;
             };
             let socket = &mut self.sockets[at];
-            // The server itself may have called listen(2) again meanwhile.
+            // The server itself may have called listen(2) again.
             socket.listens = listens(socket.fd());
             if !socket.listens && self.members.target() == Some(*inode) && context.repairs {
                 let again = sys::listen(socket.fd(), context.options.backlog);
@@ -141,7 +141,7 @@ impl ReuseportGroup {
         Ok(())
     }
 
-    /// One more socket of ours, last in the group.
+    /// One more spare, last in the group.
     fn grow(&mut self, context: &ListenerContext) -> io::Result<Inode> {
         let socket = self.address.bind_in_group(true)?;
         self.listen(socket, None, context)
@@ -164,11 +164,11 @@ impl ReuseportGroup {
         Ok(inode)
     }
 
-    /// Empties what is parked, and watches every socket for what it should be watched for.
+    /// Empties the spares, and watches every socket for what matters.
     fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.members.target();
         let listener = self.address();
-        // while new connections go nowhere in particular, a relayed one could come back
+        // without a target a relayed connection could come back here
         let mut sockets = self.sockets.iter();
         let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target);
         for socket in &mut self.sockets {
@@ -185,7 +185,7 @@ impl ReuseportGroup {
             };
             context.try_to_watch(socket, interest, &listener);
         }
-        // Out of the group and out of use: nothing moves when these are closed.
+        // Not in the group and not in use: closing these moves nothing.
         self.sockets.retain(|socket| {
             socket.listens || socket.owner.is_some() || Some(socket.inode) == target
         });
@@ -196,14 +196,14 @@ impl ReuseportGroup {
     }
 }
 
-/// That of a socket which has just joined: its generation may do with it what it likes, a parked one is ours.
+/// The role of a socket that has just joined.
 fn role_of(socket: &ListeningSocket) -> MemberRole {
     socket
         .owner
         .map_or(MemberRole::Spare, |_| MemberRole::ServerHeld)
 }
 
-/// What is said where they come and go without a pause.
+/// The error if strangers join and leave without a pause.
 fn too_many_strangers() -> io::Error {
     io::Error::other("others join the port and leave it all the time")
 }

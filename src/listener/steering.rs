@@ -1,4 +1,4 @@
-//! What every kind of listener can do, however new connections are led to one generation.
+//! The trait that every kind of listener implements, however it directs new connections to one generation.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +13,7 @@ use crate::socket::generation_socket::SocketKind;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, SocketChoice, Time};
 
-/// One address: the sockets that generations have there, and the one that new connections go to. What has nothing to
-/// steer leaves the steering to these defaults.
+/// One address: the sockets that generations have there, and the target. The defaults suit listeners without steering.
 pub trait Steering {
     fn kind(&self) -> SocketKind;
 
@@ -36,7 +35,7 @@ pub trait Steering {
         context: &mut ListenerContext,
     ) -> io::Result<OwnedFd>;
 
-    /// Makes sure of the place of a socket that this generation has just been given.
+    /// Verifies the index of a socket that this generation has just been given.
     fn settle(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<()> {
         Ok(())
     }
@@ -46,12 +45,12 @@ pub trait Steering {
         Ok(())
     }
 
-    /// New connections go to this generation's socket, if it has one that listens; to which they went is returned.
+    /// New connections go to this generation's socket, if it has one that listens. Returns the previous target.
     fn cut_over(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<Option<Inode>> {
         Ok(None)
     }
 
-    /// As it was before a cut-over that another listener could not follow.
+    /// Undoes a cut-over that failed on another listener.
     fn steer_back(&mut self, _: Inode, _: &mut ListenerContext) {}
 
     /// A server listens on a socket of its own at this address, which had others before.
@@ -70,13 +69,13 @@ pub trait Steering {
     /// generation; those on other sockets are taken off them.
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext);
 
-    /// A connection that reaches this generation's socket, while all others go where they went.
+    /// A connection to this generation's socket, while all others go to the target.
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd>;
 
-    /// Something has happened on these: was shut down, or a client came to a parked one.
+    /// Events on these sockets: one was shut down, or a client came to a spare.
     fn woken(&mut self, events: &[(Inode, bool)], context: &mut ListenerContext);
 
-    /// When to look again without being woken.
+    /// When to look again without an event.
     fn deadline(&self) -> Option<Time> {
         None
     }

@@ -3,14 +3,14 @@
 use super::{Listener, Listeners};
 use crate::connections::accept_queue::accept_queue;
 
-/// What there is to say of a listener.
+/// A listener, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSummary {
     pub name: String,
     pub address: String,
     pub steered: bool,
     pub captured: bool,
-    /// Connections that wait to be accepted where new ones go to.
+    /// Connections that wait to be accepted at the target.
     pub queue: Option<u32>,
 }
 

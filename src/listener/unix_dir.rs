@@ -1,6 +1,6 @@
-//! A name in a directory where a unix socket is, and the names that hotswap keeps beside it.
+//! The directory of a unix socket: its name there, mode and owner, the lock, and the names beside it.
 //!
-//! Everything goes through a descriptor of the directory, so that it stays what it was, whatever its path leads to later.
+//! It works through a descriptor of the directory, so that it stays the same wherever its path leads later.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -36,14 +36,13 @@ pub struct UnixDir {
     name: OsString,
     #[serde(with = "handoff::os_string")]
     path: PathBuf,
-    /// It stays locked over an upgrade, since the lock belongs to the open file.
+    /// It stays locked across an upgrade, since the lock belongs to the open file.
     #[serde(with = "handoff::optional_descriptor")]
     lock: Option<OwnedFd>,
 }
 
 impl UnixDir {
-    /// A path of ours alone from now on: no other hotswap has it, nobody answers there, and what one that was killed has
-    /// left beside it is removed.
+    /// Takes the path: no other hotswap has it, nobody answers there, and what a killed hotswap has left beside it is removed.
     ///
     /// # Errors
     /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is no socket.
@@ -130,7 +129,7 @@ impl UnixDir {
                 }
                 result => result?,
             }
-            // whoever had it before has taken the file away when it ended
+            // the previous holder removed the file when it ended
             if self.stat(&name)?.as_ref().map(file_id) == Some(opened) {
                 self.lock = Some(file);
                 return Ok(());
@@ -162,7 +161,7 @@ impl UnixDir {
         }
     }
 
-    /// Removes what a hotswap that was killed has left beside the path; for whoever has the lock.
+    /// Removes what a killed hotswap has left beside the path; the caller has the lock.
     fn sweep(&self) {
         let prefix = self.with(BESIDE);
         let Ok(entries) = std::fs::read_dir(proc::path_of(&self.directory)) else {

@@ -30,7 +30,7 @@ pub struct UnixPath {
     target: Option<Inode>,
 }
 
-/// A socket and the name beside the path that it is bound to.
+/// A socket and its name beside the path.
 #[derive(Serialize, Deserialize)]
 struct NamedSocket {
     socket: ListeningSocket,

@@ -19,8 +19,8 @@ impl Watcher {
         self.0.0.as_fd()
     }
 
-    /// Watches it for this from now on, or no longer. It must not be closed while watched: as long as a server has it
-    /// too, the kernel would go on reporting it, with no way to stop that.
+    /// Watches it for this from now on, or no longer. It must not be closed while watched: as long as a server has it too,
+    /// the kernel would keep reporting it.
     pub fn watch(
         &self,
         socket: &mut ListeningSocket,

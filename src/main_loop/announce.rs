@@ -74,7 +74,7 @@ impl World {
         self.publish(&record);
     }
 
-    /// The log, the hooks, and whoever follows.
+    /// To the log, the hooks and the clients.
     pub(super) fn publish(&mut self, record: &Record) {
         lines::log_record(record);
         self.publish_to_clients(record);

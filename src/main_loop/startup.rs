@@ -142,7 +142,7 @@ impl World {
     }
 }
 
-/// What hotswap needs whatever it runs and however it came here. If it cannot be had, nothing has happened yet.
+/// What hotswap needs in any case. If it cannot be opened, nothing has happened yet.
 struct Prerequisites {
     own_path: PathBuf,
     signals: Signals,

@@ -14,7 +14,7 @@ use crate::status::{
 };
 use crate::supervisor::{Cause, ClientId, Failure, Generation, Supervisor, Time};
 
-/// Whoever asks again so soon is told the same, so that asking without a pause costs next to nothing.
+/// A request within this time gets the same status, so that asking without a pause costs little.
 const FRESH: Duration = Duration::from_millis(100);
 
 /// An upgrade keeps the figures, and drops what was only remembered for the next moment.

@@ -104,7 +104,7 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                     let text = event.get("message").and_then(Value::as_str);
                     escape(text.unwrap_or_default())
                 };
-                // Whoever read us has gone: that is how one stops following.
+                // The reader has gone: that is how one stops following.
                 if print(&format!("{line}\n")).is_err() {
                     return 0;
                 }

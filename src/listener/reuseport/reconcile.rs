@@ -16,12 +16,12 @@ use crate::listener::steering::Steering;
 use crate::socket::{Inode, set_nonblocking};
 use crate::sys;
 
-/// How often a socket joins again because strangers come and go just then.
+/// How often a socket joins again because strangers join or leave at the same moment.
 const ATTEMPTS: usize = 20;
 
 impl ReuseportGroup {
-    /// Takes note of what the kernel knows and we do not yet: a server may have shut its socket down a moment ago, and a
-    /// process of our own user can join, and leave at any moment.
+    /// Updates the model from the kernel: a server may just have shut its socket down, and a process of the same user can join
+    /// and leave at any moment.
     pub(super) fn snapshot(&mut self, context: &mut ListenerContext) -> Snapshot {
         let seen = context.surveys.take(&self.address);
         let mut snapshot = seen.unwrap_or_else(|| {
@@ -51,7 +51,7 @@ impl ReuseportGroup {
         self.strangers.retain(|inode| there.contains(inode));
         for inode in there {
             let ours = self.position(inode);
-            // its server has called listen(2) by itself after a shutdown(2)
+            // its server has called listen(2) itself after a shutdown(2)
             if let Some(socket) = ours.map(|at| &mut self.sockets[at]) {
                 socket.listens = true;
                 self.members.append(inode, role_of(socket));
@@ -64,8 +64,8 @@ impl ReuseportGroup {
         self.members.show(strangers_moved);
     }
 
-    /// A stranger may have come or gone just when this socket joined, which nobody uses yet: then it joins once more,
-    /// behind whoever is there now.
+    /// A stranger may have joined or left at the moment this unused socket joined: then it joins once more, behind the members
+    /// of now.
     pub(super) fn make_sure(
         &mut self,
         inode: Inode,
@@ -98,7 +98,7 @@ impl ReuseportGroup {
         self.fill(inode, context)
     }
 
-    /// Finds out where the sockets are whose place is in doubt, by connections of our own: who gets one is there.
+    /// Finds uncertain indexes by connections of our own: the socket that gets one is at that index.
     pub(super) fn find_out(&mut self) {
         if let Err(error) = self.try_to_find_out() {
             let address = self.address();
@@ -127,7 +127,7 @@ impl ReuseportGroup {
                 .filter(|(_, accepted)| accepted.is_ok())
                 .map(|(inode, _)| inode)
                 .next();
-            // else a server got it; it is known which once all others are found
+            // otherwise a server got it; which one is known once all others are found
             if let Some(inode) = got_it {
                 self.members.found(inode, *index);
             }

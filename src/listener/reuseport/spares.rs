@@ -11,11 +11,11 @@ use crate::socket::Inode;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
-/// How long a parked socket is kept after its last cut-over: a handshake begun before that has come to its end.
+/// How long a spare is kept after its last cut-over: a handshake from before has then ended.
 const REST: Duration = Duration::from_secs(3);
 
 impl ReuseportGroup {
-    /// When a parked socket may be closed, as far as time is concerned.
+    /// When the next spare will be old enough to be closed.
     pub(super) fn rest_deadline(&self) -> Option<Time> {
         let spare = self
             .sockets
@@ -24,12 +24,12 @@ impl ReuseportGroup {
         spare.map(|socket| socket.since + REST).min()
     }
 
-    /// The parked sockets that could be closed or given away if nothing is open on them.
+    /// The spares that are old enough to be closed or given away if they are idle.
     pub(super) fn resting(&self) -> Vec<Inode> {
         self.spare().map(|socket| socket.inode).collect()
     }
 
-    /// The idle parked socket in a known place that stands before all others.
+    /// The first idle spare with a known index.
     pub(super) fn settled(&self, snapshot: &Snapshot) -> Option<usize> {
         let now = sys::now();
         self.members.members().find_map(|inode| {
@@ -40,14 +40,14 @@ impl ReuseportGroup {
         })
     }
 
-    /// Whether nothing is open on it: as the kernel shows, or else every handshake must have come to its end.
+    /// Whether it is idle: by the kernel's tables, or because every handshake must have ended.
     fn is_idle(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
         let inode = self.sockets[at].inode;
         let idle = snapshot.idle.as_ref().map(|idle| idle.contains(&inode));
         idle.unwrap_or_else(|| self.is_rested(at, now))
     }
 
-    /// What this generation has there is nobody's from now on, but for that one.
+    /// The sockets of this generation become spares, except that one.
     pub(super) fn park_all_of(&mut self, generation: Generation, but: Option<Inode>, now: Time) {
         for socket in &mut self.sockets {
             if socket.owner == Some(generation) && Some(socket.inode) != but {
@@ -58,7 +58,7 @@ impl ReuseportGroup {
         }
     }
 
-    /// Whether a parked socket before the target could be closed if there were one more behind it.
+    /// Whether a spare before the target could be closed if there were one more behind it.
     pub(super) fn could_shrink(&self, now: Time) -> bool {
         let target = self.members.target();
         let before = self
@@ -76,8 +76,8 @@ impl ReuseportGroup {
             .filter(move |socket| socket.owner.is_none() && Some(socket.inode) != target)
     }
 
-    /// Closes the parked sockets of which nobody has need. The first go first: so the last, which may be a candidate,
-    /// comes to stand before the target, and leaves room behind itself once it is the target.
+    /// Closes spares that are not needed, the first ones first: then the last member, which may be a candidate, moves before
+    /// the target.
     pub(super) fn close_idle(&mut self, snapshot: &Snapshot, now: Time, context: &ListenerContext) {
         let members: Vec<Inode> = self.members.members().collect();
         for inode in members {
@@ -103,7 +103,7 @@ impl ReuseportGroup {
         socket.owner.is_none() && socket.since + REST <= now
     }
 
-    /// As if every parked socket had been so for long.
+    /// As if every spare were old.
     #[cfg(test)]
     pub fn age(&mut self) {
         for socket in &mut self.sockets {

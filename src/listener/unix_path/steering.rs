@@ -71,7 +71,7 @@ impl Steering for UnixPath {
         Ok(duplicate)
     }
 
-    /// The path leads to this generation's socket, if it has one that listens; to which it led is returned.
+    /// The path leads to this generation's socket, if it has one that listens. Returns the previous target.
     fn cut_over(
         &mut self,
         generation: Generation,
@@ -134,7 +134,7 @@ impl Steering for UnixPath {
         unix_client(&UnixAddr::new(&self.dir.path_of(&named.name))?)
     }
 
-    /// Some were shut down. A unix socket does not recover from that: where clients come, a new one takes its place.
+    /// Some were shut down. A unix socket cannot recover from that: if it is the target, a new one replaces it.
     fn woken(&mut self, events: &[(Inode, bool)], context: &mut ListenerContext) {
         for (inode, shut) in events {
             let Some(at) = self.at(*inode).filter(|_| *shut) else {

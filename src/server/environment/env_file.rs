@@ -11,7 +11,7 @@ use std::path::Path;
 use super::Variables;
 
 /// # Errors
-/// Those of reading it, and a line that cannot be meant, by its number.
+/// Those of reading it, and an invalid line, by its number.
 pub fn read(path: &Path, own: &[(OsString, OsString)]) -> io::Result<Variables> {
     let shown = path.display();
     let text = std::fs::read(path)
