@@ -1,4 +1,4 @@
-//! The options of the form that runs a server: names, defaults, and what they mean together.
+//! The options of `hotswap -- COMMAND`: names, defaults, and which go together.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, stderr};
@@ -12,19 +12,19 @@ use super::values::{self, SocketOwner};
 use crate::address::Listen;
 use crate::ready::ReadyMode;
 
-/// Everything that `hotswap [OPTIONS] -- COMMAND` can be told. `None` is "not said": the field tells what that means.
+/// The options of `hotswap [OPTIONS] -- COMMAND`. `None` means not given; the field says what applies then.
 #[derive(Clone, Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
 #[allow(rustdoc::broken_intra_doc_links)] // the help is plain text, where [::1] is an address
 pub struct RunArgs {
-    /// Own this address, and hand it to every generation
+    /// Listen on this address, and give every generation a socket of it
     ///
-    /// 8080 and :8080 are all addresses; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
+    /// 8080 and :8080 are all addresses of this host; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
     /// udp:127.0.0.1:53. Port 0 picks one and says which. May be repeated.
     #[arg(short, long, value_name = "[NAME=]ADDR", help_heading = "Listeners")]
     pub listen: Vec<Listen>,
 
-    /// The backlog of every listener
+    /// The accept backlog of every listener
     #[arg(
         long,
         value_name = "N",
@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Listeners")]
     pub share: bool,
 
-    /// Whether to make the addresses that the server binds listeners
+    /// Whether to keep the addresses that the server itself binds over a swap
     #[arg(
         long,
         value_enum,
@@ -67,15 +67,15 @@ pub struct RunArgs {
     )]
     pub ready: ReadyMode,
 
-    /// Give a new generation up that is not ready by then
+    /// Abort if the new generation is not ready in time
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
     pub ready_timeout: Duration,
 
-    /// How long it must prove itself after the cut-over before the old one is drained
+    /// How long a new generation must serve before the old one is drained; if it fails, roll back
     #[arg(long, value_name = "D", default_value = "0s", value_parser = values::duration, help_heading = "Swapping")]
     pub min_ready: Duration,
 
-    /// What asks this server to finish [default: TERM, or what its program is known to want]
+    /// The signal that asks the server to stop [default: TERM, or what the program is known to need]
     #[arg(long, value_name = "SIG", value_parser = values::signal, help_heading = "Swapping")]
     pub stop_signal: Option<Signal>,
 
@@ -83,11 +83,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration, help_heading = "Swapping")]
     pub quiesce: Duration,
 
-    /// Kill an old generation so long after the cut-over
+    /// Kill an old generation this long after the cut-over
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::duration, help_heading = "Swapping")]
     pub drain_timeout: Duration,
 
-    /// Kill the oldest early when more than N drain
+    /// Kill the oldest generation when more than N are draining
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_draining: u32,
@@ -102,7 +102,7 @@ pub struct RunArgs {
     )]
     pub order: Order,
 
-    /// When to start the server again after it has died [default: on-failure; under --dev, when a file changes]
+    /// When to restart the server after it has died [default: on-failure; under --dev, when a file changes]
     #[arg(
         long,
         value_enum,
@@ -129,27 +129,27 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub no_watch: bool,
 
-    /// The quiet time wanted after a write in place
+    /// How long a file that is written in place must be left alone
     #[arg(long, value_name = "D", default_value = "50ms", value_parser = values::duration, help_heading = "Watching")]
     pub debounce: Duration,
 
-    /// Look at the files so often besides, for file systems without events; 0 for never
+    /// How often to look for changes without events; 0 is never
     #[arg(long, value_name = "D", default_value = "1s", value_parser = values::duration, help_heading = "Watching")]
     pub poll: Duration,
 
-    /// Run this by sh before each swap; if it fails, the swap is aborted
+    /// Run this shell command before each swap; if it fails, abort
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub before_swap: Option<String>,
 
-    /// How long that may take
+    /// How long --before-swap may take
     #[arg(long, value_name = "D", default_value = "10m", value_parser = values::patience, help_heading = "Watching")]
     pub before_swap_timeout: Duration,
 
-    /// Run this by sh when a generation is serving, aborted, rolled back, dead or gone
+    /// Run this shell command when a generation is serving, aborted, rolled back, dead or gone
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub on_event: Option<String>,
 
-    /// For the desk: drain 2s, quiesce 200ms, wait for a change instead of ending
+    /// For local development: drain 2s, quiesce 200ms, wait for a change after a failure
     #[arg(long, help_heading = "Watching")]
     pub dev: bool,
 
@@ -157,11 +157,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub clear: bool,
 
-    /// Never go back to the last program that worked
+    /// Never fall back to the last program that worked
     #[arg(long, help_heading = "Watching")]
     pub no_fallback: bool,
 
-    /// What clients call this instance [default: the program's name]
+    /// The name of this instance [default: the program's name]
     #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = "Instance")]
     pub name: Option<String>,
 
@@ -191,30 +191,30 @@ pub struct RunArgs {
         value_enum,
         value_name = "HOW",
         default_value = "null",
-        help_heading = "Words"
+        help_heading = "Output"
     )]
     pub stdin: Stdin,
 
-    /// What the server's stderr is [default: pass; on a terminal, inherit]
-    #[arg(long, value_enum, value_name = "HOW", help_heading = "Words")]
+    /// Where the server's stderr goes [default: pass; on a terminal, inherit]
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Output")]
     pub stderr: Option<Stderr>,
 
-    /// How events are written
+    /// The format of log lines
     #[arg(
         long,
         value_enum,
         value_name = "FORMAT",
         default_value = "text",
-        help_heading = "Words"
+        help_heading = "Output"
     )]
     pub log_format: LogFormat,
 
-    /// Say only what went wrong
-    #[arg(short, long, overrides_with = "verbose", help_heading = "Words")]
+    /// Log only what went wrong
+    #[arg(short, long, overrides_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 
-    /// Say more
-    #[arg(short, long, overrides_with = "quiet", help_heading = "Words")]
+    /// Log more
+    #[arg(short, long, overrides_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
 
     /// The server and its arguments; {fd}, {fd:NAME}, {addr}, {port} and {generation} are replaced
@@ -224,29 +224,29 @@ pub struct RunArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptureMode {
-    /// On, unless something stands in the way
+    /// Capture them, unless something prevents it
     Auto,
-    /// On, or hotswap ends with 125
+    /// Capture them, or exit with 125
     Always,
-    /// Off
+    /// Leave them to the server
     Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Order {
-    /// The old one serves until the new one is ready
+    /// The old one keeps serving until the new one is ready
     StartFirst,
-    /// For singletons: clients wait meanwhile
+    /// For servers that must not run twice: clients wait meanwhile
     StopFirst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Restart {
-    /// Whatever it ended with
+    /// Whatever its exit status
     Always,
-    /// Unless it ended with 0
+    /// Unless it exited with 0
     OnFailure,
-    /// Never; hotswap ends as the server ended
+    /// Never: hotswap exits as the server did
     Never,
     /// What `--dev` does by itself: wait until a file changes.
     #[value(skip)]
@@ -263,9 +263,9 @@ pub enum Stdin {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stderr {
-    /// Through a pipe; the last lines are kept for the verdict
+    /// Through hotswap, which keeps the last lines for the verdict
     Pass,
-    /// hotswap's own
+    /// To hotswap's own stderr
     Inherit,
 }
 

@@ -1,4 +1,4 @@
-//! What time it is for hotswap: the kernel's monotonic clock, which stands still for as long as hotswap itself does.
+//! hotswap's clock: the kernel's monotonic one, but it stands still while hotswap is stopped.
 //!
 //! It knows no date: a wall clock that is set changes nothing that hotswap decides, but for what a file's times tell.
 
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// So much later than it should have been woken hotswap is not slow: it was stopped, by a signal, a debugger or a frozen
+/// If hotswap wakes this much later than it should, it was not slow but stopped: by a signal, a debugger or a frozen
 /// cgroup.
 const STOPPED: Duration = Duration::from_secs(1);
 
-/// How often the loop is awake while anybody's time is running: what is longer can be told from a stop.
+/// How often the loop wakes while a deadline is pending, so that a stop can be noticed.
 const BEAT: Duration = Duration::from_millis(500);
 
 /// For how long hotswap has been stopped, in nanoseconds.
@@ -33,7 +33,7 @@ pub fn file_time() -> (i64, i64) {
         .map_or((0, 0), |time| (time.tv_sec(), time.tv_nsec()))
 }
 
-/// What this thread has had of the processor: what a look costs, however long others kept it waiting.
+/// The processor time of this thread, which is what a look costs on a busy machine.
 pub fn cpu_time() -> Duration {
     read(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
@@ -43,12 +43,12 @@ pub fn stood_still() -> Duration {
     Duration::from_nanos(STOOD_STILL.load(Ordering::Relaxed))
 }
 
-/// The clock of the hotswap before goes on here.
+/// Continues the clock of the previous hotswap.
 pub fn resume(stood_still: Duration) {
     STOOD_STILL.store(nanoseconds(stood_still), Ordering::Relaxed);
 }
 
-/// The wake-ups of the one loop, by which it is seen that hotswap was stopped.
+/// The wake-ups of the loop, which show when hotswap was stopped.
 #[derive(Debug)]
 pub struct Pulse {
     at: Duration,
@@ -63,13 +63,13 @@ impl Pulse {
         }
     }
 
-    /// When the loop has to be awake again, for a stop to be seen.
+    /// When the loop must wake again, so that a stop is noticed.
     pub fn next(&self) -> Duration {
         self.at + BEAT
     }
 
-    /// The loop is awake, as it was to be at `due` or before. If hotswap was stopped meanwhile the clock goes on from
-    /// where it stopped: nobody's time has run out whom hotswap could neither see nor serve.
+    /// The loop is awake, and should have been at `due` at the latest. If hotswap was stopped in between, the clock
+    /// continues from there, so that nothing expires that hotswap could not attend to.
     pub fn beat(&mut self, due: Option<Duration>) {
         let worked = cpu_time().saturating_sub(self.cpu_time);
         let expected = due.map(|due| due.max(self.at) + worked);
