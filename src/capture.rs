@@ -35,14 +35,14 @@ use crate::sys::seccomp;
 use bound_sockets::{BoundSocket, BoundSockets};
 use notification::{Call, Notification, PATIENCE};
 
-/// How many calls are answered at one go, so that a server that binds in a tight loop does not hold up the others.
+/// How many calls are answered at once, so that a server that binds in a tight loop does not block the others.
 const AT_ONE_GO: usize = 8;
-/// How many addresses a generation may have named in the log: some servers listen anew for every client.
+/// How many addresses of a generation are logged: some servers listen anew for every client.
 const MOST_ANNOUNCED: usize = 64;
-/// How many processes are remembered for having bound what listens; the first ones matter.
+/// How many binding processes are remembered; the first ones matter.
 const MOST_BINDERS: usize = 64;
 
-/// A new listener is named once it has lasted so long: many servers try an address out, and close it again at once.
+/// A new listener is logged once it is this old: many servers try an address and close it at once.
 const NAMED_AFTER: Time = Time::from_millis(100);
 
 /// What a generation under the filter has done.
@@ -51,11 +51,11 @@ pub enum CaptureEvent {
     /// It listens on an address that hotswap did not have until now.
     Listens(String),
     Warning(String),
-    /// No task is left under the filter: nothing of the generation is left.
+    /// No task is left under the filter: the generation is gone.
     Gone,
 }
 
-/// What a user is told once a generation, however often it comes up.
+/// Warnings that are given once per generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Warning {
     CannotLook,
@@ -70,22 +70,22 @@ enum Warning {
     PathMoved,
 }
 
-/// What answering a call needs of the rest of hotswap.
+/// What answering a call needs from other rooms.
 pub struct CallContext<'a> {
     pub now: Time,
     pub listeners: &'a mut Listeners,
-    /// All that the generation consists of.
+    /// All processes of the generation.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
 }
 
-/// A listener that is new, and not named yet.
+/// A new listener that has not been logged yet.
 struct NewListener {
     id: ListenerId,
     since: Time,
     as_given: String,
 }
 
-/// How a call ends, unless it is refused.
+/// How a call ends, unless it fails.
 enum CallResult {
     /// It returns 0.
     Succeed,
@@ -93,7 +93,7 @@ enum CallResult {
     Continue,
 }
 
-/// The notifications of one generation, and what is known from them. Calls that come during an upgrade wait in the kernel.
+/// The notifications of one generation, and what has followed from them. Calls during an upgrade wait in the kernel.
 #[derive(Serialize, Deserialize)]
 pub struct Capture {
     generation: Generation,
@@ -102,7 +102,7 @@ pub struct Capture {
     bound_sockets: BoundSockets,
     /// The processes that bound what listens now.
     binders: Vec<ProcessId>,
-    /// It does not let itself be looked at in time: it is no longer looked at.
+    /// Its memory could not be read in time: its calls are no longer answered here.
     blind: bool,
     gone: bool,
     #[serde(skip)]
@@ -138,7 +138,7 @@ impl Capture {
         vec![(self.listener.as_fd(), PollFlags::POLLIN)]
     }
 
-    /// When new listeners are to be named.
+    /// When new listeners are to be logged.
     pub fn deadline(&self) -> Option<Time> {
         let new = self.new_listeners.first();
         new.map(|new| new.since + NAMED_AFTER)
@@ -147,7 +147,7 @@ impl Capture {
     /// Answers some of the calls that wait.
     pub fn woken(&mut self, flags: PollFlags, context: &mut CallContext) -> Vec<CaptureEvent> {
         let mut answered = 0;
-        // held on to beside ourselves, for as long as the calls that came by it are answered
+        // kept alive while the calls that came through it are answered
         let listener = Rc::clone(&self.listener);
         while answered < AT_ONE_GO
             && let Some(call) = Notification::receive(listener.as_fd())
@@ -162,7 +162,7 @@ impl Capture {
         std::mem::take(&mut self.events)
     }
 
-    /// Names the new listeners that have lasted, or all of them at once because their generation is ready.
+    /// Logs the new listeners that are old enough, or all at once because their generation is ready.
     pub fn name_listeners(
         &mut self,
         is_ready: bool,
@@ -182,7 +182,7 @@ impl Capture {
         std::mem::take(&mut self.events)
     }
 
-    /// Gives up the listeners that the server has closed: hotswap alone would keep them open, and nobody would answer.
+    /// Gives up the listeners that the server has closed: otherwise hotswap would keep them open, and nobody would answer.
     pub fn sweep(&mut self, context: &mut CallContext) {
         self.release_closed(|bound| bound.listener.is_some(), context);
     }
@@ -217,12 +217,12 @@ impl Capture {
         }
     }
 
-    /// Which process is to be told to finish, where it need not be the main one: a wrapper would end and leave it behind.
+    /// The process that gets the stop signal, if it is not the main one: a wrapper would end and leave the server behind.
     pub fn stop_target(&self) -> Option<Pid> {
         common_ancestor::common_ancestor(&self.binders)
     }
 
-    /// Whether it makes or has made a listener itself, as a server does that runs without hotswap too.
+    /// Whether it has called bind(2) or listen(2), as a server does that also runs without hotswap.
     pub fn called_bind_or_listen(&self) -> bool {
         self.bound_sockets.are_in_use()
     }
@@ -265,11 +265,11 @@ impl Capture {
         );
     }
 
-    /// Something that could not be found out; but what is the server's own doing is its own affair.
+    /// Something could not be found out. Errors of the server's own are not reported.
     fn could_not_look(&mut self, error: &io::Error) {
         let generation = self.generation;
         match error.raw_os_error().map(Errno::from_raw) {
-            // it has ended, or has given what is none for a descriptor or an address
+            // it has ended, or has passed a wrong descriptor or address
             Some(
                 Errno::ESRCH | Errno::ENOENT | Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT,
             ) => {}
@@ -299,13 +299,13 @@ impl Capture {
     }
 }
 
-/// Whether servers can be captured here, as far as that is known before one runs; tried on a thread of our own.
+/// Whether servers can be captured here, as far as a thread of our own can tell.
 ///
 /// # Errors
 /// Those of [`filter::install`], which [`filter::why_not`] puts into words.
 pub fn available() -> io::Result<()> {
     let version = uname().map(|system| system.release().to_string_lossy().into_owned());
-    // to put another socket in the place of the server's
+    // to replace the server's socket
     if version.is_ok_and(|release| is_older(&release, (5, 9))) {
         return Err(Errno::ENOSYS.into());
     }

@@ -1,6 +1,6 @@
 //! The control socket: requests of clients, and what they are sent.
 //!
-//! It decides nothing and never waits: a client that floods, hangs or vanishes costs a bounded buffer, and then nothing.
+//! It decides nothing and never waits: a client that floods, hangs or vanishes costs a bounded buffer at most.
 
 pub mod client;
 mod connection;
@@ -29,14 +29,14 @@ pub use protocol::{RequestKind, SwapVerdict};
 use socket::ControlSocket;
 use socket_dirs::SocketDirs;
 
-/// Clients at one time; the next one takes the place of one that has not asked for anything.
+/// Clients at one time; the next one replaces one that has not sent a request.
 const CONNECTIONS: usize = 128;
-/// Clients let in at one wake-up, so that a flood of them does not keep the loop.
+/// Clients accepted at one wake-up, so that a flood does not block the loop.
 const LET_IN: usize = 16;
-/// How long new clients wait when we are out of descriptors.
+/// How long new clients wait when hotswap is out of descriptors.
 const REST: Duration = Duration::from_secs(1);
 
-/// Something a client wants done; it waits for the answer.
+/// A request; its client waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     pub client: ClientId,
@@ -50,16 +50,16 @@ pub struct Control {
     connections: BTreeMap<ClientId, ClientConnection>,
     /// The last client's number.
     last: u64,
-    /// Until then nobody is let in: we are out of descriptors.
+    /// Until then no client is accepted: hotswap is out of descriptors.
     #[serde(skip)]
     resting: Option<Time>,
-    /// What was last said about one that drains.
+    /// The last progress line about a draining generation.
     #[serde(skip)]
     progress: String,
 }
 
 impl Control {
-    /// The control socket at `path`, or where clients look for an instance of this name; and a warning if there is none.
+    /// The control socket at `path`, or where clients look for an instance of this name; and a warning if there can be none.
     ///
     /// # Errors
     /// Only if a path was given, and no socket can be made there.
@@ -105,7 +105,7 @@ impl Control {
         }
     }
 
-    /// What clients call this instance.
+    /// The name of this instance.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -177,13 +177,13 @@ impl Control {
             name: self.name.clone(),
             pid: std::process::id(),
         };
-        // If it has left already, it may have asked before.
+        // If it has left already, it may have sent a request before.
         connection.say(&greeting);
         self.last += 1;
         self.connections.insert(ClientId(self.last), connection);
     }
 
-    /// Lets the one go that has been here longest without waiting for anything.
+    /// Drops the client that has been connected longest without waiting for anything.
     fn make_room(&mut self) -> bool {
         let mut connections = self.connections.iter();
         let idle = connections.find(|(_, connection)| connection.waits_for().is_none());
@@ -191,7 +191,7 @@ impl Control {
             .is_some_and(|client| self.connections.remove(&client).is_some())
     }
 
-    /// When [`Control::look`] is due: only while somebody keeps us waiting.
+    /// When [`Control::look`] is due: only while a client is slow.
     pub fn deadline(&self) -> Option<Time> {
         let connections = self
             .connections
@@ -200,15 +200,14 @@ impl Control {
         connections.chain(self.resting).min()
     }
 
-    /// Lets those go that have kept us waiting too long.
+    /// Drops clients that are too slow.
     pub fn look(&mut self, now: Time) {
         self.connections
             .retain(|_, connection| connection.deadline().is_none_or(|until| until > now));
         self.resting = self.resting.filter(|until| *until > now);
     }
 
-    /// Tells those who follow, and those who wait for something to be done. `event` is the object of
-    /// `hotswap events --json`.
+    /// Sends an event to the clients that follow or wait. `event` is the object of `hotswap events --json`.
     pub fn publish(&mut self, event: &Value) {
         let message = Reply::Event(event.clone());
         self.say(&message, |connection| {
@@ -217,7 +216,7 @@ impl Control {
         });
     }
 
-    /// Tells those who wait for the end of a generation how far it is. Saying the same again costs nothing.
+    /// Sends progress to the clients that wait for a generation to be gone. Repetitions are dropped.
     pub fn drains(&mut self, generation: Generation, text: &str) {
         if self.progress == text {
             return;
@@ -230,7 +229,7 @@ impl Control {
         );
     }
 
-    /// Whether anybody waits for this generation's end.
+    /// Whether a client waits for this generation to be gone.
     pub fn is_waited_for(&self, generation: Generation) -> bool {
         let mut owed = self
             .connections
@@ -239,7 +238,7 @@ impl Control {
         owed.any(|(waited_for, _)| *waited_for == generation)
     }
 
-    /// Answers those who asked for a swap; who wants the old one gone, too, waits on if `replaced` is still there.
+    /// Answers the clients that asked for a swap; with `--drained` they keep waiting while `replaced` is not gone.
     pub fn verdict(
         &mut self,
         clients: &[ClientId],
@@ -291,7 +290,7 @@ impl Control {
         self.answer(client, &Reply::Status(status), now);
     }
 
-    /// Answers all that asked for an upgrade: it is done, or why it is not.
+    /// Answers the clients that asked for an upgrade: it is done, or why not.
     pub fn upgraded(&mut self, result: Result<(), &str>, now: Time) {
         let message = match result {
             Ok(()) => Reply::Done(true),
@@ -300,7 +299,7 @@ impl Control {
         self.finish(&message, now, |what| what == RequestKind::Upgrade);
     }
 
-    /// The end of hotswap: the socket goes, then those who waited for that are told.
+    /// hotswap ends: removes the socket, then answers the clients that waited for that.
     pub fn close(&mut self, now: Time) {
         if let Some(socket) = self.socket.take() {
             socket.unlink();

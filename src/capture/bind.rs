@@ -1,4 +1,4 @@
-//! bind(2): the server's own socket is bound into hotswap's listener, or another takes its place.
+//! bind(2): binds the server's own socket as a member of hotswap's listener, or replaces it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -66,7 +66,7 @@ impl Capture {
         }
     }
 
-    /// Finds out who wants which socket bound; `None` for what is no listener in the making.
+    /// Finds out which socket is to be bound where; `None` if it cannot become a listener.
     fn understand(
         &mut self,
         call: &Notification,
@@ -102,7 +102,7 @@ impl Capture {
             }
             _ => None,
         };
-        // what was read through its pid belongs to the caller only if that still waits
+        // what was read through its pid is the caller's only if that still waits
         Ok(address
             .filter(|_| call.is_valid())
             .map(|address| BindRequest {
@@ -121,7 +121,7 @@ impl Capture {
         listeners: &mut Listeners,
     ) -> io::Result<CallResult> {
         if let Some(bound) = self.bound_sockets.of(request.server_socket.inode) {
-            // a signal may have restarted the call; another address is the kernel's to refuse
+            // a signal may have restarted the call; the kernel refuses another address
             let again = bound.address == request.address;
             return Ok(if again {
                 CallResult::Succeed
@@ -152,7 +152,7 @@ impl Capture {
             );
             return Ok(CallResult::Continue);
         }
-        // an epoll set follows the server's own socket, whatever is put in its place
+        // an epoll set follows the server's own socket, not its replacement
         let is_attached = request
             .caller
             .waits_on_by_epoll(request.fd, request.server_socket.inode);
@@ -173,7 +173,7 @@ impl Capture {
         }
     }
 
-    /// A socket of another network cannot be in one group with those that hotswap makes.
+    /// A socket of another network namespace cannot join a group of hotswap's.
     fn is_of_our_network(&mut self, request: &BindRequest) -> bool {
         let socket = request.server_socket.socket.as_ref();
         let server_socket = socket.and_then(|socket| sys::network_of(socket.as_fd()).ok());
@@ -188,8 +188,7 @@ impl Capture {
         same
     }
 
-    /// The same address once more: one more of the same where the server means to share it, else in use for as long as
-    /// it still holds the first.
+    /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, else in use as long as it holds the first.
     fn check_twice(&self, request: &BindRequest) -> io::Result<Option<&BoundSocket>> {
         let first = self.bound_sockets.at(&request.address);
         if first.is_some() && !request.server_socket.reuses_port() {
@@ -198,7 +197,7 @@ impl Capture {
         Ok(first)
     }
 
-    /// What the generation has at that address already.
+    /// The socket that the generation already has at that address.
     fn first_one(
         &mut self,
         request: &BindRequest,
@@ -239,7 +238,7 @@ impl Capture {
         {
             options::copy(server_socket.as_fd(), socket);
         }
-        // a server that has made its own socket non-blocking would hang in accept(2) on one that is not
+        // a server that made its own socket non-blocking would hang in accept(2) on a blocking one
         if given.steered || flags & libc::O_NONBLOCK != 0 {
             set_nonblocking(socket, flags)?;
         }
@@ -274,7 +273,7 @@ impl Capture {
         call.replace(other, request.fd, request.server_socket.flags)
     }
 
-    /// Binds the server's own socket: what it has set on it, and every epoll set it is in, stay as they are.
+    /// Binds the server's own socket, so that its options and epoll registrations stay.
     fn bind_server_socket(
         &mut self,
         call: &Notification,
@@ -316,13 +315,13 @@ impl Capture {
         if bound.inode != request.server_socket.inode {
             self.replace(call, request, socket.as_fd())?;
         }
-        // a client socket that is bound to a port must close when its owner closes it: it is let go until it listens
+        // a bound client socket must close when its owner closes it: it is not kept until it listens
         bound.kept = keep.then_some(socket);
         self.bound_sockets.remember(bound);
         Ok(CallResult::Succeed)
     }
 
-    /// Why the server has met with `EADDRINUSE`: because of its own earlier generation, or of somebody else.
+    /// Warns why the server gets `EADDRINUSE`: because of an earlier generation, or of another process.
     fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
         if let Some(there) = listeners.served_beside(self.generation, asked) {
             self.warn_of_change(asked, &there);
@@ -337,7 +336,7 @@ impl Capture {
 }
 
 impl BindRequest {
-    /// Where the server's socket cannot be asked whether it leaves IPv4 clients out, it does if it must.
+    /// If `V6ONLY` of the server's socket is unknown, assumes it if that is the only way.
     fn leave_ipv4_out(&mut self) -> bool {
         match &mut self.address {
             CapturedAddress::Tcp { at, only_v6, .. } if self.server_socket.socket.is_none() => {
@@ -360,7 +359,7 @@ impl BindRequest {
     }
 }
 
-/// No server is to have hotswap bind a port that it could not bind itself.
+/// A server may only have hotswap bind ports that it could bind itself.
 fn check_rights(request: &BindRequest) -> io::Result<()> {
     let CapturedAddress::Tcp { at, .. } = &request.address else {
         return Ok(());
@@ -372,7 +371,7 @@ fn check_rights(request: &BindRequest) -> io::Result<()> {
     Ok(())
 }
 
-/// The first socket of a group is bound so that nobody else can be there; it is opened to the others after.
+/// The first socket of a group is bound exclusively, and then opened to the others.
 fn bind_in_group(socket: BorrowedFd, to: SockaddrStorage, alone: bool) -> io::Result<()> {
     let get = || sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT);
     let set = |value| sys::set_socket_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, value);

@@ -12,11 +12,11 @@ use crate::handoff;
 use crate::listener::{BoundPath, CapturedAddress, ListenerId};
 use crate::proc::{descriptor, is_gone};
 
-/// So many sockets may be bound and not listen yet; beyond it the oldest are forgotten. Client sockets are, as a rule.
+/// How many sockets may be bound without listening; beyond that the oldest are forgotten. Most are client sockets.
 const MOST: usize = 512;
-/// So many listeners a generation may have captured: hotswap holds a descriptor of each.
+/// How many captured listeners a generation may have: hotswap holds a descriptor of each.
 pub const MOST_LISTENERS: usize = 256;
-/// How many descriptors are looked through to see whether one of them is a certain socket: that takes some 60 ms.
+/// How many descriptors are searched for a socket: that takes some 60 ms.
 const MOST_SCANNED: u64 = 10_000;
 
 #[derive(Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct BoundSocket {
     #[serde(with = "handoff::pid")]
     pub process: Pid,
     pub fd: RawFd,
-    /// Our own descriptor, where no other can be had when the server listens.
+    /// Our own descriptor, if none can be obtained when the server listens.
     #[serde(with = "handoff::optional_descriptor")]
     pub kept: Option<OwnedFd>,
     /// The name it is bound to, if it has one in the file system.
@@ -64,7 +64,7 @@ impl BoundSocket {
 }
 
 impl Drop for BoundSocket {
-    /// A name beside a path that clients will never come by, since nobody has listened there.
+    /// A name beside a path that clients will never reach, since nobody has listened there.
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
         let BoundPath {
@@ -77,11 +77,11 @@ impl Drop for BoundSocket {
     }
 }
 
-/// All of one generation's, in the order in which they were bound.
+/// The sockets of one generation, in the order in which they were bound.
 #[derive(Default, Serialize, Deserialize)]
 pub struct BoundSockets {
     pub all: Vec<BoundSocket>,
-    /// Sockets bound to a port of the kernel's choice, by inode.
+    /// Sockets bound to port 0, by inode.
     pub port_zero: Vec<u64>,
 }
 
@@ -107,7 +107,7 @@ impl BoundSockets {
         self.all.push(bound);
     }
 
-    /// A socket that connects will not listen: its server alone shall keep it open.
+    /// A socket that connects will not listen: only its server keeps it open.
     fn let_clients_go(&mut self) {
         for bound in &mut self.all {
             bound.kept.take_if(|socket| is_client(socket));
@@ -116,8 +116,8 @@ impl BoundSockets {
 
     /// Drops those of the wanted ones that the server has closed, and returns which listeners they were.
     ///
-    /// What costs least is looked at first: the known place, the same number in every process of the generation, and only
-    /// then all of their descriptors. A socket on its way from one process to another in a message counts as closed.
+    /// The cheapest first: the known descriptor, then the same number in every process of the generation, and only then all
+    /// their descriptors. A socket in a message between processes counts as closed.
     pub fn drop_closed(
         &mut self,
         wanted: impl Fn(&BoundSocket) -> bool,
@@ -155,7 +155,7 @@ impl BoundSockets {
         self.all.retain(|bound| bound.inode != inode);
     }
 
-    /// Whether one of them listens, or may come to it: a client that has a port of its own does not.
+    /// Whether one of them listens or may listen; bound client sockets do not count.
     pub fn are_in_use(&self) -> bool {
         let may_listen = |bound: &BoundSocket| {
             bound.is_held() && !bound.descriptor().is_some_and(|socket| is_client(&socket))
@@ -164,7 +164,7 @@ impl BoundSockets {
         all.any(|bound| bound.listener.is_some() || may_listen(bound))
     }
 
-    /// Whether as many listen as may.
+    /// Whether the limit is reached.
     pub fn are_full(&self) -> bool {
         let listening = self.all.iter().filter(|bound| bound.listener.is_some());
         listening.count() >= MOST_LISTENERS
@@ -182,7 +182,7 @@ impl BoundSockets {
     }
 }
 
-/// Leaves out what one of the processes holds; false if there is too much to look at, or something that may not be.
+/// Removes what one of the processes holds; false if there is too much to read, or something may not be read.
 fn exclude_held(inodes: &mut HashSet<u64>, processes: &[Pid]) -> bool {
     let counts = processes.iter().map(|process| descriptor::count(*process));
     if counts.sum::<u64>() > MOST_SCANNED {

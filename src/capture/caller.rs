@@ -11,7 +11,7 @@ use crate::sys;
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
-/// A thread under the filter, with what decides about its rights.
+/// A thread under the filter, and its rights.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub thread: Pid,
@@ -40,9 +40,9 @@ impl Caller {
         sys::pidfd_getfd(pidfd.as_fd(), fd)
     }
 
-    /// Whether the kernel would let it bind a port of the privileged range.
+    /// Whether it may bind a privileged port.
     pub fn may_bind_privileged_ports(&self) -> bool {
-        // capabilities in a user namespace of its own do not count on our network
+        // capabilities in another user namespace do not count on our network
         self.status.capabilities & (1 << CAP_NET_BIND_SERVICE) != 0 && self.shares_with_us("user")
     }
 
@@ -52,10 +52,10 @@ impl Caller {
         theirs.is_some() && theirs == process::namespace(gettid(), kind)
     }
 
-    /// Whether it has given its socket to an epoll set already: a set follows the socket, not the descriptor, so it
-    /// would not notice another put in its place.
+    /// Whether its socket is in an epoll set already: a set follows the socket, not the descriptor, so it would not notice a
+    /// replacement.
     pub fn waits_on_by_epoll(&self, fd: RawFd, inode: u64) -> bool {
-        // at a server's start there are few; a server that has many must not make us read them all
+        // a starting server has few; one with many must not make us read them all
         let sets = descriptor::epoll_sets(self.thread, 1024);
         let mut members = sets
             .into_iter()

@@ -4,8 +4,8 @@ use nix::unistd::{Pid, getpid};
 
 use crate::proc::process::{ProcessId, Stat};
 
-/// The one process, or the nearest that all of them descend from: workers that bind for themselves have a parent that
-/// starts them again. `None` if all have ended, or none but ours is above them.
+/// The one process, or the nearest ancestor of all: workers that bind themselves have a parent that restarts them. `None`
+/// if all have ended, or only hotswap is above them.
 pub fn common_ancestor(processes: &[ProcessId]) -> Option<Pid> {
     let living = processes.iter().filter(|process| process.lives());
     let mut lines = living.map(|process| line(process.pid));

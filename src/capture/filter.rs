@@ -31,8 +31,8 @@ const fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// bind 49, listen 50, unlink 87, unlinkat 263. Only the number and the architecture are looked at, so the kernel
-/// remembers which calls are always let through and does not run the filter for them (Linux 5.11).
+/// bind 49, listen 50, unlink 87, unlinkat 263. The filter depends only on the number and the architecture, so the kernel
+/// caches which calls always pass and does not run the filter for them (Linux 5.11).
 const FOR_X86_64: &[sock_filter] = &[
     op(LOAD, ARCHITECTURE, 0, 0),
     op(EQUAL, X86_64, 0, 6),
@@ -66,8 +66,8 @@ const FILTER: Option<&[sock_filter]> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Puts the calling thread, and what it becomes or forks, under the filter; the descriptor that its notifications come
-/// from. A thread that has no `CAP_SYS_ADMIN` gives up setuid programs for it (`PR_SET_NO_NEW_PRIVS`).
+/// Puts the calling thread, and what it becomes or forks, under the filter, and returns the notification descriptor.
+/// Without `CAP_SYS_ADMIN` setuid programs no longer work after it (`PR_SET_NO_NEW_PRIVS`).
 ///
 /// # Errors
 /// `ENOSYS` on other processors, else those of seccomp(2): see [`why_not`].

@@ -19,19 +19,19 @@ use super::notification::bounded;
 use crate::proc::{path_of, process};
 use crate::sys::{self, process::keep_capabilities};
 
-/// What setfsuid(2) takes as a question: no such user can be.
+/// An impossible user: setfsuid(2) then only returns the current one.
 const NOBODY: u32 = u32::MAX;
 
-/// Where a thread of ours stands that works in a caller's place.
+/// The surroundings of a thread of ours that acts as the caller.
 pub struct Impersonation {
-    /// It has a working directory and a umask of its own, which are the caller's; in some containers it cannot.
+    /// It has its own working directory and umask, set to the caller's; some containers do not allow that.
     is_own: bool,
     directory: File,
     umask: u32,
 }
 
 impl Impersonation {
-    /// The caller's path, as it is reached from here.
+    /// The caller's path, as seen from here.
     pub fn reach(&self, path: &Path) -> PathBuf {
         if self.is_own || path.is_absolute() {
             return path.to_owned();
@@ -48,7 +48,7 @@ impl Impersonation {
         Ok(path_of(directory).join(name))
     }
 
-    /// Gives what was made with every right the rights that the caller's umask leaves it.
+    /// Applies the caller's umask to a file that was made with all rights.
     pub fn settle(&self, path: &Path) -> io::Result<()> {
         if self.is_own {
             return Ok(());
@@ -64,16 +64,16 @@ impl Impersonation {
     }
 }
 
-/// Runs `work` in the caller's place.
+/// Runs `work` as the caller.
 ///
 /// # Errors
-/// `EPERM` if we cannot put ourselves there, `ETIMEDOUT`, and those of `work`.
+/// `EPERM` if that is not possible, `ETIMEDOUT`, and those of `work`.
 pub fn as_caller<T: Send + 'static>(
     caller: &Caller,
     work: impl FnOnce(&Impersonation) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let caller = caller.clone();
-    // the thread ends with the work, so nothing has to be put back
+    // the thread ends with the work, so nothing must be undone
     bounded(move || work(&move_to(&caller)?))
 }
 
@@ -106,7 +106,7 @@ fn move_to(caller: &Caller) -> io::Result<Impersonation> {
     })
 }
 
-/// Takes the caller's rights to files, and gives up our own (credentials(7)).
+/// Takes on the caller's rights to files (credentials(7)).
 fn become_owner(caller: &Caller) -> io::Result<()> {
     let groups = getgroups()?;
     let same_groups = groups.len() == caller.status.groups.len()
@@ -115,13 +115,13 @@ fn become_owner(caller: &Caller) -> io::Result<()> {
             .all(|group| caller.status.groups.contains(&group.as_raw()));
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     if same_groups && (caller.status.uid, caller.status.gid) == (uid, gid) {
-        // it may be root as we are, and have given up what makes root mighty
+        // it may be root without root's capabilities
         return keep_capabilities(caller.status.capabilities);
     }
     sys::set_groups_of_thread(&caller.status.groups)?;
     setfsgid(Gid::from_raw(caller.status.gid));
     setfsuid(Uid::from_raw(caller.status.uid));
-    // they report no error, but tell what holds now
+    // they report no error, but return the current value
     let became = (
         setfsuid(Uid::from_raw(NOBODY)).as_raw(),
         setfsgid(Gid::from_raw(NOBODY)).as_raw(),

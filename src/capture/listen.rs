@@ -27,7 +27,7 @@ impl Capture {
         let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
             return Ok(CallResult::Continue);
         };
-        // every worker of a server may listen on what its master has bound
+        // every worker may listen on what its master has bound
         if let Some(done) = listeners.listen_again(inode) {
             return done.map(|_| CallResult::Succeed);
         }
@@ -44,7 +44,7 @@ impl Capture {
                 return Ok(CallResult::Continue);
             }
         };
-        // another thread of it may have put another socket there meanwhile
+        // another thread may have replaced the descriptor
         if fstat(&socket)?.st_ino != inode {
             return Ok(CallResult::Continue);
         }
@@ -73,7 +73,7 @@ impl Capture {
         Ok(CallResult::Succeed)
     }
 
-    /// A port that the kernel chooses anew for every generation cannot be kept.
+    /// A port that the kernel chooses for every generation cannot be kept.
     fn mind_port_zero(&mut self, caller: &Caller, fd: RawFd) {
         let Ok(Some(server_socket)) = ServerSocket::of(caller, fd) else {
             return;

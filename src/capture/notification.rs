@@ -19,8 +19,8 @@ use crate::sys::seccomp;
 const LONGEST_ADDRESS: usize = 128;
 const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 const PAGE: usize = 4096;
-/// A server's memory, or a directory of its own, may be a file system of its own making and answer when it pleases.
-/// Longer than any other takes on a busy machine.
+/// How long to wait for a server's memory or directory, which may be a file system of its own that never answers. Longer
+/// than any other takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A stopped call with its arguments, none of them looked at yet.
@@ -41,7 +41,7 @@ pub enum Call {
     Other,
 }
 
-/// The kernel takes the lower half of a register where a call says int.
+/// The kernel uses the lower half of a register for an int.
 fn int(argument: u64) -> i32 {
     u32::try_from(argument & 0xFFFF_FFFF)
         .unwrap_or(0)
@@ -83,9 +83,9 @@ pub struct Notification<'a> {
 }
 
 impl<'a> Notification<'a> {
-    /// The next one, if any waits; never blocks.
+    /// The next one, if any; never blocks.
     pub fn receive(listener: BorrowedFd<'a>) -> Option<Self> {
-        // receiving blocks where nothing waits, whatever the descriptor's flags say
+        // receiving blocks if nothing waits, whatever the descriptor's flags are
         let mut polled = [PollFd::new(listener, PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).ok()?;
         if !polled[0].revents()?.contains(PollFlags::POLLIN) {
@@ -101,13 +101,13 @@ impl<'a> Notification<'a> {
         })
     }
 
-    /// Whether the thread still waits. What was read through its pid before this was said is its own, and not that of
-    /// another that got the same pid meanwhile.
+    /// Whether the thread still waits. If so, what was read through its pid before belongs to it, not to another thread with
+    /// the same pid.
     pub fn is_valid(&self) -> bool {
         seccomp::is_valid(self.listener, self.id)
     }
 
-    /// Puts a duplicate of our socket in the place of the thread's descriptor.
+    /// Replaces the thread's descriptor with a duplicate of our socket.
     ///
     /// # Errors
     /// `ENOENT` if the thread has gone.
@@ -133,7 +133,7 @@ impl<'a> Notification<'a> {
 
     fn answer(mut self, errno: i32, continue_call: bool) {
         self.answered = true;
-        // nobody waits for the answer any more: nothing to do about it
+        // the thread no longer waits for the answer
         let _ = seccomp::answer(self.listener, self.id, errno, continue_call);
     }
 }
@@ -146,7 +146,7 @@ impl Drop for Notification<'_> {
     }
 }
 
-/// Does what a server could make us wait for, in a thread of its own that is left behind if it takes too long.
+/// Does work that a server could delay, in a thread that is left behind if it takes too long.
 ///
 /// # Errors
 /// `ETIMEDOUT`, and those of `work`.
@@ -162,7 +162,7 @@ pub fn bounded<T: Send + 'static>(
         .unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into()))
 }
 
-/// The bytes of a socket address in a thread's memory, or `None` if bind(2) would not look at so few or so many.
+/// The bytes of a socket address in a thread's memory; `None` for a length that bind(2) refuses.
 ///
 /// # Errors
 /// `EFAULT` where there is no such memory, `EPERM` if we may not read it, `ETIMEDOUT`.

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys;
 
-/// Every integer option of socket(7), tcp(7) and ipv6(7) that is worth something on a listening socket.
+/// Every integer option of socket(7), tcp(7) and ipv6(7) that matters on a listening socket.
 const OPTIONS: [(i32, i32); 18] = [
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -25,10 +25,10 @@ const OPTIONS: [(i32, i32); 18] = [
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
     (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
 ];
-/// The kernel tells twice the size that was set, for its own book-keeping.
+/// The kernel returns twice the size that was set.
 const BUFFERS: [i32; 2] = [libc::SO_RCVBUF, libc::SO_SNDBUF];
 
-/// Copies what differs. What the one socket does not know, or we may not set, is left out: the server could not tell.
+/// Copies what differs. Options that a socket lacks or that may not be set are skipped.
 pub fn copy(from: BorrowedFd, to: BorrowedFd) {
     for (level, name) in OPTIONS {
         copy_one(from, to, level, name, |value| value);

@@ -18,11 +18,11 @@ use crate::listener::{self, BoundPath, PathEntry};
 use crate::proc::{descriptor, path_of};
 use crate::supervisor::Generation;
 
-/// Where the path leads the caller, if it is relative then from its descriptor `from`; `None` if it leads nowhere, which
-/// the kernel will say.
+/// Where the path leads for the caller, relative to its descriptor `from`; `None` if it leads nowhere, which the kernel will
+/// report.
 ///
 /// # Errors
-/// `EPERM` if we cannot see what the caller sees, `ETIMEDOUT`.
+/// `EPERM` if the caller's view is not accessible, `ETIMEDOUT`.
 pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<PathEntry>> {
     let mut path = path.to_owned();
     if from != libc::AT_FDCWD && path.is_relative() {
@@ -35,13 +35,13 @@ pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<Path
             .ok()
             .map(|(directory, name)| (directory, name.to_owned())))
     })?;
-    // looked at from here: the caller may have another root
+    // seen from here: the caller may have another root
     found
         .map(|(directory, name)| entry(&directory, name))
         .transpose()
 }
 
-/// Binds the socket to the path, or to the generation's name beside it, where the path is that of another.
+/// Binds the socket to the path, or to the generation's name beside it if another generation has the path.
 ///
 /// # Errors
 /// Those of bind(2), `EPERM`, `ETIMEDOUT`.
@@ -99,7 +99,7 @@ fn entry(directory: &OwnedFd, name: OsString) -> io::Result<PathEntry> {
     })
 }
 
-/// A hotswap that was killed has left its sockets behind; on none of them anybody answers.
+/// Removes the sockets that a killed hotswap has left behind, on which nobody answers.
 fn remove_stale(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && nobody_answers(path).unwrap_or(false) {

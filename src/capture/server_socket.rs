@@ -25,9 +25,9 @@ pub enum SocketType {
     UnixStream,
 }
 
-/// A socket of one of the sorts that listeners are made of.
+/// A socket of a type that can listen.
 pub struct ServerSocket {
-    /// A duplicate, where we may have one; else all there is to know is its sort.
+    /// A duplicate, if that is allowed; otherwise only its type is known.
     pub socket: Option<OwnedFd>,
     pub inode: u64,
     pub sort: SocketType,
@@ -37,7 +37,7 @@ pub struct ServerSocket {
 }
 
 impl ServerSocket {
-    /// `None` for what is no such socket.
+    /// `None` for another kind of socket.
     ///
     /// # Errors
     /// Those of pidfd_getfd(2), but for `EPERM` and `ENOSYS`.
@@ -47,7 +47,7 @@ impl ServerSocket {
         };
         let socket = match caller.descriptor(fd) {
             Ok(socket) => Some(socket),
-            // forbidden, as many a container has it
+            // forbidden in many containers
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => None,
             Err(error) => return Err(error),
         };
@@ -58,7 +58,7 @@ impl ServerSocket {
         let Some((sort, v6)) = described else {
             return Ok(None);
         };
-        // another thread of it may have put another socket there meanwhile
+        // another thread may have replaced the descriptor
         let inode = match &socket {
             Some(socket) => fstat(socket)?.st_ino,
             None => inode,
@@ -85,7 +85,7 @@ impl ServerSocket {
         u32::try_from(device).unwrap_or(0)
     }
 
-    /// Whether an IPv6 wildcard leaves IPv4 clients out.
+    /// Whether an IPv6 wildcard excludes IPv4 clients.
     pub fn only_v6(&self) -> bool {
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
         let socket = self.socket.as_ref();
@@ -94,7 +94,7 @@ impl ServerSocket {
         })
     }
 
-    /// A socket of ours that can take its place, unbound.
+    /// An unbound socket that can replace it.
     pub fn another(&self) -> io::Result<OwnedFd> {
         let family = match self.sort {
             SocketType::UnixStream => AddressFamily::Unix,
@@ -106,7 +106,7 @@ impl ServerSocket {
         let other = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         match &self.socket {
             Some(socket) => options::copy(socket.as_fd(), other.as_fd()),
-            // what nearly every server sets, since it could not start again otherwise
+            // nearly every server sets it, since it could not restart otherwise
             None => sys::set_socket_option(other.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?,
         }
         set_nonblocking(other.as_fd(), self.flags)?;
@@ -137,7 +137,7 @@ fn describe(socket: BorrowedFd) -> Option<(SocketType, bool)> {
     Some((sort, v6))
 }
 
-/// The protocol that the kernel names in an extended attribute: it can be read where the socket cannot be duplicated.
+/// The protocol in an extended attribute, which can be read even if the socket cannot be duplicated.
 fn protocol_of(caller: &Caller, fd: RawFd) -> io::Result<Vec<u8>> {
     let path = descriptor::path(caller.thread, fd);
     let path = CString::new(path.into_os_string().into_vec())?;
@@ -169,7 +169,7 @@ pub fn set_nonblocking(socket: BorrowedFd, flags: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// A group has one owner, that of every socket in it: a socket that a server of another user made must become ours.
+/// All sockets of a group have the same owner: a socket made by a server of another user must become ours.
 pub fn make_ours(socket: BorrowedFd) -> io::Result<()> {
     let us = geteuid();
     if fstat(socket)?.st_uid != us.as_raw() {

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// An address of the kinds that listeners have. Whatever else bind(2) is given is the kernel's business.
+/// An address that a listener can have. Others are left to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestedAddress {
     Inet(SocketAddr),
-    /// As the server spells it: relative to its own working directory and root.
+    /// As the server gives it: relative to its own working directory and root.
     Path(PathBuf),
     /// Without the leading NUL; NULs within it count.
     Abstract(Vec<u8>),

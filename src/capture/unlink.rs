@@ -12,7 +12,7 @@ use super::{CallResult, Capture, server_path};
 use crate::listener::{Listeners, PathEntry};
 
 impl Capture {
-    /// Servers unlink their path before they bind it, and after they have closed it: neither is theirs alone any more.
+    /// Servers unlink their path before they bind it and after they have closed it, but the path belongs to all generations.
     pub(super) fn unlink(
         &mut self,
         call: &Notification,
@@ -20,7 +20,7 @@ impl Capture {
         address: u64,
         listeners: &Listeners,
     ) -> CallResult {
-        // most servers have no such listener, and unlink other things all the time
+        // most servers have no such listener, and unlink other files all the time
         if !listeners.have_paths() {
             return CallResult::Continue;
         }

@@ -21,17 +21,17 @@ use super::protocol::{Reply, RequestKind, line_of};
 use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
 
-/// How long an instance may take to greet when others have done so.
+/// How long an instance may take to greet after others have.
 const GREETING: Duration = Duration::from_secs(1);
 /// How long the only one may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A status is the longest thing said.
+/// The longest message: a status.
 const LONGEST_LINE: usize = 16 * 1024 * 1024;
 
 pub const NOBODY: u8 = 3;
 pub const LOST: u8 = 125;
 
-/// A running hotswap, as one of its clients sees it.
+/// A connection to a running hotswap.
 #[derive(Debug)]
 pub struct Instance {
     pub name: String,
@@ -72,10 +72,10 @@ impl NoInstance {
     }
 }
 
-/// The instance of that name, or the only one that runs. One that has not greeted by `until` may be asked all the same.
+/// The instance of that name, or the only one. One that has not greeted by `until` may be used nevertheless.
 ///
 /// # Errors
-/// Status 3 where that is nobody or more than one, 125 where it does not answer.
+/// Status 3 if there is none or more than one, 125 if it does not answer.
 pub fn find(
     dirs: &SocketDirs,
     name: Option<&str>,
@@ -152,13 +152,13 @@ pub fn all(dirs: &SocketDirs) -> Vec<Instance> {
     greeted
 }
 
-/// Who there is at some sockets.
+/// The instances at some sockets.
 #[derive(Default)]
 struct Candidates {
     greeted: Vec<Instance>,
-    /// Those who have let us in and say nothing.
+    /// Those that accepted the connection and have not greeted.
     mute: Vec<Instance>,
-    /// So many wait for somebody that we were not let in.
+    /// The queue of one was full.
     too_busy: bool,
 }
 
@@ -166,7 +166,7 @@ struct Candidates {
 fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
     let patience = if found.len() == 1 { PATIENCE } else { GREETING };
     let mut met = Candidates::default();
-    // for all of them together: somebody may have made many that let nobody in
+    // for all together: another user may have made many that never accept
     let by = Instant::now() + at_most(patience, until);
     for found in found {
         match Instance::connect(found, at_most(patience, Some(by))) {
@@ -194,13 +194,13 @@ fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
 
 fn at_most(patience: Duration, until: Option<Instant>) -> Duration {
     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-    // A timeout of zero would mean none at all.
+    // Zero would mean no timeout.
     left.map_or(patience, |left| left.min(patience))
         .max(Duration::from_millis(1))
 }
 
 impl Instance {
-    /// Waits so long if others wait there already; then it is `WouldBlock`.
+    /// Waits this long if the queue is full; then it is `WouldBlock`.
     fn connect(found: FoundSocket, patience: Duration) -> io::Result<Self> {
         let FoundSocket { name, path, own } = found;
         let flags = SockFlag::SOCK_CLOEXEC;
@@ -224,11 +224,11 @@ impl Instance {
     }
 
     pub fn ask(&mut self, what: RequestKind) {
-        // What goes wrong here shows when the answer does not come.
+        // An error shows when the answer does not come.
         let _ = self.stream.write_all(&line_of(&what));
     }
 
-    /// Waits for the next thing said.
+    /// Waits for the next message.
     pub fn next(&mut self, until: Option<Instant>) -> Received {
         loop {
             while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
@@ -259,7 +259,7 @@ impl Instance {
 
     fn receive(&mut self, until: Option<Instant>) -> io::Result<usize> {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        // A timeout of zero would mean none at all.
+        // Zero would mean no timeout.
         let left = left.map(|left| left.max(Duration::from_millis(1)));
         self.stream.set_read_timeout(left)?;
         let mut buffer = [0; 16 * 1024];

@@ -18,7 +18,7 @@ use crate::supervisor::{Generation, Time};
 
 /// The longest request.
 const LONGEST_REQUEST: usize = 4096;
-/// What a client may leave unread, beyond what the kernel keeps for it.
+/// How much a client may leave unread, beyond the kernel's buffer.
 const LONGEST_BACKLOG: usize = 64 * 1024;
 /// How long a request or a reader may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,26 +30,26 @@ pub struct ClientConnection {
     pub stage: ConnectionStage,
     pub input: Vec<u8>,
     pub output: VecDeque<u8>,
-    /// It sends no more; it may still listen.
+    /// It has closed its sending side; it may still read.
     pub silent: bool,
-    /// The verdict it gets once that generation is gone.
+    /// The verdict that it gets once that generation is gone.
     pub owed: Option<(Generation, SwapVerdict)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectionStage {
-    /// Its request has not come.
+    /// Its request has not arrived.
     Asking {
         until: Time,
     },
     Waiting(RequestKind),
-    /// It has its answer, and is let go when it has read it.
+    /// Its answer is sent; it is dropped once it has read it.
     Leaving {
         until: Time,
     },
 }
 
-/// What came of looking at one.
+/// What follows for a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Stays,
@@ -75,7 +75,7 @@ impl ClientConnection {
         self.stream.as_raw_fd()
     }
 
-    /// One that has asked is not read from, so that a flood stays in its own buffer; a hang-up is seen all the same.
+    /// A client that has sent its request is not read from, so that a flood stays in its own buffer; a hang-up is still seen.
     pub fn polled(&self) -> (BorrowedFd<'_>, PollFlags) {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, self.is_asking() && !self.silent);
@@ -103,7 +103,7 @@ impl ClientConnection {
     }
 
     pub fn woken(&mut self, flags: PollFlags, now: Time) -> Outcome {
-        // One that asks and leaves has asked.
+        // A request counts even if its client has left.
         if flags.contains(PollFlags::POLLIN) && self.is_asking() {
             match self.read() {
                 Ok(Some(what)) => {
@@ -121,7 +121,7 @@ impl ClientConnection {
         self.send()
     }
 
-    /// Reads once; whatever else has come is looked at in the next round.
+    /// Reads once; the rest waits for the next round.
     fn read(&mut self) -> io::Result<Option<RequestKind>> {
         let mut buffer = [0; LONGEST_REQUEST];
         match self.stream.read(&mut buffer) {
@@ -147,7 +147,7 @@ impl ClientConnection {
             .map_err(|why| invalid(format!("cannot understand the request: {why}")))
     }
 
-    /// Says something to one that stays.
+    /// Sends a message to a client that stays.
     pub fn say(&mut self, message: &Reply) -> Outcome {
         let line = line_of(message);
         if !self.output.is_empty() && self.output.len() + line.len() > LONGEST_BACKLOG {
@@ -157,7 +157,7 @@ impl ClientConnection {
         self.send()
     }
 
-    /// Says the last thing.
+    /// Sends the final message.
     pub fn finish(&mut self, message: &Reply, now: Time) -> Outcome {
         self.stage = ConnectionStage::Leaving {
             until: now + PATIENCE,

@@ -1,9 +1,9 @@
 //! The protocol of the control socket: one JSON object per line, each way.
 //!
 //! A client sends one request: `{"do":"swap","drained":true}`, or `status`, `stop`, `events`, `upgrade`. hotswap greets
-//! whoever connects with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those who follow or wait,
-//! `{"progress":TEXT}` to those who wait for the end of a generation, and ends with one of `{"verdict":{..}}`,
-//! `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}` and `{"error":WHY}`. Keys that are not known are passed over.
+//! each client with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those that follow or wait,
+//! `{"progress":TEXT}` to those that wait for a generation to be gone, and ends with one of `{"verdict":{..}}`,
+//! `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}` and `{"error":WHY}`. Unknown keys are ignored.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl fmt::Display for UnknownRequest {
 
 impl RequestKind {
     /// # Errors
-    /// With a line that is no request.
+    /// If the line is not a request.
     pub fn read(line: &[u8]) -> Result<Self, UnknownRequest> {
         let request: Value =
             serde_json::from_slice(line).map_err(|_| UnknownRequest("not a line of JSON"))?;
@@ -48,7 +48,7 @@ impl RequestKind {
     }
 }
 
-/// What became of a swap.
+/// The verdict on a swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwapVerdict {
     /// The new generation serves, and has proven itself.
@@ -83,7 +83,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// What a line says, or nothing if it says nothing that is known here.
+    /// Parses a line; `None` if it is unknown.
     pub fn read(line: &[u8]) -> Option<Self> {
         serde_json::from_slice(line).ok()
     }

@@ -23,7 +23,7 @@ use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
 const BACKLOG: i32 = 128;
-/// Instances of one name, the first without a number.
+/// How many instances may have one name, the first without a number.
 const NAMESAKES: u32 = 999;
 /// How often to try the lock of a directory, 10 ms apart: another user could hold it without end.
 const LOCK_TRIES: u32 = 100;
@@ -35,7 +35,7 @@ pub struct ControlSocket {
     listener: UnixListener,
     #[serde(with = "handoff::os_string")]
     path: PathBuf,
-    /// Device and inode: what is at the path later may be another's.
+    /// Device and inode: the path may lead to another socket later.
     identity: (u64, u64),
 }
 
@@ -114,14 +114,14 @@ impl ControlSocket {
         &self.path
     }
 
-    /// The next client that waits, if any.
+    /// The next waiting client, if any.
     pub fn accept(&self) -> io::Result<UnixStream> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     }
 
-    /// Removes the file, unless it is another's by now.
+    /// Removes the file, unless it is another one by now.
     pub fn unlink(&self) {
         let is_ours = retry(|| fs::symlink_metadata(&self.path))
             .is_ok_and(|metadata| identity(&metadata) == self.identity);
@@ -150,7 +150,7 @@ fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, why)
 }
 
-/// Only a refusal says that nobody listens; a full queue says that somebody does.
+/// Only ECONNREFUSED means that nobody listens; a full queue means that somebody does.
 fn is_answered(path: &Path) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let refused = || {
@@ -161,7 +161,7 @@ fn is_answered(path: &Path) -> bool {
     refused() != Err(nix::errno::Errno::ECONNREFUSED)
 }
 
-/// Two that start at once would each take the other's fresh socket for a stale one.
+/// Two that start at the same time could each take the other's fresh socket for a stale one.
 fn lock(directory: &Path) -> Option<File> {
     let file = File::open(directory).ok()?;
     for _ in 0..LOCK_TRIES {

@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 
 const ENDING: &str = "sock";
 
-/// What decides where sockets are; the real one is [`SocketDirs::ours`].
+/// What determines the directories; the real one is [`SocketDirs::ours`].
 #[derive(Clone, Debug)]
 pub struct SocketDirs {
     /// `$RUNTIME_DIRECTORY`: what systemd made for the service, separated by colons.
@@ -30,7 +30,7 @@ pub struct SocketDirs {
 pub struct FoundSocket {
     pub name: String,
     pub path: PathBuf,
-    /// Its owner is the one who looks.
+    /// It belongs to the user who looks.
     pub own: bool,
 }
 
@@ -48,15 +48,15 @@ impl SocketDirs {
         }
     }
 
-    /// The directory that our own socket belongs in; it is made if it is ours to make.
+    /// The directory for our own socket, which is made if necessary.
     ///
     /// # Errors
-    /// With a directory of that name that another user made, and those of mkdir(2).
+    /// If the directory belongs to another user, and those of mkdir(2).
     pub fn own_directory(&self) -> io::Result<PathBuf> {
         if let Some(first) = self.runtime_directories().next() {
             return Ok(first);
         }
-        // another's, as su(1) leaves it behind, would let him exchange what is in it
+        // another user's, as su(1) leaves it, would let that user replace what is in it
         let user = self.xdg_runtime_dir();
         if let Some(user) = user.filter(|user| is_owned(user, self.uid.as_raw())) {
             return self.private(user.join("hotswap"));
@@ -144,7 +144,7 @@ impl SocketDirs {
         directory.filter(|directory| directory.is_absolute())
     }
 
-    /// A directory that nobody else can put anything into, nor put another in the place of.
+    /// Whether no other user can write into a directory, or replace it.
     fn private(&self, directory: PathBuf) -> io::Result<PathBuf> {
         let directory = make(directory)?;
         let metadata = fs::symlink_metadata(&directory)?;
@@ -168,7 +168,7 @@ impl SocketDirs {
     }
 }
 
-/// The file that an instance's socket is in its directory.
+/// The file name of an instance's socket.
 pub fn file_of(name: &str) -> String {
     format!("{name}.{ENDING}")
 }
@@ -177,7 +177,7 @@ fn is_open_to_others(metadata: &Metadata) -> bool {
     metadata.mode() & 0o077 != 0
 }
 
-/// Others may write there, and it is not sticky.
+/// Whether others may write there, and it is not sticky.
 fn lets_others_rename(directory: &Path) -> bool {
     fs::metadata(directory).is_ok_and(|found| found.mode() & 0o1002 == 0o002)
 }
@@ -193,7 +193,7 @@ fn make(directory: PathBuf) -> io::Result<PathBuf> {
     }
 }
 
-/// What is in a directory, or nothing if it cannot be read.
+/// The entries of a directory; none if it cannot be read.
 fn entries(directory: &Path) -> Vec<PathBuf> {
     let Ok(read) = fs::read_dir(directory) else {
         return Vec::new();
@@ -201,7 +201,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     read.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-/// Our own first; a socket that two ways lead to counts once.
+/// Our own first; a socket with two paths counts once.
 fn sort(found: &mut Vec<FoundSocket>) {
     found.sort_by(|a, b| (!a.own, &a.name, &a.path).cmp(&(!b.own, &b.name, &b.path)));
     found.dedup_by(|a, b| a.path == b.path);

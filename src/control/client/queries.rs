@@ -15,10 +15,10 @@ use crate::status;
 
 /// How often `status --watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long an instance may take to say how it is.
+/// How long an instance may take to send its status.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the user wants of `hotswap status`.
+/// The options of `hotswap status`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StatusOptions {
     pub json: bool,
@@ -41,7 +41,7 @@ pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
     }
 }
 
-/// How one or all are, to be read or to be parsed.
+/// The status of one or all instances, as a table or as JSON.
 fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
     let dirs = SocketDirs::ours();
     let Some(name) = name else {
@@ -129,7 +129,7 @@ fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Says what went wrong; if even that fails, the exit status says it.
+/// Prints an error; if even that fails, the exit status remains.
 pub fn complain(why: impl Display) {
     let why = escape_but_for_hints(&why.to_string());
     let _ = writeln!(stderr(), "hotswap: {why}");

@@ -17,7 +17,7 @@ use crate::record::humane;
 const FAILED: u8 = 1;
 const TIMED_OUT: u8 = 124;
 
-/// What the user wants of `hotswap swap`.
+/// The options of `hotswap swap`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SwapOptions {
     pub timeout: Option<Duration>,
@@ -125,7 +125,7 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// The last thing said. What happens before is shown, but for warnings: a refusal comes as the answer, too.
+/// The final message. Events before it are printed, except warnings: a refusal is also the answer.
 fn end(instance: &mut Instance, until: Option<Instant>) -> Received {
     loop {
         match instance.next(until) {
@@ -154,7 +154,7 @@ fn follow(
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
                 let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
-                // The verdict of who waits for that says it, too.
+                // The verdict says it too.
                 if text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
                 }
@@ -187,11 +187,11 @@ fn follow(
     }
 }
 
-/// What is seen of a swap: one line that changes on a terminal, a line a step elsewhere.
+/// The progress of a swap: one changing line on a terminal, a line per step elsewhere.
 struct ProgressLine<'a> {
     whose: &'a str,
     terminal: bool,
-    /// It may be the verdict, which is said only once.
+    /// It may be the verdict, which is printed only once.
     held: Option<String>,
 }
 
@@ -245,7 +245,7 @@ impl<'a> ProgressLine<'a> {
     }
 }
 
-/// What goes wrong with the screen changes no verdict.
+/// An error of the terminal does not change the verdict.
 fn write(text: &str) {
     let mut stdout = stdout().lock();
     let _ = stdout.write_all(text.as_bytes());
