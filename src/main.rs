@@ -41,7 +41,7 @@ use cli::Invocation;
 use control::client::queries::{self, StatusOptions};
 use control::client::requests::{self, SwapOptions};
 
-/// What hotswap's own failures end with.
+/// The exit status of hotswap's own failures.
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {

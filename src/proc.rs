@@ -1,7 +1,7 @@
-//! Reads /proc: what the kernel tells of processes, their descriptors, their memory and the sockets of the machine.
+//! Reads /proc: processes, their descriptors and memory, and the sockets of the machine.
 //!
-//! This is the one place that does, and it knows nothing of generations or listeners. Everything it reads is bytes: the
-//! name of a program, its arguments and its variables need not be UTF-8.
+//! Only this room reads /proc, and it knows nothing of generations or listeners. Everything is bytes: the name, arguments
+//! and variables of a program need not be UTF-8.
 
 pub mod descriptor;
 pub mod memory;
@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use nix::unistd::Pid;
 
-/// Most files in /proc fit, so that they take one read and one that finds nothing more; they do not tell their length.
+/// Most files in /proc fit, and take one read and an empty one; their length is not known in advance.
 const USUAL_SIZE: usize = 4096;
 
 /// A path to what a descriptor of ours is open on.
@@ -25,7 +25,7 @@ pub fn path_of(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// The name of the file that a process runs, as far as it is text.
+/// The name of the file that a process runs, lossily as text.
 pub fn program(process: Pid) -> Option<String> {
     let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
     Some(path.file_name()?.to_string_lossy().into_owned())

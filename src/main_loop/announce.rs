@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// What it was waited for in vain.
+    /// What the candidate did not do in time.
     fn not_ready_reason(&self, failure: &Failure) -> Option<String> {
         let Reason::NotReady(_) = failure.reason else {
             return None;
@@ -149,7 +149,7 @@ impl World {
         Record::warning(text).at(Level::Error)
     }
 
-    /// As they were counted when it began to drain.
+    /// As counted when it began to drain.
     fn connections_of(&self, generation: Generation) -> Option<usize> {
         let drain = self.generations.get(&generation)?.drain.as_ref()?;
         drain.connections()
@@ -168,7 +168,7 @@ impl World {
             self.status_data.counters.gone_after(after);
         }
         let record = Record::gone(generation, after, exit);
-        // That a candidate died by itself has been said.
+        // The death of a candidate has been logged.
         if served || was_ended {
             record
         } else {

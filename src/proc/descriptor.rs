@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::{after, in_base, is_gone, lines, number, words};
 
-/// No more of what /proc says about one descriptor is read: an epoll set has a line for each member.
+/// The most that is read about one descriptor: an epoll set has a line for each member.
 const DESCRIPTION: u64 = 1 << 20;
 
 /// A path to what a descriptor is open on.
@@ -21,7 +21,7 @@ pub fn path(process: Pid, fd: RawFd) -> PathBuf {
     format!("/proc/{process}/fd/{fd}").into()
 }
 
-/// The inode of the socket behind a descriptor; `None` if that is no socket.
+/// The inode of the socket behind a descriptor; `None` if it is not a socket.
 pub fn socket_inode(process: Pid, fd: RawFd) -> Option<u64> {
     let link = fs::read_link(path(process, fd)).ok()?;
     inode_in(link.as_os_str())
@@ -36,7 +36,7 @@ fn inode_in(link: &OsStr) -> Option<u64> {
 /// The inodes of all sockets that a process holds.
 ///
 /// # Errors
-/// When it may not be looked into, or has ended ([`is_gone`]).
+/// If it may not be read, or has ended ([`is_gone`]).
 pub fn sockets(process: Pid) -> io::Result<HashSet<u64>> {
     let mut sockets = HashSet::new();
     each_link(process, |_, link| {
@@ -46,7 +46,7 @@ pub fn sockets(process: Pid) -> io::Result<HashSet<u64>> {
     Ok(sockets)
 }
 
-/// Whether a process holds one of these sockets; not if it may not be looked into.
+/// Whether a process holds one of these sockets; false if it may not be read.
 pub fn holds_any(process: Pid, inodes: &HashSet<u64>) -> bool {
     let mut found = false;
     let _ = each_link(process, |_, link| {
@@ -70,7 +70,7 @@ pub fn epoll_sets(process: Pid, most: usize) -> Vec<RawFd> {
     sets
 }
 
-/// Shows every descriptor to `look`, until that says no.
+/// Passes every descriptor to `look`, until it returns false.
 fn each_link(process: Pid, mut look: impl FnMut(RawFd, &OsStr) -> bool) -> io::Result<()> {
     let path = format!("/proc/{process}/fd");
     let directory = File::open(&path)?;
@@ -82,7 +82,7 @@ fn each_link(process: Pid, mut look: impl FnMut(RawFd, &OsStr) -> bool) -> io::R
         match readlinkat(&directory, name.as_os_str()).map_err(io::Error::from) {
             Ok(link) if !look(fd, &link) => break,
             Ok(_) => {}
-            // one that is closed between the two calls is none of its descriptors any more
+            // one that is closed between the two calls no longer counts
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }
@@ -106,7 +106,7 @@ pub fn flags(process: Pid, fd: RawFd) -> i32 {
 /// What an epoll set waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// As it was numbered when it was added.
+    /// The number it had when it was added.
     pub fd: RawFd,
     /// As of epoll_ctl(2).
     pub events: u32,
@@ -136,7 +136,7 @@ fn member(line: &[u8]) -> Option<Member> {
 fn description(process: Pid, fd: RawFd) -> Vec<u8> {
     let mut text = Vec::new();
     if let Ok(file) = File::open(format!("/proc/{process}/fdinfo/{fd}")) {
-        // what was read before an error is as good as all of it
+        // what was read before an error is enough
         let _ = file.take(DESCRIPTION).read_to_end(&mut text);
     }
     text

@@ -10,10 +10,10 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::{after, number, read as read_file, words};
 
-/// As much as there is of a piece of another process's memory.
+/// Reads another process's memory, as far as it goes.
 ///
 /// # Errors
-/// `EFAULT` where there is none, `EPERM` if it may not be read.
+/// `EFAULT` if there is none, `EPERM` if it may not be read.
 pub fn read(process: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
@@ -21,7 +21,7 @@ pub fn read(process: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
     let read = match process_vm_readv(process, &mut [IoSliceMut::new(&mut bytes)], &remote) {
         Ok(read) => read,
         Err(Errno::EFAULT) => return Err(Errno::EFAULT.into()),
-        // some sandboxes forbid the one and not the other
+        // some sandboxes forbid one and not the other
         Err(_) => File::open(format!("/proc/{process}/mem"))?.read_at(&mut bytes, address)?,
     };
     if read == 0 && length > 0 {
@@ -31,7 +31,7 @@ pub fn read(process: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes in memory; what processes share counts for each of them.
+/// Resident bytes; shared memory counts for each process.
 pub fn resident(process: Pid) -> Option<u64> {
     let pages = resident_pages(&read_file(format!("/proc/{process}/statm")).ok()?)?;
     let size = sysconf(SysconfVar::PAGE_SIZE).ok()??;
@@ -42,7 +42,7 @@ fn resident_pages(statm: &[u8]) -> Option<u64> {
     number(words(statm).nth(1)?)
 }
 
-/// Bytes in memory, what is shared divided by those who share it. The kernel walks every page for it.
+/// Resident bytes, with shared memory divided among the processes. The kernel walks every page for it.
 pub fn proportional(process: Pid) -> Option<u64> {
     proportional_size(&read_file(format!("/proc/{process}/smaps_rollup")).ok()?)
 }

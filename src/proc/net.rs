@@ -47,7 +47,7 @@ pub fn open_inet(table: &str) -> io::Result<impl Read + use<>> {
     File::open(format!("/proc/net/{table}"))
 }
 
-/// The first port that anybody may bind; `None` if it cannot be read.
+/// The first unprivileged port; `None` if it cannot be read.
 pub fn first_unprivileged_port() -> Option<u16> {
     number(&read("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?)
 }

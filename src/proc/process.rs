@@ -1,4 +1,4 @@
-//! Processes: which there are, how they are related, what they run, and what they do.
+//! Processes: which exist, how they are related, what they run, and what they wait for.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{number, read, words};
 
-/// An exec lasts less than so many looks.
+/// An exec takes fewer looks than this.
 const TRIES: usize = 200;
 
 /// One line of /proc/PID/stat, as proc(5) has it.
@@ -51,12 +51,12 @@ impl Stat {
         })
     }
 
-    /// It is a zombie: it runs nothing any more.
+    /// It is a zombie.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 
-    /// It does not run until it is continued: stopped by a signal, or by a debugger.
+    /// It is stopped by a signal or a debugger.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
@@ -143,11 +143,11 @@ fn searched_children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The variables that a process was started with, each ended by a NUL; `None` of one that has ended.
+/// The variables that a process was started with, each ended by a NUL; `None` if it has ended.
 pub fn environment(pid: Pid) -> Option<Vec<u8>> {
     for _ in 0..TRIES {
         let environment = read(format!("/proc/{pid}/environ")).ok()?;
-        // nothing at all is to be seen of a process in the middle of an exec, not even its arguments
+        // during an exec nothing of a process can be seen, not even its arguments
         let in_exec = || arguments(pid).is_ok_and(|arguments| arguments.is_empty());
         if !environment.is_empty() || !in_exec() {
             return Some(environment);
@@ -160,7 +160,7 @@ pub fn environment(pid: Pid) -> Option<Vec<u8>> {
     None
 }
 
-/// What a process was started with, each ended by a NUL, unless it has written over it.
+/// The arguments of a process, each ended by a NUL, unless it has overwritten them.
 ///
 /// # Errors
 /// Those of reading the file.
@@ -176,16 +176,16 @@ pub fn image(pid: Pid) -> io::Result<Metadata> {
     fs::metadata(format!("/proc/{pid}/exe"))
 }
 
-/// The name of a process, cut to 15 bytes wherever that is; nothing of one that has ended.
+/// The name of a process, cut to 15 bytes even within a character; empty if it has ended.
 pub fn name(pid: Pid) -> OsString {
     let name = read(format!("/proc/{pid}/comm")).unwrap_or_default();
     OsString::from_vec(name.trim_ascii_end().to_vec())
 }
 
-/// What a thread sees as the root of the file system.
+/// The root directory of a thread.
 ///
 /// # Errors
-/// `EPERM` if it may not be looked into.
+/// `EPERM` if it may not be read.
 pub fn root(thread: Pid) -> io::Result<File> {
     open_directory(format!("/proc/{thread}/root"))
 }
@@ -203,7 +203,7 @@ fn open_directory(path: String) -> io::Result<File> {
     File::options().read(true).custom_flags(flags).open(path)
 }
 
-/// Which namespace of a kind (`net`, `user`, ...) a thread is in; `None` if it may not be looked into.
+/// The namespace of a kind (`net`, `user`, ...) that a thread is in; `None` if it may not be read.
 pub fn namespace(thread: Pid, kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{thread}/ns/{kind}")).ok()
 }
@@ -211,7 +211,7 @@ pub fn namespace(thread: Pid, kind: &str) -> Option<PathBuf> {
 /// The system call that a thread is blocked in, and its first two arguments; `None` if it runs.
 ///
 /// # Errors
-/// Those of reading the file: `EPERM` where it may not be looked into.
+/// Those of reading the file: `EPERM` if it may not be read.
 pub fn blocked_in(thread: Pid) -> io::Result<Option<(i64, u64, u64)>> {
     Ok(parse_call(&read(format!("/proc/{thread}/syscall"))?))
 }

@@ -1,4 +1,4 @@
-//! Who a thread is, and what it may do: /proc/PID/status.
+//! Identity and capabilities of a thread: /proc/PID/status.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::{after, in_base, number, read, words};
 
-/// Identity and rights of a thread, as proc(5) has them.
+/// Identity and capabilities of a thread; see proc(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Its thread group.

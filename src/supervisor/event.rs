@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Cause, ClientId, Exit, Generation, SavedState};
 
-/// What the user wants; set once, at the start.
+/// The options that the core needs; set once, at the start.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub ready_timeout: Duration,
@@ -18,7 +18,7 @@ pub struct Policy {
     pub before_swap: Option<Duration>,
     /// It runs before the first start, too.
     pub before_first: bool,
-    /// Run the last good program when the restart of a young one fails.
+    /// Run the last program that worked if the restart of a young one fails.
     pub fallback: bool,
 }
 
@@ -33,14 +33,14 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
-    /// Wait for a changed file or a request instead of ending or restarting.
+    /// Wait for a changed file or a request instead of restarting or ending.
     OnChange,
 }
 
-/// What happened, as the main loop saw it.
+/// What has happened, as reported by the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// hotswap itself is ready to begin.
+    /// hotswap has started.
     Launched,
     /// SIGHUP (`None`) or a client wants a swap.
     SwapAsked(Option<ClientId>),
@@ -60,32 +60,32 @@ pub enum Event {
     Quiet(Generation),
     /// SIGTERM, SIGINT or a client wants an end.
     StopAsked(Option<ClientId>),
-    /// A new hotswap is there and runs.
+    /// A new version of hotswap exists and runs.
     UpgradeAsked,
-    /// SIGUSR1: the servers are to reopen their logs.
+    /// SIGUSR1: the servers should reopen their logs.
     ReopenAsked,
     /// The deadline has passed.
     Elapsed,
 }
 
-/// What is left on the listeners of a generation that gets no new connection.
+/// What is left on the listeners of a draining generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     /// Connections that it has not accepted.
     Waiting,
-    /// None, but handshakes are open.
+    /// No connection, but open handshakes.
     Empty,
-    /// None, and no handshake either, twice in a row.
+    /// No connection and no handshake, twice in a row.
     Settled,
 }
 
-/// What is to be done, in this order.
+/// What the main loop must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     RunBeforeSwap(Generation),
-    /// The command is no longer wanted, or has taken too long.
+    /// End the command: it is no longer needed, or has taken too long.
     EndBeforeSwap,
-    /// Say by [`Event::ProgramChecked`] whether the program is complete.
+    /// Report by [`Event::ProgramChecked`] whether the program is complete.
     CheckProgram,
     Spawn {
         generation: Generation,
@@ -96,7 +96,7 @@ pub enum Action {
         program: ProgramChoice,
     },
     CutOver(Generation),
-    /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
+    /// The serving generation has died: its sockets and new connections go to this candidate before it is ready.
     Inherit(Generation),
     /// It serves from now on.
     Serve(Generation),
@@ -111,9 +111,9 @@ pub enum Action {
     /// SIGKILL, to all of it.
     Kill(Generation),
     Reopen(Generation),
-    /// Nothing is left of it, or nothing can be done about it: so is nothing of what was kept for it.
+    /// It is gone or unkillable: free everything that is kept for it.
     Free(Generation),
-    /// hotswap comes to its end: no listener is looked after any longer.
+    /// hotswap stops: listeners are no longer repaired.
     TurnAway,
     Announce(Transition),
     Answer(Vec<ClientId>, Verdict),
@@ -128,20 +128,20 @@ pub enum Action {
 pub enum SocketChoice {
     /// Its own, which get no client before the cut-over.
     Own,
-    /// Those that new connections go to now, with the clients that wait on them.
+    /// The current targets, with the clients that wait there.
     Target,
 }
 
 /// Which program a new generation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramChoice {
-    /// What the path names now.
+    /// The one at the path.
     Current,
-    /// What that generation ran.
+    /// The one that this generation ran.
     Of(Generation),
 }
 
-/// What those who follow are told.
+/// A change that is logged and sent to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     Proving(Generation),
@@ -150,7 +150,7 @@ pub enum Transition {
         cause: Cause,
         draining: Option<Generation>,
     },
-    /// A swap, a restart or the first start has come to nothing.
+    /// A swap, a restart or the first start has failed.
     Failed(Failure),
     /// The serving one has died.
     Dead {
@@ -168,7 +168,7 @@ pub enum Transition {
     KilledEarly(Generation),
     /// SIGKILL has not ended it.
     Unkillable(Generation),
-    /// The last good program is run again.
+    /// The last program that worked runs again.
     FallingBack {
         to: Generation,
     },
@@ -181,7 +181,7 @@ pub enum Transition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     RestartAfter(Duration),
-    /// This candidate was on its way already.
+    /// This candidate was already starting.
     CandidateServes(Generation),
     WaitForChange,
     End,
@@ -200,7 +200,7 @@ pub struct Failure {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its main process ended so long after the spawn, or after the cut-over if it was proving.
+    /// Its main process ended this long after the spawn, or after the cut-over if it was proving.
     Exited(Exit, Duration),
     NotReady(Duration),
     /// hotswap could not spawn it.
@@ -210,12 +210,12 @@ pub enum Reason {
     NotFit(String),
     BeforeSwap(String),
     BeforeSwapTooLong(Duration),
-    /// A newer file, or a request, took its place.
+    /// A newer file or a request replaced it.
     Replaced,
     Stopping,
 }
 
-/// What those who asked for a swap are answered.
+/// The answer to clients that asked for a swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Serving {
