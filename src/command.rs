@@ -21,7 +21,7 @@ use crate::stub::open_files;
 use crate::stub::request::StubRequest;
 use crate::supervisor::{Exit, Time};
 
-/// The time from SIGTERM to SIGKILL.
+/// From being asked to end to being killed.
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Command {
     asked_to_end: bool,
 }
 
-/// Runs one line with sh(1).
+/// What sh(1) makes of one line.
 pub fn shell(line: &str) -> Vec<OsString> {
     ["/bin/sh", "-c", line].map(OsString::from).to_vec()
 }
@@ -124,7 +124,7 @@ impl Command {
                 StubMessage::Cannot { status, reason } => {
                     self.refusal = Some((status.into(), reason));
                 }
-                // commands have no filter
+                // it was not asked to go under the filter
                 StubMessage::Captured(_) | StubMessage::NotCaptured(_) => {}
             }
         }
@@ -135,7 +135,7 @@ impl Command {
         self.deadline.into_iter().chain(output).min()
     }
 
-    /// Checks its deadline.
+    /// Its deadline may have passed.
     pub fn look(&mut self, now: Time) {
         if let Some(output) = &mut self.output {
             output.look(now);
@@ -149,7 +149,7 @@ impl Command {
         }
     }
 
-    /// Asks all of it to end, and kills the rest soon after.
+    /// Asks all of it to end; what does not is killed soon.
     pub fn end(&mut self, now: Time) {
         self.asked_to_end = true;
         self.deadline = Some(now + GRACE);
@@ -163,7 +163,7 @@ impl Command {
         let _ = killpg(self.main, Signal::SIGKILL);
     }
 
-    /// Whether it was asked to end.
+    /// It was not left to end by itself.
     pub fn was_asked_to_end(&self) -> bool {
         self.asked_to_end
     }
@@ -186,11 +186,11 @@ impl Command {
     }
 }
 
-/// The result of a command.
+/// What came of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub exit: Exit,
-    /// The last lines of its output, if that goes through hotswap.
+    /// Of what it printed, if that went through hotswap.
     pub last_lines: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
-//! The main loop: the one poll, and the one place that acts.
+//! The one poll, and the one place that acts.
 //!
-//! Decide, do, wait: the core returns the actions that follow from an event, the rooms carry them out, and what they find
-//! out is the next event. A failed action is an event too; only a poll that fails itself ends the loop.
+//! Decide, do, wait: the core says what follows from an event, the rooms do it, and what they find out is the next event.
+//! What fails while doing comes back as an event, too; only a poll that is itself broken ends the loop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ use status::StatusData;
 /// Runs the server until hotswap ends; the exit status.
 ///
 /// # Errors
-/// What prevents hotswap from starting or continuing.
+/// What keeps hotswap from starting, or from going on at all.
 pub fn run(args: RunArgs) -> Result<u8> {
     let policy = startup::policy(&args);
     let (mut world, memory) = World::open(args)?;
@@ -71,7 +71,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
                 results.extend(world.act(action));
             }
             world.report(&supervisor, by_signal);
-            // They answer what was just done, and come before older events.
+            // They answer what was just done, and come before older news.
             for result in results.into_iter().rev() {
                 events.push_front(result);
             }
@@ -83,10 +83,10 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
     }
 }
 
-/// All rooms, and what the loop remembers.
+/// All that hotswap has its hands on.
 struct World {
     args: RunArgs,
-    /// The path of the next version of hotswap.
+    /// Where the next version of hotswap will be.
     own_path: PathBuf,
     ready_mode: ReadyMode,
     stop_signal: Signal,
@@ -96,24 +96,24 @@ struct World {
     watch: Watch,
     build: Build,
     generations: BTreeMap<Generation, Spawned>,
-    /// Programs that may have to run again, even if their paths lead elsewhere by now.
+    /// Programs that may have to be run again, though their paths lead elsewhere by now.
     programs: BTreeMap<Generation, fallback::HeldProgram>,
     commands: Vec<(Purpose, Command)>,
-    /// Where the last serving generation accepted connections: the next one must accept there too.
+    /// Where the last generation that served accepted connections: the next one must, too.
     accepted_on: Vec<ListenerId>,
-    /// A serving generation has sent READY=1: the next one must send it too.
+    /// A generation that got to serve has said READY=1: the next one must, too.
     says_ready: bool,
-    /// Clients of the control socket.
+    /// Those who ask from outside.
     control: Control,
     manager: ServiceManager,
     status_data: StatusData,
-    /// The program is being written: when to check again whether it is complete.
+    /// The program is being written: when to look again whether it is complete.
     fitness_due: Option<Time>,
     pulse: Pulse,
     ended: Option<u8>,
 }
 
-/// What a command is run for.
+/// What a command of ours is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     BeforeSwap,

@@ -33,10 +33,10 @@ use tree::ProcessTree;
 
 pub use tree::OF_A_COMMAND;
 
-/// How often to search for forking processes before SIGKILL.
+/// How often what forks is looked for before it is killed.
 const ROUNDS: usize = 10;
 
-/// The options that every generation shares.
+/// What holds for every generation.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub command: Vec<OsString>,
@@ -53,27 +53,27 @@ pub struct ServerConfig {
     pub stdin: Stdin,
 }
 
-/// What one generation is started with.
+/// What one generation is given.
 #[derive(Debug)]
 pub struct Launch {
     pub generation: Generation,
     pub sockets: Vec<InheritedSocket>,
     /// NOTIFY_SOCKET.
     pub notify: String,
-    /// The descriptor on which it reports that it is ready, and its number there.
+    /// What it says that it is ready on, and the number it expects it at.
     pub ready_fd: Option<(RawFd, OwnedFd)>,
-    /// Run this instead of the file that COMMAND leads to.
+    /// Run this instead of what COMMAND leads to by now.
     pub program: Option<OwnedFd>,
 }
 
-/// What the stub of a generation has reported.
+/// What a generation's own descriptors had to say.
 #[derive(Debug)]
 pub enum ServerEvent {
     /// exec has worked.
     Running,
-    /// The descriptor on which its calls of bind(2) are answered.
+    /// Where its calls of bind(2) are to be answered.
     Captured(OwnedFd),
-    /// It runs uncaptured, because of this errno.
+    /// It runs uncaptured: the errno.
     NotCaptured(i32),
 }
 
@@ -91,17 +91,17 @@ pub struct Server {
     output: Option<Output>,
     #[serde(with = "handoff::optional_descriptor")]
     program: Option<OwnedFd>,
-    /// The process that called bind(2): a wrapper such as `npm` or `sh -c` does not get the stop signal.
+    /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
     binder: Option<ProcessId>,
-    /// The rest of it is killed as soon as it is seen.
+    /// What is left of it dies as soon as it is seen.
     doomed: bool,
 }
 
 impl Server {
-    /// Starts a generation. Whether its program could run is reported later, by a [`ServerEvent`].
+    /// Starts a generation. Whether its program could be run at all is said later, by a [`ServerEvent`].
     ///
     /// # Errors
-    /// Errors in its arguments or env file, and those of the system; then nothing is left of it.
+    /// What is wrong with its arguments or its env file, and what the system refuses; then nothing is left of it.
     pub fn spawn(server_config: &ServerConfig, launch: Launch, now: Time) -> io::Result<Self> {
         let Launch {
             generation,
@@ -165,7 +165,7 @@ impl Server {
         })
     }
 
-    /// The pid of its main process.
+    /// Of its main process.
     pub fn pid(&self) -> Pid {
         self.tree.main
     }
@@ -179,12 +179,12 @@ impl Server {
         self.started
     }
 
-    /// exec has worked.
+    /// exec has worked, as far as has been heard.
     pub fn runs(&self) -> bool {
         self.channel.is_none() && self.refusal.is_none()
     }
 
-    /// The file that it runs, kept open for when a newer one fails. `None` for a script.
+    /// A hold on the file that it runs, for when a newer one in its place is no good. None of a script.
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
         self.program.as_ref().map(AsFd::as_fd)
     }
@@ -207,7 +207,7 @@ impl Server {
         }
     }
 
-    /// One of those descriptors is readable.
+    /// One of those descriptors has something to say.
     pub fn woken(&mut self, fd: RawFd) -> Vec<ServerEvent> {
         if self
             .channel
@@ -250,15 +250,15 @@ impl Server {
         reports
     }
 
-    /// The process that called bind(2) gets the stop signal.
+    /// The process that called bind(2) is the one to be asked to end.
     pub fn bound_by(&mut self, process: Pid) {
         self.binder = ProcessId::of(process);
     }
 
-    /// Only to the main process: helpers may have to finish their own work.
+    /// To the main process alone: helpers may have to finish their own work.
     pub fn signal_main(&self, signal: Signal) {
         if self.tree.main_lives {
-            // until it is reaped, no other process has the pid
+            // until it is reaped the pid is nobody else's
             let _ = kill(self.tree.main, signal);
         }
     }
@@ -280,7 +280,7 @@ impl Server {
         binder.unwrap_or(self.tree.main)
     }
 
-    /// Sends the stop signal, and continues it if it is stopped.
+    /// Asks it to end, and wakes it up for that.
     pub fn stop(&self, signal: Signal) {
         let target = self.stop_target();
         if target == self.tree.main {
@@ -292,7 +292,7 @@ impl Server {
         self.signal_main(Signal::SIGCONT);
     }
 
-    /// Kills all of it, and every process of it that is seen from now on.
+    /// Ends all of it, and whatever of it is seen from now on.
     pub fn kill(&mut self) {
         self.doomed = true;
         self.kill_what_is_left();
@@ -321,12 +321,12 @@ impl Server {
         }
     }
 
-    /// All of its processes: descendants of the main one, and orphans that hotswap has adopted.
+    /// All of its processes: what descends from the main one, and orphans that hotswap has adopted.
     pub fn processes(&self) -> Vec<Pid> {
         self.tree.processes()
     }
 
-    /// Whether this process is one of them; cheaper than finding all.
+    /// Whether this process is one of them; it asks for less than all of them do.
     pub fn has(&self, process: Pid) -> bool {
         self.tree.has(process)
     }
@@ -350,21 +350,21 @@ impl Server {
         exit_of(status, self.refusal.clone())
     }
 
-    /// Other children of hotswap have been reaped: perhaps they belonged to this one, and have left orphans.
+    /// Other children of hotswap have been reaped: perhaps they were this one's, and have left orphans in turn.
     pub fn orphans_died(&self) {
         if self.doomed {
             self.kill_what_is_left();
         }
     }
 
-    /// The last lines of its stderr, if it goes through hotswap.
+    /// The last lines of its stderr, if that goes through hotswap.
     pub fn last_lines(&self) -> Vec<String> {
         let output = self.output.as_ref();
         output.map(Output::last_lines).unwrap_or_default()
     }
 }
 
-/// How a process ended; `refusal` is why the stub did not become the server, if it said so.
+/// How a process ended; `refusal` is why it never became what it should, if it said so.
 pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
     match (refusal, status.code(), status.signal()) {
         (Some((status, reason)), _, _) => Exit::CannotRun(status, reason),
@@ -373,7 +373,7 @@ pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
     }
 }
 
-/// The numbers of the sockets, and of the readiness descriptor.
+/// The numbers of the sockets, and of the descriptor to say ready on.
 fn numbers(sockets: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
     let mut numbers: Vec<RawFd> = (FIRST..).take(sockets).collect();
     if let Some(ready) = ready {

@@ -31,13 +31,13 @@ use verdict::answer;
 /// A moment on the monotonic clock, since the machine started.
 pub type Time = Duration;
 
-/// The exit status of hotswap's own failures.
+/// What hotswap's own failures end with.
 pub const OWN_FAILURE: u8 = 125;
-/// The exit status after a deadline has passed.
+/// What a deadline that has passed ends with.
 pub const TIMED_OUT: u8 = 124;
-/// 128 + SIGKILL: the exit status after a second request to stop.
+/// 128 + SIGKILL: what a second request to stop ends with.
 const KILLED: u8 = 137;
-/// Generous: a cut-over is one setsockopt or rename per listener.
+/// One setsockopt or one rename a listener: generous.
 const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One spawn of the server, numbered from 1.
@@ -50,7 +50,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A client of the control socket that waits for a verdict.
+/// Somebody who waits for a verdict: a client of the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
@@ -61,7 +61,7 @@ pub enum Exit {
     Signal(i32),
     /// exec failed: the status a shell gives (126 or 127), and why.
     CannotRun(i32, String),
-    /// It exited with 0, and left a process behind that waits on a listener.
+    /// It ended with 0, while something it left behind waits on a listener.
     Background,
 }
 
@@ -70,11 +70,11 @@ pub enum Exit {
 pub struct Serving {
     pub generation: Generation,
     pub since: Time,
-    /// The generation before it.
+    /// The one it took over from.
     pub before: Option<Generation>,
 }
 
-/// A swap that was requested while another one runs.
+/// A swap that was asked for while another one runs.
 #[derive(Clone, Debug)]
 struct PendingSwap {
     cause: Cause,
@@ -84,7 +84,7 @@ struct PendingSwap {
 #[derive(Clone, Debug, Default)]
 struct Shutdown {
     status: u8,
-    /// A stop was requested; otherwise the server has ended, and the rest may drain.
+    /// Somebody wants it at once; else the server has ended, and the rest may drain.
     asked: bool,
     clients: Vec<ClientId>,
 }
@@ -103,9 +103,9 @@ pub struct Supervisor {
     has_served: bool,
     /// Restarts in a row that did not lead to ten seconds of serving.
     restarts: u32,
-    /// The generation whose program to run if the next restart fails: the path may lead to a newer one by then.
+    /// Whose program to run should the next restart fail: the path may lead to a newer one by then.
     last_good: Option<Generation>,
-    /// The generation whose program restarts run since one has failed.
+    /// Whose program restarts run since one has failed.
     fallen_back: Option<Generation>,
 }
 
@@ -127,7 +127,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns what follows from an event. Events of unknown generations are outdated, and change nothing.
+    /// What follows from an event. Events of generations that are no longer known are old news, and change nothing.
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         let mut actions = match event {
             Event::Launched => self.begin(now, Cause::First, Vec::new()),
@@ -181,7 +181,7 @@ impl Supervisor {
         self.shutdown.is_some()
     }
 
-    /// The serving generation.
+    /// Who serves.
     fn serves(&self) -> Option<Generation> {
         self.serving.as_ref().map(|serving| serving.generation)
     }
@@ -204,7 +204,7 @@ impl Supervisor {
         draining.chain(self.serves()).chain(self.spawned())
     }
 
-    /// The generations whose programs may be needed again.
+    /// The generations whose programs may be wanted again.
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
         let wanted = [self.serves(), before, self.last_good, self.fallen_back];

@@ -15,7 +15,7 @@ use crate::supervisor::{Action, Cause, Event, Generation, ProgramChoice, SocketC
 use crate::sys;
 use crate::watch::Fitness;
 
-/// How often a program that is being written is checked.
+/// How often a program that is being written is looked at.
 const FITNESS: Time = Time::from_millis(50);
 
 impl World {
@@ -94,7 +94,7 @@ impl World {
             .inherited_sockets(generation, sockets)
             .context("cannot make its sockets")?;
         if profile::is_nginx(&self.args.command) {
-            // Its workers share the socket, and would hang in accept(2) when another is faster.
+            // Its workers share the socket, and hang in accept(2) where another was quicker.
             for inherited_socket in &sockets {
                 inherited_socket
                     .set_nonblocking()
@@ -126,7 +126,7 @@ impl World {
         };
         self.watch.starts(built, now);
         let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
-            // An error of the command line explains itself.
+            // What is wrong with the command line says so itself.
             match error.raw_os_error() {
                 Some(_) => Error::new(error).context("cannot make its process"),
                 None => Error::new(error),
@@ -140,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    /// If it has no socket yet, it will bind that of the dead one.
+    /// Where it has no socket yet it is to bind that of the dead one.
     fn inherit(&mut self, generation: Generation) -> Event {
         match self
             .listeners
@@ -211,14 +211,14 @@ impl World {
         }
     }
 
-    /// It is gone, or was never spawned.
+    /// Nothing of it is left, or it never came to be.
     pub(super) fn free(&mut self, generation: Generation) {
         self.generations.remove(&generation);
         let incidents = self.listeners.leave(generation, sys::now());
         self.publish_incidents(&incidents);
     }
 
-    /// Nothing while the program is being written: then it is checked again.
+    /// Nothing while somebody is still writing it: then it is looked at again.
     pub(super) fn check_program(&mut self) -> Option<Event> {
         self.fitness_due = None;
         match self.watch.fit() {

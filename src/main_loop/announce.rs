@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// What the candidate did not do in time.
+    /// What it was waited for in vain.
     fn not_ready_reason(&self, failure: &Failure) -> Option<String> {
         let Reason::NotReady(_) = failure.reason else {
             return None;
@@ -149,7 +149,7 @@ impl World {
         Record::warning(text).at(Level::Error)
     }
 
-    /// As counted when it began to drain.
+    /// As they were counted when it began to drain.
     fn connections_of(&self, generation: Generation) -> Option<usize> {
         let drain = self.generations.get(&generation)?.drain.as_ref()?;
         drain.connections()
@@ -168,7 +168,7 @@ impl World {
             self.status_data.counters.gone_after(after);
         }
         let record = Record::gone(generation, after, exit);
-        // The death of a candidate has been logged.
+        // That a candidate died by itself has been said.
         if served || was_ended {
             record
         } else {

@@ -10,18 +10,18 @@ use crate::cli::options::{self, RunArgs};
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Generation, Time};
 
-/// What `--capture` means here.
+/// What comes of `--capture` here.
 #[derive(Debug, Default)]
 pub(super) struct CaptureSetting {
     pub capture: bool,
-    /// Another hotswap captures this one: its one socket cannot be made a group.
+    /// Another hotswap captures us: of its one socket we cannot make a group.
     pub share: bool,
     pub warning: Option<String>,
 }
 
 impl CaptureSetting {
     /// # Errors
-    /// If servers must be captured and cannot be.
+    /// If servers have to be captured and cannot be.
     pub fn of(args: &RunArgs) -> Result<Self> {
         if args.capture == options::CaptureMode::Never {
             return Ok(Self::default());

@@ -28,14 +28,14 @@ impl World {
                 RequestKind::Swap { .. } => batch.requests.push(Event::SwapAsked(Some(client))),
                 RequestKind::Stop => batch.requests.push(Event::StopAsked(Some(client))),
                 RequestKind::Status => self.status_data.status_clients.push(client),
-                // It follows from now on.
+                // It is told from now on.
                 RequestKind::Events => {}
                 RequestKind::Upgrade => self.check_upgrade(),
             }
         }
     }
 
-    /// Answers clients that asked for the status.
+    /// Answers those who want to know how it is.
     pub(super) fn answer_status_requests(&mut self, supervisor: &Supervisor, now: Time) {
         let status_clients = std::mem::take(&mut self.status_data.status_clients);
         if status_clients.is_empty() {
@@ -54,7 +54,7 @@ impl World {
                 replaced,
             } => (self.success(*generation), *replaced),
             Verdict::Failed(failure) => (self.failure(failure), None),
-            // The client that asked for it is answered once the socket is removed.
+            // Who asked for that is answered once the socket is gone.
             Verdict::Stopped => return,
         };
         let replaced = replaced.filter(|old| self.generations.contains_key(old));
@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    /// Sends a record to the clients that follow or wait.
+    /// Those who follow, and those who wait for a swap.
     pub(super) fn publish_to_clients(&mut self, record: &Record) {
         if record.level > Level::Info {
             return;
@@ -96,7 +96,7 @@ impl World {
         self.control.publish(&Value::Object(event));
     }
 
-    /// Reports to the service manager after a step.
+    /// What the service manager has to know after a step.
     pub(super) fn report(&mut self, supervisor: &Supervisor, by_signal: bool) {
         let now = sys::now();
         if by_signal {

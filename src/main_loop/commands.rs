@@ -14,7 +14,7 @@ use crate::watch;
 
 /// How long one command after an event may take.
 const HOOK: Duration = Duration::from_secs(60);
-/// How many of them run at one time; more are skipped, with a line.
+/// How many of them run at one time; further ones are left out, and that is said.
 const HOOKS: usize = 16;
 
 impl World {

@@ -14,12 +14,12 @@ use crate::supervisor::Time;
 
 pub(super) struct Spawned {
     pub server: Server,
-    /// Answers its calls of bind(2), as long as one of its processes may make one.
+    /// Where its calls of bind(2) are answered, as long as one of its processes may make one.
     pub capture: Option<Capture>,
     pub notify: NotifySocket,
-    /// How it shows that it is ready, until it is.
+    /// How it shows that it is ready, until it has.
     pub readiness: Option<Readiness>,
-    /// What it still has to finish, once new connections go elsewhere.
+    /// What it still has to do, once new connections go elsewhere.
     pub drain: Option<Drain>,
     /// Restarts in a row that led to it.
     pub restarts: u32,
@@ -30,7 +30,7 @@ pub(super) struct Spawned {
     pub said_ready: bool,
     /// Where it was seen accepting.
     pub accepts: Vec<ListenerId>,
-    /// Where the one before it accepts and it was not seen accepting.
+    /// Where the one before it accepts, and it was not seen to.
     pub missing: Vec<ListenerId>,
 }
 
@@ -52,13 +52,13 @@ impl Spawned {
         }
     }
 
-    /// It gets its stop signal, or clients go elsewhere.
+    /// It is told to end, or clients go elsewhere.
     pub fn begin_draining(&mut self, now: Time) {
         self.readiness = None;
         self.drains_since.get_or_insert(now);
     }
 
-    /// Its deadlines.
+    /// When it wants to be looked at.
     pub fn deadlines(&self) -> impl Iterator<Item = Time> {
         let readiness = self.readiness.as_ref().filter(|_| self.server.runs());
         let deadlines = [
@@ -71,12 +71,12 @@ impl Spawned {
         deadlines.into_iter().flatten()
     }
 
-    /// It is gone: none of its processes is left, and none is under its filter.
+    /// Nothing of it is left: no process that belongs to it, and none under its filter.
     pub fn is_gone(&self) -> bool {
         self.server.is_gone() && self.capture.is_none()
     }
 
-    /// The process that gets the stop signal: not a wrapper, which would leave the server behind.
+    /// Who is asked to end: not a wrapper, which would leave the server behind.
     pub fn binder(&self) -> Option<Pid> {
         self.capture.as_ref().and_then(Capture::stop_target)
     }

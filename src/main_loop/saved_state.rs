@@ -1,4 +1,4 @@
-//! The state of the core and the loop across an upgrade, as JSON.
+//! What the core and the loop remember of generations, as JSON and back.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
 
 fn draining_to_json(one: &Draining) -> Value {
     let phase = match one.phase {
-        // Its queue is checked anew.
+        // Its queue is looked at anew.
         Phase::Emptying { cut_at, until, .. } => {
             json!({"emptying": [nanoseconds(cut_at), nanoseconds(until)]})
         }

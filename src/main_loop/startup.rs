@@ -25,7 +25,7 @@ use crate::upgrade::{Upgraded, lost};
 use crate::watch::{Wanted, Watch, WatchTargets, launcher};
 use crate::{program, sys, upgrade};
 
-/// The command line as the policy of the core.
+/// What the command line says, as the core has it.
 pub(super) fn policy(args: &RunArgs) -> Policy {
     Policy {
         ready_timeout: args.ready_timeout,
@@ -50,15 +50,15 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
 }
 
 impl World {
-    /// Also returns the saved state of the core after an upgrade.
+    /// With what the core remembers, if this hotswap goes on where another one ended.
     pub(super) fn open(args: RunArgs) -> Result<(Self, Option<SavedState>)> {
         open_files::raise();
         let mut upgraded = Upgraded::at_start()?;
-        // Before anything reads the clock.
+        // Before anything asks what time it is.
         if let Some(upgraded) = &mut upgraded {
             sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
         }
-        // Inherited sockets came with the listeners of the previous hotswap.
+        // What it was given at its start the hotswap before has handed over with its listeners.
         let inherited = if upgraded.is_none() {
             systemd::inherited()
         } else {
@@ -89,7 +89,7 @@ impl World {
         };
         warnings.extend(capture_setting.warning);
         warnings.extend(of_watch);
-        // Last of all that may fail: its file exists as long as hotswap answers.
+        // Last of all that may fail: its file is there for as long as hotswap answers.
         let (control, warning) = match &mut incoming {
             Some(incoming) => (incoming.take("control").map_err(lost)?, None),
             None => Control::open(args.control.as_deref(), &args.instance())?,
@@ -223,7 +223,7 @@ fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
     Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
 }
 
-/// hotswap reads everything about its servers from /proc, by their pids.
+/// Everything hotswap knows of its servers it reads from /proc, by their pids.
 fn check_proc() -> Result<()> {
     let own = std::fs::read_link("/proc/self").context("cannot read /proc/self")?;
     let pid = std::process::id();

@@ -17,14 +17,14 @@ use crate::supervisor::{Cause, ClientId, Failure, Generation, Supervisor, Time};
 /// A request within this time gets the same status, so that asking without a pause costs little.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// An upgrade keeps the figures and drops what is only cached.
+/// An upgrade keeps the figures, and drops what was only remembered for the next moment.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StatusData {
     pub counters: Counters,
-    /// Clients that have asked for the status.
+    /// Clients that want to know how it is.
     #[serde(skip)]
     pub status_clients: Vec<ClientId>,
-    /// The output of the last failed command before a swap.
+    /// What the last command before a swap that failed has said.
     #[serde(skip)]
     pub command_lines: Vec<String>,
     started: Time,
@@ -106,7 +106,7 @@ impl StatusData {
         }
     }
 
-    /// The text of the last verdict, if it was on this generation.
+    /// The words in which the last verdict was said, if it was on this generation.
     pub fn verdict_on(&self, generation: Generation) -> Option<String> {
         let last = self.last_verdict.as_ref();
         last.filter(|(whose, _)| *whose == generation)
@@ -125,7 +125,7 @@ impl StatusData {
         }
     }
 
-    /// The cached status is out of date.
+    /// What was last told is out of date.
     pub fn changed(&mut self) {
         self.last_state = None;
     }

@@ -24,7 +24,7 @@ use crate::upgrade::execute;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl World {
-    /// Asks the new file for its version first, so that a program that does not run is not executed.
+    /// Asks the new file for its version first: what does not run is not executed.
     pub(super) fn check_upgrade(&mut self) {
         if self
             .commands
@@ -40,7 +40,7 @@ impl World {
             command,
             &[],
             None,
-            // its exit status shows that it runs
+            // the answer that it runs well is its status
             Some(Stdio::null()),
             self.server_config.stderr,
             Some(until),
@@ -99,7 +99,7 @@ impl World {
         })
     }
 
-    /// Restores what [`World::outgoing`] has put, in a world that has been opened except for these rooms.
+    /// Takes up what [`World::outgoing`] put, in a world that has been opened but for these rooms.
     pub(super) fn restore(&mut self, mut incoming: Incoming) -> Result<()> {
         let state: Value = incoming.take("world")?;
         let generations = state["lives"].as_object().context("no lives")?;
@@ -120,7 +120,7 @@ impl World {
         Ok(())
     }
 
-    /// The first thing that the next version does: it continues to watch what the old one watched.
+    /// The first thing the next version does: it looks where the one before looked.
     pub(super) fn resume(&mut self, supervisor: &Supervisor) {
         let now = sys::now();
         for one in supervisor.draining() {

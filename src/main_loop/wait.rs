@@ -19,7 +19,7 @@ use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
 
-/// The room that a descriptor belongs to.
+/// Whose descriptor it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
@@ -36,7 +36,7 @@ enum Source {
 
 type Polled<'a> = (Source, (BorrowedFd<'a>, PollFlags));
 
-/// What one wake-up brought, in the order in which the core gets it.
+/// What one wake-up brought, in the order in which the core hears it.
 #[derive(Default)]
 pub(super) struct Batch {
     pub deaths: Vec<Event>,
@@ -85,11 +85,11 @@ impl World {
             .iter()
             .map(|(_, (fd, flags))| PollFd::new(*fd, *flags))
             .collect();
-        // To the nanosecond, so that it never wakes too early only to wait again.
+        // To the nanosecond: it never wakes before its time, only to wait again.
         let timeout = due.map(|due| TimeSpec::from_duration(due.saturating_sub(sys::now())));
         match ppoll(&mut fds, timeout, None) {
             Ok(_) => {}
-            // Out of memory: handles what is due, and tries the poll again.
+            // No memory now: what is due is looked at, and the poll tried again.
             Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => return Ok(Vec::new()),
             Err(error) => return Err(error).context("cannot poll"),
         }
@@ -150,7 +150,7 @@ impl World {
         all
     }
 
-    /// The next deadline of all rooms.
+    /// When one of the rooms wants to look again.
     fn deadline(&self) -> Option<Time> {
         let generations = self.generations.values().flat_map(Spawned::deadlines);
         let commands = self
@@ -208,7 +208,7 @@ impl World {
         loop {
             // Read at once, all of them: a second SIGTERM hides behind a first that is still pending.
             let mut asked = self.signals.read();
-            // A server in the style of endless stops its old parent to show that it is ready.
+            // A server in the style of endless: it tells its old parent to stop, and means that it is ready.
             asked.retain(
                 |asked| !matches!(asked, SignalRequest::Stop { sender } if self.ready_by_signal(*sender)),
             );
@@ -217,7 +217,7 @@ impl World {
             if !reaps {
                 break;
             }
-            // What the dead have sent has arrived by now, and is read while they are still known.
+            // Whatever the dead have sent has come by now, and is read as long as they are known.
             self.reap(sys::now(), batch);
         }
         for asked in all {

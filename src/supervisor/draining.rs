@@ -6,13 +6,13 @@ use super::{Action, Exit, Generation, Policy, Queue, Time, Transition};
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
-/// The part of the drain timeout that is reserved for the server's own graceful stop.
+/// What is kept of the drain timeout for the server's own graceful stop.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 /// How long a failed candidate has between the stop signal and SIGKILL.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL is repeated after this time, since a process that forks may have escaped the first.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// How often SIGKILL is sent before a generation counts as unkillable.
+/// How often SIGKILL is sent before a generation is given up as unkillable.
 const KILLS: u32 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Draining {
     pub kill_at: Time,
     /// How its main process ended, once it has.
     pub exit: Option<Exit>,
-    /// It has never served.
+    /// It never got to serve.
     pub failed: bool,
 }
 
@@ -82,7 +82,7 @@ impl Draining {
         }
     }
 
-    /// When this phase ends.
+    /// When this phase has lasted long enough.
     pub fn deadline(&self) -> Time {
         match self.phase {
             Phase::Emptying {
@@ -97,7 +97,7 @@ impl Draining {
         }
     }
 
-    /// Notes what is left in its queue.
+    /// Takes note of what is left in its queue.
     pub fn queued(&mut self, now: Time, state: Queue, patience: Duration) -> Vec<Action> {
         if let Phase::Emptying { queue, .. } = &mut self.phase {
             *queue = state;
@@ -108,7 +108,7 @@ impl Draining {
         Vec::new()
     }
 
-    /// Waits for its connections, but so that it still gets its stop signal before SIGKILL.
+    /// Its connections are waited for now; so long that it still gets its stop signal before SIGKILL.
     fn quiesce(&mut self, now: Time, patience: Duration) -> Vec<Action> {
         let Phase::Emptying { until, .. } = self.phase else {
             return Vec::new();
@@ -127,7 +127,7 @@ impl Draining {
         }
     }
 
-    /// Sends its stop signal, unless it has it or is dead.
+    /// It is told to finish, if it was not and is not dead.
     pub fn stop(&mut self) -> Vec<Action> {
         match self.phase {
             Phase::Emptying { .. } | Phase::Quiescing { .. } => {
@@ -138,7 +138,7 @@ impl Draining {
         }
     }
 
-    /// The rest of it needs no stop signal.
+    /// What it has left behind need not be told to finish.
     pub fn died(&mut self, exit: Exit) {
         self.exit = Some(exit);
         if !self.is_killed() {
@@ -172,7 +172,7 @@ impl Draining {
             return actions;
         }
         actions.extend(self.quiesce(now, patience));
-        // If the queue took all the time, none is left for its connections.
+        // A queue that took all the time leaves none for its connections.
         if self.deadline() <= now {
             actions.extend(self.stop());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Cause, ClientId, Exit, Generation, SavedState};
 
-/// The options that the core needs; set once, at the start.
+/// What the user wants; set once, at the start.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub ready_timeout: Duration,
@@ -18,7 +18,7 @@ pub struct Policy {
     pub before_swap: Option<Duration>,
     /// It runs before the first start, too.
     pub before_first: bool,
-    /// Run the last program that worked if the restart of a young one fails.
+    /// Run the last good program when the restart of a young one fails.
     pub fallback: bool,
 }
 
@@ -33,14 +33,14 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
-    /// Wait for a changed file or a request instead of restarting or ending.
+    /// Wait for a changed file or a request instead of ending or restarting.
     OnChange,
 }
 
-/// What has happened, as reported by the main loop.
+/// What happened, as the main loop saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// hotswap has started.
+    /// hotswap itself is ready to begin.
     Launched,
     /// SIGHUP (`None`) or a client wants a swap.
     SwapAsked(Option<ClientId>),
@@ -60,32 +60,32 @@ pub enum Event {
     Quiet(Generation),
     /// SIGTERM, SIGINT or a client wants an end.
     StopAsked(Option<ClientId>),
-    /// A new version of hotswap exists and runs.
+    /// A new hotswap is there and runs.
     UpgradeAsked,
-    /// SIGUSR1: the servers should reopen their logs.
+    /// SIGUSR1: the servers are to reopen their logs.
     ReopenAsked,
     /// The deadline has passed.
     Elapsed,
 }
 
-/// What is left on the listeners of a draining generation.
+/// What is left on the listeners of a generation that gets no new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     /// Connections that it has not accepted.
     Waiting,
-    /// No connection, but open handshakes.
+    /// None, but handshakes are open.
     Empty,
-    /// No connection and no handshake, twice in a row.
+    /// None, and no handshake either, twice in a row.
     Settled,
 }
 
-/// What the main loop must do, in this order.
+/// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     RunBeforeSwap(Generation),
-    /// End the command: it is no longer needed, or has taken too long.
+    /// The command is no longer wanted, or has taken too long.
     EndBeforeSwap,
-    /// Report by [`Event::ProgramChecked`] whether the program is complete.
+    /// Say by [`Event::ProgramChecked`] whether the program is complete.
     CheckProgram,
     Spawn {
         generation: Generation,
@@ -96,7 +96,7 @@ pub enum Action {
         program: ProgramChoice,
     },
     CutOver(Generation),
-    /// The serving generation has died: its sockets and new connections go to this candidate before it is ready.
+    /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
     Inherit(Generation),
     /// It serves from now on.
     Serve(Generation),
@@ -111,9 +111,9 @@ pub enum Action {
     /// SIGKILL, to all of it.
     Kill(Generation),
     Reopen(Generation),
-    /// It is gone or unkillable: free everything that is kept for it.
+    /// Nothing is left of it, or nothing can be done about it: so is nothing of what was kept for it.
     Free(Generation),
-    /// hotswap stops: listeners are no longer repaired.
+    /// hotswap comes to its end: no listener is looked after any longer.
     TurnAway,
     Announce(Transition),
     Answer(Vec<ClientId>, Verdict),
@@ -128,20 +128,20 @@ pub enum Action {
 pub enum SocketChoice {
     /// Its own, which get no client before the cut-over.
     Own,
-    /// The current targets, with the clients that wait there.
+    /// Those that new connections go to now, with the clients that wait on them.
     Target,
 }
 
 /// Which program a new generation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramChoice {
-    /// The one at the path.
+    /// What the path names now.
     Current,
-    /// The one that this generation ran.
+    /// What that generation ran.
     Of(Generation),
 }
 
-/// A change that is logged and sent to clients.
+/// What those who follow are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     Proving(Generation),
@@ -150,7 +150,7 @@ pub enum Transition {
         cause: Cause,
         draining: Option<Generation>,
     },
-    /// A swap, a restart or the first start has failed.
+    /// A swap, a restart or the first start has come to nothing.
     Failed(Failure),
     /// The serving one has died.
     Dead {
@@ -168,7 +168,7 @@ pub enum Transition {
     KilledEarly(Generation),
     /// SIGKILL has not ended it.
     Unkillable(Generation),
-    /// The last program that worked runs again.
+    /// The last good program is run again.
     FallingBack {
         to: Generation,
     },
@@ -181,7 +181,7 @@ pub enum Transition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     RestartAfter(Duration),
-    /// This candidate was already starting.
+    /// This candidate was on its way already.
     CandidateServes(Generation),
     WaitForChange,
     End,
@@ -200,7 +200,7 @@ pub struct Failure {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its main process ended this long after the spawn, or after the cut-over if it was proving.
+    /// Its main process ended so long after the spawn, or after the cut-over if it was proving.
     Exited(Exit, Duration),
     NotReady(Duration),
     /// hotswap could not spawn it.
@@ -210,12 +210,12 @@ pub enum Reason {
     NotFit(String),
     BeforeSwap(String),
     BeforeSwapTooLong(Duration),
-    /// A newer file or a request replaced it.
+    /// A newer file, or a request, took its place.
     Replaced,
     Stopping,
 }
 
-/// The answer to clients that asked for a swap.
+/// What those who asked for a swap are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Serving {

@@ -8,7 +8,7 @@ use super::{
     Then, Time, Transition,
 };
 
-/// A generation that has served this long has worked.
+/// A generation that served so long was good.
 const PROVEN: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ impl Reason {
         }
     }
 
-    /// The exit status of hotswap if it ends for this reason.
+    /// What hotswap ends with if it ends for this reason.
     pub(super) fn status(&self) -> u8 {
         let timed_out = matches!(self, Reason::NotReady(_));
         let own = if timed_out { TIMED_OUT } else { OWN_FAILURE };
@@ -50,7 +50,7 @@ impl Reason {
 }
 
 impl Supervisor {
-    /// The serving generation is dead: a starting candidate serves next, or a restart, or nothing.
+    /// The serving generation is dead: a candidate on its way serves next, else a restart, else nothing.
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         let background = *exit == Exit::Background;
         self.draining.push(if background {
@@ -87,7 +87,7 @@ impl Supervisor {
             return actions;
         }
         let mut actions = Vec::new();
-        // Not spawned yet, and may take long: the restart comes first.
+        // Not spawned yet, and it may take its time: the restart comes first.
         if let Some(swap) = self.swap.take() {
             if matches!(swap.stage, Stage::BeforeSwap { .. }) {
                 actions.push(Action::EndBeforeSwap);
@@ -99,7 +99,7 @@ impl Supervisor {
             RestartPolicy::OnFailure => *exit != Exit::Status(0),
             RestartPolicy::Never | RestartPolicy::OnChange => false,
         };
-        // The same program would fail the same way.
+        // The same program would go the same way.
         let fallback = (restarts && background).then(|| self.fall_back()).flatten();
         let hopeless = background && fallback.is_none();
         actions.push(lose);
@@ -138,7 +138,7 @@ impl Supervisor {
         actions
     }
 
-    /// Restarts run the last program that worked from now on, if there is one.
+    /// What is restarted from now on is the last good program, if there is one.
     fn fall_back(&mut self) -> Option<Action> {
         let may = self.policy.fallback && self.fallen_back.is_none();
         let good = self.last_good.take_if(|_| may)?;

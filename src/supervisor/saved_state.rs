@@ -45,7 +45,7 @@ impl Supervisor {
         }
     }
 
-    /// Nothing starts: at most a restart waits for its back-off.
+    /// Nothing starts: at most a restart waits for its time.
     pub(super) fn is_idle(&self) -> bool {
         let waits = self
             .swap

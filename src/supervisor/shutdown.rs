@@ -6,7 +6,7 @@ use super::{
 };
 
 impl Supervisor {
-    /// The first time every generation gets its stop signal, the second time SIGKILL.
+    /// The first time every generation is asked to finish, the second time none is asked.
     pub(super) fn stop(&mut self, now: Time, by: Option<ClientId>) -> Vec<Action> {
         let shutdown = self.shutdown.get_or_insert_default();
         shutdown.clients.extend(by);
@@ -41,7 +41,7 @@ impl Supervisor {
         actions
     }
 
-    /// hotswap ends with the server, once the draining generations are gone.
+    /// The server's own end is hotswap's, once what drains is gone.
     pub(super) fn end(&mut self, status: u8) -> Vec<Action> {
         self.shutdown = Some(Shutdown {
             status,
@@ -50,7 +50,7 @@ impl Supervisor {
         vec![Action::TurnAway]
     }
 
-    /// Does what was waiting: spawns a candidate once another is gone, ends once all are gone, upgrades once idle.
+    /// What waits for its moment: a candidate for another to be gone, the end for the last one, an upgrade for calm.
     pub(super) fn settle(&mut self, now: Time) -> Vec<Action> {
         if let Some(Stage::WaitingFor(old)) = self.swap.as_ref().map(|swap| swap.stage)
             && self.draining.iter().all(|one| one.generation != old)

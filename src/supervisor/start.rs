@@ -39,7 +39,7 @@ impl Supervisor {
         }
     }
 
-    /// A request or a changed file joins a swap that is not spawned yet, replaces it, or waits until it has ended.
+    /// A request or a changed file: it joins a swap that is not spawned yet, takes its place, or waits until it has ended.
     pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
             swap.clients.extend(by);
@@ -59,7 +59,7 @@ impl Supervisor {
         let Some(mut old) = self.swap.take() else {
             return self.begin_pending(now);
         };
-        // Its clients keep waiting.
+        // Those who wait for it wait on.
         self.postpone(cause, std::mem::take(&mut old.clients));
         let replaceable = old.replaceable;
         let mut actions = Vec::new();
@@ -130,7 +130,7 @@ impl Supervisor {
         self.spawn(now)
     }
 
-    /// Spawns the candidate; if nothing serves, only once the failed one that had those sockets is gone.
+    /// Spawns the candidate; where nothing serves, only once the failed one that had those sockets is gone.
     pub(super) fn spawn(&mut self, now: Time) -> Vec<Action> {
         let Some(swap) = &mut self.swap else {
             return Vec::new();

@@ -9,11 +9,11 @@ pub struct Swap {
     pub generation: Generation,
     pub cause: Cause,
     pub stage: Stage,
-    /// The clients that wait for the verdict.
+    /// Who waits for the verdict.
     pub clients: Vec<ClientId>,
     pub program: ProgramChoice,
     pub spawned: Option<Time>,
-    /// Until then a newer file or a request may replace it; counted from the first one replaced.
+    /// Until then a newer file or a request may take its place: counted from the first it replaced.
     pub replaceable: Option<Time>,
 }
 
@@ -25,7 +25,7 @@ pub enum Cause {
     RestartPolicy,
 }
 
-/// The stage of a swap, and how long it may last.
+/// Where it is, and how long it may stay there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     BeforeSwap {
@@ -34,7 +34,7 @@ pub enum Stage {
     Checking {
         until: Time,
     },
-    /// This generation must be gone before the candidate is spawned.
+    /// That one must be gone before it is spawned.
     WaitingFor(Generation),
     BackingOff {
         until: Time,
@@ -87,13 +87,13 @@ impl Swap {
         matches!(self.stage, Stage::Starting { .. })
     }
 
-    /// A swap, not a restart, that is not spawned yet: new changes and requests join it.
+    /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
     pub fn is_prepared(&self) -> bool {
         self.spawned.is_none() && self.cause != Cause::RestartPolicy
     }
 
-    /// A changed file replaces a starting candidate, and a request replaces one that a changed file started, until the ready
-    /// timeout. A waiting restart is not prepared, and may run another program than the one at the path.
+    /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for
+    /// ever. A restart that waits is neither prepared nor, perhaps, what the path names.
     pub fn gives_way_to(&self, cause: Cause, now: Time) -> bool {
         match self.stage {
             Stage::BackingOff { .. } | Stage::WaitingFor(_) => true,
