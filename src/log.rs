@@ -86,7 +86,8 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     };
     sink().choose_way();
     let mut logger = env_logger::Builder::new();
-    logger.filter_level(LevelFilter::Warn);
+    // What crates say to themselves is not for users.
+    logger.filter_level(LevelFilter::Off);
     let filter = filter.filter(|filter| !filter.is_empty());
     let understood = filter
         .and_then(OsStr::to_str)

@@ -22,6 +22,8 @@ use crate::sys::clock::Pulse;
 use crate::systemd::ServiceManager;
 use crate::watch::Watch;
 use build::Build;
+use keys::Keys;
+use working_directory::WorkingDirectory;
 
 mod act;
 mod announce;
@@ -33,11 +35,13 @@ mod clients;
 mod commands;
 mod fallback;
 mod generation;
+mod keys;
 mod saved_state;
 mod startup;
 mod status;
 mod upgrade;
 mod wait;
+mod working_directory;
 
 use generation::Spawned;
 use status::StatusData;
@@ -109,6 +113,10 @@ struct World {
     status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Option<Time>,
+    keys: Keys,
+    /// Asked for by a key.
+    shows_status: bool,
+    directory: WorkingDirectory,
     pulse: Pulse,
     ended: Option<u8>,
 }

@@ -150,7 +150,7 @@ impl Watch {
             own_writes: OwnWrites::default(),
             brake: Brake::default(),
             usual: targets.program.as_deref().and_then(completeness::form_at),
-            program: targets.program,
+            program: targets.program.map(|path| targets.wanted.base.join(path)),
             as_given: targets
                 .command
                 .first()

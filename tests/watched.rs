@@ -389,3 +389,32 @@ fn the_status_says_what_is_watched_and_why_not() {
     assert_eq!(tree["ignored"], 2, "{status}");
     assert_eq!(tree["left_out"][".gitignore and .ignore"], 1, "{status}");
 }
+
+/// hotswap is started in `current`, a link that leads to one of two releases, by a shell that says so in $PWD.
+#[test]
+fn the_directory_that_hotswap_was_started_in_is_followed() {
+    for script in ["ln -sfn 2 current", "mv 1 old; mv 2 1", "rm -r 1; mv 2 1"] {
+        let plan = watching();
+        let dir = plan.dir().to_owned();
+        for version in ["1", "2"] {
+            let content = crate::common::program::Server::hello().script(&format!("v{version}"));
+            fs::create_dir(dir.join(version)).expect("a release");
+            fs::write(dir.join(version).join("page"), version).expect("a page");
+            let program = dir.join(version).join("server");
+            crate::common::program::install(&program, content.as_bytes(), 0o755);
+        }
+        symlink("1", dir.join("current")).expect("a link");
+        let go = format!("cd {}/current; export PWD; exec \"$@\"", dir.display());
+        let site = plan
+            .inside(&["sh", "-c", &go, "sh"])
+            .with(&["--watch", "page"])
+            .by_program("./server".into(), &[])
+            .serving("v1");
+        let mut clients = site.clients(4);
+        clients.until_all_see("v1");
+        run(&site, 1, script);
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+        assert!(site.log.says("is another directory by now"));
+    }
+}

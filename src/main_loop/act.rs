@@ -113,6 +113,7 @@ impl World {
             ProgramChoice::Current => None,
             ProgramChoice::Of(good) => self.held_program(good).ok(),
         };
+        self.directory.follow();
         let built = self.build.starts();
         if !built {
             self.clear_screen();

@@ -110,6 +110,7 @@ impl World {
                 .iter()
                 .map(|(name, value)| (*name, value.as_ref().to_owned())),
         );
+        self.directory.follow();
         let (env_file, stderr) = (self.args.env_file.as_deref(), self.server_config.stderr);
         let command = Command::start(
             purpose.name(),

@@ -9,7 +9,9 @@ use nix::sys::prctl;
 
 use super::build::Build;
 use super::captures::CaptureSetting;
+use super::keys::Keys;
 use super::status::StatusData;
+use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
 use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
@@ -78,6 +80,7 @@ impl World {
             capture_setting,
             context,
             watch,
+            directory,
             warnings: of_watch,
         } = ground;
         let (listeners, mut warnings) = match &mut incoming {
@@ -117,6 +120,9 @@ impl World {
             manager: ServiceManager::around_us(now),
             status_data: StatusData::new(now),
             fitness_due: None,
+            keys: if args.dev { Keys::open() } else { Keys::none() },
+            shows_status: false,
+            directory,
             pulse: Pulse::begin(),
             ended: None,
             args,
@@ -149,6 +155,7 @@ struct Prerequisites {
     capture_setting: CaptureSetting,
     context: ListenerContext,
     watch: Watch,
+    directory: WorkingDirectory,
     warnings: Vec<String>,
 }
 
@@ -162,13 +169,15 @@ impl Prerequisites {
         let capture_setting = CaptureSetting::of(args)?;
         let context = ListenerContext::new(socket_options(args, &capture_setting));
         let context = context.context("cannot make an epoll set")?;
-        let (watch, warnings) = watch(args)?;
+        let directory = WorkingDirectory::at_start();
+        let (watch, warnings) = watch(args, &directory)?;
         Ok(Self {
             own_path,
             signals,
             capture_setting,
             context,
             watch,
+            directory,
             warnings,
         })
     }
@@ -202,7 +211,7 @@ fn server_config(args: &RunArgs, control: &Control, capture: bool) -> ServerConf
     }
 }
 
-fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
+fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<String>)> {
     let path = std::env::var_os("PATH");
     let find = |name: &OsStr| program::find(name, args.chdir.as_deref(), path.as_deref()).ok();
     let (at, program) = launcher::behind(&args.command, find);
@@ -215,7 +224,7 @@ fn watch(args: &RunArgs) -> Result<(Watch, Vec<String>)> {
         wanted: Wanted {
             ignore: args.ignore.clone(),
             endings: args.ext.iter().map(OsString::from).collect(),
-            base: std::env::current_dir().unwrap_or_default(),
+            base: directory.path().to_owned(),
         },
         env_file: args.env_file.clone(),
         dev: args.dev,

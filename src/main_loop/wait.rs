@@ -32,6 +32,7 @@ enum Source {
     Command(Pid),
     Readiness(Generation),
     Watch,
+    Keys,
 }
 
 type Polled<'a> = (Source, (BorrowedFd<'a>, PollFlags));
@@ -58,6 +59,7 @@ impl World {
         }
         self.look(now, &mut batch);
         self.answer_status_requests(supervisor, now);
+        self.show_status(supervisor, now);
         if batch
             .requests
             .iter()
@@ -129,6 +131,7 @@ impl World {
                 .into_iter()
                 .map(|polled| (Source::Watch, polled)),
         );
+        all.extend(self.keys.polled().map(|polled| (Source::Keys, polled)));
         for (generation, one) in &self.generations {
             let server = one.server.polled().into_iter();
             all.extend(server.map(|polled| (Source::Server(*generation), polled)));
@@ -182,6 +185,7 @@ impl World {
             }
             Source::Control => self.handle_clients(fd, flags, now, batch),
             Source::Watch => self.watch.woken(now),
+            Source::Keys => self.handle_keys(batch),
             Source::Server(generation) => self.handle_server(generation, fd, now),
             Source::Capture(generation) => self.handle_capture(generation, flags, now, batch),
             Source::Notify(generation) => self.read_notify_messages(generation, now),

@@ -1,0 +1,154 @@
+//! Keys under `--dev`: lines that are typed at the terminal hotswap was started on.
+//!
+//! The terminal stays as it is: no raw mode, so a key is sent by Enter, and nothing has to be put back. While hotswap is in
+//! the background it reads nothing, because what is typed then is meant for the shell.
+
+use std::io::{self, IsTerminal, Stdin};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::poll::PollFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{getpgrp, read, tcgetpgrp};
+
+use super::World;
+use super::wait::Batch;
+use crate::log as lines;
+use crate::status;
+use crate::supervisor::{Event, Supervisor, Time};
+
+const HELP: &str = "keys: r swap, s status, c clear, q stop, ? help; then Enter";
+/// A longer line is no key.
+const LONGEST: usize = 4096;
+/// Lines that hotswap prints itself, as a stream of their own.
+const STREAM: u64 = u64::MAX;
+
+/// What a line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Swap,
+    Status,
+    Clear,
+    Stop,
+    Help,
+    Nothing,
+}
+
+/// Reads stdin, if it is a terminal.
+pub(super) struct Keys {
+    stdin: Option<Stdin>,
+    /// The beginning of a line.
+    line: Vec<u8>,
+}
+
+impl Keys {
+    pub fn none() -> Self {
+        Self {
+            stdin: None,
+            line: Vec::new(),
+        }
+    }
+
+    /// Says which keys there are.
+    pub fn open() -> Self {
+        let stdin = Some(io::stdin()).filter(Stdin::is_terminal);
+        // Somebody may put hotswap into the background between our look and our read, which then fails by EIO.
+        if stdin.is_some() && SigSet::from(Signal::SIGTTIN).thread_block().is_ok() {
+            log::info!("{HELP}");
+        }
+        Self {
+            stdin,
+            line: Vec::new(),
+        }
+    }
+
+    pub fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let stdin = self.stdin.as_ref().filter(|stdin| is_in_front(stdin))?;
+        Some((stdin.as_fd(), PollFlags::POLLIN))
+    }
+
+    /// The keys that have been sent. The end of the input ends the reading, and nothing else.
+    fn read(&mut self) -> Vec<Key> {
+        let Some(stdin) = self.stdin.as_ref().filter(|stdin| is_in_front(stdin)) else {
+            return Vec::new();
+        };
+        let mut bytes = [0; 512];
+        let count = match read(stdin.as_fd(), &mut bytes) {
+            Ok(0) => {
+                self.stdin = None;
+                return Vec::new();
+            }
+            Ok(count) => count,
+            Err(_) => return Vec::new(),
+        };
+        self.line.extend(bytes.iter().take(count));
+        let mut keys = Vec::new();
+        while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            keys.push(key(&String::from_utf8_lossy(&line)));
+        }
+        if self.line.len() > LONGEST {
+            self.line.clear();
+        }
+        keys
+    }
+}
+
+fn is_in_front(stdin: &Stdin) -> bool {
+    tcgetpgrp(stdin).is_ok_and(|group| group == getpgrp())
+}
+
+fn key(line: &str) -> Key {
+    match line.trim() {
+        "" => Key::Nothing,
+        "r" | "rs" => Key::Swap,
+        "s" => Key::Status,
+        "c" => Key::Clear,
+        "q" => Key::Stop,
+        _ => Key::Help,
+    }
+}
+
+impl World {
+    pub(super) fn handle_keys(&mut self, batch: &mut Batch) {
+        for key in self.keys.read() {
+            match key {
+                Key::Nothing => {}
+                Key::Swap => batch.requests.push(Event::SwapAsked(None)),
+                Key::Status => self.shows_status = true,
+                Key::Clear => lines::clear_terminal(),
+                Key::Stop => batch.requests.push(Event::StopAsked(None)),
+                Key::Help => lines::pass_on(STREAM, format!("{HELP}\n").as_bytes()),
+            }
+        }
+    }
+
+    /// The table of `hotswap status`, with the last verdict, however long ago that has scrolled away.
+    pub(super) fn show_status(&mut self, supervisor: &Supervisor, now: Time) {
+        if std::mem::take(&mut self.shows_status) {
+            let table = status::table(&self.state(supervisor, now));
+            lines::pass_on(STREAM, table.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_is_a_line() {
+        let keys = ["r\n", "rs", " s ", "c", "q", "?", "help", "\n", "quit now"];
+        let meant = [
+            Key::Swap,
+            Key::Swap,
+            Key::Status,
+            Key::Clear,
+            Key::Stop,
+            Key::Help,
+            Key::Help,
+            Key::Nothing,
+            Key::Help,
+        ];
+        assert_eq!(keys.map(key), meant);
+    }
+}
