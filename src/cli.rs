@@ -220,6 +220,10 @@ fn run(
             matches.value_source(option) == Some(ValueSource::DefaultValue)
         });
     }
+    run.given = options::Given {
+        quiesce: matches.value_source("quiesce") != Some(ValueSource::DefaultValue),
+        ready_timeout: matches.value_source("ready_timeout") != Some(ValueSource::DefaultValue),
+    };
     run.check().map_err(Refusal::Usage)?;
     Ok(Invocation::Run(Box::new(run)))
 }

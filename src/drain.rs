@@ -22,6 +22,10 @@ const OFTEN: Duration = Duration::from_millis(5);
 const YOUNG: Duration = Duration::from_millis(100);
 /// How often later, and how often connections are counted.
 const SELDOM: Duration = Duration::from_millis(50);
+/// A queue that has not moved for so long is not accepted from.
+const STUCK: Duration = Duration::from_secs(3);
+/// How long clients hold up a stop of which nothing tells whether they want anything.
+const UNSURE: Duration = Duration::from_secs(1);
 /// Looks that take long are so many times their own length apart.
 const SHARE: u32 = 10;
 
@@ -56,6 +60,10 @@ pub struct Drain {
     next: Option<Time>,
     said: Option<Queue>,
     connections: Option<usize>,
+    /// How many were queued at the last look, and since when.
+    queued: Option<(u32, Time)>,
+    /// Since when hotswap is to stop.
+    stopping_since: Option<Time>,
     counter: ActivityCounter,
     doubted: Vec<ListenerId>,
     left_out: Vec<ListenerId>,
@@ -70,14 +78,16 @@ enum DrainStage {
 }
 
 impl Drain {
-    /// New connections have gone elsewhere since `cut_at`.
-    pub fn new(cut_at: Time) -> Self {
+    /// New connections have gone elsewhere since `cut_at`, and perhaps hotswap is to stop.
+    pub fn new(cut_at: Time, stopping_since: Option<Time>) -> Self {
         Self {
             cut_at,
             wait: DrainStage::Queue { was_empty: false },
             next: Some(cut_at),
             said: None,
             connections: None,
+            queued: None,
+            stopping_since,
             counter: ActivityCounter::default(),
             doubted: Vec::new(),
             left_out: Vec::new(),
@@ -97,6 +107,11 @@ impl Drain {
     /// How many connections it had at the last count, where that can be told.
     pub fn connections(&self) -> Option<usize> {
         self.connections
+    }
+
+    /// hotswap is to stop.
+    pub fn hurry(&mut self, now: Time) {
+        self.stopping_since.get_or_insert(now);
     }
 
     /// The queue has been waited for: from the next look on its connections are counted.
@@ -173,9 +188,17 @@ impl Drain {
         let is_young = now.saturating_sub(self.cut_at) < YOUNG;
         let pause = if is_young { OFTEN } else { SELDOM };
         self.next = Some(now + took + pause.max(took * SHARE));
-        if backlog.queued {
+        if backlog.queued > 0 {
+            let since = self.queued.filter(|before| before.0 == backlog.queued);
+            let since = since.map_or(now, |before| before.1);
+            self.queued = Some((backlog.queued, since));
+            if now.saturating_sub(since) >= STUCK {
+                self.next = None;
+                return self.say(Queue::Stuck);
+            }
             return self.say(Queue::Waiting);
         }
+        self.queued = None;
         if backlog.is_none() && was_empty {
             self.next = None;
             return self.say(Queue::Settled);
@@ -192,7 +215,13 @@ impl Drain {
     ) -> Option<DrainEvent> {
         self.connections = census.connections;
         self.next = Some(now + took + SELDOM.max(took * SHARE));
-        if census.busy > 0 {
+        let hurries = |since: Time| now >= since + UNSURE;
+        let busy = if self.stopping_since.is_some_and(hurries) {
+            census.busy.saturating_sub(census.unsure)
+        } else {
+            census.busy
+        };
+        if busy > 0 {
             return None;
         }
         if !backlog.is_none() {

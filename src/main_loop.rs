@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use anyhow::Result;
-use nix::sys::signal::Signal;
 
 use crate::cli::options::RunArgs;
 use crate::command::Command;
@@ -93,7 +92,6 @@ struct World {
     /// Where the next version of hotswap will be.
     own_path: PathBuf,
     ready_mode: ReadyMode,
-    stop_signal: Signal,
     server_config: ServerConfig,
     signals: Signals,
     listeners: Listeners,
@@ -107,6 +105,10 @@ struct World {
     accepted_on: Vec<ListenerId>,
     /// A generation that got to serve has said READY=1: the next one must, too.
     says_ready: bool,
+    /// The next one need not.
+    ready_is_forgotten: bool,
+    /// Since when clients that may never ask are not waited for any longer than a moment.
+    stopping_since: Option<Time>,
     /// Those who ask from outside.
     control: Control,
     manager: ServiceManager,

@@ -328,7 +328,7 @@ pub fn is_draining(generation: Generation, connections: Option<usize>) -> String
     format!("{generation} is draining{count}")
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub fn plural(count: usize, noun: &str) -> String {
     if count == 1 {
         format!("1 {noun}")
     } else {

@@ -5,6 +5,7 @@
 pub mod environment;
 pub mod output;
 pub mod profile;
+mod stop;
 mod tree;
 
 use std::collections::HashSet;
@@ -22,13 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
-use crate::proc::{self, process::ProcessId, status};
+use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
 use crate::stub::{FIRST, open_files};
 use crate::supervisor::{Exit, Generation, Time};
 use crate::{handoff, program};
 use output::Output;
+use stop::Stopping;
 use tree::ProcessTree;
 
 pub use tree::OF_A_COMMAND;
@@ -93,6 +95,8 @@ pub struct Server {
     program: Option<OwnedFd>,
     /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
     binder: Option<ProcessId>,
+    /// How far it has been asked to stop, once it has.
+    stopping: Option<Stopping>,
     /// What is left of it dies as soon as it is seen.
     doomed: bool,
 }
@@ -161,6 +165,7 @@ impl Server {
             output,
             program,
             binder: None,
+            stopping: None,
             doomed: false,
         })
     }
@@ -192,8 +197,8 @@ impl Server {
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let channel = self.channel.as_ref().map(StubChannel::fd);
         let output = self.output.as_ref().and_then(Output::polled);
-        let both = channel.into_iter().chain(output);
-        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
+        let all = channel.into_iter().chain(output).chain(self.death());
+        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
     /// When [`Server::look`] is due.
@@ -215,6 +220,10 @@ impl Server {
             .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
         {
             return self.read_channel();
+        }
+        if self.is_death(fd) {
+            self.ask_next();
+            return Vec::new();
         }
         if let Some(output) = &mut self.output {
             output.woken();
@@ -248,48 +257,6 @@ impl Server {
             }
         }
         reports
-    }
-
-    /// The process that called bind(2) is the one to be asked to end.
-    pub fn bound_by(&mut self, process: Pid) {
-        self.binder = ProcessId::of(process);
-    }
-
-    /// To the main process alone: helpers may have to finish their own work.
-    pub fn signal_main(&self, signal: Signal) {
-        if self.tree.main_lives {
-            // until it is reaped the pid is nobody else's
-            let _ = kill(self.tree.main, signal);
-        }
-    }
-
-    /// Passes SIGUSR1 on to the process that would be asked to end, if it has a use for it: it kills those that do not
-    /// catch it, and node opens its debugger. Whether it was passed on.
-    pub fn reopen(&self) -> bool {
-        let target = self.stop_target();
-        let is_node = proc::program(target).is_some_and(|name| name.starts_with("node"));
-        let wants_it = !is_node && status::catches(target, Signal::SIGUSR1).unwrap_or(false);
-        let lives = target != self.tree.main || self.tree.main_lives;
-        lives && wants_it && kill(target, Signal::SIGUSR1).is_ok()
-    }
-
-    fn stop_target(&self) -> Pid {
-        let binder = self.binder.filter(|binder| binder.lives());
-        let binder = binder.map(|binder| binder.pid);
-        let binder = binder.filter(|binder| *binder != self.tree.main && self.has(*binder));
-        binder.unwrap_or(self.tree.main)
-    }
-
-    /// Asks it to end, and wakes it up for that.
-    pub fn stop(&self, signal: Signal) {
-        let target = self.stop_target();
-        if target == self.tree.main {
-            self.signal_main(signal);
-        } else {
-            let _ = kill(target, signal);
-            let _ = kill(target, Signal::SIGCONT);
-        }
-        self.signal_main(Signal::SIGCONT);
     }
 
     /// Ends all of it, and whatever of it is seen from now on.
@@ -347,14 +314,16 @@ impl Server {
         if self.doomed {
             self.kill_what_is_left();
         }
+        self.ask_next();
         exit_of(status, self.refusal.clone())
     }
 
     /// Other children of hotswap have been reaped: perhaps they were this one's, and have left orphans in turn.
-    pub fn orphans_died(&self) {
+    pub fn orphans_died(&mut self) {
         if self.doomed {
             self.kill_what_is_left();
         }
+        self.ask_next();
     }
 
     /// The last lines of its stderr, if that goes through hotswap.

@@ -3,6 +3,7 @@
 //! SIGINT comes through ctrlc, whose thread only counts and wakes the loop. All others are blocked before any thread
 //! starts, and read from one signalfd.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,12 +28,17 @@ pub enum SignalRequest {
     Stop {
         sender: Pid,
     },
-    /// SIGINT, or a terminal that has closed.
+    /// SIGQUIT, SIGPWR and SIGRTMIN+3, by which service managers and containers stop what they run, or a terminal that has
+    /// closed.
+    Quit,
+    /// SIGINT.
     Interrupt,
     Reopen,
     Upgrade,
     /// A child has changed its state.
     Reap,
+    /// Somebody has sent another signal, for the first time. It would have ended hotswap.
+    Ignored(i32),
 }
 
 /// Wakes the one poll from another thread.
@@ -65,6 +71,8 @@ pub struct Signals {
     interrupts: Arc<AtomicUsize>,
     wake: Wake,
     surroundings: Surroundings,
+    /// What has been said to be ignored.
+    ignored: BTreeSet<i32>,
 }
 
 /// How hotswap was started.
@@ -84,19 +92,7 @@ impl Signals {
         let hang_up_ignored = sys::is_ignored(Signal::SIGHUP);
         // Service managers look for a handler before they reload; and an ignored signal would never reach a signalfd.
         sys::catch_and_ignore(Signal::SIGHUP).context("cannot catch SIGHUP")?;
-        let mut mask = SigSet::empty();
-        for signal in [
-            Signal::SIGHUP,
-            Signal::SIGTERM,
-            Signal::SIGCHLD,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-            // A lease that is broken while a file is looked at, and a peer that has gone: both by default deadly.
-            Signal::SIGIO,
-            Signal::SIGPIPE,
-        ] {
-            mask.add(signal);
-        }
+        let mask = sys::signal_set(read_here());
         mask.thread_block().context("cannot block signals")?;
         let wake = Wake::new()?;
         let interrupts = Arc::new(AtomicUsize::new(0));
@@ -124,6 +120,7 @@ impl Signals {
                 had_terminal: has_terminal(),
                 hang_up_ignored,
             },
+            ignored: BTreeSet::new(),
         })
     }
 
@@ -158,10 +155,18 @@ impl Signals {
                         sender: Pid::from_raw(sender),
                     })
                 }
+                Ok(Signal::SIGQUIT | Signal::SIGPWR) => Some(SignalRequest::Quit),
                 Ok(Signal::SIGCHLD) => Some(SignalRequest::Reap),
                 Ok(Signal::SIGUSR1) => Some(SignalRequest::Reopen),
                 Ok(Signal::SIGUSR2) => Some(SignalRequest::Upgrade),
-                _ => None,
+                Ok(Signal::SIGIO | Signal::SIGPIPE) => None,
+                _ if number == quit_of_containers() => Some(SignalRequest::Quit),
+                // The kernel's own say nothing of what a user wants.
+                _ if signal.ssi_code > 0 => None,
+                _ => self
+                    .ignored
+                    .insert(number)
+                    .then_some(SignalRequest::Ignored(number)),
             });
         }
         asked
@@ -178,11 +183,42 @@ impl Signals {
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
         if closed || (self.surroundings.had_terminal && !has_terminal()) {
-            Some(SignalRequest::Interrupt)
+            Some(SignalRequest::Quit)
         } else {
             Some(SignalRequest::Swap)
         }
     }
+}
+
+/// SIGRTMIN+3, which systemd sends to containers and user managers.
+fn quit_of_containers() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
+/// Every signal that would end hotswap and may come from outside, but SIGINT, which is ctrlc's; and SIGCHLD. A fault of
+/// our own still ends it.
+fn read_here() -> impl Iterator<Item = i32> {
+    let left_out = [
+        Signal::SIGINT,
+        Signal::SIGKILL,
+        Signal::SIGILL,
+        Signal::SIGTRAP,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGSEGV,
+        Signal::SIGSYS,
+        // These stop and go on, or do nothing.
+        Signal::SIGSTOP,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGCONT,
+        Signal::SIGURG,
+        Signal::SIGWINCH,
+    ];
+    let named = Signal::iterator().filter(move |signal| !left_out.contains(signal));
+    let named = named.map(|signal| signal as i32);
+    named.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
 fn has_terminal() -> bool {

@@ -21,8 +21,8 @@ mod verdict;
 
 pub use draining::{Draining, Phase};
 pub use event::{
-    Action, Event, Failure, Policy, ProgramChoice, Queue, Reason, RestartPolicy, SocketChoice,
-    StartOrder, Then, Transition, Verdict,
+    Action, Event, Failure, Policy, ProgramChoice, Queue, Reason, Refusal, RestartPolicy,
+    SocketChoice, StartOrder, Then, Transition, Verdict,
 };
 pub use saved_state::SavedState;
 pub use swap::{Cause, Stage, Swap};
@@ -37,6 +37,10 @@ pub const OWN_FAILURE: u8 = 125;
 pub const TIMED_OUT: u8 = 124;
 /// 128 + SIGKILL: what a second request to stop ends with.
 const KILLED: u8 = 137;
+/// How long clients wait for the next version where only a change brings one.
+const CLIENTS_WAIT: Duration = Duration::from_secs(30);
+/// A candidate that takes less long than this does not hang.
+const SLOW_START: Duration = Duration::from_secs(5);
 /// One setsockopt or one rename a listener: generous.
 const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,9 +88,21 @@ struct PendingSwap {
 #[derive(Clone, Debug, Default)]
 struct Shutdown {
     status: u8,
-    /// Somebody wants it at once; else the server has ended, and the rest may drain.
-    asked: bool,
+    /// `None` if the server has ended by itself, and the rest may drain.
+    urgency: Option<Urgency>,
     clients: Vec<ClientId>,
+}
+
+/// How much of a hurry those are in who want hotswap to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    /// Requests in flight may take so long.
+    Drain {
+        quiesce: Duration,
+    },
+    /// No stop signal waits any longer.
+    Stop,
+    Kill,
 }
 
 /// The state of every generation, and the rules by which it changes.
@@ -107,6 +123,12 @@ pub struct Supervisor {
     last_good: Option<Generation>,
     /// Whose program restarts run since one has failed.
     fallen_back: Option<Generation>,
+    /// The path leads to a program that did not get to serve, and nobody has asked for it since.
+    rejected: bool,
+    /// From a spawn to readiness.
+    longest_start: Duration,
+    /// How long clients wait for the next version, where only a change brings one.
+    clients_wait_until: Option<Time>,
 }
 
 impl Supervisor {
@@ -124,6 +146,9 @@ impl Supervisor {
             restarts: 0,
             last_good: None,
             fallen_back: None,
+            rejected: false,
+            longest_start: Duration::ZERO,
+            clients_wait_until: None,
         }
     }
 
@@ -143,7 +168,8 @@ impl Supervisor {
             Event::Gone(generation) => self.forget(generation),
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),
-            Event::StopAsked(by) => self.stop(now, by),
+            Event::StopAsked(by) => self.stop(now, by, self.policy.stop_quiesce),
+            Event::Interrupted => self.stop(now, None, self.policy.interrupt_quiesce),
             Event::UpgradeAsked => {
                 self.upgrade_asked = true;
                 Vec::new()
@@ -162,6 +188,7 @@ impl Supervisor {
             .iter()
             .map(Draining::deadline)
             .chain(swap)
+            .chain(self.clients_wait_until)
             .min()
     }
 
@@ -211,8 +238,32 @@ impl Supervisor {
         wanted.into_iter().flatten()
     }
 
+    /// How long requests in flight may take.
+    fn quiesce(&self) -> Duration {
+        match self.shutdown.as_ref().and_then(|shutdown| shutdown.urgency) {
+            Some(Urgency::Drain { quiesce }) => quiesce,
+            Some(Urgency::Stop | Urgency::Kill) => Duration::ZERO,
+            None => self.policy.quiesce,
+        }
+    }
+
+    /// A server that has needed long before may need long again.
+    fn ready_timeout(&self) -> Duration {
+        let grown = self.longest_start * self.policy.ready_factor;
+        self.policy.ready_timeout.max(grown)
+    }
+
     fn expire(&mut self, now: Time) -> Vec<Action> {
-        let mut actions = self.expire_swap(now);
+        let mut actions = Vec::new();
+        if self
+            .clients_wait_until
+            .take_if(|until| *until <= now)
+            .is_some()
+        {
+            actions.push(Action::Announce(Transition::Refusing));
+            actions.push(Action::TurnAway(Refusal::NothingServes));
+        }
+        actions.extend(self.expire_swap(now));
         actions.extend(self.expire_draining(now));
         actions
     }
@@ -225,13 +276,16 @@ impl Supervisor {
             return Vec::new();
         }
         let reason = match swap.stage {
-            Stage::BackingOff { .. } => return self.begin(now, Cause::RestartPolicy, Vec::new()),
+            Stage::BackingOff { .. } => return self.begin(now, Cause::Restart, Vec::new()),
             Stage::Proving { .. } => return self.serve(now),
             Stage::BeforeSwap { .. } => {
                 Reason::BeforeSwapTooLong(self.policy.before_swap.unwrap_or_default())
             }
             Stage::Checking { .. } => Reason::NotFit("somebody is still writing it".into()),
-            Stage::Starting { .. } => Reason::NotReady(self.policy.ready_timeout),
+            Stage::Starting { until } => {
+                let patience = until.saturating_sub(swap.spawned.unwrap_or(until));
+                Reason::NotReady(patience)
+            }
             Stage::CuttingOver { .. } => Reason::CannotCutOver("no answer".into()),
             // That generation has a deadline of its own.
             Stage::WaitingFor(_) => return Vec::new(),

@@ -281,6 +281,19 @@ pub fn catch_and_ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// A set of signals by their numbers: nix does not name real-time ones.
+pub fn signal_set(numbers: impl IntoIterator<Item = c_int>) -> SigSet {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the call only writes the set, and makes it an empty one.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for number in numbers {
+        // SAFETY: the set has been initialized; a number that is no signal is refused.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), number) };
+    }
+    // SAFETY: it was initialized above, and holds nothing but signals.
+    unsafe { SigSet::from_sigset_t_unchecked(set.assume_init()) }
+}
+
 /// Whether the signal is ignored, as nohup(1) and other parents request.
 pub fn is_ignored(signal: Signal) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();

@@ -59,6 +59,27 @@ fn usr1_kills_no_server_that_does_not_catch_it() {
 }
 
 #[test]
+fn signals_that_mean_nothing_here_never_end_hotswap() {
+    let mut site = Site::serving("v1");
+    for signal in [
+        Signal::SIGALRM,
+        Signal::SIGXFSZ,
+        Signal::SIGXCPU,
+        Signal::SIGPROF,
+        Signal::SIGVTALRM,
+        Signal::SIGABRT,
+    ] {
+        site.signal(signal);
+    }
+    site.log.wait_for("SIGALRM is ignored");
+    let mut clients = site.clients(4);
+    clients.until_answered(100);
+    clients.expect_no_failure();
+    assert!(site.stop().success());
+    site.expect_nothing_left();
+}
+
+#[test]
 fn winch_is_not_passed_on_and_the_wrong_signals_do_nothing() {
     let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
     for signal in [

@@ -1,12 +1,15 @@
 //! Ending: requests in flight are finished, nothing is left, and the status is true.
 
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::Signal;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
+use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -45,14 +48,79 @@ fn sigint_finishes_requests_in_flight() {
     a_stop_finishes_requests_in_flight(Site::at(Place::Tcp4), Signal::SIGINT);
 }
 
+/// It dies of SIGTERM in the middle of whatever it does, so the stop signal has to wait.
+fn thinking(site: &Site) -> crate::common::crowd::Crowd {
+    let clients = site.guests().and(4, Habit::default()).come();
+    clients.until_asked(4);
+    clients
+}
+
+on_every_family! {
+    fn a_stop_lets_a_server_without_a_graceful_stop_answer_first(plan: Plan) {
+        let mut site = plan.by_odd("think=700ms").serving("v1");
+        let mut clients = thinking(&site);
+        site.signal(Signal::SIGTERM);
+        clients.expect_no_failure();
+        site.expect_status(0).expect_nothing_left();
+    }
+}
+
 #[test]
-fn a_second_sigterm_kills_at_once() {
+fn ctrl_c_lets_a_server_answer_first_but_not_for_long() {
+    let mut site = Site::at(Place::Tcp4).by_odd("think=700ms").serving("v1");
+    let mut clients = thinking(&site);
+    site.signal(Signal::SIGINT);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn a_stop_finishes_what_an_older_generation_has_in_hand() {
+    let mut site = Site::at(Place::Tcp4).by_odd("think=1500ms").serving("v1");
+    let mut clients = thinking(&site);
+    site.publish("v2").swap();
+    site.signal(Signal::SIGTERM);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn every_signal_that_means_a_stop_stops() {
+    for number in [libc::SIGQUIT, libc::SIGPWR, libc::SIGRTMIN() + 3] {
+        let mut site = Site::serving("v1");
+        let hotswap = site.hotswap().as_raw();
+        let sent = Command::new("kill")
+            .args([format!("-{number}"), hotswap.to_string()])
+            .status();
+        assert!(sent.expect("kill(1)").success());
+        site.expect_status(0).expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_second_sigterm_does_not_wait_for_requests() {
+    let mut site = Site::at(Place::Tcp4).by_odd("think=20s").serving("v1");
+    let clients = thinking(&site);
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    site.signal(Signal::SIGTERM);
+    site.expect_status(0).expect_nothing_left();
+    drop(clients);
+}
+
+#[test]
+fn a_sigterm_after_the_stop_signal_kills_at_once() {
     let mut site = Site::at(Place::Tcp4)
         .by_odd("deaf helpers=2 escaped=1")
         .serving("v1");
     site.signal(Signal::SIGTERM);
     site.log.wait_for("stopping");
-    site.signal(Signal::SIGTERM);
+    // Two that come at once are one.
+    let hotswap = site.hotswap();
+    eventually("the end", || {
+        let _ = kill(hotswap, Signal::SIGTERM);
+        site.has_ended().then_some(())
+    });
     site.expect_status(137).expect_nothing_left();
 }
 

@@ -87,6 +87,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::duration, help_heading = "Swapping")]
     pub drain_timeout: Duration,
 
+    #[arg(skip)]
+    pub given: Given,
+
     /// Kill the oldest generation when more than N are draining
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -275,7 +278,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the user has asked for, though it may be the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    pub quiesce: bool,
+    pub ready_timeout: bool,
+}
+
 impl RunArgs {
+    /// How long requests in flight may take where less time is usual than at a swap.
+    pub fn quiesce_at(&self, usual: Duration) -> Duration {
+        if self.given.quiesce {
+            self.quiesce
+        } else {
+            self.quiesce.min(usual)
+        }
+    }
+
     /// What `--dev` changes, where nothing was said.
     pub(super) fn set_dev_defaults(&mut self, is_unsaid: impl Fn(&str) -> bool) {
         if is_unsaid("drain_timeout") {

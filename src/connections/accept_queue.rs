@@ -12,14 +12,14 @@ use crate::sys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptQueue {
     /// Connections that wait to be accepted.
-    pub queued: bool,
+    pub queued: u32,
     /// Handshakes that are not complete; `None` where the kernel does not tell.
     pub handshakes: Option<bool>,
 }
 
 impl AcceptQueue {
     pub const NONE: Self = Self {
-        queued: false,
+        queued: 0,
         handshakes: Some(false),
     };
 
@@ -33,7 +33,7 @@ impl AcceptQueue {
         let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
         for one in held.iter().filter(|one| one.steered) {
             match accept_queue(one) {
-                Ok(length) => backlog.queued |= length > Some(0),
+                Ok(length) => backlog.queued += length.unwrap_or(0),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => backlog.handshakes = None,
             }
@@ -44,7 +44,7 @@ impl AcceptQueue {
         }
         // A queue is reason enough to wait: the rest need not be read.
         for (family, inodes) in tables.iter().filter(|table| !table.1.is_empty()) {
-            if !backlog.queued && backlog.handshakes == Some(false) {
+            if backlog.queued == 0 && backlog.handshakes == Some(false) {
                 backlog.handshakes = handshakes(*family, inodes);
             }
         }
@@ -87,7 +87,7 @@ mod tests {
     use crate::socket::inode_of;
 
     const QUEUED: AcceptQueue = AcceptQueue {
-        queued: true,
+        queued: 1,
         handshakes: Some(false),
     };
 

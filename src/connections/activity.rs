@@ -21,6 +21,9 @@ pub struct ActivityCount {
     /// `None` if it is unknown whose they are.
     pub connections: Option<usize>,
     pub busy: usize,
+    /// So many of the busy: nothing tells whether they want anything, for they have sent nothing, or go through a unix
+    /// socket.
+    pub unsure: usize,
 }
 
 /// Counts the connections of one generation repeatedly.
@@ -56,6 +59,7 @@ impl ActivityCounter {
             return ActivityCount {
                 connections: None,
                 busy: 1,
+                unsure: 0,
             };
         };
         if found.is_empty() {
@@ -63,6 +67,7 @@ impl ActivityCounter {
             return ActivityCount {
                 connections: Some(0),
                 busy: 0,
+                unsure: 0,
             };
         }
         self.owners.refresh(pids);
@@ -84,20 +89,23 @@ impl ActivityCounter {
             |one: &&FoundConnection| !is_complete || one.is_certain || self.owners.have(one.inode);
         let mut connections = 0;
         let mut busy = 0;
+        let mut unsure = 0;
         for one in found.iter().filter(theirs) {
             connections += 1;
             busy += usize::from(self.is_busy(one));
+            unsure += usize::from(one.activity == Activity::Unsure);
         }
         ActivityCount {
             connections: is_complete.then_some(connections),
             busy,
+            unsure,
         }
     }
 
     /// An undecided connection is busy unless it keeps receiving: then its requests are too short to see.
     fn is_busy(&self, one: &FoundConnection) -> bool {
         match one.activity {
-            Activity::Busy => true,
+            Activity::Busy | Activity::Unsure => true,
             Activity::Quiet => false,
             Activity::Undecided { .. } => self.undecided(one).is_none_or(|now| now.gained < NEVER),
         }
@@ -151,7 +159,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
     for (inode, steered) in paths {
         // The kernel does not count what is sent on a unix connection: it is busy as long as it is open.
         let activity = if steered {
-            Activity::Busy
+            Activity::Unsure
         } else {
             Activity::Quiet
         };
@@ -195,6 +203,15 @@ mod tests {
         ActivityCount {
             connections: Some(connections),
             busy,
+            unsure: 0,
+        }
+    }
+
+    /// They have sent nothing, or go through a unix socket.
+    fn unsure(connections: usize) -> ActivityCount {
+        ActivityCount {
+            unsure: connections,
+            ..census(connections, connections)
         }
     }
 
@@ -213,7 +230,7 @@ mod tests {
         let mut counter = ActivityCounter::default();
         assert_eq!(counter.count(&[one], &us), census(0, 0), "not accepted");
         let served = listener.accept().unwrap();
-        assert_eq!(counter.count(&[one], &us), census(1, 1));
+        assert_eq!(counter.count(&[one], &us), unsure(1));
         assert_eq!(
             ActivityCounter::default().count(&[one], &[]),
             census(0, 0),
@@ -280,7 +297,7 @@ mod tests {
         let client = UnixStream::connect(&path).unwrap();
         let served = listener.accept().unwrap();
         let mut counter = ActivityCounter::default();
-        assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+        assert_eq!(counter.count(&[one], &[Pid::this()]), unsure(1));
         drop(client);
         assert_eq!(counter.count(&[one], &[Pid::this()]), census(0, 0));
         drop(served);

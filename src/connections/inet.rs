@@ -32,6 +32,8 @@ pub struct Connection {
 pub enum Activity {
     /// A request may be arriving, in work, or not completely answered.
     Busy,
+    /// A request may be on its way: nothing has come yet. Or the kernel does not tell: a unix connection.
+    Unsure,
     /// The last answer is not acknowledged, or came within the same tick of the kernel's clock as the last request, so
     /// that their order is unknown; or something was sent just now, and may not be all. `received` counts bytes.
     Undecided {
@@ -171,6 +173,9 @@ impl Traffic {
         if self.client_is_done && !has_asked {
             return Activity::Quiet;
         }
+        if !has_asked && self.to_read == fin {
+            return Activity::Unsure;
+        }
         if !has_asked || self.to_read > fin || self.unsent > 0 {
             return Activity::Busy;
         }
@@ -245,7 +250,8 @@ mod tests {
     #[test]
     fn a_connection_is_busy_until_it_is_answered() {
         let busy = |queues, info: &[u8]| activity(1, queues, info) == Activity::Busy;
-        assert!(busy((0, 0), &exchange(900, 900, 0)), "nothing received yet");
+        let unsure = activity(1, (0, 0), &exchange(900, 900, 0));
+        assert_eq!(unsure, Activity::Unsure, "nothing received yet");
         assert!(
             busy((0, 0), &exchange(900, 100, 80)),
             "received, not answered"
@@ -344,13 +350,13 @@ mod tests {
         };
         assert_eq!(all(), []);
         let mut client = TcpStream::connect(address).unwrap();
-        assert_eq!(all(), [(0, Activity::Busy)]);
+        assert_eq!(all(), [(0, Activity::Unsure)]);
         let ends = (client.local_addr().unwrap(), address);
         assert!(!is_accepted(ends.0, ends.1).unwrap());
         let (mut server, _) = listener.accept().unwrap();
         assert!(is_accepted(ends.0, ends.1).unwrap());
         let inode = inode_of(server.as_fd()).unwrap();
-        assert_eq!(all(), [(inode, Activity::Busy)]);
+        assert_eq!(all(), [(inode, Activity::Unsure)]);
         let many: Vec<u16> = (0..=FEW).map(|_| address.port()).collect();
         assert_eq!(connections(family, &many).unwrap().len(), 1);
         client.write_all(b"question").unwrap();

@@ -6,20 +6,20 @@ use crate::socket::inode_of;
 
 const CUT: Time = Time::from_secs(500);
 const OPEN: AcceptQueue = AcceptQueue {
-    queued: false,
+    queued: 0,
     handshakes: Some(true),
 };
 const QUEUED: AcceptQueue = AcceptQueue {
-    queued: true,
+    queued: 1,
     handshakes: Some(false),
 };
 const UNKNOWN: AcceptQueue = AcceptQueue {
-    queued: false,
+    queued: 0,
     handshakes: None,
 };
 
 fn drain() -> Drain {
-    Drain::new(CUT)
+    Drain::new(CUT, None)
 }
 
 fn alone() -> LookCost {
@@ -97,6 +97,7 @@ fn count(busy: usize) -> ActivityCount {
     ActivityCount {
         connections: Some(9),
         busy,
+        unsure: 0,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Carries out the actions of the core; a failure becomes an event.
 
+use std::time::Duration;
+
 use anyhow::{Context, Error, Result};
-use nix::sys::signal::Signal;
 
 use super::World;
 use super::generation::Spawned;
@@ -11,7 +12,9 @@ use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
 use crate::server::{Launch, Server, profile};
-use crate::supervisor::{Action, Cause, Event, Generation, ProgramChoice, SocketChoice, Time};
+use crate::supervisor::{
+    Action, Cause, Event, Generation, ProgramChoice, Refusal, SocketChoice, Time,
+};
 use crate::sys;
 use crate::watch::Fitness;
 
@@ -32,9 +35,11 @@ impl World {
                 beside,
                 sockets,
                 program,
+                ready_timeout,
             } => {
                 self.review_captured(beside, sys::now());
-                if let Err(error) = self.spawn(generation, cause, sockets, program) {
+                let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
+                if let Err(error) = spawned {
                     self.free(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
                 }
@@ -47,20 +52,22 @@ impl World {
             Action::Serve(generation) => self.serve(generation),
             Action::Lose(_) => self.watch.nothing_serves(),
             Action::Empty(generation) => self.drain(generation),
+            Action::Relay(generation) => {
+                log::debug!("{generation} does not accept those that wait for it");
+            }
             Action::Quiesce(generation) => {
-                let one = self.generations.get_mut(&generation);
-                if let Some(drain) = one.and_then(|one| one.drain.as_mut()) {
-                    drain.count_connections();
+                if let Some(one) = self.generations.get_mut(&generation) {
+                    let drain = || Drain::new(sys::now(), self.stopping_since);
+                    one.drain.get_or_insert_with(drain).count_connections();
                 }
             }
             Action::Stop(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
-                    log::debug!("{generation} is told to stop by {}", self.stop_signal);
                     one.begin_draining(sys::now());
                     if let Some(binder) = one.binder() {
                         one.server.bound_by(binder);
                     }
-                    one.server.stop(self.stop_signal);
+                    one.server.stop(self.args.stop_signal);
                 }
             }
             Action::Kill(generation) => {
@@ -71,7 +78,7 @@ impl World {
             }
             Action::Reopen(generation) => self.reopen(generation),
             Action::Free(generation) => self.free(generation),
-            Action::TurnAway => self.listeners.stop_repairing(),
+            Action::TurnAway(why) => self.turn_away(why),
             Action::Announce(transition) => self.announce(&transition),
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
             Action::Upgrade(memory) => return self.upgrade(&memory),
@@ -87,6 +94,7 @@ impl World {
         cause: Cause,
         sockets: SocketChoice,
         program: ProgramChoice,
+        ready_timeout: Duration,
     ) -> Result<()> {
         let now = sys::now();
         let sockets = self
@@ -105,8 +113,8 @@ impl World {
         let mut readiness = Readiness::new(
             &self.ready_mode,
             now,
-            self.args.ready_timeout,
-            self.says_ready,
+            ready_timeout,
+            self.says_ready && !std::mem::take(&mut self.ready_is_forgotten),
         )
         .context("cannot make its ready pipe")?;
         let program = match program {
@@ -171,7 +179,7 @@ impl World {
 
     fn drain(&mut self, generation: Generation) {
         let now = sys::now();
-        let mut drain = Drain::new(now);
+        let mut drain = Drain::new(now, self.stopping_since);
         let held = self.listeners.sockets_of(generation);
         let held = held.iter().map(|held| held.listener);
         drain.may_not_accept(
@@ -185,6 +193,21 @@ impl World {
                 &one.server.processes(),
             );
             one.drain = Some(drain);
+        }
+    }
+
+    fn turn_away(&mut self, why: Refusal) {
+        if why == Refusal::NothingServes {
+            return;
+        }
+        self.listeners.stop_repairing();
+        if why == Refusal::Stopping {
+            let now = sys::now();
+            self.stopping_since = Some(now);
+            let drains = self.generations.values_mut();
+            for drain in drains.filter_map(|one| one.drain.as_mut()) {
+                drain.hurry(now);
+            }
         }
     }
 
@@ -206,7 +229,7 @@ impl World {
         if let Some(binder) = one.binder() {
             one.server.bound_by(binder);
         }
-        if self.stop_signal == Signal::SIGUSR1 || !one.server.reopen() {
+        if !one.server.reopen_logs(self.args.stop_signal) {
             let text = "does not get SIGUSR1: it has no use for it";
             self.publish(&Record::of(RecordKind::Notice, generation, text));
         }

@@ -9,7 +9,7 @@ use super::generation::Spawned;
 use crate::cli::options::Stdin;
 use crate::log as lines;
 use crate::ready::NotReadyReason;
-use crate::record::{Record, RecordKind};
+use crate::record::{self, Record, RecordKind};
 use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Time, Transition};
 use crate::sys;
 
@@ -68,6 +68,10 @@ impl World {
                 Record::killed(*generation, "more are draining than --max-draining allows")
             }
             Transition::FallingBack { to } => self.falling_back(*to),
+            Transition::ChangeWaits => {
+                Record::notice("the change waits: as many drain as --max-draining allows")
+            }
+            Transition::Refusing => self.refusing(),
             Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),
             Transition::Stopping => Record::new(RecordKind::Stopping, "stopping"),
         };
@@ -138,6 +142,16 @@ impl World {
                 format!("{generation} answers to {path} with status {status}")
             }
         })
+    }
+
+    fn refusing(&self) -> Record {
+        let queues = self.listeners.summaries().into_iter();
+        let waited: u32 = queues.filter_map(|listener| listener.queue).sum();
+        let waited = usize::try_from(waited).unwrap_or_default();
+        let clients = record::plural(waited, "client");
+        Record::warning(format!(
+            "nothing serves: {clients} waited too long and are refused, like all others until a generation serves"
+        ))
     }
 
     fn falling_back(&self, good: Generation) -> Record {

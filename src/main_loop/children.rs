@@ -45,7 +45,7 @@ impl World {
         }
         // Once for all of them: there may be hundreds, and each is looked for in all of /proc.
         if orphans {
-            let generations = self.generations.values();
+            let generations = self.generations.values_mut();
             generations.for_each(|one| one.server.orphans_died());
         }
         let gone = self.generations.iter().filter(|(_, one)| one.is_gone());

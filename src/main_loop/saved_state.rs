@@ -21,6 +21,9 @@ pub fn to_json(memory: &SavedState) -> Value {
         "last_good": memory.last_good.map(|good| good.0),
         "fallen_back": memory.fallen_back.map(|good| good.0),
         "restart_at": memory.restart_at.map(nanoseconds),
+        "rejected": memory.rejected,
+        "longest_start": nanoseconds(memory.longest_start),
+        "clients_wait_until": memory.clients_wait_until.map(nanoseconds),
     })
 }
 
@@ -45,6 +48,9 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
         last_good: generation(&state["last_good"]),
         fallen_back: generation(&state["fallen_back"]),
         restart_at: time(&state["restart_at"]),
+        rejected: state["rejected"].as_bool().unwrap_or_default(),
+        longest_start: time(&state["longest_start"]).unwrap_or_default(),
+        clients_wait_until: time(&state["clients_wait_until"]),
     })
 }
 
@@ -234,6 +240,9 @@ mod tests {
             last_good: Some(Generation(6)),
             fallen_back: None,
             restart_at: Some(seconds(70)),
+            rejected: true,
+            longest_start: seconds(4),
+            clients_wait_until: Some(seconds(71)),
         };
         assert_eq!(from_json(&to_json(&memory)), Some(memory));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
@@ -17,7 +18,7 @@ use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
 use crate::listener::{ListenerContext, Listeners, SocketOptions};
 use crate::record::{Record, RecordKind};
-use crate::server::{ServerConfig, profile};
+use crate::server::ServerConfig;
 use crate::signals::Signals;
 use crate::stub::open_files;
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
@@ -27,12 +28,18 @@ use crate::upgrade::{Upgraded, lost};
 use crate::watch::{Wanted, Watch, WatchTargets, launcher};
 use crate::{program, sys, upgrade};
 
+/// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
+const STOP_QUIESCE: Duration = Duration::from_secs(5);
+const INTERRUPT_QUIESCE: Duration = Duration::from_secs(1);
+
 /// What the command line says, as the core has it.
 pub(super) fn policy(args: &RunArgs) -> Policy {
     Policy {
         ready_timeout: args.ready_timeout,
         min_ready: args.min_ready,
         quiesce: args.quiesce,
+        stop_quiesce: args.quiesce_at(STOP_QUIESCE),
+        interrupt_quiesce: args.quiesce_at(INTERRUPT_QUIESCE),
         drain_timeout: args.drain_timeout,
         max_draining: usize::try_from(args.max_draining).unwrap_or(usize::MAX),
         order: match args.order {
@@ -48,6 +55,8 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
         before_swap: args.before_swap.as_ref().map(|_| args.before_swap_timeout),
         before_first: args.dev,
         fallback: !args.no_fallback,
+        unwatched: args.no_watch && args.watch.is_empty(),
+        ready_factor: if args.given.ready_timeout { 0 } else { 3 },
     }
 }
 
@@ -101,9 +110,6 @@ impl World {
         let server_config = server_config(&args, &control, capture_setting.capture);
         let now = sys::now();
         let mut world = Self {
-            stop_signal: args
-                .stop_signal
-                .unwrap_or_else(|| profile::stop_signal(&args.command)),
             own_path,
             ready_mode: args.ready.clone(),
             server_config,
@@ -116,6 +122,8 @@ impl World {
             commands: Vec::new(),
             accepted_on: Vec::new(),
             says_ready: false,
+            ready_is_forgotten: false,
+            stopping_since: None,
             control,
             manager: ServiceManager::around_us(now),
             status_data: StatusData::new(now),

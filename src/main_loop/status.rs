@@ -53,7 +53,7 @@ impl StatusData {
 
     /// Notes a spawn; how many restarts in a row have led to it.
     pub fn spawned(&mut self, cause: Cause) -> u32 {
-        if cause == Cause::RestartPolicy {
+        if cause == Cause::Restart {
             self.restarts += 1;
             self.counters.restarts += 1;
         } else {
@@ -95,7 +95,7 @@ impl StatusData {
         now: Time,
     ) {
         self.last_verdict = Some((generation, text.to_owned()));
-        if generation > Generation(1) && cause != Cause::RestartPolicy {
+        if generation > Generation(1) && cause != Cause::Restart {
             let swap = LastSwap {
                 generation,
                 serving,

@@ -128,13 +128,16 @@ impl World {
             if !waits {
                 continue;
             }
-            let mut drain = Drain::new(now);
+            let mut drain = Drain::new(now, None);
             if matches!(one.phase, Phase::Quiescing { .. }) {
                 drain.count_connections();
             }
             if let Some(spawned) = self.generations.get_mut(&one.generation) {
                 spawned.drain = Some(drain);
             }
+        }
+        for one in self.generations.values_mut() {
+            one.server.ask_next();
         }
         let serving = supervisor
             .serving()

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
@@ -227,8 +228,15 @@ impl World {
         for asked in all {
             batch.requests.extend(match asked {
                 SignalRequest::Swap => Some(Event::SwapAsked(None)),
-                SignalRequest::Stop { .. } | SignalRequest::Interrupt => {
-                    Some(Event::StopAsked(None))
+                SignalRequest::Stop { .. } | SignalRequest::Quit => Some(Event::StopAsked(None)),
+                SignalRequest::Interrupt => Some(Event::Interrupted),
+                SignalRequest::Ignored(number) => {
+                    let name = Signal::try_from(number).map(Signal::as_str);
+                    let name = name.map_or_else(|_| format!("signal {number}"), str::to_owned);
+                    self.warn(format!(
+                        "{name} is ignored\ntry: SIGTERM to stop, SIGHUP to swap"
+                    ));
+                    None
                 }
                 SignalRequest::Reopen => Some(Event::ReopenAsked),
                 SignalRequest::Upgrade => {

@@ -1,21 +1,62 @@
 //! What known programs need, by their names.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
-/// The signal that makes this server finish its requests and end.
-pub fn stop_signal(command: &[OsString]) -> Signal {
-    let name = name(command);
-    if is_nginx(command) || is_php_fpm(command) || ["unicorn", "unicorn_rails"].contains(&name) {
-        return Signal::SIGQUIT;
+use crate::proc::{self, process};
+
+/// What asks this process to finish what it has begun and end: it goes by what the process runs, not by how it was started.
+pub fn stop_signal(process: Pid) -> Signal {
+    let names = names_of(process);
+    let known = names.iter().find_map(|name| known_stop_signal(name));
+    known.unwrap_or(Signal::SIGTERM)
+}
+
+/// What means something else to node than to most servers: SIGUSR1 opens its debugger.
+pub fn is_node(process: Pid) -> bool {
+    proc::program(process).is_some_and(|name| name.starts_with("node"))
+}
+
+fn known_stop_signal(name: &[u8]) -> Option<Signal> {
+    // Debian's php-fpm is called after its version: php-fpm8.2.
+    if name.starts_with(b"nginx") || name.starts_with(b"php-fpm") {
+        return Some(Signal::SIGQUIT);
     }
     match name {
-        "httpd" | "apache2" => Signal::SIGWINCH,
-        "haproxy" => Signal::SIGUSR1,
-        _ => Signal::SIGTERM,
+        b"openresty" | b"unicorn" | b"unicorn_rails" | b"rainbows" => Some(Signal::SIGQUIT),
+        b"httpd" | b"apache2" => Some(Signal::SIGWINCH),
+        b"haproxy" => Some(Signal::SIGUSR1),
+        _ => None,
     }
+}
+
+/// What a process may be known by: the file that it runs, what it calls itself, and, of a script, the script.
+fn names_of(process: Pid) -> Vec<Vec<u8>> {
+    let image = proc::program(process).unwrap_or_default();
+    let arguments = process::arguments(process).unwrap_or_default();
+    let mut names = vec![image.into_bytes()];
+    names.extend(names_in(&arguments));
+    names
+}
+
+/// `unicorn master -c ...` is a title, and `ruby`, `/usr/bin/unicorn` a script and who runs it.
+fn names_in(arguments: &[u8]) -> Vec<Vec<u8>> {
+    let words = arguments.split(|byte| *byte == 0).take(2);
+    let first = |word: &[u8]| {
+        let mut parts = word.split(|byte| *byte == b' ' || *byte == b':');
+        base_name(parts.next().unwrap_or_default())
+    };
+    words.map(first).collect()
+}
+
+fn base_name(path: &[u8]) -> Vec<u8> {
+    let name = Path::new(OsStr::from_bytes(path)).file_name();
+    name.map(|name| name.as_bytes().to_vec())
+        .unwrap_or_default()
 }
 
 pub fn is_nginx(command: &[OsString]) -> bool {
@@ -39,20 +80,36 @@ mod tests {
 
     #[test]
     fn known_servers_are_stopped_in_their_own_way() {
-        let signal = |command: &str| stop_signal(&[command.into(), "-x".into()]);
-        for command in [
+        for name in [
             "nginx",
-            "/usr/sbin/nginx",
             "php-fpm",
             "php-fpm8.2",
             "unicorn",
+            "openresty",
+            "rainbows",
         ] {
-            assert_eq!(signal(command), Signal::SIGQUIT, "{command}");
+            assert_eq!(
+                known_stop_signal(name.as_bytes()),
+                Some(Signal::SIGQUIT),
+                "{name}"
+            );
         }
-        assert_eq!(signal("/usr/sbin/apache2"), Signal::SIGWINCH);
-        assert_eq!(signal("httpd"), Signal::SIGWINCH);
-        assert_eq!(signal("haproxy"), Signal::SIGUSR1);
-        assert_eq!(signal("./server"), Signal::SIGTERM);
-        assert_eq!(signal("uvicorn"), Signal::SIGTERM);
+        assert_eq!(known_stop_signal(b"apache2"), Some(Signal::SIGWINCH));
+        assert_eq!(known_stop_signal(b"httpd"), Some(Signal::SIGWINCH));
+        assert_eq!(known_stop_signal(b"haproxy"), Some(Signal::SIGUSR1));
+        assert_eq!(known_stop_signal(b"uvicorn"), None);
+        assert_eq!(stop_signal(Pid::this()), Signal::SIGTERM);
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_title_and_by_its_script() {
+        let title = names_in(b"unicorn master -c config.rb\0\0\0");
+        assert!(title.contains(&b"unicorn".to_vec()), "{title:?}");
+        let title = names_in(b"nginx: master process /usr/sbin/nginx\0");
+        assert!(title.contains(&b"nginx".to_vec()), "{title:?}");
+        let script = names_in(b"ruby\0/usr/bin/unicorn\0-c\0config.rb\0");
+        assert!(script.contains(&b"unicorn".to_vec()), "{script:?}");
+        let shell = names_in(b"sh\0-c\0nginx\0");
+        assert!(!shell.contains(&b"nginx".to_vec()), "{shell:?}");
     }
 }

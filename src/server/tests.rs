@@ -127,7 +127,7 @@ impl Site {
     }
 
     fn stop(mut self) -> Exit {
-        self.server.stop(Signal::SIGTERM);
+        self.server.stop(Some(Signal::SIGTERM));
         self.reap()
     }
 }

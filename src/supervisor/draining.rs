@@ -74,19 +74,26 @@ impl Draining {
         }
     }
 
+    /// Its sockets are the next one's; what it has left behind may finish what it has begun.
     pub fn dead(generation: Generation, now: Time, exit: Exit, policy: &Policy) -> Self {
-        Self {
-            phase: Phase::Stopping,
+        let mut dead = Self {
             exit: Some(exit),
             ..Self::after_cut_over(generation, now, policy)
-        }
+        };
+        dead.quiesce(now, policy.quiesce);
+        dead
+    }
+
+    /// It may be one too many.
+    pub fn counts(&self) -> bool {
+        !self.failed && !self.is_killed()
     }
 
     /// When this phase has lasted long enough.
     pub fn deadline(&self) -> Time {
         match self.phase {
             Phase::Emptying {
-                queue: Queue::Waiting,
+                queue: Queue::Waiting | Queue::Stuck,
                 until,
                 ..
             }
@@ -101,11 +108,20 @@ impl Draining {
     pub fn queued(&mut self, now: Time, state: Queue, patience: Duration) -> Vec<Action> {
         if let Phase::Emptying { queue, .. } = &mut self.phase {
             *queue = state;
-            if state == Queue::Settled {
-                return self.quiesce(now, patience);
+            match state {
+                Queue::Settled => return self.quiesce(now, patience),
+                Queue::Stuck => return self.relay(now, patience),
+                Queue::Waiting | Queue::Empty => {}
             }
         }
         Vec::new()
+    }
+
+    /// Clients are still queued, but it is not worth waiting for any longer.
+    fn relay(&mut self, now: Time, patience: Duration) -> Vec<Action> {
+        let mut actions = vec![Action::Relay(self.generation)];
+        actions.extend(self.quiesce(now, patience));
+        actions
     }
 
     /// Its connections are waited for now; so long that it still gets its stop signal before SIGKILL.
@@ -138,12 +154,16 @@ impl Draining {
         }
     }
 
-    /// What it has left behind need not be told to finish.
+    /// Requests in flight are not to take longer than that from now on.
+    pub fn hurry(&mut self, now: Time, patience: Duration) {
+        if let Phase::Quiescing { until } = &mut self.phase {
+            *until = (*until).min(now + patience);
+        }
+    }
+
+    /// What it has left behind may finish what it has begun, and is told to stop like any other.
     pub fn died(&mut self, exit: Exit) {
         self.exit = Some(exit);
-        if !self.is_killed() {
-            self.phase = Phase::Stopping;
-        }
     }
 
     /// Notes a SIGKILL.
@@ -171,7 +191,18 @@ impl Draining {
             actions.push(Action::Kill(self.generation));
             return actions;
         }
-        actions.extend(self.quiesce(now, patience));
+        let queued = matches!(
+            self.phase,
+            Phase::Emptying {
+                queue: Queue::Waiting,
+                ..
+            }
+        );
+        actions.extend(if queued {
+            self.relay(now, patience)
+        } else {
+            self.quiesce(now, patience)
+        });
         // A queue that took all the time leaves none for its connections.
         if self.deadline() <= now {
             actions.extend(self.stop());

@@ -10,6 +10,9 @@ pub struct Policy {
     pub ready_timeout: Duration,
     pub min_ready: Duration,
     pub quiesce: Duration,
+    /// How long requests in flight may take once hotswap is to stop, and once it was interrupted.
+    pub stop_quiesce: Duration,
+    pub interrupt_quiesce: Duration,
     pub drain_timeout: Duration,
     pub max_draining: usize,
     pub order: StartOrder,
@@ -18,8 +21,12 @@ pub struct Policy {
     pub before_swap: Option<Duration>,
     /// It runs before the first start, too.
     pub before_first: bool,
-    /// Run the last good program when the restart of a young one fails.
+    /// Run the last good program instead of one that was rejected or does not start.
     pub fallback: bool,
+    /// Nothing tells whether a file has changed: a request may mean a new one.
+    pub unwatched: bool,
+    /// The ready timeout is never less than so many times the longest start.
+    pub ready_factor: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +65,10 @@ pub enum Event {
     Queued(Generation, Queue),
     /// None of its connections is busy.
     Quiet(Generation),
-    /// SIGTERM, SIGINT or a client wants an end.
+    /// A signal (`None`) or a client wants an end.
     StopAsked(Option<ClientId>),
+    /// SIGINT, or a terminal that has closed: somebody waits for the end.
+    Interrupted,
     /// A new hotswap is there and runs.
     UpgradeAsked,
     /// SIGUSR1: the servers are to reopen their logs.
@@ -77,6 +86,8 @@ pub enum Queue {
     Empty,
     /// None, and no handshake either, twice in a row.
     Settled,
+    /// Connections that it does not accept, and has not for some time.
+    Stuck,
 }
 
 /// What is to be done, in this order.
@@ -94,6 +105,7 @@ pub enum Action {
         beside: Option<Generation>,
         sockets: SocketChoice,
         program: ProgramChoice,
+        ready_timeout: Duration,
     },
     CutOver(Generation),
     /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
@@ -104,23 +116,36 @@ pub enum Action {
     Lose(Generation),
     /// Watch its accept queues and handshakes.
     Empty(Generation),
+    /// What is left in its accept queue, which it does not accept from, goes to the one that serves.
+    Relay(Generation),
     /// Watch its connections.
     Quiesce(Generation),
-    /// Its stop signal.
+    /// Its stop signal: to the process that accepts, then to its main process, then to whatever is left.
     Stop(Generation),
     /// SIGKILL, to all of it.
     Kill(Generation),
     Reopen(Generation),
     /// Nothing is left of it, or nothing can be done about it: so is nothing of what was kept for it.
     Free(Generation),
-    /// hotswap comes to its end: no listener is looked after any longer.
-    TurnAway,
+    /// New connections are refused from now on.
+    TurnAway(Refusal),
     Announce(Transition),
     Answer(Vec<ClientId>, Verdict),
     Upgrade(Box<SavedState>),
     RefuseUpgrade(&'static str),
     /// hotswap's own exit status.
     End(u8),
+}
+
+/// Why new connections are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Until a generation is cut over to.
+    NothingServes,
+    /// For good: the server has ended, and hotswap ends with it.
+    Ended,
+    /// For good: hotswap is to stop.
+    Stopping,
 }
 
 /// Which sockets a new generation gets.
@@ -174,6 +199,10 @@ pub enum Transition {
     },
     /// Nothing serves; a changed file or a request is waited for.
     WaitingForChange,
+    /// Clients have waited long enough for the next version.
+    Refusing,
+    /// So many drain that the changed file has to wait.
+    ChangeWaits,
     Stopping,
 }
 

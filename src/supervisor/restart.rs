@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::swap::{Cause, Stage, Swap};
 use super::{
-    Action, Draining, Exit, OWN_FAILURE, Reason, RestartPolicy, Serving, Supervisor, TIMED_OUT,
-    Then, Time, Transition,
+    Action, CLIENTS_WAIT, Draining, Exit, Generation, OWN_FAILURE, Reason, RestartPolicy, Serving,
+    StartOrder, Supervisor, TIMED_OUT, Then, Time, Transition,
 };
 
 /// A generation that served so long was good.
@@ -41,6 +41,21 @@ impl Reason {
         }
     }
 
+    /// The program is not good enough, or not complete.
+    pub(super) fn is_of_the_program(&self) -> bool {
+        match self {
+            Reason::Exited(..)
+            | Reason::NotReady(_)
+            | Reason::CannotCutOver(_)
+            | Reason::NotFit(_) => true,
+            Reason::CannotSpawn(_)
+            | Reason::BeforeSwap(_)
+            | Reason::BeforeSwapTooLong(_)
+            | Reason::Replaced
+            | Reason::Stopping => false,
+        }
+    }
+
     /// What hotswap ends with if it ends for this reason.
     pub(super) fn status(&self) -> u8 {
         let timed_out = matches!(self, Reason::NotReady(_));
@@ -53,6 +68,7 @@ impl Supervisor {
     /// The serving generation is dead: a candidate on its way serves next, else a restart, else nothing.
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         let background = *exit == Exit::Background;
+        let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
         self.draining.push(if background {
             Draining::failed(dead.generation, now, Some(exit.clone()))
         } else {
@@ -75,6 +91,7 @@ impl Supervisor {
         let goes_on = |swap: &&Swap| swap.spawned.is_some() || on_change;
         if let Some(swap) = self.swap.as_ref().filter(goes_on) {
             let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
+            actions.extend(quiesce);
             match swap.stage {
                 Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
                 Stage::Proving { .. } => actions.extend(self.serve(now)),
@@ -99,18 +116,28 @@ impl Supervisor {
             RestartPolicy::OnFailure => *exit != Exit::Status(0),
             RestartPolicy::Never | RestartPolicy::OnChange => false,
         };
-        // The same program would go the same way.
-        let fallback = (restarts && background).then(|| self.fall_back()).flatten();
+        let fallback = if !restarts {
+            None
+        } else if background {
+            // The same program would go the same way.
+            self.fall_back()
+        } else {
+            self.avoid_rejected(dead)
+        };
         let hopeless = background && fallback.is_none();
         actions.push(lose);
         if on_change {
             actions.push(announce(Then::WaitForChange));
+            actions.extend(quiesce);
+            self.clients_wait(now);
         } else if restarts && !hopeless {
             actions.push(announce(Then::RestartAfter(self.delay())));
+            actions.extend(quiesce);
             actions.extend(fallback);
             actions.extend(self.restart(now));
         } else {
             actions.push(announce(Then::End));
+            actions.extend(quiesce);
             actions.extend(self.end(exit.status()));
         }
         actions
@@ -118,6 +145,15 @@ impl Supervisor {
 
     /// A start has failed, and nothing serves.
     pub(super) fn retry_or_end(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
+        // The old one was stopped for it.
+        let stopped_first = self.policy.order == StartOrder::StopFirst
+            && matches!(failed, Cause::Asked | Cause::File)
+            && self.pending.is_none();
+        if let Some(fallback) = stopped_first.then(|| self.fall_back()).flatten() {
+            let mut actions = vec![fallback];
+            actions.extend(self.begin(now, Cause::Restart, Vec::new()));
+            return actions;
+        }
         let ends = match self.policy.restart {
             RestartPolicy::Always | RestartPolicy::OnChange => false,
             RestartPolicy::OnFailure => !self.has_served,
@@ -130,9 +166,10 @@ impl Supervisor {
             return self.begin_pending(now);
         }
         if self.policy.restart == RestartPolicy::OnChange {
+            self.clients_wait(now);
             return vec![Action::Announce(Transition::WaitingForChange)];
         }
-        let fallback = (failed == Cause::RestartPolicy).then(|| self.fall_back());
+        let fallback = (failed != Cause::First).then(|| self.fall_back());
         let mut actions: Vec<Action> = fallback.flatten().into_iter().collect();
         actions.extend(self.restart(now));
         actions
@@ -140,10 +177,27 @@ impl Supervisor {
 
     /// What is restarted from now on is the last good program, if there is one.
     fn fall_back(&mut self) -> Option<Action> {
-        let may = self.policy.fallback && self.fallen_back.is_none();
-        let good = self.last_good.take_if(|_| may)?;
+        let may = self.policy.fallback;
+        let tried = self.fallen_back;
+        let good = self.last_good.take_if(|good| may && Some(*good) != tried)?;
+        Some(self.run_again(good))
+    }
+
+    /// What the path leads to did not get to serve: the dead one's own program did.
+    fn avoid_rejected(&mut self, dead: &Serving) -> Option<Action> {
+        let avoids = self.policy.fallback && self.rejected && self.fallen_back.is_none();
+        avoids.then(|| self.run_again(dead.generation))
+    }
+
+    fn run_again(&mut self, good: Generation) -> Action {
         self.fallen_back = Some(good);
-        Some(Action::Announce(Transition::FallingBack { to: good }))
+        Action::Announce(Transition::FallingBack { to: good })
+    }
+
+    /// Nothing serves until something changes: clients wait for that, but not forever.
+    fn clients_wait(&mut self, now: Time) {
+        let until = now + CLIENTS_WAIT;
+        self.clients_wait_until.get_or_insert(until);
     }
 
     fn delay(&self) -> Duration {
@@ -159,12 +213,12 @@ impl Supervisor {
         let delay = self.delay();
         self.restarts = self.restarts.saturating_add(1);
         if delay.is_zero() {
-            return self.begin(now, Cause::RestartPolicy, Vec::new());
+            return self.begin(now, Cause::Restart, Vec::new());
         }
         // It gets its number, the next one, once its time has come.
         self.swap = Some(Swap::new(
             self.next(),
-            Cause::RestartPolicy,
+            Cause::Restart,
             Stage::BackingOff { until: now + delay },
         ));
         Vec::new()

@@ -8,7 +8,7 @@ impl Supervisor {
             .push(Draining::after_cut_over(generation, now, &self.policy));
         let mut actions = vec![Action::Empty(generation)];
         let draining = self.draining.iter_mut();
-        let draining: Vec<_> = draining.filter(|one| !one.is_killed()).collect();
+        let draining: Vec<_> = draining.filter(|one| one.counts()).collect();
         let beyond = draining.len().saturating_sub(self.policy.max_draining);
         for one in draining.into_iter().take(beyond) {
             one.kill(now);
@@ -24,7 +24,7 @@ impl Supervisor {
         generation: Generation,
         queue: Queue,
     ) -> Vec<Action> {
-        let patience = self.policy.quiesce;
+        let patience = self.quiesce();
         self.draining_mut(generation)
             .map(|one| one.queued(now, queue, patience))
             .unwrap_or_default()
@@ -78,8 +78,9 @@ impl Supervisor {
             actions.push(Action::Announce(Transition::Unkillable(one.generation)));
             actions.push(Action::Free(one.generation));
         }
+        let patience = self.quiesce();
         for one in &mut self.draining {
-            actions.extend(one.expire(now, self.policy.quiesce));
+            actions.extend(one.expire(now, patience));
         }
         actions
     }

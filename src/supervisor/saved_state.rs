@@ -1,5 +1,7 @@
 //! The state of the core that survives an upgrade, which happens only while nothing starts.
 
+use std::time::Duration;
+
 use super::{Cause, Draining, Generation, Policy, Serving, Stage, Supervisor, Swap, Time};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +12,9 @@ pub struct SavedState {
     pub restarts: u32,
     pub last_good: Option<Generation>,
     pub fallen_back: Option<Generation>,
+    pub rejected: bool,
+    pub longest_start: Duration,
+    pub clients_wait_until: Option<Time>,
     /// When the next restart is due.
     pub restart_at: Option<Time>,
 }
@@ -23,6 +28,9 @@ impl Supervisor {
             restarts: self.restarts,
             last_good: self.last_good,
             fallen_back: self.fallen_back,
+            rejected: self.rejected,
+            longest_start: self.longest_start,
+            clients_wait_until: self.clients_wait_until,
             restart_at: self.swap.as_ref().and_then(Swap::deadline),
         }
     }
@@ -31,7 +39,7 @@ impl Supervisor {
         let next = Generation(memory.last.0 + 1);
         let restart = memory
             .restart_at
-            .map(|until| Swap::new(next, Cause::RestartPolicy, Stage::BackingOff { until }));
+            .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until }));
         Self {
             last: memory.last,
             swap: restart,
@@ -41,6 +49,9 @@ impl Supervisor {
             last_good: memory.last_good,
             has_served: true,
             fallen_back: memory.fallen_back,
+            rejected: memory.rejected,
+            longest_start: memory.longest_start,
+            clients_wait_until: memory.clients_wait_until,
             ..Self::new(policy)
         }
     }

@@ -1,44 +1,76 @@
 //! Stops hotswap itself, or upgrades it once it is idle.
 
+use std::time::Duration;
+
 use super::{
-    Action, ClientId, Draining, Failure, KILLED, PendingSwap, Reason, Shutdown, Stage, Supervisor,
-    Time, Transition, Verdict, answer,
+    Action, ClientId, Draining, Failure, KILLED, PendingSwap, Reason, Refusal, Shutdown, Stage,
+    Supervisor, Time, Transition, Urgency, Verdict, answer,
 };
 
 impl Supervisor {
-    /// The first time every generation is asked to finish, the second time none is asked.
-    pub(super) fn stop(&mut self, now: Time, by: Option<ClientId>) -> Vec<Action> {
+    /// The first time every generation drains, the second time those that have not are told to stop, then all are killed.
+    pub(super) fn stop(
+        &mut self,
+        now: Time,
+        by: Option<ClientId>,
+        quiesce: Duration,
+    ) -> Vec<Action> {
         let shutdown = self.shutdown.get_or_insert_default();
         shutdown.clients.extend(by);
-        let again = std::mem::replace(&mut shutdown.asked, true);
-        if !again {
-            return self.finish(now);
+        match shutdown.urgency {
+            None => {
+                shutdown.urgency = Some(Urgency::Drain { quiesce });
+                self.drain_all(now, quiesce)
+            }
+            Some(_) if by.is_some() => Vec::new(),
+            Some(Urgency::Drain { .. }) => {
+                shutdown.urgency = Some(Urgency::Stop);
+                let told: Vec<Action> = self.draining.iter_mut().flat_map(Draining::stop).collect();
+                if told.is_empty() {
+                    self.kill_all(now)
+                } else {
+                    told
+                }
+            }
+            Some(Urgency::Stop | Urgency::Kill) => self.kill_all(now),
         }
-        if by.is_some() {
-            return Vec::new();
+    }
+
+    /// No new connections, and what is under way is finished: one that drains already keeps its deadline.
+    fn drain_all(&mut self, now: Time, quiesce: Duration) -> Vec<Action> {
+        let mut actions = vec![
+            Action::TurnAway(Refusal::Stopping),
+            Action::Announce(Transition::Stopping),
+        ];
+        self.clients_wait_until = None;
+        for one in &mut self.draining {
+            one.hurry(now, quiesce);
         }
-        shutdown.status = KILLED;
+        let serving = self.serving.take().map(|serving| serving.generation);
+        let proving = self.swap.as_ref().filter(|swap| swap.is_cut_over_to());
+        let proving = proving.filter(|swap| swap.spawned.is_some());
+        let proving = proving.map(|swap| swap.generation);
+        if let Some(swap) = self.swap.take() {
+            actions.extend(self.dismiss(now, swap, Reason::Stopping));
+        }
+        for generation in serving.into_iter().chain(proving) {
+            self.draining
+                .push(Draining::after_cut_over(generation, now, &self.policy));
+            actions.push(Action::Empty(generation));
+        }
+        actions
+    }
+
+    fn kill_all(&mut self, now: Time) -> Vec<Action> {
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.urgency = Some(Urgency::Kill);
+            shutdown.status = KILLED;
+        }
         let kill = |one: &mut Draining| {
             one.kill(now);
             Action::Kill(one.generation)
         };
         self.draining.iter_mut().map(kill).collect()
-    }
-
-    fn finish(&mut self, now: Time) -> Vec<Action> {
-        let mut actions = vec![Action::TurnAway, Action::Announce(Transition::Stopping)];
-        if let Some(serving) = self.serving.take() {
-            let draining = Draining::after_cut_over(serving.generation, now, &self.policy);
-            self.draining.push(draining);
-        }
-        if let Some(swap) = self.swap.take() {
-            actions.extend(self.dismiss(now, swap, Reason::Stopping));
-        }
-        for one in &mut self.draining {
-            one.kill_at = one.kill_at.min(now + self.policy.drain_timeout);
-            actions.extend(one.stop());
-        }
-        actions
     }
 
     /// The server's own end is hotswap's, once what drains is gone.
@@ -47,7 +79,7 @@ impl Supervisor {
             status,
             ..Shutdown::default()
         });
-        vec![Action::TurnAway]
+        vec![Action::TurnAway(Refusal::Ended)]
     }
 
     /// What waits for its moment: a candidate for another to be gone, the end for the last one, an upgrade for calm.
@@ -59,6 +91,12 @@ impl Supervisor {
         }
         if self.shutdown.is_some() {
             return self.settle_shutdown();
+        }
+        if self.swap.is_none() {
+            let began = self.begin_pending(now);
+            if !began.is_empty() {
+                return began;
+            }
         }
         if self.upgrade_asked && self.is_idle() {
             self.upgrade_asked = false;

@@ -2,7 +2,7 @@
 
 use super::{
     Action, CUT_OVER_TIMEOUT, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason,
-    SocketChoice, Stage, StartOrder, Supervisor, Swap, Time,
+    SLOW_START, SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
 };
 
 impl Supervisor {
@@ -10,12 +10,13 @@ impl Supervisor {
         self.last.0 += 1;
         self.last_good = self.serves().or(self.last_good);
         let generation = self.last;
+        self.rejected &= cause == Cause::Restart;
         let checking = Stage::Checking {
             until: now + self.policy.ready_timeout,
         };
         let mut swap = Swap::new(generation, cause, checking);
         swap.clients = clients;
-        if cause == Cause::RestartPolicy {
+        if cause == Cause::Restart {
             swap.program = self
                 .fallen_back
                 .map_or(ProgramChoice::Current, ProgramChoice::Of);
@@ -23,7 +24,7 @@ impl Supervisor {
         let prepares = match cause {
             Cause::First => self.policy.before_first,
             Cause::Asked | Cause::File => true,
-            Cause::RestartPolicy => false,
+            Cause::Restart => false,
         };
         if let Some(patience) = self.policy.before_swap.filter(|_| prepares) {
             swap.stage = Stage::BeforeSwap {
@@ -34,7 +35,7 @@ impl Supervisor {
         }
         self.swap = Some(swap);
         match cause {
-            Cause::First | Cause::RestartPolicy => self.spawn(now),
+            Cause::First | Cause::Restart => self.spawn(now),
             Cause::Asked | Cause::File => vec![Action::CheckProgram],
         }
     }
@@ -49,15 +50,19 @@ impl Supervisor {
         // Nothing serves while a restart is under way, and the command before a swap may take its time.
         let takes_time = self.policy.before_swap.is_some();
         let waits = match &self.swap {
-            Some(swap) if swap.cause == Cause::RestartPolicy && takes_time => true,
-            Some(swap) => !swap.gives_way_to(cause, now),
+            Some(swap) if swap.cause == Cause::Restart && takes_time => true,
+            Some(swap) => !swap.gives_way_to(cause, now) && !self.hangs(swap, now),
             None => self.shutdown.is_some(),
         };
         if waits {
             return Vec::new();
         }
         let Some(mut old) = self.swap.take() else {
-            return self.begin_pending(now);
+            let waits = Action::Announce(Transition::ChangeWaits);
+            return match self.begin_pending(now) {
+                began if began.is_empty() => vec![waits],
+                began => began,
+            };
         };
         // Those who wait for it wait on.
         self.postpone(cause, std::mem::take(&mut old.clients));
@@ -66,7 +71,7 @@ impl Supervisor {
         if old.spawned.is_some() {
             actions.extend(self.dismiss(now, old, Reason::Replaced));
         }
-        actions.extend(self.begin_pending(now));
+        actions.extend(self.begin_now(now));
         if let Some(next) = &mut self.swap {
             next.replaceable = replaceable;
         }
@@ -84,7 +89,25 @@ impl Supervisor {
         pending.clients.extend(clients);
     }
 
+    /// A request may be for another program, and the candidate takes much longer than any that got ready.
+    fn hangs(&self, swap: &Swap, now: Time) -> bool {
+        let usual = SLOW_START.max(self.longest_start * 2);
+        let in_time = swap.replaceable.is_some_and(|until| now < until);
+        self.policy.unwatched && swap.is_starting() && in_time && swap.age(now) >= usual
+    }
+
+    /// The pending swap begins, but for a changed file while too many drain: nobody has asked for requests to be cut.
     pub(super) fn begin_pending(&mut self, now: Time) -> Vec<Action> {
+        let by_file = |pending: &PendingSwap| pending.cause == Cause::File;
+        let draining = self.draining.iter().filter(|one| one.counts()).count();
+        let too_many = draining >= self.policy.max_draining.max(1);
+        if self.serving.is_some() && too_many && self.pending.as_ref().is_some_and(by_file) {
+            return Vec::new();
+        }
+        self.begin_now(now)
+    }
+
+    fn begin_now(&mut self, now: Time) -> Vec<Action> {
         let pending = self.pending.take();
         pending
             .map(|pending| self.begin(now, pending.cause, pending.clients))
@@ -132,6 +155,7 @@ impl Supervisor {
 
     /// Spawns the candidate; where nothing serves, only once the failed one that had those sockets is gone.
     pub(super) fn spawn(&mut self, now: Time) -> Vec<Action> {
+        let ready_timeout = self.ready_timeout();
         let Some(swap) = &mut self.swap else {
             return Vec::new();
         };
@@ -141,7 +165,7 @@ impl Supervisor {
             return Vec::new();
         }
         let beside = self.serving.as_ref().map(|serving| serving.generation);
-        let until = now + self.policy.ready_timeout;
+        let until = now + ready_timeout;
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);
         swap.replaceable.get_or_insert(until);
@@ -156,6 +180,7 @@ impl Supervisor {
             beside,
             sockets,
             program: swap.program,
+            ready_timeout,
         }]
     }
 

@@ -22,7 +22,7 @@ pub enum Cause {
     First,
     Asked,
     File,
-    RestartPolicy,
+    Restart,
 }
 
 /// Where it is, and how long it may stay there.
@@ -89,7 +89,7 @@ impl Swap {
 
     /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
     pub fn is_prepared(&self) -> bool {
-        self.spawned.is_none() && self.cause != Cause::RestartPolicy
+        self.spawned.is_none() && self.cause != Cause::Restart
     }
 
     /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use super::Action::{
     Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Inherit, Kill, Lose, Quiesce,
-    RefuseUpgrade, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
+    RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CutOverDone, Died, Elapsed, FileChanged, Gone,
-    Launched, ProgramChecked, Queued, Quiet, Ready, ReopenAsked, StopAsked, SwapAsked,
+    Interrupted, Launched, ProgramChecked, Queued, Quiet, Ready, ReopenAsked, StopAsked, SwapAsked,
     UpgradeAsked,
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
-    Reason, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time, Transition, Verdict,
+    Reason, Refusal, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time, Transition,
+    Verdict,
 };
 
 mod announcements;
@@ -31,12 +32,16 @@ const G3: Generation = Generation(3);
 const G4: Generation = Generation(4);
 const ANN: ClientId = ClientId(1);
 const BOB: ClientId = ClientId(2);
+const TURN_AWAY: Action = TurnAway(Refusal::Stopping);
+const ENDED: Action = TurnAway(Refusal::Ended);
 
 fn policy() -> Policy {
     Policy {
         ready_timeout: seconds(30),
         min_ready: seconds(0),
         quiesce: seconds(10),
+        stop_quiesce: seconds(5),
+        interrupt_quiesce: seconds(1),
         drain_timeout: seconds(30),
         max_draining: 4,
         order: StartOrder::StartFirst,
@@ -44,6 +49,8 @@ fn policy() -> Policy {
         before_swap: None,
         before_first: false,
         fallback: true,
+        unwatched: false,
+        ready_factor: 0,
     }
 }
 
@@ -59,6 +66,7 @@ fn fresh(generation: Generation) -> Action {
         beside: None,
         sockets: SocketChoice::Own,
         program: ProgramChoice::Current,
+        ready_timeout: seconds(30),
     }
 }
 
@@ -69,6 +77,19 @@ fn into_target(generation: Generation) -> Action {
         beside: None,
         sockets: SocketChoice::Target,
         program: ProgramChoice::Current,
+        ready_timeout: seconds(30),
+    }
+}
+
+/// With the program of the first generation.
+fn again(generation: Generation) -> Action {
+    Action::Spawn {
+        generation,
+        cause: Cause::Asked,
+        beside: None,
+        sockets: SocketChoice::Target,
+        program: ProgramChoice::Of(G1),
+        ready_timeout: seconds(30),
     }
 }
 
@@ -183,6 +204,10 @@ impl Drill {
         self.said.clear();
         let mut done = Vec::new();
         let remembered: Vec<_> = self.supervisor.remembered().collect();
+        let dead = match &event {
+            Died(generation, _) => Some(*generation),
+            _ => None,
+        };
         let actions = self.supervisor.step(now, event);
         if let Err(broken) = in_order(&actions) {
             panic!("{broken} at {now:?}: {actions:?}");
@@ -190,6 +215,8 @@ impl Drill {
         for action in actions {
             match action {
                 Action::Announce(transition) => self.said.push(transition),
+                // What the dead have left behind, the model follows.
+                Quiesce(generation) if Some(generation) == dead => {}
                 // They come with what is announced.
                 Serve(_) | Lose(_) | Free(_) => {}
                 Upgrade(memory) => {
@@ -202,6 +229,7 @@ impl Drill {
                     beside,
                     sockets,
                     program,
+                    ready_timeout,
                 } => {
                     if let ProgramChoice::Of(good) = program {
                         assert!(remembered.contains(&good), "{good} is forgotten");
@@ -215,6 +243,7 @@ impl Drill {
                         beside: None,
                         sockets,
                         program,
+                        ready_timeout,
                     });
                 }
                 other => done.push(other),

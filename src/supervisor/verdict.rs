@@ -9,6 +9,7 @@ impl Supervisor {
     pub(super) fn promote(&mut self, now: Time, generation: Generation) -> Vec<Action> {
         match &mut self.swap {
             Some(swap) if swap.generation == generation && swap.is_starting() => {
+                self.longest_start = self.longest_start.max(swap.age(now));
                 swap.stage = Stage::CuttingOver {
                     until: now + CUT_OVER_TIMEOUT,
                 };
@@ -58,13 +59,14 @@ impl Supervisor {
             return Vec::new();
         };
         let (generation, cause) = (swap.generation, swap.cause);
-        if cause != Cause::RestartPolicy {
+        if cause != Cause::Restart {
             self.fallen_back = None;
         }
         let old = self.serves();
         let good = self.last_good.take();
         let before = old.or(good);
         self.has_served = true;
+        self.clients_wait_until = None;
         self.serving = Some(Serving {
             generation,
             since: now,
@@ -108,6 +110,7 @@ impl Supervisor {
             return Vec::new();
         };
         let (cause, status) = (swap.cause, reason.status());
+        self.rejected |= reason.is_of_the_program();
         let mut actions = self.dismiss(now, swap, reason);
         actions.extend(if self.serving.is_some() {
             self.begin_pending(now)
@@ -133,7 +136,9 @@ impl Supervisor {
             keeps_serving,
         };
         actions.push(Action::Announce(Transition::Failed(failure.clone())));
-        if swap.spawned.is_some() {
+        // At a stop it drains like any other that clients were sent to.
+        let drains = failure.reason == Reason::Stopping && swap.is_cut_over_to();
+        if swap.spawned.is_some() && !drains {
             if exit.is_none() {
                 actions.push(Action::Stop(swap.generation));
             }

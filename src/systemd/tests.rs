@@ -28,6 +28,8 @@ fn policy() -> Policy {
         ready_timeout: Duration::from_secs(30),
         min_ready: Duration::ZERO,
         quiesce: Duration::from_secs(10),
+        stop_quiesce: Duration::from_secs(5),
+        interrupt_quiesce: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(30),
         max_draining: 4,
         order: StartOrder::StartFirst,
@@ -35,6 +37,8 @@ fn policy() -> Policy {
         before_swap: None,
         before_first: false,
         fallback: true,
+        unwatched: false,
+        ready_factor: 0,
     }
 }
 

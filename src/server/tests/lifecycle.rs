@@ -24,7 +24,7 @@ fn killing_a_generation_reaches_who_left_its_group() {
     site.until("the orphan is ours", |site| {
         site.server.processes().len() == 2
     });
-    site.server.signal_main(Signal::SIGKILL);
+    kill(site.server.pid(), Signal::SIGKILL).unwrap();
     assert_eq!(site.reap(), Exit::Signal(libc::SIGKILL));
     assert!(!site.server.is_gone(), "its orphan lives");
     let left = site.server.processes();
@@ -90,7 +90,7 @@ fn a_daemon_without_any_variables_belongs_to_the_one_whose_death_made_it_an_orph
     site.until("the daemon is nobody's", |site| {
         site.server.processes() == [site.server.pid()]
     });
-    site.server.signal_main(Signal::SIGKILL);
+    kill(site.server.pid(), Signal::SIGKILL).unwrap();
     site.reap();
     assert!(!site.server.is_gone());
     let left = site.server.processes();

@@ -13,13 +13,6 @@ fn the_last_good_program_is_run_when_the_restart_of_a_young_one_fails() {
     drill.says(&Transition::FallingBack { to: G1 });
     drill.at(10, Gone(G3), &[]);
     drill.upgrades();
-    let again = |generation| Action::Spawn {
-        generation,
-        cause: Cause::Asked,
-        beside: None,
-        sockets: SocketChoice::Target,
-        program: ProgramChoice::Of(G1),
-    };
     drill.at(11, Elapsed, &[again(G4)]);
     serves(&mut drill, 12, G4);
     dies(&mut drill, 13, G4, &[]);
@@ -45,9 +38,12 @@ fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
     drill.at(6, CannotCutOver(G2, "no memory".into()), &refused);
     dies(&mut drill, 7, G2, &[]);
     drill.upgrades();
-    dies(&mut drill, 20, G1, &[into_target(G3)]);
-    drill.at(21, Died(G3, crash()), &[]);
+    drill.at(20, Died(G1, crash()), &[again(G3)]);
     drill.says(&Transition::FallingBack { to: G1 });
+    drill.at(20, Gone(G1), &[]);
+    drill.at(21, SwapAsked(None), &[]);
+    drill.at(22, Ready(G3), &[CutOver(G3)]);
+    drill.at(22, CutOverDone(G3), &[CheckProgram]);
 }
 
 #[test]
@@ -60,9 +56,8 @@ fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
         ..aborted(G2, Reason::Exited(crash(), seconds(1)), G1)
     };
     drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
-    drill.at(7, Gone(G2), &[into_target(G3)]);
-    drill.at(8, Died(G3, crash()), &[]);
     drill.says(&Transition::FallingBack { to: G1 });
+    drill.at(7, Gone(G2), &[again(G3)]);
 }
 
 #[test]
@@ -73,14 +68,7 @@ fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
     drill.at(9, Died(G2, Exit::Background), &[]);
     drill.says(&Transition::FallingBack { to: G1 });
     drill.elapses_at(11, &[Kill(G2)]);
-    let again = Action::Spawn {
-        generation: G3,
-        cause: Cause::Asked,
-        beside: None,
-        sockets: SocketChoice::Target,
-        program: ProgramChoice::Of(G1),
-    };
-    drill.at(11, Gone(G2), &[again]);
+    drill.at(11, Gone(G2), &[again(G3)]);
 }
 
 #[test]
@@ -91,7 +79,7 @@ fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
     });
     drill.at(8, Died(G1, Exit::Status(0)), &[]);
     drill.at(8, Gone(G1), &[]);
-    drill.at(9, Died(G2, Exit::Background), &[TurnAway]);
+    drill.at(9, Died(G2, Exit::Background), &[ENDED]);
     drill.at(9, Gone(G2), &[End(125)]);
 }
 
@@ -127,4 +115,54 @@ fn a_request_does_not_join_a_restart_that_waits() {
     drill.at(40, SwapAsked(Some(ANN)), &[CheckProgram]);
     drill.at(40, ProgramChecked(Ok(())), &[]);
     drill.at(41, Gone(G3), &[into_target(Generation(5))]);
+}
+
+#[test]
+fn a_rejected_program_is_run_again_only_once_somebody_asks() {
+    let mut drill = Drill::starting_second_generation();
+    let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
+    drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(6, Gone(G2), &[]);
+    dies(&mut drill, 30, G1, &[again(G3)]);
+    serves(&mut drill, 31, G3);
+    dies(&mut drill, 60, G3, &[again(G4)]);
+    serves(&mut drill, 61, G4);
+    drill.at(70, SwapAsked(None), &[CheckProgram]);
+    drill.at(70, ProgramChecked(Ok(())), &[fresh(Generation(5))]);
+}
+
+#[test]
+fn without_a_fallback_a_rejected_program_is_what_is_restarted() {
+    let mut drill = Drill::starting_with(Policy {
+        fallback: false,
+        ..policy()
+    });
+    let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
+    drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(6, Gone(G2), &[]);
+    dies(&mut drill, 30, G1, &[into_target(G3)]);
+}
+
+#[test]
+fn a_command_that_fails_says_nothing_of_the_program() {
+    let mut drill = Drill::serving_with(Policy {
+        before_swap: Some(seconds(600)),
+        ..policy()
+    });
+    drill.at(5, SwapAsked(None), &[RunBeforeSwap(G2)]);
+    drill.at(6, BeforeSwapEnded(Err("status 1".into())), &[]);
+    dies(&mut drill, 30, G1, &[into_target(G3)]);
+}
+
+#[test]
+fn the_program_that_served_is_run_when_the_candidate_fails_after_its_death() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
+    drill.at(6, Gone(G1), &[]);
+    let failure = Failure {
+        keeps_serving: None,
+        ..aborted(G2, Reason::Exited(crash(), seconds(2)), G1)
+    };
+    drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(7, Gone(G2), &[again(G3)]);
 }

@@ -35,6 +35,7 @@ enum Move {
     Stop {
         client: bool,
     },
+    Interrupt,
     Upgrade,
     Reopen,
     /// So many milliseconds pass.
@@ -57,7 +58,7 @@ fn exits() -> impl Strategy<Value = Exit> {
 
 fn moves() -> impl Strategy<Value = Move> {
     let one = any::<usize>;
-    let queues = [Queue::Waiting, Queue::Empty, Queue::Settled];
+    let queues = [Queue::Waiting, Queue::Empty, Queue::Settled, Queue::Stuck];
     let queue = (one(), prop::sample::select(queues.to_vec()));
     prop_oneof![
         3 => any::<bool>().prop_map(|client| Move::Swap { client }),
@@ -72,6 +73,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => queue.prop_map(|(which, queue)| Move::Queue(which, queue)),
         3 => one().prop_map(Move::Quiet),
         1 => prop::bool::weighted(0.3).prop_map(|client| Move::Stop { client }),
+        1 => Just(Move::Interrupt),
         1 => Just(Move::Upgrade),
         1 => Just(Move::Reopen),
         3 => (0..12_000_u64).prop_map(Move::Wait),
@@ -89,16 +91,29 @@ fn policies() -> impl Strategy<Value = Policy> {
     ];
     (
         prop::sample::select(restarts.to_vec()),
-        any::<[bool; 4]>(),
+        any::<[bool; 6]>(),
         (0..3_u64, 0..3_u64, 1..40_u64, 1..4_usize),
     )
         .prop_map(
-            |(restart, [stop_first, before, before_first, fallback], numbers)| {
+            |(
+                restart,
+                [
+                    stop_first,
+                    before,
+                    before_first,
+                    fallback,
+                    unwatched,
+                    patient,
+                ],
+                numbers,
+            )| {
                 let (min_ready, quiesce, drain, max_draining) = numbers;
                 Policy {
                     ready_timeout: seconds(30),
                     min_ready: seconds(min_ready * 2),
                     quiesce: seconds(quiesce * 5),
+                    stop_quiesce: seconds(quiesce * 2),
+                    interrupt_quiesce: seconds(1),
                     drain_timeout: seconds(drain),
                     max_draining,
                     order: if stop_first {
@@ -110,6 +125,8 @@ fn policies() -> impl Strategy<Value = Policy> {
                     before_first,
                     before_swap: before.then_some(seconds(600)),
                     fallback,
+                    unwatched,
+                    ready_factor: if patient { 3 } else { 0 },
                 }
             },
         )
@@ -177,6 +194,7 @@ impl Simulation {
             Move::Queue(which, queue) => self.pick(which, true).map(|one| Queued(one, queue)),
             Move::Quiet(which) => self.pick(which, true).map(Quiet),
             Move::Stop { client } => Some(StopAsked(self.client(client))),
+            Move::Interrupt => Some(Interrupted),
             Move::Upgrade => Some(UpgradeAsked),
             Move::Reopen => Some(ReopenAsked),
             Move::Wait(milliseconds) => {

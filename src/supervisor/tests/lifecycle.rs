@@ -75,9 +75,17 @@ fn the_stop_signal_waits_for_the_queue_then_for_the_connections() {
 fn a_full_queue_is_waited_for_until_two_seconds_are_left() {
     let mut drill = Drill::draining_first_generation();
     drill.at(7, Queued(G1, Queue::Waiting), &[]);
-    drill.elapses_at(7 + 28, &[Quiesce(G1), Stop(G1)]);
+    drill.elapses_at(7 + 28, &[Relay(G1), Quiesce(G1), Stop(G1)]);
     drill.elapses_at(7 + 30, &[Kill(G1)]);
     drill.says(&Transition::DrainTimeout(G1));
+}
+
+#[test]
+fn a_queue_that_does_not_move_is_relayed_before_the_stop_signal() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(7, Queued(G1, Queue::Waiting), &[]);
+    drill.at(10, Queued(G1, Queue::Stuck), &[Relay(G1), Quiesce(G1)]);
+    drill.at(10, Quiet(G1), &[Stop(G1)]);
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn a_short_drain_timeout_is_halved_between_queue_and_stop() {
         drain_timeout: seconds(2),
         ..policy()
     });
-    drill.elapses_at(8, &[Quiesce(G1), Stop(G1)]);
+    drill.elapses_at(8, &[Relay(G1), Quiesce(G1), Stop(G1)]);
     drill.elapses_at(9, &[Kill(G1)]);
 }
 
@@ -291,7 +299,7 @@ fn stop_first_lets_clients_wait_in_the_queue_of_the_next() {
 }
 
 #[test]
-fn stop_first_says_that_nothing_serves_when_the_new_one_fails() {
+fn stop_first_runs_the_old_one_again_when_the_new_one_fails() {
     let mut drill = Drill::making_room();
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(7, Gone(G1), &[into_target(G2)]);
@@ -304,7 +312,8 @@ fn stop_first_says_that_nothing_serves_when_the_new_one_fails() {
         keeps_serving: None,
     };
     drill.at(8, Died(G2, crash()), &[refused(&[ANN], failure)]);
-    drill.at(8, Gone(G2), &[into_target(G3)]);
+    drill.says(&Transition::FallingBack { to: G1 });
+    drill.at(8, Gone(G2), &[again(G3)]);
 }
 
 #[test]

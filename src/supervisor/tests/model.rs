@@ -72,6 +72,8 @@ struct Leaving {
     order: usize,
     queue: Queue,
     quiesces_until: Option<Time>,
+    /// What was left in its queue has gone to the one that serves.
+    relays: u32,
     quiet: bool,
     /// The stop signal has to be sent by then, if there is nothing else to wait for.
     stop_by: Time,
@@ -113,7 +115,14 @@ pub struct Model {
     stoppers: Vec<ClientId>,
     /// What hotswap ends with, and whether somebody has asked for that.
     ends: Option<u8>,
-    asked_to_stop: bool,
+    /// How often somebody has asked for that, and how long requests may take then.
+    signals: u32,
+    patience: Duration,
+    longest_start: Duration,
+    clients_wait_until: Option<Time>,
+    falls_back: bool,
+    /// Whose time is up by then is killed by this very event.
+    elapsed: Option<Time>,
     upgrade: bool,
     restarts: u32,
     left: usize,
@@ -134,7 +143,6 @@ macro_rules! rule {
 impl Model {
     pub fn new(policy: Policy) -> Self {
         Self {
-            policy,
             now: Time::ZERO,
             last: Generation(0),
             newest: Generation(0),
@@ -147,7 +155,13 @@ impl Model {
             owed: BTreeMap::new(),
             stoppers: Vec::new(),
             ends: None,
-            asked_to_stop: false,
+            signals: 0,
+            patience: policy.quiesce,
+            policy,
+            longest_start: Duration::ZERO,
+            clients_wait_until: None,
+            falls_back: false,
+            elapsed: None,
             upgrade: false,
             restarts: 0,
             left: 0,
@@ -167,7 +181,9 @@ impl Model {
         self.now = now;
         self.follows.clear();
         self.drains = None;
-        self.hear(event, falls_back(actions));
+        self.falls_back = falls_back(actions);
+        self.elapsed = (*event == Elapsed).then_some(now);
+        self.hear(event, self.falls_back);
         self.go_on();
         let mut done = Vec::new();
         for action in actions {
@@ -205,13 +221,20 @@ impl Model {
         let on_its_way = core.swap().map(|swap| swap.generation);
         let should = self.way.map(|way| way.number);
         rule!(on_its_way == should, "{on_its_way:?} is on its way");
-        let draining = self.leaving().filter(|(_, one)| one.kills == 0).count();
+        let draining = self
+            .leaving()
+            .filter(|(_, one)| one.kills == 0 && !one.failed)
+            .count();
         let many = self.drains.is_some() && draining > self.policy.max_draining;
         rule!(!many, "{draining} are draining");
         for (generation, one) in self.leaving() {
-            let settled = one.queue == Queue::Settled && one.quiesces_until.is_none();
+            let settled = matches!(one.queue, Queue::Settled | Queue::Stuck);
+            let settled = settled && one.quiesces_until.is_none();
             rule!(one.told || !settled, "{generation} is not quiesced");
-            let must = one.failed || one.quiet || self.asked_to_stop;
+            let queued = matches!(one.queue, Queue::Waiting | Queue::Stuck);
+            let lost = queued && one.quiesces_until.is_some() && one.relays != 1;
+            rule!(!lost, "nobody cares for the queue of {generation}");
+            let must = one.failed || one.quiet || self.signals > 1;
             rule!(one.told || !must, "{generation} is not told to stop");
         }
         Ok(())
@@ -231,19 +254,23 @@ impl Model {
 
     fn due(&self) -> Option<Time> {
         let leaving = self.leaving().map(|(_, one)| one.due());
-        leaving.chain(self.way.and_then(|way| way.until)).min()
+        let way = self.way.and_then(|way| way.until);
+        leaving.chain(way).chain(self.clients_wait_until).min()
     }
 
     /// Whether this may be done to one that leaves; false if it is about something else, which is foretold.
     fn judge(&mut self, event: &Event, action: &Action) -> Result<bool, String> {
         let now = self.now;
-        let first = self.leaving().filter(|(_, one)| one.kills == 0);
+        let first = self
+            .leaving()
+            .filter(|(_, one)| one.kills == 0 && !one.failed);
         let first = first
             .min_by_key(|(_, one)| one.order)
             .map(|(first, _)| first);
         let (generation, is_signal) = match action {
             Action::Stop(generation) | Action::Kill(generation) => (*generation, true),
-            Action::Quiesce(generation)
+            Quiesce(generation)
+            | Relay(generation)
             | Action::Announce(
                 Transition::DrainTimeout(generation) | Transition::KilledEarly(generation),
             ) => (*generation, false),
@@ -263,26 +290,32 @@ impl Model {
         let misled = self.target == Some(generation) && self.serving.is_some();
         rule!(!misled, "{action:?}, and new connections go to it");
         let life = self.lives.get_mut(&generation);
-        let alive = life.as_ref().is_some_and(|life| life.exit.is_none());
         let Some(one) = life.and_then(|life| life.leaving.as_mut()) else {
             return Err(format!("{action:?}, and it does not leave"));
         };
         let is_due = one.due() <= now;
         match action {
-            Action::Quiesce(_) => {
+            Relay(_) => {
                 let may = !one.told && one.quiesces_until.is_none();
-                let may = may && (is_due || one.queue == Queue::Settled);
-                rule!(may, "{action:?} is too early");
-                one.quiesces_until = Some(one.stop_by.min(now + self.policy.quiesce));
+                let stuck = one.queue == Queue::Stuck || (is_due && one.queue == Queue::Waiting);
+                rule!(may && stuck, "{action:?} is too early");
+                one.relays += 1;
+            }
+            Quiesce(_) => {
+                let may = !one.told && one.quiesces_until.is_none();
+                let seen = matches!(one.queue, Queue::Settled | Queue::Stuck);
+                rule!(may && (is_due || seen), "{action:?} is too early");
+                one.quiesces_until = Some(one.stop_by.min(now + self.patience));
             }
             Action::Stop(_) => {
                 let quiet = one.quiesces_until.is_some() && (is_due || one.quiet);
-                let may = alive && !one.told && (quiet || one.failed || self.asked_to_stop);
+                let may = !one.told && (quiet || one.failed || self.signals > 1);
                 rule!(may, "{action:?} is too early");
                 one.told = true;
             }
             Action::Kill(_) => {
-                let at_once = self.ends == Some(137) && matches!(event, StopAsked(None));
+                let at_once =
+                    self.ends == Some(137) && matches!(event, StopAsked(None) | Interrupted);
                 rule!(one.kill_at <= now || at_once, "{action:?} is too early");
                 one.told = true;
                 one.kills += 1;
@@ -317,6 +350,7 @@ fn plain(mut action: Action) -> Action {
         Action::Spawn {
             generation,
             sockets,
+            ready_timeout,
             ..
         } => Action::Spawn {
             generation,
@@ -324,6 +358,7 @@ fn plain(mut action: Action) -> Action {
             beside: None,
             sockets,
             program: ProgramChoice::Current,
+            ready_timeout,
         },
         Upgrade(_) => upgrade(),
         action => action,

@@ -159,7 +159,7 @@ fn a_command_before_the_swap_has_a_deadline() {
 }
 
 #[test]
-fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
+fn a_stop_is_a_drain_of_every_generation_and_ends_once_all_are_gone() {
     let mut drill = Drill::draining_first_generation();
     drill.at(8, SwapAsked(Some(BOB)), &[CheckProgram]);
     drill.at(8, ProgramChecked(Ok(())), &[fresh(G3)]);
@@ -174,37 +174,90 @@ fn a_stop_asks_every_generation_at_once_and_ends_once_all_are_gone() {
         9,
         StopAsked(None),
         &[
-            TurnAway,
+            TURN_AWAY,
             Stop(G3),
             refused(&[BOB], unfinished.clone()),
-            Stop(G1),
-            Stop(G2),
+            Empty(G2),
         ],
     );
     drill.says(&Transition::Failed(unfinished));
     drill.at(9, SwapAsked(None), &[]);
     drill.at(9, FileChanged, &[]);
+    drill.at(9, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.at(10, Queued(G2, Queue::Settled), &[Quiesce(G2)]);
+    drill.at(11, Quiet(G2), &[Stop(G2)]);
+    drill.elapses_at(11, &[Kill(G3)]);
+    drill.at(12, Elapsed, &[Kill(G3)]);
+    drill.at(14, Elapsed, &[Stop(G1), Kill(G3)]);
     for generation in [G3, G1, G2] {
-        drill.at(10, Died(generation, Exit::Signal(15)), &[]);
+        drill.at(15, Died(generation, Exit::Signal(15)), &[]);
     }
-    drill.at(10, Gone(G3), &[]);
-    drill.at(10, Gone(G1), &[]);
-    drill.at(10, Gone(G2), &[End(0)]);
+    drill.at(15, Gone(G3), &[]);
+    drill.at(15, Gone(G1), &[]);
+    drill.at(15, Gone(G2), &[End(0)]);
 }
 
 #[test]
-fn a_second_signal_kills_at_once() {
+fn a_stop_gives_requests_less_time_than_a_swap_and_an_interrupt_even_less() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
-    drill.at(6, StopAsked(None), &[Kill(G1)]);
-    drill.at(6, Died(G1, Exit::Signal(9)), &[]);
-    drill.at(6, Gone(G1), &[End(137)]);
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
+    drill.at(6, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.elapses_at(11, &[Stop(G1)]);
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, Interrupted, &[TURN_AWAY, Empty(G1)]);
+    drill.at(6, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.elapses_at(7, &[Stop(G1)]);
+}
+
+#[test]
+fn one_that_drains_already_keeps_its_deadline_at_a_stop() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.at(10, StopAsked(None), &[TURN_AWAY, Empty(G2)]);
+    drill.elapses_at(15, &[Stop(G1)]);
+    drill.elapses_at(37, &[Kill(G1)]);
+}
+
+#[test]
+fn a_candidate_that_proves_itself_drains_at_a_stop() {
+    let mut drill = Drill::proving_second_generation();
+    let unfinished = Failure {
+        generation: G2,
+        cause: Cause::Asked,
+        reason: Reason::Stopping,
+        rolled_back: true,
+        keeps_serving: None,
+    };
+    drill.at(
+        8,
+        StopAsked(None),
+        &[TURN_AWAY, refused(&[ANN], unfinished), Empty(G1), Empty(G2)],
+    );
+}
+
+#[test]
+fn a_second_signal_stops_at_once_and_a_third_one_kills() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
+    drill.at(6, StopAsked(None), &[Stop(G1)]);
+    drill.at(7, StopAsked(None), &[Kill(G1)]);
+    drill.at(7, Died(G1, Exit::Signal(9)), &[]);
+    drill.at(7, Gone(G1), &[End(137)]);
+}
+
+#[test]
+fn a_second_signal_kills_where_every_stop_signal_has_been_sent() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
+    drill.at(5, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.at(5, Quiet(G1), &[Stop(G1)]);
+    drill.at(6, Interrupted, &[Kill(G1)]);
 }
 
 #[test]
 fn clients_that_ask_for_a_stop_again_wait_for_the_same_one() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(Some(ANN)), &[TurnAway, Stop(G1)]);
+    drill.at(5, StopAsked(Some(ANN)), &[TURN_AWAY, Empty(G1)]);
     drill.at(6, StopAsked(Some(BOB)), &[]);
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(
@@ -217,7 +270,8 @@ fn clients_that_ask_for_a_stop_again_wait_for_the_same_one() {
 #[test]
 fn a_stop_kills_at_the_drain_timeout() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
+    drill.elapses_at(33, &[Relay(G1), Quiesce(G1), Stop(G1)]);
     drill.elapses_at(35, &[Kill(G1)]);
 }
 
@@ -228,7 +282,68 @@ fn a_stop_ends_the_command_before_the_swap() {
         ..policy()
     });
     drill.at(5, SwapAsked(None), &[RunBeforeSwap(G2)]);
-    drill.at(6, StopAsked(None), &[TurnAway, EndBeforeSwap, Stop(G1)]);
+    drill.at(6, StopAsked(None), &[TURN_AWAY, EndBeforeSwap, Empty(G1)]);
+}
+
+#[test]
+fn a_request_replaces_a_candidate_that_hangs_where_no_file_tells_of_another() {
+    let mut drill = Drill::starting_with(Policy {
+        unwatched: true,
+        ..policy()
+    });
+    drill.at(9, SwapAsked(Some(BOB)), &[]);
+    drill.at(10, SwapAsked(None), &[Stop(G2), CheckProgram]);
+    drill.says(&replaced(G2, Cause::Asked));
+    drill.at(10, ProgramChecked(Ok(())), &[fresh(G3)]);
+    drill.at(11, Ready(G3), &[CutOver(G3)]);
+    drill.at(
+        11,
+        CutOverDone(G3),
+        &[Empty(G1), answered(&[BOB, ANN], G3, G1)],
+    );
+}
+
+#[test]
+fn a_candidate_hangs_once_it_has_taken_twice_as_long_as_any_before() {
+    let mut drill = Drill::with(Policy {
+        unwatched: true,
+        ..policy()
+    });
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(4, Ready(G1), &[CutOver(G1)]);
+    drill.at(4, CutOverDone(G1), &[]);
+    drill.at(5, SwapAsked(None), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(12, SwapAsked(None), &[]);
+    drill.at(13, SwapAsked(None), &[Stop(G2), CheckProgram]);
+}
+
+#[test]
+fn a_request_waits_for_a_candidate_that_hangs_where_files_tell_of_another() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(30, SwapAsked(Some(BOB)), &[]);
+}
+
+#[test]
+fn a_changed_file_waits_where_requests_would_be_cut_for_it() {
+    let mut drill = Drill::draining_with(Policy {
+        max_draining: 1,
+        ..policy()
+    });
+    drill.at(8, FileChanged, &[]);
+    drill.says(&Transition::ChangeWaits);
+    drill.at(9, FileChanged, &[]);
+    drill.at(9, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
+    drill.at(10, Died(G1, Exit::Status(0)), &[]);
+    drill.at(10, Gone(G1), &[CheckProgram]);
+    drill.at(10, ProgramChecked(Ok(())), &[fresh(G3)]);
+
+    let mut drill = Drill::draining_with(Policy {
+        max_draining: 1,
+        ..policy()
+    });
+    drill.at(8, FileChanged, &[]);
+    drill.at(9, SwapAsked(Some(BOB)), &[CheckProgram]);
 }
 
 #[test]
@@ -246,6 +361,6 @@ fn an_upgrade_waits_until_nothing_starts() {
 #[test]
 fn an_upgrade_is_refused_while_stopping() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, StopAsked(None), &[TurnAway, Stop(G1)]);
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
     drill.at(6, UpgradeAsked, &[RefuseUpgrade("hotswap is stopping")]);
 }

@@ -69,7 +69,7 @@ fn the_delay_never_exceeds_thirty_seconds() {
 #[test]
 fn a_clean_end_ends_hotswap_with_it() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, Died(G1, Exit::Status(0)), &[TurnAway]);
+    drill.at(5, Died(G1, Exit::Status(0)), &[ENDED]);
     drill.at(5, Gone(G1), &[End(0)]);
 }
 
@@ -88,14 +88,14 @@ fn restart_never_ends_as_the_server_ended() {
         restart: RestartPolicy::Never,
         ..policy()
     });
-    drill.at(5, Died(G1, Exit::Signal(11)), &[TurnAway]);
+    drill.at(5, Died(G1, Exit::Signal(11)), &[ENDED]);
     drill.at(5, Gone(G1), &[End(139)]);
 }
 
 #[test]
 fn a_clean_end_lets_the_rest_drain_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[TurnAway]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[ENDED]);
     drill.at(8, Gone(G2), &[]);
     drill.at(9, Queued(G1, Queue::Settled), &[Quiesce(G1)]);
     drill.at(10, Quiet(G1), &[Stop(G1)]);
@@ -106,8 +106,9 @@ fn a_clean_end_lets_the_rest_drain_first() {
 #[test]
 fn a_stop_signal_while_the_rest_drains_is_the_first() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G2, Exit::Status(0)), &[TurnAway]);
-    drill.at(8, StopAsked(None), &[TurnAway, Stop(G1)]);
+    drill.at(8, Died(G2, Exit::Status(0)), &[ENDED]);
+    drill.at(8, StopAsked(None), &[TURN_AWAY]);
+    drill.at(8, StopAsked(None), &[Stop(G1), Stop(G2)]);
     drill.at(8, StopAsked(None), &[Kill(G1), Kill(G2)]);
 }
 
@@ -152,7 +153,7 @@ fn a_restart_comes_before_a_swap_that_is_still_being_prepared() {
 fn a_first_start_that_crashes_ends_hotswap_with_its_status() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
-    drill.at(1, Died(G1, Exit::Status(3)), &[TurnAway]);
+    drill.at(1, Died(G1, Exit::Status(3)), &[ENDED]);
     drill.at(1, Gone(G1), &[End(3)]);
 }
 
@@ -164,7 +165,7 @@ fn a_first_start_is_the_first_though_a_changed_file_has_replaced_it() {
     drill.at(1, ProgramChecked(Ok(())), &[]);
     drill.at(2, Died(G1, Exit::Signal(15)), &[]);
     drill.at(2, Gone(G1), &[into_target(G2)]);
-    drill.at(3, Died(G2, Exit::Status(3)), &[TurnAway]);
+    drill.at(3, Died(G2, Exit::Status(3)), &[ENDED]);
     drill.at(3, Gone(G2), &[End(3)]);
 }
 
@@ -172,7 +173,7 @@ fn a_first_start_is_the_first_though_a_changed_file_has_replaced_it() {
 fn a_first_start_that_is_never_ready_ends_hotswap_with_124() {
     let mut drill = Drill::with(policy());
     drill.at(0, Launched, &[into_target(G1)]);
-    drill.elapses_at(30, &[Stop(G1), TurnAway]);
+    drill.elapses_at(30, &[Stop(G1), ENDED]);
     drill.at(31, Died(G1, Exit::Signal(15)), &[]);
     drill.at(31, Gone(G1), &[End(124)]);
 }
@@ -184,7 +185,7 @@ fn a_first_start_that_cannot_be_spawned_is_hotswaps_own_failure() {
     drill.at(
         0,
         CannotSpawn(G1, "out of memory".into()),
-        &[TurnAway, End(125)],
+        &[ENDED, End(125)],
     );
 }
 
@@ -195,7 +196,7 @@ fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
     drill.at(
         0,
         Died(G1, Exit::CannotRun(127, "no such file".into())),
-        &[TurnAway],
+        &[ENDED],
     );
     drill.at(0, Gone(G1), &[End(127)]);
 }
@@ -206,7 +207,7 @@ fn a_first_server_in_the_background_cannot_be_followed() {
         restart: RestartPolicy::Always,
         ..policy()
     });
-    drill.at(5, Died(G1, Exit::Background), &[TurnAway]);
+    drill.at(5, Died(G1, Exit::Background), &[ENDED]);
     drill.elapses_at(7, &[Kill(G1)]);
     drill.at(7, Gone(G1), &[End(125)]);
 }
@@ -219,12 +220,76 @@ fn dev_waits_for_a_change_where_others_end_or_restart() {
     });
     drill.at(0, Launched, &[into_target(G1)]);
     dies(&mut drill, 1, G1, &[]);
-    assert_eq!(drill.supervisor.deadline(), None);
+    assert_eq!(drill.supervisor.deadline(), Some(seconds(31)));
     drill.at(5, FileChanged, &[CheckProgram]);
     drill.at(5, ProgramChecked(Ok(())), &[into_target(G2)]);
     serves(&mut drill, 6, G2);
     dies(&mut drill, 7, G2, &[]);
     drill.at(8, SwapAsked(None), &[CheckProgram]);
+}
+
+#[test]
+fn clients_do_not_wait_forever_for_a_change() {
+    let mut drill = Drill::serving_with(Policy {
+        restart: RestartPolicy::OnChange,
+        ..policy()
+    });
+    drill.at(5, Died(G1, crash()), &[]);
+    drill.at(5, Gone(G1), &[]);
+    drill.at(20, FileChanged, &[CheckProgram]);
+    drill.at(20, ProgramChecked(Err("it is empty".into())), &[]);
+    drill.upgrades();
+    drill.elapses_at(35, &[TurnAway(Refusal::NothingServes)]);
+    drill.says(&Transition::Refusing);
+    assert_eq!(drill.supervisor.deadline(), None);
+}
+
+#[test]
+fn a_server_that_needed_long_may_need_three_times_as_long() {
+    let mut drill = Drill::with(Policy {
+        ready_factor: 3,
+        ..policy()
+    });
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(20, Ready(G1), &[CutOver(G1)]);
+    drill.at(20, CutOverDone(G1), &[]);
+    drill.at(
+        30,
+        Died(G1, crash()),
+        &[Action::Spawn {
+            generation: G2,
+            cause: Cause::Asked,
+            beside: None,
+            sockets: SocketChoice::Target,
+            program: ProgramChoice::Current,
+            ready_timeout: seconds(60),
+        }],
+    );
+    drill.at(30, Gone(G1), &[]);
+    assert_eq!(drill.supervisor.deadline(), Some(seconds(90)));
+}
+
+#[test]
+fn what_the_dead_have_left_behind_finishes_its_requests_and_is_told_to_stop() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at_in_full(
+        5,
+        Died(G1, crash()),
+        &[
+            Lose(G1),
+            Action::Announce(dead(G1, Then::RestartAfter(Duration::ZERO))),
+            Quiesce(G1),
+            Action::Spawn {
+                generation: G2,
+                cause: Cause::Restart,
+                beside: None,
+                sockets: SocketChoice::Target,
+                program: ProgramChoice::Current,
+                ready_timeout: seconds(30),
+            },
+        ],
+    );
+    drill.at(6, Quiet(G1), &[Stop(G1)]);
 }
 
 #[test]
@@ -307,5 +372,5 @@ fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
     };
     drill.at(35, Elapsed, &[Stop(G2), refused(&[ANN], failure)]);
     drill.at(36, Died(G2, Exit::Signal(15)), &[]);
-    drill.at(36, Gone(G2), &[into_target(G3)]);
+    drill.at(36, Gone(G2), &[again(G3)]);
 }

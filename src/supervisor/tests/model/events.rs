@@ -46,6 +46,9 @@ impl Model {
             Ready(generation) => {
                 let starting = self.on_way(At::Starting).map(|way| way.number);
                 if starting == Some(*generation) {
+                    let spawned = self.way.and_then(|way| way.spawned);
+                    let took = self.now.saturating_sub(spawned.unwrap_or(self.now));
+                    self.longest_start = self.longest_start.max(took);
                     self.reach(At::CuttingOver, seconds(5));
                     self.follows.push(CutOver(*generation));
                 }
@@ -70,7 +73,8 @@ impl Model {
                     one.quiet = one.quiesces_until.is_some();
                 }
             }
-            StopAsked(by) => self.stop(*by),
+            StopAsked(by) => self.stop(*by, self.policy.stop_quiesce),
+            Interrupted => self.stop(None, self.policy.interrupt_quiesce),
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
             Elapsed => self.elapse(),
@@ -106,6 +110,9 @@ impl Model {
                 self.follows.push(End(status));
             }
         }
+        if self.way.is_none() && self.ends.is_none() {
+            self.prepare();
+        }
         let calm = self
             .way
             .is_none_or(|way| way.at == At::Spawn && way.until.is_some());
@@ -119,9 +126,6 @@ impl Model {
         let now = self.now;
         if let Some(life) = self.lives.get_mut(&generation) {
             life.exit = Some(exit.clone());
-            if let Some(one) = &mut life.leaving {
-                one.told = true;
-            }
         }
         if self.candidate() == Some(generation) {
             let since = self.way.and_then(|way| way.spawned).unwrap_or(now);
@@ -145,6 +149,7 @@ impl Model {
             Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
             Some(way) if way.at == At::Proving => self.serve(),
             Some(way) if way.spawned.is_some() || on_change => {}
+            None if on_change => self.clients_wait(),
             _ => self.start_again(exit, falls_back),
         }
     }
@@ -168,37 +173,63 @@ impl Model {
         }
     }
 
-    /// "Stop signal to every generation at once, drain timeout from now. Second: SIGKILL at once."
-    fn stop(&mut self, by: Option<ClientId>) {
+    /// "Every generation drains; one that drains already keeps its deadline. A second signal sends the stop signals that
+    /// have not gone out yet; the next one kills."
+    fn stop(&mut self, by: Option<ClientId>, patience: Duration) {
         self.stoppers.extend(by);
-        if std::mem::replace(&mut self.asked_to_stop, true) {
+        if self.signals > 0 {
             if by.is_none() {
-                self.ends = Some(137);
+                let waits = self.leaving().any(|(_, one)| !one.told);
+                self.signals += 1;
+                if self.signals > 2 || !waits {
+                    self.ends = Some(137);
+                }
             }
             return;
         }
-        self.end(self.ends.unwrap_or(0));
-        if let Some((serving, _)) = self.serving.take() {
-            self.leave(serving, self.policy.drain_timeout, false);
+        self.signals = 1;
+        self.patience = patience;
+        self.clients_wait_until = None;
+        self.ends.get_or_insert(0);
+        self.follows.push(TURN_AWAY);
+        let until = self.now + patience;
+        for life in self.lives.values_mut() {
+            let quiescing = life.leaving.as_mut().filter(|one| !one.told);
+            let quiescing = quiescing.and_then(|one| one.quiesces_until.as_mut());
+            if let Some(longest) = quiescing {
+                *longest = until.min(*longest);
+            }
         }
+        let serving = self.serving.take().map(|serving| serving.0);
+        let way = self.way.filter(|way| way.is_cut_over_to());
+        let proving = way.filter(|way| way.spawned.is_some());
+        let proving = proving.map(|way| way.number);
         self.dismiss(Reason::Stopping);
-        let latest = self.now + self.policy.drain_timeout;
-        let leaving = self
-            .lives
-            .values_mut()
-            .filter_map(|life| life.leaving.as_mut());
-        for one in leaving.filter(|one| one.kills == 0) {
-            one.kill_at = one.kill_at.min(latest);
+        for generation in serving.into_iter().chain(proving) {
+            self.follows.push(Empty(generation));
+            self.leave(generation, self.policy.drain_timeout, false);
         }
+    }
+
+    pub(super) fn clients_wait(&mut self) {
+        let until = self.now + seconds(30);
+        self.clients_wait_until.get_or_insert(until);
     }
 
     pub(super) fn end(&mut self, status: u8) {
         self.ends = Some(status);
-        self.follows.push(TurnAway);
+        self.follows.push(ENDED);
     }
 
     fn elapse(&mut self) {
         let now = self.now;
+        if self
+            .clients_wait_until
+            .take_if(|until| *until <= now)
+            .is_some()
+        {
+            self.follows.push(TurnAway(Refusal::NothingServes));
+        }
         let late = |way: &Way| way.until.is_some_and(|until| until <= now);
         if let Some(at) = self.way.filter(late).map(|way| way.at) {
             self.pass(at);
@@ -216,7 +247,11 @@ impl Model {
             At::Check => self.fail(Reason::NotFit("somebody is still writing it".into())),
             At::Room | At::CuttingOver => self.fail(Reason::CannotCutOver("no answer".into())),
             At::Spawn => self.back_off_ends(),
-            At::Starting => self.fail(Reason::NotReady(self.policy.ready_timeout)),
+            At::Starting => {
+                let spawned = self.way.and_then(|way| way.spawned).unwrap_or_default();
+                let until = self.way.and_then(|way| way.until).unwrap_or_default();
+                self.fail(Reason::NotReady(until.saturating_sub(spawned)));
+            }
             At::Proving => self.serve(),
         }
     }
@@ -246,11 +281,17 @@ impl Model {
         life.leaving = Some(Leaving {
             since: self.now,
             order: self.left,
-            queue: Queue::Waiting,
+            // The next one has the sockets of the dead.
+            queue: if life.exit.is_some() {
+                Queue::Settled
+            } else {
+                Queue::Waiting
+            },
             quiesces_until: None,
+            relays: 0,
             quiet: false,
             stop_by: kill_at.saturating_sub(seconds(2).min(patience / 2)),
-            told: life.exit.is_some(),
+            told: life.exit.is_some() && failed,
             kill_at,
             kills: 0,
             failed,

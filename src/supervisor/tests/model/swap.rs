@@ -7,18 +7,21 @@ impl Model {
     pub(super) fn ask(&mut self, cause: Cause) {
         let now = self.now;
         let old = self.way;
-        if old.is_some_and(|way| way.spawned.is_none() && way.cause != Cause::RestartPolicy) {
+        if old.is_some_and(|way| way.spawned.is_none() && way.cause != Cause::Restart) {
             return;
         }
         if self.pending != Some(Cause::Asked) {
             self.pending = Some(cause);
         }
+        let usual = seconds(5).max(self.longest_start * 2);
         let gives_way = old.is_none_or(|way| match way.at {
-            _ if way.cause == Cause::RestartPolicy && self.policy.before_swap.is_some() => false,
+            _ if way.cause == Cause::Restart && self.policy.before_swap.is_some() => false,
             At::Spawn => true,
             At::Starting => {
                 let by_file = cause == Cause::File || way.cause == Cause::File;
-                by_file && way.replaceable.is_some_and(|until| now < until)
+                let age = way.spawned.map(|spawned| now.saturating_sub(spawned));
+                let hangs = self.policy.unwatched && age >= Some(usual);
+                (by_file || hangs) && way.replaceable.is_some_and(|until| now < until)
             }
             _ => false,
         });
@@ -28,14 +31,30 @@ impl Model {
         if old.is_some_and(|way| way.spawned.is_some()) {
             self.dismiss(Reason::Replaced);
         }
-        self.prepare();
+        if old.is_none() {
+            self.prepare();
+            return;
+        }
+        self.prepare_now();
         if let (Some(old), Some(way)) = (old, &mut self.way) {
             way.replaceable = old.replaceable;
         }
     }
 
-    /// The pending swap begins.
+    /// The pending swap begins: "a file change waits while more than --max-draining would drain".
     pub(super) fn prepare(&mut self) {
+        let killed =
+            |one: &Leaving| one.kills > 0 || self.elapsed.is_some_and(|at| one.kill_at <= at);
+        let draining = self
+            .leaving()
+            .filter(|(_, one)| !killed(one) && !one.failed);
+        let too_many = draining.count() >= self.policy.max_draining;
+        if !(self.serving.is_some() && too_many && self.pending == Some(Cause::File)) {
+            self.prepare_now();
+        }
+    }
+
+    fn prepare_now(&mut self) {
         let Some(cause) = self.pending.take() else {
             return;
         };
@@ -64,7 +83,9 @@ impl Model {
     }
 
     pub(super) fn spawn(&mut self, generation: Generation, idle: bool) {
-        self.reach(At::Starting, self.policy.ready_timeout);
+        let grown = self.longest_start * self.policy.ready_factor;
+        let ready_timeout = self.policy.ready_timeout.max(grown);
+        self.reach(At::Starting, ready_timeout);
         if let Some(way) = &mut self.way {
             way.spawned = Some(self.now);
             way.replaceable = way.replaceable.or(way.until);
@@ -79,6 +100,7 @@ impl Model {
                 SocketChoice::Own
             },
             program: ProgramChoice::Current,
+            ready_timeout,
         });
         self.lives.insert(generation, Life::default());
         self.newest = generation;
@@ -113,10 +135,11 @@ impl Model {
     pub(super) fn serve(&mut self) {
         let Some(way) = self.way.take() else { return };
         let (generation, cause) = (way.number, way.cause);
-        let restart = cause == Cause::RestartPolicy;
+        let restart = cause == Cause::Restart;
         let old = self.serving.map(|serving| serving.0);
         self.serving = Some((generation, self.now));
         self.has_served = true;
+        self.clients_wait_until = None;
         self.drain(old);
         let (draining, replaced) = (old, old);
         let serving = Transition::Serving {
@@ -141,7 +164,8 @@ impl Model {
             self.target = keeps_serving.or(self.target);
             self.follows.extend(keeps_serving.map(CutOver));
         }
-        let told = reason != Reason::Replaced && way.cause != Cause::RestartPolicy;
+        let drains = reason == Reason::Stopping && way.is_cut_over_to();
+        let told = reason != Reason::Replaced && way.cause != Cause::Restart;
         let failure = Failure {
             rolled_back: way.at == At::Proving,
             keeps_serving,
@@ -149,7 +173,9 @@ impl Model {
         };
         let failed = Transition::Failed(failure.clone());
         self.follows.push(Action::Announce(failed));
-        self.leave(way.number, seconds(2), true);
+        if !drains {
+            self.leave(way.number, seconds(2), true);
+        }
         if way.at == At::Command {
             self.follows.push(EndBeforeSwap);
         }
@@ -163,13 +189,25 @@ impl Model {
             Reason::NotReady(_) => 124,
             _ => 125,
         };
+        let cause = self.way.map(|way| way.cause);
         self.dismiss(reason);
+        let asked = matches!(cause, Some(Cause::Asked | Cause::File)) && self.pending.is_none();
+        let stopped_first = self.policy.order == StartOrder::StopFirst && self.serving.is_none();
+        if asked && stopped_first && self.falls_back {
+            self.way = Some(Way::new(Generation(self.last.0 + 1), Cause::Restart));
+            return self.back_off_ends();
+        }
         let nothing_to_do =
             self.serving.is_some() || self.policy.restart == RestartPolicy::OnChange;
         match self.policy.restart {
             RestartPolicy::Never if self.serving.is_none() => self.end(status),
             RestartPolicy::OnFailure if !self.has_served => self.end(status),
-            _ if nothing_to_do || self.pending.is_some() => self.prepare(),
+            _ if nothing_to_do || self.pending.is_some() => {
+                if self.serving.is_none() && self.pending.is_none() {
+                    self.clients_wait();
+                }
+                self.prepare();
+            }
             _ => self.restart(),
         }
     }
@@ -184,7 +222,7 @@ impl Model {
         self.way = Some(Way {
             at: At::Spawn,
             until: Some(self.now + delay),
-            ..Way::new(Generation(self.last.0 + 1), Cause::RestartPolicy)
+            ..Way::new(Generation(self.last.0 + 1), Cause::Restart)
         });
         if delay.is_zero() {
             self.back_off_ends();

@@ -1,0 +1,102 @@
+//! The order in which the processes of a generation are asked to stop.
+//!
+//! First the one that accepts connections; once that is dead, the main process; once that is dead, whatever is left. A wrapper
+//! that is asked first leaves its server behind, and one that starts its server anew would keep the old version alive.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::{Server, profile};
+use crate::proc::process::ProcessId;
+use crate::proc::status;
+use crate::sys;
+
+/// How far a generation has been asked to stop.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Stopping {
+    /// The number of the signal that the user wants sent, if it is not to be what each program expects.
+    signal: Option<i32>,
+    asked: Vec<ProcessId>,
+    /// Readable once the process that is waited for is dead. A main process is reaped.
+    #[serde(skip)]
+    death: Option<OwnedFd>,
+}
+
+impl Server {
+    /// The process that called bind(2) is the first to be asked.
+    pub fn bound_by(&mut self, process: Pid) {
+        self.binder = ProcessId::of(process);
+    }
+
+    /// Asks it to stop, and wakes it up for that.
+    pub fn stop(&mut self, signal: Option<Signal>) {
+        self.stopping.get_or_insert_default().signal = signal.map(|signal| signal as i32);
+        self.ask_next();
+    }
+
+    /// Passes SIGUSR1 on to the process that would be asked to stop, if it has a use for it: it kills those that do not
+    /// catch it. Whether it was passed on.
+    pub fn reopen_logs(&self, stop_signal: Option<Signal>) -> bool {
+        let main = self.tree.main_lives.then_some(self.tree.main);
+        let Some(process) = self.living_binder().or(main) else {
+            return false;
+        };
+        let stops = stop_signal.unwrap_or_else(|| profile::stop_signal(process));
+        // To node it means: open the debugger.
+        let means_it = stops != Signal::SIGUSR1 && !profile::is_node(process);
+        let catches = status::catches(process, Signal::SIGUSR1).unwrap_or(false);
+        means_it && catches && kill(process, Signal::SIGUSR1).is_ok()
+    }
+
+    /// Asks those whose turn it is by now. Call it when a process may have ended.
+    pub fn ask_next(&mut self) {
+        let binder = self.living_binder();
+        let turn = match (binder, self.tree.main_lives) {
+            _ if self.stopping.is_none() => return,
+            (Some(binder), _) => vec![binder],
+            (None, true) => vec![self.tree.main],
+            (None, false) => self.processes(),
+        };
+        let main_lives = self.tree.main_lives;
+        let main = self.tree.main;
+        let generation = self.generation;
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let wanted = stopping
+            .signal
+            .and_then(|number| Signal::try_from(number).ok());
+        for process in turn {
+            let Some(id) = ProcessId::of(process).filter(|id| !stopping.asked.contains(id)) else {
+                continue;
+            };
+            let signal = wanted.unwrap_or_else(|| profile::stop_signal(process));
+            log::debug!("{generation}: process {process} is asked to stop by {signal}");
+            let _ = kill(process, signal);
+            let _ = kill(process, Signal::SIGCONT);
+            stopping.asked.push(id);
+        }
+        // A wrapper that is stopped itself could not bury it.
+        if main_lives {
+            let _ = kill(main, Signal::SIGCONT);
+        }
+        stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
+    }
+
+    fn living_binder(&self) -> Option<Pid> {
+        let binder = self.binder.filter(|binder| binder.lives())?.pid;
+        (binder != self.tree.main && self.has(binder)).then_some(binder)
+    }
+
+    /// Readable once the process that was asked first is dead.
+    pub(super) fn death(&self) -> Option<BorrowedFd<'_>> {
+        self.stopping.as_ref()?.death.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn is_death(&self, fd: RawFd) -> bool {
+        self.death().is_some_and(|death| death.as_raw_fd() == fd)
+    }
+}
