@@ -23,6 +23,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,11 @@ pub struct Capture {
     /// Its memory could not be read in time: its calls are no longer answered here.
     blind: bool,
     gone: bool,
+    /// Its unlink(2) is stopped.
+    paths: bool,
+    /// Tells of names that go from the directories of unix paths, while it drains and its unlink(2) is not stopped.
+    #[serde(skip)]
+    removals: Option<Inotify>,
     #[serde(skip)]
     new_listeners: Vec<NewListener>,
     announced: usize,
@@ -114,8 +120,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// `listener` is what [`filter::install`] has returned to the generation's first process.
-    pub fn new(generation: Generation, listener: OwnedFd) -> Self {
+    /// `listener` is what [`filter::install`] has returned to the generation's first process, and `paths` what it was
+    /// told.
+    pub fn new(generation: Generation, listener: OwnedFd, paths: bool) -> Self {
         seccomp::wake_synchronously(listener.as_fd());
         Self {
             generation,
@@ -124,6 +131,8 @@ impl Capture {
             binders: Vec::new(),
             blind: false,
             gone: false,
+            paths,
+            removals: None,
             new_listeners: Vec::new(),
             announced: 0,
             warned: Vec::new(),
@@ -135,7 +144,40 @@ impl Capture {
         if self.gone {
             return Vec::new();
         }
-        vec![(self.listener.as_fd(), PollFlags::POLLIN)]
+        let removals = self.removals.as_ref().map(AsFd::as_fd);
+        let all = [self.listener.as_fd()].into_iter().chain(removals);
+        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// It is to end, and may unlink what clients come by: that is put back at once.
+    pub fn guard_paths(&mut self, listeners: &Listeners) {
+        if self.paths || self.removals.is_some() || !listeners.have_paths() {
+            return;
+        }
+        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+        let Ok(removals) = Inotify::init(flags) else {
+            return; // what it unlinks is put back once it is gone
+        };
+        let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+        for directory in listeners.directories() {
+            let _ = removals.add_watch(&directory, gone);
+        }
+        self.removals = Some(removals);
+    }
+
+    fn put_paths_back(&self, listeners: &mut Listeners) {
+        let Some(removals) = &self.removals else {
+            return;
+        };
+        while let Ok(events) = removals.read_events() {
+            let names = events.iter().filter_map(|event| event.name.as_ref());
+            if names
+                .into_iter()
+                .any(|name| listeners.have_path_named(name))
+            {
+                listeners.put_paths_back();
+            }
+        }
     }
 
     /// When new listeners are to be logged.
@@ -155,6 +197,7 @@ impl Capture {
             self.answer(call, context);
             answered += 1;
         }
+        self.put_paths_back(context.listeners);
         if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.gone = true;
             self.events.push(CaptureEvent::Gone);
@@ -310,7 +353,7 @@ pub fn available() -> io::Result<()> {
         return Err(Errno::ENOSYS.into());
     }
     let thread = std::thread::Builder::new();
-    let tried = thread.spawn(|| filter::install().map(drop))?.join();
+    let tried = thread.spawn(|| filter::install(true).map(drop))?.join();
     tried.unwrap_or_else(|_| Err(Errno::EAGAIN.into()))
 }
 

@@ -66,6 +66,8 @@ pub struct Launch {
     pub ready_fd: Option<(RawFd, OwnedFd)>,
     /// Run this instead of what COMMAND leads to by now.
     pub program: Option<OwnedFd>,
+    /// Clients come by a unix path, which its unlink(2) must not take away.
+    pub paths: bool,
 }
 
 /// What a generation's own descriptors had to say.
@@ -99,6 +101,8 @@ pub struct Server {
     stopping: Option<Stopping>,
     /// What is left of it dies as soon as it is seen.
     doomed: bool,
+    /// As in [`Launch`].
+    paths: bool,
 }
 
 impl Server {
@@ -113,16 +117,18 @@ impl Server {
             notify,
             ready_fd,
             program,
+            paths,
         } = launch;
         let environment = environment::variables(server_config, generation, &sockets, &notify)?;
         let request = StubRequest {
             command: environment::arguments(&server_config.command, generation, &sockets)?,
             listen_pid: !sockets.is_empty(),
-            chdir: server_config.chdir.clone(),
+            chdir: server_config.chdir.clone().map(PathBuf::into_os_string),
             user: server_config.user.clone(),
             group: server_config.group.clone(),
             capture: server_config.capture,
             open_stdin: server_config.stdin == Stdin::Open,
+            paths,
             numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
             open_files: open_files::given(),
@@ -167,6 +173,7 @@ impl Server {
             binder: None,
             stopping: None,
             doomed: false,
+            paths,
         })
     }
 
@@ -182,6 +189,11 @@ impl Server {
 
     pub fn started(&self) -> Time {
         self.started
+    }
+
+    /// Whether its unlink(2) is stopped, if it is captured.
+    pub fn is_kept_from_unlinking(&self) -> bool {
+        self.paths
     }
 
     /// exec has worked, as far as has been heard.

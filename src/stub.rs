@@ -120,7 +120,7 @@ fn prepare(
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
     if request.capture {
-        match filter::install() {
+        match filter::install(request.paths) {
             Ok(notifications) => line.captured(notifications.as_fd()),
             Err(error) => line.not_captured(error.raw_os_error().unwrap_or(libc::EINVAL)),
         }
@@ -134,7 +134,7 @@ fn prepare(
     }
     // As the server's own user: what that may not enter, the server shall not start in.
     if let Some(directory) = &request.chdir {
-        chdir(directory).map_err(|error| {
+        chdir(directory.as_os_str()).map_err(|error| {
             StubError::ours(
                 &format!("change to {}", directory.display()),
                 &io::Error::from(error),

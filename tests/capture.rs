@@ -14,6 +14,7 @@ use crate::common::{alone, server, skipped};
 mod closed;
 mod life;
 mod rights;
+mod unlink;
 
 const SWAPS: usize = 20;
 

@@ -11,72 +11,115 @@ use nix::errno::Errno;
 
 use crate::sys::seccomp;
 
-/// `AUDIT_ARCH_X86_64` of linux/audit.h.
-const X86_64: u32 = 0xC000_003E;
-/// `AUDIT_ARCH_AARCH64` of linux/audit.h.
-const AARCH64: u32 = 0xC000_00B7;
 /// `__X32_SYSCALL_BIT`: calls of the x32 instruction set come under the same architecture.
 const X32: u32 = 0x4000_0000;
+/// `sizeof(struct sockaddr_nl)`: name look-ups bind such sockets all the time.
+const NETLINK_ADDRESS: u32 = 12;
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const HAS_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// Offsets in `struct seccomp_data`.
+/// Offsets in `struct seccomp_data`; the lower half of an argument comes first.
 const CALL: u32 = 0;
 const ARCHITECTURE: u32 = 4;
+const THIRD_ARGUMENT: u32 = 32;
 
 const fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// bind 49, listen 50, unlink 87, unlinkat 263. The filter depends only on the number and the architecture, so the kernel
-/// caches which calls always pass and does not run the filter for them (Linux 5.11).
-const FOR_X86_64: &[sock_filter] = &[
-    op(LOAD, ARCHITECTURE, 0, 0),
-    op(EQUAL, X86_64, 0, 6),
-    op(LOAD, CALL, 0, 0),
-    op(AT_LEAST, X32, 4, 0),
-    op(EQUAL, 49, 4, 0),
-    op(EQUAL, 50, 3, 0),
-    op(EQUAL, 87, 2, 0),
-    op(EQUAL, 263, 1, 0),
-    op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-    op(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
-];
+/// The numbers of a processor's calls.
+struct Calls {
+    /// `AUDIT_ARCH_*` of linux/audit.h.
+    architecture: u32,
+    bind: u32,
+    listen: u32,
+    /// Newer processors have [`Calls::unlinkat`] alone.
+    unlink: Option<u32>,
+    unlinkat: u32,
+}
 
-/// bind 200, listen 201, unlinkat 35; there is no unlink.
-const FOR_AARCH64: &[sock_filter] = &[
-    op(LOAD, ARCHITECTURE, 0, 0),
-    op(EQUAL, AARCH64, 0, 4),
-    op(LOAD, CALL, 0, 0),
-    op(EQUAL, 200, 3, 0),
-    op(EQUAL, 201, 2, 0),
-    op(EQUAL, 35, 1, 0),
-    op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-    op(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
-];
+const X86_64: Calls = Calls {
+    architecture: 0xC000_003E,
+    bind: 49,
+    listen: 50,
+    unlink: Some(87),
+    unlinkat: 263,
+};
+const AARCH64: Calls = Calls {
+    architecture: 0xC000_00B7,
+    bind: 200,
+    listen: 201,
+    unlink: None,
+    unlinkat: 35,
+};
 
-const FILTER: Option<&[sock_filter]> = if cfg!(target_arch = "x86_64") {
-    Some(FOR_X86_64)
+const OURS: Option<Calls> = if cfg!(target_arch = "x86_64") {
+    Some(X86_64)
 } else if cfg!(target_arch = "aarch64") {
-    Some(FOR_AARCH64)
+    Some(AARCH64)
 } else {
     None
 };
 
-/// Puts the calling thread, and what it becomes or forks, under the filter, and returns the notification descriptor.
-/// Without `CAP_SYS_ADMIN` setuid programs no longer work after it (`PR_SET_NO_NEW_PRIVS`).
+const ALLOW: sock_filter = op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+const STOP: sock_filter = op(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
+
+/// A call that is stopped is interrupted by a signal now and then, so as few as possible are: bind and listen, and where
+/// clients come by a unix path (`paths`) unlink.
+///
+/// Calls of which no argument is looked at are remembered by the kernel, which does not run the filter for them again
+/// (Linux 5.11).
+fn program(calls: &Calls, paths: bool) -> Vec<sock_filter> {
+    let mut program = vec![
+        op(LOAD, ARCHITECTURE, 0, 0),
+        op(EQUAL, calls.architecture, 1, 0),
+        ALLOW,
+        op(LOAD, CALL, 0, 0),
+        op(AT_LEAST, X32, 0, 1),
+        ALLOW,
+    ];
+    let unless = |code, k| {
+        vec![
+            op(LOAD, THIRD_ARGUMENT, 0, 0),
+            op(code, k, 0, 1),
+            ALLOW,
+            STOP,
+        ]
+    };
+    let removes_directory = libc::AT_REMOVEDIR.cast_unsigned();
+    let mut rules = vec![(calls.listen, vec![STOP])];
+    if paths {
+        rules.push((calls.bind, vec![STOP]));
+        rules.extend(calls.unlink.map(|unlink| (unlink, vec![STOP])));
+        rules.push((calls.unlinkat, unless(HAS_BIT, removes_directory)));
+    } else {
+        rules.push((calls.bind, unless(EQUAL, NETLINK_ADDRESS)));
+    }
+    for (call, answer) in rules {
+        let length = u8::try_from(answer.len()).unwrap_or(u8::MAX);
+        program.push(op(EQUAL, call, 0, length));
+        program.extend(answer);
+    }
+    program.push(ALLOW);
+    program
+}
+
+/// Puts the calling thread, and what it becomes or forks, under the filter; the descriptor that its notifications come
+/// from. `paths` says that clients come by a unix path. A thread that has no `CAP_SYS_ADMIN` gives up setuid programs for
+/// it (`PR_SET_NO_NEW_PRIVS`).
 ///
 /// # Errors
 /// `ENOSYS` on other processors, else those of seccomp(2): see [`why_not`].
-pub fn install() -> io::Result<OwnedFd> {
-    let filter = FILTER.ok_or(Errno::ENOSYS)?;
-    match seccomp::install(filter) {
+pub fn install(paths: bool) -> io::Result<OwnedFd> {
+    let filter = program(&OURS.ok_or(Errno::ENOSYS)?, paths);
+    match seccomp::install(&filter) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
             nix::sys::prctl::set_no_new_privs()?;
-            seccomp::install(filter)
+            seccomp::install(&filter)
         }
         other => other,
     }
@@ -86,7 +129,7 @@ pub fn install() -> io::Result<OwnedFd> {
 pub fn why_not(errno: i32) -> String {
     match Errno::from_raw(errno) {
         Errno::EBUSY => "another hotswap or sandbox around it watches its system calls".to_owned(),
-        Errno::ENOSYS if FILTER.is_none() => {
+        Errno::ENOSYS if OURS.is_none() => {
             "this processor is neither x86-64 nor aarch64".to_owned()
         }
         Errno::EINVAL | Errno::ENOSYS => {
@@ -102,23 +145,25 @@ mod tests {
     use super::*;
 
     /// Runs a filter as the kernel would, on one call.
-    fn verdict(filter: &[sock_filter], architecture: u32, call: u32) -> u32 {
+    fn verdict(filter: &[sock_filter], architecture: u32, call: u32, third: u32) -> u32 {
         let mut accumulator = 0;
         let mut at = 0;
         loop {
             let op = filter[at];
             at += 1;
             let holds = match op.code {
-                LOAD if op.k == CALL => {
-                    accumulator = call;
-                    continue;
-                }
-                LOAD if op.k == ARCHITECTURE => {
-                    accumulator = architecture;
+                LOAD => {
+                    accumulator = match op.k {
+                        CALL => call,
+                        ARCHITECTURE => architecture,
+                        THIRD_ARGUMENT => third,
+                        offset => panic!("nothing is at {offset}"),
+                    };
                     continue;
                 }
                 EQUAL => accumulator == op.k,
                 AT_LEAST => accumulator >= op.k,
+                HAS_BIT => accumulator & op.k != 0,
                 RETURN => return op.k,
                 code => panic!("no such instruction: {code:#x}"),
             };
@@ -126,53 +171,65 @@ mod tests {
         }
     }
 
-    fn stopped(filter: &[sock_filter], architecture: u32) -> Vec<u32> {
+    fn stopped(filter: &[sock_filter], architecture: u32, third: u32) -> Vec<u32> {
         (0..4096)
             .chain(X32..X32 + 1024)
-            .filter(|call| verdict(filter, architecture, *call) != libc::SECCOMP_RET_ALLOW)
+            .filter(|call| verdict(filter, architecture, *call, third) != libc::SECCOMP_RET_ALLOW)
             .collect()
     }
 
     #[test]
-    fn stops_four_calls_on_x86_64_and_three_on_aarch64() {
-        assert_eq!(stopped(FOR_X86_64, X86_64), [49, 50, 87, 263]);
-        assert_eq!(stopped(FOR_AARCH64, AARCH64), [35, 200, 201]);
+    fn only_bind_and_listen_are_stopped_until_a_unix_path_is_known() {
+        for (calls, known) in [
+            (X86_64, vec![49, 50, 87, 263]),
+            (AARCH64, vec![35, 200, 201]),
+        ] {
+            let architecture = calls.architecture;
+            let plain = program(&calls, false);
+            assert_eq!(
+                stopped(&plain, architecture, 16),
+                [calls.bind, calls.listen]
+            );
+            assert_eq!(stopped(&program(&calls, true), architecture, 0), known);
+        }
+    }
+
+    #[test]
+    fn neither_netlink_nor_directories_are_stopped() {
+        let plain = program(&X86_64, false);
+        assert_eq!(stopped(&plain, X86_64.architecture, NETLINK_ADDRESS), [50]);
+        let removes_directory = libc::AT_REMOVEDIR.cast_unsigned();
+        let with_paths = program(&X86_64, true);
+        let stopped = stopped(&with_paths, X86_64.architecture, removes_directory);
+        assert_eq!(stopped, [49, 50, 87]);
     }
 
     #[test]
     fn what_it_stops_it_notifies_of() {
-        assert_eq!(
-            verdict(FOR_X86_64, X86_64, 49),
-            libc::SECCOMP_RET_USER_NOTIF
-        );
-        assert_eq!(
-            verdict(FOR_AARCH64, AARCH64, 35),
-            libc::SECCOMP_RET_USER_NOTIF
-        );
+        for (calls, call) in [(X86_64, 49), (AARCH64, 35)] {
+            let filter = program(&calls, true);
+            let verdict = verdict(&filter, calls.architecture, call, 0);
+            assert_eq!(verdict, libc::SECCOMP_RET_USER_NOTIF);
+        }
     }
 
     #[test]
     fn lets_calls_of_foreign_instruction_sets_through() {
         let i386 = 0x4000_0003;
-        assert!(stopped(FOR_X86_64, i386).is_empty());
-        assert!(stopped(FOR_X86_64, AARCH64).is_empty());
-        assert!(stopped(FOR_AARCH64, X86_64).is_empty());
-        assert_eq!(
-            verdict(FOR_X86_64, X86_64, X32 + 49),
-            libc::SECCOMP_RET_ALLOW
-        );
+        let filter = program(&X86_64, true);
+        assert!(stopped(&filter, i386, 0).is_empty());
+        assert!(stopped(&filter, AARCH64.architecture, 0).is_empty());
+        let x32 = verdict(&filter, X86_64.architecture, X32 + 49, 0);
+        assert_eq!(x32, libc::SECCOMP_RET_ALLOW);
     }
 
     #[test]
     fn knows_the_numbers_of_this_machine() {
-        let Some(filter) = FILTER else { return };
-        let architecture = filter[1].k;
-        for call in [libc::SYS_bind, libc::SYS_listen, libc::SYS_unlinkat] {
-            let call = u32::try_from(call).unwrap();
-            assert_eq!(
-                verdict(filter, architecture, call),
-                libc::SECCOMP_RET_USER_NOTIF
-            );
-        }
+        let Some(calls) = OURS else { return };
+        let numbers = [calls.bind, calls.listen, calls.unlinkat].map(libc::c_long::from);
+        assert_eq!(
+            numbers,
+            [libc::SYS_bind, libc::SYS_listen, libc::SYS_unlinkat]
+        );
     }
 }

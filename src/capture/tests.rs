@@ -76,10 +76,10 @@ impl CapturedServers {
     ) -> JoinHandle<T> {
         let (sender, receiver) = mpsc::channel();
         let server = thread::spawn(move || {
-            sender.send(filter::install().unwrap()).unwrap();
+            sender.send(filter::install(true).unwrap()).unwrap();
             work()
         });
-        let capture = Capture::new(generation, receiver.recv().unwrap());
+        let capture = Capture::new(generation, receiver.recv().unwrap(), true);
         self.captures.insert(generation, capture);
         server
     }

@@ -6,10 +6,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
 use super::captured_address::{BoundPath, CapturedAddress, PathEntry};
+use super::incident::Incident;
 use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
 use super::unix_dir::UnixDir;
@@ -216,6 +218,21 @@ impl Listeners {
     /// Whether any listener is a unix path.
     pub fn have_paths(&self) -> bool {
         self.places().next().is_some()
+    }
+
+    /// The directories of those paths.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.places().map(UnixDir::here).collect()
+    }
+
+    /// Somebody has unlinked one of them: it leads to where it led.
+    pub fn put_paths_back(&mut self) {
+        for Listener { sort, .. } in &mut self.all {
+            if let Err(error) = sort.put_back() {
+                let incident = Incident::broken(sort.address(), &error);
+                self.context.incident(incident);
+            }
+        }
     }
 
     pub fn have_path_named(&self, name: &OsStr) -> bool {

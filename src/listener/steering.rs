@@ -111,6 +111,11 @@ pub trait Steering {
         None
     }
 
+    /// Puts its path in the file system back, if it was taken away.
+    fn put_back(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Its path in the file system.
     fn dir(&self) -> Option<&UnixDir> {
         None

@@ -42,6 +42,11 @@ pub struct UnixDir {
 }
 
 impl UnixDir {
+    /// A path to the directory, wherever it is by now.
+    pub fn here(&self) -> PathBuf {
+        proc::path_of(&self.directory)
+    }
+
     /// Takes the path: no other hotswap has it, nobody answers there, and what a killed hotswap has left beside it is removed.
     ///
     /// # Errors

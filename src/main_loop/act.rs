@@ -63,7 +63,7 @@ impl World {
             }
             Action::Stop(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
-                    one.begin_draining(sys::now());
+                    one.begin_draining(sys::now(), &self.listeners);
                     if let Some(binder) = one.binder() {
                         one.server.bound_by(binder);
                     }
@@ -72,7 +72,7 @@ impl World {
             }
             Action::Kill(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
-                    one.begin_draining(sys::now());
+                    one.begin_draining(sys::now(), &self.listeners);
                     one.server.kill();
                 }
             }
@@ -132,6 +132,7 @@ impl World {
             notify: notify.address().to_owned(),
             ready_fd: readiness.take_descriptor(),
             program,
+            paths: self.listeners.have_paths(),
         };
         self.watch.starts(built, now);
         let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
@@ -187,7 +188,7 @@ impl World {
                 .collect(),
         );
         if let Some(one) = self.generations.get_mut(&generation) {
-            one.begin_draining(now);
+            one.begin_draining(now, &self.listeners);
             drain.count(
                 &self.listeners.sockets_of(generation),
                 &one.server.processes(),

@@ -97,7 +97,11 @@ impl World {
                 ServerEvent::Running => self.watch.confirm(pid, now),
                 ServerEvent::Captured(notifications) => {
                     if let Some(one) = self.generations.get_mut(&generation) {
-                        one.capture = Some(Capture::new(generation, notifications));
+                        one.capture = Some(Capture::new(
+                            generation,
+                            notifications,
+                            one.server.is_kept_from_unlinking(),
+                        ));
                     }
                 }
                 ServerEvent::NotCaptured(errno) => {

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use crate::capture::Capture;
 use crate::drain::Drain;
-use crate::listener::ListenerId;
+use crate::listener::{ListenerId, Listeners};
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::server::Server;
@@ -53,8 +53,11 @@ impl Spawned {
     }
 
     /// It is told to end, or clients go elsewhere.
-    pub fn begin_draining(&mut self, now: Time) {
+    pub fn begin_draining(&mut self, now: Time, listeners: &Listeners) {
         self.readiness = None;
+        if let Some(capture) = &mut self.capture {
+            capture.guard_paths(listeners);
+        }
         self.drains_since.get_or_insert(now);
     }
 

@@ -58,6 +58,7 @@ fn launch(sockets: usize) -> Launch {
         notify: "@nobody".into(),
         ready_fd: None,
         program: None,
+        paths: false,
     }
 }
 

@@ -175,6 +175,10 @@ impl Steering for UnixPath {
         self.update_interests(context);
     }
 
+    fn put_back(&self) -> io::Result<()> {
+        self.repair()
+    }
+
     fn dir(&self) -> Option<&UnixDir> {
         Some(&self.dir)
     }
