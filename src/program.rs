@@ -15,8 +15,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
 
+use crate::escape::escape;
+
 /// Where execvp(3) looks if PATH is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// How a compiled program begins.
+const ELF: &[u8; 4] = b"\x7fELF";
+/// What some editors put before a text, and no kernel looks behind.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// As far as the kernel reads in a script.
 const LONGEST_FIRST_LINE: u64 = 256;
@@ -57,14 +64,14 @@ pub fn find(
 /// script, whose interpreter opens it by name, and for a file that does not exist.
 pub fn hold(path: &Path) -> Option<OwnedFd> {
     let descriptor = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    let mut start = [0; 2];
+    let mut start = *ELF;
     let held = File::open(path)
         .ok()
         .filter(|file| is_same(file, &descriptor));
     if let Some(mut file) = held {
         file.read_exact(&mut start).ok()?;
     }
-    (&start != b"#!").then_some(descriptor)
+    (&start == ELF).then_some(descriptor)
 }
 
 fn is_same(file: &File, descriptor: &OwnedFd) -> bool {
@@ -75,10 +82,8 @@ fn is_same(file: &File, descriptor: &OwnedFd) -> bool {
 
 /// The interpreter that a script names in its first line, or a compiled program in its headers.
 pub fn interpreter(path: &OsStr) -> Option<String> {
-    let mut first = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(LONGEST_FIRST_LINE).read_to_end(&mut first).ok()?;
-    if first.starts_with(b"\x7fELF") {
+    let first = beginning(path)?;
+    if first.starts_with(ELF) {
         return Some("its loader".to_owned());
     }
     let rest = first.strip_prefix(b"#!")?;
@@ -90,6 +95,37 @@ pub fn interpreter(path: &OsStr) -> Option<String> {
         .split([' ', '\t'])
         .next()?;
     Some(format!("its interpreter {}", name.escape_debug()))
+}
+
+fn beginning(path: &OsStr) -> Option<Vec<u8>> {
+    let mut first = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(LONGEST_FIRST_LINE).read_to_end(&mut first).ok()?;
+    Some(first)
+}
+
+/// Whether a file that the kernel could not execute is a script that the shell can make something of.
+pub fn is_for_the_shell(path: &OsStr) -> bool {
+    let marked = |first: &Vec<u8>| first.starts_with(ELF) || first.starts_with(BYTE_ORDER_MARK);
+    beginning(path).is_some_and(|first| !first.is_empty() && !first.contains(&0) && !marked(&first))
+}
+
+/// What a user can do about a file that cannot be executed, on a line of its own.
+pub fn advice(path: &OsStr) -> Option<String> {
+    let shown = escape(&path.to_string_lossy());
+    let mode = std::fs::metadata(path)
+        .ok()
+        .filter(std::fs::Metadata::is_file);
+    if mode.is_some_and(|file| file.mode() & 0o111 == 0) {
+        return Some(format!("\ntry: chmod +x {shown}"));
+    }
+    let first = beginning(path)?;
+    let line = first.split(|byte| *byte == b'\n').next()?;
+    if first.starts_with(BYTE_ORDER_MARK) {
+        return Some(format!("\ntry: save {shown} without a byte order mark"));
+    }
+    let windows = line.starts_with(b"#!") && line.ends_with(b"\r");
+    windows.then(|| format!("\ntry: save {shown} with line ends of Unix, which dos2unix(1) makes"))
 }
 
 #[cfg(test)]
@@ -143,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_done_about_a_script_is_said() {
+        let advice_for = |content: &str, mode| {
+            let place = place_with("api", mode);
+            let path = place.path().join("api");
+            fs::write(&path, content).expect("written");
+            advice(path.as_os_str()).unwrap_or_default()
+        };
+        assert!(advice_for("#!/bin/sh\n", 0o644).starts_with("\ntry: chmod +x /"));
+        assert!(advice_for("\u{feff}#!/bin/sh\n", 0o755).contains("byte order mark"));
+        assert!(advice_for("#!/bin/sh\r\n", 0o755).contains("line ends of Unix"));
+        assert_eq!(advice_for("#!/bin/sh\n", 0o755), "");
+    }
+
+    #[test]
     fn a_script_names_its_interpreter_and_cannot_be_held() {
         let place = place_with("api", 0o755);
         let path = place.path().join("api");
@@ -151,6 +201,9 @@ mod tests {
             Some("its interpreter /no/such")
         );
         assert!(hold(&path).is_none());
+        fs::write(&path, "echo hello\n").expect("written");
+        assert!(hold(&path).is_none());
+        assert!(is_for_the_shell(path.as_os_str()));
         assert!(hold(Path::new("/proc/self/exe")).is_some());
     }
 }

@@ -12,7 +12,7 @@ mod credentials;
 pub mod open_files;
 pub mod request;
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -35,6 +35,9 @@ use request::{StubRequest, c_string};
 
 /// The first number that a server looks for its sockets at (sd_listen_fds(3)).
 pub const FIRST: RawFd = 3;
+
+/// What runs a script that names no interpreter, as execvp(3) has it.
+const SHELL: &CStr = c"/bin/sh";
 
 /// The waits, in milliseconds, before a program that is still being written is tried again.
 const TRIES: u32 = 100;
@@ -258,6 +261,12 @@ impl PreparedProgram {
                 break;
             }
         }
+        if error == Errno::ENOEXEC && program::is_for_the_shell(&self.path) {
+            let mut arguments = vec![SHELL.to_owned(), path];
+            arguments.extend(self.arguments.into_iter().skip(1));
+            let Err(why) = execve(SHELL, &arguments, &self.environment);
+            error = why;
+        }
         cannot_run(&self.command, &error.into(), Some(&self.path))
     }
 }
@@ -270,10 +279,11 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubE
         .and_then(program::interpreter)
         .map(|interpreter| format!(" by {interpreter}"))
         .unwrap_or_default();
+    let advice = path.and_then(program::advice).unwrap_or_default();
     let command = String::from_utf8_lossy(command.as_bytes());
     StubError {
         status: if missing { 127 } else { 126 },
-        reason: format!("cannot run {command}{interpreter}: {error}"),
+        reason: format!("cannot run {command}{interpreter}: {error}{advice}"),
     }
 }
 

@@ -80,7 +80,8 @@ fn a_program_that_is_not_there_is_127_with_its_errno() {
 #[test]
 fn a_program_that_may_not_be_run_is_126() {
     let mut site = Site::start(&server_config(&["/etc/passwd"]), launch(0));
-    let expected = "cannot run /etc/passwd: Permission denied (os error 13)";
+    let expected =
+        "cannot run /etc/passwd: Permission denied (os error 13)\ntry: chmod +x /etc/passwd";
     assert_eq!(reason(site.reap()), (126, expected.into()));
 }
 
