@@ -38,6 +38,17 @@ pub enum Invocation {
         timeout: Option<Duration>,
         drained: bool,
         all: bool,
+        json: bool,
+        check: bool,
+    },
+    Rollback {
+        name: Option<String>,
+        timeout: Option<Duration>,
+        json: bool,
+    },
+    History {
+        name: Option<String>,
+        json: bool,
     },
     Status {
         name: Option<String>,
@@ -47,6 +58,7 @@ pub enum Invocation {
     Stop {
         name: Option<String>,
         timeout: Option<Duration>,
+        json: bool,
     },
     Events {
         name: Option<String>,
@@ -73,7 +85,7 @@ pub enum Invocation {
     args_override_self = true,
     max_term_width = 110,
     override_usage = "hotswap [OPTIONS] -- COMMAND [ARGS]...\n       \
-                      hotswap swap|status|stop|events|upgrade [NAME] [OPTIONS]\n       \
+                      hotswap swap|rollback|status|history|stop|events|upgrade [NAME] [OPTIONS]\n       \
                       hotswap completions SHELL | hotswap man"
 )]
 struct CommandLine {
@@ -98,6 +110,31 @@ enum ClientCommand {
         /// Swap every instance of this user
         #[arg(long, conflicts_with = "name")]
         all: bool,
+        /// Print the verdict as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Start the new version until it is ready, then discard it
+        #[arg(long, conflicts_with = "drained")]
+        check: bool,
+    },
+    /// Swap to the program that served before
+    Rollback {
+        #[command(flatten)]
+        whom: InstanceArg,
+        /// Stop waiting after D (the swap goes on, and the status is 124)
+        #[arg(long, value_name = "D", value_parser = values::duration)]
+        timeout: Option<Duration>,
+        /// Print the verdict as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the last verdicts, newest first
+    History {
+        #[command(flatten)]
+        whom: InstanceArg,
+        /// Print them as a JSON array
+        #[arg(long)]
+        json: bool,
     },
     /// Show generations, listeners and counters
     Status {
@@ -117,6 +154,9 @@ enum ClientCommand {
         /// Stop waiting after D: the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
+        /// Print what came of it as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Follow what happens
     Events {
@@ -288,20 +328,42 @@ fn request(
             timeout,
             drained,
             all,
+            json,
+            check,
         }) => Invocation::Swap {
             name: if all { None } else { or_our_own(whom) },
             timeout,
             drained,
             all,
+            json,
+            check,
+        },
+        Some(ClientCommand::Rollback {
+            whom,
+            timeout,
+            json,
+        }) => Invocation::Rollback {
+            name: or_our_own(whom),
+            timeout,
+            json,
+        },
+        Some(ClientCommand::History { whom, json }) => Invocation::History {
+            name: or_our_own(whom),
+            json,
         },
         Some(ClientCommand::Status { whom, json, watch }) => Invocation::Status {
             name: or_our_own(whom),
             json,
             watch,
         },
-        Some(ClientCommand::Stop { whom, timeout }) => Invocation::Stop {
+        Some(ClientCommand::Stop {
+            whom,
+            timeout,
+            json,
+        }) => Invocation::Stop {
             name: or_our_own(whom),
             timeout,
+            json,
         },
         Some(ClientCommand::Events { whom, json }) => Invocation::Events {
             name: or_our_own(whom),

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::supervisor::{ClientId, Generation, Time};
 use connection::{ClientConnection, Outcome};
 use protocol::Reply;
-pub use protocol::{RequestKind, SwapVerdict};
+pub use protocol::{RequestKind, SwapResult, SwapVerdict};
 use socket::ControlSocket;
 use socket_dirs::SocketDirs;
 
@@ -41,6 +41,8 @@ const REST: Duration = Duration::from_secs(1);
 pub struct ClientRequest {
     pub client: ClientId,
     pub what: RequestKind,
+    /// Who the client is.
+    pub uid: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -138,7 +140,10 @@ impl Control {
         let client = *client;
         match connection.woken(flags, now) {
             Outcome::Stays => Vec::new(),
-            Outcome::Asks(what) => vec![ClientRequest { client, what }],
+            Outcome::Asks(what) => {
+                let uid = socket::peer(&connection.stream).map_or(u32::MAX, Uid::as_raw);
+                vec![ClientRequest { client, what, uid }]
+            }
             Outcome::Leaves => {
                 self.connections.remove(&client);
                 Vec::new()
@@ -183,11 +188,17 @@ impl Control {
         self.connections.insert(ClientId(self.last), connection);
     }
 
-    /// Drops the client that has been connected longest without waiting for anything.
+    /// Drops the client that has been connected longest without waiting for anything, or one that only follows.
     fn make_room(&mut self) -> bool {
         let mut connections = self.connections.iter();
         let idle = connections.find(|(_, connection)| connection.waits_for().is_none());
-        idle.map(|(client, _)| *client)
+        // those who only follow come before those who want something
+        let mut connections = self.connections.iter();
+        let follower = || {
+            connections.find(|(_, connection)| connection.waits_for() == Some(RequestKind::Events))
+        };
+        idle.or_else(follower)
+            .map(|(client, _)| *client)
             .is_some_and(|client| self.connections.remove(&client).is_some())
     }
 
@@ -212,7 +223,8 @@ impl Control {
         let message = Reply::Event(event.clone());
         self.say(&message, |connection| {
             let waits_for = connection.waits_for();
-            waits_for.is_some_and(|what| what != RequestKind::Status)
+            waits_for
+                .is_some_and(|what| !matches!(what, RequestKind::Status | RequestKind::History))
         });
     }
 
@@ -250,7 +262,10 @@ impl Control {
             let Some(connection) = self.connections.get_mut(client) else {
                 continue;
             };
-            let patient = connection.waits_for() == Some(RequestKind::Swap { drained: true });
+            let patient = matches!(
+                connection.waits_for(),
+                Some(RequestKind::Swap { drained: true, .. })
+            );
             match replaced {
                 Some(old) if patient && verdict.serving => {
                     connection.owed = Some((old, verdict.clone()));
@@ -265,8 +280,7 @@ impl Control {
         for connection in self.connections.values_mut() {
             if let Some((_, verdict)) = connection.owed.as_mut().filter(|owed| owed.0 == generation)
             {
-                let serving = verdict.text.split("; ").next().unwrap_or_default();
-                verdict.text = format!("{serving}; {text}");
+                verdict.text = format!("{}; {text}", verdict.outcome);
             }
         }
         self.settle(now, |waited_for| waited_for == generation);
@@ -283,6 +297,16 @@ impl Control {
         for (client, verdict) in due {
             self.answer(client, &Reply::Verdict(verdict), now);
         }
+    }
+
+    /// Nothing is done for that client.
+    pub fn refuse(&mut self, client: ClientId, why: &str, now: Time) {
+        self.answer(client, &Reply::Refused(why.to_owned()), now);
+    }
+
+    /// What that client asked for makes no sense here.
+    pub fn refuse_usage(&mut self, client: ClientId, why: &str, now: Time) {
+        self.answer(client, &Reply::Usage(why.to_owned()), now);
     }
 
     /// Answers one that asked for the status.

@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use cli::Invocation;
+use control::RequestKind;
 use control::client::queries::{self, StatusOptions};
 use control::client::requests::{self, SwapOptions};
 
@@ -73,8 +74,15 @@ fn run() -> Result<ExitCode> {
             timeout,
             drained,
             all,
+            json,
+            check,
         }) => {
-            let options = SwapOptions { timeout, drained };
+            let what = RequestKind::Swap { drained, check };
+            let options = SwapOptions {
+                what,
+                timeout,
+                json,
+            };
             if all {
                 requests::swap_all(options)
             } else {
@@ -84,7 +92,25 @@ fn run() -> Result<ExitCode> {
         Ok(Invocation::Status { name, json, watch }) => {
             queries::status(name.as_deref(), StatusOptions { json, watch })
         }
-        Ok(Invocation::Stop { name, timeout }) => requests::stop(name.as_deref(), timeout),
+        Ok(Invocation::Rollback {
+            name,
+            timeout,
+            json,
+        }) => {
+            let what = RequestKind::Rollback;
+            let options = SwapOptions {
+                what,
+                timeout,
+                json,
+            };
+            requests::swap(name.as_deref(), options)
+        }
+        Ok(Invocation::History { name, json }) => queries::history(name.as_deref(), json),
+        Ok(Invocation::Stop {
+            name,
+            timeout,
+            json,
+        }) => requests::stop(name.as_deref(), timeout, json),
         Ok(Invocation::Events { name, json }) => queries::events(name.as_deref(), json),
         Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
         Ok(Invocation::Upgrade { name }) => requests::upgrade(name.as_deref()),

@@ -34,6 +34,7 @@ mod clients;
 mod commands;
 mod fallback;
 mod generation;
+mod identity;
 mod keys;
 mod saved_state;
 mod startup;

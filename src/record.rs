@@ -166,6 +166,15 @@ impl Record {
         }
     }
 
+    /// A candidate that was started only to see whether it gets ready.
+    pub fn checked(generation: Generation, how: &str, after: Duration) -> Self {
+        let text = format!("is ready ({how} after {}), and is discarded", humane(after));
+        Self {
+            after: Some(after),
+            ..Self::of(RecordKind::Notice, generation, text)
+        }
+    }
+
     pub fn dead(generation: Generation, exit: &Exit, after: Duration, then: Then) -> Self {
         let next = match then {
             Then::RestartAfter(delay) if delay.is_zero() => "; restarting".into(),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 pub use counters::Counters;
 pub use memory::MemoryUse;
-pub use table::{table, tables};
+pub use table::{history, table, tables};
 
 use crate::supervisor::{Draining, Generation, Phase, Queue, Stage, Supervisor, Swap, Time};
 
@@ -78,6 +78,10 @@ pub struct GenerationState {
     /// Restarts in a row that led to it.
     pub restarts: u32,
     pub waits: Option<Waits>,
+    /// Since when it serves, or lives, in RFC 3339.
+    pub since: Option<String>,
+    /// What it runs: path, size, modified, hash, differs.
+    pub program: Option<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +97,8 @@ pub struct LastSwap {
     pub serving: bool,
     /// The verdict, as in the log.
     pub text: String,
+    /// Without what became of the others.
+    pub outcome: String,
     pub ago: Duration,
 }
 
@@ -202,6 +208,8 @@ impl GenerationState {
             memory: MemoryUse::default(),
             restarts: 0,
             waits,
+            since: None,
+            program: None,
         }
     }
 
@@ -215,6 +223,8 @@ impl GenerationState {
             "rss_bytes": self.memory.rss,
             "pss_bytes": self.memory.pss,
             "restarts": self.restarts,
+            "since": self.since,
+            "program": self.program,
             "waits_for": self.waits.as_ref().map(|waits| waits.what.as_str()),
             "left_ms": self.waits.as_ref().and_then(|waits| waits.left).map(milliseconds),
         })

@@ -129,6 +129,8 @@ pub struct Supervisor {
     longest_start: Duration,
     /// How long clients wait for the next version, where only a change brings one.
     clients_wait_until: Option<Time>,
+    /// Whose program a roll back runs.
+    previous: Option<Generation>,
 }
 
 impl Supervisor {
@@ -149,6 +151,7 @@ impl Supervisor {
             rejected: false,
             longest_start: Duration::ZERO,
             clients_wait_until: None,
+            previous: None,
         }
     }
 
@@ -170,6 +173,8 @@ impl Supervisor {
             Event::Quiet(generation) => self.quiet(generation),
             Event::StopAsked(by) => self.stop(now, by, self.policy.stop_quiesce),
             Event::Interrupted => self.stop(now, None, self.policy.interrupt_quiesce),
+            Event::RollBackAsked(by) => self.roll_back(now, by),
+            Event::CheckAsked(by) => self.check(now, by),
             Event::UpgradeAsked => {
                 self.upgrade_asked = true;
                 Vec::new()
@@ -234,7 +239,13 @@ impl Supervisor {
     /// The generations whose programs may be wanted again.
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
-        let wanted = [self.serves(), before, self.last_good, self.fallen_back];
+        let wanted = [
+            self.serves(),
+            before,
+            self.last_good,
+            self.fallen_back,
+            self.previous,
+        ];
         wanted.into_iter().flatten()
     }
 

@@ -12,6 +12,7 @@ mod commands;
 mod common;
 mod containers;
 mod control;
+mod deploys;
 mod dev;
 mod environment;
 mod far_away;

@@ -130,10 +130,13 @@ fn the_manual_has_every_event_and_its_fields() {
         ..Record::of(RecordKind::Gone, Generation(1), "")
     };
     there_are.extend(event.fields().keys().cloned());
-    // when it is written, it gets its time
-    there_are.push("time".into());
+    // when it is written, it gets its time; for clients the program, too
+    let program = [
+        "program", "path", "size", "modified", "hash", "differs", "time",
+    ];
+    there_are.extend(program.map(str::to_owned));
     there_are.sort();
-    let told = literals("\nAn event, of\n", "\nThe status of an instance has\n");
+    let told = literals("\nAn event, of\n", "\nA verdict, of\n");
     assert_eq!(there_are, told);
 }
 

@@ -217,7 +217,7 @@ fn a_client_asks_its_own_instance_unless_it_names_one() {
     assert_eq!(name_of("status").as_deref(), Some("api"));
     assert!(matches!(
         line("stop api --timeout 3s"),
-        Ok(Invocation::Stop { name: Some(_), timeout: Some(limit) }) if limit.as_secs() == 3
+        Ok(Invocation::Stop { name: Some(_), timeout: Some(limit), .. }) if limit.as_secs() == 3
     ));
 }
 
@@ -351,7 +351,6 @@ fn every_bad_request_gets_one_clear_line_and_2() {
         "swap --timeout 5",
         "swap --all api",
         "swap .a",
-        "swap --json",
         "status --jsn",
         "stop --timeout x",
         "events a b",

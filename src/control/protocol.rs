@@ -1,14 +1,17 @@
 //! The protocol of the control socket: one JSON object per line, each way.
 //!
-//! A client sends one request: `{"do":"swap","drained":true}`, or `status`, `stop`, `events`, `upgrade`. hotswap greets
-//! each client with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those that follow or wait,
-//! `{"progress":TEXT}` to those that wait for a generation to be gone, and ends with one of `{"verdict":{..}}`,
-//! `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}` and `{"error":WHY}`. Unknown keys are ignored.
+//! A client sends one request: `{"do":"swap","drained":true}`, or `rollback`, `status`, `history`, `stop`, `events`,
+//! `upgrade`. hotswap greets each client with `{"hotswap":VERSION,"name":NAME,"pid":PID}`, sends `{"event":{..}}` to those
+//! that follow or wait, `{"progress":TEXT}` to those that wait for a generation to be gone, and ends with one of
+//! `{"verdict":{..}}`, `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}`, `{"usage":WHY}` and `{"error":WHY}`. Unknown
+//! keys are ignored.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::supervisor::Generation;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +21,12 @@ pub enum RequestKind {
         /// The answer waits until the old generation is gone.
         #[serde(default)]
         drained: bool,
+        /// The candidate is discarded once it is ready.
+        #[serde(default)]
+        check: bool,
     },
+    Rollback,
+    History,
     Status,
     Stop,
     Events,
@@ -48,17 +56,58 @@ impl RequestKind {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwapResult {
+    Serving,
+    #[default]
+    Aborted,
+    RolledBack,
+    /// It was ready, and nobody wanted more.
+    Checked,
+}
+
 /// The verdict on a swap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SwapVerdict {
+    pub time: String,
+    pub generation: u32,
+    pub result: SwapResult,
+    /// `signal`, `request`, `file`, `rollback`, `restart` or `first`.
+    pub cause: String,
+    /// Of the client that asked.
+    pub uid: Option<u32>,
+    /// What it runs: path, size, modified, hash, differs.
+    pub program: Option<Value>,
+    pub reason: Option<String>,
+    /// The sentence without what became of the others.
+    pub outcome: String,
     /// The new generation serves, and has proven itself.
     pub serving: bool,
     /// The sentence, as in the log.
     #[serde(rename = "message")]
     pub text: String,
     /// What a failed candidate wrote last to its stderr.
-    #[serde(rename = "stderr", default)]
+    #[serde(rename = "stderr")]
     pub last_lines: Vec<String>,
+}
+
+impl SwapVerdict {
+    pub fn of(generation: Generation, result: SwapResult, text: String) -> Self {
+        Self {
+            generation: generation.0,
+            result,
+            outcome: text.clone(),
+            text,
+            ..Self::default()
+        }
+    }
+
+    /// What was asked for has come about.
+    pub fn is_good(&self) -> bool {
+        self.serving || self.result == SwapResult::Checked
+    }
 }
 
 /// What hotswap says to a client.
@@ -72,6 +121,8 @@ pub enum Reply {
     /// It is always true.
     Done(bool),
     Refused(String),
+    /// It makes no sense for this instance.
+    Usage(String),
     Error(String),
     #[serde(untagged)]
     Greeting {
@@ -106,8 +157,14 @@ mod tests {
     #[test]
     fn a_request_survives_the_wire() {
         let all = [
-            RequestKind::Swap { drained: true },
-            RequestKind::Swap { drained: false },
+            RequestKind::Swap {
+                drained: true,
+                check: false,
+            },
+            RequestKind::Swap {
+                drained: false,
+                check: true,
+            },
             RequestKind::Status,
             RequestKind::Stop,
             RequestKind::Events,
@@ -124,6 +181,7 @@ mod tests {
             serving: false,
             text: "generation 3 aborted: exited with status 1 after 12ms".into(),
             last_lines: vec!["panicked at \"x\"".into(), String::new()],
+            ..SwapVerdict::default()
         };
         let greeting = Reply::Greeting {
             version: "0.1.0".into(),

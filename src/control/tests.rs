@@ -102,7 +102,8 @@ fn verdict(text: &str) -> SwapVerdict {
     SwapVerdict {
         serving: true,
         text: text.into(),
-        last_lines: vec![],
+        outcome: "serving".into(),
+        ..SwapVerdict::default()
     }
 }
 
@@ -110,7 +111,13 @@ fn verdict(text: &str) -> SwapVerdict {
 fn a_client_is_greeted_and_asks() {
     let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
-    assert_eq!(request.what, RequestKind::Swap { drained: true });
+    assert_eq!(
+        request.what,
+        RequestKind::Swap {
+            drained: true,
+            check: false
+        }
+    );
     let (said, ended) = heard(&mut stream);
     assert_eq!(said[0]["name"], "api");
     assert!(!ended);
@@ -179,6 +186,7 @@ fn a_failed_swap_has_nothing_to_wait_for() {
         serving: false,
         text: "generation 2 aborted".into(),
         last_lines: vec!["no such table".into()],
+        ..SwapVerdict::default()
     };
     room.control.verdict(&[request.client], &failed, None, NOW);
     let (said, ended) = heard(&mut stream);
@@ -317,7 +325,13 @@ fn too_many_that_ask_nothing_make_room_for_one_that_does() {
         room.settle();
     }
     let (_stream, request) = room.asking(r#"{"do":"swap"}"#);
-    assert_eq!(request.what, RequestKind::Swap { drained: false });
+    assert_eq!(
+        request.what,
+        RequestKind::Swap {
+            drained: false,
+            check: false
+        }
+    );
     assert!(room.control.polled().len() <= 129);
 }
 

@@ -83,6 +83,7 @@ impl World {
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
             Action::Upgrade(memory) => return self.upgrade(&memory),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
+            Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),
             Action::End(status) => self.ended = Some(status),
         }
         Vec::new()
@@ -117,6 +118,7 @@ impl World {
             self.says_ready && !std::mem::take(&mut self.ready_is_forgotten),
         )
         .context("cannot make its ready pipe")?;
+        let choice = program;
         let program = match program {
             ProgramChoice::Current => None,
             ProgramChoice::Of(good) => self.held_program(good).ok(),
@@ -135,6 +137,7 @@ impl World {
             paths: self.listeners.have_paths(),
         };
         self.watch.starts(built, now);
+        self.identify(generation, choice);
         let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {

@@ -7,6 +7,7 @@ use log::Level;
 use super::World;
 use super::generation::Spawned;
 use crate::cli::options::Stdin;
+use crate::control::SwapResult;
 use crate::log as lines;
 use crate::ready::NotReadyReason;
 use crate::record::{self, Record, RecordKind};
@@ -22,6 +23,10 @@ impl World {
             Transition::Proving(generation) => {
                 let (how, after) = self.shown_ready(*generation);
                 Record::proving(*generation, &how, after)
+            }
+            Transition::Checked(generation) => {
+                let (how, after) = self.shown_ready(*generation);
+                Record::checked(*generation, &how, after)
             }
             Transition::Serving {
                 generation,
@@ -98,8 +103,19 @@ impl World {
         let (how, after) = self.shown_ready(generation);
         let draining = draining.map(|old| (old, self.connections_of(old)));
         let record = Record::serving(generation, &how, after, draining);
-        self.status_data
-            .served(generation, cause, after, &record.text, sys::now());
+        let outcome = Record::serving(generation, &how, after, None).text;
+        self.status_data.counters.ready_after(after);
+        if matches!(cause, Cause::Asked | Cause::File | Cause::RollBack) {
+            self.status_data.counters.swaps += 1;
+        }
+        self.note_verdict(
+            generation,
+            cause,
+            SwapResult::Serving,
+            &record,
+            outcome,
+            Vec::new(),
+        );
         record
     }
 
@@ -108,7 +124,34 @@ impl World {
             self.warn(not_ready_reason);
         }
         let record = Record::failed(failure, age);
-        self.status_data.failed(failure, &record.text, sys::now());
+        let result = if failure.rolled_back {
+            self.status_data.counters.roll_backs += 1;
+            SwapResult::RolledBack
+        } else {
+            self.status_data
+                .counters
+                .aborted(record::cause(&failure.reason));
+            SwapResult::Aborted
+        };
+        let alone = Failure {
+            keeps_serving: None,
+            ..failure.clone()
+        };
+        let outcome = Record::failed(&alone, None).text;
+        let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
+            std::mem::take(&mut self.status_data.command_lines)
+        } else {
+            let one = self.generations.get(&failure.generation);
+            one.map(|one| one.server.last_lines()).unwrap_or_default()
+        };
+        self.note_verdict(
+            failure.generation,
+            failure.cause,
+            result,
+            &record,
+            outcome,
+            last_lines,
+        );
         record
     }
 
@@ -190,7 +233,7 @@ impl World {
         }
     }
 
-    fn shown_ready(&self, generation: Generation) -> (String, Duration) {
+    pub(super) fn shown_ready(&self, generation: Generation) -> (String, Duration) {
         let one = self.generations.get(&generation);
         one.and_then(|one| one.ready.clone()).unwrap_or_else(|| {
             let after = self.since(generation, |one| Some(one.server.started()));

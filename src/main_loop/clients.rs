@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::World;
 use super::wait::Batch;
-use crate::control::{self, RequestKind};
+use crate::cli::options::Order;
+use crate::control::{RequestKind, SwapResult, SwapVerdict};
 use crate::record::Record;
-use crate::supervisor::{ClientId, Event, Failure, Generation, Reason, Supervisor, Time, Verdict};
+use crate::supervisor::{ClientId, Event, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
@@ -25,9 +26,18 @@ impl World {
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
             match request.what {
-                RequestKind::Swap { .. } => batch.requests.push(Event::SwapAsked(Some(client))),
+                RequestKind::Swap { check: true, .. } => match self.cannot_check() {
+                    Some(why) => self.control.refuse_usage(client, why, now),
+                    None => batch.requests.push(Event::CheckAsked(client)),
+                },
+                RequestKind::Swap { .. } => {
+                    self.status_data.asked_by = Some(request.uid);
+                    batch.requests.push(Event::SwapAsked(Some(client)));
+                }
+                RequestKind::Rollback => self.status_data.rollback_clients.push(client),
                 RequestKind::Stop => batch.requests.push(Event::StopAsked(Some(client))),
                 RequestKind::Status => self.status_data.status_clients.push(client),
+                RequestKind::History => self.status_data.history_clients.push(client),
                 // It is told from now on.
                 RequestKind::Events => {}
                 RequestKind::Upgrade => self.check_upgrade(),
@@ -35,8 +45,39 @@ impl World {
         }
     }
 
+    /// Why a candidate cannot be started beside the serving generation, only to be discarded.
+    fn cannot_check(&self) -> Option<&'static str> {
+        if self.args.order == Order::StopFirst {
+            return Some(
+                "cannot check under --order stop-first: the old generation would have to go",
+            );
+        }
+        let shared = self.listeners.summaries().iter().any(|one| !one.steered);
+        (self.args.share || shared)
+            .then_some("cannot check on a shared socket: the candidate would accept clients")
+    }
+
+    /// What clients want of the core that the loop must look at first.
+    pub(super) fn roll_back(&mut self, supervisor: &Supervisor, now: Time) -> Vec<Event> {
+        let mut events = Vec::new();
+        for client in std::mem::take(&mut self.status_data.rollback_clients) {
+            let target = supervisor.rollback_target().map_err(str::to_owned);
+            let held = target.and_then(|target| self.held_program(target));
+            match held {
+                Ok(_) => events.push(Event::RollBackAsked(client)),
+                Err(why) => self
+                    .control
+                    .refuse(client, &format!("cannot roll back: {why}"), now),
+            }
+        }
+        events
+    }
+
     /// Answers those who want to know how it is.
     pub(super) fn answer_status_requests(&mut self, supervisor: &Supervisor, now: Time) {
+        for client in std::mem::take(&mut self.status_data.history_clients) {
+            self.control.status(client, self.status_data.history(), now);
+        }
         let status_clients = std::mem::take(&mut self.status_data.status_clients);
         if status_clients.is_empty() {
             return;
@@ -52,37 +93,32 @@ impl World {
             Verdict::Serving {
                 generation,
                 replaced,
-            } => (self.success(*generation), *replaced),
-            Verdict::Failed(failure) => (self.failure(failure), None),
+            } => (self.status_data.verdict_on(*generation), *replaced),
+            Verdict::Failed(failure) => {
+                let said = self.status_data.verdict_on(failure.generation);
+                let unsaid = || {
+                    SwapVerdict::of(
+                        failure.generation,
+                        SwapResult::Aborted,
+                        Record::failed(failure, None).text,
+                    )
+                };
+                (Some(said.unwrap_or_else(unsaid)), None)
+            }
+            Verdict::Checked(generation) => {
+                let (how, after) = self.shown_ready(*generation);
+                let text = Record::checked(*generation, &how, after).text;
+                (
+                    Some(SwapVerdict::of(*generation, SwapResult::Checked, text)),
+                    None,
+                )
+            }
             // Who asked for that is answered once the socket is gone.
             Verdict::Stopped => return,
         };
         let replaced = replaced.filter(|old| self.generations.contains_key(old));
         self.control
-            .verdict(clients, &verdict, replaced, sys::now());
-    }
-
-    fn success(&self, generation: Generation) -> control::SwapVerdict {
-        control::SwapVerdict {
-            serving: true,
-            text: self.status_data.verdict_on(generation).unwrap_or_default(),
-            last_lines: Vec::new(),
-        }
-    }
-
-    fn failure(&mut self, failure: &Failure) -> control::SwapVerdict {
-        let said = self.status_data.verdict_on(failure.generation);
-        let one = self.generations.get(&failure.generation);
-        let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
-            std::mem::take(&mut self.status_data.command_lines)
-        } else {
-            one.map(|one| one.server.last_lines()).unwrap_or_default()
-        };
-        control::SwapVerdict {
-            serving: false,
-            text: said.unwrap_or_else(|| Record::failed(failure, None).text),
-            last_lines,
-        }
+            .verdict(clients, &verdict.unwrap_or_default(), replaced, sys::now());
     }
 
     /// Those who follow, and those who wait for a swap.
@@ -93,6 +129,10 @@ impl World {
         let mut event = record.fields();
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         event.insert("time".into(), time.to_string().into());
+        let program = record
+            .generation
+            .and_then(|one| self.status_data.programs.shown(one));
+        event.extend(program.map(|program| ("program".to_owned(), program)));
         self.control.publish(&Value::Object(event));
     }
 
@@ -106,6 +146,10 @@ impl World {
         self.manager.follow(supervisor, failed, now);
         self.programs
             .retain(|old, _| supervisor.remembered().any(|wanted| wanted == *old));
+        let generations = &self.generations;
+        self.status_data.programs.retain(|one| {
+            generations.contains_key(&one) || supervisor.remembered().any(|wanted| wanted == one)
+        });
         self.status_data.changed();
     }
 }

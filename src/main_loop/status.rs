@@ -1,21 +1,28 @@
 //! Collects what `hotswap status` shows, and assembles it on request.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::World;
+use super::identity::Programs;
 use crate::connections::activity::ActivityCounter;
+use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;
-use crate::record;
+use crate::record::Record;
 use crate::status::{
     self, Counters, Doing, GenerationState, InstanceStatus, LastSwap, ListenerState, MemoryUse,
 };
-use crate::supervisor::{Cause, ClientId, Failure, Generation, Supervisor, Time};
+use crate::supervisor::{Cause, ClientId, Generation, Supervisor, Time};
+use crate::sys;
 
 /// A request within this time gets the same status, so that asking without a pause costs little.
 const FRESH: Duration = Duration::from_millis(100);
+
+/// Verdicts that are kept.
+const HISTORY: usize = 50;
 
 /// An upgrade keeps the figures, and drops what was only remembered for the next moment.
 #[derive(Serialize, Deserialize)]
@@ -30,8 +37,17 @@ pub(super) struct StatusData {
     started: Time,
     /// Restarts in a row.
     restarts: u32,
+    /// Clients that want the program back that served before, or to know what happened.
     #[serde(skip)]
-    last_verdict: Option<(Generation, String)>,
+    pub rollback_clients: Vec<ClientId>,
+    #[serde(skip)]
+    pub history_clients: Vec<ClientId>,
+    /// Who asked last for a swap: the uid of a client, or nobody where it was a signal.
+    #[serde(skip)]
+    pub asked_by: Option<u32>,
+    pub programs: Programs,
+    /// The last verdicts, the oldest first.
+    history: VecDeque<SwapVerdict>,
     last_swap: Option<(LastSwap, Time)>,
     #[serde(skip)]
     last_state: Option<(Value, Time)>,
@@ -45,7 +61,11 @@ impl StatusData {
             command_lines: Vec::new(),
             started,
             restarts: 0,
-            last_verdict: None,
+            rollback_clients: Vec::new(),
+            history_clients: Vec::new(),
+            asked_by: None,
+            programs: Programs::default(),
+            history: VecDeque::new(),
             last_swap: None,
             last_state: None,
         }
@@ -62,61 +82,24 @@ impl StatusData {
         self.restarts
     }
 
-    pub fn served(
-        &mut self,
-        generation: Generation,
-        cause: Cause,
-        after: Duration,
-        text: &str,
-        now: Time,
-    ) {
-        self.counters.ready_after(after);
-        if matches!(cause, Cause::Asked | Cause::File) {
-            self.counters.swaps += 1;
-        }
-        self.verdict(generation, cause, true, text, now);
+    /// The verdict on this generation.
+    pub fn verdict_on(&self, generation: Generation) -> Option<SwapVerdict> {
+        let mut verdicts = self.history.iter().rev();
+        verdicts
+            .find(|verdict| verdict.generation == generation.0)
+            .cloned()
     }
 
-    pub fn failed(&mut self, failure: &Failure, text: &str, now: Time) {
-        if failure.rolled_back {
-            self.counters.roll_backs += 1;
-        } else {
-            self.counters.aborted(record::cause(&failure.reason));
-        }
-        self.verdict(failure.generation, failure.cause, false, text, now);
-    }
-
-    fn verdict(
-        &mut self,
-        generation: Generation,
-        cause: Cause,
-        serving: bool,
-        text: &str,
-        now: Time,
-    ) {
-        self.last_verdict = Some((generation, text.to_owned()));
-        if generation > Generation(1) && cause != Cause::Restart {
-            let swap = LastSwap {
-                generation,
-                serving,
-                text: text.to_owned(),
-                ago: Duration::ZERO,
-            };
-            self.last_swap = Some((swap, now));
-        }
-    }
-
-    /// The words in which the last verdict was said, if it was on this generation.
-    pub fn verdict_on(&self, generation: Generation) -> Option<String> {
-        let last = self.last_verdict.as_ref();
-        last.filter(|(whose, _)| *whose == generation)
-            .map(|(_, text)| text.clone())
+    /// The last verdicts, the newest first.
+    pub fn history(&self) -> Value {
+        let verdicts = self.history.iter().rev();
+        verdicts.map(|verdict| json!(verdict)).collect()
     }
 
     /// What the last swap came to, if it failed; without what goes on.
     pub fn failed_swap(&self) -> Option<&str> {
         let (swap, _) = self.last_swap.as_ref().filter(|(swap, _)| !swap.serving)?;
-        swap.text.split("; generation").next()
+        Some(&swap.outcome)
     }
 
     pub fn incident(&mut self, incident: &Incident) {
@@ -132,6 +115,56 @@ impl StatusData {
 }
 
 impl World {
+    /// Keeps a verdict for those who asked, for the status and for the history.
+    pub(super) fn note_verdict(
+        &mut self,
+        generation: Generation,
+        cause: Cause,
+        result: SwapResult,
+        record: &Record,
+        outcome: String,
+        last_lines: Vec<String>,
+    ) {
+        let now = sys::now();
+        let uid = self.status_data.asked_by.filter(|_| cause == Cause::Asked);
+        let verdict = SwapVerdict {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            generation: generation.0,
+            result,
+            serving: result == SwapResult::Serving,
+            cause: match cause {
+                Cause::First => "first",
+                Cause::Asked if uid.is_some() => "request",
+                Cause::Asked => "signal",
+                Cause::File => "file",
+                Cause::Restart => "restart",
+                Cause::RollBack => "rollback",
+            }
+            .into(),
+            uid,
+            program: self.status_data.programs.shown(generation),
+            reason: record.reason.clone(),
+            text: record.text.clone(),
+            outcome,
+            last_lines,
+        };
+        if generation > Generation(1) && cause != Cause::Restart {
+            let swap = LastSwap {
+                generation,
+                serving: verdict.serving,
+                text: verdict.text.clone(),
+                outcome: verdict.outcome.clone(),
+                ago: Duration::ZERO,
+            };
+            self.status_data.last_swap = Some((swap, now));
+        }
+        let history = &mut self.status_data.history;
+        history.push_back(verdict);
+        if history.len() > HISTORY {
+            history.pop_front();
+        }
+    }
+
     pub(super) fn state(&mut self, supervisor: &Supervisor, now: Time) -> Value {
         if let Some((state, since)) = &self.status_data.last_state
             && now.saturating_sub(*since) < FRESH
@@ -191,6 +224,10 @@ impl World {
         let processes = one.server.processes();
         let held = self.listeners.sockets_of(generation);
         state.age = Some(now.saturating_sub(one.server.started()));
+        let since = one.serving_since.unwrap_or(one.server.started());
+        let since = SystemTime::now().checked_sub(now.saturating_sub(since));
+        state.since = since.map(|since| humantime::format_rfc3339_seconds(since).to_string());
+        state.program = self.status_data.programs.shown(generation);
         state.restarts = one.restarts;
         state.pid = Some(one.server.pid().as_raw());
         state.memory = MemoryUse::of(&processes);

@@ -68,6 +68,7 @@ impl World {
         {
             self.watch.asked();
         }
+        batch.requests.extend(self.roll_back(supervisor, now));
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
         let Batch {
             deaths,
@@ -167,6 +168,7 @@ impl World {
             self.control.deadline(),
             self.manager.deadline(),
             self.fitness_due,
+            (self.status_data.programs.is_hashing()).then_some(Time::ZERO),
         ];
         rooms
             .into_iter()
@@ -227,7 +229,10 @@ impl World {
         }
         for asked in all {
             batch.requests.extend(match asked {
-                SignalRequest::Swap => Some(Event::SwapAsked(None)),
+                SignalRequest::Swap => {
+                    self.status_data.asked_by = None;
+                    Some(Event::SwapAsked(None))
+                }
                 SignalRequest::Stop { .. } | SignalRequest::Quit => Some(Event::StopAsked(None)),
                 SignalRequest::Interrupt => Some(Event::Interrupted),
                 SignalRequest::Ignored(number) => {
@@ -262,6 +267,7 @@ impl World {
             command.look(now);
         }
         self.control.look(now);
+        self.status_data.programs.hash_on();
         self.manager.look(now);
         if self.fitness_due.is_some_and(|due| due <= now) {
             batch.requests.extend(self.check_program());

@@ -45,11 +45,60 @@ pub fn table(state: &Value) -> String {
         let _ = writeln!(text, "  {}", listener_line(listener));
     }
     text.push_str(&generations(state));
+    for line in list(state, "generations").filter_map(program_line) {
+        let _ = writeln!(text, "  {line}");
+    }
     if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
         let ago = duration(last, "ago_ms").map_or(NOTHING.into(), humane);
         let _ = writeln!(text, "  last swap: {}, {ago} ago", string(last, "message"));
     }
     text
+}
+
+/// Verdicts, the newest first: when, what, why it was asked for, and what a failed one said last.
+pub fn history(verdicts: &Value) -> String {
+    let mut all = String::new();
+    for verdict in verdicts.as_array().into_iter().flatten() {
+        let cause = match number(verdict, "uid").as_str() {
+            NOTHING => string(verdict, "cause"),
+            uid => format!("{} of uid {uid}", string(verdict, "cause")),
+        };
+        let program = verdict.get("program").filter(|program| program.is_object());
+        let program = program.map_or(String::new(), |program| {
+            format!(", {} {}", string(program, "path"), string(program, "hash"))
+        });
+        let (time, message) = (string(verdict, "time"), string(verdict, "message"));
+        let _ = writeln!(all, "{time} {message} ({cause}{program})");
+        for line in list(verdict, "stderr").map(text) {
+            let _ = writeln!(all, "    {line}");
+        }
+    }
+    if all.is_empty() {
+        all.push_str("no verdict yet\n");
+    }
+    all
+}
+
+/// What the generation runs, and since when.
+fn program_line(generation: &Value) -> Option<String> {
+    let program = generation
+        .get("program")
+        .filter(|program| program.is_object())?;
+    let differs = program.get("differs") == Some(&Value::Bool(true));
+    let differs = if differs {
+        "; the file on disk differs"
+    } else {
+        ""
+    };
+    Some(format!(
+        "generation {} runs {}, {} bytes of {}, hash {}, since {}{differs}",
+        number(generation, "generation"),
+        string(program, "path"),
+        number(program, "size"),
+        string(program, "modified"),
+        string(program, "hash"),
+        string(generation, "since"),
+    ))
 }
 
 fn listener_line(listener: &Value) -> String {

@@ -51,6 +51,7 @@ fn state() -> InstanceStatus {
             generation: Generation(2),
             serving: true,
             text: "generation 2 is serving (accepting after 41ms)".into(),
+            outcome: String::new(),
             ago: Duration::from_secs(41),
         }),
         watch: serde_json::Value::Null,

@@ -69,6 +69,10 @@ pub enum Event {
     StopAsked(Option<ClientId>),
     /// SIGINT, or a terminal that has closed: somebody waits for the end.
     Interrupted,
+    /// A client wants the program back that served before.
+    RollBackAsked(ClientId),
+    /// A client wants to know whether the next version gets ready.
+    CheckAsked(ClientId),
     /// A new hotswap is there and runs.
     UpgradeAsked,
     /// SIGUSR1: the servers are to reopen their logs.
@@ -133,6 +137,8 @@ pub enum Action {
     Answer(Vec<ClientId>, Verdict),
     Upgrade(Box<SavedState>),
     RefuseUpgrade(&'static str),
+    /// Nothing is done for that client, and why.
+    Refuse(ClientId, &'static str),
     /// hotswap's own exit status.
     End(u8),
 }
@@ -170,6 +176,8 @@ pub enum ProgramChoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     Proving(Generation),
+    /// It was ready, and is discarded: nobody wanted more.
+    Checked(Generation),
     Serving {
         generation: Generation,
         cause: Cause,
@@ -252,6 +260,7 @@ pub enum Verdict {
         replaced: Option<Generation>,
     },
     Failed(Failure),
+    Checked(Generation),
     /// hotswap has ended, as a client asked.
     Stopped,
 }

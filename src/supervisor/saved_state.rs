@@ -15,6 +15,7 @@ pub struct SavedState {
     pub rejected: bool,
     pub longest_start: Duration,
     pub clients_wait_until: Option<Time>,
+    pub previous: Option<Generation>,
     /// When the next restart is due.
     pub restart_at: Option<Time>,
 }
@@ -31,6 +32,7 @@ impl Supervisor {
             rejected: self.rejected,
             longest_start: self.longest_start,
             clients_wait_until: self.clients_wait_until,
+            previous: self.previous,
             restart_at: self.swap.as_ref().and_then(Swap::deadline),
         }
     }
@@ -52,6 +54,7 @@ impl Supervisor {
             rejected: memory.rejected,
             longest_start: memory.longest_start,
             clients_wait_until: memory.clients_wait_until,
+            previous: memory.previous,
             ..Self::new(policy)
         }
     }

@@ -21,10 +21,13 @@ impl Supervisor {
                 .fallen_back
                 .map_or(ProgramChoice::Current, ProgramChoice::Of);
         }
+        if let Some(previous) = self.previous.filter(|_| cause == Cause::RollBack) {
+            swap.program = ProgramChoice::Of(previous);
+        }
         let prepares = match cause {
             Cause::First => self.policy.before_first,
             Cause::Asked | Cause::File => true,
-            Cause::Restart => false,
+            Cause::Restart | Cause::RollBack => false,
         };
         if let Some(patience) = self.policy.before_swap.filter(|_| prepares) {
             swap.stage = Stage::BeforeSwap {
@@ -37,7 +40,46 @@ impl Supervisor {
         match cause {
             Cause::First | Cause::Restart => self.spawn(now),
             Cause::Asked | Cause::File => vec![Action::CheckProgram],
+            Cause::RollBack => self.begin_spawn(now),
         }
+    }
+
+    /// The generation whose program a client could have back; or why there is none.
+    pub fn rollback_target(&self) -> Result<Generation, &'static str> {
+        if self.shutdown.is_some() {
+            return Err("hotswap is stopping");
+        }
+        if self.swap.is_some() {
+            return Err("a swap is under way");
+        }
+        self.previous
+            .filter(|_| self.serving.is_some())
+            .ok_or("no other program has served since the last roll back, or at all")
+    }
+
+    pub(super) fn roll_back(&mut self, now: Time, by: ClientId) -> Vec<Action> {
+        match self.rollback_target() {
+            Ok(_) => self.begin(now, Cause::RollBack, vec![by]),
+            Err(why) => vec![Action::Refuse(by, why)],
+        }
+    }
+
+    /// Starts a candidate that is discarded once it is ready.
+    pub(super) fn check(&mut self, now: Time, by: ClientId) -> Vec<Action> {
+        if self.shutdown.is_some() {
+            return vec![Action::Refuse(by, "hotswap is stopping")];
+        }
+        if self.swap.is_some() {
+            return vec![Action::Refuse(by, "a swap is under way")];
+        }
+        if self.serving.is_none() {
+            return vec![Action::Refuse(by, "nothing serves")];
+        }
+        let actions = self.begin(now, Cause::Asked, vec![by]);
+        if let Some(swap) = &mut self.swap {
+            swap.check = true;
+        }
+        actions
     }
 
     /// A request or a changed file: it joins a swap that is not spawned yet, takes its place, or waits until it has ended.
@@ -51,6 +93,8 @@ impl Supervisor {
         let takes_time = self.policy.before_swap.is_some();
         let waits = match &self.swap {
             Some(swap) if swap.cause == Cause::Restart && takes_time => true,
+            // those who asked for these want an answer about them
+            Some(swap) if swap.check || swap.cause == Cause::RollBack => true,
             Some(swap) => !swap.gives_way_to(cause, now) && !self.hangs(swap, now),
             None => self.shutdown.is_some(),
         };
@@ -144,6 +188,14 @@ impl Supervisor {
         if let Err(why) = result {
             return self.fail(now, Reason::NotFit(why));
         }
+        self.begin_spawn(now)
+    }
+
+    /// Stop-first, its listeners change hands before there is a process.
+    fn begin_spawn(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = &mut self.swap else {
+            return Vec::new();
+        };
         if self.policy.order == StartOrder::StopFirst && self.serving.is_some() {
             swap.stage = Stage::CuttingOver {
                 until: now + CUT_OVER_TIMEOUT,

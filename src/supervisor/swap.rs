@@ -12,6 +12,8 @@ pub struct Swap {
     /// Who waits for the verdict.
     pub clients: Vec<ClientId>,
     pub program: ProgramChoice,
+    /// It is discarded once it is ready.
+    pub check: bool,
     pub spawned: Option<Time>,
     /// Until then a newer file or a request may take its place: counted from the first it replaced.
     pub replaceable: Option<Time>,
@@ -23,6 +25,8 @@ pub enum Cause {
     Asked,
     File,
     Restart,
+    /// Back to the program that served before.
+    RollBack,
 }
 
 /// Where it is, and how long it may stay there.
@@ -60,6 +64,7 @@ impl Swap {
             stage,
             clients,
             program,
+            check: false,
             spawned: None,
             replaceable: None,
         }
@@ -89,7 +94,9 @@ impl Swap {
 
     /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
     pub fn is_prepared(&self) -> bool {
-        self.spawned.is_none() && self.cause != Cause::Restart
+        self.spawned.is_none()
+            && matches!(self.cause, Cause::First | Cause::Asked | Cause::File)
+            && !self.check
     }
 
     /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for

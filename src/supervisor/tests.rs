@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::Action::{
     Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Inherit, Kill, Lose, Quiesce,
-    RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
+    Refuse, RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
 };
 use super::Event::{
-    BeforeSwapEnded, CannotCutOver, CannotSpawn, CutOverDone, Died, Elapsed, FileChanged, Gone,
-    Interrupted, Launched, ProgramChecked, Queued, Quiet, Ready, ReopenAsked, StopAsked, SwapAsked,
-    UpgradeAsked,
+    BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,
+    FileChanged, Gone, Interrupted, Launched, ProgramChecked, Queued, Quiet, Ready, ReopenAsked,
+    RollBackAsked, StopAsked, SwapAsked, UpgradeAsked,
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
@@ -19,6 +19,7 @@ use super::{
 };
 
 mod announcements;
+mod deploys;
 mod fallback;
 mod histories;
 mod lifecycle;
@@ -334,6 +335,7 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
 
 fn is_said(said: &Action, verdict: &Verdict) -> bool {
     match (said, verdict) {
+        (Action::Announce(Transition::Checked(said)), Verdict::Checked(checked)) => said == checked,
         (Action::Announce(Transition::Failed(said)), Verdict::Failed(failure)) => said == failure,
         (
             Action::Announce(Transition::Serving {

@@ -8,6 +8,9 @@ use super::{
 impl Supervisor {
     pub(super) fn promote(&mut self, now: Time, generation: Generation) -> Vec<Action> {
         match &mut self.swap {
+            Some(swap) if swap.generation == generation && swap.is_starting() && swap.check => {
+                self.discard(now)
+            }
             Some(swap) if swap.generation == generation && swap.is_starting() => {
                 self.longest_start = self.longest_start.max(swap.age(now));
                 swap.stage = Stage::CuttingOver {
@@ -17,6 +20,22 @@ impl Supervisor {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// A candidate that was only checked has shown that it gets ready.
+    fn discard(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = self.swap.take() else {
+            return Vec::new();
+        };
+        let generation = swap.generation;
+        self.draining.push(Draining::failed(generation, now, None));
+        let mut actions = vec![
+            Action::Announce(Transition::Checked(generation)),
+            Action::Stop(generation),
+        ];
+        actions.extend(answer(swap.clients, Verdict::Checked(generation)));
+        actions.extend(self.begin_pending(now));
+        actions
     }
 
     pub(super) fn prove(&mut self, now: Time, generation: Generation) -> Vec<Action> {
@@ -59,12 +78,20 @@ impl Supervisor {
             return Vec::new();
         };
         let (generation, cause) = (swap.generation, swap.cause);
-        if cause != Cause::Restart {
-            self.fallen_back = None;
+        match cause {
+            Cause::Restart => {}
+            // what is on disk was left on purpose: a restart does not run it
+            Cause::RollBack => self.fallen_back = Some(generation),
+            Cause::First | Cause::Asked | Cause::File => self.fallen_back = None,
         }
         let old = self.serves();
         let good = self.last_good.take();
         let before = old.or(good);
+        match cause {
+            Cause::Restart => {}
+            Cause::RollBack => self.previous = None,
+            Cause::First | Cause::Asked | Cause::File => self.previous = before,
+        }
         self.has_served = true;
         self.clients_wait_until = None;
         self.serving = Some(Serving {

@@ -70,7 +70,28 @@ fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
 }
 
 fn state_of(instance: &mut Instance) -> Result<Value, u8> {
-    instance.ask(RequestKind::Status);
+    answer(instance, RequestKind::Status)
+}
+
+/// `hotswap history [NAME]`; the exit status.
+pub fn history(name: Option<&str>, json: bool) -> u8 {
+    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+        Ok(instance) => instance,
+        Err(nobody) => {
+            complain(&nobody);
+            return nobody.status;
+        }
+    };
+    match answer(&mut instance, RequestKind::History) {
+        Ok(verdicts) if json => drop(print(&format!("{verdicts}\n"))),
+        Ok(verdicts) => drop(print(&status::history(&verdicts))),
+        Err(status) => return status,
+    }
+    0
+}
+
+fn answer(instance: &mut Instance, what: RequestKind) -> Result<Value, u8> {
+    instance.ask(what);
     let until = Instant::now() + PATIENCE;
     loop {
         let why = match instance.next(Some(until)) {

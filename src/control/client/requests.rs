@@ -5,7 +5,7 @@
 use std::io::{IsTerminal, Write, stdout};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::queries::complain;
 use crate::control::client::{self, Instance, LOST, Received};
@@ -15,24 +15,24 @@ use crate::escape::{escape, escape_but_for_hints};
 use crate::record::humane;
 
 const FAILED: u8 = 1;
+const USAGE: u8 = 2;
 const TIMED_OUT: u8 = 124;
 
-/// The options of `hotswap swap`.
-#[derive(Clone, Copy, Debug, Default)]
+/// The options of `hotswap swap` and `hotswap rollback`.
+#[derive(Clone, Copy, Debug)]
 pub struct SwapOptions {
+    pub what: RequestKind,
     pub timeout: Option<Duration>,
-    /// Wait until the old generation is gone, too.
-    pub drained: bool,
+    /// Print one object instead of lines.
+    pub json: bool,
 }
 
-/// `hotswap swap [NAME]`; the exit status.
+/// `hotswap swap [NAME]` and `hotswap rollback [NAME]`; the exit status.
 pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
     let until = deadline(options.timeout);
     match client::find(&SocketDirs::ours(), name, until) {
         Ok(mut instance) => {
-            instance.ask(RequestKind::Swap {
-                drained: options.drained,
-            });
+            instance.ask(options.what);
             follow(&mut instance, until, options, "")
         }
         Err(nobody) => {
@@ -47,9 +47,7 @@ pub fn swap_all(options: SwapOptions) -> u8 {
     let until = deadline(options.timeout);
     let mut instances = client::all(&SocketDirs::ours());
     for instance in &mut instances {
-        instance.ask(RequestKind::Swap {
-            drained: options.drained,
-        });
+        instance.ask(options.what);
     }
     if instances.is_empty() {
         complain("no instance is running");
@@ -63,7 +61,7 @@ pub fn swap_all(options: SwapOptions) -> u8 {
 }
 
 /// `hotswap stop [NAME]`; the exit status.
-pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
+pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
     let until = deadline(timeout);
     let mut instance = match client::find(&SocketDirs::ours(), name, until) {
         Ok(instance) => instance,
@@ -73,25 +71,34 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>) -> u8 {
         }
     };
     instance.ask(RequestKind::Stop);
-    match end(&mut instance, until) {
-        Received::Said(Reply::Done(_)) => 0,
-        Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
-            complain(why);
-            LOST
-        }
+    let (status, result, message) = match end(&mut instance, until, !json) {
+        Received::Said(Reply::Done(_)) => (0, "stopped", None),
+        Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
         Received::TimedOut => {
             let patience = humane(timeout.unwrap_or_default());
-            complain(format!(
-                "{} is still stopping after {patience}",
-                instance.name
-            ));
-            TIMED_OUT
+            let why = format!("{} is still stopping after {patience}", instance.name);
+            (TIMED_OUT, "timeout", Some(why))
         }
         Received::Said(_) | Received::Lost => {
-            complain(format!("the connection to {} was lost", instance.name));
-            LOST
+            let why = format!("the connection to {} was lost", instance.name);
+            (LOST, "lost", Some(why))
         }
+    };
+    if json {
+        write_object(
+            &instance.name,
+            json!({"result": result, "message": message}),
+        );
+    } else if let Some(why) = message {
+        complain(why);
     }
+    status
+}
+
+/// One line of `--json`.
+fn write_object(name: &str, mut object: Value) {
+    object["name"] = name.into();
+    write(&format!("{object}\n"));
 }
 
 /// `hotswap upgrade [NAME]`; the exit status.
@@ -104,7 +111,7 @@ pub fn upgrade(name: Option<&str>) -> u8 {
         }
     };
     instance.ask(RequestKind::Upgrade);
-    match end(&mut instance, None) {
+    match end(&mut instance, None, true) {
         Received::Said(Reply::Done(_)) => 0,
         Received::Said(Reply::Refused(why)) => {
             complain(format!("{} is not upgraded: {why}", instance.name));
@@ -126,9 +133,10 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 }
 
 /// The final message. Events before it are printed, except warnings: a refusal is also the answer.
-fn end(instance: &mut Instance, until: Option<Instant>) -> Received {
+fn end(instance: &mut Instance, until: Option<Instant>, shown: bool) -> Received {
     loop {
         match instance.next(until) {
+            Received::Said(Reply::Event(_)) if !shown => {}
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
                 if let Some(message) = text("message").filter(|_| text("event") != Some("warning"))
@@ -149,8 +157,9 @@ fn follow(
     whose: &str,
 ) -> u8 {
     let mut progress = ProgressLine::new(whose);
-    loop {
+    let (status, result, message) = loop {
         match instance.next(until) {
+            Received::Said(Reply::Event(_) | Reply::Progress(_)) if options.json => {}
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
                 let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
@@ -160,31 +169,37 @@ fn follow(
                 }
             }
             Received::Said(Reply::Progress(text)) => progress.step(&text, false),
-            Received::Said(Reply::Verdict(verdict)) => return progress.verdict(&verdict),
-            Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
-                progress.clear();
-                complain(format!("{whose}{why}"));
-                return LOST;
+            Received::Said(Reply::Verdict(verdict)) if options.json => {
+                write_object(&instance.name, json!(verdict));
+                return if verdict.is_good() { 0 } else { FAILED };
             }
+            Received::Said(Reply::Verdict(verdict)) => return progress.verdict(&verdict),
+            Received::Said(Reply::Refused(why)) => break (FAILED, "refused", why),
+            Received::Said(Reply::Usage(why)) => break (USAGE, "usage", why),
+            Received::Said(Reply::Error(why)) => break (LOST, "error", why),
             Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
             Received::TimedOut => {
-                progress.clear();
                 let patience = humane(options.timeout.unwrap_or_default());
-                complain(format!(
-                    "{whose}no verdict within {patience}; the swap goes on"
-                ));
-                return TIMED_OUT;
+                let why = format!("no verdict within {patience}; the swap goes on");
+                break (TIMED_OUT, "timeout", why);
             }
             Received::Lost => {
-                progress.clear();
-                complain(format!(
-                    "the connection to {} was lost before the verdict",
-                    instance.name
-                ));
-                return LOST;
+                let name = &instance.name;
+                let why = format!("the connection to {name} was lost before the verdict");
+                break (LOST, "lost", why);
             }
         }
+    };
+    if options.json {
+        write_object(
+            &instance.name,
+            json!({"result": result, "message": message}),
+        );
+    } else {
+        progress.clear();
+        complain(format!("{whose}{message}"));
     }
+    status
 }
 
 /// The progress of a swap: one changing line on a terminal, a line per step elsewhere.
@@ -233,7 +248,7 @@ impl<'a> ProgressLine<'a> {
         let line = escape_but_for_hints(&format!("{}{}", self.whose, verdict.text));
         self.held = self.held.take().filter(|held| *held != line);
         self.clear();
-        if verdict.serving {
+        if verdict.is_good() {
             write(&format!("{line}\n"));
             return 0;
         }

@@ -77,6 +77,8 @@ impl Model {
             Interrupted => self.stop(None, self.policy.interrupt_quiesce),
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
+            // no history asks for these: drills do
+            RollBackAsked(_) | CheckAsked(_) => {}
             Elapsed => self.elapse(),
         }
     }

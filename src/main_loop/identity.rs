@@ -1,0 +1,177 @@
+//! Which program each generation runs: its path, size, time and a short hash, read piece by piece between other work.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::World;
+use crate::program;
+use crate::supervisor::{Generation, ProgramChoice};
+
+/// Bytes read at one wake-up: less than a millisecond.
+const PIECE: usize = 1 << 20;
+/// Digits of the hash that are shown.
+const SHORT: usize = 12;
+
+/// A program file as it was when a generation was started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ProgramIdentity {
+    #[serde(with = "crate::handoff::os_string")]
+    path: PathBuf,
+    file: FileStamp,
+    modified: String,
+    hash: Option<String>,
+}
+
+/// Device, inode, size and modification time.
+type FileStamp = (u64, u64, u64, i64, i64);
+
+fn stamp(metadata: &Metadata) -> FileStamp {
+    let time = (metadata.mtime(), metadata.mtime_nsec());
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.size(),
+        time.0,
+        time.1,
+    )
+}
+
+/// The programs of the generations that live or can be had back.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Programs {
+    known: BTreeMap<Generation, ProgramIdentity>,
+    #[serde(skip)]
+    hashing: Vec<Hashing>,
+}
+
+struct Hashing {
+    generation: Generation,
+    file: File,
+    hasher: Box<Xxh3>,
+}
+
+impl Programs {
+    /// Something is left to be read, so that the loop does not sleep.
+    pub fn is_hashing(&self) -> bool {
+        !self.hashing.is_empty()
+    }
+
+    /// Reads one more piece.
+    pub fn hash_on(&mut self) {
+        let Some(one) = self.hashing.first_mut() else {
+            return;
+        };
+        let mut buffer = vec![0; PIECE];
+        match one.file.read(&mut buffer) {
+            Ok(bytes) if bytes > 0 => one.hasher.update(&buffer[..bytes]),
+            read => {
+                if let (Ok(_), Some(known)) = (read, self.known.get_mut(&one.generation)) {
+                    let hash = format!("{:016x}", one.hasher.digest());
+                    known.hash = Some(hash[..SHORT].to_owned());
+                }
+                self.hashing.remove(0);
+            }
+        }
+    }
+
+    pub fn retain(&mut self, is_wanted: impl Fn(Generation) -> bool) {
+        self.known.retain(|generation, _| is_wanted(*generation));
+        self.hashing.retain(|one| is_wanted(one.generation));
+    }
+
+    /// `differs`: the file at the path is another one by now.
+    pub fn shown(&self, generation: Generation) -> Option<Value> {
+        let known = self.known.get(&generation)?;
+        let now = fs::metadata(&known.path).ok();
+        Some(json!({
+            "path": known.path.to_string_lossy(),
+            "size": known.file.2,
+            "modified": known.modified,
+            "hash": known.hash,
+            "differs": now.is_none_or(|now| stamp(&now) != known.file),
+        }))
+    }
+
+    fn add(&mut self, generation: Generation, path: PathBuf) {
+        let Ok(file) = File::open(&path) else {
+            return;
+        };
+        let Some((metadata, modified)) = file
+            .metadata()
+            .ok()
+            .filter(Metadata::is_file)
+            .and_then(|metadata| Some((metadata.clone(), metadata.modified().ok()?)))
+        else {
+            return;
+        };
+        let known = ProgramIdentity {
+            path: std::path::absolute(&path).unwrap_or(path),
+            file: stamp(&metadata),
+            modified: humantime::format_rfc3339_seconds(modified).to_string(),
+            hash: None,
+        };
+        self.known.insert(generation, known);
+        let hasher = Box::new(Xxh3::new());
+        self.hashing.push(Hashing {
+            generation,
+            file,
+            hasher,
+        });
+    }
+}
+
+impl World {
+    /// Notes what a new generation is about to run.
+    pub(super) fn identify(&mut self, generation: Generation, choice: ProgramChoice) {
+        let programs = &mut self.status_data.programs;
+        if let ProgramChoice::Of(good) = choice
+            && let Some(known) = programs.known.get(&good).cloned()
+        {
+            programs.known.insert(generation, known);
+            return;
+        }
+        let path = std::env::var_os("PATH");
+        let command = self.args.command.first();
+        let found = command.and_then(|command| {
+            program::find(command, self.args.chdir.as_deref(), path.as_deref()).ok()
+        });
+        if let Some(path) = found {
+            programs.add(generation, path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_hashed_piece_by_piece_and_told_from_its_successor() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("server");
+        fs::write(&path, vec![7; PIECE + 9]).unwrap();
+        let mut programs = Programs::default();
+        programs.add(Generation(1), path.clone());
+        let mut pieces = 0;
+        while programs.is_hashing() {
+            programs.hash_on();
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+        let shown = programs.shown(Generation(1)).unwrap();
+        assert_eq!(shown["size"], PIECE + 9);
+        assert_eq!(shown["hash"].as_str().map(str::len), Some(SHORT));
+        assert_eq!(shown["differs"], false);
+        fs::write(room.path().join("new"), "new").unwrap();
+        fs::rename(room.path().join("new"), &path).unwrap();
+        assert_eq!(programs.shown(Generation(1)).unwrap()["differs"], true);
+        assert!(programs.shown(Generation(2)).is_none());
+    }
+}

@@ -1,0 +1,69 @@
+//! Back to the program that served before, and candidates that are only checked.
+
+use super::restarts::{dies, serves};
+use super::*;
+
+/// The same spawn, of what that generation ran.
+fn running(mut spawn: Action, whose: Generation) -> Action {
+    if let Action::Spawn { program, .. } = &mut spawn {
+        *program = ProgramChoice::Of(whose);
+    }
+    spawn
+}
+
+fn of(generation: Generation, program: Generation) -> Action {
+    running(fresh(generation), program)
+}
+
+#[test]
+fn a_roll_back_runs_the_program_that_served_before_and_only_once() {
+    let mut drill = Drill::draining_first_generation();
+    drill.upgrades();
+    drill.at(8, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(9, Ready(G3), &[CutOver(G3)]);
+    drill.at(9, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
+    let why = "no other program has served since the last roll back, or at all";
+    drill.at(10, RollBackAsked(ANN), &[Refuse(ANN, why)]);
+}
+
+#[test]
+fn a_restart_after_a_roll_back_does_not_run_what_was_left() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(10, Ready(G3), &[CutOver(G3)]);
+    drill.at(10, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
+    let again = running(into_target(G4), G3);
+    dies(&mut drill, 30, G3, &[again]);
+    serves(&mut drill, 31, G4);
+}
+
+#[test]
+fn a_roll_back_waits_for_nothing_and_nothing_takes_its_place() {
+    let mut drill = Drill::starting_second_generation();
+    let why = "a swap is under way";
+    drill.at(6, RollBackAsked(BOB), &[Refuse(BOB, why)]);
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(9, FileChanged, &[]);
+    drill.at(9, Ready(G3), &[CutOver(G3)]);
+    drill.at(
+        9,
+        CutOverDone(G3),
+        &[Empty(G2), answered(&[BOB], G3, G2), CheckProgram],
+    );
+}
+
+#[test]
+fn a_candidate_that_is_only_checked_is_discarded_once_it_is_ready() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, CheckAsked(ANN), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(6, SwapAsked(Some(BOB)), &[]);
+    let checked = Answer(vec![ANN], Verdict::Checked(G2));
+    drill.at(7, Ready(G2), &[Stop(G2), checked, CheckProgram]);
+    drill.says(&Transition::Checked(G2));
+    drill.serves(G1);
+    drill.at(7, ProgramChecked(Ok(())), &[fresh(G3)]);
+}

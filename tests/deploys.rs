@@ -1,0 +1,168 @@
+//! What a deployer asks: what is live, what happened, whether the next version would start, and how to go back.
+
+use serde_json::Value;
+
+use crate::commands::{run, said};
+use crate::common::eventually;
+use crate::common::place::Place;
+use crate::common::program::install;
+use crate::common::site::Site;
+use crate::watch::binary;
+
+fn json(site: &Site, arguments: &[&str], status: i32) -> Value {
+    let output = run(site, arguments);
+    assert_eq!(output.status.code(), Some(status), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
+}
+
+fn serving(site: &Site) -> Value {
+    let status = json(site, &["status", "server", "--json"], 0);
+    let generations = status["generations"].as_array().expect("a list");
+    let mut serving = generations.iter();
+    let serving = serving.find(|one| one["role"] == "serving");
+    serving.expect("one that serves").clone()
+}
+
+#[test]
+fn the_status_says_which_program_serves() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    let hash = eventually("its hash", || {
+        let one = serving(&site);
+        one["program"]["hash"].as_str().map(str::to_owned)
+    });
+    let program = serving(&site)["program"].clone();
+    assert_eq!(program["path"], site.program().to_str().expect("text"));
+    assert_eq!(program["size"], binary(1).len());
+    assert_eq!(program["differs"], false);
+    install(&site.program(), &binary(2), 0o755);
+    let differs = || (serving(&site)["program"]["differs"] == true).then_some(());
+    eventually("that the file is another", differs);
+    site.swap();
+    let next = eventually("another hash", || {
+        let one = serving(&site);
+        let next = one["program"]["hash"].as_str().map(str::to_owned);
+        next.filter(|next| *next != hash)
+    });
+    assert_ne!(next, hash);
+    assert!(
+        serving(&site)["since"]
+            .as_str()
+            .expect("a time")
+            .ends_with('Z')
+    );
+}
+
+#[test]
+fn the_history_says_what_happened_and_outlives_an_upgrade() {
+    let site = Site::serving("v1");
+    let bad = site.publish_odd("v2", "say=no-database exit=3");
+    let verdict = json(bad, &["swap", "server", "--json"], 1);
+    assert_eq!(verdict["result"], "aborted");
+    assert_eq!(verdict["name"], "server");
+    assert_eq!(verdict["stderr"][0], "no-database");
+    site.publish("v3").swap();
+    assert_eq!(run(&site, &["upgrade", "server"]).status.code(), Some(0));
+    let history = json(&site, &["history", "server", "--json"], 0);
+    let results: Vec<&str> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|verdict| verdict["result"].as_str())
+        .collect();
+    assert_eq!(results, ["serving", "aborted", "serving"]);
+    assert_eq!(history[0]["cause"], "signal");
+    assert_eq!(history[1]["cause"], "request");
+    assert!(history[1]["uid"].is_number());
+    assert_eq!(
+        history[1]["reason"]
+            .as_str()
+            .map(|why| why.contains("status 3")),
+        Some(true)
+    );
+    let shown = said(&run(&site, &["history", "server"]));
+    assert!(
+        shown.contains("generation 2 aborted: exited with status 3"),
+        "{shown}"
+    );
+    assert!(shown.contains("\n    no-database\n"), "{shown}");
+}
+
+#[test]
+fn a_roll_back_brings_the_program_back_that_served_before() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    let bytes = |site: &Site| serving(site)["program"]["size"].as_u64();
+    let first = bytes(&site);
+    let mut clients = site.clients(4);
+    let nothing = run(&site, &["rollback", "server"]);
+    assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
+    install(&site.program(), &binary(22_222), 0o755);
+    site.swap();
+    assert_ne!(bytes(&site), first);
+    let verdict = json(&site, &["rollback", "server", "--json"], 0);
+    assert_eq!(verdict["result"], "serving");
+    assert_eq!(verdict["cause"], "rollback");
+    assert_eq!(bytes(&site), first);
+    assert_eq!(serving(&site)["program"]["differs"], true);
+    let again = run(&site, &["rollback", "server"]);
+    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    // a restart does not run what was left
+    let pid = nix::unistd::Pid::from_raw(
+        i32::try_from(serving(&site)["pid"].as_i64().expect("a pid")).expect("a pid"),
+    );
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 4 is serving");
+    assert_eq!(bytes(&site), first);
+}
+
+#[test]
+fn a_script_cannot_be_had_back() {
+    let site = Site::serving("v1");
+    site.publish("v2").swap();
+    let output = run(&site, &["rollback", "server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("it was a script"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(site.log.count("started, pid"), 2);
+}
+
+#[test]
+fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
+    let site = Site::serving("v1");
+    let mut clients = site.clients(4);
+    let checked = json(
+        site.publish("v2"),
+        &["swap", "server", "--check", "--json"],
+        0,
+    );
+    assert_eq!(checked["result"], "checked");
+    site.log.wait_for("generation 2 is gone");
+    let bad = run(
+        site.publish_odd("v3", "exit=3"),
+        &["swap", "server", "--check"],
+    );
+    assert_eq!(bad.status.code(), Some(1), "{}", said(&bad));
+    clients.until_answered(20);
+    let tally = clients.expect_no_failure();
+    tally.expect_never_seen("v2");
+    assert_eq!(serving(&site)["generation"], 1);
+}
+
+#[test]
+fn a_check_beside_a_shared_socket_is_refused() {
+    let site = Site::at(Place::Tcp4).with(&["--share"]).serving("v1");
+    let output = run(&site, &["swap", "server", "--check"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(site.log.count("started, pid"), 1);
+}
+
+#[test]
+fn a_stop_can_be_told_in_json() {
+    let site = Site::serving("v1");
+    let stopped = json(&site, &["stop", "server", "--json"], 0);
+    assert_eq!(stopped["result"], "stopped");
+}
