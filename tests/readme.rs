@@ -288,9 +288,9 @@ fn every_promise_names_a_test_that_exists() {
     for name in names {
         let (file, test) = name.rsplit_once("::").expect("a file and a test");
         let path = tests.join(file.replace("::", "/")).with_extension("rs");
-        let text = fs::read_to_string(path);
-        let text = text.unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(text.contains(&format!("fn {test}(")), "{name}");
+        let source = fs::read_to_string(path);
+        let source = source.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(source.contains(&format!("fn {test}(")), "{name}");
     }
 }
 
