@@ -10,12 +10,13 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Changed, Fitness, Watch, WatchTargets};
+use super::{Changed, Fitness, Wanted, Watch, WatchTargets};
 use crate::sys;
 
 mod histories;
 mod operations;
 mod plain;
+mod trees;
 
 const DEBOUNCE: Duration = Duration::from_millis(50);
 const POLL: Duration = Duration::from_secs(1);

@@ -35,7 +35,9 @@ const LEAST_REST: Duration = Duration::from_millis(20);
 /// one with events.
 const REST: u32 = 4;
 const DEAF_POLL_REST: u32 = 9;
-const POLL_REST: u32 = 49;
+const POLL_REST: u32 = 19;
+/// Time spent on waiting for a slow file system, or for the processor, counts this much less.
+const WAITING: u32 = 8;
 /// A tree that never stops changing is taken as it is after this many debounce times, or this long if that is more.
 const LONGEST: u32 = 20;
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
@@ -233,17 +235,20 @@ impl WatchedTree {
             return (Vec::new(), false);
         }
         let begun = self.begun.take().unwrap_or_else(|| self.begin(now));
-        let since = sys::now();
+        let is_first = self.walk.as_ref().is_some_and(|walk| !walk.is_seen);
+        let (since, spent) = (sys::now(), sys::cpu_time());
         let has_ended = self.go_on(now);
-        self.took += sys::now().saturating_sub(since);
-        let others = self.walk.as_mut().is_some_and(Walk::takes_others);
+        let (waited, spent) = (sys::now() - since, sys::cpu_time() - spent);
+        self.took += spent.max(waited / WAITING);
         if !has_ended {
             self.begun = Some(begun);
-            return (Vec::new(), others);
+            return (Vec::new(), false);
         }
+        let others = self.walk.as_mut().is_some_and(Walk::takes_others);
         self.looked = now;
         if self.looked_at_all >= begun {
-            self.took_for_all = self.took;
+            // The first look reads every file, which the others do not.
+            self.took_for_all = if is_first { Duration::ZERO } else { self.took };
         }
         (self.conclude(now), others)
     }
