@@ -18,7 +18,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::program;
@@ -73,14 +73,14 @@ pub enum Invocation {
 }
 
 /// Run your server, and replace it with a new version without losing a client request.
-///
-/// It swaps on SIGHUP, on `hotswap swap`, and when the program file has changed. Every long option of the first form has a
-/// variable: HOTSWAP_LISTEN for --listen, HOTSWAP_READY_TIMEOUT for --ready-timeout; lists are separated by spaces, and an
-/// option on the line wins. `hotswap man` prints the manual.
 #[derive(Debug, Parser)]
 #[command(
     name = "hotswap",
     version,
+    disable_help_flag = true,
+    after_help = "It swaps on SIGHUP, on `hotswap swap`, and when the program file has changed. Every long option has a \
+                  variable, such as HOTSWAP_READY_TIMEOUT; lists in it are separated by spaces. `hotswap man` prints \
+                  the manual.",
     args_conflicts_with_subcommands = true,
     args_override_self = true,
     max_term_width = 110,
@@ -89,6 +89,9 @@ pub enum Invocation {
                       hotswap completions SHELL | hotswap man"
 )]
 struct CommandLine {
+    /// Print this help
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
     #[command(flatten)]
     run: RunArgs,
     #[command(subcommand)]
