@@ -9,6 +9,8 @@ use std::time::Duration;
 
 mod draining;
 mod event;
+mod phase;
+mod policy;
 mod restart;
 mod retire;
 mod saved_state;
@@ -19,13 +21,11 @@ mod swap;
 mod tests;
 mod verdict;
 
-pub use draining::{Draining, Phase};
-pub use event::{
-    Action, Event, Failure, Policy, ProgramChoice, Queue, Reason, Refusal, RestartPolicy,
-    SocketChoice, StartOrder, Then, Transition, Verdict,
-};
+pub use event::{Action, Event, Failure, Reason, Refusal, SocketChoice, Then, Transition, Verdict};
+pub use phase::{Draining, Phase, Queue};
+pub use policy::{Policy, RestartPolicy, StartOrder};
 pub use saved_state::SavedState;
-pub use swap::{Cause, Stage, Swap};
+pub use swap::{Cause, ProgramChoice, Stage, Swap};
 use verdict::answer;
 
 /// A moment on the monotonic clock, since the machine started.

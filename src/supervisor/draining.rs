@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Exit, Generation, Policy, Queue, Time, Transition};
+use super::{Action, Draining, Exit, Generation, Phase, Policy, Queue, Time, Transition};
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
@@ -14,37 +14,6 @@ const ABORT_GRACE: Duration = Duration::from_secs(2);
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// How often SIGKILL is sent before a generation is given up as unkillable.
 const KILLS: u32 = 10;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draining {
-    pub generation: Generation,
-    pub phase: Phase,
-    pub kill_at: Time,
-    /// How its main process ended, once it has.
-    pub exit: Option<Exit>,
-    /// It never got to serve.
-    pub failed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Its queue and its open handshakes are waited for.
-    Emptying {
-        queue: Queue,
-        cut_at: Time,
-        until: Time,
-    },
-    /// Its busy connections are waited for.
-    Quiescing {
-        until: Time,
-    },
-    /// It has its stop signal, or is dead.
-    Stopping,
-    Killed {
-        times: u32,
-        at: Time,
-    },
-}
 
 impl Draining {
     pub fn after_cut_over(generation: Generation, now: Time, policy: &Policy) -> Self {

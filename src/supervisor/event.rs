@@ -2,47 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, ClientId, Exit, Generation, SavedState};
-
-/// What the user wants; set once, at the start.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    pub ready_timeout: Duration,
-    pub min_ready: Duration,
-    pub quiesce: Duration,
-    /// How long requests in flight may take once hotswap is to stop, and once it was interrupted.
-    pub stop_quiesce: Duration,
-    pub interrupt_quiesce: Duration,
-    pub drain_timeout: Duration,
-    pub max_draining: usize,
-    pub order: StartOrder,
-    pub restart: RestartPolicy,
-    /// How long the command before a swap may take, if there is one.
-    pub before_swap: Option<Duration>,
-    /// It runs before the first start, too.
-    pub before_first: bool,
-    /// Run the last good program instead of one that was rejected or does not start.
-    pub fallback: bool,
-    /// Nothing tells whether a file has changed: a request may mean a new one.
-    pub unwatched: bool,
-    /// The ready timeout is never less than so many times the longest start.
-    pub ready_factor: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartOrder {
-    StartFirst,
-    StopFirst,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-    /// Wait for a changed file or a request instead of ending or restarting.
-    OnChange,
-}
+use super::{Cause, ClientId, Exit, Generation, ProgramChoice, Queue, SavedState};
 
 /// What happened, as the main loop saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,19 +39,6 @@ pub enum Event {
     ReopenAsked,
     /// The deadline has passed.
     Elapsed,
-}
-
-/// What is left on the listeners of a generation that gets no new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    /// Connections that it has not accepted.
-    Waiting,
-    /// None, but handshakes are open.
-    Empty,
-    /// None, and no handshake either, twice in a row.
-    Settled,
-    /// Connections that it does not accept, and has not for some time.
-    Stuck,
 }
 
 /// What is to be done, in this order.
@@ -161,15 +108,6 @@ pub enum SocketChoice {
     Own,
     /// Those that new connections go to now, with the clients that wait on them.
     Target,
-}
-
-/// Which program a new generation runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProgramChoice {
-    /// What the path names now.
-    Current,
-    /// What that generation ran.
-    Of(Generation),
 }
 
 /// What those who follow are told.

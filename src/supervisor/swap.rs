@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ClientId, Generation, ProgramChoice, Time};
+use super::{ClientId, Generation, Time};
 
 #[derive(Clone, Debug)]
 pub struct Swap {
@@ -27,6 +27,15 @@ pub enum Cause {
     Restart,
     /// Back to the program that served before.
     RollBack,
+}
+
+/// Which program a new generation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramChoice {
+    /// What the path names now.
+    Current,
+    /// What that generation ran.
+    Of(Generation),
 }
 
 /// Where it is, and how long it may stay there.

@@ -1,0 +1,43 @@
+//! The options that the core needs.
+
+use std::time::Duration;
+
+/// What the user wants; set once, at the start.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub ready_timeout: Duration,
+    pub min_ready: Duration,
+    pub quiesce: Duration,
+    /// How long requests in flight may take once hotswap is to stop, and once it was interrupted.
+    pub stop_quiesce: Duration,
+    pub interrupt_quiesce: Duration,
+    pub drain_timeout: Duration,
+    pub max_draining: usize,
+    pub order: StartOrder,
+    pub restart: RestartPolicy,
+    /// How long the command before a swap may take, if there is one.
+    pub before_swap: Option<Duration>,
+    /// It runs before the first start, too.
+    pub before_first: bool,
+    /// Run the last good program instead of one that was rejected or does not start.
+    pub fallback: bool,
+    /// Nothing tells whether a file has changed: a request may mean a new one.
+    pub unwatched: bool,
+    /// The ready timeout is never less than so many times the longest start.
+    pub ready_factor: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartOrder {
+    StartFirst,
+    StopFirst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+    /// Wait for a changed file or a request instead of ending or restarting.
+    OnChange,
+}
