@@ -21,7 +21,7 @@ use crate::stub::open_files;
 use crate::stub::request::StubRequest;
 use crate::supervisor::{Exit, Time};
 
-/// From being asked to end to being killed.
+/// The time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Command {
     asked_to_end: bool,
 }
 
-/// What sh(1) makes of one line.
+/// Runs one line with sh(1).
 pub fn shell(line: &str) -> Vec<OsString> {
     ["/bin/sh", "-c", line].map(OsString::from).to_vec()
 }
@@ -124,7 +124,7 @@ impl Command {
                 StubMessage::Cannot { status, reason } => {
                     self.refusal = Some((status.into(), reason));
                 }
-                // it was not asked to go under the filter
+                // commands have no filter
                 StubMessage::Captured(_) | StubMessage::NotCaptured(_) => {}
             }
         }
@@ -135,7 +135,7 @@ impl Command {
         self.deadline.into_iter().chain(output).min()
     }
 
-    /// Its deadline may have passed.
+    /// Checks its deadline.
     pub fn look(&mut self, now: Time) {
         if let Some(output) = &mut self.output {
             output.look(now);
@@ -149,7 +149,7 @@ impl Command {
         }
     }
 
-    /// Asks all of it to end; what does not is killed soon.
+    /// Asks all of it to end, and kills the rest soon after.
     pub fn end(&mut self, now: Time) {
         self.asked_to_end = true;
         self.deadline = Some(now + GRACE);
@@ -163,7 +163,7 @@ impl Command {
         let _ = killpg(self.main, Signal::SIGKILL);
     }
 
-    /// It was not left to end by itself.
+    /// Whether it was asked to end.
     pub fn was_asked_to_end(&self) -> bool {
         self.asked_to_end
     }
@@ -186,11 +186,11 @@ impl Command {
     }
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub exit: Exit,
-    /// Of what it printed, if that went through hotswap.
+    /// The last lines of its output, if that goes through hotswap.
     pub last_lines: Vec<String>,
 }
 

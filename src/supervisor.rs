@@ -31,17 +31,17 @@ use verdict::answer;
 /// A moment on the monotonic clock, since the machine started.
 pub type Time = Duration;
 
-/// What hotswap's own failures end with.
+/// The exit status of hotswap's own failures.
 pub const OWN_FAILURE: u8 = 125;
-/// What a deadline that has passed ends with.
+/// The exit status after a deadline has passed.
 pub const TIMED_OUT: u8 = 124;
-/// 128 + SIGKILL: what a second request to stop ends with.
+/// 128 + SIGKILL: the exit status after a second request to stop.
 const KILLED: u8 = 137;
 /// How long clients wait for the next version where only a change brings one.
 const CLIENTS_WAIT: Duration = Duration::from_secs(30);
 /// A candidate that takes less long than this does not hang.
 const SLOW_START: Duration = Duration::from_secs(5);
-/// One setsockopt or one rename a listener: generous.
+/// Generous: a cut-over is one setsockopt or rename per listener.
 const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One spawn of the server, numbered from 1.
@@ -54,7 +54,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Somebody who waits for a verdict: a client of the control socket.
+/// A client of the control socket that waits for a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
@@ -65,7 +65,7 @@ pub enum Exit {
     Signal(i32),
     /// exec failed: the status a shell gives (126 or 127), and why.
     CannotRun(i32, String),
-    /// It ended with 0, while something it left behind waits on a listener.
+    /// It exited with 0, and left a process behind that waits on a listener.
     Background,
 }
 
@@ -74,11 +74,11 @@ pub enum Exit {
 pub struct Serving {
     pub generation: Generation,
     pub since: Time,
-    /// The one it took over from.
+    /// The generation before it.
     pub before: Option<Generation>,
 }
 
-/// A swap that was asked for while another one runs.
+/// A swap that was requested while another one runs.
 #[derive(Clone, Debug)]
 struct PendingSwap {
     cause: Cause,
@@ -119,9 +119,9 @@ pub struct Supervisor {
     has_served: bool,
     /// Restarts in a row that did not lead to ten seconds of serving.
     restarts: u32,
-    /// Whose program to run should the next restart fail: the path may lead to a newer one by then.
+    /// The generation whose program to run if the next restart fails: the path may lead to a newer one by then.
     last_good: Option<Generation>,
-    /// Whose program restarts run since one has failed.
+    /// The generation whose program restarts run since one has failed.
     fallen_back: Option<Generation>,
     /// The path leads to a program that did not get to serve, and nobody has asked for it since.
     rejected: bool,
@@ -155,7 +155,7 @@ impl Supervisor {
         }
     }
 
-    /// What follows from an event. Events of generations that are no longer known are old news, and change nothing.
+    /// Returns what follows from an event. Events of unknown generations are outdated, and change nothing.
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         let mut actions = match event {
             Event::Launched => self.begin(now, Cause::First, Vec::new()),
@@ -213,7 +213,7 @@ impl Supervisor {
         self.shutdown.is_some()
     }
 
-    /// Who serves.
+    /// The serving generation.
     fn serves(&self) -> Option<Generation> {
         self.serving.as_ref().map(|serving| serving.generation)
     }
@@ -236,7 +236,7 @@ impl Supervisor {
         draining.chain(self.serves()).chain(self.spawned())
     }
 
-    /// The generations whose programs may be wanted again.
+    /// The generations whose programs may be needed again.
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
         let wanted = [

@@ -14,18 +14,18 @@ use crate::server::ServerEvent;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
 
-/// How often those are looked at whose main process has ended well.
+/// How often to look at processes whose main process has exited with 0.
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 impl World {
-    /// Every child that has ended: one SIGCHLD may stand for many.
+    /// Reaps every child that has ended: one SIGCHLD may stand for many.
     pub(super) fn reap(&mut self, now: Time, batch: &mut Batch) {
         let mut orphans = false;
         loop {
             let (pid, status) = match sys::process::reap() {
                 Ok(Some(ended)) => ended,
-                // No second SIGCHLD would come for who is left out now.
+                // No second SIGCHLD would come for a child that is skipped now.
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Ok(None) | Err(_) => break,
             };
@@ -43,7 +43,7 @@ impl World {
                 (None, None) => orphans = true,
             }
         }
-        // Once for all of them: there may be hundreds, and each is looked for in all of /proc.
+        // Once for all of them: there may be hundreds, and each search reads all of /proc.
         if orphans {
             let generations = self.generations.values_mut();
             generations.for_each(|one| one.server.orphans_died());
@@ -67,7 +67,7 @@ impl World {
         batch.deaths.push(Event::Died(generation, exit));
     }
 
-    /// Whether others of it wait for clients, though it was not told to end; who is busy comes back to that soon.
+    /// Whether other processes of it wait for clients, though it was not told to end; a busy one will wait again soon.
     fn is_still_serving(&self, generation: Generation) -> bool {
         let one = self.generations.get(&generation);
         let one = one.filter(|one| one.drains_since.is_none());

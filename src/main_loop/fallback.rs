@@ -9,7 +9,7 @@ use super::World;
 use crate::handoff;
 use crate::supervisor::Generation;
 
-/// A program that is not lost when another file takes its place.
+/// A program that is kept open while another file takes its place.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct HeldProgram {
     #[serde(with = "handoff::descriptor")]
@@ -17,7 +17,7 @@ pub(super) struct HeldProgram {
     pub written: Option<Written>,
 }
 
-/// The size and the time of the last change, which tell that a file was written anew in its own place.
+/// The size and the time of the last change, which show that a file was overwritten in place.
 type Written = (i64, i64, i64);
 
 fn written(program: impl AsFd) -> Option<Written> {
@@ -26,7 +26,7 @@ fn written(program: impl AsFd) -> Option<Written> {
 }
 
 impl World {
-    /// It serves, and may have to be run again.
+    /// It serves, so its program may have to run again.
     pub(super) fn keep_program(&mut self, generation: Generation) {
         let one = self.generations.get(&generation);
         let program = one.and_then(|one| one.server.program()?.try_clone_to_owned().ok());
@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// The program of a generation that served well; or why there is none.
+    /// The program of a generation that has served, or why there is none.
     pub(super) fn held_program(&self, good: Generation) -> Result<OwnedFd, String> {
         let Some(kept) = self.programs.get(&good) else {
             return Err("it was a script".into());

@@ -1,4 +1,4 @@
-//! Which processes belong to a generation: read from /proc, as of now.
+//! Which processes belong to a generation, from /proc.
 //!
 //! Those that descend from its main process do. Those whose parent has ended become hotswap's own children (it is a
 //! subreaper), and are known by their process group, by the variables they were started with, or, where they have written
@@ -17,31 +17,31 @@ use super::environment::Variables;
 use crate::handoff;
 use crate::proc::process::{ProcessId, Stat, children, environment};
 
-/// What a command carries that hotswap runs for itself, and what that leaves behind: no server's.
+/// The variable of commands that hotswap runs for itself, and of what they leave behind: not a server's.
 pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
 
-/// Ancestors change while they are followed: no chain is longer.
+/// The longest chain of ancestors: they can change while they are followed.
 const DEEPEST: usize = 1000;
 
-/// One generation, as far as it can be told from others.
+/// What identifies the processes of one generation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessTree {
     #[serde(with = "handoff::pid")]
     pub main: Pid,
-    /// It has not been reaped, so its pid is nobody else's.
+    /// It has not been reaped, so no other process has its pid.
     pub main_lives: bool,
-    /// `NAME=VALUE`, which all of its processes were started with.
+    /// `NAME=VALUE`: the variables that all of its processes were started with.
     pub mark: Vec<Vec<u8>>,
     /// When the main process was started, in ticks.
     pub since: u64,
-    /// Orphans that carry nothing.
+    /// Orphans without these variables.
     pub strays: Vec<ProcessId>,
 }
 
 impl ProcessTree {
     pub fn new(main: Pid, variables: Variables) -> Self {
         let written = |(name, value)| [name, value].join(OsStr::new("=")).as_bytes().to_vec();
-        // a server may well take NOTIFY_SOCKET away from its children
+        // a server may remove NOTIFY_SOCKET for its children
         let lasting = variables
             .into_iter()
             .filter(|(name, _)| name != "NOTIFY_SOCKET");
@@ -54,7 +54,7 @@ impl ProcessTree {
         }
     }
 
-    /// The main process as long as it lives, all that descends from it, and its orphans.
+    /// The main process while it lives, its descendants, and its orphans.
     pub fn processes(&self) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
@@ -69,7 +69,7 @@ impl ProcessTree {
         found
     }
 
-    /// Whether it is one of those: by its ancestors, without looking at any other process.
+    /// Whether it is one of them: by its ancestors, without reading any other process.
     pub fn has(&self, process: Pid) -> bool {
         let own = getpid();
         let mut process = process;

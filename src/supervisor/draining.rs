@@ -6,13 +6,13 @@ use super::{Action, Draining, Exit, Generation, Phase, Policy, Queue, Time, Tran
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
-/// What is kept of the drain timeout for the server's own graceful stop.
+/// The part of the drain timeout that is reserved for the server's own graceful stop.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 /// How long a failed candidate has between the stop signal and SIGKILL.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL is repeated after this time, since a process that forks may have escaped the first.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// How often SIGKILL is sent before a generation is given up as unkillable.
+/// How often SIGKILL is sent before a generation counts as unkillable.
 const KILLS: u32 = 10;
 
 impl Draining {
@@ -58,7 +58,7 @@ impl Draining {
         !self.failed && !self.is_killed()
     }
 
-    /// When this phase has lasted long enough.
+    /// When this phase ends.
     pub fn deadline(&self) -> Time {
         match self.phase {
             Phase::Emptying {
@@ -73,7 +73,7 @@ impl Draining {
         }
     }
 
-    /// Takes note of what is left in its queue.
+    /// Notes what is left in its queue.
     pub fn queued(&mut self, now: Time, state: Queue, patience: Duration) -> Vec<Action> {
         if let Phase::Emptying { queue, .. } = &mut self.phase {
             *queue = state;
@@ -93,7 +93,7 @@ impl Draining {
         actions
     }
 
-    /// Its connections are waited for now; so long that it still gets its stop signal before SIGKILL.
+    /// Waits for its connections, but so that it still gets its stop signal before SIGKILL.
     fn quiesce(&mut self, now: Time, patience: Duration) -> Vec<Action> {
         let Phase::Emptying { until, .. } = self.phase else {
             return Vec::new();
@@ -112,7 +112,7 @@ impl Draining {
         }
     }
 
-    /// It is told to finish, if it was not and is not dead.
+    /// Sends its stop signal, unless it has it or is dead.
     pub fn stop(&mut self) -> Vec<Action> {
         match self.phase {
             Phase::Emptying { .. } | Phase::Quiescing { .. } => {
@@ -172,7 +172,7 @@ impl Draining {
         } else {
             self.quiesce(now, patience)
         });
-        // A queue that took all the time leaves none for its connections.
+        // If the queue took all the time, none is left for its connections.
         if self.deadline() <= now {
             actions.extend(self.stop());
         }

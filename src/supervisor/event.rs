@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Cause, ClientId, Exit, Generation, ProgramChoice, Queue, SavedState};
 
-/// What happened, as the main loop saw it.
+/// What has happened, as reported by the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// hotswap itself is ready to begin.
+    /// hotswap has started.
     Launched,
     /// SIGHUP (`None`) or a client wants a swap.
     SwapAsked(Option<ClientId>),
@@ -33,21 +33,21 @@ pub enum Event {
     RollBackAsked(ClientId),
     /// A client wants to know whether the next version gets ready.
     CheckAsked(ClientId),
-    /// A new hotswap is there and runs.
+    /// A new version of hotswap exists and runs.
     UpgradeAsked,
-    /// SIGUSR1: the servers are to reopen their logs.
+    /// SIGUSR1: the servers should reopen their logs.
     ReopenAsked,
     /// The deadline has passed.
     Elapsed,
 }
 
-/// What is to be done, in this order.
+/// What the main loop must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     RunBeforeSwap(Generation),
-    /// The command is no longer wanted, or has taken too long.
+    /// End the command: it is no longer needed, or has taken too long.
     EndBeforeSwap,
-    /// Say by [`Event::ProgramChecked`] whether the program is complete.
+    /// Report by [`Event::ProgramChecked`] whether the program is complete.
     CheckProgram,
     Spawn {
         generation: Generation,
@@ -59,7 +59,7 @@ pub enum Action {
         ready_timeout: Duration,
     },
     CutOver(Generation),
-    /// The serving one has died: its sockets, and new connections, go to this candidate before it is ready.
+    /// The serving generation has died: its sockets and new connections go to this candidate before it is ready.
     Inherit(Generation),
     /// It serves from now on.
     Serve(Generation),
@@ -76,7 +76,7 @@ pub enum Action {
     /// SIGKILL, to all of it.
     Kill(Generation),
     Reopen(Generation),
-    /// Nothing is left of it, or nothing can be done about it: so is nothing of what was kept for it.
+    /// It is gone or unkillable: free everything that is kept for it.
     Free(Generation),
     /// New connections are refused from now on.
     TurnAway(Refusal),
@@ -106,11 +106,11 @@ pub enum Refusal {
 pub enum SocketChoice {
     /// Its own, which get no client before the cut-over.
     Own,
-    /// Those that new connections go to now, with the clients that wait on them.
+    /// The current targets, with the clients that wait there.
     Target,
 }
 
-/// What those who follow are told.
+/// A change that is logged and sent to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     Proving(Generation),
@@ -121,7 +121,7 @@ pub enum Transition {
         cause: Cause,
         draining: Option<Generation>,
     },
-    /// A swap, a restart or the first start has come to nothing.
+    /// A swap, a restart or the first start has failed.
     Failed(Failure),
     /// The serving one has died.
     Dead {
@@ -139,7 +139,7 @@ pub enum Transition {
     KilledEarly(Generation),
     /// SIGKILL has not ended it.
     Unkillable(Generation),
-    /// The last good program is run again.
+    /// The last program that worked runs again.
     FallingBack {
         to: Generation,
     },
@@ -156,7 +156,7 @@ pub enum Transition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     RestartAfter(Duration),
-    /// This candidate was on its way already.
+    /// This candidate was already starting.
     CandidateServes(Generation),
     WaitForChange,
     End,
@@ -175,7 +175,7 @@ pub struct Failure {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its main process ended so long after the spawn, or after the cut-over if it was proving.
+    /// Its main process ended this long after the spawn, or after the cut-over if it was proving.
     Exited(Exit, Duration),
     NotReady(Duration),
     /// hotswap could not spawn it.
@@ -185,12 +185,12 @@ pub enum Reason {
     NotFit(String),
     BeforeSwap(String),
     BeforeSwapTooLong(Duration),
-    /// A newer file, or a request, took its place.
+    /// A newer file or a request replaced it.
     Replaced,
     Stopping,
 }
 
-/// What those who asked for a swap are answered.
+/// The answer to clients that asked for a swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Serving {

@@ -9,7 +9,7 @@ pub struct Draining {
     pub kill_at: Time,
     /// How its main process ended, once it has.
     pub exit: Option<Exit>,
-    /// It never got to serve.
+    /// It has never served.
     pub failed: bool,
 }
 
@@ -33,14 +33,14 @@ pub enum Phase {
     },
 }
 
-/// What is left on the listeners of a generation that gets no new connection.
+/// What is left on the listeners of a draining generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     /// Connections that it has not accepted.
     Waiting,
-    /// None, but handshakes are open.
+    /// No connection, but open handshakes.
     Empty,
-    /// None, and no handshake either, twice in a row.
+    /// No connection and no handshake, twice in a row.
     Settled,
     /// Connections that it does not accept, and has not for some time.
     Stuck,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What the user wants; set once, at the start.
+/// The options that the core needs; set once, at the start.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub ready_timeout: Duration,
@@ -38,6 +38,6 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
-    /// Wait for a changed file or a request instead of ending or restarting.
+    /// Wait for a changed file or a request instead of restarting or ending.
     OnChange,
 }

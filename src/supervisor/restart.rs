@@ -8,7 +8,7 @@ use super::{
     StartOrder, Supervisor, TIMED_OUT, Then, Time, Transition,
 };
 
-/// A generation that served so long was good.
+/// A generation that has served this long has worked.
 const PROVEN: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ impl Reason {
         }
     }
 
-    /// What hotswap ends with if it ends for this reason.
+    /// The exit status of hotswap if it ends for this reason.
     pub(super) fn status(&self) -> u8 {
         let timed_out = matches!(self, Reason::NotReady(_));
         let own = if timed_out { TIMED_OUT } else { OWN_FAILURE };
@@ -65,7 +65,7 @@ impl Reason {
 }
 
 impl Supervisor {
-    /// The serving generation is dead: a candidate on its way serves next, else a restart, else nothing.
+    /// The serving generation is dead: a starting candidate serves next, or a restart, or nothing.
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         let background = *exit == Exit::Background;
         let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
@@ -104,7 +104,7 @@ impl Supervisor {
             return actions;
         }
         let mut actions = Vec::new();
-        // Not spawned yet, and it may take its time: the restart comes first.
+        // Not spawned yet, and may take long: the restart comes first.
         if let Some(swap) = self.swap.take() {
             if matches!(swap.stage, Stage::BeforeSwap { .. }) {
                 actions.push(Action::EndBeforeSwap);
@@ -119,7 +119,7 @@ impl Supervisor {
         let fallback = if !restarts {
             None
         } else if background {
-            // The same program would go the same way.
+            // The same program would fail the same way.
             self.fall_back()
         } else {
             self.avoid_rejected(dead)
@@ -175,7 +175,7 @@ impl Supervisor {
         actions
     }
 
-    /// What is restarted from now on is the last good program, if there is one.
+    /// Restarts run the last program that worked from now on, if there is one.
     fn fall_back(&mut self) -> Option<Action> {
         let may = self.policy.fallback;
         let tried = self.fallen_back;

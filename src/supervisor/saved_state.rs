@@ -59,7 +59,7 @@ impl Supervisor {
         }
     }
 
-    /// Nothing starts: at most a restart waits for its time.
+    /// Nothing starts: at most a restart waits for its back-off.
     pub(super) fn is_idle(&self) -> bool {
         let waits = self
             .swap

@@ -73,7 +73,7 @@ impl Supervisor {
         self.draining.iter_mut().map(kill).collect()
     }
 
-    /// The server's own end is hotswap's, once what drains is gone.
+    /// hotswap ends with the server, once the draining generations are gone.
     pub(super) fn end(&mut self, status: u8) -> Vec<Action> {
         self.shutdown = Some(Shutdown {
             status,
@@ -82,7 +82,7 @@ impl Supervisor {
         vec![Action::TurnAway(Refusal::Ended)]
     }
 
-    /// What waits for its moment: a candidate for another to be gone, the end for the last one, an upgrade for calm.
+    /// Does what was waiting: spawns a candidate once another is gone, ends once all are gone, upgrades once idle.
     pub(super) fn settle(&mut self, now: Time) -> Vec<Action> {
         if let Some(Stage::WaitingFor(old)) = self.swap.as_ref().map(|swap| swap.stage)
             && self.draining.iter().all(|one| one.generation != old)

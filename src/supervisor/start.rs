@@ -82,7 +82,7 @@ impl Supervisor {
         actions
     }
 
-    /// A request or a changed file: it joins a swap that is not spawned yet, takes its place, or waits until it has ended.
+    /// A request or a changed file joins a swap that is not spawned yet, replaces it, or waits until it has ended.
     pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
             swap.clients.extend(by);
@@ -108,7 +108,7 @@ impl Supervisor {
                 began => began,
             };
         };
-        // Those who wait for it wait on.
+        // Its clients keep waiting.
         self.postpone(cause, std::mem::take(&mut old.clients));
         let replaceable = old.replaceable;
         let mut actions = Vec::new();
@@ -205,7 +205,7 @@ impl Supervisor {
         self.spawn(now)
     }
 
-    /// Spawns the candidate; where nothing serves, only once the failed one that had those sockets is gone.
+    /// Spawns the candidate; if nothing serves, only once the failed one that had those sockets is gone.
     pub(super) fn spawn(&mut self, now: Time) -> Vec<Action> {
         let ready_timeout = self.ready_timeout();
         let Some(swap) = &mut self.swap else {

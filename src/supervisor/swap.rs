@@ -9,13 +9,13 @@ pub struct Swap {
     pub generation: Generation,
     pub cause: Cause,
     pub stage: Stage,
-    /// Who waits for the verdict.
+    /// The clients that wait for the verdict.
     pub clients: Vec<ClientId>,
     pub program: ProgramChoice,
     /// It is discarded once it is ready.
     pub check: bool,
     pub spawned: Option<Time>,
-    /// Until then a newer file or a request may take its place: counted from the first it replaced.
+    /// Until then a newer file or a request may replace it; counted from the first one replaced.
     pub replaceable: Option<Time>,
 }
 
@@ -32,13 +32,13 @@ pub enum Cause {
 /// Which program a new generation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramChoice {
-    /// What the path names now.
+    /// The one at the path.
     Current,
-    /// What that generation ran.
+    /// The one that this generation ran.
     Of(Generation),
 }
 
-/// Where it is, and how long it may stay there.
+/// The stage of a swap, and how long it may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     BeforeSwap {
@@ -47,7 +47,7 @@ pub enum Stage {
     Checking {
         until: Time,
     },
-    /// That one must be gone before it is spawned.
+    /// This generation must be gone before the candidate is spawned.
     WaitingFor(Generation),
     BackingOff {
         until: Time,
@@ -101,15 +101,15 @@ impl Swap {
         matches!(self.stage, Stage::Starting { .. })
     }
 
-    /// A swap, not a restart, that is not spawned yet: what changes now, and who asks now, belongs to it.
+    /// A swap, not a restart, that is not spawned yet: new changes and requests join it.
     pub fn is_prepared(&self) -> bool {
         self.spawned.is_none()
             && matches!(self.cause, Cause::First | Cause::Asked | Cause::File)
             && !self.check
     }
 
-    /// A changed file takes the place of what starts, and a request the place of what a changed file started, but not for
-    /// ever. A restart that waits is neither prepared nor, perhaps, what the path names.
+    /// A changed file replaces a starting candidate, and a request replaces one that a changed file started, until the ready
+    /// timeout. A waiting restart is not prepared, and may run another program than the one at the path.
     pub fn gives_way_to(&self, cause: Cause, now: Time) -> bool {
         match self.stage {
             Stage::BackingOff { .. } | Stage::WaitingFor(_) => true,

@@ -62,7 +62,7 @@ impl Supervisor {
         vec![Action::Announce(Transition::Proving(generation))]
     }
 
-    /// Stop-first: clients wait in the next one's queue while the old one finishes.
+    /// Stop-first: clients wait in the queue of the next one while the old one drains.
     fn make_room(&mut self, now: Time) -> Vec<Action> {
         let Some(old) = self.serving.take() else {
             return self.spawn(now);
@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// The swap has come to nothing: an abort, a roll back, or a start that failed where nothing serves.
+    /// The swap has failed: an abort, a roll back, or a failed start while nothing serves.
     pub(super) fn fail(&mut self, now: Time, reason: Reason) -> Vec<Action> {
         let Some(swap) = self.swap.take() else {
             return Vec::new();
@@ -147,7 +147,7 @@ impl Supervisor {
         actions
     }
 
-    /// Ends a candidate, having cut back first where clients may go to it, and says so to all who wait for it.
+    /// Ends a candidate, after cutting back if clients may reach it, and answers the clients that wait.
     pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
         let keeps_serving = self.serves();
