@@ -238,7 +238,8 @@ impl WatchedTree {
         let is_first = self.walk.as_ref().is_some_and(|walk| !walk.is_seen);
         let (since, spent) = (sys::now(), sys::cpu_time());
         let has_ended = self.go_on(now);
-        let (waited, spent) = (sys::now() - since, sys::cpu_time() - spent);
+        let waited = sys::now().saturating_sub(since);
+        let spent = sys::cpu_time().saturating_sub(spent);
         self.took += spent.max(waited / WAITING);
         if !has_ended {
             self.begun = Some(begun);
