@@ -218,7 +218,10 @@ impl Capture {
             self.release_closed(is_new, context);
             let lasted = |new: &mut NewListener| is_ready || new.since + NAMED_AFTER <= context.now;
             let lasting: Vec<_> = self.new_listeners.extract_if(.., lasted).collect();
-            for new in lasting {
+            for new in lasting
+                .into_iter()
+                .filter(|new| context.listeners.has(new.id))
+            {
                 self.name(new, context.listeners);
             }
         }

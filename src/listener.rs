@@ -14,6 +14,7 @@ mod listening_socket;
 mod member_index;
 mod open;
 mod port_holder;
+mod private_path;
 mod relay;
 mod reuseport;
 mod shared;
@@ -38,6 +39,7 @@ pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 pub use context::{ListenerContext, SocketOptions};
 pub use incident::Incident;
 pub use port_holder::holders_of_port;
+use private_path::PathUse;
 use reuseport::ReuseportGroup;
 use shared::SharedSocket;
 use snapshot::Surveys;
@@ -56,6 +58,8 @@ pub struct Listener {
     as_given: String,
     /// The address that the server asked for, if it was captured.
     captured: Option<CapturedAddress>,
+    /// Of a captured path.
+    path_use: Option<PathUse>,
     sort: ListenerKind,
 }
 
@@ -191,7 +195,8 @@ impl Listeners {
 
     /// The sockets that this generation holds.
     pub fn sockets_of(&self, generation: Generation) -> Vec<GenerationSocket<'_>> {
-        let held = self.all.iter().map(|listener| listener.held(generation));
+        let counting = self.all.iter().filter(|listener| self.counts(listener));
+        let held = counting.map(|listener| listener.held(generation));
         held.flatten().collect()
     }
 
@@ -200,6 +205,7 @@ impl Listeners {
         for listener in &mut self.all {
             listener.sort.leave(generation, now, &mut self.context);
         }
+        self.forget_private();
         self.died(generation);
         self.return_clients();
         self.forget_unowned();

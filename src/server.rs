@@ -187,6 +187,11 @@ impl Server {
         self.tree.main_lives && self.tree.main == pid
     }
 
+    /// Its main process lives, as /proc has it: it may be dead before that is heard.
+    pub fn main_lives(&self) -> bool {
+        self.tree.main_lives && ProcessId::of(self.tree.main).is_some()
+    }
+
     pub fn started(&self) -> Time {
         self.started
     }

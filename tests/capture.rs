@@ -13,6 +13,7 @@ use crate::common::{alone, server, skipped};
 
 mod closed;
 mod life;
+mod private;
 mod rights;
 mod unlink;
 

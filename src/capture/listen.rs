@@ -2,15 +2,29 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::stat::fstat;
+use nix::unistd::Pid;
 
 use super::caller::Caller;
 use super::notification::Notification;
 use super::server_socket::{ServerSocket, SocketType};
 use super::{CallContext, CallResult, Capture, NewListener, Warning};
+use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
 use crate::sys;
+
+/// Whether one of the numbers in the path is the pid of one of these.
+fn names_one(path: &Path, processes: &[Pid]) -> bool {
+    let mut numbers = path
+        .as_os_str()
+        .as_bytes()
+        .split(|byte| !byte.is_ascii_digit())
+        .filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    numbers.any(|number| processes.contains(&Pid::from_raw(number)))
+}
 
 impl Capture {
     pub(super) fn listen(
@@ -48,7 +62,11 @@ impl Capture {
         if fstat(&socket)?.st_ino != inode {
             return Ok(CallResult::Continue);
         }
-        let path = bound.path.take();
+        let mut path = bound.path.take();
+        if let (Some(path), CapturedAddress::Path(entry)) = (&mut path, &bound.address) {
+            let processes = (context.processes)();
+            path.names_process = names_one(&entry.path, &processes);
+        }
         if path.as_ref().is_some_and(|path| !path.is_there()) {
             let (generation, address) = (self.generation, bound.address.to_string());
             self.bound_sockets.forget(inode);

@@ -72,6 +72,7 @@ pub fn bind_to(
             directory,
             name,
             file,
+            names_process: false,
         };
         Ok((socket, bound))
     })

@@ -18,14 +18,14 @@ impl Capture {
         call: &Notification,
         directory: RawFd,
         address: u64,
-        listeners: &Listeners,
+        listeners: &mut Listeners,
     ) -> CallResult {
         // most servers have no such listener, and unlink other files all the time
         if !listeners.have_paths() {
             return CallResult::Continue;
         }
         match wanted(call, directory, address, listeners) {
-            Ok(Some(entry)) if listeners.is_live(&entry) => CallResult::Succeed,
+            Ok(Some(entry)) if listeners.is_live(&entry, self.generation) => CallResult::Succeed,
             Ok(_) => CallResult::Continue,
             Err(error) => {
                 self.could_not_look(&error);

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use super::captured_address::{BoundPath, CapturedAddress, PathEntry};
 use super::incident::Incident;
+use super::private_path::PathUse;
 use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
 use super::unix_dir::UnixDir;
@@ -74,10 +75,6 @@ impl Listeners {
             }
         };
         found.map(|listener| listener.id)
-    }
-
-    pub fn has(&self, listener: ListenerId) -> bool {
-        self.all.iter().any(|other| other.id == listener)
     }
 
     /// The socket that this generation has there.
@@ -145,6 +142,11 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
+        let mut all = self.all.iter();
+        let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
+        if let Some(there) = there.map(|there| there.id) {
+            self.meet(generation, there);
+        }
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
         let Some(Listener { id, sort, .. }) = there else {
@@ -166,6 +168,9 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
+        let path_use = path
+            .as_ref()
+            .map(|path| PathUse::new(generation, path.names_process));
         let dir = match (asked, path) {
             (CapturedAddress::Path(entry), Some(BoundPath { directory, .. })) => {
                 let (name, path) = (entry.name.clone(), entry.path.clone());
@@ -202,8 +207,10 @@ impl Listeners {
             name: String::new(),
             as_given: asked.to_string(),
             captured: Some(asked.clone()),
+            path_use,
             sort,
         });
+        self.review_paths();
         Ok(id)
     }
 
@@ -244,15 +251,20 @@ impl Listeners {
     }
 
     /// Whether clients connect there, to a socket that hotswap knows.
-    pub fn is_live(&self, entry: &PathEntry) -> bool {
-        self.all.iter().any(|listener| {
+    pub fn is_live(&mut self, entry: &PathEntry, generation: Generation) -> bool {
+        let live = self.all.iter().find(|listener| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
             let Some(dir) = listener.sort.dir().filter(here) else {
                 return false;
             };
             let live = listener.sort.live_file();
             live.is_some() && dir.file(dir.name()).ok() == live
-        })
+        });
+        let Some(live) = live.map(|listener| listener.id) else {
+            return false;
+        };
+        self.meet(generation, live);
+        self.has(live)
     }
 
     /// The generation has closed its socket there. If no other has one the listener is closed as well, and clients that

@@ -190,6 +190,7 @@ impl Opening<'_> {
             name,
             as_given,
             captured: None,
+            path_use: None,
             sort,
         });
     }

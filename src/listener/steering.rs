@@ -111,6 +111,11 @@ pub trait Steering {
         None
     }
 
+    /// Whether only processes of one generation use its path: then no name is kept beside it.
+    fn set_private(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Puts its path in the file system back, if it was taken away.
     fn put_back(&self) -> io::Result<()> {
         Ok(())

@@ -17,7 +17,8 @@ pub struct ListenerSummary {
 impl Listeners {
     /// Every listener, as it is now.
     pub fn summaries(&self) -> Vec<ListenerSummary> {
-        let shown = self.all.iter().map(|listener| ListenerSummary {
+        let shown = self.all.iter().filter(|listener| self.counts(listener));
+        let shown = shown.map(|listener| ListenerSummary {
             name: listener.name.clone(),
             address: listener.sort.address(),
             steered: listener.sort.is_steered(),

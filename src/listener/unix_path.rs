@@ -28,6 +28,8 @@ pub struct UnixPath {
     dir: UnixDir,
     sockets: Vec<NamedSocket>,
     target: Option<Inode>,
+    /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
+    private: bool,
 }
 
 /// A socket and its name beside the path.
@@ -69,6 +71,7 @@ impl UnixPath {
             dir,
             sockets: Vec::new(),
             target: None,
+            private: false,
         }
     }
 
@@ -134,6 +137,9 @@ impl UnixPath {
 
     /// The two names of the live socket: a server may have unlinked either when it ended, or somebody else.
     fn repair(&self) -> io::Result<()> {
+        if self.private {
+            return Ok(());
+        }
         let Some(named) = self.target.and_then(|target| self.at(target)) else {
             return Ok(());
         };
@@ -230,6 +236,9 @@ impl UnixPath {
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
+        if self.private {
+            return; // the file is its server's affair
+        }
         for NamedSocket { name, file, .. } in &self.sockets {
             self.dir.remove_if(*file);
             if self.dir.file(name).is_ok_and(|there| there == *file) {

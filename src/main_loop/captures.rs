@@ -97,7 +97,8 @@ impl World {
             let Some(one) = self.generations.get_mut(&generation) else {
                 continue;
             };
-            let Some(capture) = &mut one.capture else {
+            // what the dead had listened on is not closed: clients wait there for the next one
+            let Some(capture) = one.capture.as_mut().filter(|_| one.server.main_lives()) else {
                 continue;
             };
             let mut context = CallContext {
@@ -124,7 +125,7 @@ impl World {
     /// must accept too; but nobody need where it has closed its listener.
     pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
         for one in self.generations.values_mut() {
-            if let Some(capture) = &mut one.capture {
+            if let Some(capture) = one.capture.as_mut().filter(|_| one.server.main_lives()) {
                 capture.sweep(&mut CallContext {
                     now,
                     listeners: &mut self.listeners,

@@ -64,11 +64,12 @@ impl Spawned {
     /// When it wants to be looked at.
     pub fn deadlines(&self) -> impl Iterator<Item = Time> {
         let readiness = self.readiness.as_ref().filter(|_| self.server.runs());
+        let new_listeners = self.capture.as_ref().and_then(Capture::deadline);
         let deadlines = [
             readiness.and_then(Readiness::deadline),
             self.drain.as_ref().and_then(Drain::deadline),
             self.notify.deadline(),
-            self.capture.as_ref().and_then(Capture::deadline),
+            new_listeners.filter(|_| self.server.main_lives()),
             self.server.deadline(),
         ];
         deadlines.into_iter().flatten()

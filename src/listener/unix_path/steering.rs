@@ -175,6 +175,20 @@ impl Steering for UnixPath {
         self.update_interests(context);
     }
 
+    fn set_private(&mut self, private: bool) -> io::Result<()> {
+        if private && !self.private {
+            for NamedSocket { name, file, .. } in &self.sockets {
+                if *name != *self.dir.name()
+                    && self.dir.file(name).is_ok_and(|there| there == *file)
+                {
+                    self.dir.remove(name);
+                }
+            }
+        }
+        self.private = private;
+        self.repair()
+    }
+
     fn put_back(&self) -> io::Result<()> {
         self.repair()
     }

@@ -1,0 +1,119 @@
+//! Sockets between the processes of one generation are no listeners of hotswap's.
+
+use std::fs;
+use std::path::Path;
+
+use super::{find, free_address, swap};
+use crate::common::crowd::Habit;
+use crate::common::place::{Place, Target};
+use crate::common::site::Site;
+
+/// A server in Python with `listen(PATH)`, which lasts as long as the server, and `serve()`, which answers at its port.
+const SERVER: &str = "
+import http.server, os, socket, sys, tempfile, time
+port, directory = int(sys.argv[1]), sys.argv[2]
+kept = []
+
+def listen(path):
+    if os.path.exists(path):
+        os.unlink(path)
+    one = socket.socket(socket.AF_UNIX)
+    one.bind(path)
+    one.listen(5)
+    kept.append(one)
+    return one
+
+def serve():
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler)
+    server.serve_forever()
+";
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.collect()
+}
+
+/// Starts and swaps at its port, and nobody speaks of the path.
+fn is_left_alone(script: &str) {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = free_address();
+    let script = format!("{SERVER}\n{script}");
+    let arguments = [
+        "-c",
+        &script,
+        &address.port().to_string(),
+        directory.path().to_str().expect("text"),
+    ];
+    let site = Site::at(Place::Given(Target::Tcp(address)))
+        .with(&["--capture", "always", "--no-watch"])
+        .by_program(python, &arguments)
+        .serving("");
+    site.log.wait_for("listening on 127.0.0.1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    swap(&site, 3);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+    let said = site.log.timed();
+    for words in ["does not accept", "listening on /"] {
+        assert!(!said.contains(words), "{said}");
+    }
+    let names = names_in(directory.path());
+    assert!(
+        !names.iter().any(|name| name.contains("hotswap")),
+        "{names:?}"
+    );
+}
+
+/// tsx, .NET and the JVM.
+#[test]
+fn a_path_that_names_a_process_is_no_listener() {
+    is_left_alone("listen(f'{directory}/{os.getpid()}.pipe')\ntime.sleep(1)\nserve()");
+}
+
+/// The managers of Python's multiprocessing, sanic and pm2-runtime.
+#[test]
+fn a_path_that_is_another_for_each_generation_is_no_listener() {
+    is_left_alone(
+        "import threading\nthreading.Timer(0.3, lambda: listen(tempfile.mktemp(dir=directory))).start()\nserve()",
+    );
+}
+
+#[test]
+fn a_path_that_two_generations_bind_is_a_listener_beside_a_port() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("own.sock");
+    let address = free_address();
+    let script = format!(
+        "{SERVER}
+import threading
+def answer(one):
+    while True:
+        client = one.accept()[0]
+        client.recv(1000)
+        client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
+        client.close()
+threading.Thread(target=answer, args=(listen(f'{{directory}}/own.sock'),), daemon=True).start()
+serve()"
+    );
+    let arguments = [
+        "-c",
+        &script,
+        &address.port().to_string(),
+        directory.path().to_str().expect("text"),
+    ];
+    let site = Site::at(Place::Given(Target::Unix(path)))
+        .with(&["--capture", "always", "--no-watch"])
+        .by_program(python, &arguments)
+        .serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    swap(&site, 3);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
