@@ -214,7 +214,9 @@ impl Listeners {
 
     /// New clients of a listener that had stayed with the gone generation now go to the serving one.
     fn return_clients(&mut self) {
-        let Some(serving) = self.serving else { return };
+        let Some(serving) = self.serving.filter(|_| !self.context.refuses()) else {
+            return;
+        };
         let waiting = self
             .all
             .iter_mut()
@@ -244,10 +246,11 @@ impl Listeners {
     /// An event on one of the sockets: one was shut down, or a client came to a spare.
     pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
+        let go_on = self.context.can_go_on(now);
         for Listener { sort, .. } in &mut self.all {
             let here = ready.iter().copied();
             let here: Vec<(Inode, bool)> = here.filter(|event| sort.has(event.0)).collect();
-            if !here.is_empty() {
+            if !here.is_empty() || go_on {
                 sort.woken(&here, &mut self.context);
             }
         }
@@ -265,7 +268,8 @@ impl Listeners {
 
     /// The deadline has come.
     pub fn look(&mut self, now: Time) -> Vec<Incident> {
-        let again = self.context.look(now);
+        self.context.relays.look(now);
+        let again = self.context.can_go_on(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
             self.surveyed(|all, context| {
                 for listener in all {
@@ -294,7 +298,46 @@ impl Listeners {
         done
     }
 
-    /// hotswap stops: sockets that are shut down now stay so.
+    /// What still waits on this generation's sockets goes to the one that serves, before it is told to stop.
+    pub fn relay_queue(&mut self, generation: Generation) -> Vec<Incident> {
+        if !self.context.refuses() {
+            for listener in &mut self.all {
+                listener.sort.relay_queue(generation, &mut self.context);
+            }
+        }
+        self.context.take_incidents()
+    }
+
+    /// From now on nobody is let in: new connections are reset and counted, until the next cut-over if there is one. No
+    /// server is disturbed in accepting those that came before.
+    pub fn turn_away(&mut self) -> Vec<Incident> {
+        self.context.refused.get_or_insert(0);
+        self.surveyed(|all, context| {
+            for Listener { sort, .. } in all {
+                if let Err(error) = sort.turn_away(context) {
+                    log::warn!("cannot refuse clients on {}: {error}", sort.address());
+                }
+            }
+        });
+        self.context.take_incidents()
+    }
+
+    /// While nobody is let in, the sockets of a generation that is told to stop are its own again.
+    pub fn let_go(&mut self, generation: Generation) {
+        if self.context.refuses() {
+            for listener in &mut self.all {
+                listener.sort.let_go(generation, &mut self.context);
+            }
+        }
+    }
+
+    /// How many clients were refused, to be said once.
+    pub fn take_refused(&mut self) -> Option<Incident> {
+        let connections = self.context.refused.take().unwrap_or(0);
+        (connections > 0).then_some(Incident::Refused { connections })
+    }
+
+    /// hotswap stops: what is shut down now stays so.
     pub fn stop_repairing(&mut self) {
         self.context.repairs = false;
     }

@@ -12,8 +12,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, socket,
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::stat::fstat;
 
@@ -34,15 +36,33 @@ pub fn listens(socket: BorrowedFd) -> bool {
     listens.is_ok_and(|value| value == 1)
 }
 
+/// How it was before is returned.
+///
 /// # Errors
 /// Those of fcntl(2).
-pub fn set_nonblocking(socket: BorrowedFd, on: bool) -> io::Result<()> {
+pub fn set_nonblocking(socket: BorrowedFd, on: bool) -> io::Result<bool> {
     let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    if flags.contains(OFlag::O_NONBLOCK) != on {
+    let before = flags.contains(OFlag::O_NONBLOCK);
+    if before != on {
         flags.set(OFlag::O_NONBLOCK, on);
         fcntl(socket, FcntlArg::F_SETFL(flags))?;
     }
-    Ok(())
+    Ok(before)
+}
+
+/// Whether accept(2) would find a client, or fail at once.
+pub fn has_client(listener: BorrowedFd) -> bool {
+    let mut polled = [PollFd::new(listener, PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Once this is closed the other end sees a reset, and does not take it for the end of an answer.
+pub fn reset(connection: &OwnedFd) {
+    let now = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let _ = setsockopt(connection, sockopt::Linger, &now);
 }
 
 /// connect(2).

@@ -41,7 +41,7 @@ fn expect_all_relayed(said: &[String]) {
     };
     let relayed: usize = said.iter().filter_map(count).sum();
     assert_eq!(relayed, CLIENTS, "{said:?}");
-    let meaning = |line: &&String| line.ends_with("the server sees hotswap's address, not theirs");
+    let meaning = |line: &&String| line.ends_with("which sees an address of this host as theirs");
     assert_eq!(said.iter().filter(meaning).count(), 1, "{said:?}");
 }
 

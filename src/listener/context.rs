@@ -8,7 +8,7 @@ use super::port_holder;
 use super::relay::{Destination, Relays, has_left};
 use super::snapshot::Surveys;
 use super::watcher::Watcher;
-use crate::socket::{Inode, set_nonblocking};
+use crate::socket::{Inode, has_client, reset, set_nonblocking};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -42,6 +42,10 @@ pub struct ListenerContext {
     has_relayed: bool,
     /// Descriptors or memory have run out: until then nothing is accepted from spares, or the loop would spin.
     exhausted: Option<Time>,
+    /// As many clients are relayed as may be: the others wait until one ends.
+    held_back: bool,
+    /// Nobody is let in: as many new connections were reset so far.
+    pub refused: Option<usize>,
     incidents: Vec<Incident>,
     /// Strangers that have not been named yet, and where they listen.
     strangers: Vec<(String, Inode)>,
@@ -57,6 +61,8 @@ impl ListenerContext {
             surveys: Surveys::default(),
             has_relayed: false,
             exhausted: None,
+            held_back: false,
+            refused: None,
             incidents: Vec::new(),
             strangers: Vec::new(),
         })
@@ -107,79 +113,99 @@ impl ListenerContext {
         relays.into_iter().chain(self.exhausted).min()
     }
 
-    /// Whether spares must be looked at again.
-    pub fn look(&mut self, now: Time) -> bool {
-        self.relays.look(now);
-        self.exhausted.take_if(|until| *until <= now).is_some()
+    /// Whether clients that were left on spare sockets can be taken off them now.
+    pub fn can_go_on(&mut self, now: Time) -> bool {
+        let has_room = self.held_back && !self.relays.is_full();
+        self.held_back &= !has_room;
+        self.exhausted.take_if(|until| *until <= now).is_some() || has_room
     }
 
-    /// What a spare is watched for.
+    pub fn refuses(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// What a spare socket is watched for.
     pub fn interest_in_spares(&self) -> Interest {
-        match self.exhausted {
-            Some(_) => Interest::Shutdown,
-            None => Interest::Clients,
+        if self.exhausted.is_some() || self.held_back {
+            Interest::Shutdown
+        } else {
+            Interest::Clients
         }
     }
 
-    /// Accepts the clients that wait on a spare and relays them to the target. Returns whether some are left because too
-    /// many came at once.
-    pub fn take_off(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) -> bool {
-        self.accept(socket, listener, Some(to).filter(|_| self.repairs))
+    /// Takes clients off a spare socket, as many as at one go, to be carried to where new connections go.
+    pub fn take_off(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) {
+        if self.repairs {
+            self.accept(socket, listener, &Fate::Relay(to));
+        } else {
+            self.accept(socket, listener, &Fate::Close);
+        }
     }
 
-    /// The same until none is left, for a socket that is about to be closed or given away.
-    pub fn empty(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) {
-        while self.take_off(socket, listener, to) {}
+    /// The same until nobody is left, for a socket that is to be closed or given away; false if some cannot be carried
+    /// yet.
+    pub fn empty(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) -> bool {
+        let fate = if self.repairs {
+            Fate::Relay(to)
+        } else {
+            Fate::Close
+        };
+        self.accept_all(socket, listener, &fate)
     }
 
-    /// Closes the clients that wait on a socket of an address that is given up.
-    pub fn turn_away(&mut self, socket: &ListeningSocket, listener: &str) {
-        while self.accept(socket, listener, None) {}
+    /// Closes whoever waits on a socket of an address that is given up.
+    pub fn close_clients(&mut self, socket: &ListeningSocket, listener: &str) {
+        self.accept_all(socket, listener, &Fate::Close);
+    }
+
+    /// Resets whoever comes while nobody is let in.
+    pub fn refuse_clients(&mut self, socket: &ListeningSocket, listener: &str) {
+        self.accept(socket, listener, &Fate::Refuse);
     }
 
     /// Gives a socket of an address that is given up back to the kernel.
     pub fn close(&mut self, socket: &mut ListeningSocket, listener: &str) {
-        self.turn_away(socket, listener);
+        self.close_clients(socket, listener);
         self.try_to_watch(socket, None, listener);
     }
 
-    fn accept(
-        &mut self,
-        socket: &ListeningSocket,
-        listener: &str,
-        to: Option<&Destination>,
-    ) -> bool {
-        let (mut relayed, mut lost) = (0, 0);
-        if set_nonblocking(socket.fd(), true).is_err() {
-            return false;
+    fn accept_all(&mut self, socket: &ListeningSocket, listener: &str, fate: &Fate) -> bool {
+        loop {
+            match self.accept(socket, listener, fate) {
+                Left::Some => {}
+                Left::Nobody => return true,
+                Left::HeldBack => return false,
+            }
         }
-        let mut is_left = true;
+    }
+
+    fn accept(&mut self, socket: &ListeningSocket, listener: &str, fate: &Fate) -> Left {
+        let Ok(was_nonblocking) = set_nonblocking(socket.fd(), true) else {
+            return Left::Nobody;
+        };
+        let (mut relayed, mut lost) = (0, 0);
+        let mut left = Left::Some;
         for _ in 0..AT_ONE_GO {
-            let client = match sys::accept(socket.fd()) {
-                Ok(client) => client,
-                // the client left while it waited
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => {
-                    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-                    if error
-                        .raw_os_error()
-                        .is_some_and(|errno| scarce.contains(&errno))
-                    {
-                        self.exhausted = Some(sys::now() + PATIENCE);
-                    }
-                    is_left = false;
+            match self.accept_one(socket, fate) {
+                Ok(Some(Outcome::Relayed)) => relayed += 1,
+                Ok(Some(Outcome::Lost)) => lost += 1,
+                Ok(Some(Outcome::Refused)) => {
+                    self.refused = self.refused.map(|refused| refused + 1);
+                }
+                Ok(Some(Outcome::HasLeft)) => {}
+                Ok(None) => {
+                    left = Left::Nobody;
                     break;
                 }
-            };
-            if has_left(&client) {
-                continue;
+                Err(HeldBack) => {
+                    left = Left::HeldBack;
+                    break;
+                }
             }
-            let to = to.filter(|_| !self.relays.is_full());
-            let carried = to.map(|to| self.relays.take(client, to, &self.watcher, sys::now()));
-            match carried {
-                Some(Ok(())) => relayed += 1,
-                Some(Err(_)) | None => lost += 1,
-            }
+        }
+        if socket.owner.is_some() && !was_nonblocking {
+            // its server has it, too
+            let _ = set_nonblocking(socket.fd(), false);
         }
         let listener = listener.to_owned();
         if relayed > 0 {
@@ -196,6 +222,83 @@ impl ListenerContext {
                 connections: lost,
             });
         }
-        is_left
+        left
     }
+
+    /// Accepts a client only if it can be handed on: else it stays in the queue. `None` if none is there.
+    fn accept_one(
+        &mut self,
+        socket: &ListeningSocket,
+        fate: &Fate,
+    ) -> Result<Option<Outcome>, HeldBack> {
+        if !has_client(socket.fd()) {
+            return Ok(None);
+        }
+        let mut server = None;
+        if let Fate::Relay(to) = fate {
+            if self.relays.is_full() {
+                self.held_back = true;
+                return Err(HeldBack);
+            }
+            let opened = to.open().map_err(|_| self.is_exhausted())?;
+            server = Some((opened, *to));
+        }
+        let client = match sys::accept(socket.fd()) {
+            Ok(client) => client,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                return Ok(Some(Outcome::HasLeft));
+            }
+            Err(error) => {
+                let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                return match error.raw_os_error() {
+                    Some(errno) if scarce.contains(&errno) => Err(self.is_exhausted()),
+                    _ => Ok(None),
+                };
+            }
+        };
+        if !matches!(fate, Fate::Refuse) && has_left(&client) {
+            return Ok(Some(Outcome::HasLeft));
+        }
+        let Some((server, to)) = server else {
+            reset(&client);
+            return Ok(Some(match fate {
+                Fate::Refuse => Outcome::Refused,
+                Fate::Close | Fate::Relay(_) => Outcome::Lost,
+            }));
+        };
+        let carried = self.relays.take(client, server, to, &self.watcher);
+        Ok(Some(carried.map_or(Outcome::Lost, |()| Outcome::Relayed)))
+    }
+
+    fn is_exhausted(&mut self) -> HeldBack {
+        self.exhausted = Some(sys::now() + PATIENCE);
+        HeldBack
+    }
+}
+
+/// What becomes of the clients that wait on a socket.
+enum Fate<'a> {
+    Relay(&'a Destination),
+    Close,
+    /// The same, but they were not let in at all.
+    Refuse,
+}
+
+/// What has become of one.
+enum Outcome {
+    Relayed,
+    Lost,
+    Refused,
+    /// It had gone away.
+    HasLeft,
+}
+
+/// There is no room now to hand a client on.
+struct HeldBack;
+
+/// Who is left on a socket.
+enum Left {
+    Nobody,
+    Some,
+    HeldBack,
 }

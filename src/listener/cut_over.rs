@@ -37,6 +37,9 @@ impl Listeners {
             }
         }
         self.serving = Some(generation);
+        if let Some(refused) = self.take_refused() {
+            self.context.incident(refused);
+        }
         self.forget_unowned();
         Ok(self.context.take_incidents())
     }

@@ -11,12 +11,14 @@ pub enum Incident {
         listener: String,
         connections: usize,
     },
-    /// Clients in the queue of a gone generation are relayed to the serving one, which sees hotswap's address.
+    /// Queued clients are relayed to the serving generation, which sees the address that they had connected to as theirs.
     Relayed {
         listener: String,
         connections: usize,
         first: bool,
     },
+    /// Clients that came while nobody was let in.
+    Refused { connections: usize },
     /// A stranger has joined the group: it gets no connection, but its leaving moves members.
     Stranger { listener: String, who: String },
     /// A generation shut down a socket that clients need: it listens again.
@@ -59,10 +61,15 @@ impl fmt::Display for Incident {
                 let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
-                    "{these} that waited on {listener} for a generation that is gone {are} relayed"
+                    "{these} queued on {listener} {are} relayed to the serving generation"
                 )?;
-                let meaning = ": the server sees hotswap's address, not theirs";
+                let meaning = ", which sees an address of this host as theirs";
                 f.write_str(if *first { meaning } else { "" })
+            }
+            Self::Refused { connections } => {
+                let these = count(*connections);
+                let were = if *connections == 1 { "was" } else { "were" };
+                write!(f, "{these} {were} refused since nothing serves")
             }
             Self::Stranger { listener, who } => {
                 write!(f, "{who} listens on {listener} too, and gets no connection")

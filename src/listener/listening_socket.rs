@@ -58,6 +58,6 @@ impl ListeningSocket {
     pub fn restore(&mut self, backlog: u32) -> io::Result<()> {
         sys::listen(self.fd(), backlog)?;
         self.listens = true;
-        set_nonblocking(self.fd(), false)
+        set_nonblocking(self.fd(), false).map(drop)
     }
 }

@@ -13,18 +13,21 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
-    MsgFlags, Shutdown, SockaddrStorage, UnixAddr, getpeername, recv, send, setsockopt, shutdown,
-    sockopt,
+    MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getpeername,
+    getsockopt, recv, send, shutdown, socket, sockopt,
 };
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::watcher::Watcher;
 use crate::handoff;
-use crate::socket::client::{client_of, unix_client};
-use crate::socket::{Inode, bound_to, connect, inet_address, inode_of};
+use crate::socket::client::unix_client;
+use crate::socket::inet::Family;
+use crate::socket::{Inode, bound_to, connect, inet_address, inode_of, reset};
 use crate::supervisor::Time;
+use crate::sys;
 
-/// How many at a time; more are turned away.
+/// How many at a time; more wait in the queue until one ends.
 pub const MOST: usize = 1_000;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -42,16 +45,36 @@ pub enum Destination {
 }
 
 impl Destination {
-    fn connect(&self) -> io::Result<OwnedFd> {
+    /// What a client needs that is handed on, before it is accepted: one that cannot be had leaves the client queued.
+    ///
+    /// # Errors
+    /// When descriptors are out, or the queue there is full.
+    pub fn open(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Inet(address) => {
-                let (server, to) = client_of(*address)?;
-                match connect(server.as_fd(), &SockaddrStorage::from(to)) {
-                    Ok(()) | Err(Errno::EINPROGRESS) => Ok(server),
-                    Err(error) => Err(error.into()),
-                }
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                let family = Family::of(*address).into();
+                Ok(socket(family, SockType::Stream, flags, None)?)
             }
             Self::Path(path) => unix_client(&UnixAddr::new(path)?),
+        }
+    }
+
+    /// Leads the client there, from the very address that it had connected to: a client of another host must not look
+    /// like one of this host. Over a unix path the server would see hotswap's user, so that no other may come in.
+    fn lead(&self, client: &OwnedFd, server: &OwnedFd) -> io::Result<()> {
+        if let Self::Path(_) = self {
+            let peer = getsockopt(client, sockopt::PeerCredentials)?;
+            let ours = peer.uid() == geteuid().as_raw();
+            return ours.then_some(()).ok_or_else(|| Errno::EPERM.into());
+        }
+        let to = bound_to(client.as_fd())?;
+        let mut from = to;
+        from.set_port(0);
+        bind(server.as_raw_fd(), &SockaddrStorage::from(from))?;
+        match connect(server.as_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -102,17 +125,17 @@ impl Relays {
         self.all.len()
     }
 
-    /// Relays this client from now on.
+    /// Relays this client from now on, by a socket that [`Destination::open`] has made.
     ///
     /// # Errors
-    /// If the destination cannot be connected to, or the client is itself a relayed connection: then the destination leads
-    /// back here, in an endless loop.
+    /// If the destination cannot be connected to, the client may not be led there, or the client is itself a relayed
+    /// connection: then the destination leads back here, in an endless loop.
     pub fn take(
         &mut self,
         client: OwnedFd,
+        server: OwnedFd,
         to: &Destination,
         watcher: &Watcher,
-        now: Time,
     ) -> io::Result<()> {
         let name = getpeername::<SockaddrStorage>(client.as_raw_fd());
         let source = name
@@ -122,9 +145,11 @@ impl Relays {
         if source.is_some_and(|source| self.sources.contains(&source)) {
             return Err(Errno::ELOOP.into());
         }
+        to.lead(&client, &server)?;
+        let now = sys::now();
         let relay = Relay {
             client: RelayEnd::new(client)?,
-            server: RelayEnd::new(to.connect()?)?,
+            server: RelayEnd::new(server)?,
             begun: now,
             moved: now,
         };
@@ -183,13 +208,8 @@ impl Relays {
     /// Resets both sides, so that they do not take it for a regular end.
     fn break_off(&mut self, client: Inode) {
         if let Some(relay) = self.all.get(&client) {
-            for end in [&relay.client, &relay.server] {
-                let reset = libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
-                let _ = setsockopt(&end.fd, sockopt::Linger, &reset);
-            }
+            reset(&relay.client.fd);
+            reset(&relay.server.fd);
         }
         self.forget(client);
     }

@@ -172,11 +172,16 @@ impl ReuseportGroup {
         let mut sockets = self.sockets.iter();
         let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target);
         for socket in &mut self.sockets {
-            let spare = socket.owner.is_none() && Some(socket.inode) != target;
-            if spare && socket.listens && served {
-                context.take_off(socket, &listener, &Destination::Inet(self.address.at));
-            } else if spare && socket.listens {
-                context.turn_away(socket, &listener);
+            let is_target = Some(socket.inode) == target && !context.refuses();
+            let spare = socket.owner.is_none() && !is_target;
+            if spare && socket.listens {
+                if context.refuses() {
+                    context.refuse_clients(socket, &listener);
+                } else if served {
+                    context.take_off(socket, &listener, &Destination::Inet(self.address.at));
+                } else {
+                    context.close_clients(socket, &listener);
+                }
             }
             let interest = match (socket.listens, spare) {
                 (false, _) => None,

@@ -69,6 +69,17 @@ pub trait Steering {
     /// generation; those on other sockets are taken off them.
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext);
 
+    /// Clients that still wait on this generation's own socket go to the one that serves.
+    fn relay_queue(&mut self, _: Generation, _: &mut ListenerContext) {}
+
+    /// New connections reach a socket of ours from now on, where they are reset, or nothing at all.
+    fn turn_away(&mut self, _: &mut ListenerContext) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Closes our copies of this generation's sockets, so that they end with its own.
+    fn let_go(&mut self, _: Generation, _: &mut ListenerContext) {}
+
     /// A connection to this generation's socket, while all others go to the target.
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd>;
 

@@ -207,20 +207,22 @@ impl UnixPath {
     fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.target;
         let listener = self.address();
-        for NamedSocket { socket, name, file } in &mut self.sockets {
-            let abandoned = socket.owner.is_none() && Some(socket.inode) != target;
-            if abandoned {
-                let to = Destination::Path(self.dir.path().to_owned());
-                context.empty(socket, &listener, &to);
-            }
-            let wanted = (socket.listens && !abandoned).then_some(Interest::Shutdown);
-            context.try_to_watch(socket, wanted, &listener);
-            if abandoned && self.dir.file(name).is_ok_and(|there| there == *file) {
-                self.dir.remove(name);
-            }
-        }
         self.sockets
-            .retain(|named| named.socket.owner.is_some() || Some(named.socket.inode) == target);
+            .retain_mut(|NamedSocket { socket, name, file }| {
+                let abandoned = socket.owner.is_none() && Some(socket.inode) != target;
+                let mut wanted = socket.listens.then_some(Interest::Shutdown);
+                let mut is_needed = true;
+                if abandoned {
+                    let to = Destination::Path(self.dir.path().to_owned());
+                    is_needed = socket.listens && !context.empty(socket, &listener, &to);
+                    wanted = is_needed.then(|| context.interest_in_spares());
+                    if self.dir.file(name).is_ok_and(|there| there == *file) {
+                        self.dir.remove(name);
+                    }
+                }
+                context.try_to_watch(socket, wanted, &listener);
+                is_needed
+            });
     }
 
     fn named(&self, generation: Generation) -> Option<&NamedSocket> {

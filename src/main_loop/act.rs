@@ -53,7 +53,8 @@ impl World {
             Action::Lose(_) => self.watch.nothing_serves(),
             Action::Empty(generation) => self.drain(generation),
             Action::Relay(generation) => {
-                log::debug!("{generation} does not accept those that wait for it");
+                let incidents = self.listeners.relay_queue(generation);
+                self.publish_incidents(&incidents);
             }
             Action::Quiesce(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
@@ -62,6 +63,8 @@ impl World {
                 }
             }
             Action::Stop(generation) => {
+                let incidents = self.listeners.relay_queue(generation);
+                self.publish_incidents(&incidents);
                 if let Some(one) = self.generations.get_mut(&generation) {
                     one.begin_draining(sys::now(), &self.listeners);
                     if let Some(binder) = one.binder() {
@@ -69,6 +72,7 @@ impl World {
                     }
                     one.server.stop(self.args.stop_signal);
                 }
+                self.listeners.let_go(generation);
             }
             Action::Kill(generation) => {
                 if let Some(one) = self.generations.get_mut(&generation) {
@@ -84,7 +88,11 @@ impl World {
             Action::Upgrade(memory) => return self.upgrade(&memory),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
             Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),
-            Action::End(status) => self.ended = Some(status),
+            Action::End(status) => {
+                let refused = self.listeners.take_refused();
+                self.publish_incidents(refused.as_slice());
+                self.ended = Some(status);
+            }
         }
         Vec::new()
     }
@@ -201,6 +209,8 @@ impl World {
     }
 
     fn turn_away(&mut self, why: Refusal) {
+        let incidents = self.listeners.turn_away();
+        self.publish_incidents(&incidents);
         if why == Refusal::NothingServes {
             return;
         }

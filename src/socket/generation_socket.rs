@@ -56,7 +56,7 @@ impl InheritedSocket {
     /// # Errors
     /// Those of fcntl(2).
     pub fn set_nonblocking(&self) -> io::Result<()> {
-        set_nonblocking(self.fd.as_fd(), true)
+        set_nonblocking(self.fd.as_fd(), true).map(drop)
     }
 }
 

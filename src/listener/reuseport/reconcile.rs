@@ -120,7 +120,7 @@ impl ReuseportGroup {
             let got_it = spare.map(|socket| {
                 (
                     socket.inode,
-                    set_nonblocking(socket.fd(), true).and_then(|()| sys::accept(socket.fd())),
+                    set_nonblocking(socket.fd(), true).and_then(|_| sys::accept(socket.fd())),
                 )
             });
             let got_it = got_it

@@ -56,9 +56,9 @@ impl Steering for ReuseportGroup {
         let target = self.members.target();
         let target = target.and_then(|inode| self.position(inode));
         let chosen = match sockets {
-            SocketChoice::Target => target,
-            SocketChoice::Own => target
-                .filter(|at| self.sockets[*at].owner.is_none())
+            SocketChoice::Target if !context.refuses() => target,
+            SocketChoice::Target | SocketChoice::Own => target
+                .filter(|at| self.sockets[*at].owner.is_none() && !context.refuses())
                 .or_else(|| self.settled(&snapshot)),
         };
         let at = if let Some(at) = chosen {
@@ -176,6 +176,49 @@ impl Steering for ReuseportGroup {
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
         self.park_all_of(generation, None, now);
         self.update_interests(context);
+    }
+
+    fn relay_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let target = self.members.target();
+        let mut sockets = self.sockets.iter();
+        let served = sockets.any(|socket| {
+            Some(socket.inode) == target && socket.listens && socket.owner != Some(generation)
+        });
+        let own = self.socket_of(generation).filter(|own| own.listens);
+        if let Some(own) = own.filter(|_| served) {
+            context.empty(own, &self.address(), &Destination::Inet(self.address.at));
+        }
+    }
+
+    fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.snapshot(context);
+        let spare = self.spare().find(|spare| {
+            let known = self.members.index_of(spare.inode).is_some();
+            spare.listens && known
+        });
+        let spare = match spare.map(|spare| spare.inode) {
+            Some(spare) => spare,
+            None => self.grow(context)?,
+        };
+        self.fill(spare, context)?;
+        self.make_sure(spare, context)?;
+        self.steer(spare)?;
+        self.update_interests(context);
+        Ok(())
+    }
+
+    /// The target stays where it is, whenever they leave: as they may do unseen from now on.
+    fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let target = self.members.target();
+        let (strangers, listener) = (&mut self.strangers, self.address.at.to_string());
+        self.sockets.retain_mut(|socket| {
+            let theirs = socket.owner == Some(generation) && Some(socket.inode) != target;
+            if theirs {
+                context.try_to_watch(socket, None, &listener);
+                strangers.insert(socket.inode);
+            }
+            !theirs
+        });
     }
 
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {

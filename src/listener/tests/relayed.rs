@@ -121,25 +121,112 @@ fn a_reset_is_passed_on_as_a_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// Until one of the others ends: nobody is accepted who cannot be handed on.
 #[test]
-fn no_more_are_relayed_than_can_be_borne() {
+fn clients_beyond_as_many_as_can_be_relayed_wait() {
     let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
     fixture.serving(G1);
-    let clients = fixture.clients(relay::MOST + 10);
-    let _second = fixture.serving(G2);
+    let mut clients = fixture.clients(relay::MOST + 10);
+    let second = fixture.serving(G2);
     fixture.leave(G1);
-    while fixture.incidents.iter().map(counted).sum::<usize>() < clients.len() {
+    while fixture.relayed() < relay::MOST {
         fixture.wake();
     }
-    let lost = |incident: &&Incident| matches!(incident, Incident::Lost { .. });
-    let lost: usize = fixture.incidents.iter().filter(lost).map(counted).sum();
-    assert_eq!(lost, 10);
+    fixture.wake();
+    assert_eq!(fixture.relayed(), relay::MOST);
+    clients.drain(..relay::MOST);
+    assert_eq!(second.answers(), relay::MOST);
+    while fixture.relayed() < relay::MOST + 10 {
+        fixture.wake();
+    }
+    let lost = |incident: &Incident| matches!(incident, Incident::Lost { .. });
+    assert!(!fixture.incidents.iter().any(lost));
+}
+
+#[test]
+fn a_queue_is_relayed_before_its_server_is_told_to_stop() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let mut client = TcpStream::from(fixture.client());
+    let asked = client.peer_addr().unwrap();
+    let second = fixture.serving(G2);
+    let incidents = fixture.listeners.relay_queue(G1);
+    fixture.incidents.extend(incidents);
+    assert_eq!((fixture.relayed(), first.answers()), (1, 0));
+    client.write_all(b"hello").unwrap();
+    fixture.wake();
+    let server = TcpStream::from(sys::accept(second.0.fd.as_fd()).unwrap());
+    assert_eq!(server.peer_addr().unwrap().ip(), asked.ip());
+    assert_eq!(server.local_addr().unwrap(), asked);
+    assert!(fixture.listeners.relay_queue(G2).is_empty(), "it serves");
+}
+
+/// As a client of another host, which has connected to an address that is not loopback's.
+#[test]
+fn a_relayed_client_comes_from_the_address_that_it_had_connected_to() {
+    let mut fixture = Fixture::listening(&["0"]);
+    fixture.serving(G1);
+    let port = fixture.address().rsplit_once(':').unwrap().1.to_owned();
+    let _client = TcpStream::connect(format!("127.0.0.3:{port}")).unwrap();
+    let second = fixture.serving(G2);
+    fixture.leave(G1);
+    let server = TcpStream::from(sys::accept(second.0.fd.as_fd()).unwrap());
+    let seen = server.peer_addr().unwrap().ip().to_canonical();
+    assert_eq!(seen.to_string(), "127.0.0.3");
+}
+
+#[test]
+fn while_clients_are_turned_away_they_are_reset_and_counted_and_a_queue_stays() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let _queued = fixture.client();
+    assert_eq!(fixture.listeners.turn_away(), []);
+    let late: Vec<TcpStream> = fixture.clients(3).into_iter().map(Into::into).collect();
+    fixture.wake();
+    for mut client in &late {
+        let error = client.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(first.answers(), 1, "it is not disturbed");
+    fixture.listeners.let_go(G1);
+    drop(first);
+    drop(TcpStream::from(fixture.client()));
+    fixture.wake();
+    let connections = 4;
+    assert_eq!(
+        fixture.listeners.take_refused(),
+        Some(Incident::Refused { connections })
+    );
+}
+
+#[test]
+fn a_cut_over_lets_clients_in_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    for listen in ["127.0.0.1:0", path.to_str().unwrap()] {
+        let mut fixture = Fixture::listening(&[listen]);
+        fixture.serving(G1);
+        fixture.listeners.turn_away();
+        let second = fixture.serving(G2);
+        let _clients = fixture.clients(2);
+        assert_eq!(second.answers(), 2, "{listen}");
+    }
+}
+
+impl Fixture {
+    fn relayed(&self) -> usize {
+        let relayed = |incident: &&Incident| matches!(incident, Incident::Relayed { .. });
+        self.incidents.iter().filter(relayed).map(counted).sum()
+    }
 }
 
 fn counted(incident: &Incident) -> usize {
     match incident {
         Incident::Lost { connections, .. } | Incident::Relayed { connections, .. } => *connections,
-        Incident::Stranger { .. } | Incident::Repaired { .. } | Incident::Broken { .. } => 0,
+        Incident::Refused { .. }
+        | Incident::Stranger { .. }
+        | Incident::Repaired { .. }
+        | Incident::Broken { .. } => 0,
     }
 }
 
@@ -155,7 +242,7 @@ fn one_that_comes_back_is_not_carried_round() {
         fixture.leave(G1);
         (0..20).for_each(|_| fixture.wake());
         let said: Vec<String> = fixture.incidents.iter().map(Incident::to_string).collect();
-        assert!(said[0].starts_with("1 connection that"), "{said:?}");
+        assert!(said[0].starts_with("1 connection queued"), "{said:?}");
         assert!(said[0].contains(" is relayed"), "{said:?}");
         assert!(said[1].ends_with(" had to be closed"), "{said:?}");
         assert_eq!(said.len(), 2, "{said:?}");

@@ -11,6 +11,7 @@ use crate::listener::captured_address::BoundPath;
 use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
 use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::relay::Destination;
 use crate::listener::steering::Steering;
 use crate::listener::unix_dir::{FileId, UnixDir};
 use crate::socket::Inode;
@@ -128,6 +129,39 @@ impl Steering for UnixPath {
         }
     }
 
+    fn relay_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let serves = self.target.and_then(|target| self.at(target));
+        let serving = serves.and_then(|at| self.sockets[at].socket.owner);
+        let own = self.socket_of(generation).filter(|own| own.listens);
+        if let Some(own) = own.filter(|_| serving != Some(generation)) {
+            let to = Destination::Path(self.dir.path().to_owned());
+            context.empty(own, &self.address(), &to);
+        }
+    }
+
+    /// The path is gone until it leads to a generation again.
+    fn turn_away(&mut self, _: &mut ListenerContext) -> io::Result<()> {
+        if let Some(file) = self.live_file() {
+            self.dir.remove_if(file);
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let listener = self.address();
+        self.sockets
+            .retain_mut(|NamedSocket { socket, name, file }| {
+                let theirs = socket.owner == Some(generation);
+                if theirs {
+                    context.try_to_watch(socket, None, &listener);
+                    if self.dir.file(name).is_ok_and(|there| there == *file) {
+                        self.dir.remove(name);
+                    }
+                }
+                !theirs
+            });
+    }
+
     /// A connection to this generation's socket alone, by the name beside the path.
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
         let named = self.named(generation).ok_or(Errno::ENOENT)?;
@@ -149,6 +183,10 @@ impl Steering for UnixPath {
             let again = self.bind(&name, context).and_then(|at| self.put(at));
             context.incident(Incident::listens_again(self.address(), again));
         }
+        self.update_interests(context);
+    }
+
+    fn look(&mut self, _: Time, context: &mut ListenerContext) {
         self.update_interests(context);
     }
 
