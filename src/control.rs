@@ -112,6 +112,20 @@ impl Control {
         &self.name
     }
 
+    /// Makes the socket again if it was removed; what was done, or could not be, in a sentence.
+    pub fn repair(&mut self) -> Option<Result<String, String>> {
+        let socket = self.socket.as_mut().filter(|socket| !socket.is_there())?;
+        let shown = socket.path().display().to_string();
+        Some(match socket.make_again() {
+            Ok(()) => Ok(format!(
+                "the control socket {shown} was removed, and is made again"
+            )),
+            Err(error) => Err(format!(
+                "cannot make the control socket {shown} again: {error}"
+            )),
+        })
+    }
+
     /// Where its socket is, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.socket.as_ref().map(ControlSocket::path)

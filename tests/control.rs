@@ -62,6 +62,16 @@ fn a_socket_is_where_it_was_asked_for() {
 }
 
 #[test]
+fn a_socket_that_was_removed_is_made_again() {
+    let site = Site::at(Place::Tcp4).serving("v1");
+    let socket = site.dir().join("run/hotswap/server.sock");
+    std::fs::remove_dir_all(socket.parent().expect("its directory")).expect("removed");
+    assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
+    site.signal(Signal::SIGHUP).log.wait_for("is made again");
+    assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
+}
+
+#[test]
 fn a_socket_that_was_asked_for_must_be_there() {
     let mut site = Site::at(Place::Nowhere)
         .with(&["--control", "/nowhere/control"])

@@ -116,9 +116,15 @@ pub fn find(
         (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
             "no instance of yours is at {path}"
         ))),
-        (None, Some(name)) if !are_mute => Err(NoInstance::because(format!(
-            "no instance named {name} is running\ntry: hotswap status"
-        ))),
+        (None, Some(name)) if !are_mute => {
+            let other = dirs.other_owner(name);
+            Err(NoInstance::because(match other {
+                Some(user) => format!(
+                    "no instance named {name} of yours is running, but perhaps one of {user}\ntry: sudo hotswap status {name}"
+                ),
+                None => format!("no instance named {name} is running\ntry: hotswap status"),
+            }))
+        }
         (None, Some(name)) => Err(NoInstance {
             status: LOST,
             why: format!("{name} does not answer within {}s", PATIENCE.as_secs()),

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -112,6 +112,25 @@ impl ControlSocket {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is at the path is still this socket.
+    pub fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+
+    /// Makes it again where somebody has removed it, and its directory if that is gone too.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) and bind(2), and `AddrInUse` if another one answers there.
+    pub fn make_again(&mut self) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        if !directory.exists() {
+            fs::DirBuilder::new().mode(0o700).create(directory)?;
+        }
+        let _lock = lock(directory);
+        *self = Self::claim(&self.path)?;
+        Ok(())
     }
 
     /// The next waiting client, if any.

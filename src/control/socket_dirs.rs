@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 
 const ENDING: &str = "sock";
 
@@ -22,6 +22,8 @@ pub struct SocketDirs {
     pub around_us: Option<(OsString, PathBuf)>,
     pub run: PathBuf,
     pub tmp: PathBuf,
+    /// Where /tmp cannot be written.
+    pub shm: PathBuf,
     pub uid: Uid,
 }
 
@@ -44,6 +46,7 @@ impl SocketDirs {
                 .zip(variable("HOTSWAP_SOCKET").map(PathBuf::from)),
             run: "/run".into(),
             tmp: "/tmp".into(),
+            shm: "/dev/shm".into(),
             uid: Uid::effective(),
         }
     }
@@ -66,7 +69,9 @@ impl SocketDirs {
         {
             return Ok(own);
         }
-        self.private(self.tmp.join(format!("hotswap-{}", self.uid)))
+        let name = format!("hotswap-{}", self.uid);
+        let made = self.private(self.tmp.join(&name));
+        made.or_else(|error| self.private(self.shm.join(&name)).map_err(|_| error))
     }
 
     /// Every socket of that name that we may use, our own first.
@@ -110,6 +115,29 @@ impl SocketDirs {
         })
     }
 
+    /// Another user who has a socket of that name, or a directory that we may not look into.
+    pub fn other_owner(&self, name: &str) -> Option<String> {
+        let file = file_of(name);
+        let temporary = [&self.tmp, &self.shm]
+            .into_iter()
+            .flat_map(|place| entries(place));
+        let places = temporary.filter(|place| {
+            let name = place.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with("hotswap-")
+        });
+        let mut places = std::iter::once(self.run.join("hotswap")).chain(places);
+        let uid = places.find_map(|place| match fs::symlink_metadata(place.join(&file)) {
+            Ok(found) if found.file_type().is_socket() => Some(found.uid()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                fs::symlink_metadata(&place).ok().map(|found| found.uid())
+            }
+            _ => None,
+        });
+        let uid = uid.filter(|uid| *uid != self.uid.as_raw())?;
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        Some(user.map_or_else(|| format!("uid {uid}"), |user| user.name))
+    }
+
     fn directories(&self) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = self.runtime_directories().collect();
         let user = self.run.join("user");
@@ -124,7 +152,10 @@ impl SocketDirs {
             let name = directory.file_name().and_then(OsStr::to_str)?;
             name.strip_prefix("hotswap-")?.parse().ok()
         };
-        directories.extend(entries(&self.tmp).into_iter().filter(|directory| {
+        let temporary = [&self.tmp, &self.shm]
+            .into_iter()
+            .flat_map(|place| entries(place));
+        directories.extend(temporary.filter(|directory| {
             whose(directory).is_some_and(|uid: u32| {
                 (self.uid.is_root() || uid == self.uid.as_raw()) && is_owned(directory, uid)
             })
@@ -226,6 +257,7 @@ mod tests {
             around_us: None,
             run: room.path().join("run"),
             tmp: room.path().join("tmp"),
+            shm: room.path().join("shm"),
             uid: Uid::effective(),
         };
         (room, dirs)

@@ -81,6 +81,7 @@ fn dirs(directory: &TempDir) -> SocketDirs {
         around_us: None,
         run: directory.path().join("run"),
         tmp: directory.path().join("tmp"),
+        shm: directory.path().join("shm"),
         uid: Uid::effective(),
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct StatusData {
     /// Who asked last for a swap: the uid of a client, or nobody where it was a signal.
     #[serde(skip)]
     pub asked_by: Option<u32>,
+    /// Why the control socket could not be made again, as it was last said.
+    #[serde(skip)]
+    pub control_lost: Option<String>,
     pub programs: Programs,
     /// The last verdicts, the oldest first.
     history: VecDeque<SwapVerdict>,
@@ -64,6 +67,7 @@ impl StatusData {
             rollback_clients: Vec::new(),
             history_clients: Vec::new(),
             asked_by: None,
+            control_lost: None,
             programs: Programs::default(),
             history: VecDeque::new(),
             last_swap: None,

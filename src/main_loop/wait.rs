@@ -16,6 +16,7 @@ use super::generation::Spawned;
 use crate::capture::Capture;
 use crate::log as lines;
 use crate::ready::Readiness;
+use crate::record::Record;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
@@ -231,6 +232,7 @@ impl World {
             batch.requests.extend(match asked {
                 SignalRequest::Swap => {
                     self.status_data.asked_by = None;
+                    self.repair_control();
                     Some(Event::SwapAsked(None))
                 }
                 SignalRequest::Stop { .. } | SignalRequest::Quit => Some(Event::StopAsked(None)),
@@ -245,11 +247,25 @@ impl World {
                 }
                 SignalRequest::Reopen => Some(Event::ReopenAsked),
                 SignalRequest::Upgrade => {
+                    self.repair_control();
                     self.check_upgrade();
                     None
                 }
                 SignalRequest::Reap => None,
             });
+        }
+    }
+
+    /// A cleaner of /tmp or a logout may have removed it.
+    fn repair_control(&mut self) {
+        match self.control.repair() {
+            Some(Ok(done)) => self.publish(&Record::notice(done)),
+            Some(Err(why)) => {
+                if self.status_data.control_lost.replace(why.clone()).as_ref() != Some(&why) {
+                    self.warn(why);
+                }
+            }
+            None => self.status_data.control_lost = None,
         }
     }
 
@@ -273,6 +289,7 @@ impl World {
             batch.requests.extend(self.check_program());
         }
         if self.watch.deadline().is_some_and(|due| due <= now) {
+            self.repair_control();
             let changed = self.watch.look(now);
             batch.requests.extend(self.files_changed(&changed, now));
         }
