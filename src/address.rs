@@ -2,12 +2,16 @@
 //!
 //! It opens no socket, and looks up host names only in [`Endpoint::resolve`], because that may take long.
 
+mod pattern;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+pub use pattern::AddressPattern;
 
 /// The longest path that fits into `sun_path` of unix(7) with its closing NUL.
 pub const LONGEST_PATH: usize = 107;

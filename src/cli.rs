@@ -21,6 +21,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::address::AddressPattern;
 use crate::program;
 use options::RunArgs;
 use smoke::{SmokeArgs, Trial};
@@ -37,6 +38,8 @@ pub enum Invocation {
         name: Option<String>,
         timeout: Option<Duration>,
         drained: bool,
+        without: Vec<AddressPattern>,
+        forget_ready: bool,
         all: bool,
         json: bool,
         check: bool,
@@ -110,6 +113,12 @@ enum ClientCommand {
         /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
+        /// Let the new version leave out this address, once: a port, an address or a path
+        #[arg(long, value_name = "ADDR")]
+        without: Vec<AddressPattern>,
+        /// Do not wait for READY=1, though an earlier version said it
+        #[arg(long)]
+        forget_ready: bool,
         /// Swap every instance of this user
         #[arg(long, conflicts_with = "name")]
         all: bool,
@@ -330,6 +339,8 @@ fn request(
             whom,
             timeout,
             drained,
+            without,
+            forget_ready,
             all,
             json,
             check,
@@ -337,6 +348,8 @@ fn request(
             name: if all { None } else { or_our_own(whom) },
             timeout,
             drained,
+            without,
+            forget_ready,
             all,
             json,
             check,

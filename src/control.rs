@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::supervisor::{ClientId, Generation, Time};
 use connection::{ClientConnection, Outcome};
 use protocol::Reply;
-pub use protocol::{RequestKind, SwapResult, SwapVerdict};
+pub use protocol::{RequestKind, SwapRequest, SwapResult, SwapVerdict};
 use socket::ControlSocket;
 use socket_dirs::SocketDirs;
 
@@ -37,7 +37,7 @@ const LET_IN: usize = 16;
 const REST: Duration = Duration::from_secs(1);
 
 /// A request; its client waits for the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     pub client: ClientId,
     pub what: RequestKind,
@@ -209,7 +209,7 @@ impl Control {
         // those who only follow come before those who want something
         let mut connections = self.connections.iter();
         let follower = || {
-            connections.find(|(_, connection)| connection.waits_for() == Some(RequestKind::Events))
+            connections.find(|(_, connection)| connection.waits_for() == Some(&RequestKind::Events))
         };
         idle.or_else(follower)
             .map(|(client, _)| *client)
@@ -276,10 +276,8 @@ impl Control {
             let Some(connection) = self.connections.get_mut(client) else {
                 continue;
             };
-            let patient = matches!(
-                connection.waits_for(),
-                Some(RequestKind::Swap { drained: true, .. })
-            );
+            let waits_for = connection.waits_for();
+            let patient = matches!(waits_for, Some(RequestKind::Swap(swap)) if swap.drained);
             match replaced {
                 Some(old) if patient && verdict.serving => {
                     connection.owed = Some((old, verdict.clone()));
@@ -334,7 +332,7 @@ impl Control {
             Ok(()) => Reply::Done(true),
             Err(why) => Reply::Refused(why.to_owned()),
         };
-        self.finish(&message, now, |what| what == RequestKind::Upgrade);
+        self.finish(&message, now, |what| *what == RequestKind::Upgrade);
     }
 
     /// hotswap ends: removes the socket, then answers the clients that waited for that.
@@ -349,7 +347,7 @@ impl Control {
         self.connections.clear();
     }
 
-    fn finish(&mut self, message: &Reply, now: Time, concerns: impl Fn(RequestKind) -> bool) {
+    fn finish(&mut self, message: &Reply, now: Time, concerns: impl Fn(&RequestKind) -> bool) {
         let connections = self.connections.iter();
         let concerned: Vec<ClientId> = connections
             .filter(|(_, connection)| connection.waits_for().is_some_and(&concerns))

@@ -179,6 +179,10 @@ impl Listeners {
         Ok(inherited_sockets)
     }
 
+    pub fn ids(&self) -> Vec<ListenerId> {
+        self.all.iter().map(|listener| listener.id).collect()
+    }
+
     /// The address of a listener, for users.
     pub fn address_of(&self, listener: ListenerId) -> String {
         let listener = self.all.iter().find(|other| other.id == listener);

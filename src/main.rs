@@ -38,9 +38,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use cli::Invocation;
-use control::RequestKind;
 use control::client::queries::{self, StatusOptions};
 use control::client::requests::{self, SwapOptions};
+use control::{RequestKind, SwapRequest};
 
 /// The exit status of hotswap's own failures.
 const OWN_FAILURE: u8 = 125;
@@ -73,20 +73,27 @@ fn run() -> Result<ExitCode> {
             name,
             timeout,
             drained,
+            without,
+            forget_ready,
             all,
             json,
             check,
         }) => {
-            let what = RequestKind::Swap { drained, check };
+            let request = SwapRequest {
+                drained,
+                check,
+                without: without.iter().map(ToString::to_string).collect(),
+                forget_ready,
+            };
             let options = SwapOptions {
-                what,
+                what: RequestKind::Swap(request),
                 timeout,
                 json,
             };
             if all {
-                requests::swap_all(options)
+                requests::swap_all(&options)
             } else {
-                requests::swap(name.as_deref(), options)
+                requests::swap(name.as_deref(), &options)
             }
         }
         Ok(Invocation::Status { name, json, watch }) => {
@@ -103,7 +110,7 @@ fn run() -> Result<ExitCode> {
                 timeout,
                 json,
             };
-            requests::swap(name.as_deref(), options)
+            requests::swap(name.as_deref(), &options)
         }
         Ok(Invocation::History { name, json }) => queries::history(name.as_deref(), json),
         Ok(Invocation::Stop {

@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
-use crate::listener::{ListenerId, Listeners};
+use crate::listener::Listeners;
 use crate::ready::ReadyMode;
 use crate::server::ServerConfig;
 use crate::signals::Signals;
@@ -25,6 +25,7 @@ use keys::Keys;
 use working_directory::WorkingDirectory;
 
 mod act;
+mod addresses;
 mod announce;
 mod build;
 mod candidate;
@@ -41,10 +42,13 @@ mod startup;
 mod status;
 mod upgrade;
 mod wait;
+mod waivers;
 mod working_directory;
 
+use addresses::CountingAddresses;
 use generation::Spawned;
 use status::StatusData;
+use waivers::Waivers;
 
 /// Runs the server until hotswap ends; the exit status.
 ///
@@ -102,12 +106,14 @@ struct World {
     /// Programs that may have to be run again, though their paths lead elsewhere by now.
     programs: BTreeMap<Generation, fallback::HeldProgram>,
     commands: Vec<(Purpose, Command)>,
-    /// Where the last generation that served accepted connections: the next one must, too.
-    accepted_on: Vec<ListenerId>,
+    /// Where the next version must accept.
+    counting: CountingAddresses,
+    /// What the next swap that is asked for is excused from.
+    waivers: Waivers,
+    /// A generation has served, be it under the hotswap before an upgrade.
+    has_served: bool,
     /// A generation that got to serve has said READY=1: the next one must, too.
     says_ready: bool,
-    /// The next one need not.
-    ready_is_forgotten: bool,
     /// Since when clients that may never ask are not waited for any longer than a moment.
     stopping_since: Option<Time>,
     /// Those who ask from outside.

@@ -5,13 +5,17 @@
 
 mod auto;
 mod blocked_threads;
+mod cpu_use;
 mod exec;
 mod fd;
 mod http;
 mod mode;
 pub mod notify;
 mod observe;
+mod outside;
 mod probe;
+mod reason;
+mod stopped;
 mod target;
 
 use std::fmt;
@@ -22,16 +26,19 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::listener::{GenerationSocket, ListenerId};
-use crate::supervisor::Time;
+use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::supervisor::{Exit, Time};
 use crate::sys;
-use auto::Auto;
+pub use auto::Rank;
+use auto::{Auto, Need};
 use exec::ExecCommand;
 use fd::ReadyFd;
 use http::Http;
 pub use mode::ReadyMode;
 use observe::{Observer, look_by_probes};
 use probe::{Probe, Probes};
+pub use reason::{NotReadyReason, stopped_by};
+pub use stopped::Stopped;
 use target::{ReadyTarget, targets};
 
 /// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
@@ -42,21 +49,48 @@ const LONGEST: Duration = Duration::from_millis(50);
 /// `SHARE` of the time.
 const FRACTION: u32 = 100;
 const SHARE: u32 = 5;
+/// A first generation is given the benefit of the doubt this long before the ready timeout, or a tenth of it.
+const MARGIN: Duration = Duration::from_millis(100);
+/// How often the processes are looked for that are stopped.
+const BETWEEN_STOP_LOOKS: Duration = Duration::from_millis(250);
+
+/// A listener that counts: the candidate must have a socket there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Required {
+    pub listener: ListenerId,
+    /// The serving generation was seen accepting there; else it only listens.
+    pub accepts: bool,
+}
+
+impl Required {
+    fn need(self) -> Need {
+        if self.accepts {
+            Need::Accept
+        } else {
+            Need::Listen
+        }
+    }
+}
 
 /// The current state of a candidate.
 #[derive(Clone, Copy)]
 pub struct CandidateView<'a> {
     /// Its sockets.
     pub held: &'a [GenerationSocket<'a>],
-    /// The listeners it must accept on.
-    pub wanted: &'a [ListenerId],
+    /// Where it must have a socket, because the serving generation does.
+    pub required: &'a [Required],
+    /// Where it need not have one, whatever it was given.
+    pub optional: &'a [ListenerId],
+    /// Its main process.
+    pub main: Pid,
     /// Finds all of its processes. That takes much longer than the rest, so it is called only if there is something to
     /// look for.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
-    /// It is the first generation: nothing else accepts.
-    pub first: bool,
+    pub rank: Rank,
     /// It has called bind or listen itself.
     pub captured: bool,
+    /// Under `--dev`: how long to wait for the last address once another accepts.
+    pub patience: Option<Duration>,
     /// [`sys::cpu_time`] before any of this was collected.
     pub cpu_time: Time,
 }
@@ -91,6 +125,8 @@ impl fmt::Display for ReadyBy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     pub how: ReadyBy,
+    /// Where it was seen accepting; where nothing of that kind is looked for, where it has a socket.
+    pub accepts: Vec<ListenerId>,
     /// Listeners it should accept on and does not: a warning, and their clients stay with the old generation.
     pub missing: Vec<ListenerId>,
     /// It has a listener, and was assumed to accept without proof: a warning.
@@ -101,23 +137,19 @@ impl From<ReadyBy> for Ready {
     fn from(how: ReadyBy) -> Self {
         Self {
             how,
+            accepts: Vec::new(),
             missing: Vec::new(),
             doubtful: false,
         }
     }
 }
 
-/// What a candidate that timed out has not shown, if that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotReadyReason {
-    /// It accepts, but has not said READY=1 as earlier generations did.
-    NoReadyMessage,
-    Accepting(Vec<ListenerId>),
-    /// The last status in its answers.
-    Answer {
-        path: String,
-        status: u16,
-    },
+/// What the user should know of a candidate that is not ready yet; each is said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadyNotice {
+    /// A first generation has been there for a while, and listens nowhere.
+    ListensNowhere,
+    Stopped(Stopped),
 }
 
 /// What [`Readiness`] wants done for it.
@@ -136,6 +168,13 @@ pub struct Readiness {
     next: Option<Time>,
     requests: Vec<ReadyRequest>,
     method: Method,
+    /// How and when the mode was satisfied, apart from the addresses.
+    satisfied: Option<(ReadyBy, Time)>,
+    /// Where it must accept and has not yet, at the last look.
+    missing: Vec<ListenerId>,
+    stopped: Vec<Stopped>,
+    stop_look: Time,
+    notices: Vec<ReadyNotice>,
 }
 
 #[derive(Debug)]
@@ -164,12 +203,15 @@ impl Readiness {
         let mut next = Some(started);
         let method = match mode {
             ReadyMode::Auto => {
-                let auto = Auto::new(started, started + timeout, said_before);
+                let give_up = started + timeout.saturating_sub(MARGIN.min(timeout / 10));
+                let auto = Auto::new(started, give_up, said_before);
                 let probes = Probes::default();
                 Method::Auto(Observer { auto, probes })
             }
             ReadyMode::Tcp => Method::Tcp(Probes::default()),
-            ReadyMode::Http(path) => Method::Http(Http::new(path, started)),
+            ReadyMode::Http { host, path } => {
+                Method::Http(Http::new(host.as_deref(), path, started))
+            }
             ReadyMode::Exec(command) => Method::ExecCommand(ExecCommand::new(command, started)),
             ReadyMode::Notify => {
                 next = None;
@@ -189,6 +231,11 @@ impl Readiness {
             next,
             requests: Vec::new(),
             method,
+            satisfied: None,
+            missing: Vec::new(),
+            stopped: Vec::new(),
+            stop_look: started,
+            notices: Vec::new(),
         })
     }
 
@@ -233,6 +280,16 @@ impl Readiness {
         std::mem::take(&mut self.requests)
     }
 
+    /// What the user should know, each only once.
+    pub fn take_notices(&mut self) -> Vec<ReadyNotice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Those of its processes that were stopped at the last look.
+    pub fn stopped(&self) -> &[Stopped] {
+        &self.stopped
+    }
+
     /// The result of [`ReadyRequest::Probe`].
     pub fn probed(&mut self, listener: ListenerId, connection: io::Result<OwnedFd>, now: Time) {
         let probe = connection.and_then(Probe::new);
@@ -248,45 +305,132 @@ impl Readiness {
     }
 
     /// The command of [`ReadyRequest::ExecCommand`] has ended. The caller looks next.
-    pub fn executed(&mut self, succeeded: bool) {
+    pub fn executed(&mut self, exit: Exit) {
         if let Method::ExecCommand(execute) = &mut self.method {
-            execute.ended(succeeded);
+            execute.ended(exit);
             self.next = execute.deadline();
         }
     }
 
     /// Looks at the candidate; `Some` once it is ready. The caller looks at the deadline and after every event.
     pub fn look(&mut self, now: Time, view: &CandidateView) -> Option<Ready> {
-        let requests = &mut self.requests;
-        let ready = match &mut self.method {
-            Method::Auto(rule) => rule.look(now, view, requests),
-            Method::Tcp(probes) => look_by_probes(probes, now, view, requests),
-            Method::Http(http) => {
-                let first = targets(view).into_iter().find(ReadyTarget::can_be_probed);
-                http.look(now, first.map(|target| target.listener), requests)
-            }
-            Method::ExecCommand(execute) => execute.look(now, requests),
-            Method::Notify { said } => said.then(|| ReadyBy::SaidReady.into()),
-            Method::ReadyFd(newline) => newline
-                .came()
-                .then(|| ReadyBy::ReadyFd(newline.number).into()),
-            Method::After(after) => (now >= self.started + *after).then(|| ReadyBy::Assumed.into()),
-        };
+        let mut ready = self.judge(now, view);
+        self.look_for_stopped(now, view, ready.is_some());
+        if let Some(ready) = &mut ready {
+            ready.accepts = self.accepts(view);
+        }
         let took = sys::cpu_time().saturating_sub(view.cpu_time);
         self.next = self.next_look(now, took);
-        ready
+        let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
+        ready.filter(|_| !main_is_stopped)
     }
 
-    /// What it has not shown yet, if that is known.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
+    fn judge(&mut self, now: Time, view: &CandidateView) -> Option<Ready> {
+        match &mut self.method {
+            Method::Auto(rule) => {
+                let ready = rule.look(now, view, &mut self.requests);
+                if rule.auto.take_explanation(now) {
+                    self.notices.push(ReadyNotice::ListensNowhere);
+                }
+                return ready;
+            }
+            Method::Tcp(probes) => {
+                let shown = look_by_probes(probes, now, view, &mut self.requests);
+                self.missing = shown.missing;
+                if shown.accepted {
+                    self.satisfied.get_or_insert((ReadyBy::AcceptedAProbe, now));
+                }
+            }
+            _ => {
+                self.missing = does_not_listen(view);
+                if self.satisfied.is_none() {
+                    self.satisfied = self.look_by_mode(now, view).map(|how| (how, now));
+                }
+            }
+        }
+        let (how, since) = self.satisfied.clone()?;
+        let forgiven = view
+            .patience
+            .is_some_and(|patience| now >= since + patience);
+        let is_ready = self.missing.is_empty() || forgiven;
+        is_ready.then(|| Ready {
+            missing: self.missing.clone(),
+            ..how.into()
+        })
+    }
+
+    /// In the modes that know nothing of the addresses.
+    fn look_by_mode(&mut self, now: Time, view: &CandidateView) -> Option<ReadyBy> {
+        match &mut self.method {
+            Method::Auto(_) | Method::Tcp(_) => None,
+            Method::Http(http) => {
+                let mut targets = targets(view);
+                targets.retain(ReadyTarget::can_be_probed);
+                targets.sort_by_key(|target| !target.is_tcp);
+                let first = targets.first().map(|target| target.listener);
+                http.look(now, first, &mut self.requests)
+            }
+            Method::ExecCommand(execute) => execute.look(now, &mut self.requests),
+            Method::Notify { said } => said.then_some(ReadyBy::SaidReady),
+            Method::ReadyFd(newline) => {
+                let number = newline.number;
+                newline.came().then_some(ReadyBy::ReadyFd(number))
+            }
+            Method::After(after) => (now >= self.started + *after).then_some(ReadyBy::Assumed),
+        }
+    }
+
+    fn accepts(&self, view: &CandidateView) -> Vec<ListenerId> {
+        match &self.method {
+            Method::Auto(rule) => rule.auto.accepts(),
+            Method::Tcp(probes) => probes.accepted(),
+            _ => {
+                let listening = view
+                    .held
+                    .iter()
+                    .filter(|held| held.listens || !held.captured);
+                listening.map(|held| held.listener).collect()
+            }
+        }
+    }
+
+    /// Now and then, and when it would be ready otherwise.
+    fn look_for_stopped(&mut self, now: Time, view: &CandidateView, is_ready: bool) {
+        let main = Stopped::of(view.main);
+        let all = if is_ready || now >= self.stop_look + BETWEEN_STOP_LOOKS {
+            self.stop_look = now;
+            let processes = (view.processes)().into_iter();
+            processes.filter_map(Stopped::of).collect()
+        } else {
+            let mut all = self.stopped.clone();
+            all.retain(|stopped| stopped.pid != view.main);
+            all.extend(main);
+            all
+        };
+        let is_new = |stopped: &&Stopped| !self.stopped.contains(stopped);
+        let new = all.iter().filter(is_new).copied();
+        self.notices.extend(new.map(ReadyNotice::Stopped));
+        self.stopped = all;
+    }
+
+    /// What it has not shown yet, as it was seen last; if that is known.
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+        if let Some(stopped) = self.stopped.first() {
+            return Some(NotReadyReason::Stopped(stopped.signal));
+        }
+        let missing = self.missing.clone();
+        let missing = (!missing.is_empty()).then_some(NotReadyReason::DoesNotAccept(missing));
+        if self.satisfied.is_some() {
+            return missing;
+        }
         match &self.method {
             Method::Auto(rule) => rule.auto.not_ready_reason(),
-            Method::Http(http) => http.not_ready_reason(),
-            Method::Tcp(_)
-            | Method::Notify { .. }
-            | Method::ReadyFd(_)
-            | Method::ExecCommand(_)
-            | Method::After(_) => None,
+            Method::Tcp(_) => missing,
+            Method::Http(http) => http.not_ready_reason().or(missing),
+            Method::Notify { .. } => Some(NotReadyReason::NoReadyMessage),
+            Method::ReadyFd(newline) => Some(NotReadyReason::NoNewline(newline.number)),
+            Method::ExecCommand(execute) => execute.not_ready_reason(),
+            Method::After(_) => None,
         }
     }
 
@@ -299,6 +443,7 @@ impl Readiness {
         let soon = now + (age / FRACTION).clamp(SHORTEST, LONGEST).max(took * SHARE);
         match &self.method {
             Method::Auto(rule) if rule.auto.only_lacks_ready_message() => None,
+            _ if self.satisfied.is_some() => Some(soon),
             Method::Auto(_) | Method::Tcp(_) | Method::Http(_) => Some(soon),
             Method::ExecCommand(execute) => execute.deadline(),
             Method::Notify { .. } | Method::ReadyFd(_) => None,
@@ -307,17 +452,22 @@ impl Readiness {
     }
 }
 
+/// The required listeners where it does not listen. On sockets that hotswap has made hotswap itself listens.
+fn does_not_listen(view: &CandidateView) -> Vec<ListenerId> {
+    let listens = |listener| {
+        let mut held = view.held.iter();
+        held.any(|held| held.listener == listener && (held.listens || !held.captured))
+    };
+    let required = view.required.iter().map(|required| required.listener);
+    required.filter(|listener| !listens(*listener)).collect()
+}
+
 /// The listeners on which some thread of these processes is waiting right now.
 pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> {
-    let (wanted, first, captured, cpu_time) = (&[], false, false, Time::ZERO);
-    let all = targets(&CandidateView {
-        held,
-        wanted,
-        processes: &|| pids.to_vec(),
-        first,
-        captured,
-        cpu_time,
-    });
+    let known = held.iter().filter(|held| held.kind != SocketKind::Other);
+    let all: Vec<_> = known
+        .map(|held| ReadyTarget::of(held, Need::Nothing, false))
+        .collect();
     let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
     let waiting = blocked_threads::look(pids, &sought).waiting;
     let is_waited_on = |target: &&ReadyTarget| {

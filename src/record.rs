@@ -132,14 +132,16 @@ impl Record {
         }
     }
 
-    /// `age` is that of the one that keeps serving; it is shown under `--dev`, where a user waits for a change to appear.
-    pub fn failed(failure: &Failure, age: Option<Duration>) -> Self {
+    /// `seen` is what was seen of it last. `age` is that of the one that keeps serving; it is shown under `--dev`, where a
+    /// user waits for a change to appear.
+    pub fn failed(failure: &Failure, seen: Option<&str>, age: Option<Duration>) -> Self {
         let (kind, verb) = if failure.rolled_back {
             (RecordKind::RolledBack, "rolled back")
         } else {
             (RecordKind::Aborted, "aborted")
         };
-        let reason = reason(&failure.reason, failure.rolled_back);
+        let seen = seen.map(|seen| format!(": {seen}")).unwrap_or_default();
+        let reason = reason(&failure.reason, failure.rolled_back) + &seen;
         let age = age
             .map(|age| format!(", started {} ago", humane(age)))
             .unwrap_or_default();
@@ -398,7 +400,7 @@ mod tests {
                 rolled_back,
                 keeps_serving: Some(Generation(2)),
             };
-            Record::failed(&failure, None).text
+            Record::failed(&failure, None, None).text
         };
         assert_eq!(
             failed(3, Reason::Exited(Exit::Status(1), ms(12)), false),

@@ -26,7 +26,7 @@ use tally::Habit;
 use crate::cli::smoke::Trial;
 use crate::control::client::queries::complain;
 use crate::control::client::{Instance, Received};
-use crate::control::protocol::{Reply, RequestKind};
+use crate::control::protocol::{Reply, RequestKind, SwapRequest};
 use crate::escape::escape;
 
 /// How many clients of each kind come.
@@ -134,7 +134,7 @@ fn swap_under_load(
 ) -> Result<(), String> {
     let no_answer = |error: anyhow::Error| format!("cannot ask hotswap: {error:#}");
     let mut events = subject.connect().map_err(no_answer)?;
-    events.ask(RequestKind::Events);
+    events.ask(&RequestKind::Events);
     for swap in 0..=trial.swaps {
         if swap > 0 {
             let mut instance = subject.connect().map_err(no_answer)?;
@@ -155,10 +155,10 @@ fn swap_under_load(
 
 /// One swap to its end: the old generation is gone.
 fn swap_once(instance: &mut Instance, mut progress: impl FnMut()) -> Result<(), String> {
-    instance.ask(RequestKind::Swap {
+    instance.ask(&RequestKind::Swap(SwapRequest {
         drained: true,
-        check: false,
-    });
+        ..SwapRequest::default()
+    }));
     let until = Instant::now() + VERDICT;
     while Instant::now() < until {
         match instance.next(Some(Instant::now() + SECOND)) {

@@ -19,7 +19,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::Pid;
 
 use crate::retry::retry;
-pub use clock::{cpu_time, file_time, now, wall_time};
+pub use clock::{cpu_time, cpu_time_of, file_time, now, wall_time};
 
 /// `SO_ATTACH_REUSEPORT_CBPF` of socket(7), which libc does not name.
 const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;

@@ -30,6 +30,7 @@ mod order;
 mod pid1;
 mod promises;
 mod readme;
+mod ready;
 mod rescue;
 mod restart;
 mod saturated;

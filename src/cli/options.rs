@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use nix::sys::signal::Signal;
 
 use super::values::{self, SocketOwner};
-use crate::address::Listen;
+use crate::address::{AddressPattern, Listen};
 use crate::ready::ReadyMode;
 
 /// The options of `hotswap [OPTIONS] -- COMMAND`. `None` means not given; the field says what applies then.
@@ -55,6 +55,12 @@ pub struct RunArgs {
         help_heading = "Listeners"
     )]
     pub capture: CaptureMode,
+
+    /// An address that a new version may leave out: a port, an address or a path
+    ///
+    /// May be repeated. Without it a new version must accept wherever the serving one does.
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    pub optional: Vec<AddressPattern>,
 
     /// How a new generation shows that it accepts connections
     ///

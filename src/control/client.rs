@@ -229,9 +229,9 @@ impl Instance {
         })
     }
 
-    pub fn ask(&mut self, what: RequestKind) {
+    pub fn ask(&mut self, what: &RequestKind) {
         // An error shows when the answer does not come.
-        let _ = self.stream.write_all(&line_of(&what));
+        let _ = self.stream.write_all(&line_of(what));
     }
 
     /// Waits for the next message.

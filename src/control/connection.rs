@@ -36,7 +36,7 @@ pub struct ClientConnection {
     pub owed: Option<(Generation, SwapVerdict)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectionStage {
     /// Its request has not arrived.
     Asking {
@@ -83,8 +83,8 @@ impl ClientConnection {
         (self.stream.as_fd(), flags)
     }
 
-    pub fn waits_for(&self) -> Option<RequestKind> {
-        if let ConnectionStage::Waiting(what) = self.stage {
+    pub fn waits_for(&self) -> Option<&RequestKind> {
+        if let ConnectionStage::Waiting(what) = &self.stage {
             Some(what)
         } else {
             None
@@ -107,7 +107,7 @@ impl ClientConnection {
         if flags.contains(PollFlags::POLLIN) && self.is_asking() {
             match self.read() {
                 Ok(Some(what)) => {
-                    self.stage = ConnectionStage::Waiting(what);
+                    self.stage = ConnectionStage::Waiting(what.clone());
                     return Outcome::Asks(what);
                 }
                 Ok(None) => {}

@@ -14,23 +14,30 @@ use serde_json::Value;
 use crate::supervisor::Generation;
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum RequestKind {
-    Swap {
-        /// The answer waits until the old generation is gone.
-        #[serde(default)]
-        drained: bool,
-        /// The candidate is discarded once it is ready.
-        #[serde(default)]
-        check: bool,
-    },
+    Swap(SwapRequest),
     Rollback,
     History,
     Status,
     Stop,
     Events,
     Upgrade,
+}
+
+/// A swap, and what is special about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SwapRequest {
+    /// The answer waits until the old generation is gone.
+    pub drained: bool,
+    /// The candidate is discarded once it is ready.
+    pub check: bool,
+    /// Addresses that the new version may leave out.
+    pub without: Vec<String>,
+    /// It need not say READY=1, though an earlier version did.
+    pub forget_ready: bool,
 }
 
 /// A request that hotswap does not understand.
@@ -157,14 +164,13 @@ mod tests {
     #[test]
     fn a_request_survives_the_wire() {
         let all = [
-            RequestKind::Swap {
+            RequestKind::Swap(SwapRequest::default()),
+            RequestKind::Swap(SwapRequest {
                 drained: true,
-                check: false,
-            },
-            RequestKind::Swap {
-                drained: false,
                 check: true,
-            },
+                without: vec!["127.0.0.1:9090".into()],
+                forget_ready: true,
+            }),
             RequestKind::Status,
             RequestKind::Stop,
             RequestKind::Events,

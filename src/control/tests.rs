@@ -70,7 +70,7 @@ impl Clients {
         stream.write_all(b"\n").unwrap();
         let requests = self.settle();
         assert_eq!(requests.len(), 1, "{line}");
-        (stream, requests[0])
+        (stream, requests[0].clone())
     }
 }
 
@@ -112,13 +112,7 @@ fn verdict(text: &str) -> SwapVerdict {
 fn a_client_is_greeted_and_asks() {
     let mut room = Clients::open();
     let (mut stream, request) = room.asking(r#"{"do":"swap","drained":true}"#);
-    assert_eq!(
-        request.what,
-        RequestKind::Swap {
-            drained: true,
-            check: false
-        }
-    );
+    assert_eq!(request.what, RequestKind::Swap(drained(true)));
     let (said, ended) = heard(&mut stream);
     assert_eq!(said[0]["name"], "api");
     assert!(!ended);
@@ -326,13 +320,7 @@ fn too_many_that_ask_nothing_make_room_for_one_that_does() {
         room.settle();
     }
     let (_stream, request) = room.asking(r#"{"do":"swap"}"#);
-    assert_eq!(
-        request.what,
-        RequestKind::Swap {
-            drained: false,
-            check: false
-        }
-    );
+    assert_eq!(request.what, RequestKind::Swap(drained(false)));
     assert!(room.control.polled().len() <= 129);
 }
 
@@ -390,4 +378,11 @@ fn clients_do_not_notice_an_upgrade() {
     assert!(request.client > ClientId(3));
     room.control.close(NOW);
     assert!(!path.exists());
+}
+
+fn drained(drained: bool) -> SwapRequest {
+    SwapRequest {
+        drained,
+        ..SwapRequest::default()
+    }
 }

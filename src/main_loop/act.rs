@@ -6,6 +6,7 @@ use anyhow::{Context, Error, Result};
 
 use super::World;
 use super::generation::Spawned;
+use super::waivers::Waivers;
 use crate::drain::Drain;
 use crate::listener::Incident;
 use crate::ready::Readiness;
@@ -32,12 +33,12 @@ impl World {
             Action::Spawn {
                 generation,
                 cause,
-                beside,
                 sockets,
                 program,
                 ready_timeout,
+                ..
             } => {
-                self.review_captured(beside, sys::now());
+                self.review_captured(sys::now());
                 let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
                 if let Err(error) = spawned {
                     self.free(generation);
@@ -50,7 +51,7 @@ impl World {
             Action::CutOver(generation) => return vec![self.cut_over(generation)],
             Action::Inherit(generation) => return vec![self.inherit(generation)],
             Action::Serve(generation) => self.serve(generation),
-            Action::Lose(_) => self.watch.nothing_serves(),
+            Action::Lose(generation) => self.lose(generation),
             Action::Empty(generation) => self.drain(generation),
             Action::Relay(generation) => {
                 let incidents = self.listeners.relay_queue(generation);
@@ -106,6 +107,11 @@ impl World {
         ready_timeout: Duration,
     ) -> Result<()> {
         let now = sys::now();
+        let waivers = if matches!(cause, Cause::Asked | Cause::File) {
+            std::mem::take(&mut self.waivers)
+        } else {
+            Waivers::default()
+        };
         let sockets = self
             .listeners
             .inherited_sockets(generation, sockets)
@@ -123,7 +129,7 @@ impl World {
             &self.ready_mode,
             now,
             ready_timeout,
-            self.says_ready && !std::mem::take(&mut self.ready_is_forgotten),
+            self.says_ready && !waivers.forget_ready,
         )
         .context("cannot make its ready pipe")?;
         let choice = program;
@@ -157,6 +163,9 @@ impl World {
         let mut one = Spawned::new(server, notify);
         one.restarts = self.status_data.spawned(cause);
         one.readiness = Some(readiness);
+        one.rank = self.rank_of(cause);
+        one.waivers = waivers;
+        one.ready_timeout = ready_timeout;
         self.generations.insert(generation, one);
         Ok(())
     }
@@ -195,7 +204,7 @@ impl World {
         let held = self.listeners.sockets_of(generation);
         let held = held.iter().map(|held| held.listener);
         drain.may_not_accept(
-            held.filter(|listener| !self.accepted_on.contains(listener))
+            held.filter(|listener| !self.counting.accepted.contains(listener))
                 .collect(),
         );
         if let Some(one) = self.generations.get_mut(&generation) {
@@ -230,8 +239,9 @@ impl World {
             one.serving_since = Some(sys::now());
             one.readiness = None;
             self.says_ready |= one.said_ready;
-            self.accepted_on = std::mem::take(&mut one.accepts);
+            self.counting.accepted = std::mem::take(&mut one.accepts);
         }
+        self.has_served = true;
         self.watch.serves();
         self.keep_program(generation);
     }
@@ -246,6 +256,13 @@ impl World {
         if !one.server.reopen_logs(self.args.stop_signal) {
             let text = "does not get SIGUSR1: it has no use for it";
             self.publish(&Record::of(RecordKind::Notice, generation, text));
+        }
+    }
+
+    fn lose(&mut self, generation: Generation) {
+        self.watch.nothing_serves();
+        if let Some(one) = self.generations.get_mut(&generation) {
+            one.is_lost = true;
         }
     }
 

@@ -6,6 +6,7 @@ use log::Level;
 
 use super::World;
 use super::generation::Spawned;
+use super::waivers::Waivers;
 use crate::cli::options::Stdin;
 use crate::control::SwapResult;
 use crate::log as lines;
@@ -120,10 +121,23 @@ impl World {
     }
 
     fn failed(&mut self, failure: &Failure, age: Option<Duration>) -> Record {
-        if let Some(not_ready_reason) = self.not_ready_reason(failure) {
-            self.warn(not_ready_reason);
+        let seen = self.not_ready_reason(failure);
+        let hint = seen.as_ref();
+        let hint = hint.and_then(|seen| seen.hint(failure.keeps_serving.is_none()));
+        let seen = seen.map(|seen| seen.to_string());
+        let mut record = Record::failed(failure, seen.as_deref(), age);
+        if let Some(hint) = hint {
+            record.text = format!("{}\ntry: {hint}", record.text);
         }
-        let record = Record::failed(failure, age);
+        match self.generations.get(&failure.generation) {
+            // whoever asked for it goes on waiting, for the one that takes its place
+            Some(one) if failure.reason == Reason::Replaced => {
+                let waivers = one.waivers.clone();
+                self.waivers.add(waivers);
+            }
+            Some(_) => {}
+            None => self.waivers = Waivers::default(),
+        }
         let result = if failure.rolled_back {
             self.status_data.counters.roll_backs += 1;
             SwapResult::RolledBack
@@ -137,7 +151,7 @@ impl World {
             keeps_serving: None,
             ..failure.clone()
         };
-        let outcome = Record::failed(&alone, None).text;
+        let outcome = Record::failed(&alone, seen.as_deref(), None).text;
         let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
             std::mem::take(&mut self.status_data.command_lines)
         } else {
@@ -165,26 +179,14 @@ impl World {
         }
     }
 
-    /// What it was waited for in vain.
-    fn not_ready_reason(&self, failure: &Failure) -> Option<String> {
+    /// What was seen of it last.
+    fn not_ready_reason(&self, failure: &Failure) -> Option<NotReadyReason> {
         let Reason::NotReady(_) = failure.reason else {
             return None;
         };
-        let generation = failure.generation;
-        let readiness = self.generations.get(&generation)?.readiness.as_ref()?;
-        Some(match readiness.not_ready_reason()? {
-            NotReadyReason::NoReadyMessage => {
-                format!("{generation} does not say READY=1, as the one before it did")
-            }
-            NotReadyReason::Accepting(listeners) => {
-                let addresses = listeners.iter().map(|one| self.listeners.address_of(*one));
-                let addresses: Vec<String> = addresses.collect();
-                format!("{generation} does not accept on {}", addresses.join(", "))
-            }
-            NotReadyReason::Answer { path, status } => {
-                format!("{generation} answers to {path} with status {status}")
-            }
-        })
+        let one = self.generations.get(&failure.generation)?;
+        let reason = one.readiness.as_ref()?.not_ready_reason()?;
+        Some(reason.named(|listener| self.listeners.address_of(listener)))
     }
 
     fn refusing(&self) -> Record {

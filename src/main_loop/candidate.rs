@@ -9,11 +9,12 @@ use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
 use crate::drain::{Drain, DrainEvent, LookCost};
+use crate::listener::ListenerId;
 use crate::ready::notify::NotifyMessage;
-use crate::ready::{CandidateView, Readiness, ReadyRequest};
-use crate::record;
+use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
+use crate::record::{self, Record, RecordKind};
 use crate::server::Server;
-use crate::supervisor::{Event, Generation, Time};
+use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::sys;
 
 /// How long after it began to serve a generation may still say by a signal that it is ready.
@@ -22,65 +23,113 @@ const LATE_WORD: Duration = Duration::from_secs(1);
 impl World {
     /// Looks even if the deadline has not come: an event may have changed something.
     pub(super) fn look_at_candidate(&mut self, now: Time, batch: &mut Batch) {
-        let mut starting = self.generations.iter_mut();
-        let starting = starting.find_map(|(generation, one)| {
-            let Spawned {
-                server, readiness, ..
-            } = one;
-            // A look would slow down its exec, whose end is reported by a descriptor.
-            let readiness = readiness.as_mut().filter(|_| server.runs())?;
-            Some((*generation, readiness, server, one.capture.as_ref()))
-        });
-        let Some((candidate, readiness, server, capture)) = starting else {
+        // A look would slow down its exec, whose end is reported by a descriptor.
+        let starts = |one: &Spawned| one.readiness.is_some() && one.server.runs();
+        let mut generations = self.generations.iter();
+        let starting = generations.find(|(_, one)| starts(one));
+        let Some(candidate) = starting.map(|(generation, _)| *generation) else {
             return;
         };
         let cpu_time = sys::cpu_time();
-        let held = self.listeners.sockets_of(candidate);
-        // The first generation must accept on every socket it has.
-        let wanted = self.accepted_on.clone();
-        let first = wanted.is_empty();
+        if self.counting.is_due(now) {
+            self.review_captured(now);
+        }
+        let Some(one) = self.generations.get(&candidate) else {
+            return;
+        };
+        let required = self.required_of(one, now);
+        let optional = self.optional_for(one);
+        let patience = self.patience();
+        let Some(one) = self.generations.get_mut(&candidate) else {
+            return;
+        };
+        let Spawned {
+            server, readiness, ..
+        } = one;
+        let Some(readiness) = readiness else { return };
+        let capture = one.capture.as_ref();
         let view = CandidateView {
-            held: &held,
-            wanted: &wanted,
+            held: &self.listeners.sockets_of(candidate),
+            required: &required,
+            optional: &optional,
+            main: server.pid(),
             processes: &|| server.processes(),
-            first,
+            rank: one.rank,
             captured: capture.is_some_and(Capture::called_bind_or_listen),
+            patience,
             cpu_time,
         };
         let ready = readiness.look(now, &view);
-        let requests = readiness.requests();
+        let (requests, notices) = (readiness.requests(), readiness.take_notices());
+        for notice in notices {
+            self.explain(candidate, notice);
+        }
         if let Some(ready) = ready {
-            let mut accepts: Vec<_> = held.iter().map(|held| held.listener).collect();
-            accepts.retain(|listener| !ready.missing.contains(listener));
-            if let Some(one) = self.generations.get_mut(&candidate) {
-                let after = now.saturating_sub(one.server.started());
-                one.ready = Some((ready.how.to_string(), after));
-                one.readiness = None;
-                one.accepts = accepts;
-                if !first {
-                    one.missing.clone_from(&ready.missing);
-                }
-            }
-            if ready.doubtful {
-                self.warn(format!("{candidate} was not seen accepting connections"));
-            }
-            for listener in ready.missing {
-                let address = self.listeners.address_of(listener);
-                let clients = if first {
-                    "wait"
-                } else {
-                    "stay with the old one"
-                };
-                self.warn(format!(
-                    "{candidate} does not accept on {address}: its clients {clients}"
-                ));
-            }
+            self.became_ready(candidate, ready, &optional, now);
             self.name_listeners(Some(candidate), now);
             batch.readiness.push(Event::Ready(candidate));
             return;
         }
         for request in requests {
             self.perform_request(candidate, request, now);
+        }
+    }
+
+    fn became_ready(
+        &mut self,
+        candidate: Generation,
+        ready: Ready,
+        optional: &[ListenerId],
+        now: Time,
+    ) {
+        let Some(one) = self.generations.get_mut(&candidate) else {
+            return;
+        };
+        let after = now.saturating_sub(one.server.started());
+        one.ready = Some((ready.how.to_string(), after));
+        one.readiness = None;
+        let is_first = one.rank == Rank::First;
+        if !is_first {
+            // Clients of an address that it leaves out with leave stay with the old one as well.
+            let left = optional.iter().filter(|one| !ready.accepts.contains(one));
+            one.missing = ready.missing.iter().chain(left).copied().collect();
+        }
+        one.accepts = ready.accepts;
+        if ready.doubtful {
+            self.warn(format!("{candidate} was not seen accepting connections"));
+        }
+        for listener in ready.missing {
+            let address = self.listeners.address_of(listener);
+            let clients = if is_first {
+                "wait"
+            } else {
+                "stay with the old one"
+            };
+            self.warn(format!(
+                "{candidate} does not accept on {address}: its clients {clients}"
+            ));
+        }
+    }
+
+    /// What keeps it from getting ready.
+    fn explain(&mut self, candidate: Generation, notice: ReadyNotice) {
+        match notice {
+            ReadyNotice::ListensNowhere => {
+                let text = "does not listen on anything yet: it counts as ready when it has not used the processor for 10s";
+                let text = format!("{text}\ntry: --ready after:1s");
+                self.publish(&Record::of(RecordKind::Notice, candidate, text));
+            }
+            ReadyNotice::Stopped(stopped) => {
+                let main = self.generations.get(&candidate);
+                let is_main = main.is_some_and(|one| one.server.pid() == stopped.pid);
+                let (pid, how) = (stopped.pid, ready::stopped_by(stopped.signal));
+                let who = if is_main {
+                    candidate.to_string()
+                } else {
+                    format!("process {pid} of {candidate}")
+                };
+                self.warn(format!("{who} {how}\ntry: kill -CONT {pid}"));
+            }
         }
     }
 
@@ -98,26 +147,24 @@ impl World {
             }
             ReadyRequest::ExecCommand(line) => {
                 let one = self.generations.get(&candidate);
-                let variables = one.map(|one| ("HOTSWAP_PID", one.server.pid().to_string()));
-                let until = now + self.args.ready_timeout;
+                let pid = one.map(|one| ("HOTSWAP_PID", one.server.pid().to_string()));
+                let generation = ("HOTSWAP_GENERATION", candidate.0.to_string());
+                let variables: Vec<_> = pid.into_iter().chain([generation]).collect();
+                let until = now + one.map_or(Duration::ZERO, |one| one.ready_timeout);
                 if self
-                    .run(
-                        Purpose::Ready(candidate),
-                        &line,
-                        variables.as_slice(),
-                        Some(until),
-                    )
+                    .run(Purpose::Ready(candidate), &line, &variables, Some(until))
                     .is_err()
                 {
-                    self.ready_command_ended(candidate, false);
+                    let exit = Exit::CannotRun(126, "the command cannot be run".to_owned());
+                    self.ready_command_ended(candidate, exit);
                 }
             }
         }
     }
 
-    pub(super) fn ready_command_ended(&mut self, candidate: Generation, well: bool) {
+    pub(super) fn ready_command_ended(&mut self, candidate: Generation, exit: Exit) {
         if let Some(readiness) = self.readiness_of(candidate) {
-            readiness.executed(well);
+            readiness.executed(exit);
         }
     }
 

@@ -76,7 +76,9 @@ impl World {
             listeners: &mut self.listeners,
             processes: &processes,
         };
-        for event in capture.woken(flags, &mut context) {
+        let events = capture.woken(flags, &mut context);
+        self.note_bound(generation, now);
+        for event in events {
             match event {
                 CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
                 CaptureEvent::Warning(text) => self.warn(text),
@@ -121,9 +123,8 @@ impl World {
         self.publish(&Record::new(RecordKind::Listening, text));
     }
 
-    /// Before a candidate is spawned: where the serving generation has come to listen since it was ready, the candidate
-    /// must accept too; but nobody need where it has closed its listener.
-    pub(super) fn review_captured(&mut self, serving: Option<Generation>, now: Time) {
+    /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.
+    pub(super) fn review_captured(&mut self, now: Time) {
         for one in self.generations.values_mut() {
             if let Some(capture) = one.capture.as_mut().filter(|_| one.server.main_lives()) {
                 capture.sweep(&mut CallContext {
@@ -133,16 +134,6 @@ impl World {
                 });
             }
         }
-        let listeners = &self.listeners;
-        self.accepted_on.retain(|listener| listeners.has(*listener));
-        if let Some(serving) = serving {
-            let held = listeners.sockets_of(serving);
-            let late = held.iter().filter(|held| held.captured && held.listens);
-            for late in late {
-                if !self.accepted_on.contains(&late.listener) {
-                    self.accepted_on.push(late.listener);
-                }
-            }
-        }
+        self.update_counting_addresses(now);
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::World;
 use super::wait::Batch;
+use super::waivers::Waivers;
 use crate::cli::options::Order;
 use crate::control::{RequestKind, SwapResult, SwapVerdict};
 use crate::record::Record;
@@ -26,11 +27,16 @@ impl World {
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
             match request.what {
-                RequestKind::Swap { check: true, .. } => match self.cannot_check() {
-                    Some(why) => self.control.refuse_usage(client, why, now),
-                    None => batch.requests.push(Event::CheckAsked(client)),
-                },
-                RequestKind::Swap { .. } => {
+                RequestKind::Swap(swap) if swap.check => {
+                    if let Some(why) = self.cannot_check() {
+                        self.control.refuse_usage(client, why, now);
+                    } else {
+                        self.waivers.add(Waivers::of(&swap));
+                        batch.requests.push(Event::CheckAsked(client));
+                    }
+                }
+                RequestKind::Swap(swap) => {
+                    self.waivers.add(Waivers::of(&swap));
                     self.status_data.asked_by = Some(request.uid);
                     batch.requests.push(Event::SwapAsked(Some(client)));
                 }
@@ -100,7 +106,7 @@ impl World {
                     SwapVerdict::of(
                         failure.generation,
                         SwapResult::Aborted,
-                        Record::failed(failure, None).text,
+                        Record::failed(failure, None, None).text,
                     )
                 };
                 (Some(said.unwrap_or_else(unsaid)), None)

@@ -161,7 +161,7 @@ impl World {
             }
             Purpose::Upgrade if well => batch.requests.push(Event::UpgradeAsked),
             Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
-            Purpose::Ready(generation) => self.ready_command_ended(generation, well),
+            Purpose::Ready(generation) => self.ready_command_ended(generation, ended.exit),
             Purpose::OnEvent => {
                 self.watch.command_ends(watch::Command::OnEvent, now);
                 if !well {

@@ -1,14 +1,16 @@
 //! Everything that is kept of a spawned generation until it is gone: its processes, sockets, readiness and drain.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use super::waivers::Waivers;
 use crate::capture::Capture;
 use crate::drain::Drain;
 use crate::listener::{ListenerId, Listeners};
-use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
+use crate::ready::{Rank, Readiness};
 use crate::server::Server;
 use crate::supervisor::Time;
 
@@ -28,6 +30,15 @@ pub(super) struct Spawned {
     pub serving_since: Option<Time>,
     pub drains_since: Option<Time>,
     pub said_ready: bool,
+    /// What it is to those before it.
+    pub rank: Rank,
+    pub waivers: Waivers,
+    /// How long it may take to get ready.
+    pub ready_timeout: Duration,
+    /// Since when it listens on sockets that it has bound itself.
+    pub bound: BTreeMap<ListenerId, Time>,
+    /// It served, and is dead.
+    pub is_lost: bool,
     /// Where it was seen accepting.
     pub accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
@@ -47,9 +58,20 @@ impl Spawned {
             serving_since: None,
             drains_since: None,
             said_ready: false,
+            rank: Rank::First,
+            waivers: Waivers::default(),
+            ready_timeout: Duration::ZERO,
+            bound: BTreeMap::new(),
+            is_lost: false,
             accepts: Vec::new(),
             missing: Vec::new(),
         }
+    }
+
+    /// New connections go to it, and it is alive.
+    pub fn serves(&self) -> bool {
+        let drains = self.drains_since.is_some() || self.is_lost;
+        self.serving_since.is_some() && !drains
     }
 
     /// It is told to end, or clients go elsewhere.

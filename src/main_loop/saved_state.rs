@@ -1,5 +1,6 @@
 //! What the core and the loop remember of generations, as JSON and back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -141,6 +142,8 @@ pub fn info_to_json(one: &Spawned) -> Value {
         "serving_since": one.serving_since.map(nanoseconds),
         "drains_since": one.drains_since.map(nanoseconds),
         "said_ready": one.said_ready,
+        "ready_timeout": nanoseconds(one.ready_timeout),
+        "bound": bound_to_json(&one.bound),
         "accepts": listeners_to_json(&one.accepts),
         "missing": listeners_to_json(&one.missing),
     })
@@ -153,9 +156,27 @@ pub fn info_from_json(state: &Value, one: &mut Spawned) -> Option<()> {
     one.serving_since = time(&state["serving_since"]);
     one.drains_since = time(&state["drains_since"]);
     one.said_ready = state["said_ready"].as_bool()?;
+    one.ready_timeout = time(&state["ready_timeout"])?;
+    one.bound = bound_from_json(&state["bound"]);
     one.accepts = listeners_from_json(&state["accepts"]);
     one.missing = listeners_from_json(&state["missing"]);
     Some(())
+}
+
+fn bound_to_json(bound: &BTreeMap<ListenerId, Time>) -> Value {
+    let pairs = bound
+        .iter()
+        .map(|(listener, at)| json!([listener.0, nanoseconds(*at)]));
+    pairs.collect()
+}
+
+fn bound_from_json(state: &Value) -> BTreeMap<ListenerId, Time> {
+    let pair = |pair: &Value| {
+        let listener = usize::try_from(pair.get(0)?.as_u64()?).ok()?;
+        Some((ListenerId(listener), time(pair.get(1)?)?))
+    };
+    let pairs = state.as_array().into_iter().flatten();
+    pairs.filter_map(pair).collect()
 }
 
 pub fn listeners_to_json(listeners: &[ListenerId]) -> Value {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 
+use super::addresses::CountingAddresses;
 use super::build::Build;
 use super::captures::CaptureSetting;
 use super::keys::Keys;
 use super::status::StatusData;
+use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
 use crate::cli::options::{self, RunArgs};
@@ -120,9 +122,10 @@ impl World {
             generations: BTreeMap::new(),
             programs: BTreeMap::new(),
             commands: Vec::new(),
-            accepted_on: Vec::new(),
+            counting: CountingAddresses::default(),
+            waivers: Waivers::default(),
+            has_served: false,
             says_ready: false,
-            ready_is_forgotten: false,
             stopping_since: None,
             control,
             manager: ServiceManager::around_us(now),

@@ -11,6 +11,7 @@ use super::identity::Programs;
 use crate::connections::activity::ActivityCounter;
 use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;
+use crate::ready;
 use crate::record::Record;
 use crate::status::{
     self, Counters, Doing, GenerationState, InstanceStatus, LastSwap, ListenerState, MemoryUse,
@@ -225,6 +226,13 @@ impl World {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
+        let stopped = one
+            .readiness
+            .as_ref()
+            .and_then(|readiness| readiness.stopped().first());
+        if let (Some(stopped), Some(waits)) = (stopped, &mut state.waits) {
+            waits.what = format!("{}; it {}", waits.what, ready::stopped_by(stopped.signal));
+        }
         let processes = one.server.processes();
         let held = self.listeners.sockets_of(generation);
         state.age = Some(now.saturating_sub(one.server.started()));

@@ -94,7 +94,7 @@ impl World {
             .collect();
         json!({
             "lives": generations,
-            "accepted_on": saved_state::listeners_to_json(&self.accepted_on),
+            "accepted_on": saved_state::listeners_to_json(&self.counting.accepted),
             "says_ready": self.says_ready,
         })
     }
@@ -113,7 +113,8 @@ impl World {
             self.generations.insert(generation, one);
         }
         self.programs = incoming.take("programs")?;
-        self.accepted_on = saved_state::listeners_from_json(&state["accepted_on"]);
+        self.has_served = true;
+        self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
         self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
         self.signals.resume(incoming.take("signals")?);

@@ -60,6 +60,16 @@ impl Stat {
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
+
+    /// It uses a processor, or waits for one.
+    pub fn is_running(&self) -> bool {
+        self.state == b'R'
+    }
+
+    /// The signal that has stopped it, if one has; 0 if the kernel does not tell which.
+    pub fn stopped_by(&self) -> Option<i32> {
+        (self.state == b'T').then_some(self.code)
+    }
 }
 
 /// A process that cannot be mistaken for a later one of the same pid.

@@ -6,22 +6,37 @@
 use std::time::Duration;
 
 use super::NotReadyReason;
+use super::cpu_use::CpuUse;
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 
-/// How long a listening socket is watched before it is probed, how long to wait for the last listener once the others
-/// accept, and how long a server without listeners must live.
+/// How long a listening socket is watched before it is probed, and how long a server without listeners must live.
 const WHILE: Duration = Duration::from_secs(1);
-/// A first generation with captured listeners is assumed ready this long before the ready timeout, or a tenth of it.
-const MARGIN: Duration = Duration::from_millis(100);
-/// One listener that the candidate must accept on.
+/// How long a generation that accepts somewhere may take for the listeners that it need not accept on.
+const GRACE: Duration = Duration::from_millis(1500);
+/// A first generation that listens nowhere is ready when it has not used the processor for this long.
+const IDLE: Duration = Duration::from_secs(10);
+/// When the user is told that a first generation listens nowhere.
+const EXPLAIN: Duration = Duration::from_secs(5);
+
+/// One listener of the candidate, or one that it should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedListener {
     pub listener: ListenerId,
+    pub need: Need,
     pub captured: bool,
     /// A connection can be made to it that only the candidate can accept.
     pub probeable: bool,
-    pub shown: Evidence,
+    pub evidence: Evidence,
+}
+
+/// What the candidate must do on a listener before it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Accept,
+    /// The serving generation was never seen accepting there either.
+    Listen,
+    Nothing,
 }
 
 /// What the candidate has shown there so far.
@@ -38,18 +53,52 @@ pub enum Evidence {
 /// What one look at the candidate showed.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
-    pub observed_listeners: &'a [ObservedListener],
+    pub listeners: &'a [ObservedListener],
     /// Some of its processes could not be inspected.
     pub blind: bool,
-    pub first: bool,
+    pub rank: Rank,
     /// It has called bind or listen itself.
     pub captured: bool,
+    /// What it does with listening sockets that are no listeners of hotswap's.
+    pub outside: Evidence,
+    /// What its processes do, if that was looked for.
+    pub work: Option<Work>,
+    /// Under `--dev`: how long to wait for the last address once another accepts.
+    pub patience: Option<Duration>,
+}
+
+/// What all processes of a generation do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// What they have had of the processor, all together.
+    pub cpu_time: Time,
+    /// One of them uses a processor now, or waits for one.
+    pub running: bool,
+    /// One of them is stopped, which is not being idle.
+    pub stopped: bool,
+}
+
+/// Which generation the candidate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// None before it has served.
+    First,
+    /// The one that served is dead.
+    Restart,
+    /// Another one serves.
+    Candidate,
+}
+
+impl Rank {
+    pub fn is_beside_another(self) -> bool {
+        self == Self::Candidate
+    }
 }
 
 /// Why a listener counts as accepting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {
-    BlockedThreads,
+    Seen,
     Probed,
     /// It can be neither seen nor probed.
     Assumed,
@@ -58,7 +107,7 @@ pub enum Proof {
 /// What follows from a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AutoVerdict {
-    BlockedCall,
+    Wait,
     /// On all listeners except these.
     Accepts {
         proof: Proof,
@@ -68,7 +117,7 @@ pub enum AutoVerdict {
     Said,
     /// It has no listener and is alive.
     Alive,
-    /// A first generation with captured listeners that was never seen accepting on these.
+    /// It listens, and was never seen accepting on these.
     Benefit {
         missing: Vec<ListenerId>,
     },
@@ -77,8 +126,19 @@ pub enum AutoVerdict {
 #[derive(Debug)]
 struct ListenerProgress {
     listener: ListenerId,
+    need: Need,
     listens_since: Option<Time>,
     proof: Option<(Proof, Time)>,
+}
+
+impl ListenerProgress {
+    fn satisfies(&self, need: Need) -> bool {
+        match need {
+            Need::Accept => self.proof.is_some(),
+            Need::Listen => self.listens_since.is_some(),
+            Need::Nothing => true,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -89,6 +149,11 @@ pub struct Auto {
     must_say: bool,
     said: bool,
     progress: Vec<ListenerProgress>,
+    cpu_use: CpuUse,
+    /// It listens nowhere, as far as the last look showed.
+    listens_nowhere: bool,
+    /// When to tell the user that, unless they were told.
+    explain_at: Option<Time>,
 }
 
 impl Auto {
@@ -99,6 +164,9 @@ impl Auto {
             must_say,
             said: false,
             progress: Vec::new(),
+            cpu_use: CpuUse::since(started),
+            listens_nowhere: false,
+            explain_at: Some(started + EXPLAIN),
         }
     }
 
@@ -110,123 +178,191 @@ impl Auto {
     pub fn listens_since(&self) -> Option<Time> {
         self.progress
             .iter()
-            .filter_map(|progress_of| progress_of.listens_since)
+            .filter_map(|progress| progress.listens_since)
             .max()
+    }
+
+    /// Where it was proven to accept.
+    pub fn accepts(&self) -> Vec<ListenerId> {
+        let proven = self.progress.iter().filter(|one| one.proof.is_some());
+        proven.map(|one| one.listener).collect()
     }
 
     /// Only READY=1 is missing, so there is nothing to look for.
     pub fn only_lacks_ready_message(&self) -> bool {
-        let proven = self
-            .progress
-            .iter()
-            .all(|progress_of| progress_of.proof.is_some());
-        self.must_say && !self.said && proven && !self.progress.is_empty()
+        let needed = |one: &&ListenerProgress| one.need != Need::Nothing;
+        let mut needed = self.progress.iter().filter(needed);
+        let satisfied = needed.all(|one| one.satisfies(Need::Accept));
+        self.must_say && !self.said && satisfied && !self.progress.is_empty()
+    }
+
+    /// True once, when it is time to tell the user that it listens nowhere.
+    pub fn take_explanation(&mut self, now: Time) -> bool {
+        let nowhere = self.listens_nowhere;
+        let due = self.explain_at.take_if(|at| nowhere && now >= *at);
+        due.is_some()
     }
 
     /// What it has not shown yet.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
-        let unproven = self
-            .progress
-            .iter()
-            .filter(|progress_of| progress_of.proof.is_none());
-        let unproven: Vec<_> = unproven.map(|progress_of| progress_of.listener).collect();
-        if !unproven.is_empty() {
-            return Some(NotReadyReason::Accepting(unproven));
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+        let lacks = |progress: &&ListenerProgress| !progress.satisfies(progress.need);
+        let lacking = self.progress.iter().filter(lacks);
+        let mut lacking: Vec<_> = lacking.map(|progress| progress.listener).collect();
+        let proven = self.progress.iter().any(|one| one.proof.is_some());
+        if lacking.is_empty() && !proven {
+            lacking = self.progress.iter().map(|one| one.listener).collect();
         }
-        (self.must_say && !self.said).then_some(NotReadyReason::NoReadyMessage)
+        if !lacking.is_empty() {
+            return Some(NotReadyReason::DoesNotAccept(lacking));
+        }
+        if self.must_say && !self.said {
+            return Some(NotReadyReason::NoReadyMessageAgain);
+        }
+        self.listens_nowhere
+            .then_some(NotReadyReason::ListensNowhere)
     }
 
     /// Judges one look, and returns the listeners that need a probe.
     pub fn judge(&mut self, now: Time, look: &Observation) -> (AutoVerdict, Vec<ListenerId>) {
-        if look.observed_listeners.is_empty() && !look.captured {
-            return (self.without_listener(now), Vec::new());
-        }
         let probes = self.note(now, look);
-        (self.verdict(now, look), probes)
-    }
-
-    fn without_listener(&self, now: Time) -> AutoVerdict {
-        if self.said {
-            AutoVerdict::Said
-        } else if !self.must_say && now >= self.started + WHILE {
-            AutoVerdict::Alive
-        } else {
-            AutoVerdict::BlockedCall
+        if let Some(work) = look.work {
+            self.cpu_use.note(now, work.cpu_time);
+            if work.stopped {
+                self.cpu_use.begin_again(now);
+            }
         }
+        let outside = look.outside != Evidence::Nothing;
+        self.listens_nowhere = look.listeners.is_empty() && !look.captured && !outside;
+        let verdict = if self.listens_nowhere {
+            self.without_listener(now, look)
+        } else if self.must_say && !self.said {
+            AutoVerdict::Wait
+        } else if look.listeners.iter().any(|one| one.need != Need::Nothing) {
+            self.beside_another(now, look)
+        } else {
+            self.alone(now, look)
+        };
+        (verdict, probes)
     }
 
     /// Records what was seen, and returns the listeners for which that is not enough.
     fn note(&mut self, now: Time, look: &Observation) -> Vec<ListenerId> {
         let mut unseen = Vec::new();
         let started = self.started;
-        for observed in look.observed_listeners {
-            let progress_of = self.progress_of(observed.listener);
-            let proof = match observed.shown {
+        let beside = look.listeners.iter().any(|one| one.need != Need::Nothing);
+        self.progress.retain(|known| {
+            look.listeners
+                .iter()
+                .any(|one| one.listener == known.listener)
+        });
+        for observed in look.listeners {
+            let progress = self.progress_of(observed.listener);
+            progress.need = observed.need;
+            let proof = match observed.evidence {
                 Evidence::Nothing => continue,
                 Evidence::Listens => None,
-                Evidence::Waits => Some((Proof::BlockedThreads, now)),
+                Evidence::Waits => Some((Proof::Seen, now)),
                 Evidence::AcceptedAProbe => Some((Proof::Probed, now)),
             };
-            let since = *progress_of.listens_since.get_or_insert(now);
-            progress_of.proof = progress_of.proof.or(proof);
-            if progress_of.proof.is_some() {
+            let since = *progress.listens_since.get_or_insert(now);
+            progress.proof = progress.proof.or(proof);
+            if progress.proof.is_some() {
                 continue;
             }
-            if observed.probeable && (look.blind || now >= since + WHILE) {
+            let counts = observed.need != Need::Nothing || !beside;
+            if observed.probeable && counts && (look.blind || now >= since + WHILE) {
                 unseen.push(observed.listener);
             } else if !observed.probeable && look.blind && now >= started + WHILE {
-                progress_of.proof = Some((Proof::Assumed, now));
+                progress.proof = Some((Proof::Assumed, now));
             }
         }
         unseen
     }
 
-    fn verdict(&mut self, now: Time, look: &Observation) -> AutoVerdict {
-        if self.must_say && !self.said {
-            return AutoVerdict::BlockedCall;
+    /// Neither it nor the one before it has a listener, or it is the first and has none yet.
+    fn without_listener(&self, now: Time, look: &Observation) -> AutoVerdict {
+        let work = look.work.unwrap_or_default();
+        match look.rank {
+            Rank::Candidate | Rank::Restart if self.said => AutoVerdict::Said,
+            Rank::Candidate | Rank::Restart if self.must_say => AutoVerdict::Wait,
+            Rank::Candidate | Rank::Restart if now >= self.started + WHILE => AutoVerdict::Alive,
+            Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,
+            Rank::First if now >= self.give_up && self.said => AutoVerdict::Said,
+            Rank::First if work.stopped || now < self.give_up => AutoVerdict::Wait,
+            Rank::First if !work.running && !self.cpu_use.is_busy() => AutoVerdict::Alive,
+            Rank::Candidate | Rank::Restart | Rank::First => AutoVerdict::Wait,
         }
-        let mut proofs = Vec::new();
-        let mut missing = Vec::new();
-        for observed in look.observed_listeners {
-            match self.progress_of(observed.listener).proof {
-                Some(proof) => proofs.push((proof, observed.captured)),
-                None => missing.push(observed),
+    }
+
+    /// Another one serves, and this one must have a socket wherever that one's count.
+    fn beside_another(&self, now: Time, look: &Observation) -> AutoVerdict {
+        let lacks = |one: &&ListenerProgress| !one.satisfies(one.need);
+        let lacking = self.progress.iter().filter(lacks);
+        let missing: Vec<_> = lacking.map(|one| one.listener).collect();
+        let since_last = self.last_proof().map(|last| now.saturating_sub(last));
+        let forgiven = since_last
+            .zip(look.patience)
+            .is_some_and(|(age, most)| age >= most);
+        if missing.is_empty() || forgiven {
+            let proof = self.worst_proof();
+            return AutoVerdict::Accepts { proof, missing };
+        }
+        AutoVerdict::Wait
+    }
+
+    /// No address counts: it has to accept on something.
+    fn alone(&self, now: Time, look: &Observation) -> AutoVerdict {
+        let unproven = |one: &&ListenerProgress| one.proof.is_none();
+        let unproven = self.progress.iter().filter(unproven);
+        let missing: Vec<_> = unproven.map(|one| one.listener).collect();
+        if self.accepts_where_it_should(look) {
+            let last = self.last_proof().unwrap_or(now);
+            let proof = self.worst_proof();
+            if missing.is_empty() || now >= last + GRACE {
+                return AutoVerdict::Accepts { proof, missing };
             }
+            return AutoVerdict::Wait;
         }
-        let names = || missing.iter().map(|observed| observed.listener).collect();
-        let all_captured = |observed_listeners: &[&ObservedListener]| {
-            observed_listeners.iter().all(|observed| observed.captured)
+        let given = look.listeners.iter().any(|one| !one.captured);
+        let alone = !look.rank.is_beside_another();
+        if alone && !given && now >= self.give_up {
+            return AutoVerdict::Benefit { missing };
+        }
+        AutoVerdict::Wait
+    }
+
+    /// On one of the listeners at least; a server that is given some and accepts on none of them is misconfigured.
+    fn accepts_where_it_should(&self, look: &Observation) -> bool {
+        let given = look.listeners.iter().any(|one| !one.captured);
+        let proven = |listener| {
+            let mut all = self.progress.iter();
+            all.any(|one| one.listener == listener && one.proof.is_some())
         };
-        let last = proofs.iter().map(|((_, at), _)| *at).max();
-        let worst = proofs.iter().map(|((proof, _), _)| *proof).max();
-        if let (Some(last), Some(proof)) = (last, worst) {
-            // A first generation that is given sockets and accepts on none of them is misconfigured.
-            let took_one = !look.first
-                || all_captured(&missing)
-                || proofs.iter().any(|(_, captured)| !captured);
-            let waited = now >= last + WHILE && missing.len() <= proofs.len() && took_one;
-            if missing.is_empty() || waited {
-                return AutoVerdict::Accepts {
-                    proof,
-                    missing: names(),
-                };
-            }
-        }
-        let margin = MARGIN.min(self.give_up.saturating_sub(self.started) / 10);
-        if look.first && look.captured && all_captured(&missing) && now + margin >= self.give_up {
-            return AutoVerdict::Benefit { missing: names() };
-        }
-        AutoVerdict::BlockedCall
+        let mut eligible = look.listeners.iter().filter(|one| !(given && one.captured));
+        let accepts = eligible.any(|one| proven(one.listener));
+        accepts || (!given && look.outside == Evidence::Waits)
+    }
+
+    fn last_proof(&self) -> Option<Time> {
+        let proofs = self.progress.iter().filter_map(|one| one.proof);
+        proofs.map(|(_, at)| at).max()
+    }
+
+    fn worst_proof(&self) -> Proof {
+        let proofs = self.progress.iter().filter_map(|one| one.proof);
+        let worst = proofs.map(|(proof, _)| proof).max();
+        worst.unwrap_or(Proof::Seen)
     }
 
     fn progress_of(&mut self, listener: ListenerId) -> &mut ListenerProgress {
         let known = self
             .progress
             .iter()
-            .position(|progress_of| progress_of.listener == listener);
+            .position(|progress| progress.listener == listener);
         let at = known.unwrap_or_else(|| {
             self.progress.push(ListenerProgress {
                 listener,
+                need: Need::Nothing,
                 listens_since: None,
                 proof: None,
             });

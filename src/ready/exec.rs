@@ -1,14 +1,16 @@
 //! `--ready exec:COMMAND`: a command that is run again and again until it succeeds.
 
 use super::probe::AGAIN;
-use super::{Ready, ReadyBy, ReadyRequest};
-use crate::supervisor::Time;
+use super::{NotReadyReason, ReadyBy, ReadyRequest};
+use crate::listener::ListenerId;
+use crate::supervisor::{Exit, Time};
 
 #[derive(Debug)]
 pub struct ExecCommand {
     command: String,
     running: bool,
-    succeeded: bool,
+    /// How it ended last.
+    ended: Option<Exit>,
     not_before: Time,
 }
 
@@ -17,15 +19,15 @@ impl ExecCommand {
         Self {
             command: command.to_owned(),
             running: false,
-            succeeded: false,
+            ended: None,
             not_before: started,
         }
     }
 
     /// Asks for the command to be run if it is time for that; from then on it counts as running.
-    pub fn look(&mut self, now: Time, requests: &mut Vec<ReadyRequest>) -> Option<Ready> {
-        if self.succeeded {
-            return Some(ReadyBy::Command.into());
+    pub fn look(&mut self, now: Time, requests: &mut Vec<ReadyRequest>) -> Option<ReadyBy> {
+        if self.ended == Some(Exit::Status(0)) {
+            return Some(ReadyBy::Command);
         }
         if !self.running && now >= self.not_before {
             self.running = true;
@@ -35,9 +37,15 @@ impl ExecCommand {
         None
     }
 
-    pub fn ended(&mut self, succeeded: bool) {
+    pub fn ended(&mut self, exit: Exit) {
         self.running = false;
-        self.succeeded |= succeeded;
+        self.ended = Some(exit);
+    }
+
+    /// How it ended last, which says more than that it runs once more. `None` before it has run.
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+        let ended = self.ended.clone().map(NotReadyReason::CommandEnded);
+        ended.or(self.running.then_some(NotReadyReason::CommandRuns))
     }
 
     /// When to look again.
@@ -62,14 +70,18 @@ mod tests {
         assert!(runs_at(&mut execute, start));
         assert!(!runs_at(&mut execute, start + AGAIN * 9), "it still runs");
         assert_eq!(execute.deadline(), None);
-        execute.ended(false);
+        let reason = execute.not_ready_reason();
+        assert_eq!(reason, Some(NotReadyReason::CommandRuns));
+        execute.ended(Exit::Status(7));
+        let reason = NotReadyReason::CommandEnded(Exit::Status(7));
+        assert_eq!(execute.not_ready_reason(), Some(reason));
         assert_eq!(execute.deadline(), Some(start + AGAIN));
         assert!(!runs_at(&mut execute, start), "too early");
         assert!(runs_at(&mut execute, start + AGAIN));
-        execute.ended(true);
+        execute.ended(Exit::Status(0));
         assert_eq!(
             execute.look(start + AGAIN * 2, &mut Vec::new()),
-            Some(ReadyBy::Command.into())
+            Some(ReadyBy::Command)
         );
     }
 }

@@ -14,8 +14,11 @@ pub enum ReadyMode {
     Notify,
     /// A newline on this descriptor.
     Fd(RawFd),
-    /// A GET of this path is answered with 2xx or 3xx.
-    Http(String),
+    /// A GET of this path is answered with 2xx or 3xx; `host` is for the header of that name.
+    Http {
+        host: Option<String>,
+        path: String,
+    },
     Tcp,
     /// This command exits with 0.
     Exec(String),
@@ -25,7 +28,7 @@ pub enum ReadyMode {
 impl ReadyMode {
     /// It works only with a listener where the candidate has a socket of its own.
     pub fn needs_steered_listener(&self) -> bool {
-        matches!(self, Self::Tcp | Self::Http(_))
+        matches!(self, Self::Tcp | Self::Http { .. })
     }
 }
 
@@ -47,10 +50,10 @@ impl FromStr for ReadyMode {
                     "{number:?} is not a descriptor number of 3 or more\ntry: fd:3"
                 )),
             },
-            ("http", Some(path)) if path.starts_with('/') && is_plain(path) => {
-                Ok(Self::Http(path.to_owned()))
+            ("http", Some(target)) => http(target),
+            ("https", Some(_)) => {
+                Err("cannot ask by TLS\ntry: http:/health, tcp or exec:COMMAND".to_owned())
             }
-            ("http", Some(path)) => Err(format!("{path:?} is not a path\ntry: http:/health")),
             ("exec", Some(command)) if !command.trim().is_empty() => {
                 Ok(Self::Exec(command.to_owned()))
             }
@@ -71,7 +74,29 @@ impl FromStr for ReadyMode {
     }
 }
 
-/// It can be put into a request line unchanged.
+/// `/PATH` or `//HOST/PATH`.
+fn http(target: &str) -> Result<ReadyMode, String> {
+    let (host, path) = match target.strip_prefix("//") {
+        Some(rest) => match rest.split_once('/') {
+            Some((host, path)) => (Some(host), format!("/{path}")),
+            None => (Some(rest), "/".to_owned()),
+        },
+        None => (None, target.to_owned()),
+    };
+    if !path.starts_with('/') || !is_plain(&path) {
+        return Err(format!("{target:?} is not a path\ntry: http:/health"));
+    }
+    if host.is_some_and(|host| host.is_empty() || !is_plain(host)) {
+        let host = host.unwrap_or_default();
+        return Err(format!(
+            "{host:?} is not a host\ntry: http://example.org/health"
+        ));
+    }
+    let host = host.map(str::to_owned);
+    Ok(ReadyMode::Http { host, path })
+}
+
+/// It can be put into a request unchanged.
 fn is_plain(path: &str) -> bool {
     path.chars().all(|character| character.is_ascii_graphic())
 }
@@ -86,10 +111,17 @@ mod tests {
         assert_eq!(mode("auto"), ReadyMode::Auto);
         assert_eq!(mode("notify"), ReadyMode::Notify);
         assert_eq!(mode("fd:5"), ReadyMode::Fd(5));
+        let http = |host: Option<&str>, path: &str| ReadyMode::Http {
+            host: host.map(str::to_owned),
+            path: path.to_owned(),
+        };
+        let (shop, path) = (Some("shop.example:8080"), "/health?deep=1");
+        assert_eq!(mode("http:/health?deep=1"), http(None, path));
         assert_eq!(
-            mode("http:/health?deep=1"),
-            ReadyMode::Http("/health?deep=1".into())
+            mode("http://shop.example:8080/health?deep=1"),
+            http(shop, path)
         );
+        assert_eq!(mode("http://shop.example:8080"), http(shop, "/"));
         assert_eq!(mode("tcp"), ReadyMode::Tcp);
         assert_eq!(
             mode("exec:nc -z : 80"),
@@ -116,6 +148,9 @@ mod tests {
             "http",
             "http:",
             "http:health",
+            "http:///",
+            "http://a b/",
+            "https://shop.example/",
             "http:/a b",
             "http:/a\r\nX: y",
             "exec:",
@@ -133,7 +168,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_upsets_it(text in "(auto|tcp|fd|http|exec|after|notify)?:?\\PC{0,20}") {
-            if let Ok(ReadyMode::Http(path)) = text.parse() {
+            if let Ok(ReadyMode::Http { path, .. }) = text.parse() {
                 proptest::prop_assert!(is_plain(&path), "{}", path);
             }
         }

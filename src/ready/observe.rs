@@ -1,11 +1,16 @@
 //! `--ready auto` and `--ready tcp`: combines what is seen of a candidate with the results of probes.
 
-use super::auto::{Auto, AutoVerdict, Evidence, Observation, ObservedListener, Proof};
+use nix::unistd::Pid;
+
+use super::auto::{
+    Auto, AutoVerdict, Evidence, Need, Observation, ObservedListener, Proof, Rank, Work,
+};
 use super::blocked_threads::{self, BlockedThreads};
 use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
-use super::{CandidateView, Ready, ReadyBy, ReadyRequest};
+use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
 use crate::listener::ListenerId;
+use crate::proc::process::Stat;
 use crate::supervisor::Time;
 
 /// The rule of `auto`, with what it needs to look and to probe.
@@ -31,7 +36,7 @@ impl Observer {
             } else {
                 blocked_threads::look(&(view.processes)(), &sought)
             };
-        let shown = |target: &ReadyTarget| match target.socket {
+        let evidence = |target: &ReadyTarget| match target.socket {
             Some(socket) if waiting.contains(&socket.inode) => Evidence::Waits,
             Some(_) if self.probes.is_accepted(target.listener) => Evidence::AcceptedAProbe,
             Some(_) => Evidence::Listens,
@@ -39,59 +44,100 @@ impl Observer {
         };
         let observed = |target: &ReadyTarget| ObservedListener {
             listener: target.listener,
+            need: target.need,
             captured: target.captured,
             probeable: target.probeable,
-            shown: shown(target),
+            evidence: evidence(target),
         };
-        let observed_listeners: Vec<_> = targets.iter().map(observed).collect();
-        let look = Observation {
-            observed_listeners: &observed_listeners,
+        let listeners: Vec<_> = targets.iter().map(observed).collect();
+        let mut look = Observation {
+            listeners: &listeners,
             blind,
-            first: view.first,
+            rank: view.rank,
             captured: view.captured,
+            outside: Evidence::Nothing,
+            work: None,
+            patience: view.patience,
         };
+        if view.rank == Rank::First && listeners.is_empty() {
+            let processes = (view.processes)();
+            look.outside = outside::look(&processes);
+            look.work = Some(Work {
+                cpu_time: cpu_use::total(&processes),
+                running: processes.iter().any(|pid| is_running(*pid)),
+                stopped: processes.iter().any(|pid| Stopped::of(*pid).is_some()),
+            });
+        }
         let (verdict, unseen) = self.auto.judge(now, &look);
         self.probes.request(unseen, now, requests);
         ready(verdict)
     }
 }
 
+fn is_running(pid: Pid) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.is_running())
+}
+
 fn ready(verdict: AutoVerdict) -> Option<Ready> {
     match verdict {
-        AutoVerdict::BlockedCall => None,
+        AutoVerdict::Wait => None,
         AutoVerdict::Said => Some(ReadyBy::SaidReady.into()),
         AutoVerdict::Alive => Some(ReadyBy::Assumed.into()),
         AutoVerdict::Benefit { missing } => Some(Ready {
-            how: ReadyBy::Assumed,
             missing,
             doubtful: true,
+            ..ReadyBy::Assumed.into()
         }),
-        AutoVerdict::Accepts { proof, missing } => Some(Ready {
-            how: match proof {
-                Proof::BlockedThreads => ReadyBy::Accepting,
+        AutoVerdict::Accepts { proof, missing } => {
+            let how = match proof {
+                Proof::Seen => ReadyBy::Accepting,
                 Proof::Probed => ReadyBy::AcceptedAProbe,
                 Proof::Assumed => ReadyBy::Assumed,
-            },
-            missing,
-            doubtful: proof == Proof::Assumed,
-        }),
+            };
+            Some(Ready {
+                missing,
+                doubtful: proof == Proof::Assumed,
+                ..how.into()
+            })
+        }
     }
 }
 
-/// Probes alone: ready when every listener that can be probed has accepted one.
+/// What probes alone have shown.
+pub struct Probed {
+    /// Where it must accept and has not.
+    pub missing: Vec<ListenerId>,
+    /// It has accepted somewhere.
+    pub accepted: bool,
+}
+
+/// Probes every listener that it has a socket for.
 pub fn look_by_probes(
     probes: &mut Probes,
     now: Time,
     view: &CandidateView,
     requests: &mut Vec<ReadyRequest>,
-) -> Option<Ready> {
+) -> Probed {
     probes.look(now);
-    let mut targets = targets(view);
-    targets.retain(|target| target.probeable);
+    let targets = targets(view);
     let listening = targets.iter().filter(|target| target.can_be_probed());
     let listening: Vec<ListenerId> = listening.map(|target| target.listener).collect();
-    let is_ready = |target: &ReadyTarget| probes.is_accepted(target.listener);
-    let are_ready = !targets.is_empty() && targets.iter().all(is_ready);
+    let accepts = |target: &ReadyTarget| probes.is_accepted(target.listener);
+    // where nothing is required it must accept wherever it has a socket
+    let required = view.required.len();
+    let counts = |target: &&ReadyTarget| required == 0 || target.need != Need::Nothing;
+    let lacks = |target: &&ReadyTarget| {
+        if target.probeable {
+            !accepts(target)
+        } else {
+            target.captured && target.socket.is_none()
+        }
+    };
+    let lacking = targets.iter().filter(counts).filter(lacks);
+    let shown = Probed {
+        missing: lacking.map(|target| target.listener).collect(),
+        accepted: targets.iter().any(accepts),
+    };
     probes.request(listening, now, requests);
-    are_ready.then(|| ReadyBy::AcceptedAProbe.into())
+    shown
 }

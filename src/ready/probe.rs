@@ -159,6 +159,13 @@ impl Probes {
         }
     }
 
+    pub fn accepted(&self) -> Vec<ListenerId> {
+        let accepted =
+            |(_, state): &&(ListenerId, ProbeState)| matches!(state, ProbeState::Accepted);
+        let accepted = self.all.iter().filter(accepted);
+        accepted.map(|(listener, _)| *listener).collect()
+    }
+
     pub fn is_accepted(&self, listener: ListenerId) -> bool {
         let mut all = self.all.iter();
         all.any(|(of, state)| *of == listener && matches!(state, ProbeState::Accepted))

@@ -1,20 +1,23 @@
-//! The sockets that a candidate must accept on.
+//! The sockets of a candidate that are looked at, and what it must do on them.
 
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
 use crate::socket::listens;
 
-use super::CandidateView;
+use super::auto::Need;
 use super::blocked_threads::SoughtSocket;
+use super::{CandidateView, Rank, Required};
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadyTarget {
     pub listener: ListenerId,
+    pub need: Need,
     /// The candidate's socket there, if it listens.
     pub socket: Option<SoughtSocket>,
     pub captured: bool,
     /// It takes connections, and only the candidate can accept them.
     pub probeable: bool,
+    pub is_tcp: bool,
 }
 
 impl ReadyTarget {
@@ -22,44 +25,52 @@ impl ReadyTarget {
         self.probeable && self.socket.is_some()
     }
 
-    fn of(held: &GenerationSocket, first: bool) -> Self {
+    pub fn of(held: &GenerationSocket, need: Need, alone: bool) -> Self {
         let datagrams = matches!(held.kind, SocketKind::Udp { .. });
         let inode = held.inode;
         let listens = datagrams || listens(held.fd);
         Self {
             listener: held.listener,
+            need,
             socket: listens.then_some(SoughtSocket { inode, datagrams }),
             captured: held.captured,
-            probeable: !datagrams && (held.steered || first),
+            probeable: !datagrams && (held.steered || alone),
+            is_tcp: matches!(held.kind, SocketKind::Tcp { .. }),
         }
     }
 
     /// The candidate has no socket there yet. The server will bind it: hotswap has made all others already.
-    fn awaited(listener: ListenerId) -> Self {
+    fn awaited(required: Required) -> Self {
         Self {
-            listener,
+            listener: required.listener,
+            need: required.need(),
             socket: None,
             captured: true,
             probeable: true,
+            is_tcp: false,
         }
     }
 }
 
-/// The wanted ones; if none is, those that the candidate has.
+/// Those that are required, and others that the candidate has.
 pub fn targets(view: &CandidateView) -> Vec<ReadyTarget> {
+    // It is unknown how a server waits on such a socket.
     let known = |held: &&GenerationSocket| held.kind != SocketKind::Other;
-    if view.wanted.is_empty() {
-        let held = view.held.iter().filter(known);
-        return held.map(|held| ReadyTarget::of(held, view.first)).collect();
-    }
-    let target = |listener: &ListenerId| {
-        let held = view.held.iter().find(|held| held.listener == *listener);
-        match held {
-            Some(held) if known(&held) => Some(ReadyTarget::of(held, view.first)),
-            // It is unknown how a server waits on such a socket.
-            Some(_) => None,
-            None => Some(ReadyTarget::awaited(*listener)),
-        }
+    let alone = view.rank == Rank::First;
+    let held_at = |listener| view.held.iter().find(|held| held.listener == listener);
+    let target = |required: &Required| match held_at(required.listener) {
+        Some(held) if known(&held) => Some(ReadyTarget::of(held, required.need(), alone)),
+        Some(_) => None,
+        None => Some(ReadyTarget::awaited(*required)),
     };
-    view.wanted.iter().filter_map(target).collect()
+    let mut all: Vec<_> = view.required.iter().filter_map(target).collect();
+    let is_required = |held: &&GenerationSocket| {
+        let mut required = view.required.iter();
+        required.any(|required| required.listener == held.listener)
+    };
+    let may_be_left = |held: &&GenerationSocket| view.optional.contains(&held.listener);
+    let others = view.held.iter().filter(known);
+    let others = others.filter(|held| !is_required(held) && !may_be_left(held));
+    all.extend(others.map(|held| ReadyTarget::of(held, Need::Nothing, alone)));
+    all
 }

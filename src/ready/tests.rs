@@ -1,5 +1,6 @@
 //! Each mode, with sockets and threads of the test in place of a server, at moments that the test chooses.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -7,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Instant;
 
+use super::reason::HttpAnswer;
 use super::*;
 use crate::listener::SocketKind;
 use crate::socket::inode_of;
@@ -14,6 +16,10 @@ use crate::socket::inode_of;
 const START: Time = Time::from_secs(4000);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const HERE: ListenerId = ListenerId(3);
+const REQUIRED: Required = Required {
+    listener: HERE,
+    accepts: true,
+};
 
 /// A candidate with one listener.
 struct Candidate<L> {
@@ -64,10 +70,13 @@ impl<L: AsFd> Candidate<L> {
         };
         let view = CandidateView {
             held: &[held],
-            wanted: &[HERE],
+            required: &[REQUIRED],
+            optional: &[],
+            main: Pid::this(),
             processes: &|| vec![Pid::this()],
-            first: false,
+            rank: Rank::Candidate,
             captured: false,
+            patience: None,
             cpu_time: sys::cpu_time(),
         };
         self.readiness.look(START + after, &view)
@@ -194,7 +203,7 @@ fn answer(listener: &TcpListener, text: &'static str) -> thread::JoinHandle<Stri
 
 #[test]
 fn http_wants_a_good_status_and_asks_again() {
-    let mut candidate = Candidate::new(&ReadyMode::Http("/health".into()));
+    let mut candidate = Candidate::new(&http());
     candidate.requests(SHORTEST, &[ReadyRequest::Probe(HERE)]);
     let server = answer(&candidate.listener, "HTTP/1.1 503 Warming Up\r\n\r\n");
     let probe = candidate.connect();
@@ -216,12 +225,11 @@ fn http_wants_a_good_status_and_asks_again() {
             "it does not try again"
         );
     }
-    let (path, status) = ("/health".to_owned(), 503);
-    let not_ready_reason = candidate.readiness.not_ready_reason();
-    assert_eq!(
-        not_ready_reason,
-        Some(NotReadyReason::Answer { path, status })
-    );
+    let reason = NotReadyReason::Answers {
+        path: "/health".to_owned(),
+        answer: HttpAnswer::Status(503),
+    };
+    assert_eq!(candidate.readiness.not_ready_reason(), Some(reason));
     let server = answer(
         &candidate.listener,
         "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
@@ -265,10 +273,14 @@ fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
 fn a_command_says_it_by_its_status() {
     let mut candidate = Candidate::new(&ReadyMode::Exec("./is-ready".into()));
     candidate.requests(SHORTEST, &[ReadyRequest::ExecCommand("./is-ready".into())]);
-    candidate.readiness.executed(false);
+    let reason = candidate.readiness.not_ready_reason();
+    assert_eq!(reason, Some(NotReadyReason::CommandRuns));
+    candidate.readiness.executed(Exit::Status(7));
     candidate.requests(SHORTEST * 2, &[]);
     candidate.requests(SECOND, &[ReadyRequest::ExecCommand("./is-ready".into())]);
-    candidate.readiness.executed(true);
+    let reason = NotReadyReason::CommandEnded(Exit::Status(7));
+    assert_eq!(candidate.readiness.not_ready_reason(), Some(reason));
+    candidate.readiness.executed(Exit::Status(0));
     assert_eq!(candidate.is_ready(SECOND), ReadyBy::Command);
 }
 
@@ -301,22 +313,30 @@ fn a_candidate_is_looked_at_often_at_first_and_rarely_later() {
 }
 
 /// A server that binds its own socket, and has not done so yet.
-fn without_a_socket(readiness: &mut Readiness, after: Duration) {
+fn without_a_socket(readiness: &mut Readiness, after: Duration) -> usize {
+    let looked = Cell::new(0);
     let view = CandidateView {
         held: &[],
-        wanted: &[HERE],
-        processes: &|| panic!("there is nothing to look for"),
-        first: false,
+        required: &[REQUIRED],
+        optional: &[],
+        main: Pid::this(),
+        processes: &|| {
+            looked.set(looked.get() + 1);
+            vec![Pid::this()]
+        },
+        rank: Rank::Candidate,
         captured: true,
+        patience: None,
         cpu_time: sys::cpu_time(),
     };
     assert_eq!(readiness.look(START + after, &view), None);
+    looked.get()
 }
 
 #[test]
 fn processes_are_not_inspected_before_there_is_a_socket() {
     let mut readiness = Readiness::new(&ReadyMode::Auto, START, TIMEOUT, false).unwrap();
-    without_a_socket(&mut readiness, SHORTEST);
+    assert_eq!(without_a_socket(&mut readiness, SHORTEST), 0);
 }
 
 #[test]
@@ -327,4 +347,65 @@ fn a_candidate_that_listens_late_is_looked_at_as_often_as_a_fresh_one() {
     assert!(candidate.readiness.deadline() >= Some(START + late + LONGEST));
     candidate.requests(late + SHORTEST, &[]);
     assert!(candidate.readiness.deadline() < Some(START + late + LONGEST));
+}
+
+/// A candidate that binds for itself and lacks a socket, whatever its mode says.
+fn lacks_a_socket(readiness: &mut Readiness, after: Duration, patience: Option<Duration>) -> bool {
+    let view = CandidateView {
+        held: &[],
+        required: &[REQUIRED],
+        optional: &[],
+        main: Pid::this(),
+        processes: &|| vec![Pid::this()],
+        rank: Rank::Candidate,
+        captured: true,
+        patience,
+        cpu_time: sys::cpu_time(),
+    };
+    readiness.look(START + after, &view).is_none()
+}
+
+#[test]
+fn no_mode_is_enough_without_a_socket_where_one_is_required() {
+    let modes = [
+        ReadyMode::Notify,
+        ReadyMode::After(SECOND),
+        ReadyMode::Exec("true".into()),
+    ];
+    for mode in modes {
+        let mut readiness = Readiness::new(&mode, START, TIMEOUT, false).unwrap();
+        readiness.said_ready();
+        readiness.executed(Exit::Status(0));
+        assert!(lacks_a_socket(&mut readiness, SECOND, None), "{mode:?}");
+        assert!(readiness.deadline().is_some(), "{mode:?}");
+        assert!(
+            lacks_a_socket(&mut readiness, SECOND * 29, None),
+            "{mode:?}"
+        );
+        let reason = NotReadyReason::DoesNotAccept(vec![HERE]);
+        assert_eq!(readiness.not_ready_reason(), Some(reason), "{mode:?}");
+        let patience = Some(SECOND);
+        assert!(
+            !lacks_a_socket(&mut readiness, SECOND * 29, patience),
+            "{mode:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_never_said_is_what_is_missing() {
+    let reason = |mode| {
+        let readiness = Readiness::new(&mode, START, TIMEOUT, false).unwrap();
+        readiness.not_ready_reason()
+    };
+    let expected = Some(NotReadyReason::NoReadyMessage);
+    assert_eq!(reason(ReadyMode::Notify), expected);
+    assert_eq!(reason(ReadyMode::Fd(5)), Some(NotReadyReason::NoNewline(5)));
+}
+
+fn http() -> ReadyMode {
+    ReadyMode::Http {
+        host: None,
+        path: "/health".to_owned(),
+    }
 }

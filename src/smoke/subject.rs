@@ -109,7 +109,7 @@ impl Subject {
     /// If it does not answer.
     pub fn state(&self) -> Result<Value> {
         let mut instance = self.connect()?;
-        instance.ask(RequestKind::Status);
+        instance.ask(&RequestKind::Status);
         let until = Instant::now() + ANSWER;
         loop {
             match instance.next(Some(until)) {

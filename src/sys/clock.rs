@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 /// If hotswap wakes this much later than it should, it was not slow but stopped: by a signal, a debugger or a frozen
 /// cgroup.
@@ -36,6 +37,11 @@ pub fn file_time() -> (i64, i64) {
 /// The processor time of this thread, which is what a look costs on a busy machine.
 pub fn cpu_time() -> Duration {
     read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What that process has had of the processor, all of its threads together; nothing if it has ended.
+pub fn cpu_time_of(process: Pid) -> Duration {
+    ClockId::pid_cpu_clock_id(process).map_or(Duration::ZERO, read)
 }
 
 /// By how much [`now`] is behind the kernel's clock.

@@ -15,6 +15,7 @@
 //! | `exit=STATUS`, `kill=SIGNAL` | ends so, at once or `after=MOMENT`, or `after=ready`: as soon as it has said so |
 //! | `late=D` | waits before it takes or binds its sockets |
 //! | `at=ADDRESS` | what it binds where it is given no socket: `HOST:PORT`, `unix:PATH`, `unix:@NAME` |
+//! | `busy=D` | keeps the processor busy for so long before it takes or binds its sockets |
 //!
 //! | once it listens | |
 //! |---|---|
@@ -27,10 +28,13 @@
 //! | `newline=FD` | writes a newline there |
 //! | `notify-flood`, `stderr-flood`, `stderr-flood=LENGTH` | as fast as it can, for ever; in lines, or in one |
 //! | `hang`, `hang=D` | waits before it accepts |
+//! | `and=ADDRESS`, `and-late=D` | binds and serves another TCP address as well, D after the first |
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
 //! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
+//! | `host=NAME` | answers 404 to those that ask for another host |
 //! | `half` | breaks off in the middle of its answers |
+//! | `garbage`, `tls`, `closes` | answers in another protocol, or not at all |
 //! | `echo` | answers datagrams |
 
 use std::collections::HashMap;
@@ -43,7 +47,7 @@ use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Command, exit};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -70,6 +74,9 @@ fn main() -> io::Result<()> {
     }
     let turn = Arc::new(Mutex::new(()));
     thread::scope(|listeners| {
+        if let Some(address) = words.value("and") {
+            listeners.spawn(|| words.serve_another(address, &turn));
+        }
         for socket in sockets.iter() {
             listeners.spawn(|| words.accept(socket, &turn));
         }
@@ -146,6 +153,10 @@ impl Words {
             unruly::bomb(most, self.has("sessions"));
         }
         thread::sleep(self.time("late").unwrap_or_default());
+        let (since, busy) = (Instant::now(), self.time("busy").unwrap_or_default());
+        while since.elapsed() < busy {
+            std::hint::spin_loop();
+        }
         Ok(())
     }
 
@@ -266,6 +277,12 @@ impl Words {
         }
     }
 
+    fn serve_another(&self, address: &str, turn: &Mutex<()>) {
+        thread::sleep(self.time("and-late").unwrap_or_default());
+        let another = TcpListener::bind(address).expect("another address");
+        self.accept(&another.into(), turn);
+    }
+
     fn accept(&self, socket: &OwnedFd, turn: &Mutex<()>) {
         loop {
             let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
@@ -301,6 +318,9 @@ impl Words {
                     0 => return Ok(()),
                     n => asked += &String::from_utf8_lossy(&buffer[..n]).to_lowercase(),
                 }
+                if let Some(bytes) = self.strange_answer(&buffer) {
+                    return stream.write_all(bytes);
+                }
             }
             let slow = asked
                 .split_once("?ms=")
@@ -312,7 +332,9 @@ impl Words {
             let health = self
                 .value("health")
                 .filter(|_| asked.starts_with("get /health "));
-            let status = health.or(self.value("status")).unwrap_or("200");
+            let elsewhere = |host: &&str| !asked.contains(&format!("host: {host}\r\n"));
+            let missed = self.value("host").filter(elsewhere).map(|_| "404");
+            let status = missed.or(health).or(self.value("status")).unwrap_or("200");
             let (length, body) = (answer().len(), answer());
             let whole = format!("HTTP/1.1 {status} Odd\r\nContent-Length: {length}\r\n\r\n{body}");
             let sent = if self.has("half") {
@@ -325,6 +347,20 @@ impl Words {
                 return Ok(());
             }
             asked.clear();
+        }
+    }
+}
+
+impl Words {
+    /// What one that speaks no HTTP says to the first bytes that it gets.
+    fn strange_answer(&self, asked: &[u8]) -> Option<&'static [u8]> {
+        // A TLS server says nothing in clear text, and sends an alert to a hello that it does not like.
+        let hello = asked.starts_with(&[0x16, 3]);
+        match () {
+            () if self.has("garbage") => Some(b"SSH-2.0-odd\r\n"),
+            () if self.has("tls") && hello => Some(&[0x15, 3, 3, 0, 2, 2, 40]),
+            () if self.has("tls") || self.has("closes") => Some(b""),
+            () => None,
         }
     }
 }

@@ -70,7 +70,7 @@ fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
 }
 
 fn state_of(instance: &mut Instance) -> Result<Value, u8> {
-    answer(instance, RequestKind::Status)
+    answer(instance, &RequestKind::Status)
 }
 
 /// `hotswap history [NAME]`; the exit status.
@@ -82,7 +82,7 @@ pub fn history(name: Option<&str>, json: bool) -> u8 {
             return nobody.status;
         }
     };
-    match answer(&mut instance, RequestKind::History) {
+    match answer(&mut instance, &RequestKind::History) {
         Ok(verdicts) if json => drop(print(&format!("{verdicts}\n"))),
         Ok(verdicts) => drop(print(&status::history(&verdicts))),
         Err(status) => return status,
@@ -90,7 +90,7 @@ pub fn history(name: Option<&str>, json: bool) -> u8 {
     0
 }
 
-fn answer(instance: &mut Instance, what: RequestKind) -> Result<Value, u8> {
+fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
     instance.ask(what);
     let until = Instant::now() + PATIENCE;
     loop {
@@ -115,7 +115,7 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
             return nobody.status;
         }
     };
-    instance.ask(RequestKind::Events);
+    instance.ask(&RequestKind::Events);
     loop {
         match instance.next(None) {
             Received::Said(Reply::Event(event)) => {

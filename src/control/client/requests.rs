@@ -19,7 +19,7 @@ const USAGE: u8 = 2;
 const TIMED_OUT: u8 = 124;
 
 /// The options of `hotswap swap` and `hotswap rollback`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SwapOptions {
     pub what: RequestKind,
     pub timeout: Option<Duration>,
@@ -28,11 +28,11 @@ pub struct SwapOptions {
 }
 
 /// `hotswap swap [NAME]` and `hotswap rollback [NAME]`; the exit status.
-pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
+pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
     match client::find(&SocketDirs::ours(), name, until) {
         Ok(mut instance) => {
-            instance.ask(options.what);
+            instance.ask(&options.what);
             follow(&mut instance, until, options, "")
         }
         Err(nobody) => {
@@ -43,11 +43,11 @@ pub fn swap(name: Option<&str>, options: SwapOptions) -> u8 {
 }
 
 /// `hotswap swap --all`: all at once; the highest of their statuses.
-pub fn swap_all(options: SwapOptions) -> u8 {
+pub fn swap_all(options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
     let mut instances = client::all(&SocketDirs::ours());
     for instance in &mut instances {
-        instance.ask(options.what);
+        instance.ask(&options.what);
     }
     if instances.is_empty() {
         complain("no instance is running");
@@ -70,7 +70,7 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
             return nobody.status;
         }
     };
-    instance.ask(RequestKind::Stop);
+    instance.ask(&RequestKind::Stop);
     let (status, result, message) = match end(&mut instance, until, !json) {
         Received::Said(Reply::Done(_)) => (0, "stopped", None),
         Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
@@ -110,7 +110,7 @@ pub fn upgrade(name: Option<&str>) -> u8 {
             return nobody.status;
         }
     };
-    instance.ask(RequestKind::Upgrade);
+    instance.ask(&RequestKind::Upgrade);
     match end(&mut instance, None, true) {
         Received::Said(Reply::Done(_)) => 0,
         Received::Said(Reply::Refused(why)) => {
@@ -153,7 +153,7 @@ fn end(instance: &mut Instance, until: Option<Instant>, shown: bool) -> Received
 fn follow(
     instance: &mut Instance,
     until: Option<Instant>,
-    options: SwapOptions,
+    options: &SwapOptions,
     whose: &str,
 ) -> u8 {
     let mut progress = ProgressLine::new(whose);

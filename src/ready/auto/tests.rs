@@ -7,101 +7,112 @@ const B: ListenerId = ListenerId(1);
 const C: ListenerId = ListenerId(2);
 
 /// A candidate with a ready timeout of 30 s, looked at the given number of milliseconds after its start.
-struct AutoDrill {
+struct Drill {
     auto: Auto,
     blind: bool,
-    first: bool,
+    rank: Rank,
     captured: bool,
+    outside: Evidence,
+    stopped: bool,
+    patience: Option<Duration>,
 }
 
-impl AutoDrill {
+impl Drill {
     fn of_second_generation() -> Self {
         let start = Time::from_secs(1000);
         Self {
             auto: Auto::new(start, start + Duration::from_secs(30), false),
             blind: false,
-            first: false,
+            rank: Rank::Candidate,
             captured: false,
+            outside: Nothing,
+            stopped: false,
+            patience: None,
         }
     }
 
     fn of_first_generation() -> Self {
         Self {
-            first: true,
+            rank: Rank::First,
             ..Self::of_second_generation()
         }
     }
 
-    fn at(
+    fn judge(
         &mut self,
         millis: u64,
-        observed_listeners: &[ObservedListener],
+        listeners: &[ObservedListener],
+        cpu_time: Option<Time>,
     ) -> (AutoVerdict, Vec<ListenerId>) {
         let now = self.auto.started + Duration::from_millis(millis);
         let look = Observation {
-            observed_listeners,
+            listeners,
             blind: self.blind,
-            first: self.first,
+            rank: self.rank,
             captured: self.captured,
+            outside: self.outside,
+            work: cpu_time.map(|cpu_time| Work {
+                cpu_time,
+                running: false,
+                stopped: self.stopped,
+            }),
+            patience: self.patience,
         };
         self.auto.judge(now, &look)
     }
 
-    fn waits(&mut self, millis: u64, observed_listeners: &[ObservedListener]) {
-        assert_eq!(
-            self.at(millis, observed_listeners),
-            (AutoVerdict::BlockedCall, vec![]),
-            "at {millis} ms"
-        );
+    fn waits(&mut self, millis: u64, listeners: &[ObservedListener]) {
+        self.probes(millis, listeners, &[]);
     }
 
-    fn probes(
-        &mut self,
-        millis: u64,
-        observed_listeners: &[ObservedListener],
-        listeners: &[ListenerId],
-    ) {
-        assert_eq!(
-            self.at(millis, observed_listeners),
-            (AutoVerdict::BlockedCall, listeners.to_vec()),
-            "at {millis} ms"
-        );
+    fn probes(&mut self, millis: u64, listeners: &[ObservedListener], probed: &[ListenerId]) {
+        let expected = (AutoVerdict::Wait, probed.to_vec());
+        let judged = self.judge(millis, listeners, None);
+        assert_eq!(judged, expected, "at {millis} ms");
     }
 
-    fn ends(
-        &mut self,
-        millis: u64,
-        observed_listeners: &[ObservedListener],
-        verdict: &AutoVerdict,
-    ) {
-        assert_eq!(
-            &self.at(millis, observed_listeners).0,
-            verdict,
-            "at {millis} ms"
-        );
+    fn ends(&mut self, millis: u64, listeners: &[ObservedListener], verdict: &AutoVerdict) {
+        let (judged, _) = self.judge(millis, listeners, None);
+        assert_eq!(&judged, verdict, "at {millis} ms");
+    }
+
+    /// It has no listener, and has used the processor for so many milliseconds.
+    fn works(&mut self, millis: u64, used: u64) -> AutoVerdict {
+        let used = Duration::from_millis(used);
+        self.judge(millis, &[], Some(used)).0
     }
 }
 
-fn own(listener: ListenerId, shown: Evidence) -> ObservedListener {
+/// A listener that counts: the serving generation accepts on it.
+fn own(listener: ListenerId, evidence: Evidence) -> ObservedListener {
     ObservedListener {
         listener,
+        need: Need::Accept,
         captured: false,
         probeable: true,
-        shown,
+        evidence,
     }
 }
 
-fn captured(listener: ListenerId, shown: Evidence) -> ObservedListener {
+fn captured(listener: ListenerId, evidence: Evidence) -> ObservedListener {
     ObservedListener {
         captured: true,
-        ..own(listener, shown)
+        ..own(listener, evidence)
     }
 }
 
-fn shared(listener: ListenerId, shown: Evidence) -> ObservedListener {
+fn shared(listener: ListenerId, evidence: Evidence) -> ObservedListener {
     ObservedListener {
         probeable: false,
-        ..own(listener, shown)
+        ..own(listener, evidence)
+    }
+}
+
+/// One that does not count.
+fn free(observed: ObservedListener) -> ObservedListener {
+    ObservedListener {
+        need: Need::Nothing,
+        ..observed
     }
 }
 
@@ -116,39 +127,79 @@ use Evidence::{AcceptedAProbe, Listens, Nothing, Waits};
 
 #[test]
 fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.waits(1, &[own(A, Listens), own(B, Listens)]);
     drill.waits(20, &[own(A, Waits), own(B, Listens)]);
     // A is busy now, but it was seen before.
     drill.ends(
         30,
         &[own(A, Listens), own(B, Waits)],
-        &accepts(Proof::BlockedThreads, &[]),
+        &accepts(Proof::Seen, &[]),
     );
 }
 
 #[test]
+fn an_address_that_counts_is_awaited_until_the_ready_timeout() {
+    let mut drill = Drill::of_second_generation();
+    drill.waits(20, &[own(A, Waits), captured(B, Nothing)]);
+    drill.waits(29_999, &[own(A, Waits), captured(B, Nothing)]);
+    assert_eq!(
+        drill.auto.not_ready_reason(),
+        Some(NotReadyReason::DoesNotAccept(vec![B]))
+    );
+    drill.ends(
+        30_000,
+        &[own(A, Waits), captured(B, Waits)],
+        &accepts(Proof::Seen, &[]),
+    );
+}
+
+#[test]
+fn a_listener_need_only_listen_where_the_serving_one_was_never_seen_accepting() {
+    let mut drill = Drill::of_second_generation();
+    let listening = |evidence| ObservedListener {
+        need: Need::Listen,
+        ..captured(B, evidence)
+    };
+    drill.waits(20, &[own(A, Waits), listening(Nothing)]);
+    let there = [own(A, Waits), listening(Listens)];
+    drill.ends(5000, &there, &accepts(Proof::Seen, &[]));
+}
+
+#[test]
+fn in_development_a_missing_address_is_a_warning_after_a_while() {
+    let mut drill = Drill::of_second_generation();
+    drill.patience = Some(Duration::from_secs(2));
+    let listeners = [captured(A, Waits), captured(B, Nothing)];
+    drill.waits(300, &listeners);
+    drill.waits(2299, &listeners);
+    drill.ends(2300, &listeners, &accepts(Proof::Seen, &[B]));
+}
+
+#[test]
 fn a_server_that_said_ready_once_must_say_it_again() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.auto.must_say = true;
     drill.waits(20, &[own(A, Waits)]);
     assert!(drill.auto.only_lacks_ready_message());
     drill.waits(2000, &[own(A, Waits)]);
+    let reason = drill.auto.not_ready_reason();
+    assert_eq!(reason, Some(NotReadyReason::NoReadyMessageAgain));
     drill.auto.said_ready();
-    drill.ends(2100, &[own(A, Waits)], &accepts(Proof::BlockedThreads, &[]));
+    drill.ends(2100, &[own(A, Waits)], &accepts(Proof::Seen, &[]));
 }
 
 #[test]
 fn saying_ready_is_not_enough_where_accepting_can_be_seen() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.auto.said_ready();
     drill.waits(20, &[own(A, Listens)]);
-    drill.ends(40, &[own(A, Waits)], &accepts(Proof::BlockedThreads, &[]));
+    drill.ends(40, &[own(A, Waits)], &accepts(Proof::Seen, &[]));
 }
 
 #[test]
 fn a_probe_decides_if_nothing_is_seen_for_a_second() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.waits(1, &[captured(A, Nothing)]);
     drill.waits(500, &[captured(A, Listens)]);
     drill.waits(1499, &[captured(A, Listens)]);
@@ -162,7 +213,7 @@ fn a_probe_decides_if_nothing_is_seen_for_a_second() {
 
 #[test]
 fn a_probe_decides_at_once_if_nothing_can_be_seen() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.blind = true;
     drill.probes(1, &[own(A, Listens), own(B, Waits)], &[A]);
     drill.ends(
@@ -174,7 +225,7 @@ fn a_probe_decides_at_once_if_nothing_can_be_seen() {
 
 #[test]
 fn a_listener_that_can_be_neither_seen_nor_probed_is_assumed_to_accept() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.blind = true;
     drill.waits(999, &[shared(A, Listens)]);
     drill.ends(1000, &[shared(A, Listens)], &accepts(Proof::Assumed, &[]));
@@ -182,44 +233,27 @@ fn a_listener_that_can_be_neither_seen_nor_probed_is_assumed_to_accept() {
 
 #[test]
 fn a_shared_listener_is_never_probed() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.waits(1, &[shared(A, Listens)]);
     drill.waits(29_999, &[shared(A, Listens)]);
 }
 
 #[test]
-fn one_missing_listener_is_awaited_for_a_second() {
-    let mut drill = AutoDrill::of_second_generation();
-    drill.waits(20, &[own(A, Waits), captured(B, Nothing)]);
-    drill.waits(1019, &[own(A, Waits), captured(B, Nothing)]);
-    drill.ends(
-        1020,
-        &[own(A, Waits), captured(B, Nothing)],
-        &accepts(Proof::BlockedThreads, &[B]),
-    );
+fn a_candidate_without_listeners_beside_one_without_is_ready_after_a_second() {
+    for rank in [Rank::Candidate, Rank::Restart] {
+        let mut drill = Drill::of_second_generation();
+        drill.rank = rank;
+        drill.waits(999, &[]);
+        drill.ends(1000, &[], &AutoVerdict::Alive);
+    }
 }
 
 #[test]
-fn one_accepting_listener_does_not_excuse_two_missing_ones() {
-    let mut drill = AutoDrill::of_second_generation();
-    let nothing = [own(A, Waits), captured(B, Nothing), captured(C, Nothing)];
-    drill.waits(20, &nothing);
-    drill.waits(29_999, &nothing);
-}
-
-#[test]
-fn a_server_without_listeners_is_ready_after_a_second() {
-    let mut drill = AutoDrill::of_second_generation();
-    drill.waits(999, &[]);
-    drill.ends(1000, &[], &AutoVerdict::Alive);
-}
-
-#[test]
-fn a_server_without_listeners_may_say_when_it_is_ready() {
-    let mut drill = AutoDrill::of_second_generation();
+fn a_candidate_without_listeners_may_say_when_it_is_ready() {
+    let mut drill = Drill::of_second_generation();
     drill.auto.said_ready();
     drill.ends(5, &[], &AutoVerdict::Said);
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.auto.must_say = true;
     drill.waits(5000, &[]);
     drill.auto.said_ready();
@@ -227,32 +261,145 @@ fn a_server_without_listeners_may_say_when_it_is_ready() {
 }
 
 #[test]
-fn a_first_generation_with_captured_listeners_gets_the_benefit_of_the_doubt() {
-    let mut drill = AutoDrill::of_first_generation();
+fn a_candidate_with_the_first_listeners_must_accept_on_one_of_them() {
+    let mut drill = Drill::of_second_generation();
+    drill.waits(900, &[free(captured(A, Nothing))]);
+    drill.waits(1500, &[free(captured(A, Listens))]);
+    drill.ends(
+        1600,
+        &[free(captured(A, Waits))],
+        &accepts(Proof::Seen, &[]),
+    );
+    let mut drill = Drill::of_second_generation();
     drill.captured = true;
-    drill.waits(5000, &[]);
-    drill.waits(6000, &[captured(A, Nothing)]);
-    drill.waits(29_899, &[captured(A, Nothing)]);
-    let benefit = AutoVerdict::Benefit { missing: vec![A] };
-    drill.ends(29_900, &[captured(A, Nothing)], &benefit);
+    drill.waits(30_000, &[]);
 }
 
 #[test]
-fn a_first_generation_that_never_takes_its_socket_is_not_ready() {
-    let mut drill = AutoDrill::of_first_generation();
-    drill.waits(1, &[own(A, Listens)]);
-    drill.probes(1001, &[own(A, Listens)], &[A]);
-    drill.probes(29_999, &[own(A, Listens)], &[A]);
+fn a_first_generation_is_starting_until_it_accepts_somewhere() {
+    let mut drill = Drill::of_first_generation();
+    drill.waits(2000, &[]);
+    drill.waits(4000, &[free(captured(A, Nothing))]);
+    drill.waits(4010, &[free(captured(A, Listens))]);
+    drill.ends(
+        4020,
+        &[free(captured(A, Waits))],
+        &accepts(Proof::Seen, &[]),
+    );
+}
+
+#[test]
+fn a_first_generation_may_leave_a_listener_it_was_given() {
+    let mut drill = Drill::of_first_generation();
+    let listeners = [own(A, Waits), own(B, Listens), own(C, Listens)].map(free);
+    drill.waits(100, &listeners);
+    drill.probes(1599, &listeners, &[B, C]);
+    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B, C]));
+}
+
+#[test]
+fn a_first_generation_that_accepts_on_none_it_was_given_is_not_ready() {
+    let mut drill = Drill::of_first_generation();
+    drill.waits(1, &[free(own(A, Listens))]);
+    drill.probes(1001, &[free(own(A, Listens))], &[A]);
+    drill.probes(30_000, &[free(own(A, Listens))], &[A]);
     // Nor is one that binds another address instead.
-    let mut drill = AutoDrill::of_first_generation();
+    let mut drill = Drill::of_first_generation();
     drill.captured = true;
-    drill.waits(1, &[own(A, Listens), captured(B, Waits)]);
-    drill.probes(29_999, &[own(A, Listens), captured(B, Waits)], &[A]);
+    let listeners = [free(own(A, Listens)), free(captured(B, Waits))];
+    drill.waits(1, &listeners);
+    drill.probes(30_000, &listeners, &[A]);
+}
+
+#[test]
+fn a_first_generation_that_listens_nowhere_is_ready_once_it_has_been_idle() {
+    let mut drill = Drill::of_first_generation();
+    assert_eq!(drill.works(900, 400), AutoVerdict::Wait);
+    assert_eq!(drill.works(4000, 700), AutoVerdict::Wait);
+    assert_eq!(drill.works(13_999, 700), AutoVerdict::Wait);
+    assert_eq!(drill.works(14_000, 700), AutoVerdict::Alive);
+}
+
+#[test]
+fn a_first_generation_that_listens_nowhere_and_works_a_little_is_ready_at_the_timeout() {
+    let mut drill = Drill::of_first_generation();
+    for second in 1..30 {
+        assert_eq!(drill.works(second * 1000, second * 5), AutoVerdict::Wait);
+    }
+    assert_eq!(drill.works(30_000, 150), AutoVerdict::Alive);
+}
+
+#[test]
+fn a_first_generation_that_is_still_busy_at_the_timeout_is_not_ready() {
+    let mut drill = Drill::of_first_generation();
+    for second in 1..=30 {
+        assert_eq!(drill.works(second * 1000, second * 900), AutoVerdict::Wait);
+    }
+    let reason = drill.auto.not_ready_reason();
+    assert_eq!(reason, Some(NotReadyReason::ListensNowhere));
+    // unless it has said so itself
+    drill.auto.said_ready();
+    assert_eq!(drill.works(30_001, 27_000), AutoVerdict::Said);
+}
+
+#[test]
+fn a_first_generation_that_is_stopped_is_not_idle() {
+    let mut drill = Drill::of_first_generation();
+    drill.stopped = true;
+    assert_eq!(drill.works(1000, 20), AutoVerdict::Wait);
+    assert_eq!(drill.works(29_000, 20), AutoVerdict::Wait);
+    assert_eq!(drill.works(30_000, 20), AutoVerdict::Wait);
+}
+
+#[test]
+fn what_is_waited_for_is_said_once_after_five_seconds() {
+    let mut drill = Drill::of_first_generation();
+    let explains = |drill: &mut Drill, millis| {
+        let now = drill.auto.started + Duration::from_millis(millis);
+        drill.auto.take_explanation(now)
+    };
+    drill.waits(4999, &[]);
+    assert!(!explains(&mut drill, 4999));
+    drill.waits(5000, &[]);
+    assert!(explains(&mut drill, 5000));
+    assert!(!explains(&mut drill, 6000), "it was said");
+    let mut drill = Drill::of_first_generation();
+    drill.waits(5000, &[free(captured(A, Listens))]);
+    assert!(!explains(&mut drill, 5000), "it listens");
+}
+
+#[test]
+fn a_first_generation_may_accept_where_hotswap_holds_nothing() {
+    let mut drill = Drill::of_first_generation();
+    drill.outside = Listens;
+    drill.waits(4000, &[]);
+    drill.outside = Waits;
+    drill.ends(4100, &[], &accepts(Proof::Seen, &[]));
+}
+
+#[test]
+fn a_first_generation_that_is_never_seen_accepting_gets_the_benefit_of_the_doubt() {
+    let mut drill = Drill::of_first_generation();
+    drill.captured = true;
+    drill.waits(5000, &[]);
+    drill.waits(6000, &[free(captured(A, Nothing))]);
+    drill.waits(29_999, &[free(captured(A, Nothing))]);
+    let benefit = AutoVerdict::Benefit { missing: vec![A] };
+    drill.ends(30_000, &[free(captured(A, Nothing))], &benefit);
 }
 
 #[test]
 fn a_later_generation_gets_no_benefit() {
-    let mut drill = AutoDrill::of_second_generation();
+    let mut drill = Drill::of_second_generation();
     drill.captured = true;
-    drill.waits(29_999, &[captured(A, Nothing)]);
+    drill.waits(30_000, &[captured(A, Nothing)]);
+}
+
+#[test]
+fn a_restart_serves_where_it_can_since_nothing_else_does() {
+    let mut drill = Drill::of_second_generation();
+    drill.rank = Rank::Restart;
+    let listeners = [free(own(A, Waits)), free(captured(B, Nothing))];
+    drill.waits(100, &listeners);
+    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B]));
 }

@@ -1,0 +1,170 @@
+//! Which addresses a new version must accept on: those that count, because the serving generation accepts on them.
+
+use std::time::Duration;
+
+use super::World;
+use super::generation::Spawned;
+use crate::listener::{GenerationSocket, ListenerId};
+use crate::ready::{self, Rank, Required};
+use crate::record;
+use crate::supervisor::{Cause, Generation, Time};
+
+/// How often the serving generation is looked at for where it accepts, while a candidate starts.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// An address where it was not seen accepting counts once it has been there for this long: some servers listen anew for
+/// every client.
+const LASTING: Duration = Duration::from_secs(1);
+/// Under `--dev` the last address of a candidate is waited for at least this long.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Which addresses count, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct CountingAddresses {
+    /// Where the last generation that served was seen accepting.
+    pub accepted: Vec<ListenerId>,
+    /// Where it came to listen long after its start; the user was told.
+    late: Vec<ListenerId>,
+    looked: Time,
+}
+
+impl CountingAddresses {
+    /// It is time to look at the serving generation again.
+    pub fn is_due(&self, now: Time) -> bool {
+        now >= self.looked + BETWEEN_LOOKS
+    }
+}
+
+impl World {
+    /// What a generation of this cause is to those before it.
+    pub(super) fn rank_of(&self, cause: Cause) -> Rank {
+        match cause {
+            _ if !self.has_served => Rank::First,
+            Cause::Restart => Rank::Restart,
+            Cause::First | Cause::Asked | Cause::File | Cause::RollBack => Rank::Candidate,
+        }
+    }
+
+    /// Captured sockets on which it did not listen at the last look.
+    pub(super) fn note_bound(&mut self, generation: Generation, now: Time) {
+        let held = self.listeners.sockets_of(generation);
+        let listening = held.iter().filter(|held| held.captured && held.listens);
+        let listening: Vec<_> = listening.map(|held| held.listener).collect();
+        if let Some(one) = self.generations.get_mut(&generation) {
+            for listener in listening {
+                one.bound.entry(listener).or_insert(now);
+            }
+        }
+    }
+
+    fn serving_generation(&self) -> Option<(Generation, &Spawned)> {
+        let mut generations = self.generations.iter();
+        let (generation, one) = generations.find(|(_, one)| one.serves())?;
+        Some((*generation, one))
+    }
+
+    /// Before a candidate is looked at: what the serving generation has closed no longer counts, and where it has come
+    /// to accept it does.
+    pub(super) fn update_counting_addresses(&mut self, now: Time) {
+        let mut generations = self.generations.iter();
+        let Some((generation, one)) = generations.find(|(_, one)| one.serves()) else {
+            return;
+        };
+        let generation = *generation;
+        let held = self.listeners.sockets_of(generation);
+        let holds = |listener: &ListenerId| held.iter().any(|held| held.listener == *listener);
+        let mut counting = std::mem::take(&mut self.counting);
+        counting.accepted.retain(holds);
+        let is_new =
+            |held: &&GenerationSocket| held.listens && !counting.accepted.contains(&held.listener);
+        let new = held.iter().filter(is_new).copied();
+        let (late, new): (Vec<_>, Vec<_>) = new.partition(|held| Self::is_late(one, held));
+        counting.looked = now;
+        if !new.is_empty() {
+            let accepting = ready::accepting_on(&new, &one.server.processes());
+            counting.accepted.extend(accepting);
+        }
+        let since_start = |listener: &ListenerId| {
+            let bound = one.bound.get(listener).copied().unwrap_or(now);
+            bound.saturating_sub(one.server.started())
+        };
+        let late = late.iter().map(|held| held.listener);
+        let unnamed = late.filter(|late| !counting.late.contains(late));
+        let unnamed: Vec<_> = unnamed.map(|late| (late, since_start(&late))).collect();
+        counting.late.extend(unnamed.iter().map(|(late, _)| *late));
+        self.counting = counting;
+        for (listener, after) in unnamed {
+            let address = self.listeners.address_of(listener);
+            let after = record::humane(after);
+            self.publish(&record::Record::notice(format!(
+                "{generation} began to listen on {address} {after} after its start: \
+                 it is not required of a new version"
+            )));
+        }
+    }
+
+    /// It was bound long after the start: a port for a debugger, or for one transfer.
+    fn is_late(one: &Spawned, held: &GenerationSocket) -> bool {
+        let bound = one.bound.get(&held.listener);
+        let in_time = one.server.started() + one.ready_timeout;
+        held.captured && bound.is_some_and(|bound| *bound > in_time)
+    }
+
+    /// Where a candidate must have a socket.
+    pub(super) fn required_of(&self, candidate: &Spawned, now: Time) -> Vec<Required> {
+        if candidate.rank != Rank::Candidate {
+            return Vec::new();
+        }
+        let accepted = self.counting.accepted.iter();
+        let accepted = accepted.filter(|listener| self.listeners.has(**listener));
+        let mut required: Vec<_> = accepted
+            .map(|listener| Required {
+                listener: *listener,
+                accepts: true,
+            })
+            .collect();
+        if let Some((generation, one)) = self.serving_generation() {
+            let held = self.listeners.sockets_of(generation);
+            let listens = held.iter().filter(|held| held.captured && held.listens);
+            let lasts = |held: &&GenerationSocket| {
+                let bound = one.bound.get(&held.listener).copied();
+                bound.is_some_and(|bound| now >= bound + LASTING)
+            };
+            let in_time = listens
+                .filter(lasts)
+                .filter(|held| !Self::is_late(one, held));
+            let other = in_time.filter(|held| !self.counting.accepted.contains(&held.listener));
+            required.extend(other.map(|held| Required {
+                listener: held.listener,
+                accepts: false,
+            }));
+        }
+        let optional = self.optional_for(candidate);
+        required.retain(|required| !optional.contains(&required.listener));
+        required
+    }
+
+    /// Where it need not have a socket, as the user says.
+    pub(super) fn optional_for(&self, candidate: &Spawned) -> Vec<ListenerId> {
+        let patterns = self.args.optional.iter();
+        let patterns: Vec<_> = patterns.chain(&candidate.waivers.without).collect();
+        if patterns.is_empty() {
+            return Vec::new();
+        }
+        let all = self.listeners.ids();
+        let matches = |listener: &ListenerId| {
+            let address = self.listeners.address_of(*listener);
+            patterns.iter().any(|pattern| pattern.matches(&address))
+        };
+        all.into_iter().filter(matches).collect()
+    }
+
+    /// Under `--dev`: how long the last address of a candidate is waited for once another accepts.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let (_, serving) = self.serving_generation().filter(|_| self.args.dev)?;
+        let in_time = serving.server.started() + serving.ready_timeout;
+        let bound = serving.bound.values().filter(|bound| **bound <= in_time);
+        let first = bound.clone().min().copied().unwrap_or_default();
+        let last = bound.max().copied().unwrap_or_default();
+        Some((last.saturating_sub(first) * 2).max(SHORTEST_PATIENCE))
+    }
+}

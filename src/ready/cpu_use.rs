@@ -1,0 +1,107 @@
+//! Whether a generation uses the processor, by the total that its processes have used so far.
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::supervisor::Time;
+use crate::sys;
+
+/// Whether it is busy is judged by the last second.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Using more than this within the window is being busy: a server that only looks for its database now and then is not.
+const BUSY: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub struct CpuUse {
+    total: Time,
+    /// When the total was last seen to change.
+    changed: Time,
+    /// When the current window began, with the total then.
+    window: (Time, Time),
+    /// The window before, which is a whole one.
+    last_window: Option<Time>,
+}
+
+impl CpuUse {
+    pub fn since(start: Time) -> Self {
+        Self {
+            total: Time::ZERO,
+            changed: start,
+            window: (start, Time::ZERO),
+            last_window: None,
+        }
+    }
+
+    /// The total is this by now; a process that has ended makes it smaller, which is a change, too.
+    pub fn note(&mut self, now: Time, total: Time) {
+        if total != self.total {
+            self.changed = now;
+        }
+        self.total = total;
+        let (began, at_start) = self.window;
+        if now >= began + WINDOW {
+            self.last_window = Some(total.saturating_sub(at_start));
+            self.window = (now, total);
+        }
+    }
+
+    /// It has not been idle until now, for another reason.
+    pub fn begin_again(&mut self, now: Time) {
+        self.changed = now;
+    }
+
+    pub fn idle_for(&self, now: Time) -> Duration {
+        now.saturating_sub(self.changed)
+    }
+
+    /// Within the last whole window, or since.
+    pub fn is_busy(&self) -> bool {
+        let current = self.total.saturating_sub(self.window.1);
+        current.max(self.last_window.unwrap_or(current)) > BUSY
+    }
+}
+
+/// What these processes have used of the processor.
+pub fn total(processes: &[Pid]) -> Time {
+    processes.iter().map(|pid| sys::cpu_time_of(*pid)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_secs(7);
+
+    fn at(millis: u64) -> Time {
+        START + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_total_that_stays_the_same_is_idle() {
+        let mut cpu_use = CpuUse::since(START);
+        cpu_use.note(at(500), Duration::from_millis(80));
+        assert_eq!(cpu_use.idle_for(at(500)), Duration::ZERO);
+        cpu_use.note(at(4500), Duration::from_millis(80));
+        assert_eq!(cpu_use.idle_for(at(4500)), Duration::from_secs(4));
+        cpu_use.note(at(5000), Duration::from_millis(81));
+        assert_eq!(cpu_use.idle_for(at(5000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_little_work_now_and_then_is_not_being_busy() {
+        let mut cpu_use = CpuUse::since(START);
+        for second in 1..10 {
+            cpu_use.note(at(second * 1000), Duration::from_millis(second * 5));
+            assert!(!cpu_use.is_busy(), "after {second} s");
+        }
+        for second in 10..20 {
+            cpu_use.note(at(second * 1000), Duration::from_millis(second * 900));
+        }
+        assert!(cpu_use.is_busy());
+        let last = Duration::from_millis(19 * 900);
+        cpu_use.note(at(20_000), last);
+        cpu_use.note(at(21_000), last);
+        assert!(!cpu_use.is_busy());
+    }
+}

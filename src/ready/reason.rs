@@ -1,0 +1,155 @@
+//! What was seen last of a candidate that did not get ready in time.
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+
+use crate::supervisor::Exit;
+
+/// `Address` is how a listener is named: as the log names it, by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReadyReason<Address = String> {
+    DoesNotAccept(Vec<Address>),
+    /// A first generation without a listener that still used the processor.
+    ListensNowhere,
+    /// READY=1 was never sent.
+    NoReadyMessage,
+    /// READY=1 was not sent, and an earlier generation had sent it.
+    NoReadyMessageAgain,
+    /// No newline came on this descriptor.
+    NoNewline(i32),
+    /// The last answer to a GET of this path.
+    Answers {
+        path: String,
+        answer: HttpAnswer,
+    },
+    CommandEnded(Exit),
+    CommandRuns,
+    /// By this signal, if that is known.
+    Stopped(Option<i32>),
+}
+
+/// What a server made of an HTTP request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAnswer {
+    Status(u16),
+    Tls,
+    /// Something that is neither HTTP nor TLS.
+    Other,
+    /// It closed the connection without an answer.
+    Closed,
+    Reset,
+    Silence,
+}
+
+impl<Address> NotReadyReason<Address> {
+    /// The same with other names for the listeners.
+    pub fn named<Name>(self, name: impl Fn(Address) -> Name) -> NotReadyReason<Name> {
+        match self {
+            Self::DoesNotAccept(all) => {
+                NotReadyReason::DoesNotAccept(all.into_iter().map(name).collect())
+            }
+            Self::ListensNowhere => NotReadyReason::ListensNowhere,
+            Self::NoReadyMessage => NotReadyReason::NoReadyMessage,
+            Self::NoReadyMessageAgain => NotReadyReason::NoReadyMessageAgain,
+            Self::NoNewline(fd) => NotReadyReason::NoNewline(fd),
+            Self::Answers { path, answer } => NotReadyReason::Answers { path, answer },
+            Self::CommandEnded(exit) => NotReadyReason::CommandEnded(exit),
+            Self::CommandRuns => NotReadyReason::CommandRuns,
+            Self::Stopped(signal) => NotReadyReason::Stopped(signal),
+        }
+    }
+}
+
+/// The words of the verdict, behind the name of the generation.
+impl fmt::Display for NotReadyReason {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::DoesNotAccept(all) => write!(f, "does not accept on {}", all.join(", ")),
+            Self::ListensNowhere => f.write_str("does not listen on anything, and is busy"),
+            Self::NoReadyMessage => f.write_str("READY=1 was never sent"),
+            Self::NoReadyMessageAgain => f.write_str("READY=1 was not sent, as it was before"),
+            Self::NoNewline(fd) => write!(f, "no newline on descriptor {fd}"),
+            Self::Answers { path, answer } => match answer {
+                HttpAnswer::Status(status) => write!(f, "answers GET {path} with status {status}"),
+                HttpAnswer::Tls => f.write_str("answers with TLS"),
+                HttpAnswer::Other => f.write_str("does not answer with HTTP"),
+                HttpAnswer::Closed => f.write_str("closed the connection without an answer"),
+                HttpAnswer::Reset => f.write_str("reset the connection without an answer"),
+                HttpAnswer::Silence => write!(f, "does not answer GET {path}"),
+            },
+            Self::CommandEnded(Exit::Status(status)) => {
+                write!(f, "the command exited with {status}")
+            }
+            Self::CommandEnded(Exit::Signal(number)) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "the command was killed by {signal}"),
+                Err(_) => write!(f, "the command was killed by signal {number}"),
+            },
+            Self::CommandEnded(Exit::CannotRun(_, why)) => f.write_str(why),
+            Self::CommandEnded(Exit::Background) | Self::CommandRuns => {
+                f.write_str("the command is still running")
+            }
+            Self::Stopped(signal) => f.write_str(&stopped_by(*signal)),
+        }
+    }
+}
+
+/// `is stopped by SIGTTOU: it wants the terminal`.
+pub fn stopped_by(signal: Option<i32>) -> String {
+    let signal = signal.and_then(|number| Signal::try_from(number).ok());
+    match signal {
+        Some(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => {
+            format!("is stopped by {signal}: it wants the terminal")
+        }
+        Some(signal) => format!("is stopped by {signal}"),
+        None => "is stopped by a signal".to_owned(),
+    }
+}
+
+impl NotReadyReason {
+    /// What the user can do about it, as a command or an option.
+    pub fn hint(&self, is_first: bool) -> Option<String> {
+        match self {
+            Self::DoesNotAccept(all) if !is_first => {
+                let without = all.iter().map(|address| format!(" --without {address}"));
+                Some(format!("hotswap swap{}", without.collect::<String>()))
+            }
+            Self::NoReadyMessageAgain => Some("hotswap swap --forget-ready".to_owned()),
+            Self::ListensNowhere => Some("--ready after:1s".to_owned()),
+            Self::Answers {
+                answer: HttpAnswer::Tls,
+                ..
+            } => Some("--ready tcp, or --ready exec:COMMAND".to_owned()),
+            Self::DoesNotAccept(_)
+            | Self::NoReadyMessage
+            | Self::NoNewline(_)
+            | Self::Answers { .. }
+            | Self::CommandEnded(_)
+            | Self::CommandRuns
+            | Self::Stopped(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_as_the_end_of_a_verdict() {
+        let addresses = vec!["127.0.0.1:9090".to_owned(), "/run/api.sock".to_owned()];
+        let reason = NotReadyReason::DoesNotAccept(addresses);
+        assert_eq!(
+            reason.to_string(),
+            "does not accept on 127.0.0.1:9090, /run/api.sock"
+        );
+        let hint = "hotswap swap --without 127.0.0.1:9090 --without /run/api.sock";
+        assert_eq!(reason.hint(false).as_deref(), Some(hint));
+        assert_eq!(reason.hint(true), None, "nothing serves it");
+        let stopped = NotReadyReason::<String>::Stopped(Some(Signal::SIGTTOU as i32));
+        let text = "is stopped by SIGTTOU: it wants the terminal";
+        assert_eq!(stopped.to_string(), text);
+        let ended = NotReadyReason::<String>::CommandEnded(Exit::Status(7));
+        assert_eq!(ended.to_string(), "the command exited with 7");
+    }
+}

@@ -1,0 +1,53 @@
+//! Processes of a candidate that are stopped: they do not get ready until somebody continues them.
+
+use nix::unistd::Pid;
+
+use crate::proc::process::Stat;
+
+/// A process that a signal has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    pub pid: Pid,
+    /// `None` if the kernel does not tell.
+    pub signal: Option<i32>,
+}
+
+impl Stopped {
+    /// `None` if it is not, or only by a debugger.
+    pub fn of(pid: Pid) -> Option<Self> {
+        let signal = Stat::of(pid)?.stopped_by()?;
+        let signal = (signal > 0).then_some(signal);
+        Some(Self { pid, signal })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+
+    #[test]
+    fn a_stopped_process_is_seen_with_its_signal_until_it_is_continued() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let until = |expected: Option<Stopped>| {
+            let since = Instant::now();
+            while Stopped::of(pid) != expected {
+                assert!(since.elapsed() < Duration::from_secs(10), "{expected:?}");
+                std::thread::yield_now();
+            }
+        };
+        until(None);
+        kill(pid, Signal::SIGTTOU).unwrap();
+        let signal = Some(Signal::SIGTTOU as i32);
+        until(Some(Stopped { pid, signal }));
+        kill(pid, Signal::SIGCONT).unwrap();
+        until(None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

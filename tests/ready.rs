@@ -1,0 +1,205 @@
+//! Serving means serving: when a candidate is ready, and what is said of one that is not.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Output;
+
+use crate::capture::at;
+use crate::commands::{run, said};
+use crate::common::crowd::{Crowd, Habit};
+use crate::common::eventually;
+use crate::common::place::{Place, Target, free_address};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
+
+mod first;
+mod reasons;
+
+/// Two addresses that the server binds itself, the second one later.
+struct Two {
+    site: Site,
+    first: SocketAddr,
+    second: SocketAddr,
+}
+
+impl Two {
+    /// Serving on both, with clients for each.
+    fn serving(flags: &[&str], words: &str) -> Two {
+        let (first, second) = (free_address(), free_address());
+        let words = format!("at={first} and={second} {words}");
+        let site = at(first).with(flags).by_odd(&words).serving("v1");
+        let mut two = Two {
+            site,
+            first,
+            second,
+        };
+        eventually("the second address", || TcpStream::connect(second).ok());
+        two.site.targets.push(Target::Tcp(second));
+        two
+    }
+
+    fn clients(&self) -> Crowd {
+        let clients = self.site.guests().and(8, Habit::default()).come();
+        clients.until_answered(16);
+        clients
+    }
+
+    /// A version that never binds the second address.
+    fn publish_without_the_second(&self, version: &str, words: &str) {
+        let words = format!("at={} {words}", self.first);
+        self.site.publish_odd(version, &words);
+    }
+
+    fn swap(&self, arguments: &[&str]) -> Output {
+        run(&self.site, &[&["swap", "server"], arguments].concat())
+    }
+}
+
+/// The mode is content at once, and the second address comes 2 s later.
+fn waits_for_every_address(mode: &str, words: &str) {
+    let two = Two::serving(&["--ready", mode], &format!("{words} and-late=2s"));
+    let mut clients = two.clients();
+    two.site.publish("v2").swap();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_late_address_is_waited_for_if_it_is_seen_accepting() {
+    waits_for_every_address("auto", "");
+}
+
+#[test]
+fn a_late_address_is_waited_for_if_it_accepts_a_probe() {
+    waits_for_every_address("tcp", "");
+}
+
+#[test]
+fn a_late_address_is_waited_for_after_ready_was_said() {
+    waits_for_every_address("notify", "ready");
+}
+
+#[test]
+fn a_late_address_is_waited_for_after_a_newline() {
+    waits_for_every_address("fd:9", "newline=9");
+}
+
+#[test]
+fn a_late_address_is_waited_for_after_a_good_status() {
+    waits_for_every_address("http:/health", "health=204");
+}
+
+#[test]
+fn a_late_address_is_waited_for_after_a_command_has_succeeded() {
+    waits_for_every_address("exec:true", "");
+}
+
+#[test]
+fn a_late_address_is_waited_for_after_the_time_is_over() {
+    waits_for_every_address("after:300ms", "");
+}
+
+#[test]
+fn a_version_that_leaves_out_an_address_changes_nothing() {
+    for mode in ["auto", "after:300ms"] {
+        let flags = ["--ready", mode, "--ready-timeout", "3s"];
+        let two = Two::serving(&flags, "");
+        let mut clients = two.clients();
+        two.publish_without_the_second("v2", "");
+        let output = two.swap(&[]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let why = format!(
+            "generation 2 aborted: not ready within 3s: does not accept on {}; \
+             generation 1 keeps serving",
+            two.second
+        );
+        let hint = format!("\ntry: hotswap swap --without {}", two.second);
+        assert!(said(&output).contains(&why), "{}", said(&output));
+        assert!(said(&output).contains(&hint), "{}", said(&output));
+        two.site.log.wait_for(&why);
+        clients.expect_no_failure().expect_never_seen("v2");
+    }
+}
+
+#[test]
+fn an_address_may_be_left_out_by_one_swap() {
+    let two = Two::serving(&["--ready-timeout", "5s"], "");
+    two.publish_without_the_second("v2", "");
+    let second = two.second.to_string();
+    let output = two.swap(&["--without", &second]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    two.site.wait_until_gone(1);
+    eventually("the second address to be free", || {
+        TcpStream::connect(two.second).err()
+    });
+}
+
+#[test]
+fn an_optional_address_may_be_left_out() {
+    let second = free_address();
+    let first = free_address();
+    let flags = ["--optional", &second.to_string(), "--ready-timeout", "5s"];
+    let words = format!("at={first} and={second}");
+    let site = at(first).with(&flags).by_odd(&words).serving("v1");
+    eventually("the second address", || TcpStream::connect(second).ok());
+    site.publish_odd("v2", &format!("at={first}")).swap();
+    site.publish_odd("v3", &words).swap();
+    site.publish_odd("v4", &format!("at={first}")).swap();
+}
+
+/// A debugger's port, say, or one for a transfer of files.
+#[test]
+fn an_address_that_was_bound_long_after_the_start_is_not_required() {
+    let flags = ["--ready-timeout", "4s"];
+    let two = Two::serving(&flags, "and-late=6s");
+    two.site.publish("v2").swap();
+    let line = two.site.log.wait_for("is not required of a new version");
+    assert!(line.contains(&two.second.to_string()), "{line}");
+    eventually("the second address", || TcpStream::connect(two.second).ok());
+    two.site.publish("v3").swap();
+    let named = two.site.log.count("is not required of a new version");
+    assert_eq!(named, 1, "once: {}", two.site.log.timed());
+}
+
+#[test]
+fn in_development_a_missing_address_is_only_a_warning() {
+    let two = Two::serving(&["--dev", "--ready-timeout", "20s"], "and-late=700ms");
+    two.publish_without_the_second("v2", "");
+    two.site.swap();
+    let warning = format!("generation 2 does not accept on {}", two.second);
+    two.site.log.wait_for(&warning);
+}
+
+#[test]
+fn a_host_that_is_named_is_asked_for() {
+    let flags = ["--ready", "http://shop.example/", "--ready-timeout", "5s"];
+    let plan = Site::at(Place::Tcp4).with(&flags);
+    let site = plan.by_odd("host=shop.example").serving("v1");
+    site.swap();
+}
+
+#[test]
+fn a_server_that_no_longer_says_ready_can_be_forgiven_once() {
+    let flags = ["--ready-timeout", "2s"];
+    let site = Site::at(Place::Tcp4).with(&flags).by_odd("ready");
+    let site = site.serving("v1");
+    site.publish_odd("v2", "");
+    let output = run(&site, &["swap", "server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let hint = "\ntry: hotswap swap --forget-ready";
+    assert!(said(&output).contains(hint), "{}", said(&output));
+    let output = run(&site, &["swap", "server", "--forget-ready"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    site.publish("v3").swap();
+}
+
+/// A plan whose server is run by a shell after `first`.
+fn after_shell(address: SocketAddr, first: &str) -> Plan {
+    let odd = crate::common::server("odd").display().to_string();
+    let script = format!("#!/bin/sh\n{first}\nexec '{odd}' at={address}\n");
+    at(address).by_script(&script, &[])
+}
+
+fn is_running(pid: nix::unistd::Pid) -> bool {
+    fs::read_dir(format!("/proc/{pid}")).is_ok()
+}

@@ -1,0 +1,123 @@
+//! The first generation serves when it accepts, and not before.
+
+use std::net::{SocketAddr, TcpStream};
+
+use super::{after_shell, is_running};
+use crate::capture::at;
+use crate::commands::{run, said};
+use crate::common::eventually;
+use crate::common::place::{Place, free_address};
+use crate::common::site::Site;
+
+/// Nothing is said of serving until a client is let in.
+fn is_serving_when_it_accepts(site: &Site, address: SocketAddr) {
+    eventually("the address", || {
+        let early = site.log.says("is serving");
+        let accepts = TcpStream::connect(address).is_ok();
+        assert!(accepts || !early, "{}", site.log.timed());
+        accepts.then_some(())
+    });
+    let line = site.log.wait_for("generation 1 is serving");
+    assert!(line.contains("(accepting after "), "{line}");
+}
+
+#[test]
+fn a_slow_start_is_not_serving() {
+    let address = free_address();
+    let site = after_shell(address, "sleep 3").starting("");
+    is_serving_when_it_accepts(&site, address);
+}
+
+#[test]
+fn a_slow_start_is_not_serving_without_capture_either() {
+    let address = free_address();
+    let plan = after_shell(address, "sleep 3");
+    let site = plan.with(&["--capture", "never"]).starting("");
+    is_serving_when_it_accepts(&site, address);
+}
+
+#[test]
+fn a_busy_start_is_not_serving() {
+    let address = free_address();
+    let plan = at(address).by_odd(&format!("at={address} busy=3s"));
+    is_serving_when_it_accepts(&plan.starting("v1"), address);
+}
+
+#[test]
+fn a_death_before_it_is_ready_is_a_failed_first_start() {
+    let plan = Site::at(Place::Nowhere);
+    let plan = plan.by_script("#!/bin/sh\nsleep 2; exit 7\n", &[]);
+    let mut site = plan.starting("");
+    site.expect_status(7);
+    assert!(!site.log.says("is serving"), "{}", site.log.timed());
+}
+
+#[test]
+fn a_worker_without_a_port_is_ready_when_it_has_been_idle() {
+    let plan = Site::at(Place::Nowhere);
+    let site = plan.by_script("#!/bin/sh\nexec sleep 600\n", &[]);
+    let site = site.starting("");
+    site.log
+        .wait_for("generation 1 does not listen on anything yet");
+    site.log.wait_for("try: --ready after:1s");
+    let line = site.log.wait_for("generation 1 is serving");
+    assert!(line.contains("(assumed ready after 1"), "{line}");
+    // Beside one without a listener a second is enough.
+    site.swap();
+}
+
+#[test]
+fn a_worker_that_is_busy_all_the_time_ends_the_first_start_with_124() {
+    let plan = Site::at(Place::Nowhere).with(&["--ready-timeout", "3s"]);
+    let plan = plan.by_script("#!/bin/sh\nwhile :; do :; done\n", &[]);
+    let mut site = plan.starting("");
+    site.expect_status(124);
+    let why = "generation 1 aborted: not ready within 3s: does not listen on anything";
+    assert!(site.log.says(why), "{}", site.log.timed());
+    assert!(site.log.says("try: --ready after:1s"));
+}
+
+#[test]
+fn one_that_takes_none_of_its_sockets_ends_with_124() {
+    let plan = Site::at(Place::Tcp4).with(&["--ready-timeout", "2s"]);
+    let plan = plan.by_script("#!/bin/sh\nexec sleep 600\n", &[]);
+    let mut site = plan.starting("");
+    site.expect_status(124);
+    assert!(site.log.says("does not accept on 127.0.0.1:"));
+}
+
+#[test]
+fn one_that_leaves_a_socket_is_named_once() {
+    let plan = Site::at(Place::Tcp4).with(&["--listen", "other=127.0.0.1:0"]);
+    let odd = crate::common::server("odd").display().to_string();
+    let script = format!("#!/bin/sh\nLISTEN_FDS=1 exec '{odd}'\n");
+    let site = plan.by_script(&script, &[]).serving("");
+    site.log.wait_for("generation 1 does not accept on ");
+    site.swap();
+    assert_eq!(
+        site.log.count("does not accept on "),
+        1,
+        "{}",
+        site.log.timed()
+    );
+}
+
+#[test]
+fn one_that_is_stopped_is_said_to_be_at_once() {
+    let address = free_address();
+    let words = format!("at={address} kill=SIGTTOU");
+    let site = at(address).by_odd(&words).starting("v1");
+    let line = site.log.wait_for("generation 1 is stopped by SIGTTOU");
+    assert!(line.contains("it wants the terminal"), "{line}");
+    let status = run(&site, &["status", "server"]);
+    assert!(
+        said(&status).contains("stopped by SIGTTOU"),
+        "{}",
+        said(&status)
+    );
+    let pid = site.pid(1);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("a signal");
+    site.log
+        .wait_for("generation 1 is serving (accepting after ");
+    assert!(is_running(pid));
+}
