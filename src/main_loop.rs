@@ -42,12 +42,14 @@ mod startup;
 mod status;
 mod upgrade;
 mod wait;
+mod worked;
 mod waivers;
 mod working_directory;
 
 use addresses::CountingAddresses;
 use generation::Spawned;
 use status::StatusData;
+use worked::Worked;
 use waivers::Waivers;
 
 /// Runs the server until hotswap ends; the exit status.
@@ -127,6 +129,8 @@ struct World {
     shows_status: bool,
     directory: WorkingDirectory,
     pulse: Pulse,
+    /// What the last generation that served was started with.
+    worked: Option<Worked>,
     ended: Option<u8>,
 }
 

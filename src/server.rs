@@ -29,6 +29,7 @@ use crate::stub::request::StubRequest;
 use crate::stub::{FIRST, open_files};
 use crate::supervisor::{Exit, Generation, Time};
 use crate::{handoff, program};
+use environment::Variables;
 use output::Output;
 use stop::Stopping;
 use tree::ProcessTree;
@@ -68,6 +69,10 @@ pub struct Launch {
     pub program: Option<OwnedFd>,
     /// Clients come by a unix path, which its unlink(2) must not take away.
     pub paths: bool,
+    /// What it inherits from hotswap's environment and the env file.
+    pub variables: Variables,
+    /// Run there, instead of in `--chdir`.
+    pub directory: Option<PathBuf>,
 }
 
 /// What a generation's own descriptors had to say.
@@ -118,12 +123,17 @@ impl Server {
             ready_fd,
             program,
             paths,
+            variables,
+            directory,
         } = launch;
-        let environment = environment::variables(server_config, generation, &sockets, &notify)?;
+        let environment =
+            environment::variables(variables, server_config, generation, &sockets, &notify);
         let request = StubRequest {
             command: environment::arguments(&server_config.command, generation, &sockets)?,
             listen_pid: !sockets.is_empty(),
-            chdir: server_config.chdir.clone().map(PathBuf::into_os_string),
+            chdir: directory
+                .or_else(|| server_config.chdir.clone())
+                .map(PathBuf::into_os_string),
             user: server_config.user.clone(),
             group: server_config.group.clone(),
             capture: server_config.capture,

@@ -48,6 +48,7 @@ mod terminal;
 mod thousand;
 mod upgrade;
 mod upgraded;
+mod waiting;
 mod watch;
 mod watched;
 mod words;

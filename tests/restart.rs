@@ -10,6 +10,7 @@ use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::tally::Failure;
+use crate::watch::binary;
 
 /// Nothing is refused, and the next generation answers the clients that were queued: only what was accepted is lost.
 fn killed(plan: Plan) {
@@ -149,4 +150,61 @@ fn a_first_start_that_fails_is_repeated_where_that_is_wanted() {
     site.publish_odd("v2", "");
     let clients = site.clients(4);
     clients.until_all_see("v2");
+}
+
+/// Its file is still there when the serving one crashes; old and good is what is restarted.
+#[test]
+fn a_rejected_program_is_not_run_after_a_crash() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    site.publish_odd("v2", "exit=3");
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("generation 2 aborted"), "{verdict}");
+    let clients = site.clients(4);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 ");
+    site.log.wait_for("generation 3 is serving");
+    assert!(
+        !site.log.says("generation 3 aborted"),
+        "{}",
+        site.log.timed()
+    );
+    clients.until_answered(100);
+    site.publish("v4").swap();
+    clients.until_all_see("v4");
+}
+
+#[test]
+fn stop_first_starts_the_old_one_again_at_once() {
+    let plan = Site::at(Place::Tcp4).with(&["--order", "stop-first"]);
+    let site = plan.by_binary(binary(1)).serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    site.publish_odd("v2", "exit=3");
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("generation 2 aborted"), "{verdict}");
+    site.log.wait_for("generation 3 is serving");
+    clients.until_answered(100);
+    clients.expect_no_failure();
+    assert!(
+        !site.log.says("generation 3 aborted"),
+        "{}",
+        site.log.timed()
+    );
+}
+
+#[test]
+fn an_env_file_that_is_gone_does_not_keep_a_server_from_being_restarted() {
+    let plan = Site::at(Place::Tcp4);
+    let file = plan.dir().join("env");
+    std::fs::write(&file, "VERSION=v7\n").expect("settings");
+    let path = file.to_str().expect("a path").to_owned();
+    let site = plan
+        .with(&["--env-file", &path])
+        .by_binary(binary(1))
+        .serving("v7");
+    std::fs::remove_file(&file).expect("settings");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 2 is serving");
+    site.log.wait_for("the variables that worked last are used");
+    let clients = site.clients(4);
+    clients.until_all_see("v7");
 }

@@ -13,6 +13,7 @@ use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
+use crate::common::server;
 use crate::common::site::Site;
 
 fn slow(site: &Site) -> crate::common::crowd::Crowd {
@@ -192,4 +193,20 @@ fn under_nohup_it_serves_on_when_the_terminal_closes() {
     let mut clients = site.clients(4);
     clients.until_answered(200);
     clients.expect_no_failure();
+}
+
+/// Its process is asked to stop, and then whatever started that: it would start the old version anew.
+#[test]
+fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
+    let hello = server("hello").display().to_string();
+    let script =
+        format!("#!/bin/sh\nwhile :; do VERSION=v1 sh -c 'LISTEN_PID=$$ exec {hello}'; done\n");
+    let mut site = Site::at(Place::Tcp4).by_script(&script, &[]).serving("v1");
+    let mut clients = site.clients(4);
+    site.publish("v2").swap();
+    site.wait_until_gone(1);
+    clients.expect_no_failure();
+    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(site.stop().success());
+    site.expect_nothing_left();
 }

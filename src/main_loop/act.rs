@@ -138,6 +138,8 @@ impl World {
             ProgramChoice::Of(good) => self.held_program(good).ok(),
         };
         self.directory.follow();
+        let variables = self.variables(cause)?;
+        let directory = self.directory_that_worked(cause);
         let built = self.build.starts();
         if !built {
             self.clear_screen();
@@ -149,6 +151,8 @@ impl World {
             ready_fd: readiness.take_descriptor(),
             program,
             paths: self.listeners.have_paths(),
+            variables: variables.clone(),
+            directory,
         };
         self.watch.starts(built, now);
         self.identify(generation, choice);
@@ -166,6 +170,7 @@ impl World {
         one.rank = self.rank_of(cause);
         one.waivers = waivers;
         one.ready_timeout = ready_timeout;
+        one.variables = variables;
         self.generations.insert(generation, one);
         Ok(())
     }
@@ -240,6 +245,8 @@ impl World {
             one.readiness = None;
             self.says_ready |= one.said_ready;
             self.counting.accepted = std::mem::take(&mut one.accepts);
+            let variables = std::mem::take(&mut one.variables);
+            self.remember_worked(variables);
         }
         self.has_served = true;
         self.watch.serves();

@@ -12,6 +12,7 @@ use crate::listener::{ListenerId, Listeners};
 use crate::ready::notify::NotifySocket;
 use crate::ready::{Rank, Readiness};
 use crate::server::Server;
+use crate::server::environment::Variables;
 use crate::supervisor::Time;
 
 pub(super) struct Spawned {
@@ -30,6 +31,8 @@ pub(super) struct Spawned {
     pub serving_since: Option<Time>,
     pub drains_since: Option<Time>,
     pub said_ready: bool,
+    /// What it inherited, until it serves.
+    pub variables: Variables,
     /// What it is to those before it.
     pub rank: Rank,
     pub waivers: Waivers,
@@ -58,6 +61,7 @@ impl Spawned {
             serving_since: None,
             drains_since: None,
             said_ready: false,
+            variables: Variables::new(),
             rank: Rank::First,
             waivers: Waivers::default(),
             ready_timeout: Duration::ZERO,

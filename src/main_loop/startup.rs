@@ -135,6 +135,7 @@ impl World {
             shows_status: false,
             directory,
             pulse: Pulse::begin(),
+            worked: None,
             ended: None,
             args,
         };

@@ -16,6 +16,7 @@ use crate::handoff::{Incoming, Outgoing};
 use crate::listener::{ListenerContext, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
+use crate::server::environment;
 use crate::supervisor::{Event, Generation, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
@@ -117,6 +118,9 @@ impl World {
         self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
         self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
+        if let Ok(variables) = environment::inherited_by(&self.server_config) {
+            self.remember_worked(variables);
+        }
         self.signals.resume(incoming.take("signals")?);
         Ok(())
     }

@@ -62,22 +62,27 @@ pub fn set(variables: &mut Variables, name: impl AsRef<OsStr>, value: impl Into<
     variables.push((name.to_owned(), value.into()));
 }
 
-/// All variables of one generation except LISTEN_PID, which only the stub knows.
+/// What a generation has from hotswap's environment and the env file.
 ///
 /// # Errors
 /// An error in the env file.
-pub fn variables(
-    server_config: &ServerConfig,
-    generation: Generation,
-    sockets: &[InheritedSocket],
-    notify: &str,
-) -> io::Result<Variables> {
+pub fn inherited_by(server_config: &ServerConfig) -> io::Result<Variables> {
     let whose: &[&str] = if server_config.user.is_some() {
         &WHOSE
     } else {
         &[]
     };
-    let mut variables = inherited(server_config.env_file.as_deref(), whose)?;
+    inherited(server_config.env_file.as_deref(), whose)
+}
+
+/// All variables of one generation except LISTEN_PID, which only the stub knows: what it inherits, and what is its own.
+pub fn variables(
+    mut variables: Variables,
+    server_config: &ServerConfig,
+    generation: Generation,
+    sockets: &[InheritedSocket],
+    notify: &str,
+) -> Variables {
     let own = of_hotswap(server_config, generation, notify);
     for (name, value) in own
         .into_iter()
@@ -89,7 +94,7 @@ pub fn variables(
     if let Some(port) = port.filter(|_| variables.iter().all(|(name, _)| name != "PORT")) {
         set(&mut variables, "PORT", port.to_string());
     }
-    Ok(variables)
+    variables
 }
 
 /// The variables that every process of a generation has, and no other: they identify adopted orphans.

@@ -59,6 +59,8 @@ fn launch(sockets: usize) -> Launch {
         ready_fd: None,
         program: None,
         paths: false,
+        variables: environment::inherited(None, &[]).unwrap(),
+        directory: None,
     }
 }
 
@@ -70,7 +72,8 @@ struct Site {
 }
 
 impl Site {
-    fn start(server_config: &ServerConfig, launch: Launch) -> Self {
+    fn start(server_config: &ServerConfig, mut launch: Launch) -> Self {
+        launch.variables = environment::inherited_by(server_config).expect("an env file");
         set_child_subreaper(true).expect("Linux");
         let server = Server::spawn(server_config, launch, sys::now()).expect("processes to be had");
         Self {

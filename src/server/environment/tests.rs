@@ -3,6 +3,22 @@ use std::fs::File;
 use super::*;
 use crate::cli::options::{Stderr, Stdin};
 
+fn variables(
+    server_config: &ServerConfig,
+    generation: Generation,
+    sockets: &[InheritedSocket],
+    notify: &str,
+) -> io::Result<Variables> {
+    let inherited = inherited_by(server_config)?;
+    Ok(super::variables(
+        inherited,
+        server_config,
+        generation,
+        sockets,
+        notify,
+    ))
+}
+
 fn inherited_socket(name: &str, as_given: &str, addr: &str, kind: SocketKind) -> InheritedSocket {
     InheritedSocket {
         name: name.into(),

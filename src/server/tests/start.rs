@@ -236,8 +236,7 @@ fn a_user_is_left_its_own_variables_by_the_env_file() {
         assert_eq!(site.lines(), ["/elsewhere \"hi\"  |"]);
     }
     fs::write(&file, "export A=1").expect("written");
-    let error =
-        Server::spawn(&server_config, launch(0), sys::now()).expect_err("it is not docker's");
+    let error = environment::inherited_by(&server_config).expect_err("it is not docker's");
     let expected = format!(
         "cannot use {}: line 1: a blank is in the name",
         file.display()
