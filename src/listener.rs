@@ -162,9 +162,11 @@ impl Listeners {
         self.surveyed(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {
-                    let fd = listener
-                        .sort
-                        .inherited_socket(generation, sockets, context)?;
+                    let fd = listener.sort.inherited_socket(generation, sockets, context);
+                    let fd = fd.map_err(|error| {
+                        let address = listener.sort.address();
+                        io::Error::new(error.kind(), format!("{address}: {error}"))
+                    })?;
                     inherited_sockets.push(listener.seat_with(fd));
                 } else if sockets == SocketChoice::Target && listener.sort.is_steered() {
                     // one that it has not bound yet is kept for it, with the clients that wait there

@@ -85,6 +85,34 @@ impl UnixDir {
         }
     }
 
+    /// Goes on in the directory that the path leads to now, if another has taken its place; these names come along as far
+    /// as they still exist. Whether it is another one.
+    ///
+    /// # Errors
+    /// If no directory is there, or another hotswap has the path in that one.
+    pub fn follow(&mut self, names: &[OsString]) -> io::Result<bool> {
+        let mut there = Self::of(&self.path)?;
+        let (now, before) = (fstat(&there.directory)?, fstat(&self.directory)?);
+        if file_id(&now) == file_id(&before) {
+            return Ok(false);
+        }
+        if self.lock.is_some() {
+            there.lock()?;
+        }
+        for name in names {
+            let (from, to) = (&self.directory, &there.directory);
+            let _ = linkat(
+                from,
+                name.as_os_str(),
+                to,
+                name.as_os_str(),
+                AtFlags::empty(),
+            );
+        }
+        std::mem::swap(self, &mut there);
+        Ok(true)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -82,6 +82,19 @@ impl UnixPath {
         UnixAddr::new(longest.as_os_str()).is_ok()
     }
 
+    /// A replaced directory is followed, so that the path leads to the serving generation there, too.
+    fn follow(&mut self) -> io::Result<()> {
+        let names: Vec<_> = self
+            .sockets
+            .iter()
+            .map(|named| named.name.clone())
+            .collect();
+        if self.dir.follow(&names)? {
+            self.repair()?;
+        }
+        Ok(())
+    }
+
     /// Whether clients can come to this socket, or could if its names were put back.
     fn leads_to(&self, at: usize) -> bool {
         let NamedSocket { socket, file, .. } = &self.sockets[at];

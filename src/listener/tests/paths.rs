@@ -232,3 +232,37 @@ fn a_path_too_long_for_a_name_beside_it_is_shared() {
     assert!(!listeners.sockets_of(G1)[0].steered);
     UnixStream::connect(path).unwrap();
 }
+
+#[test]
+fn a_directory_that_was_replaced_is_followed_by_the_next_generation() {
+    let (directory, path, _) = somewhere();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).unwrap();
+    let path = run.join(path.file_name().unwrap());
+    let mut fixture = Fixture::listening(&[&format!("unix:{}", path.display())]);
+    let first = fixture.serving(G1);
+    // moved away: what serves has a name that can come along
+    fs::rename(&run, directory.path().join("run.old")).unwrap();
+    fs::create_dir(&run).unwrap();
+    let second = fixture.spawn(G2, SocketChoice::Own);
+    let _early = fixture.clients(2);
+    assert_eq!((first.answers(), second.answers()), (2, 0));
+    fixture.cut_over(G2);
+    let _late = fixture.clients(2);
+    assert_eq!(second.answers(), 2);
+    // removed altogether
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    let third = fixture.serving(G3);
+    let _last = fixture.clients(2);
+    assert_eq!(third.answers(), 2);
+    fs::remove_dir_all(&run).unwrap();
+    let error = fixture
+        .listeners
+        .inherited_sockets(Generation(4), SocketChoice::Own)
+        .unwrap_err();
+    assert!(
+        error.to_string().starts_with(path.to_str().unwrap()),
+        "{error}"
+    );
+}

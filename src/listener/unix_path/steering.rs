@@ -51,6 +51,7 @@ impl Steering for UnixPath {
         if let Some(named) = self.named(generation) {
             return named.socket.duplicate();
         }
+        self.follow()?;
         let target = self.target.and_then(|target| self.at(target));
         let chosen = match sockets {
             SocketChoice::Target => target,
