@@ -12,8 +12,9 @@ type Moment = (i64, i64);
 
 /// As many runs are remembered.
 const RUNS: usize = 32;
-/// A command after an event is done so soon that nobody saves a file meanwhile: one run is enough.
-const SHORT: i64 = 1;
+/// A command after an event that is done so soon, in nanoseconds, that hardly anybody saves a file meanwhile: one run is
+/// enough.
+const SHORT: i64 = 250_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -84,10 +85,8 @@ impl OwnWrites {
             return Author::Somebody;
         }
         let (kind, number) = (run.kind, run.number);
-        let is_short = kind == Kind::OnEvent
-            && run
-                .ended
-                .is_some_and(|ended| ended.0 - run.begun.0 <= SHORT);
+        let took = run.ended.map(|ended| nanoseconds(run.begun, ended));
+        let is_short = kind == Kind::OnEvent && took.is_some_and(|took| took < SHORT);
         let before = self.suspects.get(path).copied();
         let again = before.is_some_and(|(before, at, _)| before == kind && at + 1 == number);
         let was_own = before.is_some_and(|(_, _, own)| own);
@@ -100,6 +99,13 @@ impl OwnWrites {
             (true, false) => Author::CommandFirstSeen,
         }
     }
+}
+
+fn nanoseconds(begun: Moment, ended: Moment) -> i64 {
+    let seconds = ended.0.saturating_sub(begun.0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(ended.1 - begun.1)
 }
 
 #[cfg(test)]
