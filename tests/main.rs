@@ -24,6 +24,7 @@ mod limits;
 mod loops;
 mod many;
 mod misuse;
+mod names;
 mod neighbours;
 mod nonroot;
 mod order;
