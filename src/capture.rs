@@ -52,13 +52,15 @@ pub enum CaptureEvent {
     /// It listens on an address that hotswap did not have until now.
     Listens(String),
     Warning(String),
+    /// What is not kept over a swap, and that once in the life of this hotswap.
+    Hint(Warning, String),
     /// No task is left under the filter: the generation is gone.
     Gone,
 }
 
 /// Warnings that are given once per generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Warning {
+pub enum Warning {
     CannotLook,
     TooSlow,
     PortZero,
@@ -69,6 +71,7 @@ enum Warning {
     AddressChanged,
     InUse,
     PathMoved,
+    Multipath,
 }
 
 /// What answering a call needs from other rooms.
@@ -334,6 +337,13 @@ impl Capture {
                      try: hotswap as root, or --listen and a server that takes its sockets from there"
                 ),
             ),
+        }
+    }
+
+    fn hint_once(&mut self, warning: Warning, text: String) {
+        if !self.warned.contains(&warning) {
+            self.warned.push(warning);
+            self.events.push(CaptureEvent::Hint(warning, text));
         }
     }
 

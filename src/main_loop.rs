@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::capture;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
@@ -116,6 +117,8 @@ struct World {
     has_served: bool,
     /// A generation that got to serve has said READY=1: the next one must, too.
     says_ready: bool,
+    /// What was said once about captured servers.
+    hints: Vec<capture::Warning>,
     /// Since when clients that may never ask are not waited for any longer than a moment.
     stopping_since: Option<Time>,
     /// Those who ask from outside.

@@ -146,7 +146,7 @@ impl Capture {
         }
         if self.bound_sockets.are_full() {
             let generation = self.generation;
-            self.warn_once(
+            self.hint_once(
                 Warning::TooMany,
                 format!("{generation} has {MOST_LISTENERS} listeners: what it binds beyond is not kept over a swap"),
             );
@@ -180,7 +180,7 @@ impl Capture {
         let same = server_socket.is_none() || server_socket == our_network();
         if !same {
             let generation = self.generation;
-            self.warn_once(
+            self.hint_once(
                 Warning::OtherNetwork,
                 format!("{generation} listens in another network namespace: that is not kept over a swap"),
             );
@@ -289,6 +289,13 @@ impl Capture {
         if let Err(error) = make_ours(socket.as_fd()) {
             self.could_not_look(&error);
             return Ok(CallResult::Continue);
+        }
+        if request.server_socket.sort == SocketType::Mptcp {
+            let (generation, address) = (self.generation, &request.address);
+            let text = format!(
+                "{generation} asks for multipath TCP on {address}, which cannot be steered: it gets plain TCP"
+            );
+            self.hint_once(Warning::Multipath, text);
         }
         let mut path = None;
         match &request.address {

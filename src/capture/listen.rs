@@ -70,7 +70,7 @@ impl Capture {
         if path.as_ref().is_some_and(|path| !path.is_there()) {
             let (generation, address) = (self.generation, bound.address.to_string());
             self.bound_sockets.forget(inode);
-            self.warn_once(
+            self.hint_once(
                 Warning::PathMoved,
                 format!("{generation} moves {address} before it listens there: that is not kept over a swap"),
             );
@@ -108,7 +108,7 @@ impl Capture {
         };
         if port == 0 || self.bound_sockets.has_port_zero(server_socket.inode) {
             let generation = self.generation;
-            self.warn_once(
+            self.hint_once(
                 Warning::PortZero,
                 format!("{generation} listens on a port of the kernel's choice, which is another with every swap\ntry: a fixed port"),
             );

@@ -82,6 +82,7 @@ impl World {
             match event {
                 CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
                 CaptureEvent::Warning(text) => self.warn(text),
+                CaptureEvent::Hint(hint, text) => self.hint(hint, text),
                 CaptureEvent::Gone => {
                     if let Some(one) = self.generations.get_mut(&generation) {
                         one.capture = None;
@@ -112,9 +113,17 @@ impl World {
                 match event {
                     CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
                     CaptureEvent::Warning(text) => self.warn(text),
+                    CaptureEvent::Hint(hint, text) => self.hint(hint, text),
                     CaptureEvent::Gone => {}
                 }
             }
+        }
+    }
+
+    fn hint(&mut self, hint: capture::Warning, text: String) {
+        if !self.hints.contains(&hint) {
+            self.hints.push(hint);
+            self.warn(text);
         }
     }
 

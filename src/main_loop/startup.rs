@@ -126,6 +126,7 @@ impl World {
             waivers: Waivers::default(),
             has_served: false,
             says_ready: false,
+            hints: Vec::new(),
             stopping_since: None,
             control,
             manager: ServiceManager::around_us(now),

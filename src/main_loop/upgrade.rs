@@ -86,6 +86,7 @@ impl World {
             outgoing.put(format!("notify {number}"), &one.notify)?;
         }
         outgoing.put("programs", &self.programs)?;
+        outgoing.put("hints", &self.hints)?;
         Ok(outgoing)
     }
 
@@ -116,6 +117,7 @@ impl World {
         self.programs = incoming.take("programs")?;
         self.has_served = true;
         self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
+        self.hints = incoming.take("hints")?;
         self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
         if let Ok(variables) = environment::inherited_by(&self.server_config) {

@@ -223,3 +223,18 @@ fn when_the_serving_one_dies_clients_wait_for_the_candidate() {
     clients.expect_no_failure();
     assert!(is_alive(candidate));
 }
+
+#[test]
+fn what_is_not_kept_over_a_swap_is_said_once() {
+    let address = free_address();
+    let script = format!(
+        "#!/bin/sh\n'{odd}' at=127.0.0.1:0 &\nexec '{odd}' at={address}\n",
+        odd = server("odd").display()
+    );
+    let site = at(address).by_script(&script, &[]).serving("");
+    site.log.wait_for("port of the kernel's choice");
+    site.swap();
+    site.swap();
+    let said = site.log.count("port of the kernel's choice");
+    assert_eq!(said, 1, "{}", site.log.timed());
+}
