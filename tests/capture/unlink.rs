@@ -40,8 +40,9 @@ def interrupt():
         os.kill(os.getpid(), signal.SIGCHLD)
         time.sleep(0.001)
 
-threading.Thread(target=interrupt, daemon=True).start()
+# bind and listen are stopped, and may be interrupted: see Limits
 server = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)
+threading.Thread(target=interrupt, daemon=True).start()
 server.serve_forever()
 ";
 
