@@ -43,15 +43,15 @@ mod startup;
 mod status;
 mod upgrade;
 mod wait;
-mod worked;
 mod waivers;
+mod worked;
 mod working_directory;
 
 use addresses::CountingAddresses;
 use generation::Spawned;
 use status::StatusData;
-use worked::Worked;
 use waivers::Waivers;
+use worked::Worked;
 
 /// Runs the server until hotswap ends; the exit status.
 ///

@@ -11,8 +11,8 @@ use crate::supervisor::{Cause, Generation, Time};
 
 /// How often the serving generation is looked at for where it accepts, while a candidate starts.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-/// An address where it was not seen accepting counts once it has been there for this long: some servers listen anew for
-/// every client.
+/// An address that it bound after the candidate's start, and where it was not seen accepting, counts once it has been
+/// there for this long: some servers listen anew for every client.
 const LASTING: Duration = Duration::from_secs(1);
 /// Under `--dev` the last address of a candidate is waited for at least this long.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
@@ -127,7 +127,8 @@ impl World {
             let listens = held.iter().filter(|held| held.captured && held.listens);
             let lasts = |held: &&GenerationSocket| {
                 let bound = one.bound.get(&held.listener).copied();
-                bound.is_some_and(|bound| now >= bound + LASTING)
+                let spawned = candidate.server.started();
+                bound.is_some_and(|bound| bound <= spawned || now >= bound + LASTING)
             };
             let in_time = listens
                 .filter(lasts)
