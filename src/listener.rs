@@ -8,6 +8,7 @@ mod captured;
 mod captured_address;
 mod context;
 mod cut_over;
+mod door;
 mod handoff;
 mod incident;
 mod listening_socket;
@@ -37,6 +38,7 @@ use crate::supervisor::{Generation, SocketChoice, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 pub use context::{ListenerContext, SocketOptions};
+use door::Door;
 pub use incident::Incident;
 pub use port_holder::holders_of_port;
 use private_path::PathUse;
@@ -136,6 +138,8 @@ pub struct Listeners {
     serving: Option<Generation>,
     /// The latest generation that was given sockets for its spawn.
     spawning: Option<Generation>,
+    /// The way to a candidate that is being checked.
+    door: Option<Door>,
 }
 
 impl Listeners {
@@ -252,6 +256,13 @@ impl Listeners {
     /// An event on one of the sockets: one was shut down, or a client came to a spare.
     pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
+        if self
+            .door
+            .as_ref()
+            .is_some_and(|door| ready.iter().any(|event| door.has(event.0)))
+        {
+            self.let_in();
+        }
         let go_on = self.context.can_go_on(now);
         for Listener { sort, .. } in &mut self.all {
             let here = ready.iter().copied();

@@ -170,6 +170,26 @@ fn in_development_a_missing_address_is_only_a_warning() {
     two.site.log.wait_for(&warning);
 }
 
+/// The port leads to the old one, so that a check needs another way to the candidate.
+#[test]
+fn a_command_can_ask_the_candidate_itself() {
+    let address = free_address();
+    let check = "exec:test -n \"$HOTSWAP_PID\" && bash -c 'host=${HOTSWAP_CANDIDATE%:*} \
+        port=${HOTSWAP_CANDIDATE##*:}; exec 3<>/dev/tcp/$host/$port; \
+        printf \"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n\" >&3; \
+        cat <&3' | grep \"generation $HOTSWAP_GENERATION\"";
+    let flags = ["--ready", check, "--ready-timeout", "10s"];
+    let words = format!("at={address}");
+    let site = at(address).with(&flags).by_odd(&words).serving("v1");
+    let mut clients = site.clients(4);
+    site.publish("v2").swap();
+    clients.until_all_see("v2");
+    site.publish_odd("v3", &format!("{words} late=1h"));
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("not ready within 10s"), "{verdict}");
+    clients.expect_no_failure().expect_never_seen("v3");
+}
+
 #[test]
 fn a_host_that_is_named_is_asked_for() {
     let flags = ["--ready", "http://shop.example/", "--ready-timeout", "5s"];

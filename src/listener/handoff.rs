@@ -52,6 +52,7 @@ impl Listeners {
             given_out,
             serving,
             spawning,
+            door: None,
         })
     }
 }

@@ -56,6 +56,7 @@ impl Listeners {
             context,
             serving: None,
             spawning: None,
+            door: None,
         };
         Ok((listeners, warnings))
     }

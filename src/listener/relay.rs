@@ -146,6 +146,14 @@ impl Relays {
             return Err(Errno::ELOOP.into());
         }
         to.lead(&client, &server)?;
+        self.join(client, server, watcher)
+    }
+
+    /// Relays between these two, which have been connected already.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn join(&mut self, client: OwnedFd, server: OwnedFd, watcher: &Watcher) -> io::Result<()> {
         let now = sys::now();
         let relay = Relay {
             client: RelayEnd::new(client)?,

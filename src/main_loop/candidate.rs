@@ -146,11 +146,20 @@ impl World {
                 }
             }
             ReadyRequest::ExecCommand(line) => {
-                let one = self.generations.get(&candidate);
-                let pid = one.map(|one| ("HOTSWAP_PID", one.server.pid().to_string()));
-                let generation = ("HOTSWAP_GENERATION", candidate.0.to_string());
-                let variables: Vec<_> = pid.into_iter().chain([generation]).collect();
-                let until = now + one.map_or(Duration::ZERO, |one| one.ready_timeout);
+                let Some(one) = self.generations.get(&candidate) else {
+                    return;
+                };
+                let until = now + one.ready_timeout;
+                let mut variables = vec![
+                    ("HOTSWAP_PID", one.server.pid().to_string()),
+                    ("HOTSWAP_GENERATION", candidate.0.to_string()),
+                ];
+                match self.listeners.open_door(candidate) {
+                    Ok(address) => variables.push(("HOTSWAP_CANDIDATE", address)),
+                    Err(error) => {
+                        self.warn(format!("cannot open an address for a check: {error}"));
+                    }
+                }
                 if self
                     .run(Purpose::Ready(candidate), &line, &variables, Some(until))
                     .is_err()
@@ -163,6 +172,7 @@ impl World {
     }
 
     pub(super) fn ready_command_ended(&mut self, candidate: Generation, exit: Exit) {
+        self.listeners.close_door(candidate);
         if let Some(readiness) = self.readiness_of(candidate) {
             readiness.executed(exit);
         }
