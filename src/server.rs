@@ -230,12 +230,16 @@ impl Server {
 
     /// When [`Server::look`] is due.
     pub fn deadline(&self) -> Option<Time> {
-        self.output.as_ref().and_then(Output::deadline)
+        let output = self.output.as_ref().and_then(Output::deadline);
+        output.into_iter().chain(self.ask_due()).min()
     }
 
     pub fn look(&mut self, now: Time) {
         if let Some(output) = &mut self.output {
             output.look(now);
+        }
+        if self.ask_due().is_some_and(|due| due <= now) {
+            self.ask_next();
         }
     }
 

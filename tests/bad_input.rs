@@ -274,11 +274,7 @@ fn a_program_that_is_not_there_is_127() {
 #[test]
 fn a_program_that_cannot_run_is_126() {
     let dir = tempfile::tempdir().expect("a directory");
-    for (name, content, mode) in [
-        ("plain", "#!/bin/sh\n", 0o644),
-        ("empty", "", 0o755),
-        ("text", "hello\n", 0o755),
-    ] {
+    for (name, content, mode) in [("plain", "#!/bin/sh\n", 0o644), ("empty", "", 0o755)] {
         let path = dir.path().join(name);
         fs::write(&path, content).expect("a file");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");

@@ -224,7 +224,8 @@ fn what_a_candidate_was_waited_for_in_vain_is_said() {
     let site = plan.serving("v1");
     site.publish_odd("v2", "hang");
     site.swap_in_vain();
-    assert!(site.log.says("generation 2 does not accept on 127.0.0.1:"));
+    site.log
+        .wait_for("generation 2 aborted: not ready within 1s: does not accept on 127.0.0.1:");
 }
 
 #[test]

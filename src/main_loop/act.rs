@@ -64,8 +64,12 @@ impl World {
                 }
             }
             Action::Stop(generation) => {
-                let incidents = self.listeners.relay_queue(generation);
-                self.publish_incidents(&incidents);
+                let one = self.generations.get(&generation);
+                // At one that was never ready only our own probes wait.
+                if one.is_some_and(|one| one.ready.is_some()) {
+                    let incidents = self.listeners.relay_queue(generation);
+                    self.publish_incidents(&incidents);
+                }
                 if let Some(one) = self.generations.get_mut(&generation) {
                     one.begin_draining(sys::now(), &self.listeners);
                     if let Some(binder) = one.binder() {

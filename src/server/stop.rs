@@ -1,9 +1,11 @@
 //! The order in which the processes of a generation are asked to stop.
 //!
 //! First the one that accepts connections; once that is dead, the main process; once that is dead, whatever is left. A wrapper
-//! that is asked first leaves its server behind, and one that starts its server anew would keep the old version alive.
+//! that is asked first leaves its server behind, and one that starts its server anew would keep the old version alive. One
+//! that ends with its server has a moment for its last words.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::{Server, profile};
 use crate::proc::process::ProcessId;
 use crate::proc::status;
+use crate::supervisor::Time;
 use crate::sys;
+
+/// How long a wrapper may take to end by itself once its server is dead.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How far a generation has been asked to stop.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -23,6 +29,9 @@ pub(super) struct Stopping {
     /// Readable once the process that is waited for is dead. A main process is reaped.
     #[serde(skip)]
     death: Option<OwnedFd>,
+    /// When the main process is asked, if it has not ended by then.
+    #[serde(skip)]
+    main_due: Option<Time>,
 }
 
 impl Server {
@@ -66,6 +75,17 @@ impl Server {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
+        let main_is_next = binder.is_none() && main_lives && !stopping.asked.is_empty();
+        let was_asked = |id| stopping.asked.contains(&id);
+        if main_is_next && !ProcessId::of(main).is_some_and(was_asked) {
+            let now = sys::now();
+            let due = *stopping.main_due.get_or_insert(now + LAST_WORDS);
+            if now < due {
+                stopping.death = None;
+                return;
+            }
+        }
+        stopping.main_due = None;
         let wanted = stopping
             .signal
             .and_then(|number| Signal::try_from(number).ok());
@@ -84,6 +104,11 @@ impl Server {
             let _ = kill(main, Signal::SIGCONT);
         }
         stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
+    }
+
+    /// When [`Server::ask_next`] has to be called, whether a process has ended or not.
+    pub(super) fn ask_due(&self) -> Option<Time> {
+        self.stopping.as_ref()?.main_due
     }
 
     fn living_binder(&self) -> Option<Pid> {
