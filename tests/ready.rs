@@ -161,6 +161,26 @@ fn an_address_that_was_bound_long_after_the_start_is_not_required() {
     assert_eq!(named, 1, "once: {}", two.site.log.timed());
 }
 
+/// It was assumed ready, and only then came to listen: its successors must listen there as well.
+#[test]
+fn an_address_counts_though_the_start_was_slower_than_the_ready_timeout() {
+    let address = free_address();
+    let words = format!("at={address} late=4s");
+    let flags = ["--ready-timeout", "2500ms"];
+    let site = at(address).with(&flags).by_odd(&words).serving("v1");
+    assert!(
+        site.log.says("(assumed ready after "),
+        "{}",
+        site.log.timed()
+    );
+    eventually("its address", || TcpStream::connect(address).ok());
+    let mut clients = site.clients(4);
+    site.publish_odd("v2", &format!("at={address} late=1500ms"));
+    site.swap();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
 #[test]
 fn in_development_a_missing_address_is_only_a_warning() {
     let two = Two::serving(&["--dev", "--ready-timeout", "20s"], "and-late=700ms");

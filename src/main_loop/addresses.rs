@@ -104,9 +104,11 @@ impl World {
 
     /// It was bound long after the start: a port for a debugger, or for one transfer.
     fn is_late(one: &Spawned, held: &GenerationSocket) -> bool {
+        // one that was assumed ready may have needed longer than that to listen at all
+        let first = one.bound.values().min().filter(|_| one.accepted_nowhere);
+        let since = first.copied().unwrap_or(one.server.started());
         let bound = one.bound.get(&held.listener);
-        let in_time = one.server.started() + one.ready_timeout;
-        held.captured && bound.is_some_and(|bound| *bound > in_time)
+        held.captured && bound.is_some_and(|bound| *bound > since + one.ready_timeout)
     }
 
     /// Where a candidate must have a socket.

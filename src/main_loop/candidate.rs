@@ -94,6 +94,7 @@ impl World {
             let left = optional.iter().filter(|one| !ready.accepts.contains(one));
             one.missing = ready.missing.iter().chain(left).copied().collect();
         }
+        one.accepted_nowhere = ready.accepts.is_empty();
         one.accepts = ready.accepts;
         if ready.doubtful {
             self.warn(format!("{candidate} was not seen accepting connections"));

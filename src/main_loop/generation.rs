@@ -42,6 +42,8 @@ pub(super) struct Spawned {
     pub bound: BTreeMap<ListenerId, Time>,
     /// It served, and is dead.
     pub is_lost: bool,
+    /// It was called ready, and accepted on nothing then.
+    pub accepted_nowhere: bool,
     /// Where it was seen accepting.
     pub accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
@@ -67,6 +69,7 @@ impl Spawned {
             ready_timeout: Duration::ZERO,
             bound: BTreeMap::new(),
             is_lost: false,
+            accepted_nowhere: false,
             accepts: Vec::new(),
             missing: Vec::new(),
         }

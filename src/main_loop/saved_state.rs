@@ -144,6 +144,7 @@ pub fn info_to_json(one: &Spawned) -> Value {
         "said_ready": one.said_ready,
         "ready_timeout": nanoseconds(one.ready_timeout),
         "bound": bound_to_json(&one.bound),
+        "accepted_nowhere": one.accepted_nowhere,
         "accepts": listeners_to_json(&one.accepts),
         "missing": listeners_to_json(&one.missing),
     })
@@ -158,6 +159,7 @@ pub fn info_from_json(state: &Value, one: &mut Spawned) -> Option<()> {
     one.said_ready = state["said_ready"].as_bool()?;
     one.ready_timeout = time(&state["ready_timeout"])?;
     one.bound = bound_from_json(&state["bound"]);
+    one.accepted_nowhere = state["accepted_nowhere"].as_bool().unwrap_or_default();
     one.accepts = listeners_from_json(&state["accepts"]);
     one.missing = listeners_from_json(&state["missing"]);
     Some(())
