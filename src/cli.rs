@@ -89,6 +89,7 @@ pub enum Invocation {
     max_term_width = 110,
     override_usage = "hotswap [OPTIONS] -- COMMAND [ARGS]...\n       \
                       hotswap swap|rollback|status|history|stop|events|upgrade [NAME] [OPTIONS]\n       \
+                      hotswap smoke [OPTIONS] -- COMMAND [ARGS]...\n       \
                       hotswap completions SHELL | hotswap man"
 )]
 struct CommandLine {
