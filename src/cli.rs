@@ -107,7 +107,7 @@ enum ClientCommand {
     /// Swap, and wait for the verdict
     Swap {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Stop waiting after D: the swap continues, and the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
@@ -133,7 +133,7 @@ enum ClientCommand {
     /// Swap to the program that served before
     Rollback {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Stop waiting after D (the swap goes on, and the status is 124)
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
@@ -144,7 +144,7 @@ enum ClientCommand {
     /// Show the last verdicts, newest first
     History {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Print them as a JSON array
         #[arg(long)]
         json: bool,
@@ -152,7 +152,7 @@ enum ClientCommand {
     /// Show generations, listeners and counters
     Status {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Print JSON: one object with NAME, an array without
         #[arg(long)]
         json: bool,
@@ -163,7 +163,7 @@ enum ClientCommand {
     /// Finish the requests in flight and stop
     Stop {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Stop waiting after D: the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
@@ -174,7 +174,7 @@ enum ClientCommand {
     /// Follow what happens
     Events {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
@@ -182,7 +182,7 @@ enum ClientCommand {
     /// Replace hotswap itself with the installed version
     Upgrade {
         #[command(flatten)]
-        whom: InstanceArg,
+        target: InstanceArg,
     },
     /// Prove that a server can be swapped: send it requests during swaps
     ///
@@ -329,15 +329,16 @@ fn request(
     arguments: &[OsString],
     instance: Option<OsString>,
 ) -> Result<Invocation, Refusal> {
-    let or_our_own = |whom: InstanceArg| {
-        whom.name
+    let or_our_own = |target: InstanceArg| {
+        target
+            .name
             .or_else(|| instance.and_then(|name| name.into_string().ok()))
             .filter(|name| !name.is_empty())
     };
     Ok(match line.request {
         None => return Err(Refusal::Usage("no command to run".into())),
         Some(ClientCommand::Swap {
-            whom,
+            target,
             timeout,
             drained,
             without,
@@ -346,7 +347,7 @@ fn request(
             json,
             check,
         }) => Invocation::Swap {
-            name: if all { None } else { or_our_own(whom) },
+            name: if all { None } else { or_our_own(target) },
             timeout,
             drained,
             without,
@@ -356,38 +357,42 @@ fn request(
             check,
         },
         Some(ClientCommand::Rollback {
-            whom,
+            target,
             timeout,
             json,
         }) => Invocation::Rollback {
-            name: or_our_own(whom),
+            name: or_our_own(target),
             timeout,
             json,
         },
-        Some(ClientCommand::History { whom, json }) => Invocation::History {
-            name: or_our_own(whom),
+        Some(ClientCommand::History { target, json }) => Invocation::History {
+            name: or_our_own(target),
             json,
         },
-        Some(ClientCommand::Status { whom, json, watch }) => Invocation::Status {
-            name: or_our_own(whom),
+        Some(ClientCommand::Status {
+            target,
+            json,
+            watch,
+        }) => Invocation::Status {
+            name: or_our_own(target),
             json,
             watch,
         },
         Some(ClientCommand::Stop {
-            whom,
+            target,
             timeout,
             json,
         }) => Invocation::Stop {
-            name: or_our_own(whom),
+            name: or_our_own(target),
             timeout,
             json,
         },
-        Some(ClientCommand::Events { whom, json }) => Invocation::Events {
-            name: or_our_own(whom),
+        Some(ClientCommand::Events { target, json }) => Invocation::Events {
+            name: or_our_own(target),
             json,
         },
-        Some(ClientCommand::Upgrade { whom }) => Invocation::Upgrade {
-            name: or_our_own(whom),
+        Some(ClientCommand::Upgrade { target }) => Invocation::Upgrade {
+            name: or_our_own(target),
         },
         Some(ClientCommand::Smoke(smoke)) => Invocation::Smoke(Box::new(
             smoke.trial(arguments.get(1..).unwrap_or_default())?,

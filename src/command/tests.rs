@@ -76,7 +76,7 @@ fn all_of_a_command_ends_at_its_deadline() {
     let ended = ended(command);
     assert_eq!(ended.exit, Exit::Signal(libc::SIGTERM));
     assert!(ended.last_lines.is_empty());
-    // its children have been killed; init or whoever adopts them buries them
+    // its children have been killed; init, or the process that adopts them, reaps them
     let left = || killpg(group, None).is_ok();
     let started = sys::now();
     while left() && sys::now() < started + Duration::from_secs(20) {

@@ -21,8 +21,8 @@ pub struct ActivityCount {
     /// `None` if it is unknown whose they are.
     pub connections: Option<usize>,
     pub busy: usize,
-    /// So many of the busy: nothing tells whether they want anything, for they have sent nothing, or go through a unix
-    /// socket.
+    /// How many of the busy ones are uncertain: nothing tells whether they want anything, for they have sent nothing, or
+    /// go through a unix socket.
     pub unsure: usize,
 }
 

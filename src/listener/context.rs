@@ -133,7 +133,7 @@ impl ListenerContext {
         }
     }
 
-    /// Takes clients off a spare socket, as many as at one go, to be carried to where new connections go.
+    /// Takes clients off a spare socket, a bounded number at once, to be carried to where new connections go.
     pub fn take_off(&mut self, socket: &ListeningSocket, listener: &str, to: &Destination) {
         if self.repairs {
             self.accept(socket, listener, &Fate::Relay(to));
