@@ -13,7 +13,8 @@ const DELAY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What hotswap says on any day.
-const ROUTINE: [&str; 8] = [
+const ROUTINE: [&str; 9] = [
+    "hotswap: watching ",
     "hotswap: listening on ",
     " started, pid ",
     " is proving (",
