@@ -21,7 +21,7 @@ use crate::sys;
 mod advice;
 mod brake;
 mod completeness;
-mod content_hash;
+pub mod content_hash;
 mod differences;
 mod elf;
 mod events;

@@ -108,8 +108,8 @@ fn the_binary_is_under_4_mb() {
 }
 
 #[test]
-fn it_holds_less_than_5_mb() {
-    let Some(path) = release("it_holds_less_than_5_mb") else {
+fn it_holds_less_than_4_mb() {
+    let Some(path) = release("it_holds_less_than_4_mb") else {
         return;
     };
     let site = Site::at(Place::Tcp4).of_build(path).serving("v1");
@@ -120,7 +120,7 @@ fn it_holds_less_than_5_mb() {
     let kilobytes: u32 = pss
         .and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
         .expect("a size");
-    assert!(kilobytes < 5000, "{kilobytes} kB");
+    assert!(kilobytes < 4000, "{kilobytes} kB");
     let threads = status(pid, "Threads");
     println!("PSS {kilobytes} kB, {threads:?} threads");
 }

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::World;
 use crate::program;
 use crate::supervisor::{Generation, ProgramChoice};
+use crate::watch::content_hash::{HashInProgress, HashProgress};
 
-/// Bytes read at one wake-up: less than a millisecond.
-const PIECE: usize = 1 << 20;
 /// Digits of the hash that are shown.
 const SHORT: usize = 12;
 
@@ -48,13 +45,7 @@ fn stamp(metadata: &Metadata) -> FileStamp {
 pub(super) struct Programs {
     known: BTreeMap<Generation, ProgramIdentity>,
     #[serde(skip)]
-    hashing: Vec<Hashing>,
-}
-
-struct Hashing {
-    generation: Generation,
-    file: File,
-    hasher: Box<Xxh3>,
+    hashing: Vec<(Generation, HashInProgress)>,
 }
 
 impl Programs {
@@ -65,25 +56,24 @@ impl Programs {
 
     /// Reads one more piece.
     pub fn hash_on(&mut self) {
-        let Some(one) = self.hashing.first_mut() else {
+        let Some((generation, hash)) = self.hashing.pop() else {
             return;
         };
-        let mut buffer = vec![0; PIECE];
-        match one.file.read(&mut buffer) {
-            Ok(bytes) if bytes > 0 => one.hasher.update(&buffer[..bytes]),
-            read => {
-                if let (Ok(_), Some(known)) = (read, self.known.get_mut(&one.generation)) {
-                    let hash = format!("{:016x}", one.hasher.digest());
-                    known.hash = Some(hash[..SHORT].to_owned());
+        match hash.go_on() {
+            HashProgress::More(hash) => self.hashing.push((generation, hash)),
+            HashProgress::Done(hash) => {
+                if let Some(known) = self.known.get_mut(&generation) {
+                    known.hash = Some(format!("{hash:016x}")[..SHORT].to_owned());
                 }
-                self.hashing.remove(0);
             }
+            HashProgress::Lost => {}
         }
     }
 
     pub fn retain(&mut self, is_wanted: impl Fn(Generation) -> bool) {
         self.known.retain(|generation, _| is_wanted(*generation));
-        self.hashing.retain(|one| is_wanted(one.generation));
+        self.hashing
+            .retain(|(generation, _)| is_wanted(*generation));
     }
 
     /// `differs`: the file at the path is another one by now.
@@ -118,12 +108,8 @@ impl Programs {
             hash: None,
         };
         self.known.insert(generation, known);
-        let hasher = Box::new(Xxh3::new());
-        self.hashing.push(Hashing {
-            generation,
-            file,
-            hasher,
-        });
+        let hash = HashInProgress::of(file).ok();
+        self.hashing.extend(hash.map(|hash| (generation, hash)));
     }
 }
 
@@ -156,7 +142,8 @@ mod tests {
     fn a_program_is_hashed_piece_by_piece_and_told_from_its_successor() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("server");
-        fs::write(&path, vec![7; PIECE + 9]).unwrap();
+        let size = 9 + (9 << 20);
+        fs::write(&path, vec![7; size]).unwrap();
         let mut programs = Programs::default();
         programs.add(Generation(1), path.clone());
         let mut pieces = 0;
@@ -164,9 +151,9 @@ mod tests {
             programs.hash_on();
             pieces += 1;
         }
-        assert_eq!(pieces, 3);
+        assert_eq!(pieces, 2);
         let shown = programs.shown(Generation(1)).unwrap();
-        assert_eq!(shown["size"], PIECE + 9);
+        assert_eq!(shown["size"], size);
         assert_eq!(shown["hash"].as_str().map(str::len), Some(SHORT));
         assert_eq!(shown["differs"], false);
         fs::write(room.path().join("new"), "new").unwrap();

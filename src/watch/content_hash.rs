@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::watch::completeness::{self, FileIdentity};
 
@@ -37,18 +37,21 @@ impl HashInProgress {
         }
     }
 
+    /// `file` is at offset 0.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of(file: File) -> io::Result<Self> {
+        let identity = FileIdentity::of(&file.metadata()?);
+        Ok(Self::new(file, identity))
+    }
+
     pub fn go_on(mut self) -> HashProgress {
-        let size = usize::try_from(self.identity.size).unwrap_or(usize::MAX);
-        let mut buffer = vec![0; size.clamp(4 << 10, 256 << 10)];
-        for _ in 0..PIECE / buffer.len() {
-            match self.file.read(&mut buffer) {
-                Ok(0) => return self.finish(),
-                Ok(bytes) => self.hasher.update(buffer.get(..bytes).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return HashProgress::Lost,
-            }
+        match read_into(&mut self.hasher, &mut self.file, PIECE) {
+            Ok(PIECE) => HashProgress::More(self),
+            Ok(_) => self.finish(),
+            Err(_) => HashProgress::Lost,
         }
-        HashProgress::More(self)
     }
 
     fn finish(self) -> HashProgress {
@@ -66,9 +69,28 @@ impl HashInProgress {
 /// # Errors
 /// Those of open(2) and read(2).
 pub fn hash_of_first(path: &Path, length: u64) -> io::Result<u64> {
-    let mut content = Vec::new();
-    completeness::open(path)?
-        .take(length)
-        .read_to_end(&mut content)?;
-    Ok(xxh3_64(&content))
+    let mut hasher = Xxh3::new();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    read_into(&mut hasher, &mut completeness::open(path)?, length)?;
+    Ok(hasher.digest())
+}
+
+/// How many bytes were read: fewer than `length` at the end of the file.
+fn read_into(hasher: &mut Xxh3, file: &mut File, length: usize) -> io::Result<usize> {
+    // On the stack: the allocator would keep a large buffer for good.
+    let mut buffer = [0; 16 << 10];
+    let mut done = 0;
+    while done < length {
+        let wanted = buffer.len().min(length - done);
+        match file.read(&mut buffer[..wanted]) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                hasher.update(&buffer[..bytes]);
+                done += bytes;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
