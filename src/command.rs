@@ -17,8 +17,8 @@ use crate::cli::options::Stderr;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
 use crate::stub::channel::{self, StubChannel, StubMessage};
-use crate::stub::open_files;
 use crate::stub::request::StubRequest;
+use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Exit, Time};
 
 /// The time from SIGTERM to SIGKILL.
@@ -65,6 +65,7 @@ impl Command {
             command,
             environment,
             open_files: open_files::given(),
+            oom_score: oom_score::given(),
             ..StubRequest::default()
         };
         let (output, theirs) = match stderr {

@@ -26,7 +26,7 @@ use crate::listener::InheritedSocket;
 use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
-use crate::stub::{FIRST, open_files};
+use crate::stub::{FIRST, oom_score, open_files};
 use crate::supervisor::{Exit, Generation, Time};
 use crate::{handoff, program};
 use environment::Variables;
@@ -142,6 +142,7 @@ impl Server {
             numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
             open_files: open_files::given(),
+            oom_score: oom_score::given(),
             environment,
         };
         let program = program.or_else(|| {

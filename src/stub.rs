@@ -9,6 +9,7 @@
 
 pub mod channel;
 mod credentials;
+pub mod oom_score;
 pub mod open_files;
 pub mod request;
 
@@ -120,6 +121,7 @@ fn prepare(
     arrange(handed, &request.numbers, line, &mut program)
         .map_err(ours("put its sockets in their places"))?;
     open_files::put_back(request.open_files);
+    oom_score::put_back(request.oom_score);
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
     if request.capture {

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
 
 use crate::handoff::{Incoming, Outgoing};
-use crate::stub::open_files;
+use crate::stub::{oom_score, open_files};
 use crate::{program, sys};
 
 /// Where the next hotswap finds its [`Ticket`].
@@ -72,8 +72,10 @@ fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     interrupt.add(Signal::SIGINT);
     interrupt.thread_block()?;
     open_files::put_back(open_files::given());
+    oom_score::put_back(oom_score::given());
     let result = execve(&path, &arguments, &environment);
     open_files::raise();
+    oom_score::lower();
     let _ = interrupt.thread_unblock();
     Ok(result?)
 }

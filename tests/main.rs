@@ -20,6 +20,7 @@ mod faults;
 mod hard_to_watch;
 mod harness;
 mod idle;
+mod killed;
 mod limits;
 mod loops;
 mod many;

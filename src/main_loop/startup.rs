@@ -22,7 +22,7 @@ use crate::listener::{ListenerContext, Listeners, SocketOptions};
 use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
 use crate::signals::Signals;
-use crate::stub::open_files;
+use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
 use crate::sys::clock::Pulse;
 use crate::systemd::{self, ServiceManager};
@@ -66,6 +66,7 @@ impl World {
     /// With what the core remembers, if this hotswap goes on where another one ended.
     pub(super) fn open(args: RunArgs) -> Result<(Self, Option<SavedState>)> {
         open_files::raise();
+        oom_score::lower();
         let mut upgraded = Upgraded::at_start()?;
         // Before anything asks what time it is.
         if let Some(upgraded) = &mut upgraded {

@@ -31,6 +31,8 @@ pub struct StubRequest {
     pub by_descriptor: bool,
     /// The limit of open descriptors, soft and hard, that hotswap was started with.
     pub open_files: Option<(u64, u64)>,
+    /// The score for the OOM killer, if hotswap has lowered its own.
+    pub oom_score: Option<i32>,
 }
 
 impl StubRequest {
