@@ -1,11 +1,12 @@
 //! What all listeners share: the options, the watcher, the relays, and the incidents to report.
 
 use std::io;
+use std::net::SocketAddr;
 
 use super::incident::Incident;
 use super::listening_socket::{Interest, ListeningSocket};
 use super::port_holder;
-use super::relay::{Destination, Relays, has_left};
+use super::relay::{Destination, Relays, canonical, has_left, peer_of};
 use super::snapshot::Surveys;
 use super::watcher::Watcher;
 use crate::socket::{Inode, has_client, reset, set_nonblocking};
@@ -153,7 +154,25 @@ impl ListenerContext {
         self.accept_all(socket, listener, &fate)
     }
 
-    /// Closes whoever waits on a socket of an address that is given up.
+    /// Takes clients off a spare socket until the connection from that address is among them, which is closed. Whether it
+    /// was.
+    pub fn take_off_until(
+        &mut self,
+        socket: &ListeningSocket,
+        listener: &str,
+        to: &Destination,
+        probe: SocketAddr,
+    ) -> bool {
+        loop {
+            match self.accept(socket, listener, &Fate::Find(probe, to)) {
+                Left::Some => {}
+                Left::Found => return true,
+                Left::Nobody | Left::HeldBack => return false,
+            }
+        }
+    }
+
+    /// Closes clients that wait on a socket of an address that is given up.
     pub fn close_clients(&mut self, socket: &ListeningSocket, listener: &str) {
         self.accept_all(socket, listener, &Fate::Close);
     }
@@ -173,7 +192,7 @@ impl ListenerContext {
         loop {
             match self.accept(socket, listener, fate) {
                 Left::Some => {}
-                Left::Nobody => return true,
+                Left::Nobody | Left::Found => return true,
                 Left::HeldBack => return false,
             }
         }
@@ -193,6 +212,10 @@ impl ListenerContext {
                     self.refused = self.refused.map(|refused| refused + 1);
                 }
                 Ok(Some(Outcome::HasLeft)) => {}
+                Ok(Some(Outcome::Found)) => {
+                    left = Left::Found;
+                    break;
+                }
                 Ok(None) => {
                     left = Left::Nobody;
                     break;
@@ -235,7 +258,7 @@ impl ListenerContext {
             return Ok(None);
         }
         let mut server = None;
-        if let Fate::Relay(to) = fate {
+        if let Fate::Relay(to) | Fate::Find(_, to) = fate {
             if self.relays.is_full() {
                 self.held_back = true;
                 return Err(HeldBack);
@@ -256,6 +279,11 @@ impl ListenerContext {
                 };
             }
         };
+        if let Fate::Find(probe, _) = fate
+            && peer_of(&client) == Some(canonical(*probe))
+        {
+            return Ok(Some(Outcome::Found));
+        }
         if !matches!(fate, Fate::Refuse) && has_left(&client) {
             return Ok(Some(Outcome::HasLeft));
         }
@@ -263,7 +291,7 @@ impl ListenerContext {
             reset(&client);
             return Ok(Some(match fate {
                 Fate::Refuse => Outcome::Refused,
-                Fate::Close | Fate::Relay(_) => Outcome::Lost,
+                Fate::Close | Fate::Relay(_) | Fate::Find(..) => Outcome::Lost,
             }));
         };
         let carried = self.relays.take(client, server, to, &self.watcher);
@@ -279,6 +307,8 @@ impl ListenerContext {
 /// What becomes of the clients that wait on a socket.
 enum Fate<'a> {
     Relay(&'a Destination),
+    /// The same, except for a connection of our own from that address.
+    Find(SocketAddr, &'a Destination),
     Close,
     /// The same, but they were not let in at all.
     Refuse,
@@ -291,6 +321,8 @@ enum Outcome {
     Refused,
     /// It had gone away.
     HasLeft,
+    /// It is the connection that is looked for.
+    Found,
 }
 
 /// There is no room now to hand a client on.
@@ -301,4 +333,6 @@ enum Left {
     Nobody,
     Some,
     HeldBack,
+    /// Whoever came after the connection that was looked for.
+    Found,
 }

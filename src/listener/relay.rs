@@ -137,11 +137,7 @@ impl Relays {
         to: &Destination,
         watcher: &Watcher,
     ) -> io::Result<()> {
-        let name = getpeername::<SockaddrStorage>(client.as_raw_fd());
-        let source = name
-            .ok()
-            .and_then(|name| inet_address(&name))
-            .map(canonical);
+        let source = peer_of(&client);
         if source.is_some_and(|source| self.sources.contains(&source)) {
             return Err(Errno::ELOOP.into());
         }
@@ -336,8 +332,14 @@ impl RelayEnd {
     }
 }
 
+/// The internet address of the other end.
+pub fn peer_of(connection: &OwnedFd) -> Option<SocketAddr> {
+    let name = getpeername::<SockaddrStorage>(connection.as_raw_fd()).ok()?;
+    inet_address(&name).map(canonical)
+}
+
 /// A dual-stack socket writes IPv4 addresses its own way.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

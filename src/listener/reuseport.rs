@@ -67,6 +67,19 @@ impl ReuseportGroup {
         self.sockets.len()
     }
 
+    #[cfg(test)]
+    pub fn spares(&self) -> Vec<&ListeningSocket> {
+        self.spare().collect()
+    }
+
+    /// A client at the index where the model has this member.
+    #[cfg(test)]
+    pub fn client_of(&self, inode: Inode) -> io::Result<OwnedFd> {
+        let index = |inode| self.members.index_of(inode).ok_or(Errno::ENOENT);
+        let target = self.members.target().ok_or(Errno::ENOENT)?;
+        self.probe_at(index(inode)?, index(target)?)
+    }
+
     fn listening_socket_of(&self, generation: Generation) -> Option<Inode> {
         let socket = self.socket_of(generation).filter(|socket| socket.listens);
         socket.map(|socket| socket.inode)
@@ -113,7 +126,7 @@ impl ReuseportGroup {
             if let Err(error) = guarded.and_then(|()| self.make_sure(target, context)) {
                 context.incident(Incident::broken(self.address(), &error));
             }
-            self.find_out();
+            self.find_out(context);
         }
     }
 

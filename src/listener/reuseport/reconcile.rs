@@ -2,22 +2,27 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::time::TimeSpec;
 
 use super::{ReuseportGroup, role_of, too_many_strangers};
 use crate::listener::context::ListenerContext;
-use crate::listener::listening_socket::ListeningSocket;
 use crate::listener::member_index::MemberRole;
+use crate::listener::relay::Destination;
 use crate::listener::snapshot::{Snapshot, Surveys};
 use crate::listener::steering::Steering;
-use crate::socket::{Inode, set_nonblocking};
+use crate::socket::{Inode, bound_to};
 use crate::sys;
 
 /// How often a socket joins again because strangers join or leave at the same moment.
 const ATTEMPTS: usize = 20;
+/// How long a connection of our own may take to its queue after it is made.
+const ON_THE_WAY: Duration = Duration::from_millis(5);
 
 impl ReuseportGroup {
     /// Updates the model from the kernel: a server may just have shut its socket down, and a process of the same user can join
@@ -99,39 +104,60 @@ impl ReuseportGroup {
     }
 
     /// Finds uncertain indexes by connections of our own: the socket that gets one is at that index.
-    pub(super) fn find_out(&mut self) {
-        if let Err(error) = self.try_to_find_out() {
+    pub(super) fn find_out(&mut self, context: &mut ListenerContext) {
+        if let Err(error) = self.try_to_find_out(context) {
             let address = self.address();
             log::debug!("cannot tell the order of the sockets of {address}: {error}");
         }
     }
 
-    fn try_to_find_out(&mut self) -> io::Result<()> {
+    fn try_to_find_out(&mut self, context: &mut ListenerContext) -> io::Result<()> {
         let target = self.members.target();
         let target = target.and_then(|inode| self.members.index_of(inode));
         let target = target.ok_or(Errno::ENOENT)?;
-        let is_uncertain = self.members.is_uncertain();
-        for (index, _) in &is_uncertain {
-            let _probe = self.probe_at(*index, target)?;
-            let uncertain = |socket: &&ListeningSocket| {
-                is_uncertain.iter().any(|(_, inode)| *inode == socket.inode)
-            };
-            let spare = self.spare().filter(uncertain);
-            let got_it = spare.map(|socket| {
-                (
-                    socket.inode,
-                    set_nonblocking(socket.fd(), true).and_then(|_| sys::accept(socket.fd())),
-                )
-            });
-            let got_it = got_it
-                .filter(|(_, accepted)| accepted.is_ok())
-                .map(|(inode, _)| inode)
-                .next();
+        for (index, _) in self.members.is_uncertain() {
+            let uncertain = self.members.is_uncertain();
+            let uncertain = |inode| uncertain.iter().any(|(_, other)| *other == inode);
+            let spares: Vec<Inode> = self.resting();
+            let spares: Vec<Inode> = spares.into_iter().filter(|one| uncertain(*one)).collect();
+            if spares.is_empty() {
+                break;
+            }
+            let probe = self.probe_at(index, target)?;
             // otherwise a server got it; which one is known once all others are found
-            if let Some(inode) = got_it {
-                self.members.found(inode, *index);
+            if let Some(inode) = self.receiver_of(&probe, &spares, context)? {
+                self.members.found(inode, index);
             }
         }
         Ok(())
+    }
+
+    /// Which of these spares gets this connection. Its last ACK may still be on its way, and another probe or a client may
+    /// have come before it.
+    fn receiver_of(
+        &self,
+        probe: &OwnedFd,
+        spares: &[Inode],
+        context: &mut ListenerContext,
+    ) -> io::Result<Option<Inode>> {
+        let from = bound_to(probe.as_fd())?;
+        let sockets = self.sockets.iter();
+        let spares = sockets.filter(|socket| spares.contains(&socket.inode));
+        let (listener, to) = (self.address(), Destination::Inet(self.address.at));
+        let until = sys::now() + ON_THE_WAY;
+        loop {
+            for socket in spares.clone() {
+                if context.take_off_until(socket, &listener, &to, from) {
+                    return Ok(Some(socket.inode));
+                }
+            }
+            let fds = spares.clone().map(|socket| socket.fd());
+            let mut waiting: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let left = until.saturating_sub(sys::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            ppoll(&mut waiting, Some(TimeSpec::from_duration(left)), None)?;
+        }
     }
 }

@@ -326,3 +326,30 @@ fn clients_stay_with_the_old_one_where_the_new_one_does_not_accept_until_that_is
     let _follow = fixture.clients(5);
     assert_eq!((first.answers(), second.answers()), (0, 5));
 }
+
+/// One probe of the order may be late, or a client may have come by mistake.
+#[test]
+fn a_spare_is_found_by_its_own_probe_and_no_client_is_taken_for_it() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    let second = fixture.serving(G2);
+    let third = fixture.serving(G3);
+    let group = fixture.listeners.group();
+    let spares: Vec<u64> = group.spares().iter().map(|spare| spare.inode).collect();
+    let early = spares.iter().map(|spare| group.client_of(*spare).unwrap());
+    let early: Vec<OwnedFd> = early.collect();
+    // where two leave at once, the order of those that take their places is unknown
+    first.shuts_down();
+    second.shuts_down();
+    fixture.wake();
+    let group = fixture.listeners.group();
+    for spare in group.spares() {
+        let _client = group.client_of(spare.inode).unwrap();
+        let came = crate::socket::has_client(spare.fd());
+        assert!(came, "{} is at another index", spare.inode);
+    }
+    for _ in &early {
+        fixture.wake();
+    }
+    assert_eq!(third.answers(), early.len());
+}
