@@ -100,6 +100,11 @@ impl MemberIndex {
         self.joined.contains(&inode)
     }
 
+    /// It is the only one that has joined since: strangers that were not seen cannot have come between it and another.
+    pub fn has_joined_alone(&self, inode: Inode) -> bool {
+        self.is_new(inode) && self.joined.len() == 1
+    }
+
     pub fn set_role(&mut self, inode: Inode, role: MemberRole) {
         for member in &mut self.members {
             if member.0 == inode {

@@ -33,6 +33,9 @@ pub struct ReuseportGroup {
     sockets: Vec<ListeningSocket>,
     /// Listening sockets in the group that are not ours.
     strangers: HashSet<Inode>,
+    /// There was one: others may come and go at any moment, unseen.
+    #[serde(default)]
+    is_wary: bool,
 }
 
 impl ReuseportGroup {
@@ -51,6 +54,7 @@ impl ReuseportGroup {
             members: MemberIndex::default(),
             sockets: Vec::new(),
             strangers: HashSet::new(),
+            is_wary: false,
         };
         let first = group.listen(first, owner, context)?;
         group.steer(first)?;

@@ -19,8 +19,9 @@ use crate::listener::steering::Steering;
 use crate::socket::{Inode, bound_to};
 use crate::sys;
 
-/// How often a socket joins again because strangers join or leave at the same moment.
+/// How often, and for how long, a socket joins again because strangers join or leave at the same moment.
 const ATTEMPTS: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection of our own may take to its queue after it is made.
 const ON_THE_WAY: Duration = Duration::from_millis(5);
 
@@ -40,6 +41,16 @@ impl ReuseportGroup {
         snapshot
     }
 
+    /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
+    fn see_members(&mut self, context: &mut ListenerContext) {
+        let seen = context.surveys.take(&self.address);
+        let seen = seen.or_else(|| Surveys::of(&[(self.address, Vec::new())]).take(&self.address));
+        match seen.and_then(|snapshot| snapshot.members) {
+            Some(members) => self.members_seen(members, context),
+            None => self.members.show(false),
+        }
+    }
+
     fn members_seen(&mut self, there: HashSet<Inode>, context: &mut ListenerContext) {
         let ours = self.sockets.iter().filter(|socket| socket.listens);
         let shut: Vec<Inode> = ours
@@ -53,6 +64,7 @@ impl ReuseportGroup {
         let gone: Vec<Inode> = gone.copied().collect();
         let mut strangers_moved = !gone.is_empty();
         self.members.leave_together(&gone);
+        self.is_wary |= strangers_moved;
         self.strangers.retain(|inode| there.contains(inode));
         for inode in there {
             let ours = self.position(inode);
@@ -62,6 +74,7 @@ impl ReuseportGroup {
                 self.members.append(inode, role_of(socket));
             } else if self.strangers.insert(inode) {
                 strangers_moved = true;
+                self.is_wary = true;
                 self.members.append(inode, MemberRole::ServerHeld);
                 context.found_stranger(self.address(), inode);
             }
@@ -70,22 +83,30 @@ impl ReuseportGroup {
     }
 
     /// A stranger may have joined or left at the moment this unused socket joined: then it joins once more, behind the members
-    /// of now.
+    /// of now. What must stand behind it follows once its index is known: where strangers come and go, two sockets that
+    /// join between two looks may be in another order than they seem.
     pub(super) fn make_sure(
         &mut self,
         inode: Inode,
         context: &mut ListenerContext,
     ) -> io::Result<()> {
-        for _ in 0..ATTEMPTS {
-            if !self.members.is_new(inode) {
-                return Ok(());
+        let until = sys::now() + PATIENCE;
+        let mut attempts = 0;
+        let mut is_settled = !self.members.is_new(inode);
+        while !is_settled {
+            let is_exact = !self.members.is_new(inode) || self.members.has_joined_alone(inode);
+            self.see_members(context);
+            if (is_exact || !self.is_wary) && self.members.index_of(inode).is_some() {
+                is_settled = !self.grow_as_needed(inode, context)?;
+                continue;
             }
-            self.snapshot(context);
-            if self.members.index_of(inode).is_none() {
-                self.join_again(inode, context)?;
+            attempts += 1;
+            if attempts > ATTEMPTS && sys::now() >= until {
+                return Err(too_many_strangers());
             }
+            self.join_again(inode, context)?;
         }
-        Err(too_many_strangers())
+        Ok(())
     }
 
     fn join_again(&mut self, inode: Inode, context: &ListenerContext) -> io::Result<()> {
@@ -99,8 +120,23 @@ impl ReuseportGroup {
         if self.members.target() == Some(inode) {
             self.steer(inode)?;
         }
-        self.guard(context)?;
-        self.fill(inode, context)
+        Ok(())
+    }
+
+    /// Makes spares that are missing behind the target or this one: one at a time where strangers come and go. Whether
+    /// any was missing.
+    fn grow_as_needed(&mut self, inode: Inode, context: &ListenerContext) -> io::Result<bool> {
+        let guarded = self.members.target().into_iter().chain([inode]);
+        let missing = guarded.map(|one| self.members.fillers_needed(one)).max();
+        let missing = missing.unwrap_or(0);
+        for _ in 0..if self.is_wary {
+            missing.min(1)
+        } else {
+            missing
+        } {
+            self.grow(context)?;
+        }
+        Ok(missing > 0)
     }
 
     /// Finds uncertain indexes by connections of our own: the socket that gets one is at that index.
