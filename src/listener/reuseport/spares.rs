@@ -15,13 +15,19 @@ use crate::sys;
 const REST: Duration = Duration::from_secs(3);
 
 impl ReuseportGroup {
-    /// When the next spare will be old enough to be closed.
+    /// When the next spare will be old enough to be closed, or its index is to be found out once more.
     pub(super) fn rest_deadline(&self) -> Option<Time> {
-        let spare = self
-            .sockets
-            .iter()
-            .filter(|socket| socket.owner.is_none() && self.members.may_close(socket.inode));
-        spare.map(|socket| socket.since + REST).min()
+        let due = |socket: &&ListeningSocket| {
+            let findable = self.strangers.is_empty() && self.is_uncertain(socket.inode);
+            self.members.may_close(socket.inode) || findable
+        };
+        let spare = self.sockets.iter().filter(|one| one.owner.is_none());
+        spare.filter(due).map(|socket| socket.since + REST).min()
+    }
+
+    fn is_uncertain(&self, inode: Inode) -> bool {
+        let mut uncertain = self.members.is_uncertain().into_iter();
+        uncertain.any(|(_, other)| other == inode)
     }
 
     /// The spares that are old enough to be closed or given away if they are idle.
@@ -84,10 +90,11 @@ impl ReuseportGroup {
             let Some(at) = self.position(inode) else {
                 continue;
             };
-            if !self.is_rested(at, now) || !self.members.may_close(inode) {
+            let may_close = self.members.may_close(inode);
+            if !self.is_rested(at, now) || !(may_close || self.is_uncertain(inode)) {
                 continue;
             }
-            let idle = self.strangers.is_empty() && self.is_idle(at, snapshot, now);
+            let idle = may_close && self.strangers.is_empty() && self.is_idle(at, snapshot, now);
             let socket = &mut self.sockets[at];
             if idle && context.watcher.watch(socket, None).is_ok() {
                 self.members.leave(inode);
