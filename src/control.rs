@@ -4,6 +4,7 @@
 
 pub mod client;
 mod connection;
+pub mod name;
 pub mod protocol;
 mod socket;
 pub mod socket_dirs;
@@ -16,9 +17,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::poll::PollFlags;
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,6 +46,15 @@ pub struct ClientRequest {
     pub uid: u32,
 }
 
+/// Why an instance cannot have the name it was to have.
+pub fn name_in_use(name: &str, holder: Option<Pid>) -> String {
+    let pid = holder.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    format!(
+        "cannot use the name {name}: another hotswap{pid} has it\n\
+         try: hotswap status {name}, hotswap stop {name}, or another --name"
+    )
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Control {
     name: String,
@@ -61,18 +71,24 @@ pub struct Control {
 }
 
 impl Control {
-    /// The control socket at `path`, or where clients look for an instance of this name; and a warning if there can be none.
+    /// The control socket at `path`, or where clients look for an instance of this name; and a warning if there can be
+    /// none. A name that was asked for gets no number.
     ///
     /// # Errors
-    /// Only if a path was given, and no socket can be made there.
-    pub fn open(path: Option<&Path>, name: &str) -> Result<(Self, Option<String>)> {
-        Self::open_in(&SocketDirs::ours(), path, name)
+    /// If a path was given and no socket can be made there, or a name was asked for and another instance has it.
+    pub fn open(
+        path: Option<&Path>,
+        name: &str,
+        asked_for: bool,
+    ) -> Result<(Self, Option<String>)> {
+        Self::open_in(&SocketDirs::ours(), path, name, asked_for)
     }
 
     fn open_in(
         dirs: &SocketDirs,
         path: Option<&Path>,
         name: &str,
+        asked_for: bool,
     ) -> Result<(Self, Option<String>)> {
         if let Some(path) = path {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -80,10 +96,17 @@ impl Control {
                 .with_context(|| format!("cannot make the control socket {}", path.display()))?;
             return Ok((Self::with(Some(socket), name.to_owned()), None));
         }
-        let made = dirs
-            .own_directory()
-            .and_then(|directory| ControlSocket::named(&directory, name));
+        let made = dirs.own_directory().and_then(|directory| {
+            if asked_for {
+                let socket = ControlSocket::of(&directory, name)?;
+                return Ok((socket, name.to_owned()));
+            }
+            ControlSocket::named(&directory, name)
+        });
         Ok(match made {
+            Err(error) if asked_for && error.kind() == io::ErrorKind::AddrInUse => {
+                bail!("{}", name_in_use(name, None))
+            }
             Ok((socket, name)) => (Self::with(Some(socket), name), None),
             Err(error) => {
                 let warning = format!(

@@ -10,9 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::commands::{run, run_among_ours, said, start};
+use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
-use crate::common::plan::hotswap;
+use crate::common::plan::{Plan, hotswap};
 use crate::common::site::Site;
 use crate::common::{eventually, hotswap_program};
 
@@ -34,6 +35,62 @@ fn a_name_in_use_gets_a_number() {
     assert!(second.stop().success());
     assert_eq!(run(&first, &["stop", "server-2"]).status.code(), Some(3));
     assert_eq!(run(&first, &["swap", "server"]).status.code(), Some(0));
+}
+
+/// A plan for an instance of the same user as the first, by the name of that one.
+fn namesake(first: &Site) -> Plan {
+    let run_there = first.dir().join("run");
+    Site::at(Place::Tcp4)
+        .variable("XDG_RUNTIME_DIR", run_there.to_str().expect("text"))
+        .with(&["--name", "api"])
+}
+
+#[test]
+fn a_name_that_was_asked_for_belongs_to_one() {
+    let first = Site::at(Place::Tcp4).with(&["--name", "api"]).serving("v1");
+    let mut second = namesake(&first).starting("w1");
+    second.expect_status(125);
+    second
+        .log
+        .wait_for("cannot use the name api: another hotswap");
+    assert_eq!(run(&first, &["swap", "api"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_name_is_waited_for_while_its_holder_stops() {
+    let first = Site::at(Place::Tcp4)
+        .with(&["--name", "api"])
+        .by_odd("think=1500ms")
+        .serving("v1");
+    let mut clients = first.guests().and(2, Habit::default()).come();
+    clients.until_asked(2);
+    first.signal(Signal::SIGTERM);
+    first.log.wait_for("stopping");
+    let second = namesake(&first).starting("w1");
+    second.log.wait_for("waiting for the name api");
+    clients.expect_no_failure();
+    second.log.wait_for("generation 1 is serving");
+    let output = run(&first, &["status", "api", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    assert_eq!(status["name"], "api");
+}
+
+#[test]
+fn who_waits_for_a_name_can_be_stopped() {
+    let first = Site::at(Place::Tcp4)
+        .with(&["--name", "api"])
+        .by_odd("think=3s")
+        .serving("v1");
+    let clients = first.guests().and(1, Habit::default()).come();
+    clients.until_asked(1);
+    first.signal(Signal::SIGTERM);
+    first.log.wait_for("stopping");
+    let mut second = namesake(&first).starting("w1");
+    second.log.wait_for("waiting for the name api");
+    second.signal(Signal::SIGTERM);
+    second.expect_status(125);
+    assert!(!second.log.says("generation 1 started"));
+    drop(clients);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::SendTimeout;
@@ -132,6 +132,12 @@ pub fn find(
     }
 }
 
+/// The instance at exactly this path.
+pub fn at(dirs: &SocketDirs, path: &Path, name: &str) -> Option<Instance> {
+    let found = dirs.usable(path, name)?;
+    meet(vec![found], None).greeted.pop()
+}
+
 fn several(instances: &[Instance], name: Option<&str>) -> String {
     let list = |item: fn(&Instance) -> String| {
         let items: Vec<String> = instances.iter().map(item).collect();
@@ -227,6 +233,10 @@ impl Instance {
             stream,
             input,
         })
+    }
+
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
     }
 
     pub fn ask(&mut self, what: &RequestKind) {

@@ -52,6 +52,14 @@ impl ControlSocket {
         Self::claim(path)
     }
 
+    /// A socket of exactly that name in the directory.
+    ///
+    /// # Errors
+    /// As [`ControlSocket::at`].
+    pub fn of(directory: &Path, name: &str) -> io::Result<Self> {
+        Self::at(&directory.join(file_of(name)))
+    }
+
     /// A socket of that name in the directory, with a number behind it if the name is in use; and the name it got.
     ///
     /// # Errors

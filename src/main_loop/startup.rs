@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::prctl;
+use nix::sys::time::TimeSpec;
 
 use super::addresses::CountingAddresses;
 use super::build::Build;
@@ -17,11 +20,12 @@ use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
 use crate::cli::options::{self, RunArgs};
-use crate::control::Control;
+use crate::control::name::NameHolder;
+use crate::control::{Control, name_in_use};
 use crate::listener::{ListenerContext, Listeners, SocketOptions};
 use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
-use crate::signals::Signals;
+use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
 use crate::sys::clock::Pulse;
@@ -88,13 +92,16 @@ impl World {
         let mut incoming = upgraded.map(|upgraded| upgraded.state);
         let Prerequisites {
             own_path,
-            signals,
+            mut signals,
             capture_setting,
             context,
             watch,
             directory,
             warnings: of_watch,
         } = ground;
+        if incoming.is_none() {
+            wait_for_name(&args, &mut signals)?;
+        }
         let (listeners, mut warnings) = match &mut incoming {
             Some(incoming) => {
                 let listeners = super::upgrade::listeners(incoming, context).map_err(lost)?;
@@ -105,9 +112,10 @@ impl World {
         warnings.extend(capture_setting.warning);
         warnings.extend(of_watch);
         // Last of all that may fail: its file is there for as long as hotswap answers.
+        let asked_for = args.name.is_some();
         let (control, warning) = match &mut incoming {
             Some(incoming) => (incoming.take("control").map_err(lost)?, None),
-            None => Control::open(args.control.as_deref(), &args.instance())?,
+            None => Control::open(args.control.as_deref(), &args.instance(), asked_for)?,
         };
         warnings.extend(warning);
         let server_config = server_config(&args, &control, capture_setting.capture);
@@ -195,6 +203,44 @@ impl Prerequisites {
             warnings,
         })
     }
+}
+
+/// One that is stopping has the addresses as well as the name, so this comes before everything that it may have.
+///
+/// # Errors
+/// If the name was asked for, and its holder goes on, or hotswap itself is to stop.
+fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
+    let Some(name) = args.name.as_deref().filter(|_| args.control.is_none()) else {
+        return Ok(());
+    };
+    let mut named = None;
+    while let Some(mut holder) = NameHolder::of(name) {
+        let (pid, death) = (holder.pid, holder.death());
+        let Some((left, death)) = holder.stops_within().zip(death.ok()) else {
+            bail!("{}", name_in_use(name, Some(pid)));
+        };
+        if named.replace(pid) != Some(pid) {
+            log::info!(
+                "waiting for the name {name}: the hotswap that has it (pid {pid}) is stopping"
+            );
+        }
+        let mut fds = signals
+            .polled()
+            .map(|(fd, flags)| PollFd::new(fd, flags))
+            .to_vec();
+        fds.push(PollFd::new(death.as_fd(), PollFlags::POLLIN));
+        ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None).context("cannot poll")?;
+        let stops = |asked: &SignalRequest| {
+            matches!(
+                asked,
+                SignalRequest::Stop { .. } | SignalRequest::Quit | SignalRequest::Interrupt
+            )
+        };
+        if signals.read().iter().any(stops) {
+            bail!("stopped before the name {name} was free");
+        }
+    }
+    Ok(())
 }
 
 fn socket_options(args: &RunArgs, capture_setting: &CaptureSetting) -> SocketOptions {

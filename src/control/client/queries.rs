@@ -69,7 +69,11 @@ fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
     })
 }
 
-fn state_of(instance: &mut Instance) -> Result<Value, u8> {
+/// What `hotswap status --json` shows.
+///
+/// # Errors
+/// The exit status, if it does not answer.
+pub fn state_of(instance: &mut Instance) -> Result<Value, u8> {
     answer(instance, &RequestKind::Status)
 }
 
