@@ -109,13 +109,22 @@ impl ReuseportGroup {
         Ok(())
     }
 
-    fn join_again(&mut self, inode: Inode, context: &ListenerContext) -> io::Result<()> {
+    /// Leaves, and joins last. There is a look between the two unless clients need it: a stranger that is never seen could
+    /// have taken the place that it leaves, and left that to it again.
+    fn join_again(&mut self, inode: Inode, context: &mut ListenerContext) -> io::Result<()> {
         let at = self.position(inode).ok_or(Errno::EBADF)?;
-        let socket = &self.sockets[at];
+        let socket = &mut self.sockets[at];
         let role = role_of(socket);
         shutdown(socket.fd().as_raw_fd(), Shutdown::Both)?;
         self.members.leave(inode);
+        if self.members.target() != Some(inode) {
+            socket.listens = false;
+            self.see_members(context);
+        }
+        let at = self.position(inode).ok_or(Errno::EBADF)?;
+        let socket = &mut self.sockets[at];
         sys::listen(socket.fd(), context.options.backlog)?;
+        socket.listens = true;
         self.members.append(inode, role);
         if self.members.target() == Some(inode) {
             self.steer(inode)?;

@@ -35,8 +35,11 @@ impl ReuseportGroup {
         self.spare().map(|socket| socket.inode).collect()
     }
 
-    /// The first idle spare with a known index.
+    /// The first idle spare with a known index. Where strangers come and go unseen, none is known well enough.
     pub(super) fn settled(&self, snapshot: &Snapshot) -> Option<usize> {
+        if self.is_wary {
+            return None;
+        }
         let now = sys::now();
         self.members.members().find_map(|inode| {
             let known = self.members.index_of(inode).is_some();
@@ -83,7 +86,7 @@ impl ReuseportGroup {
     }
 
     /// Closes spares that are not needed, the first ones first: then the last member, which may be a candidate, moves before
-    /// the target.
+    /// the target. Where strangers come and go unseen, only one between two looks.
     pub(super) fn close_idle(&mut self, snapshot: &Snapshot, now: Time, context: &ListenerContext) {
         let members: Vec<Inode> = self.members.members().collect();
         for inode in members {
@@ -99,6 +102,9 @@ impl ReuseportGroup {
             if idle && context.watcher.watch(socket, None).is_ok() {
                 self.members.leave(inode);
                 self.sockets.remove(at);
+                if self.is_wary {
+                    break;
+                }
             } else {
                 socket.since = now;
             }

@@ -149,7 +149,9 @@ impl Steering for ReuseportGroup {
         self.park_all_of(generation, Some(inode), now);
         self.update_interests(context);
         self.guard(context)?;
-        self.close_idle(&snapshot, now, context);
+        if !self.is_wary {
+            self.close_idle(&snapshot, now, context);
+        }
         self.fill(inode, context)?;
         self.make_sure(inode, context)
     }
