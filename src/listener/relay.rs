@@ -3,7 +3,7 @@
 //! The server sees hotswap as its client: nothing better is possible for a connection that was never accepted. It never
 //! blocks, and is bounded in number, in time, and in memory per connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -33,6 +33,8 @@ pub const MOST: usize = 1_000;
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a connection may last: enough for a slow request, not for a subscription.
 const LONGEST: Duration = Duration::from_secs(600);
+/// A client that waits while the one it is relayed to is replaced once more is relayed twice.
+const MOST_HOPS: u32 = 2;
 const PIECE: usize = 16 * 1024;
 /// How many pieces are copied at once, so that a fast connection does not block the loop.
 const AT_ONE_GO: usize = 16;
@@ -100,6 +102,9 @@ struct RelayEnd {
 pub struct Relay {
     client: RelayEnd,
     server: RelayEnd,
+    /// How many relays there are from the first client on, this one included.
+    #[serde(default)]
+    hops: u32,
     begun: Time,
     moved: Time,
 }
@@ -111,8 +116,8 @@ pub struct Relays {
     all: HashMap<Inode, Relay>,
     /// The client's socket by the server's.
     clients: HashMap<Inode, Inode>,
-    /// The addresses that the server sees as its clients.
-    sources: HashSet<SocketAddr>,
+    /// The addresses that the server sees as its clients, and how many relays are on the way.
+    sources: HashMap<SocketAddr, u32>,
 }
 
 impl Relays {
@@ -128,8 +133,8 @@ impl Relays {
     /// Relays this client from now on, by a socket that [`Destination::open`] has made.
     ///
     /// # Errors
-    /// If the destination cannot be connected to, the client may not be led there, or the client is itself a relayed
-    /// connection: then the destination leads back here, in an endless loop.
+    /// If the destination cannot be connected to, the client may not be led there, or the client has been relayed too often:
+    /// then the destination leads back here, in an endless loop.
     pub fn take(
         &mut self,
         client: OwnedFd,
@@ -138,11 +143,13 @@ impl Relays {
         watcher: &Watcher,
     ) -> io::Result<()> {
         let source = peer_of(&client);
-        if source.is_some_and(|source| self.sources.contains(&source)) {
+        let hops = source.and_then(|source| self.sources.get(&source).copied());
+        let hops = hops.unwrap_or(0) + 1;
+        if hops > MOST_HOPS {
             return Err(Errno::ELOOP.into());
         }
         to.lead(&client, &server)?;
-        self.join(client, server, watcher)
+        self.add(Relay::new(client, server, hops)?, watcher)
     }
 
     /// Relays between these two, which have been connected already.
@@ -150,14 +157,7 @@ impl Relays {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn join(&mut self, client: OwnedFd, server: OwnedFd, watcher: &Watcher) -> io::Result<()> {
-        let now = sys::now();
-        let relay = Relay {
-            client: RelayEnd::new(client)?,
-            server: RelayEnd::new(server)?,
-            begun: now,
-            moved: now,
-        };
-        self.add(relay, watcher)
+        self.add(Relay::new(client, server, 1)?, watcher)
     }
 
     /// What crosses an upgrade.
@@ -168,7 +168,9 @@ impl Relays {
     pub fn add(&mut self, mut relay: Relay, watcher: &Watcher) -> io::Result<()> {
         relay.watch(watcher)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
-        self.sources.extend(relay.source());
+        let source = relay.source();
+        self.sources
+            .extend(source.map(|source| (source, relay.hops)));
         self.all.insert(relay.client.inode, relay);
         Ok(())
     }
@@ -230,6 +232,17 @@ impl Relays {
 }
 
 impl Relay {
+    fn new(client: OwnedFd, server: OwnedFd, hops: u32) -> io::Result<Self> {
+        let now = sys::now();
+        Ok(Self {
+            client: RelayEnd::new(client)?,
+            server: RelayEnd::new(server)?,
+            hops,
+            begun: now,
+            moved: now,
+        })
+    }
+
     /// The address that the server sees as its client, if it is known.
     fn source(&self) -> Option<SocketAddr> {
         bound_to(self.server.fd.as_fd()).ok().map(canonical)
