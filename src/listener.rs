@@ -37,6 +37,7 @@ use crate::socket::Inode;
 use crate::supervisor::{Generation, SocketChoice, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
+use context::Intake;
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
@@ -163,6 +164,10 @@ impl Listeners {
     ) -> io::Result<Vec<InheritedSocket>> {
         let mut inherited_sockets = Vec::new();
         self.spawning = self.spawning.max(Some(generation));
+        // nothing serves: what clients wait on is for this generation
+        if sockets == SocketChoice::Target && self.context.holds() {
+            self.context.intake = Intake::Open;
+        }
         self.surveyed(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {
@@ -224,7 +229,7 @@ impl Listeners {
 
     /// New clients of a listener that had stayed with the gone generation now go to the serving one.
     fn return_clients(&mut self) {
-        let Some(serving) = self.serving.filter(|_| !self.context.refuses()) else {
+        let Some(serving) = self.serving.filter(|_| !self.context.is_closed()) else {
             return;
         };
         let waiting = self
@@ -328,7 +333,9 @@ impl Listeners {
     /// From now on nobody is let in: new connections are reset and counted, until the next cut-over if there is one. No
     /// server is disturbed in accepting those that came before.
     pub fn turn_away(&mut self) -> Vec<Incident> {
-        self.context.refused.get_or_insert(0);
+        if !self.context.refuses() {
+            self.context.intake = Intake::Refused(0);
+        }
         self.surveyed(|all, context| {
             for Listener { sort, .. } in all {
                 if let Err(error) = sort.turn_away(context) {
@@ -350,7 +357,10 @@ impl Listeners {
 
     /// How many clients were refused, to be said once.
     pub fn take_refused(&mut self) -> Option<Incident> {
-        let connections = self.context.refused.take().unwrap_or(0);
+        let Intake::Refused(connections) = self.context.intake else {
+            return None;
+        };
+        self.context.intake = Intake::Open;
         (connections > 0).then_some(Incident::Refused { connections })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod draining;
 mod event;
+mod hold;
 mod phase;
 mod policy;
 mod restart;
@@ -22,6 +23,7 @@ mod tests;
 mod verdict;
 
 pub use event::{Action, Event, Failure, Reason, Refusal, SocketChoice, Then, Transition, Verdict};
+use hold::Waiting;
 pub use phase::{Draining, Phase, Queue};
 pub use policy::{Policy, RestartPolicy, StartOrder};
 pub use saved_state::SavedState;
@@ -131,6 +133,7 @@ pub struct Supervisor {
     clients_wait_until: Option<Time>,
     /// Whose program a roll back runs.
     previous: Option<Generation>,
+    waiting: Waiting,
 }
 
 impl Supervisor {
@@ -152,6 +155,7 @@ impl Supervisor {
             longest_start: Duration::ZERO,
             clients_wait_until: None,
             previous: None,
+            waiting: Waiting::default(),
         }
     }
 
@@ -161,6 +165,11 @@ impl Supervisor {
             Event::Launched => self.begin(now, Cause::First, Vec::new()),
             Event::SwapAsked(by) => self.ask(now, Cause::Asked, by),
             Event::FileChanged => self.ask(now, Cause::File, None),
+            Event::FileTouched => self.touched(now),
+            Event::FilesJudged => {
+                self.waiting.judged_by = None;
+                Vec::new()
+            }
             Event::BeforeSwapEnded(result) => self.prepared(now, result),
             Event::ProgramChecked(result) => self.checked(now, result),
             Event::CannotSpawn(generation, why) => self.not_spawned(now, generation, why),
@@ -183,6 +192,7 @@ impl Supervisor {
             Event::Elapsed => self.expire(now),
         };
         actions.extend(self.settle(now));
+        actions.extend(self.release(now));
         actions
     }
 
@@ -194,6 +204,7 @@ impl Supervisor {
             .map(Draining::deadline)
             .chain(swap)
             .chain(self.clients_wait_until)
+            .chain(self.waiting.judged_by)
             .min()
     }
 
@@ -274,6 +285,7 @@ impl Supervisor {
             actions.push(Action::Announce(Transition::Refusing));
             actions.push(Action::TurnAway(Refusal::NothingServes));
         }
+        self.waiting.judged_by.take_if(|until| *until <= now);
         actions.extend(self.expire_swap(now));
         actions.extend(self.expire_draining(now));
         actions
@@ -293,6 +305,7 @@ impl Supervisor {
                 Reason::BeforeSwapTooLong(self.policy.before_swap.unwrap_or_default())
             }
             Stage::Checking { .. } => Reason::NotFit("somebody is still writing it".into()),
+            Stage::Starting { .. } if swap.is_ready => return self.cut_over(now),
             Stage::Starting { until } => {
                 let patience = until.saturating_sub(swap.spawned.unwrap_or(until));
                 Reason::NotReady(patience)

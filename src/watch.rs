@@ -38,6 +38,7 @@ mod symlinks;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod tree;
 mod walk;
 
@@ -54,6 +55,7 @@ use own_writes::{Author, OwnWrites};
 use symlinks::{Directory, PathStep};
 use targets::Subjects;
 pub use targets::WatchTargets;
+use touched::Judging;
 use tree::WatchedTree;
 
 /// The least time between two looks.
@@ -111,6 +113,7 @@ pub struct Watch {
     /// When to look because a file was touched or another look is due.
     hinted: Option<Time>,
     looked: Time,
+    judging: Judging,
     /// Changes that wait for others, and since when.
     found: Vec<Changed>,
     found_at: Time,
@@ -158,6 +161,7 @@ impl Watch {
                 .unwrap_or_default(),
             hinted: (!is_idle).then_some(now),
             looked: now,
+            judging: Judging::default(),
             found: Vec::new(),
             found_at: now,
             is_unsaid: !is_idle,
@@ -225,15 +229,20 @@ impl Watch {
             log::warn!("{complaint}");
         }
         self.say_what_is_watched();
-        let settling = self
-            .files
-            .iter()
-            .any(|file| self.is_judged(file) && file.is_settling());
-        let settling = settling || self.trees.iter().any(WatchedTree::is_settling);
-        if settling && now < self.found_at + self.company() {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.found)
+        let settling = self.is_settling();
+        let found = if settling && now < self.found_at + self.company() {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.found)
+        };
+        self.go_on_judging(settling);
+        found
+    }
+
+    fn is_settling(&self) -> bool {
+        let mut files = self.files.iter();
+        let files = files.any(|file| self.is_judged(file) && file.is_settling());
+        files || self.trees.iter().any(WatchedTree::is_settling)
     }
 
     fn look_at_files(&mut self, now: Time, hints: &Hints) {

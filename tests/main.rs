@@ -19,6 +19,7 @@ mod far_away;
 mod faults;
 mod hard_to_watch;
 mod harness;
+mod hold;
 mod idle;
 mod killed;
 mod limits;

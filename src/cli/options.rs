@@ -162,6 +162,10 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub dev: bool,
 
+    /// Under --dev, let new connections wait for the next version from a change on
+    #[arg(long, help_heading = "Watching")]
+    pub hold: bool,
+
     /// Under --dev, clear the terminal before each swap
     #[arg(long, help_heading = "Watching")]
     pub clear: bool,
@@ -316,6 +320,12 @@ impl RunArgs {
 
     /// Whether the options can be meant together, as far as the line alone tells.
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.hold && !self.dev {
+            return Err(
+                "cannot hold connections without --dev: it is for local development\ntry: --dev --hold"
+                    .into(),
+            );
+        }
         if self.ready.needs_steered_listener() && self.share {
             return Err(
                 "cannot probe a shared socket: the old generation might answer\ntry: --ready notify"

@@ -83,7 +83,7 @@ fn every_option_is_read() {
         "-l web=8080 --listen unix:/run/a.sock --backlog 9 --socket-mode 0660 --socket-owner 0:0 --share \
          --capture always --ready notify --ready-timeout 1m30s --min-ready 3s --stop-signal quit --quiesce 1.5s \
          --drain-timeout 2h --max-draining 1 --order stop-first --restart never -w src --watch=views --no-watch \
-         --debounce 0 --poll 0 --before-swap make --before-swap-timeout 1m --on-event true --dev --clear \
+         --debounce 0 --poll 0 --before-swap make --before-swap-timeout 1m --on-event true --dev --hold --clear \
          --no-fallback --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
          --stdin open --stderr inherit --log-format json -q -- server",
     );
@@ -109,7 +109,15 @@ fn every_option_is_read() {
     assert_eq!(run.stdin, Stdin::Open);
     assert_eq!(run.stderr(), Stderr::Inherit);
     assert_eq!(run.log_format, LogFormat::Json);
-    assert!(run.share && run.no_watch && run.dev && run.clear && run.no_fallback && run.quiet);
+    assert!(
+        run.share
+            && run.no_watch
+            && run.dev
+            && run.hold
+            && run.clear
+            && run.no_fallback
+            && run.quiet
+    );
 }
 
 #[test]
@@ -328,6 +336,7 @@ fn every_bad_line_gets_one_clear_line() {
         "--name= -- x",
         "--user nobody-at-all -- x",
         "--group nobody-at-all -- x",
+        "--hold -- x",
         "--stderr x -- x",
         "--log-format xml -- x",
         "--ready after:30s -- x",

@@ -122,7 +122,8 @@ impl Listeners {
         };
         let (id, sort) = (listener.id, &mut listener.sort);
         if sort.is_steered() {
-            if is_attached || (sort.socket_of(generation).is_none() && !sort.is_waiting()) {
+            let is_left_to_it = sort.is_waiting() && !self.context.holds();
+            if is_attached || (sort.socket_of(generation).is_none() && !is_left_to_it) {
                 return Ok(BindPlan::Join);
             }
             sort.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
@@ -154,7 +155,7 @@ impl Listeners {
         };
         sort.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
-        if self.serving == Some(generation) {
+        if self.serving == Some(generation) && !self.context.holds() {
             sort.prepare(generation, &mut self.context)?;
             sort.cut_over(generation, &mut self.context)?;
         }

@@ -1,5 +1,6 @@
 //! What all listeners share: the options, the watcher, the relays, and the incidents to report.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -31,6 +32,17 @@ pub struct SocketOptions {
     pub share: bool,
 }
 
+/// What becomes of new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// They go to the serving generation.
+    Open,
+    /// They wait for the next one on sockets of ours.
+    Held,
+    /// They are reset: as many so far.
+    Refused(usize),
+}
+
 pub struct ListenerContext {
     pub options: SocketOptions,
     /// False once hotswap stops.
@@ -45,8 +57,9 @@ pub struct ListenerContext {
     exhausted: Option<Time>,
     /// As many clients are relayed as may be: the others wait until one ends.
     held_back: bool,
-    /// Nobody is let in: as many new connections were reset so far.
-    pub refused: Option<usize>,
+    pub intake: Intake,
+    /// Where clients cannot wait for the next version, and were said not to.
+    not_held: HashSet<String>,
     incidents: Vec<Incident>,
     /// Strangers that have not been named yet, and where they listen.
     strangers: Vec<(String, Inode)>,
@@ -63,7 +76,8 @@ impl ListenerContext {
             has_relayed: false,
             exhausted: None,
             held_back: false,
-            refused: None,
+            intake: Intake::Open,
+            not_held: HashSet::new(),
             incidents: Vec::new(),
             strangers: Vec::new(),
         })
@@ -71,6 +85,13 @@ impl ListenerContext {
 
     pub fn incident(&mut self, incident: Incident) {
         self.incidents.push(incident);
+    }
+
+    /// Clients of this address cannot wait for the next version: said once.
+    pub fn cannot_hold(&mut self, listener: String) {
+        if self.not_held.insert(listener.clone()) {
+            self.incident(Incident::NotHeld { listener });
+        }
     }
 
     /// A stranger has joined. Finding out who it is takes long, and is left for later.
@@ -122,12 +143,21 @@ impl ListenerContext {
     }
 
     pub fn refuses(&self) -> bool {
-        self.refused.is_some()
+        matches!(self.intake, Intake::Refused(_))
+    }
+
+    pub fn holds(&self) -> bool {
+        self.intake == Intake::Held
+    }
+
+    /// The target is a socket of ours that no generation is to be given.
+    pub fn is_closed(&self) -> bool {
+        self.intake != Intake::Open
     }
 
     /// What a spare socket is watched for.
     pub fn interest_in_spares(&self) -> Interest {
-        if self.exhausted.is_some() || self.held_back {
+        if self.exhausted.is_some() || self.held_back || self.holds() {
             Interest::Shutdown
         } else {
             Interest::Clients
@@ -209,7 +239,9 @@ impl ListenerContext {
                 Ok(Some(Outcome::Relayed)) => relayed += 1,
                 Ok(Some(Outcome::Lost)) => lost += 1,
                 Ok(Some(Outcome::Refused)) => {
-                    self.refused = self.refused.map(|refused| refused + 1);
+                    if let Intake::Refused(refused) = &mut self.intake {
+                        *refused += 1;
+                    }
                 }
                 Ok(Some(Outcome::HasLeft)) => {}
                 Ok(Some(Outcome::Found)) => {
@@ -231,7 +263,9 @@ impl ListenerContext {
             let _ = set_nonblocking(socket.fd(), false);
         }
         let listener = listener.to_owned();
-        if relayed > 0 {
+        if socket.held && relayed > 0 {
+            log::debug!("{relayed} connections that waited on {listener} are relayed");
+        } else if relayed > 0 {
             let first = !std::mem::replace(&mut self.has_relayed, true);
             self.incident(Incident::Relayed {
                 listener: listener.clone(),

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::context::Intake;
 use super::{Incident, Listener, ListenerId, Listeners};
 use crate::socket::Inode;
 use crate::supervisor::{Generation, SocketChoice};
@@ -23,14 +24,26 @@ impl Listeners {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.sort.prepare(generation, context))
         })?;
+        let holds = self.context.holds();
+        if holds {
+            self.context.intake = Intake::Open;
+        }
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
         for at in 0..self.all.len() {
-            if except.contains(&self.all[at].id) {
+            let Listener { id, sort, .. } = &mut self.all[at];
+            let listens = sort.socket_of(generation).is_some_and(|own| own.listens);
+            let stays = except.contains(id) || !listens;
+            // clients that wait there would wait for nothing
+            let old = self.serving.filter(|_| holds && stays && sort.is_waiting());
+            if except.contains(id) && old.is_none() {
                 continue;
             }
-            match self.all[at].sort.cut_over(generation, &mut self.context) {
+            match sort.cut_over(old.unwrap_or(generation), &mut self.context) {
                 Ok(before) => done.push((at, before)),
                 Err(error) => {
+                    if holds {
+                        self.context.intake = Intake::Held;
+                    }
                     self.cut_back(&done);
                     return Err(error);
                 }
@@ -42,6 +55,33 @@ impl Listeners {
         }
         self.forget_unowned();
         Ok(self.context.take_incidents())
+    }
+
+    /// From now on new connections wait for the next generation, wherever the serving one listens on a socket of its own.
+    /// The addresses where they cannot wait are named once.
+    pub fn hold(&mut self) -> Vec<Incident> {
+        let Some(serving) = self.serving else {
+            return Vec::new();
+        };
+        let held: Vec<ListenerId> = self
+            .sockets_of(serving)
+            .iter()
+            .filter(|socket| socket.listens && socket.steered)
+            .map(|socket| socket.listener)
+            .collect();
+        self.context.intake = Intake::Held;
+        self.surveyed(|all, context| {
+            for Listener { id, sort, .. } in all {
+                if !sort.is_steered() {
+                    context.cannot_hold(sort.address());
+                } else if held.contains(id)
+                    && let Err(error) = sort.hold(context)
+                {
+                    log::warn!("clients of {} do not wait: {error}", sort.address());
+                }
+            }
+        });
+        self.context.take_incidents()
     }
 
     /// Makes the sockets that this generation lacks.

@@ -17,6 +17,8 @@ pub enum Incident {
         connections: usize,
         first: bool,
     },
+    /// They do not wait for the next version: all generations have one socket there.
+    NotHeld { listener: String },
     /// Clients that came while nobody was let in.
     Refused { connections: usize },
     /// A stranger has joined the group: it gets no connection, but its leaving moves members.
@@ -66,6 +68,10 @@ impl fmt::Display for Incident {
                 let meaning = ", which sees an address of this host as theirs";
                 f.write_str(if *first { meaning } else { "" })
             }
+            Self::NotHeld { listener } => write!(
+                f,
+                "clients of {listener} do not wait for the next version: all generations share its socket"
+            ),
             Self::Refused { connections } => {
                 let these = count(*connections);
                 let were = if *connections == 1 { "was" } else { "were" };

@@ -20,6 +20,9 @@ pub struct ListeningSocket {
     pub listens: bool,
     /// When it stopped being the target, or was made.
     pub since: Time,
+    /// Clients were made to wait here for the next version.
+    #[serde(default)]
+    pub held: bool,
     /// What it is watched for, if it is.
     #[serde(skip)]
     pub interest: Option<Interest>,
@@ -42,6 +45,7 @@ impl ListeningSocket {
             fd,
             owner,
             since: now,
+            held: false,
             interest: None,
         })
     }
@@ -57,7 +61,7 @@ impl ListeningSocket {
     /// Makes it like a fresh one: listening with this backlog, and blocking.
     pub fn restore(&mut self, backlog: u32) -> io::Result<()> {
         sys::listen(self.fd(), backlog)?;
-        self.listens = true;
+        (self.listens, self.held) = (true, false);
         set_nonblocking(self.fd(), false).map(drop)
     }
 }

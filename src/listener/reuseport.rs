@@ -191,7 +191,8 @@ impl ReuseportGroup {
         for socket in &mut self.sockets {
             let is_target = Some(socket.inode) == target && !context.refuses();
             let spare = socket.owner.is_none() && !is_target;
-            if spare && socket.listens {
+            // while new connections are held, these would be carried to where they wait
+            if spare && socket.listens && !context.holds() {
                 if context.refuses() {
                     context.refuse_clients(socket, &listener);
                 } else if served {

@@ -72,6 +72,11 @@ pub trait Steering {
     /// Clients that still wait on this generation's own socket go to the one that serves.
     fn relay_queue(&mut self, _: Generation, _: &mut ListenerContext) {}
 
+    /// New connections wait on a socket of ours from now on, until the next cut-over.
+    fn hold(&mut self, _: &mut ListenerContext) -> io::Result<()> {
+        Ok(())
+    }
+
     /// New connections reach a socket of ours from now on, where they are reset, or nothing at all.
     fn turn_away(&mut self, _: &mut ListenerContext) -> io::Result<()> {
         Ok(())

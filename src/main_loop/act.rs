@@ -49,6 +49,11 @@ impl World {
                 }
             }
             Action::CutOver(generation) => return vec![self.cut_over(generation)],
+            Action::Hold => {
+                let incidents = self.listeners.hold();
+                log::debug!("new connections wait for the next version");
+                self.publish_incidents(&incidents);
+            }
             Action::Inherit(generation) => return vec![self.inherit(generation)],
             Action::Serve(generation) => self.serve(generation),
             Action::Lose(generation) => self.lose(generation),
@@ -203,7 +208,13 @@ impl World {
                 self.publish_incidents(&incidents);
                 Event::CutOverDone(generation)
             }
-            Err(error) => Event::CannotCutOver(generation, format!("cannot cut over: {error}")),
+            Err(error) => {
+                let why = format!("cannot cut over: {error}");
+                if one.is_some_and(|one| one.serving_since.is_some()) {
+                    self.warn(format!("clients wait for {generation}: {why}"));
+                }
+                Event::CannotCutOver(generation, why)
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use super::wait::Batch;
 use super::{Purpose, World};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
@@ -114,6 +115,19 @@ impl World {
             }
         }
         None
+    }
+
+    /// With `--hold`, the core hears when a change is being judged; true if that has begun.
+    pub(super) fn tell_of_judging(&mut self, batch: &mut Batch) -> bool {
+        let Some(judging) = self.watch.take_judging().filter(|_| self.args.hold) else {
+            return false;
+        };
+        batch.requests.push(if judging {
+            Event::FileTouched
+        } else {
+            Event::FilesJudged
+        });
+        judging
     }
 
     /// A screen for this swap alone, and why it is made.

@@ -63,6 +63,7 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
         fallback: !args.no_fallback,
         unwatched: args.no_watch && args.watch.is_empty(),
         ready_factor: if args.given.ready_timeout { 0 } else { 3 },
+        hold: args.hold,
     }
 }
 

@@ -59,7 +59,11 @@ impl World {
         for (room, fd, flags) in woken {
             self.woken(room, fd, flags, now, &mut batch);
         }
-        self.look(now, &mut batch);
+        // Clients wait from now on: the rest has time until then.
+        if !self.tell_of_judging(&mut batch) {
+            self.look(now, &mut batch);
+            self.tell_of_judging(&mut batch);
+        }
         self.answer_status_requests(supervisor, now);
         self.show_status(supervisor, now);
         if batch
@@ -188,7 +192,12 @@ impl World {
                 self.publish_incidents(&incidents);
             }
             Source::Control => self.handle_clients(fd, flags, now, batch),
-            Source::Watch => self.watch.woken(now),
+            Source::Watch => {
+                self.watch.woken(now);
+                if self.args.hold {
+                    self.watch.look_at_touched();
+                }
+            }
             Source::Keys => self.handle_keys(batch),
             Source::Server(generation) => self.handle_server(generation, fd, now),
             Source::Capture(generation) => self.handle_capture(generation, flags, now, batch),

@@ -12,6 +12,10 @@ pub enum Event {
     /// SIGHUP (`None`) or a client wants a swap.
     SwapAsked(Option<ClientId>),
     FileChanged,
+    /// A watched file seems to have changed: that is being judged.
+    FileTouched,
+    /// Nothing is being judged any more. What has changed was said before.
+    FilesJudged,
     BeforeSwapEnded(Result<(), String>),
     ProgramChecked(Result<(), String>),
     CannotSpawn(Generation, String),
@@ -59,6 +63,8 @@ pub enum Action {
         ready_timeout: Duration,
     },
     CutOver(Generation),
+    /// New connections wait on sockets of hotswap's, until the next cut-over.
+    Hold,
     /// The serving generation has died: its sockets and new connections go to this candidate before it is ready.
     Inherit(Generation),
     /// It serves from now on.

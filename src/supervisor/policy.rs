@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// The options that the core needs; set once, at the start.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
 pub struct Policy {
     pub ready_timeout: Duration,
     pub min_ready: Duration,
@@ -25,6 +26,8 @@ pub struct Policy {
     pub unwatched: bool,
     /// The ready timeout is never less than so many times the longest start.
     pub ready_factor: u32,
+    /// New connections wait for the next version as soon as there may be one.
+    pub hold: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,7 @@ impl Reason {
 impl Supervisor {
     /// The serving generation is dead: a starting candidate serves next, or a restart, or nothing.
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
+        self.nobody_serves();
         let background = *exit == Exit::Background;
         let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
         self.draining.push(if background {

@@ -65,6 +65,7 @@ impl Supervisor {
             .swap
             .as_ref()
             .is_none_or(|swap| matches!(swap.stage, Stage::BackingOff { .. }));
-        waits && self.pending.is_none()
+        let is_judging = self.waiting.held || self.waiting.judged_by.is_some();
+        waits && self.pending.is_none() && !is_judging
     }
 }

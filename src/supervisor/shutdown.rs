@@ -38,10 +38,14 @@ impl Supervisor {
 
     /// No new connections, and what is under way is finished: one that drains already keeps its deadline.
     fn drain_all(&mut self, now: Time, quiesce: Duration) -> Vec<Action> {
-        let mut actions = vec![
-            Action::TurnAway(Refusal::Stopping),
-            Action::Announce(Transition::Stopping),
-        ];
+        let released = self
+            .waiting
+            .held
+            .then(|| self.serves().map(Action::CutOver));
+        self.nobody_serves();
+        let mut actions: Vec<Action> = released.flatten().into_iter().collect();
+        actions.push(Action::TurnAway(Refusal::Stopping));
+        actions.push(Action::Announce(Transition::Stopping));
         self.clients_wait_until = None;
         for one in &mut self.draining {
             one.hurry(now, quiesce);

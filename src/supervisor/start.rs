@@ -1,8 +1,8 @@
 //! Starts a candidate: after a request, a changed file or a death.
 
 use super::{
-    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason,
-    SLOW_START, SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
+    Action, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason, SLOW_START,
+    SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
 };
 
 impl Supervisor {
@@ -59,7 +59,11 @@ impl Supervisor {
 
     pub(super) fn roll_back(&mut self, now: Time, by: ClientId) -> Vec<Action> {
         match self.rollback_target() {
-            Ok(_) => self.begin(now, Cause::RollBack, vec![by]),
+            Ok(_) => {
+                let mut actions = self.hold();
+                actions.extend(self.begin(now, Cause::RollBack, vec![by]));
+                actions
+            }
             Err(why) => vec![Action::Refuse(by, why)],
         }
     }
@@ -82,8 +86,15 @@ impl Supervisor {
         actions
     }
 
-    /// A request or a changed file joins a swap that is not spawned yet, replaces it, or waits until it has ended.
+    /// A request or a changed file.
     pub(super) fn ask(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
+        let mut actions = self.hold();
+        actions.extend(self.join_or_replace(now, cause, by));
+        actions
+    }
+
+    /// It joins a swap that is not spawned yet, replaces it, or waits until it has ended.
+    fn join_or_replace(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
             swap.clients.extend(by);
             return Vec::new();
@@ -152,10 +163,12 @@ impl Supervisor {
     }
 
     fn begin_now(&mut self, now: Time) -> Vec<Action> {
-        let pending = self.pending.take();
-        pending
-            .map(|pending| self.begin(now, pending.cause, pending.clients))
-            .unwrap_or_default()
+        let Some(pending) = self.pending.take() else {
+            return Vec::new();
+        };
+        let mut actions = self.hold();
+        actions.extend(self.begin(now, pending.cause, pending.clients));
+        actions
     }
 
     pub(super) fn prepared(&mut self, now: Time, result: Result<(), String>) -> Vec<Action> {
@@ -193,14 +206,8 @@ impl Supervisor {
 
     /// Stop-first, its listeners change hands before there is a process.
     fn begin_spawn(&mut self, now: Time) -> Vec<Action> {
-        let Some(swap) = &mut self.swap else {
-            return Vec::new();
-        };
         if self.policy.order == StartOrder::StopFirst && self.serving.is_some() {
-            swap.stage = Stage::CuttingOver {
-                until: now + CUT_OVER_TIMEOUT,
-            };
-            return vec![Action::CutOver(swap.generation)];
+            return self.cut_over(now);
         }
         self.spawn(now)
     }

@@ -17,6 +17,8 @@ pub struct Swap {
     pub spawned: Option<Time>,
     /// Until then a newer file or a request may replace it; counted from the first one replaced.
     pub replaceable: Option<Time>,
+    /// It got ready while a newer change was being judged, and waits for that.
+    pub is_ready: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,7 @@ impl Swap {
             check: false,
             spawned: None,
             replaceable: None,
+            is_ready: false,
         }
     }
 

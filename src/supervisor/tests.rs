@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use super::Action::{
-    Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Inherit, Kill, Lose, Quiesce,
-    Refuse, RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
+    Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Hold, Inherit, Kill, Lose,
+    Quiesce, Refuse, RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,
-    FileChanged, Gone, Interrupted, Launched, ProgramChecked, Queued, Quiet, Ready, ReopenAsked,
-    RollBackAsked, StopAsked, SwapAsked, UpgradeAsked,
+    FileChanged, FileTouched, FilesJudged, Gone, Interrupted, Launched, ProgramChecked, Queued,
+    Quiet, Ready, ReopenAsked, RollBackAsked, StopAsked, SwapAsked, UpgradeAsked,
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
@@ -22,6 +22,7 @@ mod announcements;
 mod deploys;
 mod fallback;
 mod histories;
+mod holding;
 mod lifecycle;
 mod model;
 mod requests;
@@ -52,6 +53,7 @@ fn policy() -> Policy {
         fallback: true,
         unwatched: false,
         ready_factor: 0,
+        hold: false,
     }
 }
 

@@ -13,13 +13,26 @@ impl Supervisor {
             }
             Some(swap) if swap.generation == generation && swap.is_starting() => {
                 self.longest_start = self.longest_start.max(swap.age(now));
-                swap.stage = Stage::CuttingOver {
-                    until: now + CUT_OVER_TIMEOUT,
-                };
-                vec![Action::CutOver(generation)]
+                if self.waiting.judged_by.is_some() {
+                    swap.is_ready = true;
+                    return Vec::new();
+                }
+                self.cut_over(now)
             }
             _ => Vec::new(),
         }
+    }
+
+    /// New connections go to the next generation, and so do those that wait for it.
+    pub(super) fn cut_over(&mut self, now: Time) -> Vec<Action> {
+        let Some(swap) = &mut self.swap else {
+            return Vec::new();
+        };
+        swap.stage = Stage::CuttingOver {
+            until: now + CUT_OVER_TIMEOUT,
+        };
+        self.waiting.held = false;
+        vec![Action::CutOver(swap.generation)]
     }
 
     /// A candidate that was only checked has shown that it gets ready.
@@ -67,6 +80,7 @@ impl Supervisor {
         let Some(old) = self.serving.take() else {
             return self.spawn(now);
         };
+        self.nobody_serves();
         if let Some(swap) = &mut self.swap {
             swap.stage = Stage::WaitingFor(old.generation);
         }
@@ -127,7 +141,10 @@ impl Supervisor {
             Some(swap) if swap.generation == generation && swap.is_cut_over_to() => {
                 self.fail(now, Reason::CannotCutOver(why))
             }
-            _ => Vec::new(),
+            _ => {
+                self.not_released(now, generation);
+                Vec::new()
+            }
         }
     }
 
@@ -151,7 +168,9 @@ impl Supervisor {
     pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
         let keeps_serving = self.serves();
-        if let Some(old) = keeps_serving.filter(|_| swap.is_cut_over_to()) {
+        // Those who are held are released once nothing else is on its way.
+        let cuts_back = swap.is_cut_over_to() && !self.waiting.held;
+        if let Some(old) = keeps_serving.filter(|_| cuts_back) {
             actions.push(Action::CutOver(old));
         }
         let exit = reason.exit().cloned();

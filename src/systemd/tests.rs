@@ -25,6 +25,7 @@ struct Service {
 
 fn policy() -> Policy {
     Policy {
+        hold: false,
         ready_timeout: Duration::from_secs(30),
         min_ready: Duration::ZERO,
         quiesce: Duration::from_secs(10),

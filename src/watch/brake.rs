@@ -83,6 +83,10 @@ impl Brake {
         self.braked.keys().map(PathBuf::as_path)
     }
 
+    pub fn leaves_out(&self, path: &Path) -> bool {
+        self.braked.contains_key(path)
+    }
+
     /// A file has changed at that moment; `grew` if something was only added to its end, as to a log.
     pub fn weigh(&mut self, path: &Path, changed: Moment, grew: bool, now: Time) -> Worth {
         let started = self.started.unwrap_or((i64::MAX, 0));

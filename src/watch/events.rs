@@ -47,6 +47,8 @@ pub enum HowArrived {
 pub struct Hints {
     /// Names that were touched.
     pub arrivals: HashMap<PathBuf, HowArrived>,
+    /// Names that were touched since they were last looked at in a hurry.
+    pub touched: HashSet<PathBuf>,
     /// Directories of watched trees in which something was touched.
     pub directories: HashSet<PathBuf>,
     /// Anything may have been touched: events were lost.
@@ -159,6 +161,13 @@ impl Events {
     /// Whether [`Events::follow`] must be called although the wanted directories are the same.
     pub fn is_behind(&self) -> bool {
         self.behind
+    }
+
+    /// The names that were touched since the last call or the last [`Events::take`]; the next one wakes the main loop anew.
+    pub fn take_touched(&mut self) -> HashSet<PathBuf> {
+        let mut state = self.shared.lock();
+        state.woken = false;
+        mem::take(&mut state.hints.touched)
     }
 
     /// What has happened since the last call.
@@ -300,6 +309,7 @@ impl NotifyState {
                 matters = true;
                 let known = self.hints.arrivals.entry(path.clone()).or_default();
                 *known = arrival.after(*known);
+                self.hints.touched.insert(path.clone());
             }
             if self.trees.contains(path) {
                 self.broken |= goes_away(event.kind);
@@ -311,6 +321,7 @@ impl NotifyState {
                 && path.file_name().is_some_and(matters_in_tree)
             {
                 self.hints.directories.insert(parent.to_owned());
+                self.hints.touched.insert(path.clone());
                 matters = true;
             }
             if goes_away(event.kind)

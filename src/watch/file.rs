@@ -3,7 +3,7 @@
 //! It remembers two contents: what the last candidate started from, and what serves. A file that returns to either of
 //! them has not changed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -214,10 +214,7 @@ impl WatchedFile {
             self.fresh = None;
             return false;
         }
-        let gate = match self.role {
-            FileRole::Program => completeness::program(&self.path, &metadata, usual),
-            FileRole::Named | FileRole::Settings => completeness::plain(&self.path, &metadata),
-        };
+        let gate = self.gate(&metadata, usual);
         let mut fresh = self.notice(now, identity, arrival, metadata.nlink());
         match gate {
             Completeness::Written => {
@@ -243,6 +240,24 @@ impl WatchedFile {
         }
         self.fresh = Some(fresh);
         false
+    }
+
+    /// Whether it is another file than the last one tried, and complete: a first look at a file that was touched.
+    pub fn seems_changed(&self, usual: Option<ExecFormat>) -> bool {
+        let Ok(metadata) = fs::metadata(&self.path) else {
+            return false;
+        };
+        let identity = Some(FileIdentity::of(&metadata));
+        let serving = self.serving.and_then(|serving| serving.identity);
+        let is_known = identity == self.tried.identity || identity == serving;
+        !is_known && matches!(self.gate(&metadata, usual), Completeness::Open(_))
+    }
+
+    fn gate(&self, metadata: &Metadata, usual: Option<ExecFormat>) -> Completeness {
+        match self.role {
+            FileRole::Program => completeness::program(&self.path, metadata, usual),
+            FileRole::Named | FileRole::Settings => completeness::plain(&self.path, metadata),
+        }
     }
 
     /// Whether this file was tried or serves.

@@ -72,6 +72,12 @@ impl OwnWrites {
         }
     }
 
+    /// Whether it is known as a command's own.
+    pub fn has(&self, path: &Path) -> bool {
+        let suspect = self.suspects.get(path);
+        suspect.is_some_and(|(_, _, own)| *own)
+    }
+
     /// Who changed this file at that moment.
     pub fn author(&mut self, path: &Path, changed: Moment) -> Author {
         let during =

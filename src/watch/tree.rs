@@ -198,6 +198,26 @@ impl WatchedTree {
         !self.differences.paths.is_empty()
     }
 
+    /// Whether something in it was touched and has not been looked at.
+    pub fn is_behind(&self) -> bool {
+        self.touched || self.begun.is_some()
+    }
+
+    /// Whether this file, which was touched, is one that counts, is no longer being written, and is another than before: by
+    /// its path below the root.
+    pub fn changed_file(&self, path: &Path) -> Option<PathBuf> {
+        let walk = self.walk.as_ref().filter(|walk| walk.is_seen)?;
+        let shown = walk.counting_file(path)?;
+        let known = self.known.get(&shown);
+        let metadata = fs::symlink_metadata(path).ok();
+        let identity = metadata.as_ref().map(FileIdentity::of);
+        let is_known = known.map(|known| known.identity) == identity;
+        let is_written = completeness::open(path)
+            .is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
+        let is_directory = metadata.is_some_and(|metadata| metadata.is_dir());
+        (!is_known && !is_written && !is_directory).then_some(shown)
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         if self.begun.is_some() {
             return Some(Time::ZERO);

@@ -128,6 +128,15 @@ impl Walk {
         }
     }
 
+    /// Its path below the root as users see it, if a file of this name would be part of the tree.
+    pub fn counting_file(&self, path: &Path) -> Option<PathBuf> {
+        let listing = self.listings.get(path.parent()?)?;
+        let shown = listing.shown.join(path.file_name()?);
+        let at = self.root.join(&shown);
+        let counts = self.filter.reason(&listing.rules, &at, false).is_none();
+        (counts && !self.others.contains(path)).then_some(shown)
+    }
+
     /// Whether something is left to be looked at.
     pub fn is_behind(&self) -> bool {
         !self.queue.is_empty()

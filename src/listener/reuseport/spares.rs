@@ -1,5 +1,6 @@
 //! The spare sockets of a group: which may be closed, and when.
 
+use std::io;
 use std::time::Duration;
 
 use super::ReuseportGroup;
@@ -76,6 +77,27 @@ impl ReuseportGroup {
             .take_while(|inode| Some(*inode) != target);
         let mut positions = before.filter_map(|inode| self.position(inode));
         positions.any(|at| self.is_rested(at, now))
+    }
+
+    /// New connections go to a socket that only hotswap has.
+    pub(super) fn steer_to_spare(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.snapshot(context);
+        let spare = self.spare().find(|spare| {
+            let known = self.members.index_of(spare.inode).is_some();
+            spare.listens && known
+        });
+        let spare = match spare.map(|spare| spare.inode) {
+            Some(spare) => spare,
+            None => self.grow(context)?,
+        };
+        self.fill(spare, context)?;
+        self.make_sure(spare, context)?;
+        self.steer(spare)?;
+        if let Some(at) = self.position(spare) {
+            self.sockets[at].held |= context.holds();
+        }
+        self.update_interests(context);
+        Ok(())
     }
 
     pub(super) fn spare(&self) -> impl Iterator<Item = &ListeningSocket> {

@@ -58,7 +58,7 @@ impl Steering for ReuseportGroup {
         let chosen = match sockets {
             SocketChoice::Target if !context.refuses() => target,
             SocketChoice::Target | SocketChoice::Own => target
-                .filter(|at| self.sockets[*at].owner.is_none() && !context.refuses())
+                .filter(|at| self.sockets[*at].owner.is_none() && !context.is_closed())
                 .or_else(|| self.settled(&snapshot)),
         };
         let at = if let Some(at) = chosen {
@@ -192,21 +192,12 @@ impl Steering for ReuseportGroup {
         }
     }
 
+    fn hold(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.steer_to_spare(context)
+    }
+
     fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
-        self.snapshot(context);
-        let spare = self.spare().find(|spare| {
-            let known = self.members.index_of(spare.inode).is_some();
-            spare.listens && known
-        });
-        let spare = match spare.map(|spare| spare.inode) {
-            Some(spare) => spare,
-            None => self.grow(context)?,
-        };
-        self.fill(spare, context)?;
-        self.make_sure(spare, context)?;
-        self.steer(spare)?;
-        self.update_interests(context);
-        Ok(())
+        self.steer_to_spare(context)
     }
 
     /// The target stays where it is, whenever they leave: as they may do unseen from now on.

@@ -20,6 +20,9 @@ use crate::socket::generation_socket::SocketKind;
 use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
 
+/// The number of the name of a socket on which clients wait: no generation has it.
+const HELD: u32 = 0;
+
 impl Steering for UnixPath {
     fn kind(&self) -> SocketKind {
         SocketKind::Unix
@@ -55,7 +58,9 @@ impl Steering for UnixPath {
         let target = self.target.and_then(|target| self.at(target));
         let chosen = match sockets {
             SocketChoice::Target => target,
-            SocketChoice::Own => target.filter(|at| self.sockets[*at].socket.owner.is_none()),
+            SocketChoice::Own => {
+                target.filter(|at| self.sockets[*at].socket.owner.is_none() && !context.holds())
+            }
         };
         let at = match chosen {
             Some(at) if self.leads_to(at) => at,
@@ -138,6 +143,13 @@ impl Steering for UnixPath {
             let to = Destination::Path(self.dir.path().to_owned());
             context.empty(own, &self.address(), &to);
         }
+    }
+
+    fn hold(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.follow()?;
+        let at = self.grow(HELD, context)?;
+        self.sockets[at].socket.held = true;
+        self.steer(self.sockets[at].socket.inode)
     }
 
     /// The path is gone until it leads to a generation again.

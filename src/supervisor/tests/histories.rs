@@ -17,6 +17,8 @@ enum Move {
         client: bool,
     },
     Change,
+    Touch,
+    Judged,
     BeforeSwapEnds {
         well: bool,
     },
@@ -63,6 +65,8 @@ fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         3 => any::<bool>().prop_map(|client| Move::Swap { client }),
         2 => Just(Move::Change),
+        2 => Just(Move::Touch),
+        2 => Just(Move::Judged),
         3 => prop::bool::weighted(0.7).prop_map(|well| Move::BeforeSwapEnds { well }),
         6 => prop::bool::weighted(0.8).prop_map(|fit| Move::ProgramIs { fit }),
         1 => Just(Move::Fails),
@@ -91,7 +95,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     ];
     (
         prop::sample::select(restarts.to_vec()),
-        any::<[bool; 6]>(),
+        any::<[bool; 7]>(),
         (0..3_u64, 0..3_u64, 1..40_u64, 1..4_usize),
     )
         .prop_map(
@@ -104,6 +108,7 @@ fn policies() -> impl Strategy<Value = Policy> {
                     fallback,
                     unwatched,
                     patient,
+                    hold,
                 ],
                 numbers,
             )| {
@@ -127,6 +132,7 @@ fn policies() -> impl Strategy<Value = Policy> {
                     fallback,
                     unwatched,
                     ready_factor: if patient { 3 } else { 0 },
+                    hold,
                 }
             },
         )
@@ -182,6 +188,8 @@ impl Simulation {
         let event = match step {
             Move::Swap { client } => Some(SwapAsked(self.client(client))),
             Move::Change => Some(FileChanged),
+            Move::Touch => Some(FileTouched),
+            Move::Judged => Some(FilesJudged),
             Move::BeforeSwapEnds { well } => Some(BeforeSwapEnded(result(well))),
             Move::ProgramIs { fit } => Some(ProgramChecked(result(fit))),
             Move::Fails | Move::Hangs => {

@@ -34,6 +34,8 @@ struct Way {
     spawned: Option<Time>,
     /// Until then it may be replaced.
     replaceable: Option<Time>,
+    /// It got ready while a change was being judged.
+    ready: bool,
     /// Stop-first: this one must be gone before it is spawned.
     after: Option<Generation>,
 }
@@ -47,6 +49,7 @@ impl Way {
             until: None,
             spawned: None,
             replaceable: None,
+            ready: false,
             after: None,
         }
     }
@@ -95,6 +98,7 @@ impl Leaving {
     }
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is said of another thing
 pub struct Model {
     policy: Policy,
     now: Time,
@@ -120,6 +124,9 @@ pub struct Model {
     patience: Duration,
     longest_start: Duration,
     clients_wait_until: Option<Time>,
+    /// New connections wait for the next version.
+    held: bool,
+    judged_by: Option<Time>,
     falls_back: bool,
     /// Whose time is up by then is killed by this very event.
     elapsed: Option<Time>,
@@ -160,6 +167,8 @@ impl Model {
             policy,
             longest_start: Duration::ZERO,
             clients_wait_until: None,
+            held: false,
+            judged_by: None,
             falls_back: false,
             elapsed: None,
             upgrade: false,
@@ -185,6 +194,7 @@ impl Model {
         self.elapsed = (*event == Elapsed).then_some(now);
         self.hear(event, self.falls_back);
         self.go_on();
+        self.release();
         let mut done = Vec::new();
         for action in actions {
             if !self.judge(event, action)? {
@@ -255,7 +265,8 @@ impl Model {
     fn due(&self) -> Option<Time> {
         let leaving = self.leaving().map(|(_, one)| one.due());
         let way = self.way.and_then(|way| way.until);
-        leaving.chain(way).chain(self.clients_wait_until).min()
+        let ours = [self.clients_wait_until, self.judged_by];
+        leaving.chain(way).chain(ours.into_iter().flatten()).min()
     }
 
     /// Whether this may be done to one that leaves; false if it is about something else, which is foretold.

@@ -12,6 +12,8 @@ impl Model {
                 self.ask(Cause::Asked);
             }
             FileChanged => self.ask(Cause::File),
+            FileTouched => self.touch(),
+            FilesJudged => self.judged_by = None,
             BeforeSwapEnded(result) => {
                 if let Some(way) = self.on_way(At::Command) {
                     let first = way.cause == Cause::First;
@@ -30,8 +32,7 @@ impl Model {
                     match result {
                         Err(why) => self.fail(Reason::NotFit(why.clone())),
                         Ok(()) if stops_first && self.serving.is_some() => {
-                            self.reach(At::Room, seconds(5));
-                            self.follows.push(CutOver(number));
+                            self.cut_over_to(At::Room, number);
                         }
                         Ok(()) => self.wait_to_spawn(None),
                     }
@@ -49,8 +50,10 @@ impl Model {
                     let spawned = self.way.and_then(|way| way.spawned);
                     let took = self.now.saturating_sub(spawned.unwrap_or(self.now));
                     self.longest_start = self.longest_start.max(took);
-                    self.reach(At::CuttingOver, seconds(5));
-                    self.follows.push(CutOver(*generation));
+                    match &mut self.way {
+                        Some(way) if self.judged_by.is_some() => way.ready = true,
+                        _ => self.cut_over_to(At::CuttingOver, *generation),
+                    }
                 }
             }
             CutOverDone(generation) => self.cut_over(*generation),
@@ -118,6 +121,7 @@ impl Model {
         let calm = self
             .way
             .is_none_or(|way| way.at == At::Spawn && way.until.is_some());
+        let calm = calm && !self.held && self.judged_by.is_none();
         if self.upgrade && calm && self.pending.is_none() {
             self.upgrade = false;
             self.follows.push(upgrade());
@@ -135,6 +139,7 @@ impl Model {
         }
         let dead = self.serving.take_if(|(serving, _)| *serving == generation);
         let Some((_, since)) = dead else { return };
+        (self.held, self.judged_by) = (false, None);
         let background = *exit == Exit::Background;
         let drain_timeout = self.policy.drain_timeout;
         let patience = if background {
@@ -193,6 +198,11 @@ impl Model {
         self.patience = patience;
         self.clients_wait_until = None;
         self.ends.get_or_insert(0);
+        let held = std::mem::take(&mut self.held);
+        let released = self.serving.filter(|_| held);
+        self.follows
+            .extend(released.map(|serving| CutOver(serving.0)));
+        self.judged_by = None;
         self.follows.push(TURN_AWAY);
         let until = self.now + patience;
         for life in self.lives.values_mut() {
@@ -232,6 +242,7 @@ impl Model {
         {
             self.follows.push(TurnAway(Refusal::NothingServes));
         }
+        self.judged_by.take_if(|until| *until <= now);
         let late = |way: &Way| way.until.is_some_and(|until| until <= now);
         if let Some(at) = self.way.filter(late).map(|way| way.at) {
             self.pass(at);
@@ -250,6 +261,9 @@ impl Model {
             At::Room | At::CuttingOver => self.fail(Reason::CannotCutOver("no answer".into())),
             At::Spawn => self.back_off_ends(),
             At::Starting => {
+                if let Some(way) = self.way.filter(|way| way.ready) {
+                    return self.cut_over_to(At::CuttingOver, way.number);
+                }
                 let spawned = self.way.and_then(|way| way.spawned).unwrap_or_default();
                 let until = self.way.and_then(|way| way.until).unwrap_or_default();
                 self.fail(Reason::NotReady(until.saturating_sub(spawned)));

@@ -5,6 +5,7 @@ use super::*;
 impl Model {
     /// "One swap at a time, and at most one more pending. A request never joins a candidate spawned before it."
     pub(super) fn ask(&mut self, cause: Cause) {
+        self.hold();
         let now = self.now;
         let old = self.way;
         if old.is_some_and(|way| way.spawned.is_none() && way.cause != Cause::Restart) {
@@ -58,6 +59,7 @@ impl Model {
         let Some(cause) = self.pending.take() else {
             return;
         };
+        self.hold();
         self.last.0 += 1;
         self.way = Some(Way::new(self.last, cause));
         let first = cause == Cause::First;
@@ -114,6 +116,7 @@ impl Model {
         match way.at {
             At::Room => {
                 let old = self.serving.take().map(|serving| serving.0);
+                (self.held, self.judged_by) = (false, None);
                 self.wait_to_spawn(old);
                 self.drain(old);
             }
@@ -160,7 +163,7 @@ impl Model {
     pub(super) fn dismiss(&mut self, reason: Reason) {
         let Some(way) = self.way.take() else { return };
         let keeps_serving = self.serving.map(|serving| serving.0);
-        if way.is_cut_over_to() {
+        if way.is_cut_over_to() && !self.held {
             self.target = keeps_serving.or(self.target);
             self.follows.extend(keeps_serving.map(CutOver));
         }
@@ -246,6 +249,50 @@ impl Model {
     pub(super) fn reach(&mut self, at: At, patience: Duration) {
         if let Some(way) = &mut self.way {
             (way.at, way.until) = (at, Some(self.now + patience));
+        }
+    }
+
+    pub(super) fn cut_over_to(&mut self, at: At, number: Generation) {
+        self.reach(at, seconds(5));
+        self.held = false;
+        self.follows.push(CutOver(number));
+    }
+
+    /// "From a change (or a request) on, new connections wait for the next generation."
+    pub(super) fn hold(&mut self) {
+        let cuts = self
+            .way
+            .is_some_and(|way| matches!(way.at, At::Room | At::CuttingOver));
+        let serves = self.serving.is_some() && self.ends.is_none();
+        if self.policy.hold && serves && !cuts && !self.held {
+            self.held = true;
+            self.target = self.serving.map(|serving| serving.0);
+            self.follows.push(Hold);
+        }
+    }
+
+    pub(super) fn touch(&mut self) {
+        if self.policy.hold && self.serving.is_some() && self.ends.is_none() {
+            let grown = self.longest_start * self.policy.ready_factor;
+            let until = self.now + self.policy.ready_timeout.max(grown);
+            self.judged_by.get_or_insert(until);
+            self.hold();
+        }
+    }
+
+    /// "If the build or the candidate fails, all of them go to the old one at once."
+    pub(super) fn release(&mut self) {
+        let on_way = self.way.filter(|way| way.cause != Cause::Restart);
+        if self.judged_by.is_some() {
+            return;
+        }
+        if let Some(way) = on_way.filter(|way| way.ready && way.at == At::Starting) {
+            return self.cut_over_to(At::CuttingOver, way.number);
+        }
+        let idle = on_way.is_none() && self.pending.is_none();
+        if idle && std::mem::take(&mut self.held) {
+            self.target = self.serving.map(|serving| serving.0);
+            self.follows.extend(self.target.map(CutOver));
         }
     }
 }
