@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
+use crate::proc::descriptor;
 use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
@@ -330,16 +331,23 @@ impl Server {
         self.tree.has(process)
     }
 
+    /// It was killed, and so is whatever of it is seen from now on.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed
+    }
+
     /// Nothing of it is left.
     pub fn is_gone(&self) -> bool {
         self.tree.is_empty()
     }
 
-    /// Its main process has been reaped.
-    pub fn died(&mut self, status: ExitStatus) -> Exit {
+    /// Its main process has been reaped; `sockets` are the inodes of those that it has been given or has bound.
+    pub fn died(&mut self, status: ExitStatus, sockets: &HashSet<u64>) -> Exit {
         self.read_channel();
         self.channel = None;
-        self.tree.lose_main();
+        let stderr = self.output.as_ref().map(Output::pipe_inode);
+        self.tree
+            .lose_main(|process| descriptor::holds_any(process, sockets, stderr));
         if let Some(output) = &mut self.output {
             output.finish();
         }

@@ -72,3 +72,39 @@ fn pid_1_reaps_orphans() {
         (children() == 1).then_some(())
     });
 }
+
+/// As a shell of `docker exec` is, or what an entry point has started beside hotswap: an orphan of a session of its own.
+#[test]
+fn what_was_started_beside_it_in_the_container_is_left_alone() {
+    let name = "what_was_started_beside_it_in_the_container_is_left_alone";
+    let Some(plan) = in_a_container(name) else {
+        return;
+    };
+    let site = plan
+        .by_odd("deaf")
+        .with(&["--drain-timeout", "1s"])
+        .serving("v1");
+    let hotswap = site.hotswap().to_string();
+    let entered = Command::new("nsenter")
+        .args(["--target", &hotswap, "--pid", "--mount"])
+        .args(["env", "--ignore-environment", "PATH=/usr/bin:/bin"])
+        .arg(format!("{}={}", processes::MARK, site.dir().display()))
+        .args(["setsid", "--fork", "sleep", "60"])
+        .status();
+    assert!(entered.expect("nsenter(1)").success());
+    let beside = || {
+        let all = processes::of_site(site.dir()).into_iter();
+        let mut sleeping = all.filter(|pid| {
+            processes::status(*pid, "Name").is_some_and(|name| name == "sleep")
+                && processes::status(*pid, "PPid").is_some_and(|parent| parent == hotswap)
+        });
+        sleeping.next()
+    };
+    let shell = eventually("an orphan in the container", beside);
+    site.publish("v2").swap().wait_until_gone(1);
+    site.publish("v3").swap().wait_until_gone(2);
+    assert!(
+        processes::is_alive(shell),
+        "it was killed with a generation"
+    );
+}

@@ -50,7 +50,7 @@ pub fn holder_of(inode: u64) -> String {
 }
 
 fn holders(inodes: &HashSet<u64>) -> Vec<HolderProcess> {
-    let holders = process::all().filter(|pid| descriptor::holds_any(*pid, inodes));
+    let holders = process::all().filter(|pid| descriptor::holds_any(*pid, inodes, None));
     let mut processes: Vec<_> = holders.map(HolderProcess::look).collect();
     processes.sort_by_key(|process| process.pid);
     processes

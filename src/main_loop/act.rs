@@ -88,6 +88,7 @@ impl World {
                 if let Some(one) = self.generations.get_mut(&generation) {
                     one.begin_draining(sys::now(), &self.listeners);
                     one.server.kill();
+                    return Vec::from_iter(one.is_gone().then_some(Event::Gone(generation)));
                 }
             }
             Action::Reopen(generation) => self.reopen(generation),

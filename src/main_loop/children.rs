@@ -3,20 +3,15 @@
 use std::io::ErrorKind;
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
-use std::thread::sleep;
-use std::time::Duration;
 
 use super::World;
+use super::generation::Lingering;
 use super::wait::Batch;
 use crate::capture::{Capture, filter};
 use crate::connections::process_sockets::ProcessSockets;
 use crate::server::ServerEvent;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::{ready, sys};
-
-/// How often to look at processes whose main process has exited with 0.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 impl World {
     /// Reaps every child that has ended: one SIGCHLD may stand for many.
@@ -38,7 +33,7 @@ impl World {
                 .iter()
                 .position(|(_, command)| command.pid() == pid);
             match (server, command) {
-                (Some(generation), _) => self.main_process_died(generation, status, batch),
+                (Some(generation), _) => self.main_process_died(generation, status, now, batch),
                 (None, Some(place)) => self.command_ended(place, status, now, batch),
                 (None, None) => orphans = true,
             }
@@ -48,42 +43,59 @@ impl World {
             let generations = self.generations.values_mut();
             generations.for_each(|one| one.server.orphans_died());
         }
+        self.look_at_lingering(now, batch);
         let gone = self.generations.iter().filter(|(_, one)| one.is_gone());
         batch
             .deaths
             .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
     }
 
-    fn main_process_died(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
+    fn main_process_died(
+        &mut self,
+        generation: Generation,
+        status: ExitStatus,
+        now: Time,
+        batch: &mut Batch,
+    ) {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let mut exit = one.server.died(status);
+        let held = self.listeners.sockets_of(generation);
+        let held = held.iter().map(|held| held.inode).collect();
+        let exit = one.server.died(status, &held);
         one.readiness = None;
-        if exit == Exit::Status(0) && self.is_still_serving(generation) {
-            exit = Exit::Background;
-        }
+        let may_serve = exit == Exit::Status(0) && one.drains_since.is_none();
         self.listeners.died(generation);
-        batch.deaths.push(Event::Died(generation, exit));
+        if may_serve {
+            one.lingers = Some(Lingering::begin(now));
+        } else {
+            batch.deaths.push(Event::Died(generation, exit));
+        }
     }
 
-    /// Whether other processes of it wait for clients, though it was not told to end; a busy one will wait again soon.
-    fn is_still_serving(&self, generation: Generation) -> bool {
-        let one = self.generations.get(&generation);
-        let one = one.filter(|one| one.drains_since.is_none());
-        let others = one.map(|one| one.server.processes()).unwrap_or_default();
-        let mut owners = ProcessSockets::default();
-        owners.refresh(&others);
-        let mut held = self.listeners.sockets_of(generation);
-        held.retain(|held| owners.have(held.inode));
-        let looks = if held.is_empty() { 0 } else { LOOKS };
-        (0..looks).any(|_| {
-            let waits = !ready::accepting_on(&held, &others).is_empty();
-            if !waits {
-                sleep(BETWEEN_LOOKS);
-            }
-            waits
-        })
+    /// Where a main process has ended with 0: whether other processes of it wait for clients, as those of a daemon do. A
+    /// busy one will wait again in a moment.
+    pub(super) fn look_at_lingering(&mut self, now: Time, batch: &mut Batch) {
+        for (generation, one) in &mut self.generations {
+            let Some(lingering) = one.lingers.filter(|lingering| lingering.next <= now) else {
+                continue;
+            };
+            let others = one.server.processes();
+            let mut owners = ProcessSockets::default();
+            owners.refresh(&others);
+            let mut held = self.listeners.sockets_of(*generation);
+            held.retain(|held| owners.have(held.inode));
+            let exit = if one.drains_since.is_some() || held.is_empty() || lingering.until <= now {
+                Exit::Status(0)
+            } else if ready::accepting_on(&held, &others).is_empty() {
+                one.lingers = Some(lingering.again(now));
+                continue;
+            } else {
+                Exit::Background
+            };
+            one.lingers = None;
+            batch.deaths.push(Event::Died(*generation, exit));
+        }
     }
 
     pub(super) fn handle_server(&mut self, generation: Generation, fd: RawFd, now: Time) {

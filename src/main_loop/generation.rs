@@ -38,6 +38,8 @@ pub(super) struct Spawned {
     pub waivers: Waivers,
     /// How long it may take to get ready.
     pub ready_timeout: Duration,
+    /// Its main process has exited with 0, and the core has not heard of it yet.
+    pub lingers: Option<Lingering>,
     /// Since when it listens on sockets that it has bound itself.
     pub bound: BTreeMap<ListenerId, Time>,
     /// It served, and is dead.
@@ -48,6 +50,33 @@ pub(super) struct Spawned {
     pub accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
     pub missing: Vec<ListenerId>,
+}
+
+/// How long the other processes of a generation are looked at whose main process has exited with 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lingering {
+    /// When to look.
+    pub next: Time,
+    pub until: Time,
+}
+
+impl Lingering {
+    const TIME: Duration = Duration::from_millis(20);
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+    pub fn begin(now: Time) -> Self {
+        Self {
+            next: now,
+            until: now + Self::TIME,
+        }
+    }
+
+    pub fn again(self, now: Time) -> Self {
+        Self {
+            next: now + Self::BETWEEN_LOOKS,
+            ..self
+        }
+    }
 }
 
 impl Spawned {
@@ -67,6 +96,7 @@ impl Spawned {
             rank: Rank::First,
             waivers: Waivers::default(),
             ready_timeout: Duration::ZERO,
+            lingers: None,
             bound: BTreeMap::new(),
             is_lost: false,
             accepted_nowhere: false,
@@ -100,13 +130,16 @@ impl Spawned {
             self.notify.deadline(),
             new_listeners.filter(|_| self.server.main_lives()),
             self.server.deadline(),
+            self.lingers.map(|lingering| lingering.next),
         ];
         deadlines.into_iter().flatten()
     }
 
-    /// Nothing of it is left: no process that belongs to it, and none under its filter.
+    /// Nothing of it is left: no process that belongs to it, and none under its filter, unless that could not be killed
+    /// because nothing proves whose it is.
     pub fn is_gone(&self) -> bool {
-        self.server.is_gone() && self.capture.is_none()
+        let is_let_go = self.capture.is_none() || self.server.is_doomed();
+        self.server.is_gone() && is_let_go && self.lingers.is_none()
     }
 
     /// Who is asked to end: not a wrapper, which would leave the server behind.

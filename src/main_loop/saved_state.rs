@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::generation::Spawned;
+use super::generation::{Lingering, Spawned};
 use crate::listener::ListenerId;
 use crate::supervisor::{Draining, Exit, Generation, Phase, Queue, SavedState, Serving, Time};
 
@@ -142,6 +142,7 @@ pub fn info_to_json(one: &Spawned) -> Value {
         "serving_since": one.serving_since.map(nanoseconds),
         "drains_since": one.drains_since.map(nanoseconds),
         "said_ready": one.said_ready,
+        "lingers": one.lingers.map(|lingering| nanoseconds(lingering.until)),
         "ready_timeout": nanoseconds(one.ready_timeout),
         "bound": bound_to_json(&one.bound),
         "accepted_nowhere": one.accepted_nowhere,
@@ -157,6 +158,10 @@ pub fn info_from_json(state: &Value, one: &mut Spawned) -> Option<()> {
     one.serving_since = time(&state["serving_since"]);
     one.drains_since = time(&state["drains_since"]);
     one.said_ready = state["said_ready"].as_bool()?;
+    one.lingers = time(&state["lingers"]).map(|until| Lingering {
+        next: Time::ZERO,
+        until,
+    });
     one.ready_timeout = time(&state["ready_timeout"])?;
     one.bound = bound_from_json(&state["bound"]);
     one.accepted_nowhere = state["accepted_nowhere"].as_bool().unwrap_or_default();

@@ -279,6 +279,7 @@ impl World {
     }
 
     fn look(&mut self, now: Time, batch: &mut Batch) {
+        self.look_at_lingering(now, batch);
         self.name_listeners(None, now);
         self.look_at_candidate(now, batch);
         self.look_at_draining(now, batch);

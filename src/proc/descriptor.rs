@@ -46,11 +46,13 @@ pub fn sockets(process: Pid) -> io::Result<HashSet<u64>> {
     Ok(sockets)
 }
 
-/// Whether a process holds one of these sockets; false if it may not be read.
-pub fn holds_any(process: Pid, inodes: &HashSet<u64>) -> bool {
+/// Whether a process holds one of these sockets or this pipe, by their inodes; false if it may not be read.
+pub fn holds_any(process: Pid, sockets: &HashSet<u64>, pipe: Option<u64>) -> bool {
+    let pipe = pipe.map(|inode| format!("pipe:[{inode}]"));
     let mut found = false;
     let _ = each_link(process, |_, link| {
-        found = inode_in(link).is_some_and(|inode| inodes.contains(&inode));
+        let is_socket = inode_in(link).is_some_and(|inode| sockets.contains(&inode));
+        found = is_socket || pipe.as_ref().is_some_and(|pipe| *link == **pipe);
         !found
     });
     found
@@ -174,8 +176,8 @@ mod tests {
         let inode = fstat(listener.as_fd()).unwrap().st_ino;
         assert_eq!(socket_inode(me, fd), Some(inode));
         assert!(sockets(me).unwrap().contains(&inode));
-        assert!(holds_any(me, &HashSet::from([inode])));
-        assert!(!holds_any(me, &HashSet::from([0])));
+        assert!(holds_any(me, &HashSet::from([inode]), None));
+        assert!(!holds_any(me, &HashSet::from([0]), Some(0)));
         assert_ne!(flags(me, fd) & libc::O_CLOEXEC, 0);
         let nobody = Pid::from_raw(i32::MAX);
         assert!(is_gone(&sockets(nobody).unwrap_err()));

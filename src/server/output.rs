@@ -63,6 +63,11 @@ impl Output {
         Ok((output, theirs))
     }
 
+    /// The inode of the pipe.
+    pub fn pipe_inode(&self) -> u64 {
+        self.stream
+    }
+
     /// While it can be passed on.
     pub fn polled(&self) -> Option<BorrowedFd<'_>> {
         let pipe = self.pipe.as_ref().map(AsFd::as_fd);

@@ -1,8 +1,8 @@
 //! Which processes belong to a generation, from /proc.
 //!
 //! Those that descend from its main process do. Those whose parent has ended become hotswap's own children (it is a
-//! subreaper), and are known by their process group, by the variables they were started with, or, where they have written
-//! over those, by the death that made them orphans.
+//! subreaper), and are known by their process group or by the variables they were started with; where they have written
+//! over those, by a socket or a stderr that only this generation has.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::killpg;
-use nix::unistd::{Pid, getpid, getsid};
+use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use super::environment::Variables;
@@ -125,17 +125,17 @@ impl ProcessTree {
         self.mark.iter().all(|own| carried.contains(own.as_slice())) && !is_of_a_command(&carried)
     }
 
-    /// Its main process has been reaped: orphans that carry nothing (their title has taken the room, or they were
-    /// started with no variables) and are in a session of their own are taken for its daemons, unless they are older.
-    pub fn lose_main(&mut self) {
-        let own = getsid(None).unwrap_or(self.main);
+    /// Its main process has been reaped. Orphans that carry nothing (their title has taken the room, or they were started
+    /// with no variables) belong to it if `descends` proves it: on hotswap as process 1 of a container, others become
+    /// orphans, too.
+    pub fn lose_main(&mut self, descends: impl Fn(Pid) -> bool) {
         for child in children(getpid()) {
             let Some(stat) = Stat::of(child) else {
                 continue;
             };
-            // what hotswap itself has started leads a group, so it cannot have made a session
-            let daemon = stat.session != own && stat.started >= self.since;
-            if daemon && environment(child).is_some_and(|environment| says_nothing(&environment)) {
+            let carries_nothing =
+                || environment(child).is_some_and(|environment| says_nothing(&environment));
+            if stat.started >= self.since && descends(child) && carries_nothing() {
                 self.strays.push(ProcessId {
                     pid: child,
                     started: stat.started,

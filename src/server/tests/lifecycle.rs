@@ -82,7 +82,7 @@ fn what_a_daemon_leaves_behind_belongs_to_its_generation() {
 }
 
 #[test]
-fn a_daemon_without_any_variables_belongs_to_the_one_whose_death_made_it_an_orphan() {
+fn a_daemon_without_any_variables_is_known_by_its_stderr() {
     let script = "setsid -f env -i sh -c 'echo away >&2; exec sleep 60'; exec sleep 60";
     let mut site = Site::start(&sh(script), launch(0));
     site.until_it_says("away");
