@@ -1,7 +1,8 @@
 //! TCP addresses that servers bind by themselves.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
@@ -15,12 +16,18 @@ use super::{CaptureEvent, CapturedServers, G1, G2, available, inode, is_older};
 use crate::capture::CallContext;
 use crate::sys;
 
-/// An address that nobody has at the moment.
+/// A host of this process alone, and a port that is free on all others: the kernel gives it no client, as it would one that
+/// was just let go, and no connection of another test still waits there for its end.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 20_000;
+        let port = 10_000 + u16::try_from(random).unwrap();
+        let any = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+        if bind(stream_v6().as_raw_fd(), &any).is_ok() {
+            return (Ipv4Addr::new(127, a, b, c), port).into();
+        }
+    }
 }
 
 fn says_hello(server: &TcpListener, client: &mut TcpStream) {
@@ -156,6 +163,11 @@ fn stream() -> OwnedFd {
     socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
 }
 
+fn stream_v6() -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Inet6, SockType::Stream, flags, None).unwrap()
+}
+
 fn bind_to(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
     let SocketAddr::V4(address) = address else {
         unreachable!("these tests are about IPv4");
@@ -214,8 +226,7 @@ fn a_pair_of_wildcards_is_two_listeners() {
     for generation in [G1, G2] {
         let pair = captured_servers.serve(generation, move || {
             let v4 = TcpListener::bind(("0.0.0.0", port)).unwrap();
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let v6 = socket(AddressFamily::Inet6, SockType::Stream, flags, None).unwrap();
+            let v6 = stream_v6();
             setsockopt(&v6, sockopt::Ipv6V6Only, &true).unwrap();
             let any = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
             bind(v6.as_raw_fd(), &any).unwrap();
