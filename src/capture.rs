@@ -3,12 +3,14 @@
 //! A generation under the [`filter`] stops in bind(2), listen(2) and unlink(2) until it is answered here. It is a
 //! convenience, not a sandbox: a call that is not understood is carried out by the kernel.
 
+mod availability;
 mod bind;
 mod bound_sockets;
 mod caller;
 mod common_ancestor;
 pub mod filter;
 mod impersonate;
+mod learned;
 mod listen;
 mod notification;
 mod options;
@@ -24,7 +26,6 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,11 @@ use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
 use bound_sockets::{BoundSocket, BoundSockets};
+use filter::Stops;
+use learned::LearnedOptions;
 use notification::{Call, Notification, PATIENCE};
+
+pub use availability::available;
 
 /// How many calls are answered at once, so that a server that binds in a tight loop does not block the others.
 const AT_ONE_GO: usize = 8;
@@ -72,6 +77,7 @@ pub enum Warning {
     InUse,
     PathMoved,
     Multipath,
+    NoCopy,
 }
 
 /// What answering a call needs from other rooms.
@@ -111,6 +117,9 @@ pub struct Capture {
     gone: bool,
     /// Its unlink(2) is stopped.
     paths: bool,
+    /// Where its sockets may not be duplicated.
+    #[serde(default)]
+    learned: Option<LearnedOptions>,
     /// Tells of names that go from the directories of unix paths, while it drains and its unlink(2) is not stopped.
     #[serde(skip)]
     removals: Option<Inotify>,
@@ -123,9 +132,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// `listener` is what [`filter::install`] has returned to the generation's first process, and `paths` what it was
+    /// `listener` is what [`filter::install`] has returned to the generation's first process, and `stops` what it was
     /// told.
-    pub fn new(generation: Generation, listener: OwnedFd, paths: bool) -> Self {
+    pub fn new(generation: Generation, listener: OwnedFd, stops: Stops) -> Self {
         seccomp::wake_synchronously(listener.as_fd());
         Self {
             generation,
@@ -134,7 +143,8 @@ impl Capture {
             binders: Vec::new(),
             blind: false,
             gone: false,
-            paths,
+            paths: stops.paths,
+            learned: stops.options.then(LearnedOptions::default),
             removals: None,
             new_listeners: Vec::new(),
             announced: 0,
@@ -257,6 +267,16 @@ impl Capture {
             Call::Unlink { directory, path } => {
                 Ok(self.unlink(&call, directory, path, context.listeners))
             }
+            Call::SetOption {
+                fd,
+                level,
+                name,
+                value,
+                length,
+            } => {
+                self.learn(&call, fd, (level, name), (value, length));
+                Ok(CallResult::Continue)
+            }
             Call::Other => Ok(CallResult::Continue),
         };
         match answer {
@@ -352,30 +372,6 @@ impl Capture {
             self.warned.push(warning);
             self.events.push(CaptureEvent::Warning(text));
         }
-    }
-}
-
-/// Whether servers can be captured here, as far as a thread of our own can tell.
-///
-/// # Errors
-/// Those of [`filter::install`], which [`filter::why_not`] puts into words.
-pub fn available() -> io::Result<()> {
-    let version = uname().map(|system| system.release().to_string_lossy().into_owned());
-    // to replace the server's socket
-    if version.is_ok_and(|release| is_older(&release, (5, 9))) {
-        return Err(Errno::ENOSYS.into());
-    }
-    let thread = std::thread::Builder::new();
-    let tried = thread.spawn(|| filter::install(true).map(drop))?.join();
-    tried.unwrap_or_else(|_| Err(Errno::EAGAIN.into()))
-}
-
-/// Whether a release like `6.1.0-13-amd64` is older than that; one that cannot be read is not.
-fn is_older(release: &str, than: (u32, u32)) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < than,
-        _ => false,
     }
 }
 

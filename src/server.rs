@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::filter::Stops;
 use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
 use crate::proc::descriptor;
@@ -53,7 +54,8 @@ pub struct ServerConfig {
     pub name: String,
     /// HOTSWAP_SOCKET.
     pub control: Option<PathBuf>,
-    pub capture: bool,
+    /// What its filter stops, unix paths apart; nothing if it runs without one.
+    pub capture: Option<Stops>,
     pub stdin: Stdin,
 }
 
@@ -137,9 +139,8 @@ impl Server {
                 .map(PathBuf::into_os_string),
             user: server_config.user.clone(),
             group: server_config.group.clone(),
-            capture: server_config.capture,
+            capture: server_config.capture.map(|stops| Stops { paths, ..stops }),
             open_stdin: server_config.stdin == Stdin::Open,
-            paths,
             numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
             by_descriptor: program.is_some(),
             open_files: open_files::given(),

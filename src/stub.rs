@@ -124,8 +124,8 @@ fn prepare(
     oom_score::put_back(request.oom_score);
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
-    if request.capture {
-        match filter::install(request.paths) {
+    if let Some(stops) = request.capture {
+        match filter::install(stops) {
             Ok(notifications) => line.captured(notifications.as_fd()),
             Err(error) => line.not_captured(error.raw_os_error().unwrap_or(libc::EINVAL)),
         }

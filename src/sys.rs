@@ -136,14 +136,28 @@ pub fn set_socket_option(
     name: c_int,
     value: c_int,
 ) -> io::Result<()> {
-    // SAFETY: the kernel reads one int, which `value` is.
+    set_socket_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+/// Any option of setsockopt(2) whose value holds no pointers.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_socket_option_bytes(
+    socket: BorrowedFd,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads `length` bytes, which `value` has; values with pointers in them are not passed here.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const value).cast(),
-            length::<c_int>(),
+            value.as_ptr().cast(),
+            length,
         )
     })
     .map(drop)

@@ -61,6 +61,38 @@ fn swaps_and_stops(plan: Plan, stop: Signal) {
     site.expect_status(0).expect_no_process();
 }
 
+fn nginx(name: &str, bundle: &Bundle) -> Option<Plan> {
+    if !Path::new("/usr/sbin/nginx").exists() {
+        skipped(name, "nginx is not installed");
+        return None;
+    }
+    let place = Place::captured();
+    let Place::Captured(address) = place else {
+        return None;
+    };
+    let (plan, port) = (Plan::at(place), address.port());
+    let dir = plan.dir().display().to_string();
+    let configuration = format!(
+        "error_log stderr; pid {dir}/nginx.pid; worker_processes 2; events {{ worker_connections 64; }}\n\
+         http {{ access_log off; server {{ listen {address} reuseport; listen [::1]:{port} reuseport ipv6only=on;\n\
+         location / {{ return 200 hello; }} }} client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
+         fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; }}"
+    );
+    let file = plan.dir().join("nginx.conf");
+    fs::write(&file, configuration).expect("a configuration");
+    let arguments = ["-c", &format!("{dir}/nginx.conf"), "-g", "daemon off;"];
+    let plan = plan.by_program("/usr/sbin/nginx".into(), &arguments);
+    contained(name, plan, bundle)
+}
+
+#[test]
+fn nginx_with_reuseport_and_both_families() {
+    const NAME: &str = "nginx_with_reuseport_and_both_families";
+    if let Some(plan) = nginx(NAME, &Bundle::default()) {
+        swaps_and_stops(plan, Signal::SIGTERM);
+    }
+}
+
 #[test]
 fn uvicorn_with_workers() {
     const NAME: &str = "uvicorn_with_workers";
@@ -84,6 +116,8 @@ fn uvicorn_with_workers() {
         &dir,
         "app:app",
     ];
+    // its kept connections are busy whenever one looks
+    let plan = plan.with(&["--quiesce", "1s"]);
     let plan = plan.by_program("/usr/bin/uvicorn".into(), &arguments);
     if let Some(plan) = contained(NAME, plan, &Bundle::default()) {
         swaps_and_stops(plan, Signal::SIGTERM);

@@ -46,13 +46,10 @@ impl Capture {
             Err(error) => Err(error),
         };
         match request {
-            Ok(Some(mut request)) => {
+            Ok(Some(request)) => {
                 self.release_closed(|bound| bound.address.meets(&request.address), context);
                 let listeners = &mut *context.listeners;
-                let mut answer = self.grant(call, &request, listeners);
-                if is_in_use(&answer) && request.leave_ipv4_out() {
-                    answer = self.grant(call, &request, listeners);
-                }
+                let answer = self.grant(call, &request, listeners);
                 if is_in_use(&answer) {
                     self.explain(&request.address, listeners);
                 }
@@ -74,7 +71,7 @@ impl Capture {
         asked: RequestedAddress,
     ) -> io::Result<Option<BindRequest>> {
         let caller = Caller::of(call.thread)?;
-        let Some(server_socket) = ServerSocket::of(&caller, fd)? else {
+        let Some(server_socket) = ServerSocket::of(&caller, fd, self.learned.as_ref())? else {
             return Ok(None);
         };
         let mut as_given = PathBuf::new();
@@ -140,6 +137,10 @@ impl Capture {
         if matches!(request.address, CapturedAddress::Udp(_)) {
             return Ok(CallResult::Continue);
         }
+        if let Some(why) = request.server_socket.lacks {
+            self.leave_alone(request, why);
+            return Ok(CallResult::Continue);
+        }
         check_rights(request)?;
         if let Some(given) = self.first_one(request, listeners)? {
             return self.put_in_place(call, request, &given);
@@ -175,9 +176,12 @@ impl Capture {
 
     /// A socket of another network namespace cannot join a group of hotswap's.
     fn is_of_our_network(&mut self, request: &BindRequest) -> bool {
-        let socket = request.server_socket.socket.as_ref();
-        let server_socket = socket.and_then(|socket| sys::network_of(socket.as_fd()).ok());
-        let same = server_socket.is_none() || server_socket == our_network();
+        let same = if request.server_socket.is_copy {
+            request.caller.shares_with_us("net")
+        } else {
+            let its = sys::network_of(request.server_socket.socket.as_fd()).ok();
+            its.is_none() || its == our_network()
+        };
         if !same {
             let generation = self.generation;
             self.hint_once(
@@ -186,6 +190,16 @@ impl Capture {
             );
         }
         same
+    }
+
+    /// A socket that looks like another one to hotswap alone would be open where the server has not opened it.
+    fn leave_alone(&mut self, request: &BindRequest, why: &str) {
+        let (generation, address) = (self.generation, &request.address);
+        let text = format!(
+            "{generation} binds {address} by itself, which is not kept over a swap: {why}, and pidfd_getfd(2) is \
+             forbidden here\ntry: allow pidfd_getfd, or --listen {address}"
+        );
+        self.hint_once(Warning::NoCopy, text);
     }
 
     /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, else in use as long as it holds the first.
@@ -230,13 +244,8 @@ impl Capture {
         given: &Replacement,
     ) -> io::Result<CallResult> {
         let (socket, flags) = (given.socket.as_fd(), request.server_socket.flags);
-        if let Some(server_socket) = request
-            .server_socket
-            .socket
-            .as_ref()
-            .filter(|_| given.steered)
-        {
-            options::copy(server_socket.as_fd(), socket);
+        if given.steered {
+            options::copy(request.server_socket.socket.as_fd(), socket);
         }
         // a server that made its own socket non-blocking would hang in accept(2) on a blocking one
         if given.steered || flags & libc::O_NONBLOCK != 0 {
@@ -280,12 +289,12 @@ impl Capture {
         request: &BindRequest,
         alone: bool,
     ) -> io::Result<CallResult> {
-        let own = request.server_socket.socket.as_ref();
-        let (mut socket, keep) =
-            match own.filter(|_| request.server_socket.sort != SocketType::Mptcp) {
-                Some(own) => (own.try_clone()?, false),
-                None => (request.server_socket.another()?, own.is_none()),
-            };
+        let own = &request.server_socket;
+        let mut socket = if own.sort == SocketType::Mptcp && !own.is_copy {
+            own.another()?
+        } else {
+            own.socket.try_clone()?
+        };
         if let Err(error) = make_ours(socket.as_fd()) {
             self.could_not_look(&error);
             return Ok(CallResult::Continue);
@@ -299,11 +308,7 @@ impl Capture {
         }
         let mut path = None;
         match &request.address {
-            CapturedAddress::Tcp { at, only_v6, .. } => {
-                if own.is_none() && *only_v6 {
-                    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-                    sys::set_socket_option(socket.as_fd(), level, name, 1)?;
-                }
+            CapturedAddress::Tcp { at, .. } => {
                 bind_in_group(socket.as_fd(), (*at).into(), alone)?;
             }
             CapturedAddress::Abstract(name) => {
@@ -323,7 +328,7 @@ impl Capture {
             self.replace(call, request, socket.as_fd())?;
         }
         // a bound client socket must close when its owner closes it: it is not kept until it listens
-        bound.kept = keep.then_some(socket);
+        bound.kept = own.is_copy.then_some(socket);
         self.bound_sockets.remember(bound);
         Ok(CallResult::Succeed)
     }
@@ -343,18 +348,6 @@ impl Capture {
 }
 
 impl BindRequest {
-    /// If `V6ONLY` of the server's socket is unknown, assumes it if that is the only way.
-    fn leave_ipv4_out(&mut self) -> bool {
-        match &mut self.address {
-            CapturedAddress::Tcp { at, only_v6, .. } if self.server_socket.socket.is_none() => {
-                let may = at.is_ipv6() && at.ip().is_unspecified() && !*only_v6;
-                *only_v6 |= may;
-                may
-            }
-            _ => false,
-        }
-    }
-
     fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
         let inode = fstat(socket)?.st_ino;
         Ok(BoundSocket::new(

@@ -93,20 +93,17 @@ impl Capture {
 
     /// A port that the kernel chooses for every generation cannot be kept.
     fn mind_port_zero(&mut self, caller: &Caller, fd: RawFd) {
-        let Ok(Some(server_socket)) = ServerSocket::of(caller, fd) else {
+        let Ok(Some(server_socket)) = ServerSocket::of(caller, fd, self.learned.as_ref()) else {
             return;
         };
         if !matches!(server_socket.sort, SocketType::Tcp | SocketType::Mptcp) {
             return;
         }
-        let bound = server_socket
-            .socket
-            .and_then(|socket| sys::socket_name(socket.as_fd()).ok());
-        let port = match bound.as_deref() {
-            Some([_, _, high, low, ..]) => u16::from_be_bytes([*high, *low]),
-            _ => 0,
-        };
-        if port == 0 || self.bound_sockets.has_port_zero(server_socket.inode) {
+        let bound = sys::socket_name(server_socket.socket.as_fd());
+        let has_port = bound.is_ok_and(|name| !matches!(name[..], [_, _, 0, 0, ..]));
+        if !(has_port || server_socket.is_copy)
+            || self.bound_sockets.has_port_zero(server_socket.inode)
+        {
             let generation = self.generation;
             self.hint_once(
                 Warning::PortZero,

@@ -38,6 +38,13 @@ pub enum Call {
         directory: RawFd,
         path: u64,
     },
+    SetOption {
+        fd: RawFd,
+        level: i32,
+        name: i32,
+        value: u64,
+        length: i32,
+    },
     Other,
 }
 
@@ -50,7 +57,7 @@ fn int(argument: u64) -> i32 {
 
 impl Call {
     fn decode(number: i64, arguments: [u64; 6]) -> Self {
-        let [first, second, third, ..] = arguments;
+        let [first, second, third, fourth, fifth, _] = arguments;
         #[cfg(target_arch = "x86_64")]
         if number == libc::SYS_unlink {
             let (directory, path) = (libc::AT_FDCWD, first);
@@ -67,6 +74,13 @@ impl Call {
             libc::SYS_unlinkat if int(third) & libc::AT_REMOVEDIR == 0 => Self::Unlink {
                 directory: int(first),
                 path: second,
+            },
+            libc::SYS_setsockopt => Self::SetOption {
+                fd: int(first),
+                level: int(second),
+                name: int(third),
+                value: fourth,
+                length: int(fifth),
             },
             _ => Self::Other,
         }
@@ -167,8 +181,25 @@ pub fn bounded<T: Send + 'static>(
 /// # Errors
 /// `EFAULT` where there is no such memory, `EPERM` if we may not read it, `ETIMEDOUT`.
 pub fn read_address(thread: Pid, address: u64, length: i32) -> io::Result<Option<Vec<u8>>> {
+    if length < 2 {
+        return Ok(None);
+    }
+    read_value(thread, address, length, LONGEST_ADDRESS)
+}
+
+/// A value in a thread's memory; `None` if it is longer than `most`, or has an impossible length.
+///
+/// # Errors
+/// As [`read_address`].
+pub fn read_value(
+    thread: Pid,
+    address: u64,
+    length: i32,
+    most: usize,
+) -> io::Result<Option<Vec<u8>>> {
     match usize::try_from(length) {
-        Ok(length @ 2..=LONGEST_ADDRESS) => bounded(move || {
+        Ok(0) => Ok(Some(Vec::new())),
+        Ok(length) if length <= most => bounded(move || {
             let bytes = memory::read(thread, address, length)?;
             Ok((bytes.len() == length).then_some(bytes))
         }),

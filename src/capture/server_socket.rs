@@ -11,6 +11,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{fchown, geteuid};
 
 use super::caller::Caller;
+use super::learned::LearnedOptions;
 use super::options;
 use crate::proc::descriptor;
 use crate::socket::inet::SO_BINDTOIFINDEX;
@@ -27,8 +28,12 @@ pub enum SocketType {
 
 /// A socket of a type that can listen.
 pub struct ServerSocket {
-    /// A duplicate, if that is allowed; otherwise only its type is known.
-    pub socket: Option<OwnedFd>,
+    /// A duplicate of it, or a copy where duplicates are forbidden.
+    pub socket: OwnedFd,
+    /// It is a copy: another socket, on which the same options are set.
+    pub is_copy: bool,
+    /// Why that copy is not like it.
+    pub lacks: Option<&'static str>,
     pub inode: u64,
     pub sort: SocketType,
     pub v6: bool,
@@ -37,80 +42,101 @@ pub struct ServerSocket {
 }
 
 impl ServerSocket {
-    /// `None` for another kind of socket.
+    /// `None` for another kind of socket. Where `learned` is given, its sockets may not be duplicated.
     ///
     /// # Errors
-    /// Those of pidfd_getfd(2), but for `EPERM` and `ENOSYS`.
-    pub fn of(caller: &Caller, fd: RawFd) -> io::Result<Option<Self>> {
+    /// Those of pidfd_getfd(2).
+    pub fn of(
+        caller: &Caller,
+        fd: RawFd,
+        learned: Option<&LearnedOptions>,
+    ) -> io::Result<Option<Self>> {
         let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
             return Ok(None);
         };
-        let socket = match caller.descriptor(fd) {
-            Ok(socket) => Some(socket),
-            // forbidden in many containers
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => None,
-            Err(error) => return Err(error),
-        };
-        let described = match &socket {
-            Some(socket) => describe(socket.as_fd()),
-            None => read_name(&protocol_of(caller, fd)?),
-        };
-        let Some((sort, v6)) = described else {
+        if let Some(learned) = learned {
+            return Self::copy(caller, fd, inode, learned);
+        }
+        let socket = caller.descriptor(fd)?;
+        let Some((sort, v6)) = describe(socket.as_fd()) else {
             return Ok(None);
         };
-        // another thread may have replaced the descriptor
-        let inode = match &socket {
-            Some(socket) => fstat(socket)?.st_ino,
-            None => inode,
-        };
         Ok(Some(Self {
+            // another thread may have replaced the descriptor
+            inode: fstat(&socket)?.st_ino,
             socket,
-            inode,
+            is_copy: false,
+            lacks: None,
             sort,
             v6,
             flags: descriptor::flags(caller.thread, fd),
         }))
     }
 
+    fn copy(
+        caller: &Caller,
+        fd: RawFd,
+        inode: u64,
+        learned: &LearnedOptions,
+    ) -> io::Result<Option<Self>> {
+        let Some((sort, v6)) = read_name(&protocol_of(caller, fd)?) else {
+            return Ok(None);
+        };
+        let (socket, flags) = (sort.make(v6)?, descriptor::flags(caller.thread, fd));
+        set_nonblocking(socket.as_fd(), flags)?;
+        let mut lacks = learned.replay(caller, inode, socket.as_fd()).err();
+        if caller.waits_on_by_epoll(fd, inode) {
+            lacks = Some("it has put the socket into an epoll set");
+        }
+        Ok(Some(Self {
+            socket,
+            is_copy: true,
+            lacks,
+            inode,
+            sort,
+            v6,
+            flags,
+        }))
+    }
+
     /// Whether its server set `SO_REUSEPORT`: it means to bind the same address again.
     pub fn reuses_port(&self) -> bool {
-        let socket = self.socket.as_ref();
-        socket.is_some_and(|socket| option(socket.as_fd(), libc::SO_REUSEPORT) == 1)
+        option(self.socket.as_fd(), libc::SO_REUSEPORT) == 1
     }
 
     /// The network device it is bound to; 0 if it is not.
     pub fn device(&self) -> u32 {
-        let socket = self.socket.as_ref();
-        let device = socket.map_or(0, |socket| option(socket.as_fd(), SO_BINDTOIFINDEX));
-        u32::try_from(device).unwrap_or(0)
+        u32::try_from(option(self.socket.as_fd(), SO_BINDTOIFINDEX)).unwrap_or(0)
     }
 
     /// Whether an IPv6 wildcard excludes IPv4 clients.
     pub fn only_v6(&self) -> bool {
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-        let socket = self.socket.as_ref();
-        socket.is_some_and(|socket| {
-            sys::socket_option(socket.as_fd(), level, name).is_ok_and(|only| only == 1)
-        })
+        sys::socket_option(self.socket.as_fd(), level, name).is_ok_and(|only| only == 1)
     }
 
     /// An unbound socket that can replace it.
     pub fn another(&self) -> io::Result<OwnedFd> {
-        let family = match self.sort {
-            SocketType::UnixStream => AddressFamily::Unix,
-            SocketType::Tcp | SocketType::Mptcp | SocketType::Udp if self.v6 => {
-                AddressFamily::Inet6
-            }
-            SocketType::Tcp | SocketType::Mptcp | SocketType::Udp => AddressFamily::Inet,
-        };
-        let other = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        match &self.socket {
-            Some(socket) => options::copy(socket.as_fd(), other.as_fd()),
-            // nearly every server sets it, since it could not restart otherwise
-            None => sys::set_socket_option(other.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?,
-        }
+        let other = self.sort.make(self.v6)?;
+        options::copy(self.socket.as_fd(), other.as_fd());
         set_nonblocking(other.as_fd(), self.flags)?;
         Ok(other)
+    }
+}
+
+impl SocketType {
+    /// An unbound socket; plain TCP for multipath TCP.
+    fn make(self, v6: bool) -> io::Result<OwnedFd> {
+        let family = match self {
+            Self::UnixStream => AddressFamily::Unix,
+            Self::Tcp | Self::Mptcp | Self::Udp if v6 => AddressFamily::Inet6,
+            Self::Tcp | Self::Mptcp | Self::Udp => AddressFamily::Inet,
+        };
+        let style = match self {
+            Self::Udp => SockType::Datagram,
+            Self::UnixStream | Self::Tcp | Self::Mptcp => SockType::Stream,
+        };
+        Ok(socket(family, style, SockFlag::SOCK_CLOEXEC, None)?)
     }
 }
 

@@ -1,11 +1,15 @@
 //! Servers that are threads of this process, each under the filter, and the listeners that hotswap makes of theirs.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, socket};
 use nix::sys::stat::fstat;
 
 use super::*;
@@ -13,6 +17,7 @@ use crate::listener::{Incident, ListenerContext, SocketOptions};
 use crate::supervisor::SocketChoice;
 use crate::sys;
 
+mod contained;
 mod tcp;
 mod unix;
 
@@ -23,6 +28,7 @@ struct CapturedServers {
     listeners: Listeners,
     captures: BTreeMap<Generation, Capture>,
     events: Vec<CaptureEvent>,
+    stops: Stops,
 }
 
 impl CapturedServers {
@@ -40,11 +46,22 @@ impl CapturedServers {
             listeners,
             captures: BTreeMap::new(),
             events: Vec::new(),
+            stops: Stops {
+                paths: true,
+                options: false,
+            },
         }
     }
 
     fn new() -> Self {
         Self::listening(&[])
+    }
+
+    /// As in a container that forbids pidfd_getfd(2).
+    fn contained() -> Self {
+        let mut servers = Self::new();
+        servers.stops.options = true;
+        servers
     }
 
     /// Answers a server under the filter until it has done its work.
@@ -75,11 +92,12 @@ impl CapturedServers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         let (sender, receiver) = mpsc::channel();
+        let stops = self.stops;
         let server = thread::spawn(move || {
-            sender.send(filter::install(true).unwrap()).unwrap();
+            sender.send(filter::install(stops).unwrap()).unwrap();
             work()
         });
-        let capture = Capture::new(generation, receiver.recv().unwrap(), true);
+        let capture = Capture::new(generation, receiver.recv().unwrap(), stops);
         self.captures.insert(generation, capture);
         server
     }
@@ -148,4 +166,43 @@ impl CapturedServers {
 
 fn inode(socket: &impl AsFd) -> u64 {
     fstat(socket).unwrap().st_ino
+}
+
+/// A host of this process alone, and a port that is free on all others: the kernel gives it no client, as it would one that
+/// was just let go, and no connection of another test still waits there for its end.
+fn free_address() -> SocketAddr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 20_000;
+        let port = 10_000 + u16::try_from(random).unwrap();
+        let any = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+        if bind(stream_v6().as_raw_fd(), &any).is_ok() {
+            return (Ipv4Addr::new(127, a, b, c), port).into();
+        }
+    }
+}
+
+fn says_hello(server: &TcpListener, client: &mut TcpStream) {
+    client.write_all(b"hello").unwrap();
+    let (mut accepted, _) = server.accept().unwrap();
+    let mut heard = [0; 5];
+    accepted.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"hello");
+}
+
+fn stream() -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
+}
+
+fn stream_v6() -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Inet6, SockType::Stream, flags, None).unwrap()
+}
+
+fn bind_to(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
+    let SocketAddr::V4(address) = address else {
+        unreachable!("these tests are about IPv4");
+    };
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
 }

@@ -5,7 +5,8 @@ use nix::poll::PollFlags;
 
 use super::World;
 use super::wait::Batch;
-use crate::capture::{self, CallContext, CaptureEvent, filter};
+use crate::capture::filter::{self, Stops};
+use crate::capture::{self, CallContext, CaptureEvent};
 use crate::cli::options::{self, RunArgs};
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Generation, Time};
@@ -13,7 +14,7 @@ use crate::supervisor::{Event, Generation, Time};
 /// What comes of `--capture` here.
 #[derive(Debug, Default)]
 pub(super) struct CaptureSetting {
-    pub capture: bool,
+    pub capture: Option<Stops>,
     /// Another hotswap captures us: of its one socket we cannot make a group.
     pub share: bool,
     pub warning: Option<String>,
@@ -26,11 +27,14 @@ impl CaptureSetting {
         if args.capture == options::CaptureMode::Never {
             return Ok(Self::default());
         }
-        let Err(error) = capture::available() else {
-            return Ok(Self {
-                capture: true,
-                ..Self::default()
-            });
+        let error = match capture::available() {
+            Ok(stops) => {
+                return Ok(Self {
+                    capture: Some(stops),
+                    ..Self::default()
+                });
+            }
+            Err(error) => error,
         };
         let errno = error.raw_os_error().unwrap_or(0);
         let why = filter::why_not(errno);
@@ -47,7 +51,7 @@ impl CaptureSetting {
             ""
         };
         Ok(Self {
-            capture: false,
+            capture: None,
             share: nested,
             warning: Some(format!(
                 "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}"

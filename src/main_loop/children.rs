@@ -7,7 +7,8 @@ use std::process::ExitStatus;
 use super::World;
 use super::generation::Lingering;
 use super::wait::Batch;
-use crate::capture::{Capture, filter};
+use crate::capture::Capture;
+use crate::capture::filter::{self, Stops};
 use crate::connections::process_sockets::ProcessSockets;
 use crate::server::ServerEvent;
 use crate::supervisor::{Event, Exit, Generation, Time};
@@ -109,11 +110,11 @@ impl World {
                 ServerEvent::Running => self.watch.confirm(pid, now),
                 ServerEvent::Captured(notifications) => {
                     if let Some(one) = self.generations.get_mut(&generation) {
-                        one.capture = Some(Capture::new(
-                            generation,
-                            notifications,
-                            one.server.is_kept_from_unlinking(),
-                        ));
+                        let stops = Stops {
+                            paths: one.server.is_kept_from_unlinking(),
+                            ..self.server_config.capture.unwrap_or_default()
+                        };
+                        one.capture = Some(Capture::new(generation, notifications, stops));
                     }
                 }
                 ServerEvent::NotCaptured(errno) => {

@@ -19,6 +19,7 @@ use super::status::StatusData;
 use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
+use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::control::name::NameHolder;
 use crate::control::{Control, name_in_use};
@@ -257,7 +258,7 @@ fn socket_options(args: &RunArgs, capture_setting: &CaptureSetting) -> SocketOpt
     }
 }
 
-fn server_config(args: &RunArgs, control: &Control, capture: bool) -> ServerConfig {
+fn server_config(args: &RunArgs, control: &Control, capture: Option<Stops>) -> ServerConfig {
     ServerConfig {
         command: args.command.clone(),
         user: args.user.clone(),

@@ -28,7 +28,7 @@ fn server_config(command: &[&str]) -> ServerConfig {
         stderr: Stderr::Pass,
         name: format!("test-{:?}", std::thread::current().id()),
         control: None,
-        capture: false,
+        capture: None,
         stdin: Stdin::Null,
     }
 }

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::filter::Stops;
+
 /// The program, and everything it starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
@@ -20,9 +22,7 @@ pub struct StubRequest {
     pub user: Option<String>,
     pub group: Option<String>,
     /// Install the filter that stops bind(2), and send its notification descriptor.
-    pub capture: bool,
-    /// Clients come by a unix path: unlink(2) is stopped as well.
-    pub paths: bool,
+    pub capture: Option<Stops>,
     /// A stdin that never ends, instead of /dev/null.
     pub open_stdin: bool,
     /// The numbers that the descriptors get, in the order in which they were sent.

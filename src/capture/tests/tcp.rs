@@ -1,42 +1,20 @@
 //! TCP addresses that servers bind by themselves.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, bind, setsockopt, sockopt};
 
-use super::{CaptureEvent, CapturedServers, G1, G2, available, inode, is_older};
+use super::{
+    CaptureEvent, CapturedServers, G1, G2, bind_to, free_address, inode, says_hello, stream,
+    stream_v6,
+};
 use crate::capture::CallContext;
 use crate::sys;
-
-/// A host of this process alone, and a port that is free on all others: the kernel gives it no client, as it would one that
-/// was just let go, and no connection of another test still waits there for its end.
-fn free_address() -> SocketAddr {
-    let [_, a, b, c] = std::process::id().to_be_bytes();
-    loop {
-        let random = RandomState::new().build_hasher().finish() % 20_000;
-        let port = 10_000 + u16::try_from(random).unwrap();
-        let any = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
-        if bind(stream_v6().as_raw_fd(), &any).is_ok() {
-            return (Ipv4Addr::new(127, a, b, c), port).into();
-        }
-    }
-}
-
-fn says_hello(server: &TcpListener, client: &mut TcpStream) {
-    client.write_all(b"hello").unwrap();
-    let (mut accepted, _) = server.accept().unwrap();
-    let mut heard = [0; 5];
-    accepted.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"hello");
-}
 
 #[test]
 fn what_a_server_binds_is_a_listener() {
@@ -156,23 +134,6 @@ fn workers_that_share_a_port_share_a_socket() {
     });
     assert_eq!(inode(&sockets[0]), inode(&sockets[1]));
     assert_eq!(captured_servers.listeners.sockets_of(G1).len(), 1);
-}
-
-fn stream() -> OwnedFd {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
-}
-
-fn stream_v6() -> OwnedFd {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Inet6, SockType::Stream, flags, None).unwrap()
-}
-
-fn bind_to(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
-    let SocketAddr::V4(address) = address else {
-        unreachable!("these tests are about IPv4");
-    };
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
 }
 
 #[test]
@@ -386,21 +347,4 @@ fn what_was_tried_out_and_closed_is_in_nobodys_way() {
     says_hello(&first, &mut TcpStream::connect(address).unwrap());
     captured_servers.listeners.cut_over(G2, &[]).unwrap();
     says_hello(&second, &mut TcpStream::connect(address).unwrap());
-}
-
-#[test]
-fn a_release_is_compared_by_its_numbers() {
-    assert!(is_older("5.8.18-generic", (5, 9)));
-    assert!(is_older("4.19.0", (5, 9)));
-    assert!(!is_older("5.10.0-13-amd64", (5, 9)));
-    assert!(!is_older("6.1", (5, 9)));
-    assert!(!is_older("unknown", (5, 9)));
-}
-
-#[test]
-fn capturing_is_available_or_says_why_not() {
-    match available() {
-        Ok(()) => {}
-        Err(error) => assert!(error.raw_os_error().is_some()),
-    }
 }

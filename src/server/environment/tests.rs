@@ -54,7 +54,7 @@ fn server_config(command: &[&str]) -> ServerConfig {
         stderr: Stderr::Inherit,
         name: "api".into(),
         control: Some("/run/api.sock".into()),
-        capture: false,
+        capture: None,
         stdin: Stdin::Null,
     }
 }

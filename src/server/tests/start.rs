@@ -1,6 +1,7 @@
 //! What a generation finds when it starts, and why some never do.
 
 use super::*;
+use crate::capture::filter::Stops;
 
 fn reason(exit: Exit) -> (i32, String) {
     match exit {
@@ -176,7 +177,7 @@ fn a_program_that_is_still_being_written_is_waited_for() {
 #[test]
 fn a_captured_generation_sends_where_its_calls_are_answered() {
     let captured = ServerConfig {
-        capture: true,
+        capture: Some(Stops::default()),
         ..server_config(&["sleep", "60"])
     };
     let mut site = Site::start(&captured, launch(0));
