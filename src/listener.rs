@@ -255,7 +255,13 @@ impl Listeners {
     }
 
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        vec![(self.context.watcher.fd(), PollFlags::POLLIN)]
+        let fds = self.context.watcher.fds();
+        fds.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// Whether clients have come to captured sockets, so that it is worth a look whether a server has closed one of them.
+    pub fn have_arrivals(&mut self, now: Time) -> bool {
+        self.context.watcher.has_arrivals(now)
     }
 
     /// An event on one of the sockets: one was shut down, or a client came to a spare.
@@ -291,6 +297,7 @@ impl Listeners {
     /// The deadline has come.
     pub fn look(&mut self, now: Time) -> Vec<Incident> {
         self.context.relays.look(now);
+        self.context.watcher.look(now);
         let again = self.context.can_go_on(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
             self.surveyed(|all, context| {

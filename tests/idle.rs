@@ -9,8 +9,10 @@ use std::{env, io};
 
 use nix::unistd::Pid;
 
+use crate::capture::at;
+use crate::common::crowd::Habit;
 use crate::common::log::Log;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::processes::status;
 use crate::common::site::Site;
 use crate::common::{alone, skipped};
@@ -85,6 +87,23 @@ fn idle_hotswap_makes_no_system_call() {
         "{}",
         log.timed()
     );
+}
+
+/// It looks whether the server has closed its listener, once clients have come.
+#[test]
+fn hotswap_sleeps_again_once_no_client_comes_to_a_captured_server() {
+    let _alone = alone();
+    let address = free_address();
+    let site = at(address).by_odd(&format!("at={address}")).serving("v1");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    drop(clients);
+    let pid = site.hotswap();
+    sleep(Duration::from_secs(3));
+    let before = wakes(pid).expect("its threads");
+    sleep(Duration::from_secs(3));
+    assert_eq!(before, wakes(pid).expect("its threads"));
 }
 
 /// The figures are promised of a release build: `scripts/check` makes one.

@@ -142,13 +142,35 @@ impl BoundSockets {
                 suspects.remove(&bound.inode);
             }
         }
-        if suspects.is_empty() || !exclude_held(&mut suspects, &processes) {
+        if suspects.is_empty() || !self.find_elsewhere(&mut suspects, &processes) {
             return Vec::new();
         }
         let closed = self
             .all
             .extract_if(.., |bound| suspects.contains(&bound.inode));
         closed.filter_map(|bound| bound.listener).collect()
+    }
+
+    /// Excludes what one of the processes holds, and remembers where; false if there is too much to read, or something may
+    /// not be read.
+    fn find_elsewhere(&mut self, inodes: &mut HashSet<u64>, processes: &[Pid]) -> bool {
+        let counts = processes.iter().map(|process| descriptor::count(*process));
+        if counts.sum::<u64>() > MOST_SCANNED {
+            return false;
+        }
+        processes.iter().all(|process| {
+            let places = match descriptor::places_of(*process, inodes) {
+                Ok(places) => places,
+                Err(error) => return is_gone(&error),
+            };
+            for (inode, fd) in places {
+                inodes.remove(&inode);
+                if let Some(bound) = self.of(inode) {
+                    (bound.process, bound.fd) = (*process, fd);
+                }
+            }
+            true
+        })
     }
 
     pub fn forget(&mut self, inode: u64) {
@@ -180,22 +202,6 @@ impl BoundSockets {
     pub fn has_port_zero(&self, inode: u64) -> bool {
         self.port_zero.contains(&inode)
     }
-}
-
-/// Removes what one of the processes holds; false if there is too much to read, or something may not be read.
-fn exclude_held(inodes: &mut HashSet<u64>, processes: &[Pid]) -> bool {
-    let counts = processes.iter().map(|process| descriptor::count(*process));
-    if counts.sum::<u64>() > MOST_SCANNED {
-        return false;
-    }
-    processes.iter().all(|process| {
-        match descriptor::sockets(*process) {
-            Ok(held) => inodes.retain(|inode| !held.contains(inode)),
-            Err(error) if is_gone(&error) => {}
-            Err(_) => return false,
-        }
-        true
-    })
 }
 
 fn is_client(socket: &OwnedFd) -> bool {

@@ -193,6 +193,7 @@ impl Listeners {
             }
             (_, dir) => {
                 let mut shared = SharedSocket::own(socket, context)?;
+                shared.set_captured(context)?;
                 if let Some(dir) = dir {
                     shared.keep_path(dir)?;
                 }
@@ -211,6 +212,9 @@ impl Listeners {
             path_use,
             sort,
         });
+        if let Some(new) = self.all.last_mut() {
+            new.sort.resume(&mut self.context);
+        }
         self.review_paths();
         Ok(id)
     }

@@ -132,7 +132,12 @@ impl ListenerContext {
 
     pub fn deadline(&self) -> Option<Time> {
         let relays = self.relays.deadline();
-        relays.into_iter().chain(self.exhausted).min()
+        let watcher = self.watcher.deadline();
+        relays
+            .into_iter()
+            .chain(self.exhausted)
+            .chain(watcher)
+            .min()
     }
 
     /// Whether clients that were left on spare sockets can be taken off them now.

@@ -33,7 +33,9 @@ pub struct ListeningSocket {
 pub enum Interest {
     /// That it is shut down.
     Shutdown,
-    /// That too, and clients.
+    /// That too, and that its server may have closed it: once a client comes, and once a second at most.
+    Arrivals,
+    /// That it is shut down, and clients, as long as one is there.
     Clients,
 }
 

@@ -33,6 +33,9 @@ pub struct ReuseportGroup {
     sockets: Vec<ListeningSocket>,
     /// Listening sockets in the group that are not ours.
     strangers: HashSet<Inode>,
+    /// A server has bound it by itself, and may close it at any moment.
+    #[serde(default)]
+    is_captured: bool,
     /// There was one: others may come and go at any moment, unseen.
     #[serde(default)]
     is_wary: bool,
@@ -54,6 +57,7 @@ impl ReuseportGroup {
             members: MemberIndex::default(),
             sockets: Vec::new(),
             strangers: HashSet::new(),
+            is_captured: owner.is_some(),
             is_wary: false,
         };
         let first = group.listen(first, owner, context)?;
@@ -204,6 +208,7 @@ impl ReuseportGroup {
             let interest = match (socket.listens, spare) {
                 (false, _) => None,
                 (true, true) => Some(context.interest_in_spares()),
+                (true, false) if is_target && self.is_captured => Some(Interest::Arrivals),
                 (true, false) => Some(Interest::Shutdown),
             };
             context.try_to_watch(socket, interest, &listener);

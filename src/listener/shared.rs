@@ -37,6 +37,9 @@ pub struct SharedSocket {
     /// A path of ours, and the file that is ours there.
     path: Option<(UnixDir, FileId)>,
     had_by: BTreeSet<Generation>,
+    /// A server has bound it by itself, and may close it at any moment.
+    #[serde(default)]
+    is_captured: bool,
 }
 
 #[derive(Default)]
@@ -84,7 +87,23 @@ impl SharedSocket {
             at,
             path: None,
             had_by: BTreeSet::new(),
+            is_captured: false,
         })
+    }
+
+    /// A server has bound it by itself.
+    pub fn set_captured(&mut self, context: &ListenerContext) -> io::Result<()> {
+        self.is_captured = true;
+        self.watch(context)
+    }
+
+    fn watch(&mut self, context: &ListenerContext) -> io::Result<()> {
+        let interest = if self.is_captured {
+            Interest::Arrivals
+        } else {
+            Interest::Shutdown
+        };
+        context.watcher.watch(&mut self.socket, Some(interest))
     }
 
     /// A server has bound it to that path.
@@ -143,9 +162,7 @@ impl SharedSocket {
         };
         sys::listen(fd.as_fd(), context.options.backlog)?;
         self.socket = ListeningSocket::new(fd, None, sys::now())?;
-        context
-            .watcher
-            .watch(&mut self.socket, Some(Interest::Shutdown))
+        self.watch(context)
     }
 
     fn listen_once_more(&mut self, context: &ListenerContext) -> io::Result<()> {
@@ -159,9 +176,7 @@ impl SharedSocket {
         }
         sys::listen(self.socket.fd(), context.options.backlog)?;
         self.socket.listens = true;
-        context
-            .watcher
-            .watch(&mut self.socket, Some(Interest::Shutdown))
+        self.watch(context)
     }
 }
 
@@ -271,8 +286,11 @@ impl Steering for SharedSocket {
     fn resume(&mut self, context: &mut ListenerContext) {
         self.at = SharedAddress::of(self.socket.fd());
         let listener = self.address();
-        let interest = self.socket.listens.then_some(Interest::Shutdown);
-        context.try_to_watch(&mut self.socket, interest, &listener);
+        if self.socket.listens
+            && let Err(error) = self.watch(context)
+        {
+            log::debug!("cannot watch a socket of {listener}: {error}");
+        }
     }
 
     fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {

@@ -28,6 +28,9 @@ pub struct UnixPath {
     dir: UnixDir,
     sockets: Vec<NamedSocket>,
     target: Option<Inode>,
+    /// A server has bound it by itself, and may close it at any moment.
+    #[serde(default)]
+    is_captured: bool,
     /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
     private: bool,
 }
@@ -61,6 +64,7 @@ impl UnixPath {
         context: &ListenerContext,
     ) -> io::Result<Self> {
         let mut path = Self::of(dir);
+        path.is_captured = true;
         let name = path.dir.name().to_owned();
         path.adopt(generation, socket, &name, context)?;
         Ok(path)
@@ -71,6 +75,7 @@ impl UnixPath {
             dir,
             sockets: Vec::new(),
             target: None,
+            is_captured: false,
             private: false,
         }
     }
@@ -222,8 +227,14 @@ impl UnixPath {
         let listener = self.address();
         self.sockets
             .retain_mut(|NamedSocket { socket, name, file }| {
-                let abandoned = socket.owner.is_none() && Some(socket.inode) != target;
-                let mut wanted = socket.listens.then_some(Interest::Shutdown);
+                let is_target = Some(socket.inode) == target;
+                let abandoned = socket.owner.is_none() && !is_target;
+                let interest = if is_target && self.is_captured {
+                    Interest::Arrivals
+                } else {
+                    Interest::Shutdown
+                };
+                let mut wanted = socket.listens.then_some(interest);
                 let mut is_needed = true;
                 if abandoned {
                     let to = Destination::Path(self.dir.path().to_owned());

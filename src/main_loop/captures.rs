@@ -138,6 +138,12 @@ impl World {
 
     /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.
     pub(super) fn review_captured(&mut self, now: Time) {
+        self.release_closed_listeners(now);
+        self.update_counting_addresses(now);
+    }
+
+    /// What servers have closed at run time is closed.
+    pub(super) fn release_closed_listeners(&mut self, now: Time) {
         for one in self.generations.values_mut() {
             if let Some(capture) = one.capture.as_mut().filter(|_| one.server.main_lives()) {
                 capture.sweep(&mut CallContext {
@@ -147,6 +153,5 @@ impl World {
                 });
             }
         }
-        self.update_counting_addresses(now);
     }
 }

@@ -190,6 +190,9 @@ impl World {
             Source::Listeners => {
                 let incidents = self.listeners.woken(fd, flags, now);
                 self.publish_incidents(&incidents);
+                if self.listeners.have_arrivals(now) {
+                    self.release_closed_listeners(now);
+                }
             }
             Source::Control => self.handle_clients(fd, flags, now, batch),
             Source::Watch => {

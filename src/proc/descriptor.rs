@@ -46,6 +46,20 @@ pub fn sockets(process: Pid) -> io::Result<HashSet<u64>> {
     Ok(sockets)
 }
 
+/// Which of these sockets a process holds, and by which descriptor.
+///
+/// # Errors
+/// If it may not be read, or has ended ([`is_gone`]).
+pub fn places_of(process: Pid, inodes: &HashSet<u64>) -> io::Result<Vec<(u64, RawFd)>> {
+    let mut places = Vec::new();
+    each_link(process, |fd, link| {
+        let inode = inode_in(link).filter(|inode| inodes.contains(inode));
+        places.extend(inode.map(|inode| (inode, fd)));
+        true
+    })?;
+    Ok(places)
+}
+
 /// Whether a process holds one of these sockets or this pipe, by their inodes; false if it may not be read.
 pub fn holds_any(process: Pid, sockets: &HashSet<u64>, pipe: Option<u64>) -> bool {
     let pipe = pipe.map(|inode| format!("pipe:[{inode}]"));

@@ -1,10 +1,13 @@
 //! What a server has closed is closed: nothing of hotswap's is in its way, and no client waits there.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use super::{at, find, free_address, swap};
 use crate::common::crowd::Habit;
 use crate::common::plan::Plan;
+use crate::common::site::Site;
 use crate::common::{alone, eventually};
 
 /// A server in Python that does this before it listens on `port` of 127.0.0.1. `listen(HOST)` makes a socket as most do.
@@ -92,7 +95,7 @@ serve(one)";
     let site = plan.opening("");
     site.log.wait_for("generation 1 is serving");
     let mut client = TcpStream::connect(address).expect("it listens");
-    std::io::Write::write_all(&mut client, b"move").expect("it reads");
+    client.write_all(b"move").expect("it reads");
     let elsewhere = SocketAddr::from(([127, 0, 0, 2], address.port()));
     eventually("a server at another address", || {
         TcpStream::connect(elsewhere).ok()
@@ -100,4 +103,73 @@ serve(one)";
     site.log
         .wait_for(&format!("listening on 0.0.0.0:{}", address.port()));
     assert_eq!(site.log.count("generation 2"), 0, "{}", site.log.timed());
+}
+
+/// A server that has one more listener, until it is asked to close it.
+const CLOSES: &str = "\
+def close():
+    client = other.accept()[0]
+    client.recv(100)
+    other.close()
+    client.close()
+
+if os.environ['HOTSWAP_GENERATION'] == '1':
+    other = open()
+    threading.Thread(target=close).start()
+serve(listen('127.0.0.1'))";
+
+/// The client asks for it, and knows when it is done.
+fn ask_to_close(mut client: impl io::Read + Write) {
+    client.write_all(b"close").expect("it reads");
+    let end = client.read(&mut [0; 1]).expect("its end");
+    assert_eq!(end, 0, "it has closed the listener");
+}
+
+/// The first clients after that may still be let in, to be cut off.
+fn until_refused<T>(connect: impl Fn() -> io::Result<T>) {
+    let refused = [ErrorKind::ConnectionRefused, ErrorKind::NotFound];
+    let is_refused = || connect().is_err_and(|error| refused.contains(&error.kind()));
+    eventually("a refusal", || is_refused().then_some(()));
+}
+
+/// Its other clients notice nothing, and neither does the next version.
+fn expect_the_rest_served(site: &Site) {
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    swap(site, 1);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_port_that_is_closed_at_run_time_is_refused_and_free() {
+    let (address, other) = (free_address(), free_address());
+    let port = other.port();
+    let script = format!("open = lambda: socket.create_server(('127.0.0.1', {port}))\n{CLOSES}");
+    let Some(plan) = python(address, &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.log.wait_for(&format!("listening on {other}"));
+    ask_to_close(TcpStream::connect(other).expect("it listens"));
+    until_refused(|| TcpStream::connect(other));
+    drop(TcpListener::bind(other).expect("another program may have it"));
+    expect_the_rest_served(&site);
+}
+
+#[test]
+fn a_path_that_is_closed_at_run_time_is_refused() {
+    let address = free_address();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s");
+    let script =
+        format!("open = lambda: socket.create_server({path:?}, family=socket.AF_UNIX)\n{CLOSES}");
+    let Some(plan) = python(address, &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let client = eventually("a socket", || UnixStream::connect(&path).ok());
+    ask_to_close(client);
+    until_refused(|| UnixStream::connect(&path));
+    expect_the_rest_served(&site);
 }
