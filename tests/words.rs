@@ -215,6 +215,7 @@ fn the_output_of_the_server_is_its_own() {
     let site = Site::at(Place::Tcp4)
         .by_odd("say=from-the-server")
         .serving("v1");
+    site.log.wait_for("from-the-server");
     assert_eq!(site.log.lines("from-the-server"), ["from-the-server"]);
 }
 
