@@ -41,6 +41,7 @@ use context::Intake;
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
+use listening_socket::ListeningSocket;
 pub use port_holder::holders_of_port;
 use private_path::PathUse;
 use reuseport::ReuseportGroup;
@@ -97,8 +98,13 @@ impl DerefMut for ListenerKind {
 
 impl Listener {
     fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
-        let socket = self.sort.socket_of(generation)?;
-        Some(GenerationSocket {
+        self.sort
+            .socket_of(generation)
+            .map(|socket| self.socket_as(socket))
+    }
+
+    fn socket_as<'a>(&self, socket: &'a ListeningSocket) -> GenerationSocket<'a> {
+        GenerationSocket {
             listener: self.id,
             fd: socket.fd(),
             inode: socket.inode,
@@ -106,7 +112,7 @@ impl Listener {
             steered: self.sort.is_steered(),
             captured: self.captured.is_some(),
             listens: socket.listens,
-        })
+        }
     }
 
     /// The socket that the generation is spawned with.

@@ -220,6 +220,11 @@ impl Supervisor {
         &self.draining
     }
 
+    /// Whether clients wait until a change brings the next version.
+    pub fn lets_clients_wait(&self) -> bool {
+        self.clients_wait_until.is_some()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.shutdown.is_some()
     }

@@ -7,6 +7,9 @@ use std::thread::sleep;
 use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
+use crate::common::families::on_every_family;
+use crate::common::place::Place;
+use crate::common::plan::Plan;
 use crate::common::program::install;
 use crate::watch::{QUIET, binary, expect_swaps, run, swaps, watching};
 
@@ -90,6 +93,19 @@ fn a_crash_under_dev_waits_for_the_next_change() {
     expect_swaps(&site, 1, || site.publish("v4"));
     clients.until_all_see("v4");
     clients.expect_no_failure();
+}
+
+on_every_family! {
+    fn clients_that_wait_after_a_crash_are_counted_and_kept(plan: Plan) {
+        let site = plan.watching().with(&["--dev"]).serving("v1");
+        kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+        site.log.wait_for("waiting for a change");
+        let mut clients = site.guests().and(3, Habit::default()).come();
+        site.log.wait_for("3 clients wait for the next version");
+        site.publish("v2");
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+    }
 }
 
 #[test]

@@ -274,6 +274,10 @@ impl Steering for SharedSocket {
         }
     }
 
+    fn target(&self) -> Option<&ListeningSocket> {
+        Some(&self.socket)
+    }
+
     fn is_owned(&self) -> bool {
         !self.had_by.is_empty()
     }

@@ -108,9 +108,13 @@ pub trait Steering {
     /// Takes note of who is there.
     fn recognize(&mut self, _: &mut ListenerContext) {}
 
+    /// The socket that new connections go to.
+    fn target(&self) -> Option<&ListeningSocket>;
+
     /// Whether clients wait in a socket that no generation has.
     fn is_waiting(&self) -> bool {
-        false
+        let target = self.target();
+        target.is_some_and(|target| self.is_steered() && target.owner.is_none())
     }
 
     /// Whether any generation has a socket there.

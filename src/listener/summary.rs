@@ -23,12 +23,20 @@ impl Listeners {
             address: listener.sort.address(),
             steered: listener.sort.is_steered(),
             captured: listener.captured.is_some(),
-            queue: self.queue_of(listener),
+            queue: listener.queue(),
         });
         shown.collect()
     }
 
-    fn queue_of(&self, listener: &Listener) -> Option<u32> {
-        accept_queue(&listener.held(self.serving?)?).ok()?
+    /// How many clients wait where new connections go.
+    pub fn queued(&self) -> u32 {
+        let shown = self.all.iter().filter(|listener| self.counts(listener));
+        shown.filter_map(Listener::queue).sum()
+    }
+}
+
+impl Listener {
+    fn queue(&self) -> Option<u32> {
+        accept_queue(&self.socket_as(self.sort.target()?)).ok()?
     }
 }

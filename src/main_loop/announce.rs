@@ -12,7 +12,7 @@ use crate::control::SwapResult;
 use crate::log as lines;
 use crate::ready::NotReadyReason;
 use crate::record::{self, Record, RecordKind};
-use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Time, Transition};
+use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Supervisor, Time, Transition};
 use crate::sys;
 
 /// So soon ends what has only looked at its stdin.
@@ -190,13 +190,28 @@ impl World {
     }
 
     fn refusing(&self) -> Record {
-        let queues = self.listeners.summaries().into_iter();
-        let waited: u32 = queues.filter_map(|listener| listener.queue).sum();
-        let waited = usize::try_from(waited).unwrap_or_default();
+        let waited = usize::try_from(self.listeners.queued()).unwrap_or_default();
         let clients = record::plural(waited, "client");
         Record::warning(format!(
             "nothing serves: {clients} waited too long and are refused, like all others until a generation serves"
         ))
+    }
+
+    /// Clients that wait while nothing serves, each time there are more of them.
+    pub(super) fn count_waiting_clients(&mut self, supervisor: &Supervisor) {
+        let waiting = if supervisor.lets_clients_wait() {
+            self.listeners.queued()
+        } else {
+            0
+        };
+        let said = std::mem::replace(&mut self.status_data.waiting, waiting);
+        self.status_data.waiting = if waiting == 0 { 0 } else { said.max(waiting) };
+        if waiting > said {
+            let wait = if waiting == 1 { "waits" } else { "wait" };
+            let clients = record::plural(usize::try_from(waiting).unwrap_or_default(), "client");
+            let text = format!("{clients} {wait} for the next version");
+            self.publish(&Record::notice(text));
+        }
     }
 
     fn falling_back(&self, good: Generation) -> Record {

@@ -49,6 +49,9 @@ pub(super) struct StatusData {
     /// Why the control socket could not be made again, as it was last said.
     #[serde(skip)]
     pub control_lost: Option<String>,
+    /// As many clients were said to wait while nothing serves.
+    #[serde(skip)]
+    pub waiting: u32,
     pub programs: Programs,
     /// The last verdicts, the oldest first.
     history: VecDeque<SwapVerdict>,
@@ -69,6 +72,7 @@ impl StatusData {
             history_clients: Vec::new(),
             asked_by: None,
             control_lost: None,
+            waiting: 0,
             programs: Programs::default(),
             history: VecDeque::new(),
             last_swap: None,

@@ -64,6 +64,7 @@ impl World {
             self.look(now, &mut batch);
             self.tell_of_judging(&mut batch);
         }
+        self.count_waiting_clients(supervisor);
         self.answer_status_requests(supervisor, now);
         self.show_status(supervisor, now);
         if batch

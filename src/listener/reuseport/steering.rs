@@ -252,12 +252,9 @@ impl Steering for ReuseportGroup {
         self.snapshot(context);
     }
 
-    fn is_waiting(&self) -> bool {
-        let target = self
-            .members
-            .target()
-            .and_then(|target| self.position(target));
-        target.is_some_and(|at| self.sockets[at].owner.is_none())
+    fn target(&self) -> Option<&ListeningSocket> {
+        let at = self.position(self.members.target()?)?;
+        Some(&self.sockets[at])
     }
 
     fn is_owned(&self) -> bool {

@@ -203,10 +203,9 @@ impl Steering for UnixPath {
         self.update_interests(context);
     }
 
-    /// Whether clients wait in a socket that no generation has.
-    fn is_waiting(&self) -> bool {
-        let target = self.target.and_then(|target| self.at(target));
-        target.is_some_and(|at| self.sockets[at].socket.owner.is_none())
+    fn target(&self) -> Option<&ListeningSocket> {
+        let at = self.at(self.target?)?;
+        Some(&self.sockets[at].socket)
     }
 
     fn is_owned(&self) -> bool {
