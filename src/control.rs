@@ -278,6 +278,13 @@ impl Control {
         );
     }
 
+    /// Tells one client how its request is getting on.
+    pub fn progress(&mut self, client: ClientId, text: &str) {
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.say(&Reply::Progress(text.to_owned()));
+        }
+    }
+
     /// Whether a client waits for this generation to be gone.
     pub fn is_waited_for(&self, generation: Generation) -> bool {
         let mut owed = self

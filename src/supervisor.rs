@@ -205,6 +205,7 @@ impl Supervisor {
             .chain(swap)
             .chain(self.clients_wait_until)
             .chain(self.waiting.judged_by)
+            .chain(self.gives_way_at())
             .min()
     }
 
@@ -301,7 +302,10 @@ impl Supervisor {
             return Vec::new();
         };
         if swap.deadline().is_none_or(|until| now < until) {
-            return Vec::new();
+            return match self.gives_way_at() {
+                Some(from) if from <= now => self.replace(now, Cause::Asked),
+                _ => Vec::new(),
+            };
         }
         let reason = match swap.stage {
             Stage::BackingOff { .. } => return self.begin(now, Cause::Restart, Vec::new()),

@@ -1,6 +1,6 @@
 //! Where the control socket is, and what clients are told when something is amiss.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::Output;
 use std::time::Instant;
@@ -91,6 +91,26 @@ fn who_waits_for_a_name_can_be_stopped() {
     second.expect_status(125);
     assert!(!second.log.says("generation 1 started"));
     drop(clients);
+}
+
+#[test]
+fn who_waits_is_told_and_comes_to_its_turn_while_a_candidate_hangs() {
+    let site = Site::serving("v1");
+    let first = start(site.publish_odd("v2", "hang"), &["swap", "server"]);
+    eventually("the candidate that hangs", || {
+        let arguments = fs::read(format!("/proc/{}/cmdline", site.pid(2))).ok()?;
+        String::from_utf8_lossy(&arguments)
+            .contains("hang")
+            .then_some(())
+    });
+    let second = start(site.publish("v3"), &["swap", "server"]);
+    let [first, second] = [first, second].map(|client| client.wait_with_output().expect("output"));
+    let waits = "waiting for the verdict on generation 2 first, ";
+    assert!(said(&second).contains(waits), "{}", said(&second));
+    assert_eq!([first.status.code(), second.status.code()], [Some(0); 2]);
+    site.log
+        .wait_for("generation 2 aborted: replaced by a newer one");
+    site.log.wait_for("generation 3 is serving");
 }
 
 #[test]

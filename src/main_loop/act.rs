@@ -98,6 +98,7 @@ impl World {
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
             Action::Upgrade(memory) => return self.upgrade(&memory),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
+            Action::Postpone(client, other, until) => self.postpone(client, other, until),
             Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),
             Action::End(status) => {
                 let refused = self.listeners.take_refused();

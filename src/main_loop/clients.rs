@@ -12,8 +12,8 @@ use super::wait::Batch;
 use super::waivers::Waivers;
 use crate::cli::options::Order;
 use crate::control::{RequestKind, SwapResult, SwapVerdict};
-use crate::record::Record;
-use crate::supervisor::{ClientId, Event, Supervisor, Time, Verdict};
+use crate::record::{Record, humane};
+use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
@@ -61,6 +61,15 @@ impl World {
         let shared = self.listeners.summaries().iter().any(|one| !one.steered);
         (self.args.share || shared)
             .then_some("cannot check on a shared socket: the candidate would accept clients")
+    }
+
+    /// Tells a client what its request waits for.
+    pub(super) fn postpone(&mut self, client: ClientId, other: Generation, until: Option<Time>) {
+        let now = sys::now();
+        let left = until.map(|until| humane(until.saturating_sub(now)));
+        let at_most = left.map_or(String::new(), |left| format!(", {left} at most"));
+        let text = format!("waiting for the verdict on {other} first{at_most}");
+        self.control.progress(client, &text);
     }
 
     /// What clients want of the core that the loop must look at first.

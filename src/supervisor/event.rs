@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, ClientId, Exit, Generation, ProgramChoice, Queue, SavedState};
+use super::{Cause, ClientId, Exit, Generation, ProgramChoice, Queue, SavedState, Time};
 
 /// What has happened, as reported by the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub enum Action {
     Answer(Vec<ClientId>, Verdict),
     Upgrade(Box<SavedState>),
     RefuseUpgrade(&'static str),
+    /// That client's request waits for the verdict on another candidate, which comes at this time at the latest.
+    Postpone(ClientId, Generation, Option<Time>),
     /// Nothing is done for that client, and why.
     Refuse(ClientId, &'static str),
     /// hotswap's own exit status.

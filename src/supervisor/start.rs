@@ -100,26 +100,32 @@ impl Supervisor {
             return Vec::new();
         }
         self.postpone(cause, by);
-        // Nothing serves while a restart is under way, and the command before a swap may take its time.
-        let takes_time = self.policy.before_swap.is_some();
         let waits = match &self.swap {
-            Some(swap) if swap.cause == Cause::Restart && takes_time => true,
-            // those who asked for these want an answer about them
-            Some(swap) if swap.check || swap.cause == Cause::RollBack => true,
+            Some(swap) if self.is_kept(swap) => true,
             Some(swap) => !swap.gives_way_to(cause, now) && !self.hangs(swap, now),
             None => self.shutdown.is_some(),
         };
+        let busy_with = self.swap.as_ref().filter(|_| waits);
+        if let Some((swap, client)) = busy_with.zip(by) {
+            return vec![Action::Postpone(client, swap.generation, swap.deadline())];
+        }
         if waits {
             return Vec::new();
         }
+        if self.swap.is_some() {
+            return self.replace(now, cause);
+        }
+        match self.begin_pending(now) {
+            began if began.is_empty() => vec![Action::Announce(Transition::ChangeWaits)],
+            began => began,
+        }
+    }
+
+    /// The pending swap takes the place of the one under way, whose clients keep waiting.
+    pub(super) fn replace(&mut self, now: Time, cause: Cause) -> Vec<Action> {
         let Some(mut old) = self.swap.take() else {
-            let waits = Action::Announce(Transition::ChangeWaits);
-            return match self.begin_pending(now) {
-                began if began.is_empty() => vec![waits],
-                began => began,
-            };
+            return Vec::new();
         };
-        // Its clients keep waiting.
         self.postpone(cause, std::mem::take(&mut old.clients));
         let replaceable = old.replaceable;
         let mut actions = Vec::new();
@@ -144,11 +150,35 @@ impl Supervisor {
         pending.clients.extend(clients);
     }
 
+    /// Nothing takes its place.
+    fn is_kept(&self, swap: &Swap) -> bool {
+        // Nothing serves while a restart is under way, and the command before a swap may take its time.
+        let is_urgent = swap.cause == Cause::Restart && self.policy.before_swap.is_some();
+        // Those who asked for these want an answer about them.
+        is_urgent || swap.check || swap.cause == Cause::RollBack
+    }
+
     /// A request may be for another program, and the candidate takes much longer than any that got ready.
     fn hangs(&self, swap: &Swap, now: Time) -> bool {
+        self.hangs_from(swap).is_some_and(|from| from <= now)
+            && swap.replaceable.is_some_and(|until| now < until)
+    }
+
+    fn hangs_from(&self, swap: &Swap) -> Option<Time> {
         let usual = SLOW_START.max(self.longest_start * 2);
-        let in_time = swap.replaceable.is_some_and(|until| now < until);
-        self.policy.unwatched && swap.is_starting() && in_time && swap.age(now) >= usual
+        let starting = self.policy.unwatched && swap.is_starting();
+        swap.spawned
+            .filter(|_| starting)
+            .map(|spawned| spawned + usual)
+    }
+
+    /// When the candidate gives way to a request that came before it took so long.
+    pub(super) fn gives_way_at(&self) -> Option<Time> {
+        let swap = self.swap.as_ref()?;
+        let is_asked = self.pending.as_ref()?.cause == Cause::Asked;
+        self.hangs_from(swap).filter(|from| {
+            is_asked && !self.is_kept(swap) && swap.replaceable.is_some_and(|until| *from < until)
+        })
     }
 
     /// The pending swap begins, but for a changed file while too many drain: nobody has asked for requests to be cut.

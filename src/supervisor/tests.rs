@@ -123,6 +123,8 @@ struct Drill {
     supervisor: Supervisor,
     now: Time,
     said: Vec<Transition>,
+    /// The clients that were told what they wait for.
+    postponed: Vec<(ClientId, Generation)>,
 }
 
 impl Drill {
@@ -131,6 +133,7 @@ impl Drill {
             supervisor: Supervisor::new(policy),
             now: Time::ZERO,
             said: Vec::new(),
+            postponed: Vec::new(),
         }
     }
 
@@ -205,6 +208,7 @@ impl Drill {
     fn at_time(&mut self, now: Time, event: Event, follows: &[Action]) {
         self.now = now;
         self.said.clear();
+        self.postponed.clear();
         let mut done = Vec::new();
         let remembered: Vec<_> = self.supervisor.remembered().collect();
         let dead = match &event {
@@ -220,6 +224,7 @@ impl Drill {
                 Action::Announce(transition) => self.said.push(transition),
                 // What the dead have left behind, the model follows.
                 Quiesce(generation) if Some(generation) == dead => {}
+                Action::Postpone(client, other, _) => self.postponed.push((client, other)),
                 // They come with what is announced.
                 Serve(_) | Lose(_) | Free(_) => {}
                 Upgrade(memory) => {

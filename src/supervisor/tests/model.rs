@@ -265,7 +265,7 @@ impl Model {
     fn due(&self) -> Option<Time> {
         let leaving = self.leaving().map(|(_, one)| one.due());
         let way = self.way.and_then(|way| way.until);
-        let ours = [self.clients_wait_until, self.judged_by];
+        let ours = [self.clients_wait_until, self.judged_by, self.gives_way_at()];
         leaving.chain(way).chain(ours.into_iter().flatten()).min()
     }
 
@@ -292,6 +292,7 @@ impl Model {
             Action::Announce(transition) => return Ok(!is_verdict(transition)),
             // They come with what is announced.
             Serve(_) | Lose(_) | Free(_) => return Ok(true),
+            Action::Postpone(..) if matches!(event, SwapAsked(_)) => return Ok(true),
             _ => return Ok(false),
         };
         rule!(

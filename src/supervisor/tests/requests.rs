@@ -292,7 +292,8 @@ fn a_request_replaces_a_candidate_that_hangs_where_no_file_tells_of_another() {
         ..policy()
     });
     drill.at(9, SwapAsked(Some(BOB)), &[]);
-    drill.at(10, SwapAsked(None), &[Stop(G2), CheckProgram]);
+    assert_eq!(drill.postponed, [(BOB, G2)]);
+    drill.elapses_at(10, &[Stop(G2), CheckProgram]);
     drill.says(&replaced(G2, Cause::Asked));
     drill.at(10, ProgramChecked(Ok(())), &[fresh(G3)]);
     drill.at(11, Ready(G3), &[CutOver(G3)]);
@@ -314,7 +315,6 @@ fn a_candidate_hangs_once_it_has_taken_twice_as_long_as_any_before() {
     drill.at(4, CutOverDone(G1), &[]);
     drill.at(5, SwapAsked(None), &[CheckProgram]);
     drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(12, SwapAsked(None), &[]);
     drill.at(13, SwapAsked(None), &[Stop(G2), CheckProgram]);
 }
 
@@ -322,6 +322,8 @@ fn a_candidate_hangs_once_it_has_taken_twice_as_long_as_any_before() {
 fn a_request_waits_for_a_candidate_that_hangs_where_files_tell_of_another() {
     let mut drill = Drill::starting_second_generation();
     drill.at(30, SwapAsked(Some(BOB)), &[]);
+    assert_eq!(drill.postponed, [(BOB, G2)]);
+    assert_eq!(drill.supervisor.deadline(), Some(seconds(35)));
 }
 
 #[test]

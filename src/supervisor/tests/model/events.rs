@@ -246,6 +246,8 @@ impl Model {
         let late = |way: &Way| way.until.is_some_and(|until| until <= now);
         if let Some(at) = self.way.filter(late).map(|way| way.at) {
             self.pass(at);
+        } else if self.gives_way_at().is_some_and(|from| from <= now) {
+            self.replace();
         }
         let given_up = |one: &Leaving| one.kills >= 10 && one.kill_at <= now;
         let lives = &mut self.lives;

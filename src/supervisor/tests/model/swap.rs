@@ -29,12 +29,28 @@ impl Model {
         if !gives_way || self.ends.is_some() {
             return;
         }
-        if old.is_some_and(|way| way.spawned.is_some()) {
-            self.dismiss(Reason::Replaced);
-        }
         if old.is_none() {
             self.prepare();
             return;
+        }
+        self.replace();
+    }
+
+    /// "A request replaces a candidate that hangs", one that came before the candidate hung too.
+    pub(super) fn gives_way_at(&self) -> Option<Time> {
+        let kept = |way: &Way| way.cause == Cause::Restart && self.policy.before_swap.is_some();
+        let is_asked = self.pending == Some(Cause::Asked) && self.policy.unwatched;
+        let way = self
+            .way
+            .filter(|way| way.at == At::Starting && !kept(way))?;
+        let from = way.spawned? + seconds(5).max(self.longest_start * 2);
+        (is_asked && way.replaceable.is_some_and(|until| from < until)).then_some(from)
+    }
+
+    pub(super) fn replace(&mut self) {
+        let old = self.way;
+        if old.is_some_and(|way| way.spawned.is_some()) {
+            self.dismiss(Reason::Replaced);
         }
         self.prepare_now();
         if let (Some(old), Some(way)) = (old, &mut self.way) {
