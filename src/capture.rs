@@ -14,6 +14,7 @@ mod learned;
 mod listen;
 mod notification;
 mod options;
+mod receiver;
 mod server_path;
 mod server_socket;
 mod sockaddr;
@@ -21,7 +22,7 @@ mod unlink;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -37,7 +38,8 @@ use crate::sys::seccomp;
 use bound_sockets::{BoundSocket, BoundSockets};
 use filter::Stops;
 use learned::LearnedOptions;
-use notification::{Call, Notification, PATIENCE};
+use notification::{Call, Notification, PATIENCE, ReceivedCall};
+use receiver::Receiver;
 
 pub use availability::available;
 
@@ -103,12 +105,19 @@ enum CallResult {
     Continue,
 }
 
-/// The notifications of one generation, and what has followed from them. Calls during an upgrade wait in the kernel.
+/// The notifications of one generation, and what has followed from them. Calls during an upgrade wait in the kernel, or
+/// go over with its state.
 #[derive(Serialize, Deserialize)]
 pub struct Capture {
     generation: Generation,
     #[serde(with = "handoff::descriptor")]
-    listener: Rc<OwnedFd>,
+    listener: Arc<OwnedFd>,
+    /// Without it, calls are received by the main loop itself.
+    #[serde(skip)]
+    receiver: Option<Receiver>,
+    /// Received before an upgrade, and not answered yet.
+    #[serde(default)]
+    received: Vec<ReceivedCall>,
     bound_sockets: BoundSockets,
     /// The processes that bound what listens now.
     binders: Vec<ProcessId>,
@@ -136,9 +145,12 @@ impl Capture {
     /// told.
     pub fn new(generation: Generation, listener: OwnedFd, stops: Stops) -> Self {
         seccomp::wake_synchronously(listener.as_fd());
+        let listener = Arc::new(listener);
         Self {
             generation,
-            listener: Rc::new(listener),
+            receiver: Receiver::start(Arc::clone(&listener)).ok(),
+            received: Vec::new(),
+            listener,
             bound_sockets: BoundSockets::default(),
             binders: Vec::new(),
             blind: false,
@@ -157,9 +169,44 @@ impl Capture {
         if self.gone {
             return Vec::new();
         }
+        let calls = match &self.receiver {
+            Some(receiver) => receiver.fd(),
+            None => self.listener.as_fd(),
+        };
         let removals = self.removals.as_ref().map(AsFd::as_fd);
-        let all = [self.listener.as_fd()].into_iter().chain(removals);
+        let all = [calls].into_iter().chain(removals);
         all.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// Before an upgrade: exec ends the thread that receives, and what it has received is in the state.
+    pub fn pause(&mut self) {
+        if let Some(receiver) = self.receiver.take() {
+            self.received.extend(receiver.stop());
+        }
+    }
+
+    /// After an upgrade, or if it came to nothing.
+    pub fn resume(&mut self) {
+        self.receiver = Receiver::start(Arc::clone(&self.listener)).ok();
+        match &self.receiver {
+            Some(receiver) if !self.received.is_empty() => receiver.wake(),
+            Some(_) => {}
+            // nothing would wake the main loop for them: the kernel carries them out
+            None => self
+                .received
+                .drain(..)
+                .for_each(|call| drop(Notification::new(self.listener.as_fd(), &call))),
+        }
+    }
+
+    fn next_call(&mut self) -> Option<ReceivedCall> {
+        if !self.received.is_empty() {
+            return Some(self.received.remove(0));
+        }
+        match &self.receiver {
+            Some(receiver) => receiver.take(),
+            None => ReceivedCall::try_receive(self.listener.as_fd()),
+        }
     }
 
     /// It is to end, and may unlink what clients come by: that is put back at once.
@@ -203,15 +250,19 @@ impl Capture {
     pub fn woken(&mut self, flags: PollFlags, context: &mut CallContext) -> Vec<CaptureEvent> {
         let mut answered = 0;
         // kept alive while the calls that came through it are answered
-        let listener = Rc::clone(&self.listener);
+        let listener = Arc::clone(&self.listener);
         while answered < AT_ONE_GO
-            && let Some(call) = Notification::receive(listener.as_fd())
+            && let Some(call) = self.next_call()
         {
-            self.answer(call, context);
+            self.answer(Notification::new(listener.as_fd(), &call), context);
             answered += 1;
         }
         self.put_paths_back(context.listeners);
-        if answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+        let is_over = match &self.receiver {
+            Some(receiver) => answered < AT_ONE_GO && receiver.is_over(),
+            None => answered == 0 && flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR),
+        };
+        if is_over {
             self.gone = true;
             self.events.push(CaptureEvent::Gone);
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::proc::memory;
 use crate::sys::seccomp;
@@ -87,6 +88,42 @@ impl Call {
     }
 }
 
+/// A stopped call as the kernel tells it. The one who made it waits until it is answered through its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceivedCall {
+    id: u64,
+    thread: i32,
+    number: i64,
+    arguments: [u64; 6],
+}
+
+impl ReceivedCall {
+    /// Blocks if nothing waits.
+    ///
+    /// # Errors
+    /// Those of [`seccomp::receive`].
+    pub fn receive(listener: BorrowedFd) -> io::Result<Self> {
+        let notification = seccomp::receive(listener)?;
+        Ok(Self {
+            id: notification.id,
+            thread: notification.pid.cast_signed(),
+            number: notification.data.nr.into(),
+            arguments: notification.data.args,
+        })
+    }
+
+    /// The next one, if any; never blocks.
+    pub fn try_receive(listener: BorrowedFd) -> Option<Self> {
+        // receiving blocks if nothing waits, whatever the descriptor's flags are
+        let mut polled = [PollFd::new(listener, PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).ok()?;
+        if !polled[0].revents()?.contains(PollFlags::POLLIN) {
+            return None;
+        }
+        Self::receive(listener).ok()
+    }
+}
+
 /// A thread that waits in a call for our answer.
 pub struct Notification<'a> {
     listener: BorrowedFd<'a>,
@@ -97,22 +134,15 @@ pub struct Notification<'a> {
 }
 
 impl<'a> Notification<'a> {
-    /// The next one, if any; never blocks.
-    pub fn receive(listener: BorrowedFd<'a>) -> Option<Self> {
-        // receiving blocks if nothing waits, whatever the descriptor's flags are
-        let mut polled = [PollFd::new(listener, PollFlags::POLLIN)];
-        poll(&mut polled, PollTimeout::ZERO).ok()?;
-        if !polled[0].revents()?.contains(PollFlags::POLLIN) {
-            return None;
-        }
-        let notification = seccomp::receive(listener).ok()?;
-        Some(Self {
+    /// `listener` is where the call was received.
+    pub fn new(listener: BorrowedFd<'a>, received: &ReceivedCall) -> Self {
+        Self {
             listener,
-            id: notification.id,
+            id: received.id,
             answered: false,
-            thread: Pid::from_raw(notification.pid.cast_signed()),
-            call: Call::decode(notification.data.nr.into(), notification.data.args),
-        })
+            thread: Pid::from_raw(received.thread),
+            call: Call::decode(received.number, received.arguments),
+        }
     }
 
     /// Whether the thread still waits. If so, what was read through its pid before belongs to it, not to another thread with

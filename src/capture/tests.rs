@@ -109,12 +109,21 @@ impl CapturedServers {
         server.join().unwrap()
     }
 
+    /// Until a call has been received, and not answered.
+    fn wait_for_call(&self, generation: Generation) {
+        let polled = self.captures[&generation].polled();
+        let mut polled = [PollFd::new(polled[0].0, polled[0].1)];
+        poll(&mut polled, PollTimeout::NONE).unwrap();
+    }
+
     /// As after a re-execution: only what was told is known, and only what was handed over is open.
     fn hand_over(&mut self, generation: Generation) {
-        let capture = self.captures.remove(&generation).unwrap();
-        let next = handoff::carry(&capture).unwrap();
+        let mut capture = self.captures.remove(&generation).unwrap();
+        capture.pause();
+        let mut next: Capture = handoff::carry(&capture).unwrap();
         // exec runs no destructor
         std::mem::forget(capture);
+        next.resume();
         let capture = next;
         self.captures.insert(generation, capture);
     }

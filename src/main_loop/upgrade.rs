@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::generation::Spawned;
 use super::{Purpose, World, saved_state};
+use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
@@ -62,12 +63,19 @@ impl World {
     /// Returns only on failure.
     pub(super) fn upgrade(&mut self, memory: &SavedState) -> Vec<Event> {
         lines::finish();
+        self.captures().for_each(Capture::pause);
         let error = match self.outgoing(memory) {
             Ok(outgoing) => execute(&self.own_path, &outgoing),
             Err(error) => error,
         };
+        self.captures().for_each(Capture::resume);
         self.refuse_upgrade(&error.to_string());
         Vec::new()
+    }
+
+    fn captures(&mut self) -> impl Iterator<Item = &mut Capture> {
+        let generations = self.generations.values_mut();
+        generations.filter_map(|one| one.capture.as_mut())
     }
 
     fn outgoing(&self, memory: &SavedState) -> io::Result<Outgoing> {
@@ -130,6 +138,7 @@ impl World {
     /// The first thing the next version does: it looks where the one before looked.
     pub(super) fn resume(&mut self, supervisor: &Supervisor) {
         let now = sys::now();
+        self.captures().for_each(Capture::resume);
         for one in supervisor.draining() {
             let waits = matches!(one.phase, Phase::Emptying { .. } | Phase::Quiescing { .. });
             if !waits {

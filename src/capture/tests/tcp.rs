@@ -297,6 +297,18 @@ fn a_re_execution_between_bind_and_listen_is_not_noticed() {
     says_hello(&server, &mut TcpStream::connect(address).unwrap());
 }
 
+/// It was received by the hotswap that ends with the re-execution, which alone could answer it.
+#[test]
+fn a_call_in_hand_at_a_re_execution_is_answered_by_the_next() {
+    let (mut captured_servers, address) = (CapturedServers::new(), free_address());
+    let running = captured_servers.start(G1, move || TcpListener::bind(address).unwrap());
+    captured_servers.wait_for_call(G1);
+    captured_servers.hand_over(G1);
+    let server = captured_servers.finish(G1, running);
+    says_hello(&server, &mut TcpStream::connect(address).unwrap());
+    assert_eq!(captured_servers.listens(), [address.to_string().as_str()]);
+}
+
 #[test]
 fn a_generation_without_tasks_is_gone() {
     let mut captured_servers = CapturedServers::new();
