@@ -4,6 +4,7 @@
 //! rename(2), and one socket shared by all. Nothing here waits, and nothing here decides when a generation is ready or
 //! gone: it is told.
 
+mod adopt;
 mod captured;
 mod captured_address;
 mod context;
@@ -14,6 +15,7 @@ mod incident;
 mod listening_socket;
 mod member_index;
 mod open;
+mod orphan;
 mod port_holder;
 mod private_path;
 mod relay;
@@ -34,6 +36,7 @@ use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::socket::Inode;
+use crate::socket::inet::Family;
 use crate::supervisor::{Generation, SocketChoice, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
@@ -42,6 +45,7 @@ pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
 use listening_socket::ListeningSocket;
+pub use orphan::{OrphanPath, OrphanSocket, Orphans};
 pub use port_holder::holders_of_port;
 use private_path::PathUse;
 use reuseport::ReuseportGroup;
@@ -98,20 +102,34 @@ impl DerefMut for ListenerKind {
 
 impl Listener {
     fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
-        self.sort
-            .socket_of(generation)
-            .map(|socket| self.socket_as(socket))
+        let own = self.sort.socket_of(generation);
+        let orphan = || Some(self.held_as(self.sort.orphan_of(generation)?, None, true));
+        own.map(|socket| self.socket_as(socket)).or_else(orphan)
     }
 
     fn socket_as<'a>(&self, socket: &'a ListeningSocket) -> GenerationSocket<'a> {
+        self.held_as(socket.inode, Some(socket.fd()), socket.listens)
+    }
+
+    fn held_as<'a>(
+        &self,
+        inode: Inode,
+        fd: Option<BorrowedFd<'a>>,
+        listens: bool,
+    ) -> GenerationSocket<'a> {
+        let kind = self.sort.kind();
+        let is_tcp = matches!(kind, SocketKind::Tcp { .. });
+        let alike = fd.or_else(|| Some(self.sort.inet()?.1));
+        let alike = alike.filter(|_| is_tcp);
         GenerationSocket {
             listener: self.id,
-            fd: socket.fd(),
-            inode: socket.inode,
-            kind: self.sort.kind(),
+            fd,
+            inode,
+            kind,
+            family: alike.and_then(|alike| Family::of_socket(alike).ok()),
             steered: self.sort.is_steered(),
             captured: self.captured.is_some(),
-            listens: socket.listens,
+            listens,
         }
     }
 
@@ -145,6 +163,8 @@ pub struct Listeners {
     serving: Option<Generation>,
     /// The latest generation that was given sockets for its spawn.
     spawning: Option<Generation>,
+    /// Generations up to this one are of a hotswap that is gone: nothing is made for them.
+    adopted: Option<Generation>,
     /// The way to a candidate that is being checked.
     door: Option<Door>,
 }

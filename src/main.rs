@@ -1,6 +1,7 @@
 //! Prints the one error and picks the exit status; everything else is in the rooms.
 
 mod address;
+mod adoption;
 mod capture;
 mod cli;
 mod command;

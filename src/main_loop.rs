@@ -27,6 +27,7 @@ use working_directory::WorkingDirectory;
 
 mod act;
 mod addresses;
+mod adopt;
 mod announce;
 mod build;
 mod candidate;
@@ -48,6 +49,7 @@ mod worked;
 mod working_directory;
 
 use addresses::CountingAddresses;
+use adopt::Heritage;
 use generation::Spawned;
 use status::StatusData;
 use waivers::Waivers;
@@ -60,15 +62,17 @@ use worked::Worked;
 pub fn run(args: RunArgs) -> Result<u8> {
     let policy = startup::policy(&args);
     let (mut world, memory) = World::open(args)?;
-    let status = match memory {
-        Some(memory) => {
-            let supervisor = Supervisor::restore(policy, memory);
-            world.resume(&supervisor);
-            serve(&mut world, supervisor, None)
-        }
-        None => serve(&mut world, Supervisor::new(policy), Some(Event::Launched)),
+    let status = if let Some(memory) = memory {
+        let supervisor = Supervisor::restore(policy, memory);
+        world.resume(&supervisor);
+        serve(&mut world, supervisor, None)
+    } else {
+        let beside = world.adopt(policy.clone())?;
+        let supervisor = beside.unwrap_or_else(|| Supervisor::new(policy));
+        serve(&mut world, supervisor, Some(Event::Launched))
     };
     world.control.close(sys::now());
+    world.forget();
     status
 }
 
@@ -86,6 +90,9 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             for result in results.into_iter().rev() {
                 events.push_front(result);
             }
+        }
+        if world.heritage.is_outdated {
+            world.remember(supervisor.serving().map(|serving| serving.generation));
         }
         if let Some(status) = world.ended {
             return Ok(status);
@@ -134,6 +141,7 @@ struct World {
     pulse: Pulse,
     /// What the last generation that served was started with.
     worked: Option<Worked>,
+    heritage: Heritage,
     ended: Option<u8>,
 }
 

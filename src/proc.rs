@@ -37,6 +37,12 @@ pub fn program(process: Pid) -> Option<String> {
     Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
+/// Which start of the machine this is.
+pub fn boot() -> Option<String> {
+    let boot = read("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(String::from_utf8_lossy(boot.trim_ascii()).into_owned())
+}
+
 /// The process or the file in /proc that an error came from has ended.
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)

@@ -16,6 +16,7 @@ use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RecordKind {
     Listening,
+    Adopting,
     Started,
     Proving,
     Serving,
@@ -262,6 +263,7 @@ impl fmt::Display for Exit {
                 Err(_) => write!(f, "killed by signal {number}"),
             },
             Exit::CannotRun(_, why) => f.write_str(why),
+            Exit::Unknown => f.write_str("ended"),
             Exit::Background => {
                 f.write_str("cannot follow a server that puts itself into the background")
             }

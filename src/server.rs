@@ -2,6 +2,7 @@
 //!
 //! It never waits: the main loop reaps its processes, and tells it.
 
+mod adopted;
 pub mod environment;
 pub mod output;
 pub mod profile;
@@ -36,6 +37,7 @@ use output::Output;
 use stop::Stopping;
 use tree::ProcessTree;
 
+pub use adopted::{Loss, Traces};
 pub use tree::OF_A_COMMAND;
 
 /// How often what forks is looked for before it is killed.
@@ -87,6 +89,8 @@ pub enum ServerEvent {
     Captured(OwnedFd),
     /// It runs uncaptured: the errno.
     NotCaptured(i32),
+    /// A process of an adopted generation is dead.
+    Lost(Loss),
 }
 
 /// The processes of one generation.
@@ -111,6 +115,9 @@ pub struct Server {
     doomed: bool,
     /// As in [`Launch`].
     paths: bool,
+    /// Readable once a process of an adopted generation is dead.
+    #[serde(skip)]
+    waited_for: Option<OwnedFd>,
 }
 
 impl Server {
@@ -187,6 +194,7 @@ impl Server {
             stopping: None,
             doomed: false,
             paths,
+            waited_for: None,
         })
     }
 
@@ -227,7 +235,8 @@ impl Server {
     pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let channel = self.channel.as_ref().map(StubChannel::fd);
         let output = self.output.as_ref().and_then(Output::polled);
-        let all = channel.into_iter().chain(output).chain(self.death());
+        let deaths = self.death().into_iter().chain(self.waited_for());
+        let all = channel.into_iter().chain(output).chain(deaths);
         all.map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
@@ -254,6 +263,9 @@ impl Server {
             .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
         {
             return self.read_channel();
+        }
+        if self.is_waited_for(fd) {
+            return vec![ServerEvent::Lost(self.adopted_died())];
         }
         if self.is_death(fd) {
             self.ask_next();

@@ -69,6 +69,8 @@ pub enum Exit {
     CannotRun(i32, String),
     /// It exited with 0, and left a process behind that waits on a listener.
     Background,
+    /// It was no child of this hotswap, which cannot know.
+    Unknown,
 }
 
 /// The generation that new connections go to and that hotswap falls back on.
@@ -116,6 +118,8 @@ pub struct Supervisor {
     pending: Option<PendingSwap>,
     serving: Option<Serving>,
     draining: Vec<Draining>,
+    /// Generations of a hotswap that is gone, beside the serving one: they drain with it.
+    orphans: Vec<Generation>,
     shutdown: Option<Shutdown>,
     upgrade_asked: bool,
     has_served: bool,
@@ -145,6 +149,7 @@ impl Supervisor {
             pending: None,
             serving: None,
             draining: Vec::new(),
+            orphans: Vec::new(),
             shutdown: None,
             upgrade_asked: false,
             has_served: false,
@@ -156,6 +161,26 @@ impl Supervisor {
             clients_wait_until: None,
             previous: None,
             waiting: Waiting::default(),
+        }
+    }
+
+    /// Begins beside what a hotswap that is gone has left: one of its generations serves until the first one is ready.
+    pub fn adopting(
+        policy: Policy,
+        now: Time,
+        serving: Generation,
+        others: Vec<Generation>,
+    ) -> Self {
+        let last = others.iter().copied().max().max(Some(serving));
+        Self {
+            last: last.unwrap_or(serving),
+            serving: Some(Serving {
+                generation: serving,
+                since: now,
+                before: None,
+            }),
+            orphans: others,
+            ..Self::new(policy)
         }
     }
 
@@ -178,6 +203,7 @@ impl Supervisor {
             Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
             Event::Died(generation, exit) => self.died(now, generation, exit),
             Event::Gone(generation) => self.forget(generation),
+            Event::LeftAlone(generation) => self.leave_alone(generation),
             Event::Queued(generation, queue) => self.queued(now, generation, queue),
             Event::Quiet(generation) => self.quiet(generation),
             Event::StopAsked(by) => self.stop(now, by, self.policy.stop_quiesce),
@@ -250,7 +276,9 @@ impl Supervisor {
     fn living(&self) -> impl Iterator<Item = Generation> {
         let draining = self.draining.iter().filter(|one| one.exit.is_none());
         let draining = draining.map(|one| one.generation);
-        draining.chain(self.serves()).chain(self.spawned())
+        let orphans = self.orphans.iter().copied();
+        let others = draining.chain(orphans);
+        others.chain(self.serves()).chain(self.spawned())
     }
 
     /// The generations whose programs may be needed again.

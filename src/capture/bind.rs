@@ -84,7 +84,8 @@ impl Capture {
             (RequestedAddress::Inet(at), SocketType::Tcp | SocketType::Mptcp) => {
                 Some(CapturedAddress::Tcp {
                     at,
-                    only_v6: server_socket.only_v6(),
+                    // the kernel takes any other address for IPv6 only
+                    only_v6: server_socket.only_v6() && at.ip().is_unspecified(),
                     device: server_socket.device(),
                 })
             }

@@ -40,8 +40,13 @@ impl CapturedServers {
             owner: None,
             share: false,
         };
-        let (listeners, _) =
-            Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
+        let (listeners, _) = Listeners::open(
+            &listens,
+            ListenerContext::new(options).unwrap(),
+            Vec::new(),
+            None,
+        )
+        .unwrap();
         Self {
             listeners,
             captures: BTreeMap::new(),

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::half_open::{self, IDLE};
+use super::listening::listening;
 use super::unix;
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
 use crate::socket::inet::Family;
@@ -37,7 +38,7 @@ impl AcceptQueue {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => backlog.handshakes = None,
             }
-            if let (SocketKind::Tcp { .. }, Ok(family)) = (one.kind, Family::of_socket(one.fd)) {
+            if let (SocketKind::Tcp { .. }, Some(family)) = (one.kind, one.family) {
                 let tables = tables.iter_mut().filter(|table| table.0 == family);
                 tables.for_each(|table| table.1.push(one.inode));
             }
@@ -58,7 +59,15 @@ impl AcceptQueue {
 /// Those of getsockopt(2) and of the sock_diag(7) answer.
 pub fn accept_queue(held: &GenerationSocket) -> io::Result<Option<u32>> {
     Ok(match held.kind {
-        SocketKind::Tcp { .. } => Some(sys::tcp_info(held.fd)?.tcpi_unacked),
+        SocketKind::Tcp { port } => match (held.fd, held.family) {
+            (Some(fd), _) => Some(sys::tcp_info(fd)?.tcpi_unacked),
+            (None, Some(family)) => {
+                let there = listening(family, port)?;
+                let own = there.iter().find(|there| there.inode == held.inode);
+                Some(own.ok_or(io::ErrorKind::NotFound)?.queue)
+            }
+            (None, None) => None,
+        },
         SocketKind::Unix | SocketKind::Abstract => Some(unix::accept_queue(held.inode)?),
         SocketKind::Udp { .. } | SocketKind::Other => None,
     })
@@ -94,9 +103,10 @@ mod tests {
     fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
         GenerationSocket {
             listener: ListenerId(0),
-            fd: listener.as_fd(),
+            fd: Some(listener.as_fd()),
             inode: inode_of(listener.as_fd()).unwrap(),
             kind,
+            family: Some(Family::V4),
             steered: true,
             captured: false,
             listens: true,
@@ -112,6 +122,8 @@ mod tests {
         assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
         let client = TcpStream::connect(address).unwrap();
         assert_eq!(AcceptQueue::of(&[one]), QUEUED);
+        let orphan = GenerationSocket { fd: None, ..one };
+        assert_eq!(AcceptQueue::of(&[orphan]), QUEUED);
         // What waits on a shared socket waits for all.
         let shared = GenerationSocket {
             steered: false,

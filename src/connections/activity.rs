@@ -9,7 +9,6 @@ use super::inet::Activity;
 use super::process_sockets::ProcessSockets;
 use super::{inet, unix};
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
-use crate::socket::inet::Family;
 
 /// A client that is seen this often in a row just after a request or an answer, with more bytes each time, never pauses.
 /// One that does pause is seen earlier between two requests, when the server owes it nothing.
@@ -131,7 +130,9 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
     let (mut ports, mut paths) = (Vec::new(), Vec::new());
     for one in held {
         match one.kind {
-            SocketKind::Tcp { port } => ports.push((Family::of_socket(one.fd)?, port, one.steered)),
+            SocketKind::Tcp { port } => {
+                ports.extend(one.family.map(|family| (family, port, one.steered)));
+            }
             SocketKind::Unix | SocketKind::Abstract => paths.push((one.inode, one.steered)),
             SocketKind::Udp { .. } | SocketKind::Other => {}
         }
@@ -185,14 +186,16 @@ mod tests {
 
     use super::*;
     use crate::socket::generation_socket::ListenerId;
+    use crate::socket::inet::Family;
     use crate::socket::inode_of;
 
     fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
         GenerationSocket {
             listener: ListenerId(0),
-            fd: listener.as_fd(),
+            fd: Some(listener.as_fd()),
             inode: inode_of(listener.as_fd()).unwrap(),
             kind,
+            family: Some(Family::V4),
             steered: true,
             captured: false,
             listens: true,

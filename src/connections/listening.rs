@@ -4,11 +4,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::inet::request;
-use super::sock_diag::{self, Scope, number};
+use super::sock_diag::{self, Scope, attributes, number};
 use crate::socket::Inode;
 use crate::socket::inet::Family;
 
 const LISTEN: u32 = 1 << 10;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+const MESSAGE: usize = 72;
 
 /// A listening socket of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +18,11 @@ pub struct Listening {
     pub address: SocketAddr,
     /// The network device it is bound to; 0 if it is not.
     pub device: u32,
+    /// `IPV6_V6ONLY`.
+    pub only_v6: bool,
     pub inode: Inode,
+    /// Connections that wait to be accepted.
+    pub queue: u32,
 }
 
 /// Every listening socket of that family at that port, or at any if it is 0.
@@ -39,10 +45,14 @@ fn parse(family: Family, message: &[u8]) -> Option<Listening> {
         Family::V4 => IpAddr::V4(Ipv4Addr::from(*message.get(8..)?.first_chunk::<4>()?)),
         Family::V6 => IpAddr::V6(Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?)),
     };
+    let mut attributes = attributes(message.get(MESSAGE..)?);
+    let only_v6 = attributes.find(|(kind, _)| *kind == INET_DIAG_SKV6ONLY);
     Some(Listening {
         address: SocketAddr::new(ip, port),
         device: number(message, 40)?,
+        only_v6: only_v6.is_some_and(|(_, value)| value.first() == Some(&1)),
         inode: number(message, 68)?.into(),
+        queue: number(message, 56)?,
     })
 }
 
@@ -70,7 +80,9 @@ mod tests {
                     [Listening {
                         address,
                         device: 0,
-                        inode
+                        only_v6: family == Family::V6,
+                        inode,
+                        queue: 0
                     }]
                 );
             }

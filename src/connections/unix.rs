@@ -3,7 +3,10 @@
 //! An accepted socket has the name of its listener, so a private path shows whose connection it is.
 //! The layouts are those of linux/unix_diag.h.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -73,6 +76,23 @@ fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<u64> {
     open.filter(|socket| names.contains(&&socket.name))
         .map(|socket| socket.inode)
         .collect()
+}
+
+/// Every listener that was bound to a path, and that path.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn listening() -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    sock_diag::ask(&request(0, 1 << LISTEN, SHOW_NAME), Scope::All, |message| {
+        let listener = parse(message).filter(|socket| socket.state == LISTEN);
+        let named = listener.filter(|socket| !socket.name.is_empty() && socket.name[0] != 0);
+        found.extend(named.map(|mut socket| {
+            socket.name.retain(|byte| *byte != 0);
+            (socket.inode, OsString::from_vec(socket.name).into())
+        }));
+    })?;
+    Ok(found)
 }
 
 /// Whether a process has the other end of the connection whose end has this inode.

@@ -139,11 +139,12 @@ fn a_handshake_that_is_still_open_is_a_connection_to_come() {
 fn held(listener: &TcpListener) -> GenerationSocket<'_> {
     GenerationSocket {
         listener: ListenerId(4),
-        fd: listener.as_fd(),
+        fd: Some(listener.as_fd()),
         inode: inode_of(listener.as_fd()).unwrap(),
         kind: SocketKind::Tcp {
             port: listener.local_addr().unwrap().port(),
         },
+        family: Some(crate::socket::inet::Family::V4),
         steered: true,
         captured: false,
         listens: true,

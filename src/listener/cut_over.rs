@@ -86,6 +86,9 @@ impl Listeners {
 
     /// Makes the sockets that this generation lacks.
     fn complete(&mut self, generation: Generation) -> io::Result<()> {
+        if self.adopted >= Some(generation) {
+            return Ok(());
+        }
         // clients wait for one that is not spawned yet; a running one that has not bound an address may never do so
         let unborn = self.spawning < Some(generation);
         let is_due = |listener: &Listener| {

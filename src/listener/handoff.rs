@@ -16,6 +16,7 @@ pub type State = (
     usize,
     Option<Generation>,
     Option<Generation>,
+    Option<Generation>,
     Vec<Relay>,
 );
 
@@ -28,6 +29,7 @@ impl Listeners {
             self.given_out,
             self.serving,
             self.spawning,
+            self.adopted,
             relays,
         )
     }
@@ -37,7 +39,7 @@ impl Listeners {
     /// # Errors
     /// When the sockets cannot be watched.
     pub fn resume(
-        (mut all, given_out, serving, spawning, relays): State,
+        (mut all, given_out, serving, spawning, adopted, relays): State,
         mut context: ListenerContext,
     ) -> io::Result<Self> {
         for listener in &mut all {
@@ -52,6 +54,7 @@ impl Listeners {
             given_out,
             serving,
             spawning,
+            adopted,
             door: None,
         })
     }

@@ -43,6 +43,19 @@ impl MemberIndex {
         }
     }
 
+    /// Others are there already, in an unknown order, and this one has joined them as the last.
+    pub fn joined(others: &[Inode], own: Inode) -> Self {
+        let held = others.iter().map(|other| (*other, MemberRole::ServerHeld));
+        let members: Vec<_> = held.chain([(own, MemberRole::Spare)]).collect();
+        let uncertain = others.iter().copied().filter(|_| others.len() > 1);
+        Self {
+            shown: members.iter().map(|member| member.0).collect(),
+            uncertain: uncertain.collect(),
+            members,
+            ..Self::default()
+        }
+    }
+
     /// It has stopped listening: the last member takes its index.
     pub fn leave(&mut self, inode: Inode) {
         let Some(hole) = self.position(inode) else {

@@ -10,12 +10,15 @@ use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, SockType, UnixAddr, bind};
 
 use super::context::ListenerContext;
+use super::orphan::Orphans;
 use super::port_holder;
 use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
+use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
 use super::{Listener, ListenerId, ListenerKind, Listeners};
 use crate::address::{Address, Endpoint, Listen};
+use crate::socket::client::unix_client;
 use crate::socket::inet::InetAddress;
 use crate::socket::{bound_to, unix_stream};
 
@@ -28,9 +31,11 @@ impl Listeners {
         listens: &[Listen],
         mut context: ListenerContext,
         inherited: Vec<(OwnedFd, String)>,
+        orphans: Option<&Orphans>,
     ) -> anyhow::Result<(Self, Vec<String>)> {
         let mut opening = Opening {
             listens,
+            orphans,
             all: Vec::new(),
             unnamed: 0,
             warnings: Vec::new(),
@@ -56,6 +61,7 @@ impl Listeners {
             context,
             serving: None,
             spawning: None,
+            adopted: None,
             door: None,
         };
         Ok((listeners, warnings))
@@ -64,6 +70,7 @@ impl Listeners {
 
 struct Opening<'a> {
     listens: &'a [Listen],
+    orphans: Option<&'a Orphans<'a>>,
     all: Vec<Listener>,
     unnamed: usize,
     warnings: Vec<String>,
@@ -92,7 +99,7 @@ impl Opening<'_> {
         let sort = if self.context.options.share {
             ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         } else if UnixPath::has_room(&absolute) {
-            ListenerKind::Path(UnixPath::open(&absolute, self.context)?)
+            ListenerKind::Path(self.unix_path(&absolute)?)
         } else {
             self.warnings.push(format!(
                 "{} is too long for a socket beside it: all generations share one\ntry: a shorter path",
@@ -104,11 +111,26 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// Its own, or that of servers which have lost their hotswap.
+    fn unix_path(&self, path: &Path) -> io::Result<UnixPath> {
+        let orphans = self.orphans.map(|orphans| orphans.at_path(path));
+        match orphans.filter(|orphans| !orphans.is_empty()) {
+            Some(orphans) if !is_free(path) => {
+                UnixPath::beside(UnixDir::take_over(path)?, false, &orphans)
+            }
+            _ => UnixPath::open(path, self.context),
+        }
+    }
+
     /// A name of several addresses is as many listeners; one that this host lacks is left out, with a warning.
     fn inet(&mut self, listen: &Listen, endpoint: &Endpoint, sort: SockType) -> io::Result<()> {
         let addresses = endpoint.resolve()?;
         let mut missing: Option<io::Error> = None;
         let mut port = endpoint.port();
+        if let (0, Some(orphans)) = (port, self.orphans) {
+            let host = listen.as_given.strip_suffix('0').unwrap_or_default();
+            port = orphans.port_of(host).unwrap_or(0);
+        }
         let before = self.all.len();
         for mut address in addresses {
             address.set_port(port);
@@ -143,22 +165,30 @@ impl Opening<'_> {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         let at = |at, only_v6| {
             let address = InetAddress::new(at, only_v6);
-            bind_inet(&address, sort).map(|fd| (address, fd))
+            (address, bind_inet(&address, sort))
         };
-        let (address, fd) = match endpoint {
-            Endpoint::Any(_) => at(address, Some(false)).or_else(|error| {
-                if is_lacking(&error) {
-                    at(wildcard, None)
-                } else {
-                    Err(error)
-                }
-            }),
+        let (address, bound) = match endpoint {
+            Endpoint::Any(_) => match at(address, Some(false)) {
+                (_, Err(error)) if is_lacking(&error) => at(wildcard, None),
+                other => other,
+            },
             // as in nginx: the pair of wildcards is two listeners
             Endpoint::At(_) | Endpoint::Named(..) => {
                 let is_pair = address.is_ipv6() && self.lists(wildcard);
                 at(address, is_pair.then_some(true))
             }
-        }?;
+        };
+        let fd = match (bound, self.orphans) {
+            (Err(error), Some(orphans)) if sort == SockType::Stream && is_in_use(&error) => {
+                let there = orphans.at(&address);
+                if there.is_empty() || self.context.options.share {
+                    return Err(error);
+                }
+                let group = ReuseportGroup::beside(address, false, there, orphans, self.context)?;
+                return Ok((ListenerKind::Group(group), address.at));
+            }
+            (bound, _) => bound?,
+        };
         let bound = bound_to(fd.as_fd())?;
         let sort = if sort == SockType::Datagram || self.context.options.share {
             ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
@@ -209,6 +239,14 @@ fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
         }
         _ => as_given.clone(),
     }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
+}
+
+fn is_free(path: &Path) -> bool {
+    UnixAddr::new(path).is_ok_and(|path| unix_client(&path).is_err())
 }
 
 /// This host lacks the address or its family.

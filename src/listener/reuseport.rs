@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -14,14 +14,16 @@ use super::context::ListenerContext;
 use super::incident::Incident;
 use super::listening_socket::{Interest, ListeningSocket};
 use super::member_index::{MemberIndex, MemberRole, to_member, to_member_but_for};
+use super::orphan::OrphanSocket;
 use super::relay::Destination;
 use super::steering::Steering;
 use crate::socket::client::{client_of, connect_now};
-use crate::socket::inet::InetAddress;
+use crate::socket::inet::{Family, InetAddress};
 use crate::socket::{Inode, bound_to, listens};
 use crate::supervisor::Generation;
 use crate::sys;
 
+mod orphans;
 mod reconcile;
 mod spares;
 mod steering;
@@ -39,6 +41,9 @@ pub struct ReuseportGroup {
     /// There was one: others may come and go at any moment, unseen.
     #[serde(default)]
     is_wary: bool,
+    /// Those among them that are of generations of a hotswap that is gone.
+    #[serde(default)]
+    orphans: Vec<OrphanSocket>,
 }
 
 impl ReuseportGroup {
@@ -49,20 +54,27 @@ impl ReuseportGroup {
         owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Self> {
-        let mut group = Self {
-            address: InetAddress {
-                at: bound_to(first.as_fd())?,
-                ..address
-            },
-            members: MemberIndex::default(),
-            sockets: Vec::new(),
-            strangers: HashSet::new(),
-            is_captured: owner.is_some(),
-            is_wary: false,
-        };
+        let mut group = Self::without_members(InetAddress {
+            at: bound_to(first.as_fd())?,
+            only_v6: only_v6(first.as_fd())?,
+            ..address
+        });
+        group.is_captured = owner.is_some();
         let first = group.listen(first, owner, context)?;
         group.steer(first)?;
         Ok(group)
+    }
+
+    fn without_members(address: InetAddress) -> Self {
+        Self {
+            address,
+            members: MemberIndex::default(),
+            sockets: Vec::new(),
+            strangers: HashSet::new(),
+            is_captured: false,
+            is_wary: false,
+            orphans: Vec::new(),
+        }
     }
 
     #[cfg(test)]
@@ -90,7 +102,8 @@ impl ReuseportGroup {
 
     fn listening_socket_of(&self, generation: Generation) -> Option<Inode> {
         let socket = self.socket_of(generation).filter(|socket| socket.listens);
-        socket.map(|socket| socket.inode)
+        let own = socket.map(|socket| socket.inode);
+        own.or_else(|| self.orphan_of(generation))
     }
 
     /// A connection to the member at that index, while all others go to the target.
@@ -140,10 +153,12 @@ impl ReuseportGroup {
 
     /// Attaches the program that picks this socket.
     fn steer(&mut self, inode: Inode) -> io::Result<()> {
-        let at = self.position(inode).ok_or(Errno::EBADF)?;
         let index = self.members.index_of(inode);
         let index = index.ok_or_else(too_many_strangers)?;
-        sys::attach_reuseport_program(self.sockets[at].fd(), &to_member(index))?;
+        // any member will do, and there is none of ours for an orphan's
+        let by = self.position(inode).or_else(|| self.first_listening());
+        let by = self.sockets[by.ok_or(Errno::EBADF)?].fd();
+        sys::attach_reuseport_program(by, &to_member(index))?;
         self.members.set_target(inode);
         Ok(())
     }
@@ -191,7 +206,8 @@ impl ReuseportGroup {
         let listener = self.address();
         // without a target a relayed connection could come back here
         let mut sockets = self.sockets.iter();
-        let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target);
+        let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target)
+            || self.is_orphan(target);
         for socket in &mut self.sockets {
             let is_target = Some(socket.inode) == target && !context.refuses();
             let spare = socket.owner.is_none() && !is_target;
@@ -219,6 +235,10 @@ impl ReuseportGroup {
         });
     }
 
+    fn first_listening(&self) -> Option<usize> {
+        self.sockets.iter().position(|socket| socket.listens)
+    }
+
     fn position(&self, inode: Inode) -> Option<usize> {
         self.sockets.iter().position(|socket| socket.inode == inode)
     }
@@ -229,6 +249,15 @@ fn role_of(socket: &ListeningSocket) -> MemberRole {
     socket
         .owner
         .map_or(MemberRole::Spare, |_| MemberRole::ServerHeld)
+}
+
+/// `IPV6_V6ONLY`, which all members have in common.
+fn only_v6(socket: BorrowedFd) -> io::Result<Option<bool>> {
+    let value = || sys::socket_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    Ok(match Family::of_socket(socket)? {
+        Family::V4 => None,
+        Family::V6 => Some(value()? != 0),
+    })
 }
 
 /// The error if strangers join and leave without a pause.

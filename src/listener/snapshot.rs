@@ -57,7 +57,12 @@ fn look(
     }
     let mut members: HashMap<_, HashSet<Inode>> = HashMap::new();
     for one in listening.iter().flatten() {
-        let at = (one.address.ip(), one.address.port(), one.device);
+        let at = (
+            one.address.ip(),
+            one.address.port(),
+            one.device,
+            one.only_v6,
+        );
         members.entry(at).or_default().insert(one.inode);
     }
     let sockets: Vec<Inode> = asked
@@ -67,7 +72,8 @@ fn look(
         .collect();
     let idle = idle(family, &sockets);
     for (address, sockets) in asked {
-        let at = (address.at.ip(), address.at.port(), address.device);
+        let only_v6 = address.is_only_v6();
+        let at = (address.at.ip(), address.at.port(), address.device, only_v6);
         let snapshot = Snapshot {
             idle: idle.as_ref().map(|idle| {
                 let ours = sockets.iter().filter(|socket| idle.contains(socket));

@@ -27,6 +27,11 @@ pub trait Steering {
 
     fn socket_of(&self, generation: Generation) -> Option<&ListeningSocket>;
 
+    /// The socket of a generation of a hotswap that is gone, as long as it listens.
+    fn orphan_of(&self, _: Generation) -> Option<Inode> {
+        None
+    }
+
     /// A duplicate of this generation's socket, chosen or made now if it has none.
     fn inherited_socket(
         &mut self,

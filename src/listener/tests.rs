@@ -65,8 +65,13 @@ impl Fixture {
         };
         change(&mut options);
         let listens: Vec<Listen> = listens.iter().map(|text| text.parse().unwrap()).collect();
-        let (listeners, warnings) =
-            Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
+        let (listeners, warnings) = Listeners::open(
+            &listens,
+            ListenerContext::new(options).unwrap(),
+            Vec::new(),
+            None,
+        )
+        .unwrap();
         assert_eq!(warnings, Vec::<String>::new());
         Self {
             listeners,
@@ -82,6 +87,7 @@ impl Fixture {
             &[listen.parse().unwrap()],
             ListenerContext::new(options).unwrap(),
             Vec::new(),
+            None,
         ) {
             Ok(_) => panic!("{listen} was free"),
             Err(error) => error.to_string(),

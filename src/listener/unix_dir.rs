@@ -59,6 +59,17 @@ impl UnixDir {
         Ok(dir)
     }
 
+    /// The same where a server answers that has lost its hotswap.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if another hotswap has it.
+    pub fn take_over(path: &Path) -> io::Result<Self> {
+        let mut dir = Self::of(path)?;
+        dir.lock()?;
+        dir.sweep();
+        Ok(dir)
+    }
+
     /// Where a path leads; nothing need be there but the directory.
     fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;

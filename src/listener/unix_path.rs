@@ -2,6 +2,7 @@
 //!
 //! The name beside the path stays, as a second link to the same file, so that cutting back is the same as cutting over.
 
+mod orphans;
 mod steering;
 
 use std::ffi::{OsStr, OsString};
@@ -12,6 +13,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, UnixAddr, bind};
 use serde::{Deserialize, Serialize};
+
+use orphans::NamedOrphan;
 
 use super::context::{ListenerContext, SocketOptions};
 use super::listening_socket::{Interest, ListeningSocket};
@@ -31,6 +34,11 @@ pub struct UnixPath {
     /// A server has bound it by itself, and may close it at any moment.
     #[serde(default)]
     is_captured: bool,
+    #[serde(default)]
+    orphans: Vec<NamedOrphan>,
+    /// The path was taken away on purpose, until it is to lead somewhere again.
+    #[serde(default)]
+    turned_away: bool,
     /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
     private: bool,
 }
@@ -76,6 +84,8 @@ impl UnixPath {
             sockets: Vec::new(),
             target: None,
             is_captured: false,
+            orphans: Vec::new(),
+            turned_away: false,
             private: false,
         }
     }
@@ -136,14 +146,18 @@ impl UnixPath {
     }
 
     fn steer(&mut self, inode: Inode) -> io::Result<()> {
+        self.turned_away = false;
         self.repair()?;
-        let at = self.at(inode).ok_or(Errno::EBADF)?;
-        let name = &self.sockets[at].name;
+        let own = self.at(inode).map(|at| &self.sockets[at].name);
+        let name = own.or_else(|| Some(&self.orphan(inode)?.name));
+        let name = name.ok_or(Errno::EBADF)?;
         let there = self.dir.file(self.dir.name()).ok();
         if there.is_some() && there == self.live_file() {
             self.dir.copy_mode_and_owner(name)?;
         }
-        self.put(at)
+        self.dir.publish(name)?;
+        self.target = Some(inode);
+        Ok(())
     }
 
     fn put(&mut self, at: usize) -> io::Result<()> {
@@ -155,7 +169,7 @@ impl UnixPath {
 
     /// The two names of the live socket: a server may have unlinked either when it ended, or somebody else.
     fn repair(&self) -> io::Result<()> {
-        if self.private {
+        if self.private || self.turned_away {
             return Ok(());
         }
         let Some(named) = self.target.and_then(|target| self.at(target)) else {

@@ -24,6 +24,7 @@ const FITNESS: Time = Time::from_millis(50);
 
 impl World {
     pub(super) fn act(&mut self, action: Action) -> Vec<Event> {
+        self.heritage.is_outdated = true;
         match action {
             Action::RunBeforeSwap(generation) => {
                 return self.run_before_swap(generation).into_iter().collect();
@@ -36,10 +37,11 @@ impl World {
                 sockets,
                 program,
                 ready_timeout,
-                ..
+                beside,
             } => {
                 self.review_captured(sys::now());
-                let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
+                let spawned =
+                    self.spawn(generation, cause, sockets, program, ready_timeout, beside);
                 if let Err(error) = spawned {
                     self.free(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
@@ -48,13 +50,13 @@ impl World {
                     return vec![Event::FileChanged];
                 }
             }
-            Action::CutOver(generation) => return vec![self.cut_over(generation)],
+            Action::CutOver(generation) => return self.cut_over(generation),
             Action::Hold => {
                 let incidents = self.listeners.hold();
                 log::debug!("new connections wait for the next version");
                 self.publish_incidents(&incidents);
             }
-            Action::Inherit(generation) => return vec![self.inherit(generation)],
+            Action::Inherit(generation) => return self.inherit(generation),
             Action::Serve(generation) => self.serve(generation),
             Action::Lose(generation) => self.lose(generation),
             Action::Empty(generation) => self.drain(generation),
@@ -116,6 +118,7 @@ impl World {
         sockets: SocketChoice,
         program: ProgramChoice,
         ready_timeout: Duration,
+        beside: Option<Generation>,
     ) -> Result<()> {
         let now = sys::now();
         let waivers = if matches!(cause, Cause::Asked | Cause::File) {
@@ -183,39 +186,42 @@ impl World {
         one.ready_timeout = ready_timeout;
         one.variables = variables;
         self.generations.insert(generation, one);
+        // before it is the server: from then on it may be left behind
+        self.remember(beside);
         Ok(())
     }
 
     /// Where it has no socket yet it is to bind that of the dead one.
-    fn inherit(&mut self, generation: Generation) -> Event {
+    fn inherit(&mut self, generation: Generation) -> Vec<Event> {
         match self
             .listeners
             .inherited_sockets(generation, SocketChoice::Target)
         {
             Ok(_) => self.cut_over(generation),
             Err(error) => {
-                Event::CannotCutOver(generation, format!("cannot keep the sockets: {error}"))
+                let why = format!("cannot keep the sockets: {error}");
+                vec![Event::CannotCutOver(generation, why)]
             }
         }
     }
 
-    fn cut_over(&mut self, generation: Generation) -> Event {
+    fn cut_over(&mut self, generation: Generation) -> Vec<Event> {
         let one = self.generations.get(&generation);
-        let missing = one.map(|one| one.missing.as_slice());
-        match self
-            .listeners
-            .cut_over(generation, missing.unwrap_or_default())
-        {
+        let missing = one.map(|one| one.missing.clone()).unwrap_or_default();
+        match self.listeners.cut_over(generation, &missing) {
             Ok(incidents) => {
                 self.publish_incidents(&incidents);
-                Event::CutOverDone(generation)
+                let mut events = self.leave_orphans_alone(&missing);
+                events.push(Event::CutOverDone(generation));
+                events
             }
             Err(error) => {
                 let why = format!("cannot cut over: {error}");
+                let one = self.generations.get(&generation);
                 if one.is_some_and(|one| one.serving_since.is_some()) {
                     self.warn(format!("clients wait for {generation}: {why}"));
                 }
-                Event::CannotCutOver(generation, why)
+                vec![Event::CannotCutOver(generation, why)]
             }
         }
     }

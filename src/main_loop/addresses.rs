@@ -38,7 +38,7 @@ impl World {
     /// What a generation of this cause is to those before it.
     pub(super) fn rank_of(&self, cause: Cause) -> Rank {
         match cause {
-            _ if !self.has_served => Rank::First,
+            _ if !self.has_served && self.serving_generation().is_none() => Rank::First,
             Cause::Restart => Rank::Restart,
             Cause::First | Cause::Asked | Cause::File | Cause::RollBack => Rank::Candidate,
         }
@@ -163,7 +163,14 @@ impl World {
 
     /// Under `--dev`: how long the last address of a candidate is waited for once another accepts.
     pub(super) fn patience(&self) -> Option<Duration> {
-        let (_, serving) = self.serving_generation().filter(|_| self.args.dev)?;
+        let (_, serving) = self.serving_generation()?;
+        if serving.server.is_adopted() {
+            // COMMAND may listen elsewhere by now
+            return Some(self.args.ready_timeout / 2);
+        }
+        if !self.args.dev {
+            return None;
+        }
         let in_time = serving.server.started() + serving.ready_timeout;
         let bound = serving.bound.values().filter(|bound| **bound <= in_time);
         let first = bound.clone().min().copied().unwrap_or_default();

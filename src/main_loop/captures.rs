@@ -81,6 +81,7 @@ impl World {
             processes: &processes,
         };
         let events = capture.woken(flags, &mut context);
+        self.heritage.is_outdated = true;
         self.note_bound(generation, now);
         for event in events {
             match event {

@@ -99,7 +99,13 @@ impl World {
         }
     }
 
-    pub(super) fn handle_server(&mut self, generation: Generation, fd: RawFd, now: Time) {
+    pub(super) fn handle_server(
+        &mut self,
+        generation: Generation,
+        fd: RawFd,
+        now: Time,
+        batch: &mut Batch,
+    ) {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
@@ -108,6 +114,10 @@ impl World {
         for report in reports {
             match report {
                 ServerEvent::Running => self.watch.confirm(pid, now),
+                ServerEvent::Lost(loss) => {
+                    let events = self.orphan_lost(generation, loss);
+                    batch.deaths.extend(events);
+                }
                 ServerEvent::Captured(notifications) => {
                     if let Some(one) = self.generations.get_mut(&generation) {
                         let stops = Stops {

@@ -50,6 +50,8 @@ pub(super) struct Spawned {
     pub accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
     pub missing: Vec<ListenerId>,
+    /// Where it listens beside the listeners of this hotswap, which has adopted it.
+    pub elsewhere: Vec<String>,
 }
 
 /// How long the other processes of a generation are looked at whose main process has exited with 0.
@@ -102,6 +104,7 @@ impl Spawned {
             accepted_nowhere: false,
             accepts: Vec::new(),
             missing: Vec::new(),
+            elsewhere: Vec::new(),
         }
     }
 

@@ -110,6 +110,7 @@ fn exit_to_json(exit: &Exit) -> Value {
         Exit::Signal(signal) => json!({"signal": signal}),
         Exit::CannotRun(status, why) => json!({"cannot_run": status, "why": why}),
         Exit::Background => json!({"background": true}),
+        Exit::Unknown => json!({"unknown": true}),
     }
 }
 
@@ -127,6 +128,9 @@ fn exit_from_json(state: &Value) -> Option<Exit> {
     }
     if let Some(status) = number("cannot_run") {
         return Some(Exit::CannotRun(status, state["why"].as_str()?.to_owned()));
+    }
+    if state["unknown"].as_bool().is_some() {
+        return Some(Exit::Unknown);
     }
     state["background"].as_bool().map(|_| Exit::Background)
 }

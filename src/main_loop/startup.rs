@@ -12,6 +12,7 @@ use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 
 use super::addresses::CountingAddresses;
+use super::adopt::Claimed;
 use super::build::Build;
 use super::captures::CaptureSetting;
 use super::keys::Keys;
@@ -23,7 +24,7 @@ use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::control::name::NameHolder;
 use crate::control::{Control, name_in_use};
-use crate::listener::{ListenerContext, Listeners, SocketOptions};
+use crate::listener::{ListenerContext, SocketOptions};
 use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
@@ -104,22 +105,18 @@ impl World {
         if incoming.is_none() {
             wait_for_name(&args, &mut signals)?;
         }
-        let (listeners, mut warnings) = match &mut incoming {
-            Some(incoming) => {
-                let listeners = super::upgrade::listeners(incoming, context).map_err(lost)?;
-                (listeners, Vec::new())
-            }
-            None => Listeners::open(&args.listen, context, inherited)?,
+        let claimed = match &mut incoming {
+            Some(incoming) => Claimed::handed_over(incoming, context).map_err(lost)?,
+            None => Claimed::at_start(&args, context, inherited, directory.path().as_os_str())?,
         };
+        let Claimed {
+            control,
+            heritage,
+            listeners,
+            mut warnings,
+        } = claimed;
         warnings.extend(capture_setting.warning);
         warnings.extend(of_watch);
-        // Last of all that may fail: its file is there for as long as hotswap answers.
-        let asked_for = args.name.is_some();
-        let (control, warning) = match &mut incoming {
-            Some(incoming) => (incoming.take("control").map_err(lost)?, None),
-            None => Control::open(args.control.as_deref(), &args.instance(), asked_for)?,
-        };
-        warnings.extend(warning);
         let server_config = server_config(&args, &control, capture_setting.capture);
         let now = sys::now();
         let mut world = Self {
@@ -148,6 +145,7 @@ impl World {
             directory,
             pulse: Pulse::begin(),
             worked: None,
+            heritage,
             ended: None,
             args,
         };

@@ -95,6 +95,7 @@ impl World {
         }
         outgoing.put("programs", &self.programs)?;
         outgoing.put("hints", &self.hints)?;
+        outgoing.put("memory", &self.heritage.memory())?;
         Ok(outgoing)
     }
 

@@ -203,7 +203,7 @@ impl World {
                 }
             }
             Source::Keys => self.handle_keys(batch),
-            Source::Server(generation) => self.handle_server(generation, fd, now),
+            Source::Server(generation) => self.handle_server(generation, fd, now, batch),
             Source::Capture(generation) => self.handle_capture(generation, flags, now, batch),
             Source::Notify(generation) => self.read_notify_messages(generation, now),
             Source::Readiness(generation) => {

@@ -86,7 +86,7 @@ impl fmt::Display for NotReadyReason {
                 Err(_) => write!(f, "the command was killed by signal {number}"),
             },
             Self::CommandEnded(Exit::CannotRun(_, why)) => f.write_str(why),
-            Self::CommandEnded(Exit::Background) | Self::CommandRuns => {
+            Self::CommandEnded(Exit::Background | Exit::Unknown) | Self::CommandRuns => {
                 f.write_str("the command is still running")
             }
             Self::Stopped(signal) => f.write_str(&stopped_by(*signal)),

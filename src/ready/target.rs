@@ -28,7 +28,7 @@ impl ReadyTarget {
     pub fn of(held: &GenerationSocket, need: Need, alone: bool) -> Self {
         let datagrams = matches!(held.kind, SocketKind::Udp { .. });
         let inode = held.inode;
-        let listens = datagrams || listens(held.fd);
+        let listens = datagrams || held.fd.is_some_and(listens);
         Self {
             listener: held.listener,
             need,

@@ -49,9 +49,10 @@ impl<L: AsFd> Candidate<L> {
     fn held(&self) -> GenerationSocket<'_> {
         GenerationSocket {
             listener: HERE,
-            fd: self.listener.as_fd(),
+            fd: Some(self.listener.as_fd()),
             inode: inode_of(self.listener.as_fd()).unwrap(),
             kind: self.kind,
+            family: None,
             steered: true,
             captured: false,
             listens: true,
@@ -60,10 +61,11 @@ impl<L: AsFd> Candidate<L> {
 
     fn look(&mut self, after: Duration) -> Option<Ready> {
         let held = GenerationSocket {
-            fd: self.listener.as_fd(),
+            fd: Some(self.listener.as_fd()),
             listener: HERE,
             inode: inode_of(self.listener.as_fd()).unwrap(),
             kind: self.kind,
+            family: None,
             steered: true,
             captured: false,
             listens: true,

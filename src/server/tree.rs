@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::environment::Variables;
 use crate::handoff;
-use crate::proc::process::{ProcessId, Stat, children, environment};
+use crate::proc::process::{self, ProcessId, Stat, children, environment};
 
 /// The variable of commands that hotswap runs for itself, and of what they leave behind: not a server's.
 pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
@@ -24,7 +24,7 @@ pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
 const DEEPEST: usize = 1000;
 
 /// What identifies the processes of one generation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessTree {
     #[serde(with = "handoff::pid")]
     pub main: Pid,
@@ -36,6 +36,9 @@ pub struct ProcessTree {
     pub since: u64,
     /// Orphans without these variables.
     pub strays: Vec<ProcessId>,
+    /// Its hotswap is gone: they are orphans of somebody else's.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 impl ProcessTree {
@@ -51,7 +54,15 @@ impl ProcessTree {
             since: Stat::of(main).map_or(u64::MAX, |stat| stat.started),
             mark: lasting.map(written).collect(),
             strays: Vec::new(),
+            adopted: false,
         }
+    }
+
+    /// Its hotswap is gone.
+    pub fn orphan(&mut self) {
+        let (pid, started) = (self.main, self.since);
+        self.main_lives = ProcessId { pid, started }.lives();
+        self.adopted = true;
     }
 
     /// The main process while it lives, its descendants, and its orphans.
@@ -72,13 +83,15 @@ impl ProcessTree {
     /// Whether it is one of them: by its ancestors, without reading any other process.
     pub fn has(&self, process: Pid) -> bool {
         let own = getpid();
+        let is_root = |stat: &Stat| self.adopted || stat.parent == own;
         let mut process = process;
         for _ in 0..DEEPEST {
             if process == self.main {
                 return self.main_lives;
             }
             match Stat::of(process) {
-                Some(stat) if stat.parent == own => return self.has_orphan(process, &stat),
+                Some(stat) if is_root(&stat) && self.has_orphan(process, &stat) => return true,
+                Some(stat) if stat.parent == own => return false,
                 Some(stat) => process = stat.parent,
                 None => return false,
             }
@@ -87,7 +100,9 @@ impl ProcessTree {
     }
 
     pub fn is_empty(&self) -> bool {
-        !self.main_lives && !self.group_exists() && self.orphans().is_empty()
+        // somebody else reaps the adopted ones, or does not
+        let has_group = !self.adopted && self.group_exists();
+        !self.main_lives && !has_group && self.orphans().is_empty()
     }
 
     /// Whether its group has a member, a zombie included.
@@ -96,12 +111,18 @@ impl ProcessTree {
         !matches!(killpg(self.main, None), Err(Errno::ESRCH))
     }
 
-    /// Children of hotswap that belong to it without being its main process.
+    /// Children of hotswap, or of whoever has adopted them, that belong to it without being its main process.
     fn orphans(&self) -> Vec<Pid> {
-        let mut orphans = children(getpid());
+        let mut orphans = if self.adopted {
+            process::all().collect()
+        } else {
+            children(getpid())
+        };
         orphans.retain(|pid| {
             let is_other = *pid != self.main;
-            is_other && Stat::of(*pid).is_some_and(|stat| self.has_orphan(*pid, &stat))
+            let living = |stat: &Stat| !(self.adopted && stat.has_ended());
+            let stat = Stat::of(*pid).filter(living);
+            is_other && stat.is_some_and(|stat| self.has_orphan(*pid, &stat))
         });
         orphans
     }

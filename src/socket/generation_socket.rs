@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use super::inet::Family;
 use super::set_nonblocking;
 
 /// One address that hotswap owns; never given twice.
@@ -64,9 +65,12 @@ impl InheritedSocket {
 #[derive(Clone, Copy, Debug)]
 pub struct GenerationSocket<'a> {
     pub listener: ListenerId,
-    pub fd: BorrowedFd<'a>,
+    /// None of an orphan's.
+    pub fd: Option<BorrowedFd<'a>>,
     pub inode: u64,
     pub kind: SocketKind,
+    /// Of an internet socket.
+    pub family: Option<Family>,
     /// Only this generation has it.
     pub steered: bool,
     pub captured: bool,

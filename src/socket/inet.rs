@@ -1,7 +1,7 @@
 //! TCP and UDP sockets: their family, and binding one to an address.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
@@ -73,6 +73,15 @@ impl InetAddress {
 
     pub fn family(&self) -> Family {
         Family::of(self.at)
+    }
+
+    /// Whether the kernel takes it for IPv6 only: any address but the wildcard is, whatever the option says.
+    pub fn is_only_v6(&self) -> bool {
+        let IpAddr::V6(ip) = self.at.ip() else {
+            return false;
+        };
+        let is_wildcard = ip.is_unspecified() || ip.to_ipv4_mapped().is_some();
+        !is_wildcard || self.only_v6 == Some(true)
     }
 
     /// A socket that is only bound.

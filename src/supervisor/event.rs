@@ -26,6 +26,8 @@ pub enum Event {
     Died(Generation, Exit),
     /// Nothing of it is left.
     Gone(Generation),
+    /// It is of a hotswap that is gone, and serves an address that the candidate does not: it goes on by itself.
+    LeftAlone(Generation),
     Queued(Generation, Queue),
     /// None of its connections is busy.
     Quiet(Generation),

@@ -19,7 +19,7 @@ impl Exit {
         let status = match self {
             Exit::Status(status) | Exit::CannotRun(status, _) => *status,
             Exit::Signal(signal) => 128 + signal,
-            Exit::Background => return OWN_FAILURE,
+            Exit::Background | Exit::Unknown => return OWN_FAILURE,
         };
         u8::try_from(status).unwrap_or(u8::MAX)
     }
@@ -142,6 +142,16 @@ impl Supervisor {
             actions.extend(self.end(exit.status()));
         }
         actions
+    }
+
+    /// The first start has failed while a generation of a hotswap that is gone serves: that one goes on in any case, and
+    /// hotswap as if it were not there.
+    pub(super) fn retry_beside_orphan(&mut self, now: Time, status: u8) -> Vec<Action> {
+        match self.policy.restart {
+            RestartPolicy::OnChange => self.begin_pending(now),
+            RestartPolicy::Always => self.restart(now),
+            RestartPolicy::OnFailure | RestartPolicy::Never => self.end(status),
+        }
     }
 
     /// A start has failed, and nothing serves.

@@ -45,6 +45,10 @@ impl Supervisor {
             let reason = Reason::Exited(exit, swap.age(now));
             return self.fail(now, reason);
         }
+        if self.orphans.contains(&generation) {
+            // what it has left behind drains with the others
+            return Vec::new();
+        }
         match self
             .serving
             .take_if(|serving| serving.generation == generation)
@@ -52,6 +56,14 @@ impl Supervisor {
             Some(dead) => self.serving_died(now, &dead, &exit),
             None => Vec::new(),
         }
+    }
+
+    /// It is another one's affair from now on.
+    pub(super) fn leave_alone(&mut self, generation: Generation) -> Vec<Action> {
+        self.serving
+            .take_if(|serving| serving.generation == generation);
+        self.orphans.retain(|orphan| *orphan != generation);
+        vec![Action::Free(generation)]
     }
 
     fn draining_mut(&mut self, generation: Generation) -> Option<&mut Draining> {
@@ -62,9 +74,14 @@ impl Supervisor {
     pub(super) fn forget(&mut self, generation: Generation) -> Vec<Action> {
         let mut draining = self.draining.iter();
         let Some(place) = draining.position(|one| one.generation == generation) else {
+            if self.orphans.contains(&generation) {
+                self.orphans.retain(|orphan| *orphan != generation);
+                return vec![Action::Free(generation)];
+            }
             return Vec::new();
         };
         let exit = self.draining.remove(place).exit;
+        let exit = exit.filter(|exit| *exit != Exit::Unknown);
         vec![
             Action::Announce(Transition::Gone { generation, exit }),
             Action::Free(generation),

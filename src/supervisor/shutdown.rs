@@ -57,7 +57,8 @@ impl Supervisor {
         if let Some(swap) = self.swap.take() {
             actions.extend(self.dismiss(now, swap, Reason::Stopping));
         }
-        for generation in serving.into_iter().chain(proving) {
+        let orphans = std::mem::take(&mut self.orphans).into_iter();
+        for generation in orphans.chain(serving).chain(proving) {
             self.draining
                 .push(Draining::after_cut_over(generation, now, &self.policy));
             actions.push(Action::Empty(generation));
@@ -83,7 +84,12 @@ impl Supervisor {
             status,
             ..Shutdown::default()
         });
-        vec![Action::TurnAway(Refusal::Ended)]
+        // one of a hotswap that is gone goes on serving
+        self.orphans.clear();
+        match self.serving.take() {
+            Some(_) => Vec::new(),
+            None => vec![Action::TurnAway(Refusal::Ended)],
+        }
     }
 
     /// Does what was waiting: spawns a candidate once another is gone, ends once all are gone, upgrades once idle.

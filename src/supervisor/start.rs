@@ -38,9 +38,9 @@ impl Supervisor {
         }
         self.swap = Some(swap);
         match cause {
-            Cause::First | Cause::Restart => self.spawn(now),
+            Cause::Restart => self.spawn(now),
             Cause::Asked | Cause::File => vec![Action::CheckProgram],
-            Cause::RollBack => self.begin_spawn(now),
+            Cause::First | Cause::RollBack => self.begin_spawn(now),
         }
     }
 
@@ -215,7 +215,7 @@ impl Supervisor {
             return self.fail(now, Reason::BeforeSwap(why));
         }
         if swap.cause == Cause::First {
-            self.spawn(now)
+            self.begin_spawn(now)
         } else {
             vec![Action::CheckProgram]
         }

@@ -113,7 +113,9 @@ impl Supervisor {
             since: now,
             before,
         });
-        let mut actions = old.map(|old| self.drain(now, old)).unwrap_or_default();
+        let orphans = std::mem::take(&mut self.orphans);
+        let drain = orphans.into_iter().chain(old);
+        let mut actions: Vec<Action> = drain.flat_map(|one| self.drain(now, one)).collect();
         actions.push(Action::Serve(generation));
         actions.push(Action::Announce(Transition::Serving {
             generation,
@@ -156,10 +158,12 @@ impl Supervisor {
         let (cause, status) = (swap.cause, reason.status());
         self.rejected |= reason.is_of_the_program();
         let mut actions = self.dismiss(now, swap, reason);
-        actions.extend(if self.serving.is_some() {
-            self.begin_pending(now)
-        } else {
+        actions.extend(if self.serving.is_none() {
             self.retry_or_end(now, cause, status)
+        } else if matches!(cause, Cause::First | Cause::Restart) {
+            self.retry_beside_orphan(now, status)
+        } else {
+            self.begin_pending(now)
         });
         actions
     }

@@ -92,7 +92,7 @@ impl ServiceManager {
                 self.begin("STOPPING=1\n", now);
             }
         } else if !self.ready {
-            if supervisor.serving().is_some() {
+            if supervisor.serving().is_some() && swaps != Some(Cause::First) {
                 self.ready = true;
                 self.end(now);
             }

@@ -184,11 +184,11 @@ impl Plan {
         line.extend(self.flags.into_iter().map(OsString::from));
         line.extend(["--".into(), program.into()]);
         line.extend(self.arguments.into_iter().map(OsString::from));
-        let mut command = hotswap(&line[0], self.dir.path());
-        command
-            .args(&line[1..])
-            .envs(self.variables)
-            .stderr(Stdio::piped());
+        let start = Start {
+            line,
+            variables: self.variables,
+        };
+        let mut command = start.command(self.dir.path());
         if let Some(terminal) = self.terminal {
             command.stdin(terminal);
         }
@@ -209,8 +209,25 @@ impl Plan {
             binary,
             pid: OnceLock::new(),
             hotswap,
+            start,
             dir: self.dir,
         }
+    }
+}
+
+/// How a hotswap is started, and another one in its place.
+pub struct Start {
+    pub line: Vec<OsString>,
+    variables: Vec<(String, String)>,
+}
+
+impl Start {
+    pub fn command(&self, dir: &Path) -> Command {
+        let mut command = hotswap(&self.line[0], dir);
+        let variables = self.variables.iter().map(|(name, value)| (name, value));
+        command.args(&self.line[1..]).envs(variables);
+        command.stderr(Stdio::piped());
+        command
     }
 }
 

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::crowd::{Crowd, Guests};
 use super::log::Log;
 use super::place::{Place, Target};
-use super::plan::Plan;
+use super::plan::{Plan, Start};
 use super::program::{Server, install};
 use super::{eventually, processes};
 
@@ -42,6 +42,7 @@ pub struct Site {
     pub(super) pid: OnceLock<Pid>,
     /// hotswap, or its wrapper.
     pub(super) hotswap: Child,
+    pub start: Start,
     pub(super) dir: TempDir,
 }
 
@@ -105,6 +106,23 @@ impl Site {
 
     pub fn signal(&self, signal: Signal) -> &Site {
         kill(self.hotswap(), signal).expect("a signal to hotswap");
+        self
+    }
+
+    /// SIGKILL to hotswap alone.
+    pub fn kill_hotswap(&mut self) -> &mut Site {
+        self.signal(Signal::SIGKILL);
+        self.end();
+        self
+    }
+
+    /// Another hotswap takes the place of one that is gone.
+    pub fn start_again(&mut self) -> &mut Site {
+        let mut command = self.start.command(self.dir());
+        self.hotswap = command.spawn().expect("hotswap");
+        let stderr = self.hotswap.stderr.take().expect("its stderr");
+        self.log = Log::of(stderr, self.epoch);
+        self.pid = OnceLock::new();
         self
     }
 

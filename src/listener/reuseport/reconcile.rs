@@ -64,8 +64,12 @@ impl ReuseportGroup {
         let gone: Vec<Inode> = gone.copied().collect();
         let mut strangers_moved = !gone.is_empty();
         self.members.leave_together(&gone);
-        self.is_wary |= strangers_moved;
+        self.is_wary |= gone.iter().any(|inode| !self.is_orphan(Some(*inode)));
         self.strangers.retain(|inode| there.contains(inode));
+        self.orphans.retain(|orphan| there.contains(&orphan.inode));
+        if self.members.target().is_some_and(|t| gone.contains(&t)) {
+            self.wait_in_spare(context);
+        }
         for inode in there {
             let ours = self.position(inode);
             // its server has called listen(2) itself after a shutdown(2)

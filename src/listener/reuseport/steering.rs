@@ -43,6 +43,12 @@ impl Steering for ReuseportGroup {
         self.sockets.iter().find(own)
     }
 
+    fn orphan_of(&self, generation: Generation) -> Option<Inode> {
+        let mut orphans = self.orphans.iter();
+        let orphan = orphans.find(|orphan| orphan.generation == generation)?;
+        Some(orphan.inode).filter(|inode| self.strangers.contains(inode))
+    }
+
     fn inherited_socket(
         &mut self,
         generation: Generation,
@@ -176,6 +182,7 @@ impl Steering for ReuseportGroup {
     }
 
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
+        self.forget_orphan(generation, context);
         self.park_all_of(generation, None, now);
         self.update_interests(context);
     }
@@ -228,6 +235,10 @@ impl Steering for ReuseportGroup {
         if !shut.is_empty() {
             self.shut_down(&shut, context);
         }
+        if self.is_orphan(self.members.target()) {
+            // nobody may be carried back to the socket that it came from
+            self.snapshot(context);
+        }
         self.update_interests(context);
     }
 
@@ -258,7 +269,7 @@ impl Steering for ReuseportGroup {
     }
 
     fn is_owned(&self) -> bool {
-        self.sockets.iter().any(|socket| socket.owner.is_some())
+        !self.orphans.is_empty() || self.sockets.iter().any(|socket| socket.owner.is_some())
     }
 
     fn close(&mut self, context: &mut ListenerContext) {

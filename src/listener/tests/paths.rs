@@ -225,8 +225,13 @@ fn a_path_too_long_for_a_name_beside_it_is_shared() {
     let path = directory.path().join("x".repeat(length));
     let options = Fixture::listening(&[]).listeners.context.options.clone();
     let listens = [format!("unix:{}", path.display()).parse().unwrap()];
-    let (mut listeners, warnings) =
-        Listeners::open(&listens, ListenerContext::new(options).unwrap(), Vec::new()).unwrap();
+    let (mut listeners, warnings) = Listeners::open(
+        &listens,
+        ListenerContext::new(options).unwrap(),
+        Vec::new(),
+        None,
+    )
+    .unwrap();
     assert!(warnings[0].contains("too long"), "{warnings:?}");
     listeners.inherited_sockets(G1, SocketChoice::Own).unwrap();
     assert!(!listeners.sockets_of(G1)[0].steered);

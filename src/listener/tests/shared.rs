@@ -94,8 +94,13 @@ fn what_hotswap_was_given_keeps_its_name_and_its_place() {
     let fixture = Fixture::listening(&[]);
     let options = fixture.listeners.context.options.clone();
     let listens = ["127.0.0.1:0".parse().unwrap()];
-    let (mut listeners, _) =
-        Listeners::open(&listens, ListenerContext::new(options).unwrap(), inherited).unwrap();
+    let (mut listeners, _) = Listeners::open(
+        &listens,
+        ListenerContext::new(options).unwrap(),
+        inherited,
+        None,
+    )
+    .unwrap();
     let inherited_sockets = listeners.inherited_sockets(G1, SocketChoice::Own).unwrap();
     let names: Vec<_> = inherited_sockets
         .iter()

@@ -44,6 +44,12 @@ impl Steering for UnixPath {
         self.named(generation).map(|named| &named.socket)
     }
 
+    fn orphan_of(&self, generation: Generation) -> Option<Inode> {
+        let mut orphans = self.orphans.iter();
+        let orphan = orphans.find(|orphan| orphan.socket.generation == generation)?;
+        Some(orphan.socket.inode)
+    }
+
     /// A duplicate of this generation's own socket, made now if it has none.
     fn inherited_socket(
         &mut self,
@@ -85,11 +91,13 @@ impl Steering for UnixPath {
         context: &mut ListenerContext,
     ) -> io::Result<Option<Inode>> {
         let named = self.named(generation).filter(|named| named.socket.listens);
-        let Some(inode) = named.map(|named| named.socket.inode) else {
+        let own = named.map(|named| named.socket.inode);
+        let Some(inode) = own.or_else(|| self.orphan_of(generation)) else {
             return Ok(None);
         };
         let before = self.target;
         if before == Some(inode) {
+            self.turned_away = false;
             self.repair()?;
             return Ok(None);
         }
@@ -123,6 +131,7 @@ impl Steering for UnixPath {
 
     /// The generation is gone: what waits on its socket is lost, unless that is the one that clients reach.
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
+        self.forget_orphan(generation);
         for named in &mut self.sockets {
             if named.socket.owner == Some(generation) {
                 named.socket.owner = None;
@@ -157,6 +166,7 @@ impl Steering for UnixPath {
         if let Some(file) = self.live_file() {
             self.dir.remove_if(file);
         }
+        self.turned_away = true;
         Ok(())
     }
 
@@ -209,9 +219,8 @@ impl Steering for UnixPath {
     }
 
     fn is_owned(&self) -> bool {
-        self.sockets
-            .iter()
-            .any(|named| named.socket.owner.is_some())
+        let mut sockets = self.sockets.iter();
+        !self.orphans.is_empty() || sockets.any(|named| named.socket.owner.is_some())
     }
 
     fn close(&mut self, context: &mut ListenerContext) {
@@ -249,6 +258,8 @@ impl Steering for UnixPath {
 
     /// The file that clients reach, under all of its names.
     fn live_file(&self) -> Option<FileId> {
-        self.at(self.target?).map(|at| self.sockets[at].file)
+        let target = self.target?;
+        let own = self.at(target).map(|at| self.sockets[at].file);
+        own.or_else(|| Some(self.orphan(target)?.file))
     }
 }

@@ -1,0 +1,158 @@
+//! The file beside the control socket in which hotswap remembers its generations, for the case that it is killed.
+//!
+//! It is locked as long as its hotswap lives, be it stopped: only who gets the lock may adopt. Each change is one write of
+//! the whole file, so that whoever is killed meanwhile leaves the old content or the new.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::unistd::{Uid, getpid};
+use serde::{Deserialize, Serialize};
+
+use crate::proc;
+use crate::proc::process::namespace;
+use crate::server::Traces;
+use crate::supervisor::Generation;
+use crate::{handoff, sys};
+
+/// How often to try the lock, 10 ms apart: one that was killed lets go of its sockets first.
+const LOCK_TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+
+/// Who a hotswap is, so that no other takes over what it has left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub name: String,
+    /// As given, and the directory as hotswap was started in it.
+    pub command: Vec<Vec<u8>>,
+    pub directory: Vec<u8>,
+    /// Pids mean nothing after a start of the machine, or in another pid namespace.
+    machine: Option<String>,
+    namespace: Option<PathBuf>,
+}
+
+impl Identity {
+    pub fn new(name: &str, command: Vec<Vec<u8>>, directory: Vec<u8>) -> Self {
+        Self {
+            name: name.to_owned(),
+            command,
+            directory,
+            machine: proc::boot(),
+            namespace: namespace(getpid(), "pid"),
+        }
+    }
+
+    /// Whether pids mean the same to both.
+    pub fn is_of_this_machine(&self, ours: &Self) -> bool {
+        self.machine == ours.machine && self.namespace == ours.namespace
+    }
+}
+
+/// What is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    pub identity: Identity,
+    pub serving: Option<Generation>,
+    pub generations: Vec<Traces>,
+    /// The addresses of `--listen`.
+    pub listening: Vec<String>,
+    /// The unix paths that clients come by.
+    pub paths: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Memory {
+    #[serde(with = "handoff::descriptor")]
+    file: File,
+    #[serde(with = "handoff::os_string")]
+    path: PathBuf,
+    #[serde(skip)]
+    written: Option<Remembered>,
+    length: usize,
+}
+
+impl Memory {
+    /// The file that belongs to this control socket, and what it says.
+    ///
+    /// # Errors
+    /// `WouldBlock` if a living hotswap has it; those of open(2).
+    pub fn open(control: &Path) -> io::Result<(Self, Option<Remembered>)> {
+        let mut path = control.as_os_str().to_owned();
+        path.push(".state");
+        let path = PathBuf::from(path);
+        for _ in 0..LOCK_TRIES {
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+                .open(&path)?;
+            match sys::lock(file.as_fd()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(BETWEEN_TRIES),
+                Err(error) => return Err(error),
+                // the one before may have removed it just then
+                Ok(()) if !is_at(&file, &path) => {}
+                Ok(()) => {
+                    let remembered = read(&mut file);
+                    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+                    let memory = Self {
+                        file,
+                        path,
+                        written: None,
+                        length,
+                    };
+                    return Ok((memory, remembered));
+                }
+            }
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// Writes it down if it is new, and makes the file again where somebody has removed it.
+    ///
+    /// # Errors
+    /// Those of open(2) and write(2).
+    pub fn write(&mut self, remembered: Remembered) -> io::Result<()> {
+        if self.written.as_ref() == Some(&remembered) {
+            return Ok(());
+        }
+        let mut text = serde_json::to_vec(&remembered)?;
+        // what was longer is covered with spaces: a second call could be one too late
+        self.length = self.length.max(text.len());
+        text.resize(self.length, b' ');
+        self.file.write_all_at(&text, 0)?;
+        self.written = Some(remembered);
+        Ok(())
+    }
+
+    /// There is nothing to adopt.
+    pub fn remove(self) {
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let there = fs::symlink_metadata(path).map(identity);
+    there.is_ok() && there.ok() == file.metadata().map(identity).ok()
+}
+
+/// Only what hotswap of the same user has written, and could be true here and now.
+fn read(file: &mut File) -> Option<Remembered> {
+    let found = file.metadata().ok()?;
+    if found.uid() != Uid::effective().as_raw() || !found.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}

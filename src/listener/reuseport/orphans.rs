@@ -1,0 +1,177 @@
+//! Joins the group that a hotswap which is gone has left, without a descriptor of any of its sockets.
+//!
+//! The order of its members is unknown, but a member that joins is the last. The program that is still attached may name
+//! that very index: so the first to join is a spare of ours, a known index is attached at once, and only then may a
+//! candidate join.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{ReuseportGroup, too_many_strangers};
+use crate::connections::inet::inode_of_server_end;
+use crate::connections::listening::listening;
+use crate::listener::context::ListenerContext;
+use crate::listener::listening_socket::{Interest, ListeningSocket};
+use crate::listener::member_index::{MemberIndex, to_member, to_member_but_for};
+use crate::listener::orphan::{OrphanSocket, Orphans};
+use crate::listener::snapshot::Surveys;
+use crate::socket::client::{client_of, connect_now};
+use crate::socket::inet::InetAddress;
+use crate::socket::{Inode, bound_to, inode_of};
+use crate::supervisor::Generation;
+use crate::sys;
+
+/// How often to join if others join or leave at the same moment.
+const ATTEMPTS: usize = 20;
+/// How long a server may take to accept a probe, and how often that is looked at.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+impl ReuseportGroup {
+    /// Joins them with a spare, and leads new connections to the serving one among them.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` where the sockets there share the address with nobody; those of socket(2) and of the sock_diag(7) answer.
+    pub fn beside(
+        address: InetAddress,
+        is_captured: bool,
+        sockets: Vec<OrphanSocket>,
+        orphans: &Orphans,
+        context: &mut ListenerContext,
+    ) -> io::Result<Self> {
+        let mut group = Self::without_members(address);
+        group.is_captured = is_captured;
+        let others = group.join_as_last(context)?;
+        group.orphans = sockets;
+        group.orphans.retain(|one| others.contains(&one.inode));
+        for other in &others {
+            if group.orphans.iter().all(|one| one.inode != *other) {
+                let address = group.address.at.to_string();
+                context.found_stranger(address, *other);
+                group.is_wary = true;
+            }
+        }
+        group.strangers = others;
+        let serving = |one: &&OrphanSocket| one.generation == orphans.serving;
+        let serving = group.orphans.iter().find(serving);
+        let newest = group.orphans.iter().max_by_key(|one| one.generation);
+        let target = serving.or(newest).map(|one| one.inode);
+        let target = target.ok_or(Errno::EADDRINUSE)?;
+        if group.members.index_of(target).is_none() {
+            group.look_for(target, orphans)?;
+        }
+        group.steer(target)?;
+        group.guard(context)?;
+        group.update_interests(context);
+        Ok(group)
+    }
+
+    /// Returns who was there before.
+    fn join_as_last(&mut self, context: &ListenerContext) -> io::Result<HashSet<Inode>> {
+        for _ in 0..ATTEMPTS {
+            let before = members(&self.address)?;
+            let spare = self.address.bind_in_group(true)?;
+            let inode = inode_of(spare.as_fd())?;
+            sys::listen(spare.as_fd(), context.options.backlog)?;
+            // one that is alone there has the first index; else clients wait in ours until the order is known
+            let index = if before.len() == 1 { 0 } else { before.len() };
+            let index = u32::try_from(index).map_err(|_| too_many_strangers())?;
+            sys::attach_reuseport_program(spare.as_fd(), &to_member(index))?;
+            let mut expected = before.clone();
+            expected.insert(inode);
+            if members(&self.address)? == expected {
+                let others: Vec<Inode> = before.iter().copied().collect();
+                self.members = MemberIndex::joined(&others, inode);
+                let mut spare = ListeningSocket::new(spare, None, sys::now())?;
+                let interest = Some(Interest::Shutdown);
+                context.watcher.watch(&mut spare, interest)?;
+                self.sockets.push(spare);
+                return Ok(before);
+            }
+        }
+        Err(too_many_strangers())
+    }
+
+    /// Finds the index of the serving generation's socket by connections of our own: it accepts the one that was led to it,
+    /// or has one more in its queue. Clients wait in our spare meanwhile.
+    fn look_for(&mut self, target: Inode, orphans: &Orphans) -> io::Result<()> {
+        let spare = self.sockets.first().ok_or(Errno::ENOENT)?;
+        let last = self.members.index_of(spare.inode).ok_or(Errno::ENOENT)?;
+        for index in 0..last {
+            let (probe, to) = client_of(self.address.at)?;
+            let from = bound_to(probe.as_fd())?;
+            let queued = self.queue(target);
+            let program = to_member_but_for(from, index, last);
+            sys::attach_reuseport_program(spare.fd(), &program)?;
+            let connected = connect_now(probe.as_fd(), to);
+            sys::attach_reuseport_program(spare.fd(), &to_member(last))?;
+            if connected.is_err() {
+                continue; // its queue is full
+            }
+            let accepted = (0..LOOKS).find_map(|look| {
+                if look > 0 {
+                    sleep(BETWEEN_LOOKS);
+                }
+                let inode = inode_of_server_end(from, to).ok().flatten();
+                inode.filter(|inode| *inode != 0)
+            });
+            let is_there = match accepted {
+                Some(inode) => (orphans.serving_has)(inode.into()),
+                None => self.queue(target) > queued,
+            };
+            if is_there {
+                self.members.found(target, index);
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("it does not accept connections"))
+    }
+
+    fn queue(&self, socket: Inode) -> u32 {
+        let there = listening(self.address.family(), self.address.at.port()).unwrap_or_default();
+        let own = there.iter().find(|there| there.inode == socket);
+        own.map_or(0, |own| own.queue)
+    }
+
+    /// Whether that is an orphan's socket.
+    pub(super) fn is_orphan(&self, socket: Option<Inode>) -> bool {
+        let mut orphans = self.orphans.iter();
+        orphans.any(|orphan| Some(orphan.inode) == socket)
+    }
+
+    /// The orphan that served is dead: clients wait in a spare of ours for the next generation.
+    pub(super) fn wait_in_spare(&mut self, context: &mut ListenerContext) {
+        let known = |socket: &&ListeningSocket| {
+            socket.owner.is_none() && self.members.index_of(socket.inode).is_some()
+        };
+        let spare = self.sockets.iter().find(known).map(|spare| spare.inode);
+        let waits = spare.ok_or_else(too_many_strangers);
+        let waits = waits.and_then(|spare| self.steer(spare));
+        if let Err(error) = waits {
+            log::debug!("no client can wait on {}: {error}", self.address.at);
+        }
+        if let Err(error) = self.guard(context) {
+            log::debug!("cannot guard {}: {error}", self.address.at);
+        }
+    }
+
+    pub(super) fn forget_orphan(&mut self, generation: Generation, context: &mut ListenerContext) {
+        if self.orphans.iter().any(|one| one.generation == generation) {
+            self.snapshot(context);
+            self.orphans.retain(|one| one.generation != generation);
+        }
+    }
+}
+
+/// The sockets that listen there.
+fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
+    let mut surveys = Surveys::of(&[(*address, Vec::new())]);
+    let snapshot = surveys.take(address).unwrap_or_default();
+    let members = snapshot.members;
+    members.ok_or_else(|| io::Error::other("the kernel does not show who listens there"))
+}

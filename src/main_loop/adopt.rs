@@ -1,0 +1,293 @@
+//! Adopts what a hotswap that was killed has left, and remembers what the next one would have to adopt.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::{Context, Result};
+
+use super::World;
+use super::generation::Spawned;
+use crate::adoption::memory::{Identity, Memory, Remembered};
+use crate::adoption::{Adoption, Orphan};
+use crate::cli::options::RunArgs;
+use crate::control::Control;
+use crate::handoff::Incoming;
+use crate::listener::{ListenerContext, ListenerId, Listeners, Orphans};
+use crate::program;
+use crate::ready::notify::NotifySocket;
+use crate::record::{Record, RecordKind};
+use crate::server::{Loss, Server};
+use crate::supervisor::{Event, Exit, Generation, Policy, Supervisor, Time};
+use crate::sys;
+
+/// What only one instance of a name has.
+pub(super) struct Claimed {
+    pub control: Control,
+    pub heritage: Heritage,
+    pub listeners: Listeners,
+    pub warnings: Vec<String>,
+}
+
+impl Claimed {
+    /// The name first: who has it may join what another one has left listening.
+    pub fn at_start(
+        args: &RunArgs,
+        context: ListenerContext,
+        inherited: Vec<(OwnedFd, String)>,
+        directory: &OsStr,
+    ) -> Result<Self> {
+        let (name, asked_for) = (args.instance(), args.name.is_some());
+        let (mut control, warning) = Control::open(args.control.as_deref(), &name, asked_for)?;
+        let heritage = Heritage::of(args, &control, directory);
+        let orphans = heritage.listening();
+        let opened = Listeners::open(&args.listen, context, inherited, orphans.as_ref());
+        drop(orphans);
+        match opened {
+            Ok((listeners, mut warnings)) => {
+                warnings.extend(warning);
+                warnings.extend(heritage.warning.clone());
+                Ok(Self {
+                    control,
+                    heritage,
+                    listeners,
+                    warnings,
+                })
+            }
+            Err(error) => {
+                control.close(sys::now());
+                heritage.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// As the hotswap before an upgrade had it.
+    pub fn handed_over(incoming: &mut Incoming, context: ListenerContext) -> Result<Self> {
+        Ok(Self {
+            control: incoming.take("control")?,
+            heritage: Heritage {
+                memory: incoming.take("memory")?,
+                ..Heritage::default()
+            },
+            listeners: super::upgrade::listeners(incoming, context)?,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// What is remembered of this hotswap, and what one before it has left.
+#[derive(Default)]
+pub(super) struct Heritage {
+    memory: Option<Memory>,
+    adoption: Option<Adoption>,
+    /// Something may have changed that is to be remembered.
+    pub is_outdated: bool,
+    warning: Option<String>,
+}
+
+impl Heritage {
+    /// Only who has the name of an instance may adopt what it has left.
+    fn of(args: &RunArgs, control: &Control, directory: &OsStr) -> Self {
+        let Some(path) = control.path() else {
+            return Self::default();
+        };
+        let (memory, remembered) = match Memory::open(path) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let path = path.display();
+                let warning = format!(
+                    "cannot remember beside {path} what runs: {error}; if hotswap is killed, the next one adopts nothing"
+                );
+                return Self {
+                    warning: Some(warning),
+                    ..Self::default()
+                };
+            }
+        };
+        let mut heritage = Self {
+            memory: Some(memory),
+            ..Self::default()
+        };
+        let Some(remembered) = remembered else {
+            return heritage;
+        };
+        let identity = identity(args, control, directory);
+        let is_ours = remembered.identity == identity;
+        let is_here = remembered.identity.is_of_this_machine(&identity);
+        match Adoption::of(remembered).filter(|_| is_here) {
+            Some(adoption) if is_ours => heritage.adoption = Some(adoption),
+            Some(other) => {
+                let orphans = other.orphans.values();
+                let pids: Vec<_> = orphans.map(|orphan| orphan.pid.to_string()).collect();
+                let pids = pids.join(" ");
+                heritage.warning = Some(format!(
+                    "what a hotswap of this name that is gone has left was started by another command or in another \
+                     directory, and is left alone: pid {pids}\ntry: kill {pids}"
+                ));
+            }
+            None => {}
+        }
+        heritage
+    }
+
+    fn listening(&self) -> Option<Orphans<'_>> {
+        self.adoption.as_ref().map(Adoption::listening)
+    }
+
+    /// This hotswap does not come to be: what it has found is left for the next one.
+    fn give_up(self) {
+        if let Some(memory) = self.memory.filter(|_| self.adoption.is_none()) {
+            memory.remove();
+        }
+    }
+
+    pub fn memory(&self) -> Option<&Memory> {
+        self.memory.as_ref()
+    }
+}
+
+fn identity(args: &RunArgs, control: &Control, directory: &OsStr) -> Identity {
+    let command = args.command.iter().map(|word| word.as_bytes().to_vec());
+    let directory = directory.as_bytes().to_vec();
+    Identity::new(control.name(), command.collect(), directory)
+}
+
+impl World {
+    /// Takes over the orphans that were found; the core that begins beside them, or `None` if there are none.
+    pub(super) fn adopt(&mut self, policy: Policy) -> Result<Option<Supervisor>> {
+        let Some(adoption) = self.heritage.adoption.take() else {
+            return Ok(None);
+        };
+        let now = sys::now();
+        let orphans = adoption.listening();
+        let captures = self.server_config.capture.is_some();
+        self.listeners.adopt(&orphans, captures);
+        let mut elsewhere: BTreeMap<Generation, Vec<String>> = BTreeMap::new();
+        for (generation, address) in self.listeners.not_adopted(&orphans) {
+            elsewhere.entry(generation).or_default().push(address);
+        }
+        drop(orphans);
+        let serving = adoption.serving;
+        let others: Vec<_> = (adoption.orphans.keys().copied())
+            .filter(|generation| *generation != serving)
+            .collect();
+        for (generation, orphan) in adoption.orphans {
+            let elsewhere = elsewhere.remove(&generation).unwrap_or_default();
+            self.adopt_one(orphan, generation == serving, elsewhere, now)?;
+        }
+        Ok(Some(Supervisor::adopting(policy, now, serving, others)))
+    }
+
+    fn adopt_one(
+        &mut self,
+        orphan: Orphan,
+        is_serving: bool,
+        elsewhere: Vec<String>,
+        now: Time,
+    ) -> Result<()> {
+        let generation = orphan.traces.generation;
+        let pid = orphan.pid;
+        let held = self.listeners.sockets_of(generation);
+        let sockets: Vec<_> = held.iter().map(|held| held.inode).collect();
+        let binder = orphan.binder(&sockets);
+        let command = self.server_config.command.first();
+        let path = std::env::var_os("PATH");
+        let command = command.and_then(|command| {
+            program::find(command, self.args.chdir.as_deref(), path.as_deref()).ok()
+        });
+        let command = command.and_then(|command| std::path::absolute(command).ok());
+        let program = command.and_then(|command| orphan.program(&command));
+        let mut server = Server::adopt(orphan.traces, program, now);
+        if let Some(binder) = binder {
+            server.bound_by(binder);
+        }
+        let notify = NotifySocket::new().context("cannot make a notify socket")?;
+        let started = server.started();
+        let mut one = Spawned::new(server, notify);
+        one.ready = Some(("adopted".into(), Time::ZERO));
+        one.serving_since = Some(started);
+        one.drains_since = (!is_serving).then_some(now);
+        one.elsewhere = elsewhere;
+        self.generations.insert(generation, one);
+        self.note_bound(generation, started);
+        self.keep_program(generation);
+        self.publish(&Record {
+            generation: Some(generation),
+            pid: Some(pid.as_raw()),
+            ..Record::new(
+                RecordKind::Adopting,
+                format!("adopting {generation}, pid {pid}, of a hotswap that is gone"),
+            )
+        });
+        Ok(())
+    }
+
+    /// New connections go to another generation now, except on these listeners: orphans that have one of them to
+    /// themselves are left alone.
+    pub(super) fn leave_orphans_alone(&mut self, except: &[ListenerId]) -> Vec<Event> {
+        let mut left = Vec::new();
+        for (generation, one) in &self.generations {
+            if !one.server.is_adopted() || one.drain.is_some() {
+                continue;
+            }
+            let mut kept = self.listeners.kept_by_orphan(*generation, except);
+            kept.extend(one.elsewhere.iter().cloned());
+            if !kept.is_empty() {
+                left.push((*generation, one.server.pid(), kept.join(", ")));
+            }
+        }
+        let events = left.iter().map(|left| Event::LeftAlone(left.0)).collect();
+        for (generation, pid, kept) in left {
+            self.warn(format!(
+                "{generation}, pid {pid}, still serves {kept}, and is left alone\ntry: kill {pid}"
+            ));
+        }
+        events
+    }
+
+    /// Processes of an adopted generation have died.
+    pub(super) fn orphan_lost(&mut self, generation: Generation, loss: Loss) -> Vec<Event> {
+        let is_gone = self.generations.get(&generation).map(Spawned::is_gone);
+        let mut events = Vec::new();
+        if loss == Loss::Main || is_gone == Some(true) {
+            self.listeners.died(generation);
+            events.push(Event::Died(generation, Exit::Unknown));
+        }
+        events.extend((is_gone == Some(true)).then_some(Event::Gone(generation)));
+        events
+    }
+
+    /// Writes down what the next hotswap has to adopt if this one is killed now.
+    pub(super) fn remember(&mut self, serving: Option<Generation>) {
+        self.heritage.is_outdated = false;
+        let directory = self.directory.path().as_os_str();
+        let remembered = Remembered {
+            identity: identity(&self.args, &self.control, directory),
+            serving,
+            generations: self
+                .generations
+                .values()
+                .map(|one| one.server.traces())
+                .collect(),
+            listening: self.listeners.as_given(),
+            paths: self.listeners.paths(),
+        };
+        let Some(memory) = &mut self.heritage.memory else {
+            return;
+        };
+        if let Err(error) = memory.write(remembered) {
+            log::debug!("cannot remember what runs: {error}");
+        }
+    }
+
+    /// hotswap ends. What it leaves running was there before it.
+    pub(super) fn forget(&mut self) {
+        if self.generations.values().any(|one| one.server.is_adopted()) {
+            self.remember(None);
+        } else if let Some(memory) = self.heritage.memory.take() {
+            memory.remove();
+        }
+    }
+}
