@@ -18,6 +18,7 @@ mod receiver;
 mod server_path;
 mod server_socket;
 mod sockaddr;
+pub mod trial;
 mod unlink;
 
 use std::io;

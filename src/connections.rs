@@ -10,3 +10,11 @@ pub mod listening;
 pub mod process_sockets;
 mod sock_diag;
 pub mod unix;
+
+/// Whether the kernel may be asked about connections at all.
+///
+/// # Errors
+/// Those of socket(2): `EAFNOSUPPORT` where a service may not use `AF_NETLINK`.
+pub fn available() -> std::io::Result<()> {
+    sock_diag::open().map(drop)
+}

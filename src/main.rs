@@ -49,6 +49,8 @@ const OWN_FAILURE: u8 = 125;
 fn main() -> ExitCode {
     let result = if stub::was_asked_for() {
         stub::run()
+    } else if capture::trial::was_asked_for() {
+        Ok(capture::trial::run())
     } else {
         run()
     };

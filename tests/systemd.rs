@@ -13,7 +13,7 @@ use crate::commands::{run, said};
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
-use crate::common::{eventually, skipped};
+use crate::common::{eventually, server, skipped};
 
 /// What stands in for systemd.
 struct Manager {
@@ -209,4 +209,38 @@ fn a_deployer_finds_the_socket_in_the_runtime_directory() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(site.stop().success());
     assert_eq!(fs::read_dir(directory.path()).expect("it").count(), 0);
+}
+
+fn confined(kind: &str) -> Plan {
+    let program = server("confined").display().to_string();
+    Site::at(Place::Tcp4).inside(&[&program, kind])
+}
+
+fn swaps(site: &Site) {
+    let mut clients = site.clients(4);
+    site.swaps(3);
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
+/// What `SystemCallFilter=@system-service` lacks ends a program by SIGSYS, which it cannot catch.
+#[test]
+fn a_filter_that_ends_what_captures_is_named_and_done_without() {
+    let site = confined("fatal").serving("v1");
+    site.log
+        .wait_for("a filter around hotswap ends programs that call pidfd_getfd(2)");
+    site.log
+        .wait_for("try: SystemCallFilter=pidfd_getfd seccomp in the unit");
+    swaps(&site);
+}
+
+#[test]
+fn a_service_without_netlink_is_told_what_that_costs() {
+    let site = confined("no-netlink")
+        .with(&["--quiesce", "300ms"])
+        .serving("v1");
+    site.log.wait_for("each drain takes all of --quiesce");
+    site.log
+        .wait_for("try: AF_NETLINK in RestrictAddressFamilies= of the unit");
+    swaps(&site);
 }

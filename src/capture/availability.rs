@@ -9,17 +9,19 @@ use nix::unistd::gettid;
 
 use super::caller::Caller;
 use super::filter::{self, Stops};
+use super::trial;
 
 /// What has to be stopped to capture servers here, as far as a thread of our own can tell.
 ///
 /// # Errors
-/// Those of [`filter::install`], which [`filter::why_not`] puts into words.
+/// Those of [`filter::install`] and of [`trial::survives`], which [`filter::why_not`] puts into words.
 pub fn available() -> io::Result<Stops> {
     let version = uname().map(|system| system.release().to_string_lossy().into_owned());
     // to replace the server's socket
     if version.is_ok_and(|release| is_older(&release, (5, 9))) {
         return Err(Errno::ENOSYS.into());
     }
+    trial::survives()?;
     let thread = std::thread::Builder::new();
     let tried = thread.spawn(|| {
         let myself = Caller::of(gettid())?;

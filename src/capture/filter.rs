@@ -167,7 +167,10 @@ pub fn install(stops: Stops) -> io::Result<OwnedFd> {
 }
 
 /// What an error of [`install`] means to a user.
-pub fn why_not(errno: i32) -> String {
+pub fn why_not(error: &io::Error) -> String {
+    let Some(errno) = error.raw_os_error() else {
+        return error.to_string();
+    };
     match Errno::from_raw(errno) {
         Errno::EBUSY => "another hotswap or sandbox around it watches its system calls".to_owned(),
         Errno::ENOSYS if OURS.is_none() => {

@@ -3,7 +3,7 @@
 //! It never waits: the kernel has the next part of an answer ready.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -26,17 +26,20 @@ pub enum Scope {
     All,
 }
 
+/// # Errors
+/// Those of socket(2).
+pub fn open() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
+    let protocol = SockProtocol::NetlinkSockDiag;
+    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?)
+}
+
 /// Sends one request and hands every socket of the answer to `each`.
 ///
 /// # Errors
 /// `ENOENT` if the one socket is not there; those of the kernel's answer, of socket(2), send(2) and recv(2).
 pub fn ask(request: &[u8], scope: Scope, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
+    let netlink = open()?;
     send(
         netlink.as_raw_fd(),
         &message(request, scope),

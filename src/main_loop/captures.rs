@@ -36,17 +36,23 @@ impl CaptureSetting {
             }
             Err(error) => error,
         };
-        let errno = error.raw_os_error().unwrap_or(0);
-        let why = filter::why_not(errno);
+        let why = filter::why_not(&error);
         if args.capture == options::CaptureMode::Always {
             bail!(
                 "cannot capture what the server binds: {why}\n\
                  try: --capture auto, and --listen for a server that takes its sockets from there"
             );
         }
-        let nested = errno == libc::EBUSY && std::env::var_os("HOTSWAP_GENERATION").is_some();
+        let nested = error.raw_os_error() == Some(libc::EBUSY)
+            && std::env::var_os("HOTSWAP_GENERATION").is_some();
         let shared = if nested {
             ", on sockets that all generations share"
+        } else {
+            ""
+        };
+        // a filter of the service is in the way
+        let hint = if error.raw_os_error().is_none() {
+            "\ntry: SystemCallFilter=pidfd_getfd seccomp in the unit"
         } else {
             ""
         };
@@ -54,7 +60,7 @@ impl CaptureSetting {
             capture: None,
             share: nested,
             warning: Some(format!(
-                "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}"
+                "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}{hint}"
             )),
         })
     }

@@ -1,6 +1,6 @@
 //! Reaps children, and reads what they have reported before.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
 
@@ -128,7 +128,7 @@ impl World {
                     }
                 }
                 ServerEvent::NotCaptured(errno) => {
-                    let why = filter::why_not(errno);
+                    let why = filter::why_not(&io::Error::from_raw_os_error(errno));
                     self.warn(format!("cannot capture what {generation} binds: {why}"));
                 }
             }

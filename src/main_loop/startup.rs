@@ -34,7 +34,7 @@ use crate::sys::clock::Pulse;
 use crate::systemd::{self, ServiceManager};
 use crate::upgrade::{Upgraded, lost};
 use crate::watch::{Wanted, Watch, WatchTargets, launcher};
-use crate::{program, sys, upgrade};
+use crate::{connections, program, sys, upgrade};
 
 /// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
 const STOP_QUIESCE: Duration = Duration::from_secs(5);
@@ -192,7 +192,8 @@ impl Prerequisites {
         let context = ListenerContext::new(socket_options(args, &capture_setting));
         let context = context.context("cannot make an epoll set")?;
         let directory = WorkingDirectory::at_start();
-        let (watch, warnings) = watch(args, &directory)?;
+        let (watch, mut warnings) = watch(args, &directory)?;
+        warnings.extend(without_netlink());
         Ok(Self {
             own_path,
             signals,
@@ -290,6 +291,15 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         dev: args.dev,
     };
     Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
+}
+
+/// Why drains will take longer than they need, if hotswap may not ask the kernel.
+fn without_netlink() -> Option<String> {
+    let error = connections::available().err()?;
+    Some(format!(
+        "cannot ask the kernel about connections: {error}; each drain takes all of --quiesce\n\
+         try: AF_NETLINK in RestrictAddressFamilies= of the unit"
+    ))
 }
 
 /// Everything hotswap knows of its servers it reads from /proc, by their pids.

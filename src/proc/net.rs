@@ -35,7 +35,7 @@ impl InetSocket {
 
 /// All sockets in the table `tcp`, `tcp6`, `udp` or `udp6`; none if it cannot be read.
 pub fn inet(table: &str) -> Vec<InetSocket> {
-    let text = read(format!("/proc/net/{table}")).unwrap_or_default();
+    let text = read(format!("/proc/self/net/{table}")).unwrap_or_default();
     lines(&text).skip(1).filter_map(InetSocket::parse).collect()
 }
 
@@ -44,7 +44,7 @@ pub fn inet(table: &str) -> Vec<InetSocket> {
 /// # Errors
 /// Those of open(2).
 pub fn open_inet(table: &str) -> io::Result<impl Read + use<>> {
-    File::open(format!("/proc/net/{table}"))
+    File::open(format!("/proc/self/net/{table}"))
 }
 
 /// The first unprivileged port; `None` if it cannot be read.
@@ -54,7 +54,7 @@ pub fn first_unprivileged_port() -> Option<u16> {
 
 /// The inodes of the unix sockets whose name is wanted; abstract names begin with `@`.
 pub fn unix(wanted: impl Fn(&[u8]) -> bool) -> Vec<u64> {
-    let text = read("/proc/net/unix").unwrap_or_default();
+    let text = read("/proc/self/net/unix").unwrap_or_default();
     let all = lines(&text).filter_map(named);
     all.filter(|(_, name)| wanted(name))
         .map(|(inode, _)| inode)

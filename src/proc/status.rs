@@ -46,6 +46,13 @@ impl Status {
     }
 }
 
+/// Whether a seccomp filter watches its calls; false if that cannot be read.
+pub fn is_filtered(process: Pid) -> bool {
+    const FILTER: u32 = 2;
+    let status = read(format!("/proc/{process}/status")).unwrap_or_default();
+    after(&status, "Seccomp:").and_then(number) == Some(FILTER)
+}
+
 /// Whether the process has a handler of its own for the signal.
 ///
 /// # Errors

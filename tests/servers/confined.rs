@@ -1,4 +1,8 @@
-//! Runs a program where pidfd_getfd(2) and unshare(2) are forbidden, as in containers with Docker's default profile.
+//! Runs a program under a filter, as containers and services do.
+//!
+//! `confined PROGRAM ARGS...` forbids pidfd_getfd(2) and unshare(2), as docker's default profile does; `confined fatal ...`
+//! ends what calls pidfd_getfd(2), as `SystemCallFilter=` of systemd does; `confined no-netlink ...` refuses sockets of
+//! AF_NETLINK, as `RestrictAddressFamilies=` does.
 
 #![allow(unsafe_code)]
 
@@ -7,19 +11,48 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::libc;
 
+const LOAD: u16 = 0x20;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+const NUMBER: u32 = 0;
+const FIRST_ARGUMENT: u32 = 16;
+
+fn op(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
 fn main() -> io::Result<()> {
-    let op = |code: u16, k: u32, jt: u8| libc::sock_filter { code, jt, jf: 0, k };
     let number = |call: libc::c_long| u32::try_from(call).map_err(io::Error::other);
-    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).map_err(io::Error::other)?;
-    let mut program = [
-        op(0x20, 0, 0), // the number of the call
-        op(0x15, number(libc::SYS_pidfd_getfd)?, 2),
-        op(0x15, number(libc::SYS_unshare)?, 1),
-        op(0x06, libc::SECCOMP_RET_ALLOW, 0),
-        op(0x06, refusal, 0),
-    ];
+    let refuse = |errno: Errno| libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned();
+    let mut arguments = env::args_os().skip(1);
+    let first = arguments.next().ok_or(io::ErrorKind::InvalidInput)?;
+    let kind = first.to_str().unwrap_or_default();
+    let mut program = match kind {
+        "no-netlink" => vec![
+            op(LOAD, NUMBER, 0, 0),
+            op(JUMP_IF_EQUAL, number(libc::SYS_socket)?, 0, 3),
+            op(LOAD, FIRST_ARGUMENT, 0, 0),
+            op(JUMP_IF_EQUAL, libc::AF_NETLINK.cast_unsigned(), 0, 1),
+            op(RETURN, refuse(Errno::EAFNOSUPPORT), 0, 0),
+            op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+        ],
+        kind => {
+            let verdict = match kind {
+                "fatal" => libc::SECCOMP_RET_KILL_PROCESS,
+                _ => refuse(Errno::EPERM),
+            };
+            vec![
+                op(LOAD, NUMBER, 0, 0),
+                op(JUMP_IF_EQUAL, number(libc::SYS_pidfd_getfd)?, 2, 0),
+                op(JUMP_IF_EQUAL, number(libc::SYS_unshare)?, 1, 0),
+                op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+                op(RETURN, verdict, 0, 0),
+            ]
+        }
+    };
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_mut_ptr(),
@@ -37,7 +70,9 @@ fn main() -> io::Result<()> {
     if !done {
         return Err(io::Error::last_os_error());
     }
-    let mut arguments = env::args_os().skip(1);
-    let name = arguments.next().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = match kind {
+        "fatal" | "no-netlink" => arguments.next().ok_or(io::ErrorKind::InvalidInput)?,
+        _ => first,
+    };
     Err(Command::new(name).args(arguments).exec())
 }
