@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handoff;
 use crate::listener::{CapturedAddress, ListenerId, Listeners};
+use crate::polled::Polled;
 use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
 use crate::sys::seccomp;
@@ -166,19 +167,6 @@ impl Capture {
         }
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        if self.gone {
-            return Vec::new();
-        }
-        let calls = match &self.receiver {
-            Some(receiver) => receiver.fd(),
-            None => self.listener.as_fd(),
-        };
-        let removals = self.removals.as_ref().map(AsFd::as_fd);
-        let all = [calls].into_iter().chain(removals);
-        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
-    }
-
     /// Before an upgrade: exec ends the thread that receives, and what it has received is in the state.
     pub fn pause(&mut self) {
         if let Some(receiver) = self.receiver.take() {
@@ -241,10 +229,9 @@ impl Capture {
         }
     }
 
-    /// When new listeners are to be logged.
-    pub fn deadline(&self) -> Option<Time> {
-        let new = self.new_listeners.first();
-        new.map(|new| new.since + NAMED_AFTER)
+    /// The main process is dead: what this generation has just come to listen on is not named.
+    pub fn name_nothing(&mut self) {
+        self.new_listeners.clear();
     }
 
     /// Answers some of the calls that wait.
@@ -424,6 +411,27 @@ impl Capture {
             self.warned.push(warning);
             self.events.push(CaptureEvent::Warning(text));
         }
+    }
+}
+
+impl Polled for Capture {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        if self.gone {
+            return Vec::new();
+        }
+        let calls = match &self.receiver {
+            Some(receiver) => receiver.fd(),
+            None => self.listener.as_fd(),
+        };
+        let removals = self.removals.as_ref().map(AsFd::as_fd);
+        let all = [calls].into_iter().chain(removals);
+        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// When new listeners are to be logged.
+    fn deadline(&self) -> Option<Time> {
+        let new = self.new_listeners.first();
+        new.map(|new| new.since + NAMED_AFTER)
     }
 }
 

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::cli::options::Stderr;
+use crate::polled::Polled;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
 use crate::stub::channel::{self, StubChannel, StubMessage};
@@ -94,13 +95,6 @@ impl Command {
         self.main
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let channel = self.channel.as_ref().map(StubChannel::fd);
-        let output = self.output.as_ref().and_then(Output::polled);
-        let both = channel.into_iter().chain(output);
-        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
-    }
-
     pub fn woken(&mut self, fd: RawFd) {
         if self
             .channel
@@ -129,11 +123,6 @@ impl Command {
                 StubMessage::Captured(_) | StubMessage::NotCaptured(_) => {}
             }
         }
-    }
-
-    pub fn deadline(&self) -> Option<Time> {
-        let output = self.output.as_ref().and_then(Output::deadline);
-        self.deadline.into_iter().chain(output).min()
     }
 
     /// Checks its deadline.
@@ -184,6 +173,20 @@ impl Command {
             exit,
             last_lines: last_lines.unwrap_or_default(),
         }
+    }
+}
+
+impl Polled for Command {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let channel = self.channel.as_ref().map(StubChannel::fd);
+        let output = self.output.as_ref().and_then(Output::polled);
+        let both = channel.into_iter().chain(output);
+        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let output = self.output.as_ref().and_then(Output::deadline);
+        self.deadline.into_iter().chain(output).min()
     }
 }
 

@@ -23,6 +23,7 @@ use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::polled::Polled;
 use crate::supervisor::{ClientId, Generation, Time};
 use connection::{ClientConnection, Outcome};
 use protocol::Reply;
@@ -154,13 +155,6 @@ impl Control {
         self.socket.as_ref().map(ControlSocket::path)
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let open = self.socket.iter().filter(|_| self.resting.is_none());
-        let door = open.map(|socket| (socket.as_fd(), PollFlags::POLLIN));
-        door.chain(self.connections.values().map(ClientConnection::polled))
-            .collect()
-    }
-
     pub fn woken(&mut self, fd: RawFd, flags: PollFlags, now: Time) -> Vec<ClientRequest> {
         if self
             .socket
@@ -237,15 +231,6 @@ impl Control {
         idle.or_else(follower)
             .map(|(client, _)| *client)
             .is_some_and(|client| self.connections.remove(&client).is_some())
-    }
-
-    /// When [`Control::look`] is due: only while a client is slow.
-    pub fn deadline(&self) -> Option<Time> {
-        let connections = self
-            .connections
-            .values()
-            .filter_map(ClientConnection::deadline);
-        connections.chain(self.resting).min()
     }
 
     /// Drops clients that are too slow.
@@ -399,6 +384,24 @@ impl Control {
         self.connections.retain(|_, connection| {
             !concerns(connection) || connection.say(message) == Outcome::Stays
         });
+    }
+}
+
+impl Polled for Control {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let open = self.socket.iter().filter(|_| self.resting.is_none());
+        let door = open.map(|socket| (socket.as_fd(), PollFlags::POLLIN));
+        door.chain(self.connections.values().map(ClientConnection::polled))
+            .collect()
+    }
+
+    /// When [`Control::look`] is due: only while a client is slow.
+    fn deadline(&self) -> Option<Time> {
+        let connections = self
+            .connections
+            .values()
+            .filter_map(ClientConnection::deadline);
+        connections.chain(self.resting).min()
     }
 }
 

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::connections::accept_queue::AcceptQueue;
 use crate::connections::activity::{ActivityCount, ActivityCounter};
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::polled::Polled;
 use crate::ready::accepting_on;
 use crate::supervisor::{Queue, Time};
 use crate::sys;
@@ -97,11 +98,6 @@ impl Drain {
     /// It was not seen accepting on these. Where it still does not, nobody is served by waiting for it.
     pub fn may_not_accept(&mut self, listeners: Vec<ListenerId>) {
         self.doubted = listeners;
-    }
-
-    /// When to look next; `None` once there is nothing more to see.
-    pub fn deadline(&self) -> Option<Time> {
-        self.next
     }
 
     /// How many connections it had at the last count, where that can be told.
@@ -236,6 +232,13 @@ impl Drain {
         let is_new = self.said != Some(queue);
         self.said = Some(queue);
         is_new.then_some(DrainEvent::Queue(queue))
+    }
+}
+
+impl Polled for Drain {
+    /// When to look next; `None` once there is nothing more to see.
+    fn deadline(&self) -> Option<Time> {
+        self.next
     }
 }
 

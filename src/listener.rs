@@ -35,6 +35,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::polled::Polled;
 use crate::socket::Inode;
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, SocketChoice, Time};
@@ -280,11 +281,6 @@ impl Listeners {
         listener.sort.probe(generation)
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let fds = self.context.watcher.fds();
-        fds.map(|fd| (fd, PollFlags::POLLIN)).collect()
-    }
-
     /// Whether clients have come to captured sockets, so that it is worth a look whether a server has closed one of them.
     pub fn have_arrivals(&mut self, now: Time) -> bool {
         self.context.watcher.has_arrivals(now)
@@ -309,15 +305,6 @@ impl Listeners {
             }
         }
         self.context.take_incidents()
-    }
-
-    /// When to look again without an event: a spare may be closed, or a relayed connection has lasted too long.
-    pub fn deadline(&self) -> Option<Time> {
-        let spare = self
-            .all
-            .iter()
-            .filter_map(|listener| listener.sort.deadline());
-        spare.chain(self.context.deadline()).min()
     }
 
     /// The deadline has come.
@@ -400,6 +387,22 @@ impl Listeners {
     /// hotswap stops: what is shut down now stays so.
     pub fn stop_repairing(&mut self) {
         self.context.repairs = false;
+    }
+}
+
+impl Polled for Listeners {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let fds = self.context.watcher.fds();
+        fds.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// When to look again without an event: a spare may be closed, or a relayed connection has lasted too long.
+    fn deadline(&self) -> Option<Time> {
+        let spare = self
+            .all
+            .iter()
+            .filter_map(|listener| listener.sort.deadline());
+        spare.chain(self.context.deadline()).min()
     }
 }
 

@@ -13,11 +13,13 @@ use std::time::SystemTime;
 use env_logger::fmt::Formatter;
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, LevelFilter, Record as LogRecord};
+use nix::poll::PollFlags;
 use nix::sys::stat::fstat;
 use serde_json::Map;
 
 use crate::cli::options::{LogFormat, RunArgs};
 use crate::escape::escape_but_for_hints;
+use crate::polled::Polled;
 use crate::record::Record;
 use sink::Sink;
 
@@ -168,6 +170,15 @@ pub fn pass_on(stream: u64, bytes: &[u8]) {
 /// Where to wait for POLLOUT, while lines wait for their reader.
 pub fn pending() -> Option<BorrowedFd<'static>> {
     sink().pending()
+}
+
+/// The lines that stderr has not taken yet, in the poll.
+pub struct PendingLines;
+
+impl Polled for PendingLines {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        Vec::from_iter(pending().map(|fd| (fd, PollFlags::POLLOUT)))
+    }
 }
 
 /// POLLOUT was seen on what [`pending`] gave.

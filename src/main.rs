@@ -15,6 +15,7 @@ mod handoff;
 mod listener;
 mod log;
 mod main_loop;
+mod polled;
 mod proc;
 mod program;
 mod ready;

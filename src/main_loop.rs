@@ -13,6 +13,7 @@ use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
 use crate::listener::Listeners;
+use crate::polled::Alarm;
 use crate::ready::ReadyMode;
 use crate::server::ServerConfig;
 use crate::signals::Signals;
@@ -133,7 +134,7 @@ struct World {
     manager: ServiceManager,
     status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
-    fitness_due: Option<Time>,
+    fitness_due: Alarm,
     keys: Keys,
     /// Asked for by a key.
     shows_status: bool,

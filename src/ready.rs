@@ -27,6 +27,7 @@ use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::polled::Polled;
 use crate::supervisor::{Exit, Time};
 use crate::sys;
 pub use auto::Rank;
@@ -247,13 +248,6 @@ impl Readiness {
         }
     }
 
-    pub fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        match &self.method {
-            Method::ReadyFd(newline) => Some((newline.ours()?, PollFlags::POLLIN)),
-            _ => None,
-        }
-    }
-
     /// The polled descriptor is readable. The caller looks next.
     pub fn woken(&mut self) {
         if let Method::ReadyFd(newline) = &mut self.method {
@@ -268,11 +262,6 @@ impl Readiness {
             Method::Notify { said } => *said = true,
             _ => {}
         }
-    }
-
-    /// When to look again; `None` if there is nothing to look for.
-    pub fn deadline(&self) -> Option<Time> {
-        self.next
     }
 
     /// What the last look wants done.
@@ -449,6 +438,21 @@ impl Readiness {
             Method::Notify { .. } | Method::ReadyFd(_) => None,
             Method::After(after) => Some(self.started + *after),
         }
+    }
+}
+
+impl Polled for Readiness {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let fd = match &self.method {
+            Method::ReadyFd(newline) => newline.ours(),
+            _ => None,
+        };
+        Vec::from_iter(fd.map(|fd| (fd, PollFlags::POLLIN)))
+    }
+
+    /// When to look again; `None` if there is nothing to look for.
+    fn deadline(&self) -> Option<Time> {
+        self.next
     }
 }
 

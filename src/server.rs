@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::filter::Stops;
 use crate::cli::options::{Stderr, Stdin};
 use crate::listener::InheritedSocket;
+use crate::polled::Polled;
 use crate::proc::descriptor;
 use crate::proc::process::ProcessId;
 use crate::stub::channel::{self, StubChannel, StubMessage};
@@ -232,20 +233,6 @@ impl Server {
         self.program.as_ref().map(AsFd::as_fd)
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let channel = self.channel.as_ref().map(StubChannel::fd);
-        let output = self.output.as_ref().and_then(Output::polled);
-        let deaths = self.death().into_iter().chain(self.waited_for());
-        let all = channel.into_iter().chain(output).chain(deaths);
-        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
-    }
-
-    /// When [`Server::look`] is due.
-    pub fn deadline(&self) -> Option<Time> {
-        let output = self.output.as_ref().and_then(Output::deadline);
-        output.into_iter().chain(self.ask_due()).min()
-    }
-
     pub fn look(&mut self, now: Time) {
         if let Some(output) = &mut self.output {
             output.look(now);
@@ -383,6 +370,22 @@ impl Server {
     pub fn last_lines(&self) -> Vec<String> {
         let output = self.output.as_ref();
         output.map(Output::last_lines).unwrap_or_default()
+    }
+}
+
+impl Polled for Server {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let channel = self.channel.as_ref().map(StubChannel::fd);
+        let output = self.output.as_ref().and_then(Output::polled);
+        let deaths = self.death().into_iter().chain(self.waited_for());
+        let all = channel.into_iter().chain(output).chain(deaths);
+        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// When [`Server::look`] is due.
+    fn deadline(&self) -> Option<Time> {
+        let output = self.output.as_ref().and_then(Output::deadline);
+        output.into_iter().chain(self.ask_due()).min()
     }
 }
 

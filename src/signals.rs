@@ -18,6 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::polled::Polled;
 use crate::sys;
 
 /// What a signal asks of hotswap.
@@ -133,13 +134,6 @@ impl Signals {
         self.surroundings = surroundings;
     }
 
-    pub fn polled(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {
-        [
-            (self.descriptor.as_fd(), PollFlags::POLLIN),
-            (self.wake.0.as_fd(), PollFlags::POLLIN),
-        ]
-    }
-
     /// All that has come since the last time.
     pub fn read(&mut self) -> Vec<SignalRequest> {
         self.wake.clear();
@@ -187,6 +181,15 @@ impl Signals {
         } else {
             Some(SignalRequest::Swap)
         }
+    }
+}
+
+impl Polled for Signals {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        vec![
+            (self.descriptor.as_fd(), PollFlags::POLLIN),
+            (self.wake.0.as_fd(), PollFlags::POLLIN),
+        ]
     }
 }
 

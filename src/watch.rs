@@ -14,6 +14,7 @@ use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
 use crate::escape::escape;
+use crate::polled::Polled;
 use crate::proc::process;
 use crate::supervisor::Time;
 use crate::sys;
@@ -171,27 +172,10 @@ impl Watch {
         Ok((watch, warnings))
     }
 
-    pub fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let is_idle = self.files.is_empty() && self.trees.is_empty();
-        let descriptor = (!is_idle).then(|| (self.events.descriptor(), PollFlags::POLLIN));
-        descriptor.into_iter().collect()
-    }
-
     /// The descriptor is readable: a file event has arrived.
     pub fn woken(&mut self, now: Time) {
         self.events.drain();
         self.hinted.get_or_insert(now.max(self.looked + BREATH));
-    }
-
-    /// When to look again; `None` if nothing is watched.
-    pub fn deadline(&self) -> Option<Time> {
-        let files = self.files.iter().filter(|file| self.is_judged(file));
-        let files = files.filter_map(WatchedFile::deadline);
-        let trees = self.trees.iter().filter_map(WatchedTree::deadline);
-        let poll = self.poll_interval().map(|interval| self.looked + interval);
-        let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
-        let ours = [poll, self.hinted, found, self.brake.deadline()];
-        files.chain(trees).chain(ours.into_iter().flatten()).min()
     }
 
     /// A program is not judged while it may be being built.
@@ -467,6 +451,25 @@ impl Watch {
         Some(format!(
             "cannot watch by file events: {why}; looking every {interval} instead"
         ))
+    }
+}
+
+impl Polled for Watch {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let is_idle = self.files.is_empty() && self.trees.is_empty();
+        let descriptor = (!is_idle).then(|| (self.events.descriptor(), PollFlags::POLLIN));
+        descriptor.into_iter().collect()
+    }
+
+    /// When to look again; `None` if nothing is watched.
+    fn deadline(&self) -> Option<Time> {
+        let files = self.files.iter().filter(|file| self.is_judged(file));
+        let files = files.filter_map(WatchedFile::deadline);
+        let trees = self.trees.iter().filter_map(WatchedTree::deadline);
+        let poll = self.poll_interval().map(|interval| self.looked + interval);
+        let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
+        let ours = [poll, self.hinted, found, self.brake.deadline()];
+        files.chain(trees).chain(ours.into_iter().flatten()).min()
     }
 }
 

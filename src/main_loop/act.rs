@@ -9,6 +9,7 @@ use super::generation::Spawned;
 use super::waivers::Waivers;
 use crate::drain::Drain;
 use crate::listener::Incident;
+use crate::polled::Alarm;
 use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
@@ -305,12 +306,12 @@ impl World {
 
     /// Nothing while somebody is still writing it: then it is looked at again.
     pub(super) fn check_program(&mut self) -> Option<Event> {
-        self.fitness_due = None;
+        self.fitness_due = Alarm::default();
         match self.watch.fit() {
             Fitness::Fit => Some(Event::ProgramChecked(Ok(()))),
             Fitness::Unfit(why) => Some(Event::ProgramChecked(Err(why))),
             Fitness::BeingWritten => {
-                self.fitness_due = Some(sys::now() + FITNESS);
+                self.fitness_due = Alarm(Some(sys::now() + FITNESS));
                 None
             }
         }

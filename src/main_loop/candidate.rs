@@ -10,6 +10,7 @@ use super::{Purpose, World};
 use crate::capture::Capture;
 use crate::drain::{Drain, DrainEvent, LookCost};
 use crate::listener::ListenerId;
+use crate::polled::Polled;
 use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
 use crate::record::{self, Record, RecordKind};

@@ -111,10 +111,14 @@ impl World {
             let Some(one) = self.generations.get_mut(&generation) else {
                 continue;
             };
-            // what the dead had listened on is not closed: clients wait there for the next one
-            let Some(capture) = one.capture.as_mut().filter(|_| one.server.main_lives()) else {
+            let Some(capture) = &mut one.capture else {
                 continue;
             };
+            // what the dead had listened on is not closed: clients wait there for the next one
+            if !one.server.main_lives() {
+                capture.name_nothing();
+                continue;
+            }
             let mut context = CallContext {
                 now,
                 listeners: &mut self.listeners,

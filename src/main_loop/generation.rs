@@ -9,6 +9,7 @@ use super::waivers::Waivers;
 use crate::capture::Capture;
 use crate::drain::Drain;
 use crate::listener::{ListenerId, Listeners};
+use crate::polled::Polled;
 use crate::ready::notify::NotifySocket;
 use crate::ready::{Rank, Readiness};
 use crate::server::Server;
@@ -81,6 +82,23 @@ impl Lingering {
     }
 }
 
+impl Polled for Lingering {
+    fn deadline(&self) -> Option<Time> {
+        Some(self.next)
+    }
+}
+
+/// What a generation has in the poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Server,
+    Capture,
+    Notify,
+    Readiness,
+    Drain,
+    Lingering,
+}
+
 impl Spawned {
     pub fn new(server: Server, notify: NotifySocket) -> Self {
         Self {
@@ -123,19 +141,20 @@ impl Spawned {
         self.drains_since.get_or_insert(now);
     }
 
-    /// When it wants to be looked at.
-    pub fn deadlines(&self) -> impl Iterator<Item = Time> {
+    /// What of it waits in the poll.
+    pub fn rooms(&self) -> impl Iterator<Item = (Part, &dyn Polled)> {
         let readiness = self.readiness.as_ref().filter(|_| self.server.runs());
-        let new_listeners = self.capture.as_ref().and_then(Capture::deadline);
-        let deadlines = [
-            readiness.and_then(Readiness::deadline),
-            self.drain.as_ref().and_then(Drain::deadline),
-            self.notify.deadline(),
-            new_listeners.filter(|_| self.server.main_lives()),
-            self.server.deadline(),
-            self.lingers.map(|lingering| lingering.next),
+        let rooms: [(Part, Option<&dyn Polled>); 6] = [
+            (Part::Server, Some(&self.server)),
+            (Part::Capture, self.capture.as_ref().map(|room| room as _)),
+            (Part::Notify, Some(&self.notify)),
+            (Part::Readiness, readiness.map(|room| room as _)),
+            (Part::Drain, self.drain.as_ref().map(|room| room as _)),
+            (Part::Lingering, self.lingers.as_ref().map(|room| room as _)),
         ];
-        deadlines.into_iter().flatten()
+        rooms
+            .into_iter()
+            .filter_map(|(part, room)| Some((part, room?)))
     }
 
     /// Nothing of it is left: no process that belongs to it, and none under its filter, unless that could not be killed

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::World;
+use crate::polled::Polled;
 use crate::program;
-use crate::supervisor::{Generation, ProgramChoice};
+use crate::supervisor::{Generation, ProgramChoice, Time};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 
 /// Digits of the hash that are shown.
@@ -49,11 +50,6 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Something is left to be read, so that the loop does not sleep.
-    pub fn is_hashing(&self) -> bool {
-        !self.hashing.is_empty()
-    }
-
     /// Reads one more piece.
     pub fn hash_on(&mut self) {
         let Some((generation, hash)) = self.hashing.pop() else {
@@ -113,6 +109,13 @@ impl Programs {
     }
 }
 
+impl Polled for Programs {
+    /// At once, while something is left to be read.
+    fn deadline(&self) -> Option<Time> {
+        (!self.hashing.is_empty()).then_some(Time::ZERO)
+    }
+}
+
 impl World {
     /// Notes what a new generation is about to run.
     pub(super) fn identify(&mut self, generation: Generation, choice: ProgramChoice) {
@@ -147,7 +150,7 @@ mod tests {
         let mut programs = Programs::default();
         programs.add(Generation(1), path.clone());
         let mut pieces = 0;
-        while programs.is_hashing() {
+        while programs.deadline().is_some() {
             programs.hash_on();
             pieces += 1;
         }

@@ -13,6 +13,7 @@ use nix::unistd::{getpgrp, read, tcgetpgrp};
 use super::World;
 use super::wait::Batch;
 use crate::log as lines;
+use crate::polled::Polled;
 use crate::status;
 use crate::supervisor::{Event, Supervisor, Time};
 
@@ -61,11 +62,6 @@ impl Keys {
         }
     }
 
-    pub fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let stdin = self.stdin.as_ref().filter(|stdin| is_in_front(stdin))?;
-        Some((stdin.as_fd(), PollFlags::POLLIN))
-    }
-
     /// The keys that have been sent. The end of the input ends the reading, and nothing else.
     fn read(&mut self) -> Vec<Key> {
         let Some(stdin) = self.stdin.as_ref().filter(|stdin| is_in_front(stdin)) else {
@@ -90,6 +86,13 @@ impl Keys {
             self.line.clear();
         }
         keys
+    }
+}
+
+impl Polled for Keys {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let stdin = self.stdin.as_ref().filter(|stdin| is_in_front(stdin));
+        Vec::from_iter(stdin.map(|stdin| (stdin.as_fd(), PollFlags::POLLIN)))
     }
 }
 

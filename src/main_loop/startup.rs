@@ -25,6 +25,7 @@ use crate::cli::options::{self, RunArgs};
 use crate::control::name::NameHolder;
 use crate::control::{Control, name_in_use};
 use crate::listener::{ListenerContext, SocketOptions};
+use crate::polled::{Alarm, Polled};
 use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
@@ -139,7 +140,7 @@ impl World {
             control,
             manager: ServiceManager::around_us(now),
             status_data: StatusData::new(now),
-            fitness_due: None,
+            fitness_due: Alarm::default(),
             keys: if args.dev { Keys::open() } else { Keys::none() },
             shows_status: false,
             directory,
@@ -225,10 +226,8 @@ fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
                 "waiting for the name {name}: the hotswap that has it (pid {pid}) is stopping"
             );
         }
-        let mut fds = signals
-            .polled()
-            .map(|(fd, flags)| PollFd::new(fd, flags))
-            .to_vec();
+        let polled = signals.polled().into_iter();
+        let mut fds: Vec<PollFd> = polled.map(|(fd, flags)| PollFd::new(fd, flags)).collect();
         fds.push(PollFd::new(death.as_fd(), PollFlags::POLLIN));
         ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None).context("cannot poll")?;
         let stops = |asked: &SignalRequest| {

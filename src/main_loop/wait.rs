@@ -12,32 +12,31 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
 use super::World;
-use super::generation::Spawned;
-use crate::capture::Capture;
-use crate::log as lines;
-use crate::ready::Readiness;
+use super::generation::Part;
+use crate::log::{self as lines, PendingLines};
+use crate::polled::Polled;
 use crate::record::Record;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
 
-/// Whose descriptor it is.
+/// Who has something in the poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
     Lines,
     Listeners,
     Control,
-    Server(Generation),
-    Capture(Generation),
-    Notify(Generation),
-    Command(Pid),
-    Readiness(Generation),
     Watch,
     Keys,
+    Manager,
+    Programs,
+    Fitness,
+    Of(Generation, Part),
+    Command(Pid),
 }
 
-type Polled<'a> = (Source, (BorrowedFd<'a>, PollFlags));
+type Polling<'a> = (Source, (BorrowedFd<'a>, PollFlags));
 
 /// What one wake-up brought, in the order in which the core hears it.
 #[derive(Default)]
@@ -113,75 +112,40 @@ impl World {
         Ok(ready.collect())
     }
 
-    fn polled(&self) -> Vec<Polled<'_>> {
-        let lines = lines::pending().map(|fd| (fd, PollFlags::POLLOUT));
-        let mut all: Vec<Polled> = self
-            .signals
-            .polled()
-            .map(|polled| (Source::Signals, polled))
-            .to_vec();
-        all.extend(lines.map(|polled| (Source::Lines, polled)));
-        all.extend(
-            self.listeners
-                .polled()
-                .into_iter()
-                .map(|polled| (Source::Listeners, polled)),
-        );
-        all.extend(
-            self.control
-                .polled()
-                .into_iter()
-                .map(|polled| (Source::Control, polled)),
-        );
-        all.extend(
-            self.watch
-                .polled()
-                .into_iter()
-                .map(|polled| (Source::Watch, polled)),
-        );
-        all.extend(self.keys.polled().map(|polled| (Source::Keys, polled)));
+    /// All that the poll serves.
+    fn rooms(&self) -> Vec<(Source, &dyn Polled)> {
+        let mut all: Vec<(Source, &dyn Polled)> = vec![
+            (Source::Signals, &self.signals),
+            (Source::Lines, &PendingLines),
+            (Source::Listeners, &self.listeners),
+            (Source::Control, &self.control),
+            (Source::Watch, &self.watch),
+            (Source::Keys, &self.keys),
+            (Source::Manager, &self.manager),
+            (Source::Programs, &self.status_data.programs),
+            (Source::Fitness, &self.fitness_due),
+        ];
         for (generation, one) in &self.generations {
-            let server = one.server.polled().into_iter();
-            all.extend(server.map(|polled| (Source::Server(*generation), polled)));
-            let capture = one.capture.iter().flat_map(Capture::polled);
-            all.extend(capture.map(|polled| (Source::Capture(*generation), polled)));
-            let notify = one.notify.polled();
-            all.extend(notify.map(|polled| (Source::Notify(*generation), polled)));
-            let readiness = one.readiness.as_ref().and_then(Readiness::polled);
-            all.extend(readiness.map(|polled| (Source::Readiness(*generation), polled)));
+            let rooms = one.rooms();
+            all.extend(rooms.map(|(part, room)| (Source::Of(*generation, part), room)));
         }
-        for (_, command) in &self.commands {
-            all.extend(
-                command
-                    .polled()
-                    .into_iter()
-                    .map(|polled| (Source::Command(command.pid()), polled)),
-            );
+        let commands = self.commands.iter();
+        all.extend(commands.map(|(_, one)| (Source::Command(one.pid()), one as &dyn Polled)));
+        all
+    }
+
+    fn polled(&self) -> Vec<Polling<'_>> {
+        let mut all = Vec::new();
+        for (source, room) in self.rooms() {
+            all.extend(room.polled().into_iter().map(|polled| (source, polled)));
         }
         all
     }
 
     /// When one of the rooms wants to look again.
     fn deadline(&self) -> Option<Time> {
-        let generations = self.generations.values().flat_map(Spawned::deadlines);
-        let commands = self
-            .commands
-            .iter()
-            .filter_map(|(_, command)| command.deadline());
-        let rooms = [
-            self.listeners.deadline(),
-            self.watch.deadline(),
-            self.control.deadline(),
-            self.manager.deadline(),
-            self.fitness_due,
-            (self.status_data.programs.is_hashing()).then_some(Time::ZERO),
-        ];
-        rooms
-            .into_iter()
-            .flatten()
-            .chain(generations)
-            .chain(commands)
-            .min()
+        let rooms = self.rooms().into_iter();
+        rooms.filter_map(|(_, room)| room.deadline()).min()
     }
 
     fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
@@ -203,10 +167,12 @@ impl World {
                 }
             }
             Source::Keys => self.handle_keys(batch),
-            Source::Server(generation) => self.handle_server(generation, fd, now, batch),
-            Source::Capture(generation) => self.handle_capture(generation, flags, now, batch),
-            Source::Notify(generation) => self.read_notify_messages(generation, now),
-            Source::Readiness(generation) => {
+            Source::Of(generation, Part::Server) => self.handle_server(generation, fd, now, batch),
+            Source::Of(generation, Part::Capture) => {
+                self.handle_capture(generation, flags, now, batch);
+            }
+            Source::Of(generation, Part::Notify) => self.read_notify_messages(generation, now),
+            Source::Of(generation, Part::Readiness) => {
                 let one = self.generations.get_mut(&generation);
                 if let Some(readiness) = one.and_then(|one| one.readiness.as_mut()) {
                     readiness.woken();
@@ -221,6 +187,11 @@ impl World {
                     command.woken(fd);
                 }
             }
+            // They have deadlines alone.
+            Source::Manager
+            | Source::Programs
+            | Source::Fitness
+            | Source::Of(_, Part::Drain | Part::Lingering) => {}
         }
     }
 
@@ -299,7 +270,7 @@ impl World {
         self.control.look(now);
         self.status_data.programs.hash_on();
         self.manager.look(now);
-        if self.fitness_due.is_some_and(|due| due <= now) {
+        if self.fitness_due.is_due(now) {
             batch.requests.extend(self.check_program());
         }
         if self.watch.deadline().is_some_and(|due| due <= now) {

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::handoff;
+use crate::polled::Polled;
 use crate::supervisor::Time;
 use crate::sys::message::receive;
 
@@ -79,16 +80,6 @@ impl NotifySocket {
         &self.address
     }
 
-    pub fn polled(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let is_open = self.paused.is_none();
-        is_open.then(|| (self.socket.as_fd(), PollFlags::POLLIN))
-    }
-
-    /// When to poll again after a full batch.
-    pub fn deadline(&self) -> Option<Time> {
-        self.paused
-    }
-
     /// The deadline has come.
     pub fn look(&mut self, now: Time) {
         self.paused = self.paused.filter(|until| now < *until);
@@ -141,6 +132,18 @@ impl NotifySocket {
             message.bytes
         };
         Ok((bytes, message.sender))
+    }
+}
+
+impl Polled for NotifySocket {
+    fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let is_open = self.paused.is_none();
+        Vec::from_iter(is_open.then(|| (self.socket.as_fd(), PollFlags::POLLIN)))
+    }
+
+    /// When to poll again after a full batch.
+    fn deadline(&self) -> Option<Time> {
+        self.paused
     }
 }
 
@@ -204,7 +207,7 @@ mod tests {
             heard,
             [NotifyMessage::Ready, status, NotifyMessage::Stopping]
         );
-        assert!(notify.polled().is_some());
+        assert!(notify.polled().len() == 1);
     }
 
     #[test]
@@ -255,7 +258,7 @@ mod tests {
         let mut notify = notify_socket();
         let server = sender(&notify);
         let mut messages = 0;
-        while notify.polled().is_some() {
+        while notify.polled().len() == 1 {
             while send(&server, b"STATUS=again") {
                 messages += 1;
             }
@@ -264,12 +267,12 @@ mod tests {
         assert!(messages >= BATCH, "paused after {messages}");
         assert_eq!(notify.deadline(), Some(NOW + SPAN));
         notify.look(NOW + SPAN / 2);
-        assert!(notify.polled().is_none(), "it is too early to go on");
+        assert!(notify.polled().is_empty(), "it is too early to go on");
         notify.look(NOW + SPAN);
-        assert!(notify.polled().is_some() && notify.deadline().is_none());
+        assert!(notify.polled().len() == 1 && notify.deadline().is_none());
         send(&server, b"READY=1");
-        while notify.polled().is_some() && !notify.woken(NOW + SPAN, |_| true).is_empty() {}
-        assert!(notify.polled().is_some(), "the flood is over");
+        while notify.polled().len() == 1 && !notify.woken(NOW + SPAN, |_| true).is_empty() {}
+        assert!(notify.polled().len() == 1, "the flood is over");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::escape::escape;
+use crate::polled::Polled;
 use crate::supervisor::{Cause, Supervisor, Time};
 use crate::sys::clock;
 
@@ -138,15 +139,6 @@ impl ServiceManager {
         }
     }
 
-    /// When [`ServiceManager::look`] is due.
-    pub fn deadline(&self) -> Option<Time> {
-        let again = self.channel.as_ref().and_then(|channel| channel.again);
-        [self.next_sign, self.next_ask, again]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
     pub fn look(&mut self, now: Time) {
         if let Some(channel) = &mut self.channel {
             channel.flush(now);
@@ -160,6 +152,17 @@ impl ServiceManager {
         if self.next_ask.is_some_and(|next| next <= now) {
             self.ask(now);
         }
+    }
+}
+
+impl Polled for ServiceManager {
+    /// When [`ServiceManager::look`] is due.
+    fn deadline(&self) -> Option<Time> {
+        let again = self.channel.as_ref().and_then(|channel| channel.again);
+        [self.next_sign, self.next_ask, again]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::{ServiceManager, inherited_names};
+use crate::polled::Polled;
 use crate::supervisor::{
     Event, Exit, Generation, Policy, RestartPolicy, StartOrder, Supervisor, Time,
 };

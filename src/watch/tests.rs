@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::{Changed, Fitness, Wanted, Watch, WatchTargets};
+use crate::polled::Polled;
 use crate::sys;
 
 mod histories;

@@ -1,6 +1,7 @@
 //! Settings, trees, commands that change files, and whether a program is fit to run.
 
 use super::*;
+use crate::polled::Polled;
 use crate::watch::Command;
 
 fn paths(changed: &[Changed]) -> Vec<&Path> {
