@@ -134,6 +134,11 @@ impl Brake {
         Worth::Counts
     }
 
+    /// Whether a change may still count.
+    pub fn keeps_back(&self) -> bool {
+        self.streaks.values().any(|streak| streak.until.is_some())
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         let kept_back = self.streaks.values().filter_map(|streak| streak.until);
         let braked = self.braked.values().map(|braked| braked.last + RELEASE);

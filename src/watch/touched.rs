@@ -30,7 +30,7 @@ impl Watch {
     /// After a full look: something is `settling`, or is left to be looked at.
     pub(super) fn go_on_judging(&mut self, settling: bool) {
         self.judging.now &= self.trees.iter().any(WatchedTree::is_behind);
-        self.judging.now |= settling || !self.found.is_empty();
+        self.judging.now |= settling || !self.found.is_empty() || self.brake.keeps_back();
     }
 
     fn seems_changed(&self, path: &Path) -> bool {
