@@ -82,6 +82,8 @@ pub enum Warning {
     PathMoved,
     Multipath,
     NoCopy,
+    NoNewPrivs,
+    UdpInUse,
 }
 
 /// What answering a call needs from other rooms.
@@ -333,6 +335,12 @@ impl Capture {
     /// Whether it has called bind(2) or listen(2), as a server does that also runs without hotswap.
     pub fn called_bind_or_listen(&self) -> bool {
         self.bound_sockets.are_in_use()
+    }
+
+    /// Whether it listens on something.
+    pub fn has_listeners(&self) -> bool {
+        let mut all = self.bound_sockets.all.iter();
+        all.any(|bound| bound.listener.is_some())
     }
 
     fn note_binder(&mut self, process: Pid) {

@@ -1,6 +1,7 @@
 //! bind(2): binds the server's own socket as a member of hotswap's listener, or replaces it.
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port};
 use crate::proc::net;
+use crate::supervisor::Generation;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -135,14 +137,18 @@ impl Capture {
             let given = listeners.inherited_socket_of(self.generation, listener)?;
             return self.put_in_place(call, request, &given);
         }
-        if matches!(request.address, CapturedAddress::Udp(_)) {
+        if let CapturedAddress::Udp(at) = request.address {
+            self.mind_udp(request, at);
             return Ok(CallResult::Continue);
         }
         if let Some(why) = request.server_socket.lacks {
             self.leave_alone(request, why);
             return Ok(CallResult::Continue);
         }
-        check_rights(request)?;
+        if let Err(error) = check_rights(request) {
+            self.explain_rights(request);
+            return Err(error);
+        }
         if let Some(given) = self.first_one(request, listeners)? {
             return self.put_in_place(call, request, &given);
         }
@@ -172,6 +178,34 @@ impl Capture {
                 };
                 self.bind_server_socket(call, request, alone)
             }
+        }
+    }
+
+    /// The kernel will refuse the bind(2) of a port that the generation before has.
+    fn mind_udp(&mut self, request: &BindRequest, at: SocketAddr) {
+        let is_first = self.generation == Generation(1);
+        if is_first || at.port() == 0 || request.server_socket.shares_address() {
+            return;
+        }
+        let tried = UdpSocket::bind(at).map_err(|error| error.kind());
+        if tried.is_err_and(|kind| kind == io::ErrorKind::AddrInUse) {
+            let generation = self.generation;
+            let text = format!(
+                "{generation} cannot bind udp:{at}, which is in use: UDP is not captured\ntry: --listen udp:{at}"
+            );
+            self.warn_once(Warning::UdpInUse, text);
+        }
+    }
+
+    /// What was done so that it can be captured has cost the server the rights that its file gives.
+    fn explain_rights(&mut self, request: &BindRequest) {
+        if request.caller.has_lost_rights_of_its_file() {
+            let (generation, address) = (self.generation, &request.address);
+            let text = format!(
+                "{generation} may not bind {address}: the capabilities of its file do not count, because capture needs \
+                 no_new_privs without root\ntry: --capture never, or --listen {address}"
+            );
+            self.warn_once(Warning::NoNewPrivs, text);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Which thread made a stopped call, and with what rights.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{Pid, gettid};
 
@@ -44,6 +46,16 @@ impl Caller {
     pub fn may_bind_privileged_ports(&self) -> bool {
         // capabilities in another user namespace do not count on our network
         self.status.capabilities & (1 << CAP_NET_BIND_SERVICE) != 0 && self.shares_with_us("user")
+    }
+
+    /// Whether its program gives it rights by its file (capabilities(7)), which do not count under `no_new_privs`.
+    pub fn has_lost_rights_of_its_file(&self) -> bool {
+        let program = format!("/proc/{}/exe", self.thread);
+        let set_uid =
+            std::fs::metadata(&program).is_ok_and(|file| file.mode() & libc::S_ISUID != 0);
+        let name = CString::new(program).unwrap_or_default();
+        let mut capabilities = [0; 64];
+        set_uid || sys::extended_attribute(&name, c"security.capability", &mut capabilities).is_ok()
     }
 
     /// Whether it lives in the same namespace of that kind as hotswap.

@@ -104,6 +104,11 @@ impl ServerSocket {
         option(self.socket.as_fd(), libc::SO_REUSEPORT) == 1
     }
 
+    /// Whether its server lets others have the same UDP port.
+    pub fn shares_address(&self) -> bool {
+        self.reuses_port() || option(self.socket.as_fd(), libc::SO_REUSEADDR) == 1
+    }
+
     /// The network device it is bound to; 0 if it is not.
     pub fn device(&self) -> u32 {
         u32::try_from(option(self.socket.as_fd(), SO_BINDTOIFINDEX)).unwrap_or(0)

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::unistd::geteuid;
 
@@ -12,6 +13,7 @@ use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::site::Site;
 use crate::common::{hotswap_program, server, skipped};
+use crate::nonroot::as_nobody;
 
 /// A port that only root may bind, and nobody has.
 fn privileged_address() -> Option<SocketAddr> {
@@ -160,4 +162,29 @@ fn where_capture_is_a_must_it_must_be_possible() {
     ] {
         assert!(said.contains(line), "no {line:?} in {said}");
     }
+}
+
+/// Without root, capture costs a server what its file may do.
+#[test]
+fn a_server_with_file_capabilities_is_told_why_it_may_not_bind() {
+    const NAME: &str = "a_server_with_file_capabilities_is_told_why_it_may_not_bind";
+    let Some(address) = privileged_address() else {
+        return skipped(NAME, "needs root");
+    };
+    let Some(plan) = as_nobody(NAME, Place::Nowhere) else {
+        return;
+    };
+    let program = plan.dir().join("capable");
+    fs::copy(server("odd"), &program).expect("a copy");
+    let granted = Command::new("setcap")
+        .arg("cap_net_bind_service=+ep")
+        .arg(&program)
+        .status();
+    if !granted.is_ok_and(|status| status.success()) {
+        return skipped(NAME, "needs setcap(8)");
+    }
+    let plan = plan.by_program(program, &[&format!("at={address}")]);
+    let mut site = plan.opening("v1");
+    assert!(!site.end().success());
+    site.log.wait_for("try: --capture never");
 }
