@@ -8,6 +8,7 @@ pub mod smoke;
 pub mod usage;
 pub mod values;
 
+mod completions;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
@@ -397,13 +398,7 @@ fn request(
         Some(ClientCommand::Smoke(smoke)) => Invocation::Smoke(Box::new(
             smoke.trial(arguments.get(1..).unwrap_or_default())?,
         )),
-        Some(ClientCommand::Completions { shell }) => Invocation::Print(completions(shell)),
+        Some(ClientCommand::Completions { shell }) => Invocation::Print(completions::script(shell)),
         Some(ClientCommand::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
     })
-}
-
-fn completions(shell: Shell) -> String {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut grammar(), "hotswap", &mut script);
-    String::from_utf8_lossy(&script).into_owned()
 }

@@ -321,3 +321,23 @@ fn inside_a_server_its_own_instance_is_meant() {
     let status: Value = serde_json::from_str(&status).expect("an object");
     assert_eq!(status["socket"], path.as_str());
 }
+
+/// As bash asks for them after `hotswap swap s` and the tab key.
+#[test]
+fn the_shell_completes_the_names_of_instances() {
+    let site = Site::serving("v1");
+    let directory = hotswap_program();
+    let directory = directory.parent().expect("a directory").display();
+    let script = format!(
+        "PATH={directory}:$PATH; eval \"$(hotswap completions bash)\"; COMP_WORDS=(hotswap swap s); COMP_CWORD=2; \
+         _hotswap_with_names hotswap s swap; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    );
+    let mut bash = hotswap("bash", site.dir());
+    let output = bash
+        .args(["-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .output()
+        .expect("bash");
+    let offered = String::from_utf8_lossy(&output.stdout);
+    assert!(offered.lines().any(|name| name == "server"), "{offered:?}");
+}

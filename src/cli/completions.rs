@@ -1,0 +1,67 @@
+//! The completion scripts of shells. clap makes them; what it cannot know is which instances run.
+
+use clap_complete::Shell;
+
+use super::grammar;
+
+/// Prints the name of each instance that runs: the first word of its line in the table.
+const NAMES: &str = r"hotswap status 2>/dev/null | sed -n 's/^\([^ :]*\): .*, pid [0-9]*$/\1/p'";
+/// The commands whose first argument is an instance.
+const COMMANDS: [&str; 7] = [
+    "swap", "rollback", "status", "history", "stop", "events", "upgrade",
+];
+
+pub fn script(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut grammar(), "hotswap", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    match shell {
+        Shell::Bash => format!("{script}{}", for_bash()),
+        Shell::Zsh => for_zsh(&script),
+        Shell::Fish => format!("{script}{}", for_fish()),
+        _ => script,
+    }
+}
+
+fn for_bash() -> String {
+    format!(
+        r#"
+_hotswap_with_names() {{
+    _hotswap "$@"
+    case "${{COMP_WORDS[1]}} ${{2:-.}}" in
+        *" -"*) ;;
+        {} COMPREPLY+=($(compgen -W "$({NAMES})" -- "$2")) ;;
+    esac
+}}
+complete -F _hotswap_with_names -o bashdefault -o default hotswap
+"#,
+        COMMANDS.map(|command| format!("{command}\\ *")).join("|") + ")"
+    )
+}
+
+fn for_zsh(script: &str) -> String {
+    let lines = script.lines().map(|line| {
+        let is_name = line.starts_with("'::name -- ");
+        let line = if is_name {
+            line.replace(":_default'", ":_hotswap_names'")
+        } else {
+            line.to_owned()
+        };
+        line + "\n"
+    });
+    let script: String = lines.collect();
+    let (head, rest) = script.split_once("\n\n").unwrap_or(("", &script));
+    format!(
+        "{head}\n\n_hotswap_names() {{\n    local -a names=(${{(f)\"$({NAMES})\"}})\n    compadd -a names\n}}\n\n{rest}"
+    )
+}
+
+fn for_fish() -> String {
+    let each = COMMANDS.map(|command| {
+        format!(
+            "complete -c hotswap -n \"__fish_hotswap_using_subcommand {command}\" -f -a \"({})\"\n",
+            NAMES.replace('$', "\\$")
+        )
+    });
+    each.concat()
+}
