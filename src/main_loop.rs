@@ -127,6 +127,8 @@ struct World {
     says_ready: bool,
     /// What was said once about captured servers.
     hints: Vec<capture::Warning>,
+    /// How many restarts in a row have died before they bound anything.
+    unbound_restarts: u32,
     /// Since when clients that may never ask are not waited for any longer than a moment.
     stopping_since: Option<Time>,
     /// Those who ask from outside.

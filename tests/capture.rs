@@ -11,6 +11,7 @@ use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{alone, server, skipped};
 
+mod answered;
 mod closed;
 mod life;
 mod private;
@@ -51,6 +52,11 @@ fn loses_none_of(plan: Plan, clients: impl FnOnce(&Site) -> Crowd) {
     clients.expect_no_failure();
     // Asked to, and not killed: a server that overwrites its environment would not be found afterwards.
     site.stop();
+}
+
+/// A server in Python, if that is installed.
+fn python(plan: Plan, code: &str) -> Option<Plan> {
+    Some(plan.by_program(find("python3")?, &["-c", code]))
 }
 
 /// Where the program is, or a word that the test is left out.

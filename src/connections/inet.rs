@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::sock_diag::{self, Scope, attributes, number};
 use crate::socket::inet::Family;
@@ -13,6 +14,11 @@ const INET_DIAG_INFO: u16 = 2;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which the server may still send something.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
 const CLOSE_WAIT: u8 = 8;
+/// FIN_WAIT2 and TIME_WAIT: what the kernel remembers of connections that no process has any more.
+const CLOSED: u32 = 1 << 5 | 1 << 6;
+/// How long it does, and the timer that a message of sock_diag(7) then names.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+const TIMER_OF_TIME_WAIT: u8 = 3;
 const MESSAGE: usize = 72;
 /// Up to this many ports are requested one by one; beyond that, reading the connections of all ports costs less.
 const FEW: usize = 8;
@@ -62,6 +68,34 @@ pub fn connections(family: Family, ports: &[u16]) -> io::Result<Vec<(u16, Connec
 
 fn local_port(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*message.get(4..)?.first_chunk()?))
+}
+
+/// Whether a program on this host has connected to the port in this time, and has closed the connection.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn was_tried_from_here(family: Family, port: u16, within: Duration) -> io::Result<bool> {
+    let mut found = false;
+    // the end that closes first is the one that stays
+    let of_client = [&port.to_be_bytes()[..], &[0; 32]].concat();
+    for (port, rest) in [(0, of_client.as_slice()), (port, &[0; 34])] {
+        let request = request(family, CLOSED, port, rest);
+        sock_diag::ask(&request, Scope::All, |message| {
+            found |= is_local(message) && closed_ago(message).is_some_and(|ago| ago <= within);
+        })?;
+    }
+    Ok(found)
+}
+
+/// Both ends have the same address, as on the loopback device.
+fn is_local(message: &[u8]) -> bool {
+    message.get(8..24) == message.get(24..40)
+}
+
+fn closed_ago(message: &[u8]) -> Option<Duration> {
+    let is_timer = message.get(2) == Some(&TIMER_OF_TIME_WAIT);
+    let left = number(message, 52).filter(|_| is_timer)?;
+    Some(TIME_WAIT.saturating_sub(Duration::from_millis(left.into())))
 }
 
 /// Whether some process has the server's end of this connection.
@@ -245,6 +279,27 @@ mod tests {
 
     fn activity(state: u8, queues: (u32, u32), info: &[u8]) -> Activity {
         parse(&answer(state, queues, 77, info)).unwrap().activity
+    }
+
+    #[test]
+    fn what_was_tried_and_closed_is_seen_for_a_while() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, begun) = (listener.local_addr().unwrap(), Instant::now());
+        let tried = || {
+            // the timer of the kernel is as exact as its ticks
+            let within = begun.elapsed() + Duration::from_millis(50);
+            was_tried_from_here(Family::V4, address.port(), within).unwrap()
+        };
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert!(!tried());
+        drop(client);
+        drop(server);
+        let deadline = begun + Duration::from_secs(10);
+        while !tried() {
+            assert!(Instant::now() < deadline, "never seen");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

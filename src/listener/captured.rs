@@ -306,16 +306,24 @@ impl Listeners {
 
     /// A captured listener lives as long as a generation has it. If nothing serves, clients wait for the next one.
     pub(super) fn forget_unowned(&mut self) {
-        if self.serving.is_none() {
-            return;
+        if self.serving.is_some() {
+            self.close_unowned();
         }
+    }
+
+    /// Closes the captured listeners that no generation has; where they were.
+    pub fn close_unowned(&mut self) -> Vec<String> {
         let (keep, forget) = std::mem::take(&mut self.all)
             .into_iter()
             .partition(|listener| listener.captured.is_none() || listener.sort.is_owned());
         self.all = keep;
-        for mut listener in forget {
+        let forget: Vec<Listener> = forget;
+        let close = |mut listener: Listener| {
+            let address = listener.sort.address();
             listener.sort.close(&mut self.context);
-        }
+            address
+        };
+        forget.into_iter().map(close).collect()
     }
 }
 

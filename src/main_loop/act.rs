@@ -10,8 +10,8 @@ use super::waivers::Waivers;
 use crate::drain::Drain;
 use crate::listener::Incident;
 use crate::polled::Alarm;
-use crate::ready::Readiness;
 use crate::ready::notify::NotifySocket;
+use crate::ready::{Rank, Readiness};
 use crate::record::{Record, RecordKind};
 use crate::server::{Launch, Server, profile};
 use crate::supervisor::{
@@ -127,6 +127,7 @@ impl World {
         } else {
             Waivers::default()
         };
+        let is_free = cause == Cause::Restart && self.let_captured_go();
         let sockets = self
             .listeners
             .inherited_sockets(generation, sockets)
@@ -182,7 +183,12 @@ impl World {
         let mut one = Spawned::new(server, notify);
         one.restarts = self.status_data.spawned(cause);
         one.readiness = Some(readiness);
-        one.rank = self.rank_of(cause);
+        // it is to show anew where it listens
+        one.rank = if is_free {
+            Rank::First
+        } else {
+            self.rank_of(cause)
+        };
         one.waivers = waivers;
         one.ready_timeout = ready_timeout;
         one.variables = variables;

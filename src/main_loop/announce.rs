@@ -128,6 +128,12 @@ impl World {
         let mut record = Record::failed(failure, seen.as_deref(), age);
         if let Some(hint) = hint {
             record.text = format!("{}\ntry: {hint}", record.text);
+        } else if let Some(address) = self.answered_itself(failure) {
+            record.text = format!(
+                "{}\nsomebody asked at {address} before it ended, and the serving generation answered\n\
+                 try: --listen {address}, for a server that takes its socket from there",
+                record.text
+            );
         }
         match self.generations.get(&failure.generation) {
             // whoever asked for it goes on waiting, for the one that takes its place

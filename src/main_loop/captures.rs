@@ -8,8 +8,15 @@ use super::wait::Batch;
 use crate::capture::filter::{self, Stops};
 use crate::capture::{self, CallContext, CaptureEvent};
 use crate::cli::options::{self, RunArgs};
+use crate::connections::inet::was_tried_from_here;
 use crate::record::{Record, RecordKind};
-use crate::supervisor::{Event, Generation, Time};
+use crate::socket::generation_socket::SocketKind;
+use crate::socket::inet::Family;
+use crate::supervisor::{Event, Failure, Generation, Reason, Time};
+use crate::sys;
+
+/// Restarts in a row that die before they bind; after them the captured addresses are free.
+const MOST_UNBOUND_RESTARTS: u32 = 2;
 
 /// What comes of `--capture` here.
 #[derive(Debug, Default)]
@@ -87,6 +94,7 @@ impl World {
             processes: &processes,
         };
         let events = capture.woken(flags, &mut context);
+        one.has_bound |= capture.has_listeners();
         self.heritage.is_outdated = true;
         self.note_bound(generation, now);
         for event in events {
@@ -145,6 +153,58 @@ impl World {
     fn publish_listening(&mut self, as_given: &str) {
         let text = format!("listening on {as_given}");
         self.publish(&Record::new(RecordKind::Listening, text));
+    }
+
+    /// Servers that first ask whether their own address answers never bind it while clients wait there.
+    pub(super) fn note_death(&mut self, generation: Generation) {
+        let Some(one) = self.generations.get(&generation) else {
+            return;
+        };
+        if one.has_bound || one.serving_since.is_some() {
+            self.unbound_restarts = 0;
+        } else if one.restarts > 0 {
+            self.unbound_restarts += 1;
+        }
+    }
+
+    /// Before a restart: what those before it died without binding is free for it. Whether anything is.
+    pub(super) fn let_captured_go(&mut self) -> bool {
+        if self.unbound_restarts < MOST_UNBOUND_RESTARTS {
+            return false;
+        }
+        self.unbound_restarts = 0;
+        let closed = self.listeners.close_unowned();
+        let addresses = closed.join(", ");
+        if let Some(first) = closed.first() {
+            self.warn(format!(
+                "{MOST_UNBOUND_RESTARTS} restarts in a row died before they bound {addresses}: clients are refused there \
+                 until the next one listens\ntry: --listen {first}, for a server that takes its socket from there"
+            ));
+        }
+        !closed.is_empty()
+    }
+
+    /// Where a candidate that died without listening may have found that the serving generation answers.
+    pub(super) fn answered_itself(&self, failure: &Failure) -> Option<String> {
+        let (serving, Reason::Exited(..)) = (failure.keeps_serving?, &failure.reason) else {
+            return None;
+        };
+        let one = self.generations.get(&failure.generation)?;
+        if one.has_bound {
+            return None;
+        }
+        let within = sys::now().saturating_sub(one.server.started());
+        let held = self.listeners.sockets_of(serving);
+        let mut held = held.iter().filter(|held| held.captured);
+        let tried = held.find(|held| {
+            let SocketKind::Tcp { port } = held.kind else {
+                return false;
+            };
+            Family::ALL
+                .into_iter()
+                .any(|family| was_tried_from_here(family, port, within).unwrap_or(false))
+        })?;
+        Some(self.listeners.address_of(tried.listener))
     }
 
     /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.

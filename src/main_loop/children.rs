@@ -58,6 +58,7 @@ impl World {
         now: Time,
         batch: &mut Batch,
     ) {
+        self.note_death(generation);
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };

@@ -16,6 +16,7 @@ use crate::server::Server;
 use crate::server::environment::Variables;
 use crate::supervisor::Time;
 
+#[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
 pub(super) struct Spawned {
     pub server: Server,
     /// Where its calls of bind(2) are answered, as long as one of its processes may make one.
@@ -43,6 +44,8 @@ pub(super) struct Spawned {
     pub lingers: Option<Lingering>,
     /// Since when it listens on sockets that it has bound itself.
     pub bound: BTreeMap<ListenerId, Time>,
+    /// It has listened on a socket that it bound itself, rather than on one that is kept for it.
+    pub has_bound: bool,
     /// It served, and is dead.
     pub is_lost: bool,
     /// It was called ready, and accepted on nothing then.
@@ -118,6 +121,7 @@ impl Spawned {
             ready_timeout: Duration::ZERO,
             lingers: None,
             bound: BTreeMap::new(),
+            has_bound: false,
             is_lost: false,
             accepted_nowhere: false,
             accepts: Vec::new(),

@@ -136,6 +136,7 @@ impl World {
             has_served: false,
             says_ready: false,
             hints: Vec::new(),
+            unbound_restarts: 0,
             stopping_since: None,
             control,
             manager: ServiceManager::around_us(now),

@@ -11,7 +11,6 @@ use crate::capture::filter::Stops;
 
 /// The program, and everything it starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
 pub struct StubRequest {
     /// The program as given, and its arguments.
     pub command: Vec<OsString>,

@@ -1,0 +1,98 @@
+//! Servers that first ask whether somebody answers at their address, and end if so.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::{Signal, kill};
+
+use super::{at, python};
+use crate::common::place::free_address;
+use crate::common::plan::Plan;
+
+/// As CherryPy does, and start scripts that look whether the server runs already.
+fn asks_first(address: SocketAddr) -> Option<Plan> {
+    let (host, port) = (address.ip(), address.port());
+    python(
+        at(address),
+        &format!(
+            "import socket, sys, http.server\n\
+             try:\n    \
+                 socket.create_connection(('{host}', {port}), 3).close()\n    \
+                 sys.exit('it runs already')\n\
+             except OSError:\n    \
+                 pass\n\
+             http.server.ThreadingHTTPServer(('{host}', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()\n"
+        ),
+    )
+}
+
+#[test]
+fn an_abort_says_that_the_address_answered() {
+    let address = free_address();
+    let Some(plan) = asks_first(address) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.swap_in_vain();
+    site.log.wait_for(&format!("try: --listen {address}"));
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
+
+#[test]
+fn after_a_crash_it_comes_back_at_the_third_try() {
+    let address = free_address();
+    let Some(plan) = asks_first(address) else {
+        return;
+    };
+    let site = plan.serving("");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 4 is serving");
+    let said = format!("2 restarts in a row died before they bound {address}");
+    assert_eq!(site.log.count(&said), 1, "{}", site.log.timed());
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
+
+/// Nobody asked there: its end has another reason.
+#[test]
+fn an_end_for_another_reason_is_not_put_down_to_it() {
+    let address = free_address();
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import os, sys, http.server\n\
+             if os.environ['HOTSWAP_GENERATION'] != '1': sys.exit('no')\n\
+             http.server.HTTPServer(('127.0.0.1', {}), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+            address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.swap_in_vain();
+    assert_eq!(site.log.count("--listen"), 0, "{}", site.log.timed());
+}
+
+/// The one before it has the port, and UDP is not captured.
+#[test]
+fn a_udp_port_that_is_in_use_is_explained() {
+    let address = free_address();
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import socket, http.server\n\
+             socket.socket(type=socket.SOCK_DGRAM).bind(('127.0.0.1', {port}))\n\
+             udp = socket.socket(type=socket.SOCK_DGRAM)\n\
+             udp.bind(('127.0.0.1', {port}))\n\
+             http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+            port = address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.swap_in_vain();
+    site.log.wait_for(&format!("try: --listen udp:{address}"));
+}
