@@ -4,16 +4,14 @@
 //! the events missed. Nothing here starts a swap, and nothing blocks.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::escape::escape;
 use crate::polled::Polled;
 use crate::proc::process;
 use crate::supervisor::Time;
@@ -21,6 +19,7 @@ use crate::sys;
 
 mod advice;
 mod brake;
+mod changed;
 mod completeness;
 pub mod content_hash;
 mod differences;
@@ -32,6 +31,8 @@ mod git;
 mod ignore_files;
 pub mod launcher;
 mod listing;
+mod look;
+mod new_content;
 mod notifier;
 mod own_writes;
 mod report;
@@ -43,16 +44,16 @@ mod touched;
 mod tree;
 mod walk;
 
-use brake::{Brake, Worth};
+use brake::Brake;
+pub use changed::Changed;
 use completeness::FileIdentity;
 pub use completeness::Fitness;
-use differences::Difference;
 use elf::ExecFormat;
-use events::{Events, Hints, HowArrived};
+use events::Events;
 use file::{FileRole, WatchedFile};
 pub use filter::Wanted;
 pub use own_writes::Kind as Command;
-use own_writes::{Author, OwnWrites};
+use own_writes::OwnWrites;
 use symlinks::{Directory, PathStep};
 use targets::Subjects;
 pub use targets::WatchTargets;
@@ -70,31 +71,6 @@ const COMPANY: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 /// The poll interval where there are no file events, if the user has turned polling off.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
-
-/// One or more files that are new, complete, and no longer being written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// As the user spelled it; for a tree, one of the files in it.
-    pub path: PathBuf,
-    /// The other files of the same tree that changed with it.
-    pub others: Vec<PathBuf>,
-}
-
-impl fmt::Display for Changed {
-    /// Escaped: anyone who may write into a watched tree chooses the file names in it.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&escaped(&self.path))?;
-        match self.others.len() {
-            0 => Ok(()),
-            1 => f.write_str(" and 1 other file"),
-            count => write!(f, " and {count} other files"),
-        }
-    }
-}
-
-fn escaped(path: &Path) -> String {
-    escape(&path.to_string_lossy())
-}
 
 pub struct Watch {
     events: Events,
@@ -227,92 +203,6 @@ impl Watch {
         let mut files = self.files.iter();
         let files = files.any(|file| self.is_judged(file) && file.is_settling());
         files || self.trees.iter().any(WatchedTree::is_settling)
-    }
-
-    fn look_at_files(&mut self, now: Time, hints: &Hints) {
-        for at in 0..self.files.len() {
-            let Some(file) = self.files.get_mut(at) else {
-                return;
-            };
-            if self.held && file.role == FileRole::Program {
-                continue;
-            }
-            let arrival = arrival(hints, file.steps());
-            if !file.look(now, arrival, self.debounce, self.usual) {
-                continue;
-            }
-            let path = file.as_given.clone();
-            let is_named = file.role == FileRole::Named;
-            let difference = Difference {
-                changed: file.changed(),
-                path: path.clone(),
-                grew: false,
-            };
-            if !is_named || self.counts(&difference, now) {
-                let others = Vec::new();
-                self.found.push(Changed { path, others });
-            }
-        }
-    }
-
-    fn look_at_trees(&mut self, now: Time, hints: &Hints) {
-        let mut other_directories = false;
-        for at in 0..self.trees.len() {
-            let Some(tree) = self.trees.get_mut(at) else {
-                return;
-            };
-            tree.heed(hints);
-            let (differences, others) = tree.look(now);
-            other_directories |= others;
-            let (changed, own): (Vec<_>, Vec<_>) = differences
-                .into_iter()
-                .partition(|difference| self.counts(difference, now));
-            if let Some(tree) = self.trees.get_mut(at) {
-                for own in own {
-                    tree.distrust(&own.path);
-                }
-            }
-            let mut paths: Vec<PathBuf> = changed.into_iter().map(|changed| changed.path).collect();
-            if !paths.is_empty() {
-                let others = paths.split_off(1);
-                let path = paths.remove(0);
-                self.found.push(Changed { path, others });
-            }
-        }
-        if other_directories {
-            self.follow();
-        }
-    }
-
-    /// Whether a change was made by a person or a tool, and not by hotswap's own commands or the server.
-    fn counts(&mut self, difference: &Difference, now: Time) -> bool {
-        let Difference {
-            path,
-            changed,
-            grew,
-        } = difference;
-        match self.own_writes.author(path, *changed) {
-            Author::Command => return false,
-            Author::CommandFirstSeen => {
-                log::info!(
-                    "{} is written by a command of hotswap's and no longer counts\ntry: save it again if that was you",
-                    escaped(path)
-                );
-                return false;
-            }
-            Author::Somebody => {}
-        }
-        match self.brake.weigh(path, *changed, *grew, now) {
-            Worth::Counts => true,
-            Worth::KeptBack => false,
-            Worth::Braked => {
-                let path = escaped(path);
-                log::warn!(
-                    "{path} changes with every start of the server, and no longer counts\ntry: --ignore {path}"
-                );
-                false
-            }
-        }
     }
 
     fn company(&self) -> Duration {
@@ -470,24 +360,5 @@ impl Polled for Watch {
         let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
         let ours = [poll, self.hinted, found, self.brake.deadline()];
         files.chain(trees).chain(ours.into_iter().flatten()).min()
-    }
-}
-
-/// How the file at the end of `steps` got there.
-fn arrival(hints: &Hints, steps: &[PathStep]) -> HowArrived {
-    let Some((file, links)) = steps.split_last() else {
-        return HowArrived::Unknown;
-    };
-    let of = |place: &PathStep| {
-        hints
-            .arrivals
-            .get(&place.path())
-            .copied()
-            .unwrap_or_default()
-    };
-    let flipped = links.iter().any(|link| of(link) != HowArrived::Unknown);
-    match of(file) {
-        HowArrived::Unknown if flipped => HowArrived::Moved,
-        arrival => arrival,
     }
 }

@@ -9,16 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
-use crate::watch::completeness::{
-    self, BLIND_SETTLE, Completeness, FOREIGN_SETTLE, FileIdentity, Writer,
-};
+use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 use crate::watch::elf::ExecFormat;
 use crate::watch::events::HowArrived;
+use crate::watch::new_content::{Content, NewContent};
 use crate::watch::symlinks::{PathStep, steps};
 
-/// How long a file of another user is left alone after a write, if no event says that it was closed.
-const FOREIGN_OPEN: Duration = Duration::from_secs(10);
 /// The least time between two checks for a writer.
 const SOON: Duration = Duration::from_millis(20);
 /// The most time between them, for a file that has been written for long.
@@ -41,27 +38,6 @@ struct KnownContent {
     identity: Option<FileIdentity>,
     /// `None` if it has not been read yet, or cannot be.
     hash: Option<u64>,
-}
-
-/// A file that is not a known one, on its way through the gates.
-struct NewContent {
-    identity: FileIdentity,
-    /// When the first file after the known one was seen.
-    begun: Time,
-    /// First seen, or last written.
-    since: Time,
-    /// It came by rename or hard link, so it was finished elsewhere.
-    arrived: bool,
-    /// Whether somebody writes it, as far as events tell.
-    is_open: Option<bool>,
-    content: Content,
-}
-
-enum Content {
-    Unread,
-    HashInProgress(HashInProgress),
-    /// `None` if it cannot be read.
-    Read(Option<u64>),
 }
 
 pub struct WatchedFile {
@@ -379,32 +355,6 @@ impl WatchedFile {
                 }
             }
             HashProgress::Lost => {}
-        }
-    }
-}
-
-impl NewContent {
-    fn written(&mut self, now: Time) {
-        self.arrived = false;
-        self.is_open = Some(true);
-        self.since = now;
-        self.content = Content::Unread;
-    }
-
-    /// How long it must have been unchanged, by what is known of its writer.
-    fn settle(&self, writer: Writer, debounce: Duration) -> Duration {
-        let settle = if self.arrived {
-            Duration::ZERO
-        } else {
-            debounce
-        };
-        match (writer, self.is_open) {
-            (Writer::Nobody, _) => settle,
-            (Writer::NotOurs, Some(true)) => settle.max(FOREIGN_OPEN),
-            (Writer::NotOurs, None) if !self.arrived => settle.max(FOREIGN_SETTLE),
-            (Writer::NotOurs | Writer::CannotTell | Writer::Somebody, _) => {
-                settle.max(BLIND_SETTLE)
-            }
         }
     }
 }

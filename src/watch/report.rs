@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::watch::changed::escaped;
 use crate::watch::filter::Reason;
 use crate::watch::tree::WatchedTree;
 use crate::watch::walk::Extent;
-use crate::watch::{FileRole, Watch, escaped};
+use crate::watch::{FileRole, Watch};
 
 impl Watch {
     /// Once every tree has been looked at: in one line, and in full for `-v`. A tree of which nothing is watched is a warning.

@@ -4,7 +4,7 @@
 //! that have no events. It is done a piece at a time, and takes no more than a set share of the processor.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +12,7 @@ use std::time::Duration;
 use crate::supervisor::Time;
 use crate::sys;
 use crate::watch::completeness::{self, FOREIGN_SETTLE, FileIdentity, Writer};
-use crate::watch::content_hash::{HashInProgress, HashProgress};
-use crate::watch::differences::{
-    Difference, Differences, Differs, Entry, has_grown, is_ours, is_same,
-};
+use crate::watch::differences::{Difference, Differences, Entry};
 use crate::watch::events::Hints;
 use crate::watch::filter::{Filter, Wanted};
 use crate::watch::git::Repository;
@@ -25,8 +22,6 @@ use crate::watch::walk::{Extent, Walk};
 
 /// Paths in one go: about 2 ms.
 const PIECE: usize = 500;
-/// Larger files are compared by identity alone.
-const BIGGEST_READ: u64 = 8 << 20;
 /// Bytes read in one go at most, not counting the last file.
 const BYTES: u64 = 4 << 20;
 /// The least time between two looks.
@@ -41,6 +36,8 @@ const WAITING: u32 = 8;
 /// A tree that never stops changing is taken as it is after this many debounce times, or this long if that is more.
 const LONGEST: u32 = 20;
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
+
+mod note;
 
 pub struct WatchedTree {
     /// As the user wrote it.
@@ -348,92 +345,6 @@ impl WatchedTree {
             }
         }
         false
-    }
-
-    /// Judges one path, and returns the number of bytes read for it.
-    fn note(&mut self, now: Time, sighting: Sighting) -> u64 {
-        let (entry, bytes) = match sighting.what {
-            What::Gone => (None, 0),
-            What::Link(identity) => {
-                let entry = Entry {
-                    identity,
-                    hash: None,
-                    young: false,
-                };
-                (Some(entry), 0)
-            }
-            What::File(ref path, ref metadata) => {
-                let Some((entry, bytes)) = self.read(&sighting.shown, path, metadata) else {
-                    // It is being written. A log that its server keeps open never counts; closing it is an event.
-                    if self.differences.paths.contains_key(&sighting.shown) {
-                        self.differences.since = now;
-                    }
-                    return 0;
-                };
-                (Some(entry), bytes)
-            }
-        };
-        let is_known = is_same(self.known.get(&sighting.shown), entry.as_ref());
-        if is_known || self.is_new || sighting.since < self.known_until {
-            self.differences.paths.remove(&sighting.shown);
-            self.learn(sighting.shown, entry);
-            return bytes;
-        }
-        let differences = &mut self.differences;
-        if differences.paths.is_empty() {
-            differences.first = now;
-            differences.is_foreign = false;
-        }
-        let mut path = None;
-        if let What::File(at, metadata) = sighting.what {
-            differences.is_foreign |= !is_ours(&metadata);
-            path = Some(at);
-        }
-        let known = self.known.get(&sighting.shown);
-        let grew = known.zip(entry.as_ref()).zip(path.as_deref());
-        let grew = grew.is_some_and(|((known, entry), path)| has_grown(known, entry, path));
-        let differs = Differs {
-            entry,
-            changed: sighting.since,
-            grew,
-            directory: sighting.directory,
-        };
-        let before = differences.paths.insert(sighting.shown, differs);
-        if !before.is_some_and(|before| is_same(before.entry.as_ref(), entry.as_ref())) {
-            differences.since = now;
-        }
-        bytes
-    }
-
-    /// `None` while somebody writes the file.
-    fn read(&self, shown: &Path, path: &Path, metadata: &Metadata) -> Option<(Entry, u64)> {
-        let mut entry = Entry {
-            identity: FileIdentity::of(metadata),
-            hash: None,
-            young: false,
-        };
-        let known = self.known.get(shown);
-        let seen = self.differences.paths.get(shown);
-        let seen = seen.and_then(|differs| differs.entry.as_ref());
-        let mut before = [known, seen].into_iter().flatten();
-        if let Some(same) = before.find(|one| one.identity == entry.identity && !one.young) {
-            return Some((*same, 0));
-        }
-        entry.young = entry.identity.is_young();
-        let Ok(file) = completeness::open(path) else {
-            return Some((entry, 0));
-        };
-        if !self.is_new && completeness::writer(&file) == Writer::Somebody {
-            return None;
-        }
-        if entry.identity.size > BIGGEST_READ {
-            return Some((entry, 0));
-        }
-        let bytes = entry.identity.size;
-        if let HashProgress::Done(hash) = HashInProgress::new(file, entry.identity).go_on() {
-            entry.hash = Some(hash);
-        }
-        Some((entry, bytes))
     }
 
     fn learn(&mut self, path: PathBuf, entry: Option<Entry>) {
