@@ -1,7 +1,6 @@
 //! The edit, build and swap loop: `--dev`, `--before-swap`, `--watch`, and what is run when nothing good is left.
 
 use std::fs;
-use std::process::Command;
 use std::thread::sleep;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +10,7 @@ use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::program::install;
-use crate::watch::{QUIET, binary, expect_swaps, run, swaps, watching};
+use crate::watch::{QUIET, binary, expect_swaps, run, shell_script, swaps, watching};
 
 #[test]
 fn a_command_that_makes_the_program_is_one_swap() {
@@ -152,15 +151,9 @@ fn a_script_that_cannot_be_started_again_is_no_fallback_and_that_is_said() {
 #[test]
 fn an_interpreter_is_not_watched_and_its_script_can_be() {
     let plan = watching();
-    let (shell, script) = (plan.dir().join("sh"), plan.dir().join("app.sh"));
+    let shell = plan.dir().join("sh");
     fs::copy("/bin/sh", &shell).expect("a shell");
-    let server = crate::common::server("hello");
-    let app = |version: &str| {
-        let line = format!("VERSION={version} exec {}\n", server.display());
-        fs::write(&script, line).expect("a script");
-    };
-    app("v1");
-    let path = script.to_str().expect("a path").to_owned();
+    let (path, app) = shell_script(plan.dir());
     let site = plan.by_program(shell.clone(), &[&path]).serving("v1");
     site.log.wait_for("sh is an interpreter");
     site.log.wait_for(&format!("try: --watch {path}"));
@@ -172,18 +165,12 @@ fn an_interpreter_is_not_watched_and_its_script_can_be() {
     expect_swaps(&site, 0, || app("v2"));
     drop(site);
 
-    let plan = watching().with(&["--watch", &path]);
-    fs::copy("/bin/sh", plan.dir().join("sh")).expect("a shell");
-    fs::create_dir_all(script.parent().expect("a directory")).expect("made");
-    app("v1");
+    let plan = watching();
     let shell = plan.dir().join("sh");
+    fs::copy("/bin/sh", &shell).expect("a shell");
+    let (path, app) = shell_script(plan.dir());
+    let plan = plan.with(&["--watch", &path]);
     let site = plan.by_program(shell, &[&path]).serving("v1");
     expect_swaps(&site, 1, || app("v2"));
     assert!(!site.log.says("is an interpreter"));
-    drop(site);
-    let removed = Command::new("rm")
-        .arg("-r")
-        .arg(script.parent().expect("a directory"))
-        .status();
-    assert!(removed.expect("rm").success());
 }

@@ -38,6 +38,19 @@ pub fn swaps(site: &Site) -> usize {
     site.log.count(" started, pid ") - 1
 }
 
+/// A script in that directory for `sh` to run, and how to write a version of it: the first one is there.
+pub fn shell_script(dir: &Path) -> (String, impl Fn(&str) + use<>) {
+    let path = dir.join("app.sh");
+    let as_text = path.to_str().expect("a path").to_owned();
+    let write = move |version: &str| {
+        let line = format!("VERSION={version} exec {}\n", server("hello").display());
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(&path, line).expect("a script");
+    };
+    write("v1");
+    (as_text, write)
+}
+
 /// Does something, and counts the swaps that follow; nothing else is started.
 pub fn expect_swaps<T>(site: &Site, count: usize, what: impl FnOnce() -> T) {
     let serving = || site.log.count(" is serving");

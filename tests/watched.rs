@@ -10,7 +10,7 @@ use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::nonroot::as_nobody;
-use crate::watch::{expect_swaps, run, watching};
+use crate::watch::{expect_swaps, run, shell_script, watching};
 
 /// Makes each of these files, with its name in it.
 fn files(dir: &Path, names: &[&str]) {
@@ -357,14 +357,7 @@ fn a_server_behind_a_launcher_is_watched() {
 #[test]
 fn under_dev_the_script_of_an_interpreter_is_watched() {
     let plan = watching().with(&["--dev"]);
-    let script = plan.dir().join("app.sh");
-    let server = crate::common::server("hello");
-    let app = |version: &str| {
-        let line = format!("VERSION={version} exec {}\n", server.display());
-        fs::write(&script, line).expect("a script");
-    };
-    app("v1");
-    let path = script.to_str().expect("a path").to_owned();
+    let (path, app) = shell_script(plan.dir());
     let site = plan.by_program("/bin/sh".into(), &[&path]).serving("v1");
     site.log
         .wait_for("app.sh is watched, and what it loads is not");
