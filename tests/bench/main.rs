@@ -73,7 +73,16 @@ fn main() -> io::Result<()> {
     }
     if begins("rivals") {
         let rest = Duration::from_millis(u64::from(few(2500, 1000)));
-        rivals::compare(&mut report, few(10, 2), rest);
+        rivals::compare(&mut report, &rivals::RIVALS, few(10, 2), rest);
+    }
+    if begins("saves") {
+        // longer than the second after a start in which a save may be the server's own
+        rivals::compare(
+            &mut report,
+            &rivals::AT_SAVES,
+            few(10, 3),
+            Duration::from_secs(3),
+        );
     }
 
     println!("\n{}", report.table());

@@ -17,6 +17,10 @@ use crate::report::{Report, Samples, Target};
 use crate::servers::on_path;
 use crate::subject::{built, free_address, hotswap, monotonic};
 
+mod saves;
+
+pub use saves::RIVALS as AT_SAVES;
+
 /// Fine enough to see when the new one answers.
 const RATE: u32 = 1000;
 const STARTING: Duration = Duration::from_secs(15);
@@ -25,7 +29,7 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// In what it is started with, `{port}`, `{dir}`, `{hotswap}`, `{server}` and `{began}` stand for what they are this time;
 /// `{server}` stops gracefully, and ADDRESS is to follow. `{pid}` is that of the rival. Files with `{began}` in them are
 /// written anew for each swap.
-struct Rival {
+pub struct Rival {
     name: &'static str,
     needs: &'static [&'static str],
     files: &'static [(&'static str, &'static str)],
@@ -33,7 +37,7 @@ struct Rival {
     swap: &'static str,
 }
 
-const RIVALS: [Rival; 10] = [
+pub const RIVALS: [Rival; 10] = [
     Rival {
         name: "hotswap, captured",
         needs: &[],
@@ -234,6 +238,8 @@ struct Outcome {
     requests: Vec<Request>,
     /// From when the swap was asked for to the end of the first request that the new one answered.
     first_answers: Samples,
+    /// Requests that were begun after a swap was asked for, and answered by one before it.
+    outdated: usize,
 }
 
 fn swap_under_load(running: &Running, swaps: u32, rest: Duration) -> Outcome {
@@ -258,15 +264,22 @@ fn swap_under_load(running: &Running, swaps: u32, rest: Duration) -> Outcome {
         Some(ends.min()?.saturating_duration_since(*asked))
     };
     let first_answers = asked.iter().filter_map(first_answer).collect();
+    let is_outdated = |request: &&Request| {
+        let last = asked.iter().rev().find(|(_, asked)| *asked <= request.at);
+        let answer = request.met.as_ref();
+        answer.is_ok_and(|answer| last.is_some_and(|(stamp, _)| answer.began < *stamp))
+    };
+    let outdated = requests.iter().filter(is_outdated).count();
     Outcome {
         requests,
         first_answers,
+        outdated,
     }
 }
 
-pub fn compare(report: &mut Report, swaps: u32, rest: Duration) {
+pub fn compare(report: &mut Report, rivals: &'static [Rival], swaps: u32, rest: Duration) {
     let mut ours: Option<Samples> = None;
-    for rival in &RIVALS {
+    for rival in rivals {
         let name = rival.name;
         if let Some(missing) = rival.needs.iter().find(|need| on_path(need).is_none()) {
             println!("  left out: {name}, for there is no {missing}");
@@ -282,14 +295,16 @@ pub fn compare(report: &mut Report, swaps: u32, rest: Duration) {
             println!("  {count} requests {kind}");
         }
         #[allow(clippy::cast_precision_loss)]
-        let failed = Samples::from_iter([kinds.values().sum::<usize>() as f64]);
+        let one = |count: usize| Samples::from_iter([count as f64]);
+        let failed = one(kinds.values().sum());
         let count = outcome.requests.len();
         let failures = format!("{name}: {swaps} swaps, {count} requests: failed");
         let first = format!("{name}: asked to first new answer");
-        if rival.needs.is_empty() {
+        report.figure(format!("{name}: old answers"), "", one(outcome.outdated));
+        if name.starts_with("hotswap") {
             report.bounded(failures, "", failed, Target::AtMost(0.0));
             report.figure(first, "ms", outcome.first_answers.clone());
-            ours.get_or_insert(outcome.first_answers);
+            ours = Some(outcome.first_answers);
         } else {
             report.figure(failures, "", failed);
             let ours = ours.clone().unwrap_or_default();
