@@ -75,7 +75,7 @@ impl fmt::Display for Incident {
             Self::Refused { connections } => {
                 let these = count(*connections);
                 let were = if *connections == 1 { "was" } else { "were" };
-                write!(f, "{these} {were} refused since nothing serves")
+                write!(f, "{these} {were} refused while nothing served")
             }
             Self::Stranger { listener, who } => {
                 write!(f, "{who} listens on {listener} too, and gets no connection")
