@@ -337,6 +337,12 @@ impl Capture {
         self.bound_sockets.are_in_use()
     }
 
+    /// Whether it listens on something.
+    pub fn has_listeners(&self) -> bool {
+        let mut all = self.bound_sockets.all.iter();
+        all.any(|bound| bound.listener.is_some())
+    }
+
     fn note_binder(&mut self, process: Pid) {
         if self.binders.len() < MOST_BINDERS
             && let Some(process) = ProcessId::of(process)
