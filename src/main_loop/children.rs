@@ -62,8 +62,10 @@ impl World {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
+        // a shared socket is another generation's as well, and proves nothing
         let held = self.listeners.sockets_of(generation);
-        let held = held.iter().map(|held| held.inode).collect();
+        let own = held.iter().filter(|held| held.steered);
+        let held = own.map(|held| held.inode).collect();
         let exit = one.server.died(status, &held);
         one.readiness = None;
         let may_serve = exit == Exit::Status(0) && one.drains_since.is_none();
