@@ -137,6 +137,8 @@ struct World {
     status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Alarm,
+    /// When the unix paths were last looked at.
+    paths_looked: Time,
     keys: Keys,
     /// Asked for by a key.
     shows_status: bool,

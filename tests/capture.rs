@@ -60,7 +60,7 @@ fn python(plan: Plan, code: &str) -> Option<Plan> {
 }
 
 /// Where the program is, or a word that the test is left out.
-fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let all = std::env::split_paths(&path).map(|directory| directory.join(program));
     let found = all.into_iter().find(|path| path.is_file());

@@ -49,6 +49,7 @@ mod sysctls;
 mod systemd;
 mod terminal;
 mod thousand;
+mod unix_paths;
 mod upgrade;
 mod upgraded;
 mod waiting;

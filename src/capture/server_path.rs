@@ -25,8 +25,15 @@ use crate::supervisor::Generation;
 /// `EPERM` if the caller's view is not accessible, `ETIMEDOUT`.
 pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<PathEntry>> {
     let mut path = path.to_owned();
-    if from != libc::AT_FDCWD && path.is_relative() {
-        path = descriptor::path(caller.thread, from).join(path);
+    let mut as_given = path.clone();
+    if path.is_relative() {
+        if from == libc::AT_FDCWD {
+            let directory = fs::read_link(format!("/proc/{}/cwd", caller.thread));
+            as_given = directory.unwrap_or_default().join(&path);
+        } else {
+            path = descriptor::path(caller.thread, from).join(path);
+            as_given.clone_from(&path);
+        }
     }
     let found = as_caller(caller, move |stand| {
         let path = stand.reach(&path);
@@ -37,7 +44,7 @@ pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<Path
     })?;
     // seen from here: the caller may have another root
     found
-        .map(|(directory, name)| entry(&directory, name))
+        .map(|(directory, name)| entry(&directory, name, &as_given))
         .transpose()
 }
 
@@ -90,11 +97,20 @@ fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     Ok((directory.into(), name))
 }
 
-fn entry(directory: &OwnedFd, name: OsString) -> io::Result<PathEntry> {
+fn entry(directory: &OwnedFd, name: OsString, as_given: &Path) -> io::Result<PathEntry> {
     let found = fstat(directory)?;
-    let path = fs::read_link(path_of(directory))?.join(&name);
+    let found = (found.st_dev, found.st_ino);
+    let parent = as_given
+        .parent()
+        .and_then(|parent| fs::metadata(parent).ok());
+    let leads_there = parent.is_some_and(|parent| (parent.dev(), parent.ino()) == found);
+    let path = if leads_there && as_given.is_absolute() && !as_given.starts_with("/proc") {
+        as_given.components().collect()
+    } else {
+        fs::read_link(path_of(directory))?.join(&name)
+    };
     Ok(PathEntry {
-        directory: (found.st_dev, found.st_ino),
+        directory: found,
         name,
         path,
     })

@@ -68,7 +68,9 @@ impl Listeners {
             }
             CapturedAddress::Path(entry) => own().find(|listener| {
                 let dir = listener.sort.dir();
-                dir.is_some_and(|dir| dir.is_at(entry.directory, &entry.name))
+                dir.is_some_and(|dir| {
+                    dir.is_at(entry.directory, &entry.name) || dir.path() == entry.path
+                })
             }),
             CapturedAddress::Abstract(name) => {
                 own().find(|listener| listener.sort.abstract_name() == Some(name))
@@ -247,8 +249,23 @@ impl Listeners {
         }
     }
 
+    /// Whether clients come by any unix path.
+    pub fn serve_paths(&self) -> bool {
+        let mut all = self.all.iter();
+        all.any(|listener| listener.sort.dir().is_some() && self.counts(listener))
+    }
+
+    /// Every unix path leads to the serving generation, or that it does not is said once. A change of mode or owner is one
+    /// of the candidate's own socket.
+    pub fn keep_paths_up(&mut self, candidate: Option<Generation>) -> Vec<Incident> {
+        for Listener { sort, .. } in &mut self.all {
+            sort.keep_up(candidate, &mut self.context);
+        }
+        self.context.take_incidents()
+    }
+
     pub fn have_path_named(&self, name: &OsStr) -> bool {
-        self.places().any(|dir| dir.name() == name)
+        self.places().any(|dir| dir.names().any(|own| own == name))
     }
 
     fn places(&self) -> impl Iterator<Item = &UnixDir> {
@@ -263,7 +280,7 @@ impl Listeners {
                 return false;
             };
             let live = listener.sort.live_file();
-            live.is_some() && dir.file(dir.name()).ok() == live
+            live.is_some() && dir.file(&entry.name).ok() == live
         });
         let Some(live) = live.map(|listener| listener.id) else {
             return false;

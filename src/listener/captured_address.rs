@@ -32,20 +32,20 @@ pub enum CapturedAddress {
     Abstract(Vec<u8>),
 }
 
-/// A name in a directory, whatever path leads there.
+/// A name in a directory, or the same path: a start script may have replaced the directory, or what leads there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathEntry {
     pub directory: FileId,
     #[serde(with = "handoff::os_string")]
     pub name: OsString,
-    /// One of its paths, as hotswap sees it: only to show, and to connect to.
+    /// As the server knows it if that leads there for hotswap, too, else as hotswap does.
     #[serde(with = "handoff::os_string")]
     pub path: PathBuf,
 }
 
 impl PartialEq for PathEntry {
     fn eq(&self, other: &Self) -> bool {
-        (self.directory, &self.name) == (other.directory, &other.name)
+        (self.directory, &self.name) == (other.directory, &other.name) || self.path == other.path
     }
 }
 

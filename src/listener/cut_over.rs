@@ -20,6 +20,9 @@ impl Listeners {
         except: &[ListenerId],
     ) -> io::Result<Vec<Incident>> {
         self.complete(generation)?;
+        for Listener { sort, .. } in &mut self.all {
+            sort.keep_up(Some(generation), &mut self.context);
+        }
         self.surveyed(|all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.sort.prepare(generation, context))

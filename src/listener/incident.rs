@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use super::unix_dir::LedTo;
+
 /// Something to report to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incident {
@@ -25,6 +27,8 @@ pub enum Incident {
     Stranger { listener: String, who: String },
     /// A generation shut down a socket that clients need: it listens again.
     Repaired { listener: String },
+    /// A unix path leads elsewhere, and cannot be put back.
+    Misled { listener: String, to: LedTo },
     /// It could not be made to listen again.
     Broken { listener: String, why: String },
 }
@@ -86,6 +90,11 @@ impl fmt::Display for Incident {
                     "{listener} was shut down by its server and listens again"
                 )
             }
+            Self::Misled { listener, to } => write!(
+                f,
+                "{listener} leads to {to} instead of the serving generation, and cannot be put back\n\
+                 try: hotswap swap"
+            ),
             Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
         }
     }

@@ -129,7 +129,7 @@ impl SharedSocket {
         }
         let beside = dir.beside(NOBODYS);
         if dir.file(&beside).is_ok_and(|there| there == *file) {
-            return dir.publish(&beside);
+            return dir.publish(&beside, dir.name());
         }
         self.remake(context)
     }
@@ -303,6 +303,20 @@ impl Steering for SharedSocket {
                 Some((*address, self.socket.fd()))
             }
             SharedAddress::Unix(_) | SharedAddress::Unknown => None,
+        }
+    }
+
+    fn keep_up(&mut self, _: Option<Generation>, context: &mut ListenerContext) {
+        let Some((dir, file)) = self.path.as_mut().filter(|_| !context.refuses()) else {
+            return;
+        };
+        let beside = dir.beside(NOBODYS);
+        let followed = dir.follow(std::slice::from_ref(&beside));
+        if !dir.has(dir.name(), *file) && dir.has(&beside, *file) {
+            let done = followed.and_then(|_| dir.publish(&beside, dir.name()));
+            if let Err(error) = done {
+                log::debug!("cannot put {} back: {error}", dir.path().display());
+            }
         }
     }
 

@@ -146,6 +146,9 @@ pub trait Steering {
         Ok(())
     }
 
+    /// Sees to it that its path leads to where new connections go, and takes note of what this candidate does there.
+    fn keep_up(&mut self, _: Option<Generation>, _: &mut ListenerContext) {}
+
     /// Its path in the file system.
     fn dir(&self) -> Option<&UnixDir> {
         None

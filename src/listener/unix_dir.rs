@@ -2,18 +2,21 @@
 //!
 //! It works through a descriptor of the directory, so that it stays the same wherever its path leads later.
 
+mod attributes;
+
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::socket::UnixAddr;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::handoff;
@@ -21,12 +24,31 @@ use crate::proc;
 use crate::retry::retry;
 use crate::socket::client::unix_client;
 use crate::sys;
+pub use attributes::Attributes;
 
 /// What is appended to a path for the names beside it; the number of the generation follows.
 pub const BESIDE: &str = ".hotswap-";
 
 /// A file, whatever its names: device and inode.
 pub type FileId = (u64, u64);
+
+/// What is at a path instead of the socket that clients are to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedTo {
+    Nothing,
+    Socket,
+    File,
+}
+
+impl fmt::Display for LedTo {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Socket => "another socket",
+            Self::File => "a file that is no socket",
+        })
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 pub struct UnixDir {
@@ -36,6 +58,12 @@ pub struct UnixDir {
     name: OsString,
     #[serde(with = "handoff::os_string")]
     path: PathBuf,
+    /// Other names of what is at the path, to which servers have renamed it; found again after an upgrade.
+    #[serde(skip)]
+    aliases: Vec<OsString>,
+    /// How many names the file had when it was last looked for others.
+    #[serde(skip)]
+    names_seen: u64,
     /// It stays locked across an upgrade, since the lock belongs to the open file.
     #[serde(with = "handoff::optional_descriptor")]
     lock: Option<OwnedFd>,
@@ -73,15 +101,13 @@ impl UnixDir {
     /// Where a path leads; nothing need be there but the directory.
     fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Errno::EISDIR.into());
-        };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
+        let (directory, name) = open_parent(&path)?;
         Ok(Self {
-            name: name.to_owned(),
             directory,
+            name,
             path,
+            aliases: Vec::new(),
+            names_seen: 0,
             lock: None,
         })
     }
@@ -92,6 +118,8 @@ impl UnixDir {
             directory,
             name,
             path,
+            aliases: Vec::new(),
+            names_seen: 0,
             lock: None,
         }
     }
@@ -102,23 +130,30 @@ impl UnixDir {
     /// # Errors
     /// If no directory is there, or another hotswap has the path in that one.
     pub fn follow(&mut self, names: &[OsString]) -> io::Result<bool> {
-        let mut there = Self::of(&self.path)?;
-        let (now, before) = (fstat(&there.directory)?, fstat(&self.directory)?);
+        let (directory, _) = open_parent(&self.path)?;
+        self.enter(directory, names)
+    }
+
+    /// The same with a directory that a server has found at the path.
+    ///
+    /// # Errors
+    /// If another hotswap has the path there.
+    pub fn enter(&mut self, directory: OwnedFd, names: &[OsString]) -> io::Result<bool> {
+        let (now, before) = (fstat(&directory)?, fstat(&self.directory)?);
         if file_id(&now) == file_id(&before) {
             return Ok(false);
         }
+        let mut there = Self::within(directory, self.name.clone(), self.path.clone());
+        there.aliases.clone_from(&self.aliases);
         if self.lock.is_some() {
             there.lock()?;
         }
         for name in names {
             let (from, to) = (&self.directory, &there.directory);
-            let _ = linkat(
-                from,
-                name.as_os_str(),
-                to,
-                name.as_os_str(),
-                AtFlags::empty(),
-            );
+            let (name, flags) = (name.as_os_str(), AtFlags::empty());
+            if linkat(from, name, to, name, flags).is_ok() {
+                self.remove(name);
+            }
         }
         std::mem::swap(self, &mut there);
         Ok(true)
@@ -132,9 +167,36 @@ impl UnixDir {
         &self.name
     }
 
-    /// Whether it is that name in that directory.
+    /// The name at the path, and those to which servers have renamed what was there.
+    pub fn names(&self) -> impl Iterator<Item = &OsStr> {
+        let aliases = self.aliases.iter().map(OsString::as_os_str);
+        [self.name.as_os_str()].into_iter().chain(aliases)
+    }
+
+    /// Looks for other names of this file, which is at the path, or was, and has that name beside it.
+    pub fn find_aliases(&mut self, file: FileId, beside: &OsStr) {
+        let known = self.names().chain([beside]);
+        let known: Vec<_> = known.filter(|name| self.has(name, file)).collect();
+        let Some(stat) = known.first().and_then(|name| self.stat(name).ok()?) else {
+            return;
+        };
+        let names = stat.st_nlink;
+        if names <= known.len() as u64 || names == self.names_seen {
+            return;
+        }
+        let entries = std::fs::read_dir(self.here()).into_iter().flatten();
+        let same = entries.flatten().filter(|entry| entry.ino() == file.1);
+        let same = same.map(|entry| entry.file_name());
+        let new = same.filter(|name| !known.contains(&name.as_os_str()) && self.has(name, file));
+        let new: Vec<_> = new.collect();
+        self.aliases.extend(new);
+        self.names_seen = names;
+    }
+
+    /// Whether it is one of its names in that directory.
     pub fn is_at(&self, directory: FileId, name: &OsStr) -> bool {
-        self.name == name && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
+        self.names().any(|own| own == name)
+            && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
     }
 
     /// The name of that number beside this one.
@@ -227,29 +289,34 @@ impl UnixDir {
         Ok(file_id(&stat))
     }
 
-    /// Puts that file, under a name beside it, at the path: atomically, whatever was there.
-    pub fn publish(&self, from: &OsStr) -> io::Result<()> {
+    /// Whether this file has that name here.
+    pub fn has(&self, name: &OsStr, file: FileId) -> bool {
+        self.file(name).is_ok_and(|there| there == file)
+    }
+
+    /// What the path leads to, if that is not this file.
+    pub fn led_to_instead(&self, file: FileId) -> Option<LedTo> {
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == file => None,
+            Ok(found) if found.file_type().is_socket() => Some(LedTo::Socket),
+            Ok(_) => Some(LedTo::File),
+            Err(_) => Some(LedTo::Nothing),
+        }
+    }
+
+    /// Puts that file, under a name beside it, at one of its names: atomically, whatever was there.
+    pub fn publish(&self, from: &OsStr, at: &OsStr) -> io::Result<()> {
         let passing = self.with(".hotswap-new");
         self.remove(&passing);
         match self.link(from, &passing) {
             Ok(()) => {}
             // a file system without hard links: then there is no cutting back
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => {
-                return Ok(renameat(
-                    &self.directory,
-                    from,
-                    &self.directory,
-                    self.name.as_os_str(),
-                )?);
+                return Ok(renameat(&self.directory, from, &self.directory, at)?);
             }
             Err(error) => return Err(error.into()),
         }
-        let renamed = renameat(
-            &self.directory,
-            passing.as_os_str(),
-            &self.directory,
-            self.name.as_os_str(),
-        );
+        let renamed = renameat(&self.directory, passing.as_os_str(), &self.directory, at);
         // it stays if both were the same file before
         self.remove(&passing);
         Ok(renamed?)
@@ -268,45 +335,6 @@ impl UnixDir {
         if self.file(&self.name).is_ok_and(|there| there == file) {
             self.remove(&self.name);
         }
-    }
-
-    /// Gives what is under this name, a socket, to somebody, and a mode.
-    pub fn set_mode_and_owner(
-        &self,
-        name: &OsStr,
-        owner: Option<(Option<Uid>, Option<Gid>)>,
-        mode: Option<u32>,
-    ) -> io::Result<()> {
-        // by a descriptor of the file itself: a name could lead elsewhere by the next call
-        let file = self.open(name)?;
-        let file = proc::path_of(&file);
-        if let Some((user, group)) = owner {
-            chown(&file, user.map(Uid::as_raw), group.map(Gid::as_raw))?;
-        }
-        if let Some(mode) = mode {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
-        }
-        Ok(())
-    }
-
-    /// Gives what is under `to` the owner and the mode of what is at the path, which its server may have changed.
-    pub fn copy_mode_and_owner(&self, to: &OsStr) -> io::Result<()> {
-        let Some(live) = self.stat(&self.name)?.filter(is_socket) else {
-            return Ok(());
-        };
-        let Some(new) = self.stat(to)? else {
-            return Err(Errno::ENOENT.into());
-        };
-        let owner = (live.st_uid, live.st_gid) != (new.st_uid, new.st_gid);
-        let owner = owner.then_some((
-            Some(Uid::from_raw(live.st_uid)),
-            Some(Gid::from_raw(live.st_gid)),
-        ));
-        let mode = (live.st_mode != new.st_mode).then_some(live.st_mode & 0o7777);
-        if owner.is_none() && mode.is_none() {
-            return Ok(());
-        }
-        self.set_mode_and_owner(to, owner, mode)
     }
 
     fn open(&self, name: &OsStr) -> io::Result<OwnedFd> {
@@ -335,6 +363,16 @@ impl Drop for UnixDir {
             self.remove(&self.with(".lock"));
         }
     }
+}
+
+/// The directory that a path leads to, and the name there.
+fn open_parent(path: &Path) -> io::Result<(OwnedFd, OsString)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::EISDIR.into());
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
+    Ok((directory, name.to_owned()))
 }
 
 /// The name of that number beside a name.

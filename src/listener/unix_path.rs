@@ -4,6 +4,7 @@
 
 mod orphans;
 mod steering;
+mod upkeep;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,7 +21,7 @@ use super::context::{ListenerContext, SocketOptions};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::relay::Destination;
 use super::steering::Steering;
-use super::unix_dir::{FileId, UnixDir};
+use super::unix_dir::{Attributes, FileId, LedTo, UnixDir};
 use crate::handoff;
 use crate::socket::{Inode, unix_stream};
 use crate::supervisor::Generation;
@@ -41,6 +42,9 @@ pub struct UnixPath {
     turned_away: bool,
     /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
     private: bool,
+    /// What the path leads to instead of the target, once that was said.
+    #[serde(skip)]
+    led_to: Option<LedTo>,
 }
 
 /// A socket and its name beside the path.
@@ -50,6 +54,9 @@ struct NamedSocket {
     #[serde(with = "handoff::os_string")]
     name: OsString,
     file: FileId,
+    /// Its mode and owner, once they are its own: then no others are copied to it.
+    #[serde(default)]
+    attributes: Option<Attributes>,
 }
 
 impl UnixPath {
@@ -87,6 +94,7 @@ impl UnixPath {
             orphans: Vec::new(),
             turned_away: false,
             private: false,
+            led_to: None,
         }
     }
 
@@ -95,27 +103,6 @@ impl UnixPath {
         let mut longest = path.as_os_str().to_owned();
         longest.push(".hotswap-999999");
         UnixAddr::new(longest.as_os_str()).is_ok()
-    }
-
-    /// A replaced directory is followed, so that the path leads to the serving generation there, too.
-    fn follow(&mut self) -> io::Result<()> {
-        let names: Vec<_> = self
-            .sockets
-            .iter()
-            .map(|named| named.name.clone())
-            .collect();
-        if self.dir.follow(&names)? {
-            self.repair()?;
-        }
-        Ok(())
-    }
-
-    /// Whether clients can come to this socket, or could if its names were put back.
-    fn leads_to(&self, at: usize) -> bool {
-        let NamedSocket { socket, file, .. } = &self.sockets[at];
-        let mended = self.repair().is_ok();
-        let there = self.dir.file(self.dir.name());
-        mended && socket.listens && there.is_ok_and(|there| there == *file)
     }
 
     /// A socket that a server has bound to a name of this path listens from now on.
@@ -142,49 +129,39 @@ impl UnixPath {
         if self.target.is_none() {
             self.target = Some(inode);
         }
+        if let Some(at) = self.at(inode) {
+            self.sockets[at].attributes = self.dir.attributes(&name).ok();
+        }
         Ok(())
     }
 
     fn steer(&mut self, inode: Inode) -> io::Result<()> {
         self.turned_away = false;
         self.repair()?;
-        let own = self.at(inode).map(|at| &self.sockets[at].name);
-        let name = own.or_else(|| Some(&self.orphan(inode)?.name));
-        let name = name.ok_or(Errno::EBADF)?;
-        let there = self.dir.file(self.dir.name()).ok();
-        if there.is_some() && there == self.live_file() {
-            self.dir.copy_mode_and_owner(name)?;
+        let own = self.at(inode).map(|at| &self.sockets[at]);
+        let name = own.map(|own| &own.name);
+        let name = name.or_else(|| Some(&self.orphan(inode)?.name));
+        let name = name.ok_or(Errno::EBADF)?.clone();
+        let has_its_own = own.is_some_and(|own| own.attributes.is_some());
+        let live = self.live_file();
+        if !has_its_own && live.is_some_and(|live| self.dir.has(self.dir.name(), live)) {
+            self.dir.copy_mode_and_owner(&name)?;
         }
-        self.dir.publish(name)?;
-        self.target = Some(inode);
+        self.lead_to(inode, &name)?;
+        self.note_attributes(None);
         Ok(())
     }
 
     fn put(&mut self, at: usize) -> io::Result<()> {
         let NamedSocket { socket, name, .. } = &self.sockets[at];
-        self.dir.publish(name)?;
-        self.target = Some(socket.inode);
-        Ok(())
+        self.lead_to(socket.inode, &name.clone())
     }
 
-    /// The two names of the live socket: a server may have unlinked either when it ended, or somebody else.
-    fn repair(&self) -> io::Result<()> {
-        if self.private || self.turned_away {
-            return Ok(());
+    fn lead_to(&mut self, inode: Inode, name: &OsStr) -> io::Result<()> {
+        for path in self.dir.names() {
+            self.dir.publish(name, path)?;
         }
-        let Some(named) = self.target.and_then(|target| self.at(target)) else {
-            return Ok(());
-        };
-        let NamedSocket { name, file, socket } = &self.sockets[named];
-        let beside = self.dir.file(name).is_ok_and(|there| there == *file);
-        let there = self.dir.file(self.dir.name());
-        let there = there.is_ok_and(|there| there == *file);
-        if there && !beside {
-            self.dir.remove(name);
-            self.dir.link(self.dir.name(), name)?;
-        } else if beside && !there && socket.listens {
-            self.dir.publish(name)?;
-        }
+        self.target = Some(inode);
         Ok(())
     }
 
@@ -231,7 +208,12 @@ impl UnixPath {
             .watcher
             .watch(&mut socket, Some(Interest::Shutdown))?;
         let inode = socket.inode;
-        self.sockets.push(NamedSocket { socket, name, file });
+        self.sockets.push(NamedSocket {
+            socket,
+            name,
+            file,
+            attributes: None,
+        });
         Ok(inode)
     }
 
@@ -239,8 +221,10 @@ impl UnixPath {
     fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.target;
         let listener = self.address();
-        self.sockets
-            .retain_mut(|NamedSocket { socket, name, file }| {
+        self.sockets.retain_mut(
+            |NamedSocket {
+                 socket, name, file, ..
+             }| {
                 let is_target = Some(socket.inode) == target;
                 let abandoned = socket.owner.is_none() && !is_target;
                 let interest = if is_target && self.is_captured {
@@ -254,13 +238,14 @@ impl UnixPath {
                     let to = Destination::Path(self.dir.path().to_owned());
                     is_needed = socket.listens && !context.empty(socket, &listener, &to);
                     wanted = is_needed.then(|| context.interest_in_spares());
-                    if self.dir.file(name).is_ok_and(|there| there == *file) {
+                    if self.dir.has(name, *file) {
                         self.dir.remove(name);
                     }
                 }
                 context.try_to_watch(socket, wanted, &listener);
                 is_needed
-            });
+            },
+        );
     }
 
     fn named(&self, generation: Generation) -> Option<&NamedSocket> {
@@ -281,7 +266,7 @@ impl Drop for UnixPath {
         }
         for NamedSocket { name, file, .. } in &self.sockets {
             self.dir.remove_if(*file);
-            if self.dir.file(name).is_ok_and(|there| there == *file) {
+            if self.dir.has(name, *file) {
                 self.dir.remove(name);
             }
         }

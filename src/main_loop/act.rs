@@ -40,6 +40,7 @@ impl World {
                 ready_timeout,
                 beside,
             } => {
+                self.keep_paths_up(None);
                 self.review_captured(sys::now());
                 let spawned =
                     self.spawn(generation, cause, sockets, program, ready_timeout, beside);
@@ -307,6 +308,13 @@ impl World {
     pub(super) fn free(&mut self, generation: Generation) {
         self.generations.remove(&generation);
         let incidents = self.listeners.leave(generation, sys::now());
+        self.publish_incidents(&incidents);
+        self.keep_paths_up(None);
+    }
+
+    pub(super) fn keep_paths_up(&mut self, candidate: Option<Generation>) {
+        self.paths_looked = sys::now();
+        let incidents = self.listeners.keep_paths_up(candidate);
         self.publish_incidents(&incidents);
     }
 

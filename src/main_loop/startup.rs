@@ -30,7 +30,7 @@ use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
-use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder};
+use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
 use crate::sys::clock::Pulse;
 use crate::systemd::{self, ServiceManager};
 use crate::upgrade::{Upgraded, lost};
@@ -142,6 +142,7 @@ impl World {
             manager: ServiceManager::around_us(now),
             status_data: StatusData::new(now),
             fitness_due: Alarm::default(),
+            paths_looked: Time::ZERO,
             keys: if args.dev { Keys::open() } else { Keys::none() },
             shows_status: false,
             directory,

@@ -142,10 +142,17 @@ impl World {
         all
     }
 
+    /// When to look whether the unix paths lead where they should: with the look of the watcher, if it polls.
+    fn paths_due(&self) -> Option<Time> {
+        let wanted = !self.args.poll.is_zero() && self.listeners.serve_paths();
+        wanted.then(|| self.paths_looked + self.args.poll)
+    }
+
     /// When one of the rooms wants to look again.
     fn deadline(&self) -> Option<Time> {
         let rooms = self.rooms().into_iter();
-        rooms.filter_map(|(_, room)| room.deadline()).min()
+        let rooms = rooms.filter_map(|(_, room)| room.deadline());
+        rooms.chain(self.paths_due()).min()
     }
 
     fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
@@ -273,7 +280,11 @@ impl World {
         if self.fitness_due.is_due(now) {
             batch.requests.extend(self.check_program());
         }
-        if self.watch.deadline().is_some_and(|due| due <= now) {
+        let watch_is_due = self.watch.deadline().is_some_and(|due| due <= now);
+        if watch_is_due || self.paths_due().is_some_and(|due| due <= now) {
+            self.keep_paths_up(None);
+        }
+        if watch_is_due {
             self.repair_control();
             let changed = self.watch.look(now);
             batch.requests.extend(self.files_changed(&changed, now));

@@ -227,6 +227,7 @@ fn counted(incident: &Incident) -> usize {
         | Incident::NotHeld { .. }
         | Incident::Stranger { .. }
         | Incident::Repaired { .. }
+        | Incident::Misled { .. }
         | Incident::Broken { .. } => 0,
     }
 }

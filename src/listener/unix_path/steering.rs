@@ -121,6 +121,10 @@ impl Steering for UnixPath {
         context: &mut ListenerContext,
     ) -> io::Result<()> {
         let path = path.ok_or(Errno::EADDRINUSE)?;
+        let names = self.names();
+        if self.dir.enter(path.directory.try_clone()?, &names)? {
+            self.repair()?;
+        }
         self.leave(generation, sys::now(), context);
         self.adopt(generation, socket, &path.name, context)
     }
@@ -131,6 +135,7 @@ impl Steering for UnixPath {
 
     /// The generation is gone: what waits on its socket is lost, unless that is the one that clients reach.
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
+        self.note_attributes(Some(generation));
         self.forget_orphan(generation);
         for named in &mut self.sockets {
             if named.socket.owner == Some(generation) {
@@ -172,17 +177,20 @@ impl Steering for UnixPath {
 
     fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
         let listener = self.address();
-        self.sockets
-            .retain_mut(|NamedSocket { socket, name, file }| {
+        self.sockets.retain_mut(
+            |NamedSocket {
+                 socket, name, file, ..
+             }| {
                 let theirs = socket.owner == Some(generation);
                 if theirs {
                     context.try_to_watch(socket, None, &listener);
-                    if self.dir.file(name).is_ok_and(|there| there == *file) {
+                    if self.dir.has(name, *file) {
                         self.dir.remove(name);
                     }
                 }
                 !theirs
-            });
+            },
+        );
     }
 
     /// A connection to this generation's socket alone, by the name beside the path.
@@ -237,9 +245,7 @@ impl Steering for UnixPath {
     fn set_private(&mut self, private: bool) -> io::Result<()> {
         if private && !self.private {
             for NamedSocket { name, file, .. } in &self.sockets {
-                if *name != *self.dir.name()
-                    && self.dir.file(name).is_ok_and(|there| there == *file)
-                {
+                if *name != *self.dir.name() && self.dir.has(name, *file) {
                     self.dir.remove(name);
                 }
             }
@@ -250,6 +256,10 @@ impl Steering for UnixPath {
 
     fn put_back(&self) -> io::Result<()> {
         self.repair()
+    }
+
+    fn keep_up(&mut self, candidate: Option<Generation>, context: &mut ListenerContext) {
+        UnixPath::keep_up(self, candidate, context);
     }
 
     fn dir(&self) -> Option<&UnixDir> {

@@ -1,0 +1,127 @@
+//! Keeps a path leading to the socket that clients are to reach, with the mode and the owner that its server gave it.
+//!
+//! A start script may replace its directory, a server may rename its socket there, and anybody may remove a name.
+
+use std::ffi::OsString;
+use std::io;
+
+use super::{NamedSocket, UnixPath};
+use crate::listener::context::ListenerContext;
+use crate::listener::incident::Incident;
+use crate::supervisor::Generation;
+
+impl UnixPath {
+    /// What should hold at any moment: the path leads to the target. If it cannot be put back, that is said once. A change
+    /// of its mode or owner by `candidate` is one of that one's own socket.
+    pub(super) fn keep_up(&mut self, candidate: Option<Generation>, context: &mut ListenerContext) {
+        if self.private || self.turned_away || context.holds() {
+            return;
+        }
+        let done = self.follow().and_then(|()| {
+            self.find_aliases();
+            self.repair()
+        });
+        if let Err(error) = done {
+            log::debug!("cannot put {} back: {error}", self.dir.path().display());
+        }
+        self.note_attributes(candidate);
+        let target = self.target.and_then(|target| self.at(target));
+        let target = target.filter(|at| self.sockets[*at].socket.listens);
+        let leads_to = target.and_then(|at| self.dir.led_to_instead(self.sockets[at].file));
+        if leads_to != self.led_to {
+            if let Some(to) = leads_to {
+                let listener = self.dir.path().display().to_string();
+                context.incident(Incident::Misled { listener, to });
+            }
+            self.led_to = leads_to;
+        }
+    }
+
+    /// A replaced directory is followed, so that the path leads to the serving generation there, too.
+    pub(super) fn follow(&mut self) -> io::Result<()> {
+        let names = self.names();
+        if self.dir.follow(&names)? {
+            self.repair()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn names(&self) -> Vec<OsString> {
+        let names = self.sockets.iter().map(|named| named.name.clone());
+        names.collect()
+    }
+
+    /// Whether clients can come to this socket, or could if its names were put back.
+    pub(super) fn leads_to(&self, at: usize) -> bool {
+        let NamedSocket { socket, file, .. } = &self.sockets[at];
+        let mended = self.repair().is_ok();
+        mended && socket.listens && self.dir.has(self.dir.name(), *file)
+    }
+
+    /// The names of the live socket: a server may have unlinked any when it ended, or somebody else.
+    pub(super) fn repair(&self) -> io::Result<()> {
+        if self.private || self.turned_away {
+            return Ok(());
+        }
+        let Some(named) = self.target.and_then(|target| self.at(target)) else {
+            return Ok(());
+        };
+        let NamedSocket {
+            name, file, socket, ..
+        } = &self.sockets[named];
+        if self.dir.has(name, *file) {
+            for path in self.dir.names() {
+                if !self.dir.has(path, *file) && socket.listens {
+                    self.dir.publish(name, path)?;
+                }
+            }
+        } else if let Some(path) = self.dir.names().find(|path| self.dir.has(path, *file)) {
+            self.dir.remove(name);
+            self.dir.link(path, name)?;
+        }
+        Ok(())
+    }
+
+    /// A server may have renamed the socket that it had bound: clients come by that name, too.
+    fn find_aliases(&mut self) {
+        let Some(at) = self.target.and_then(|target| self.at(target)) else {
+            return;
+        };
+        let NamedSocket { name, file, .. } = &self.sockets[at];
+        if self.is_captured {
+            self.dir.find_aliases(*file, name);
+        }
+    }
+
+    /// Takes note of the mode and owner at the path. While both have a socket there, a change is one of the newer one's:
+    /// the candidate cannot know that another has the path still.
+    pub(super) fn note_attributes(&mut self, candidate: Option<Generation>) {
+        let Some(live) = self.target.and_then(|target| self.at(target)) else {
+            return;
+        };
+        let NamedSocket { file, socket, .. } = &self.sockets[live];
+        let newer = candidate.filter(|candidate| Some(*candidate) > socket.owner);
+        if !self.dir.has(self.dir.name(), *file) {
+            return;
+        }
+        let Ok(found) = self.dir.attributes(self.dir.name()) else {
+            return;
+        };
+        let before = self.sockets[live].attributes.replace(found);
+        let newer = newer.and_then(|newer| {
+            let mut sockets = self.sockets.iter();
+            sockets.position(|named| named.socket.owner == Some(newer))
+        });
+        let (Some(before), Some(newer)) = (before.filter(|before| *before != found), newer) else {
+            return;
+        };
+        let given = self.dir.set_attributes(&self.sockets[newer].name, found);
+        self.sockets[newer].attributes = Some(found);
+        let back = self.dir.set_attributes(self.dir.name(), before);
+        self.sockets[live].attributes = Some(before);
+        if let Err(error) = given.and(back) {
+            let path = self.dir.path().display();
+            log::debug!("cannot keep mode and owner of {path}: {error}");
+        }
+    }
+}
