@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::PollFlags;
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,15 +45,6 @@ pub struct ClientRequest {
     pub what: RequestKind,
     /// Who the client is.
     pub uid: u32,
-}
-
-/// Why an instance cannot have the name it was to have.
-pub fn name_in_use(name: &str, holder: Option<Pid>) -> String {
-    let pid = holder.map_or(String::new(), |pid| format!(" (pid {pid})"));
-    format!(
-        "cannot use the name {name}: another hotswap{pid} has it\n\
-         try: hotswap status {name}, hotswap stop {name}, or another --name"
-    )
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,7 +97,7 @@ impl Control {
         });
         Ok(match made {
             Err(error) if asked_for && error.kind() == io::ErrorKind::AddrInUse => {
-                bail!("{}", name_in_use(name, None))
+                bail!("{}", name::is_in_use(name, None))
             }
             Ok((socket, name)) => (Self::with(Some(socket), name), None),
             Err(error) => {

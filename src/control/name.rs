@@ -54,3 +54,12 @@ impl NameHolder {
 fn peer_pid(stream: &UnixStream) -> io::Result<Pid> {
     Ok(Pid::from_raw(getsockopt(stream, PeerCredentials)?.pid()))
 }
+
+/// Why an instance cannot have the name it was to have.
+pub fn is_in_use(name: &str, holder: Option<Pid>) -> String {
+    let pid = holder.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    format!(
+        "cannot use the name {name}: another hotswap{pid} has it\n\
+         try: hotswap status {name}, hotswap stop {name}, or another --name"
+    )
+}

@@ -22,8 +22,8 @@ use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
 use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
-use crate::control::name::NameHolder;
-use crate::control::{Control, name_in_use};
+use crate::control::Control;
+use crate::control::name::{self, NameHolder};
 use crate::listener::{ListenerContext, SocketOptions};
 use crate::polled::{Alarm, Polled};
 use crate::record::{Record, RecordKind};
@@ -221,7 +221,7 @@ fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
     while let Some(mut holder) = NameHolder::of(name) {
         let (pid, death) = (holder.pid, holder.death());
         let Some((left, death)) = holder.stops_within().zip(death.ok()) else {
-            bail!("{}", name_in_use(name, Some(pid)));
+            bail!("{}", name::is_in_use(name, Some(pid)));
         };
         if named.replace(pid) != Some(pid) {
             log::info!(
