@@ -31,6 +31,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::address::AddressPattern;
 use crate::handoff;
 use crate::listener::{CapturedAddress, ListenerId, Listeners};
 use crate::polled::Polled;
@@ -90,6 +91,8 @@ pub enum Warning {
 pub struct CallContext<'a> {
     pub now: Time,
     pub listeners: &'a mut Listeners,
+    /// What is left to the server.
+    pub capture_not: &'a [AddressPattern],
     /// All processes of the generation.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
 }

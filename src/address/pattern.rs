@@ -1,4 +1,4 @@
-//! An address as a user names one that is there already: `9090`, `127.0.0.1:9090`, `/run/api.sock`.
+//! An address as a user names one that is there already: `9090`, `127.0.0.1:9090`, `/run/api.sock`, `/tmp/*.sock`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,13 +10,24 @@ use super::{Address, Endpoint, Unreadable};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPattern {
     as_given: String,
-    address: Address,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    Address(Address),
+    /// `*` and `?` stand for anything but a `/`, and `**` for that as well.
+    Glob(String),
 }
 
 impl AddressPattern {
     pub fn matches(&self, address: &str) -> bool {
         let inet = address.parse::<SocketAddr>().ok();
-        match &self.address {
+        let wanted = match &self.wanted {
+            Wanted::Address(wanted) => wanted,
+            Wanted::Glob(glob) => return is_like(glob.as_bytes(), address.as_bytes()),
+        };
+        match wanted {
             Address::Tcp(Endpoint::Any(port)) => inet.is_some_and(|inet| inet.port() == *port),
             Address::Tcp(Endpoint::At(at)) => inet == Some(*at),
             Address::Tcp(Endpoint::Named(host, port)) => inet.is_some_and(|inet| {
@@ -29,13 +40,34 @@ impl AddressPattern {
     }
 }
 
+fn is_like(glob: &[u8], text: &[u8]) -> bool {
+    match (glob, text) {
+        ([], []) => true,
+        ([b'*', b'*', rest @ ..], _) => (0..=text.len()).any(|from| is_like(rest, &text[from..])),
+        ([b'*', rest @ ..], _) => {
+            let to_slash = text.iter().position(|byte| *byte == b'/');
+            (0..=to_slash.unwrap_or(text.len())).any(|from| is_like(rest, &text[from..]))
+        }
+        ([b'?', glob @ ..], [byte, text @ ..]) => *byte != b'/' && is_like(glob, text),
+        ([one, glob @ ..], [other, text @ ..]) => one == other && is_like(glob, text),
+        ([_, ..], []) | ([], [_, ..]) => false,
+    }
+}
+
 impl FromStr for AddressPattern {
     type Err = Unreadable;
 
     fn from_str(text: &str) -> Result<Self, Unreadable> {
         Ok(Self {
             as_given: text.to_owned(),
-            address: text.parse()?,
+            wanted: if text.contains(['*', '?']) {
+                let path = text
+                    .strip_prefix("unix:")
+                    .filter(|path| !path.starts_with('@'));
+                Wanted::Glob(path.unwrap_or(text).to_owned())
+            } else {
+                Wanted::Address(text.parse()?)
+            },
         })
     }
 }
@@ -67,5 +99,22 @@ mod tests {
         assert!(matches("unix:@api", "unix:@api"));
         assert!(!matches("udp:127.0.0.1:53", "127.0.0.1:53"));
         assert!(matches("udp:127.0.0.1:53", "udp:127.0.0.1:53"));
+    }
+
+    #[test]
+    fn a_glob_stands_for_many() {
+        let matches = |pattern: &str, address: &str| {
+            let pattern: AddressPattern = pattern.parse().unwrap();
+            pattern.matches(address)
+        };
+        assert!(matches("/tmp/*.sock", "/tmp/api.sock"));
+        assert!(matches("unix:/tmp/*.sock", "/tmp/api.sock"));
+        assert!(!matches("/tmp/*.sock", "/tmp/a/b.sock"));
+        assert!(matches("/tmp/**.sock", "/tmp/a/b.sock"));
+        assert!(matches("/tmp/a?c", "/tmp/abc"));
+        assert!(!matches("/tmp/a?c", "/tmp/a/c"));
+        assert!(matches("127.0.0.1:90*", "127.0.0.1:9090"));
+        assert!(matches("unix:@api-*", "unix:@api-1"));
+        assert!(!matches("*.sock", "/tmp/api.sock"));
     }
 }

@@ -17,6 +17,7 @@ use super::notification::{Notification, read_address};
 use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking};
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
+use crate::address::AddressPattern;
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port};
 use crate::proc::net;
 use crate::supervisor::Generation;
@@ -50,6 +51,9 @@ impl Capture {
         match request {
             Ok(Some(request)) => {
                 self.release_closed(|bound| bound.address.meets(&request.address), context);
+                if request.is_one_of(context.capture_not) {
+                    return Ok(CallResult::Continue);
+                }
                 let listeners = &mut *context.listeners;
                 let answer = self.grant(call, &request, listeners);
                 if is_in_use(&answer) {
@@ -383,6 +387,12 @@ impl Capture {
 }
 
 impl BindRequest {
+    fn is_one_of(&self, patterns: &[AddressPattern]) -> bool {
+        let (address, path) = (self.address.to_string(), self.as_given.to_string_lossy());
+        let mut patterns = patterns.iter();
+        patterns.any(|pattern| pattern.matches(&address) || pattern.matches(&path))
+    }
+
     fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
         let inode = fstat(socket)?.st_ino;
         Ok(BoundSocket::new(

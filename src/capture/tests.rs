@@ -146,6 +146,7 @@ impl CapturedServers {
             let mut context = CallContext {
                 now: sys::now(),
                 listeners: &mut self.listeners,
+                capture_not: &[],
                 // the server is a thread of ours, whose duplicates would be taken for its own
                 processes: &Vec::new,
             };

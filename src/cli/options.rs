@@ -56,7 +56,13 @@ pub struct RunArgs {
     )]
     pub capture: CaptureMode,
 
-    /// An address that a new version may leave out: a port, an address or a path
+    /// An address to leave to the server: a port, an address, a path or a glob
+    ///
+    /// May be repeated. It is not captured, and not kept over a swap.
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    pub capture_not: Vec<AddressPattern>,
+
+    /// An address that a new version may leave out: a port, an address, a path or a glob
     ///
     /// May be repeated. Without it a new version must accept wherever the serving one does.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]

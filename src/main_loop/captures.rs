@@ -91,6 +91,7 @@ impl World {
         let mut context = CallContext {
             now,
             listeners: &mut self.listeners,
+            capture_not: &self.args.capture_not,
             processes: &processes,
         };
         let events = capture.woken(flags, &mut context);
@@ -130,6 +131,7 @@ impl World {
             let mut context = CallContext {
                 now,
                 listeners: &mut self.listeners,
+                capture_not: &self.args.capture_not,
                 processes: &|| one.server.processes(),
             };
             for event in capture.name_listeners(ready == Some(generation), &mut context) {
@@ -220,6 +222,7 @@ impl World {
                 capture.sweep(&mut CallContext {
                     now,
                     listeners: &mut self.listeners,
+                    capture_not: &self.args.capture_not,
                     processes: &|| one.server.processes(),
                 });
             }

@@ -96,3 +96,31 @@ fn a_udp_port_that_is_in_use_is_explained() {
     site.swap_in_vain();
     site.log.wait_for(&format!("try: --listen udp:{address}"));
 }
+
+/// Both generations bind the one that is left to them, and the other is kept over the swap as ever.
+#[test]
+fn an_address_may_be_left_to_the_server() {
+    let (address, left) = (free_address(), free_address());
+    let Some(plan) = python(
+        at(address).with(&["--capture-not", &left.port().to_string()]),
+        &format!(
+            "import socket, http.server\n\
+             left = socket.socket()\n\
+             left.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n\
+             left.bind(('127.0.0.1', {}))\n\
+             left.listen()\n\
+             http.server.ThreadingHTTPServer(('127.0.0.1', {}), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+            left.port(),
+            address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.clients(2);
+    site.swap();
+    clients.until_answered(4);
+    clients.expect_no_failure();
+    let listening = site.log.count("hotswap: listening on ");
+    assert_eq!(listening, 1, "{}", site.log.timed());
+}

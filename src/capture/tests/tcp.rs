@@ -333,6 +333,7 @@ fn a_listener_that_its_server_has_closed_is_closed() {
     capture.sweep(&mut CallContext {
         now: sys::now(),
         listeners: &mut captured_servers.listeners,
+        capture_not: &[],
         processes: &Vec::new,
     });
     let refused = TcpStream::connect(address).unwrap_err();
