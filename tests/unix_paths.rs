@@ -68,14 +68,7 @@ impl House {
             self.dir().display()
         );
         let site = Site::at(Place::Given(Target::Unix(self.path.clone())))
-            .with(&[
-                "--capture",
-                "always",
-                "--poll",
-                "200ms",
-                "--ready-timeout",
-                "5s",
-            ])
+            .with(&["--capture", "always", "--poll", "200ms"])
             .watching()
             .by_program("/bin/sh".into(), &["-c", &script])
             .serving("");
