@@ -1,12 +1,17 @@
 //! The serving generation is killed with two hundred clients in its queue, and nobody is there yet to take its place.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::stop;
+use crate::common::{PATIENCE, alone, skipped};
 
 const CLIENTS: usize = 200;
 
@@ -57,4 +62,47 @@ fn a_candidate_that_has_not_bound_yet_gets_the_socket_itself() {
     let plan = Plan::at(Place::captured());
     let said = rescued(plan, "late=2s", "generation 2 started");
     assert!(said.is_empty(), "{said:?}");
+}
+
+/// More clients than can be relayed at once wait in a queue that nobody accepts from, while hotswap has few descriptors:
+/// some stay there, and follow as soon as others are done.
+#[test]
+fn more_clients_than_can_be_relayed_at_once_are_all_answered() {
+    const MANY: usize = 2_500;
+    let needed = u64::try_from(MANY + 500).expect("a number");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    if hard < needed {
+        return skipped("2,500 relayed clients", "no more descriptors");
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).expect("a limit");
+    let _alone = alone();
+    let plan = Plan::at(Place::Tcp4).inside(&["prlimit", "--nofile=1024:1024"]);
+    let site = plan.serving("v1");
+    let Target::Tcp(address) = site.targets[0] else {
+        panic!("no TCP address");
+    };
+    stop(site.pid(1));
+    let clients = (0..MANY).map(|_| {
+        let mut client = TcpStream::connect(address).expect("room in the queue");
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        client.write_all(request).expect("a connection");
+        client
+    });
+    let clients: Vec<_> = clients.collect();
+    site.publish("v2").swap();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut answer = String::new();
+        let end = client.read_to_string(&mut answer);
+        assert!(
+            end.is_ok(),
+            "client {number}: {end:?}: {}",
+            site.log.timed()
+        );
+        assert!(
+            answer.starts_with("HTTP/1.1 200"),
+            "client {number}: {answer}"
+        );
+    }
+    assert!(!site.log.says("had to be closed"), "{}", site.log.timed());
 }
