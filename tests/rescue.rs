@@ -6,9 +6,10 @@ use std::net::TcpStream;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 
+use crate::capture::{at, find};
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
-use crate::common::place::{Place, Target};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::stop;
 use crate::common::{PATIENCE, alone, skipped};
@@ -105,4 +106,57 @@ fn more_clients_than_can_be_relayed_at_once_are_all_answered() {
         );
     }
     assert!(!site.log.says("had to be closed"), "{}", site.log.timed());
+}
+
+/// The first generation accepts nobody any more, and shuts its listener down once it is told to stop.
+const SHUTS_DOWN: &str = "
+import http.server, os, signal, socket, sys
+one = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1000)
+if os.environ['HOTSWAP_GENERATION'] == '1':
+    def end(*_):
+        one.shutdown(socket.SHUT_RDWR)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, end)
+    client = one.accept()[0]
+    while True:
+        signal.pause()
+handler = http.server.SimpleHTTPRequestHandler
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler, False)
+server.socket.close()
+server.socket = one
+server.serve_forever()
+";
+
+#[test]
+fn clients_queued_at_a_server_that_shuts_its_listener_down_are_answered() {
+    const QUEUED: usize = 400;
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let address = free_address();
+    let port = address.port().to_string();
+    let site = at(address)
+        .with(&["--quiesce", "500ms"])
+        .by_program(python, &["-c", SHUTS_DOWN, &port])
+        .serving("");
+    let _accepted = TcpStream::connect(address).expect("it accepts one");
+    let clients = (0..QUEUED).map(|_| {
+        let mut client = TcpStream::connect(address).expect("room in the queue");
+        let request = b"GET / HTTP/1.0\r\nHost: a\r\n\r\n";
+        client.write_all(request).expect("a connection");
+        client
+    });
+    let clients: Vec<_> = clients.collect();
+    site.swap().wait_until_gone(1);
+    for (number, mut client) in clients.into_iter().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut answer = String::new();
+        let end = client.read_to_string(&mut answer);
+        assert!(
+            end.is_ok(),
+            "client {number}: {end:?}: {}",
+            site.log.timed()
+        );
+        assert!(answer.contains(" 200 "), "client {number}: {answer}");
+    }
 }
