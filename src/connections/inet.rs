@@ -14,8 +14,9 @@ const INET_DIAG_INFO: u16 = 2;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which the server may still send something.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
 const CLOSE_WAIT: u8 = 8;
-/// FIN_WAIT2 and TIME_WAIT: what the kernel remembers of connections that no process has any more.
-const CLOSED: u32 = 1 << 5 | 1 << 6;
+const FIN_WAIT1: u8 = 4;
+/// FIN_WAIT1, FIN_WAIT2 and TIME_WAIT: what the kernel remembers of connections that no process has any more.
+const CLOSED: u32 = 1 << FIN_WAIT1 | 1 << 5 | 1 << 6;
 /// How long it does, and the timer that a message of sock_diag(7) then names.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 const TIMER_OF_TIME_WAIT: u8 = 3;
@@ -82,6 +83,7 @@ pub fn was_tried_from_here(family: Family, port: u16, within: Duration) -> io::R
         let request = request(family, CLOSED, port, rest);
         sock_diag::ask(&request, Scope::All, |message| {
             found |= is_local(message) && closed_ago(message).is_some_and(|ago| ago <= within);
+            found |= is_local(message) && is_closing(message);
         })?;
     }
     Ok(found)
@@ -90,6 +92,11 @@ pub fn was_tried_from_here(family: Family, port: u16, within: Duration) -> io::R
 /// Both ends have the same address, as on the loopback device.
 fn is_local(message: &[u8]) -> bool {
     message.get(8..24) == message.get(24..40)
+}
+
+/// No process has it any more, and the other end has not acknowledged that yet: it takes milliseconds.
+fn is_closing(message: &[u8]) -> bool {
+    message.get(1) == Some(&FIN_WAIT1) && number(message, 68) == Some(0)
 }
 
 fn closed_ago(message: &[u8]) -> Option<Duration> {
