@@ -203,6 +203,11 @@ impl Capture {
         }
     }
 
+    /// Where its stopped calls come from.
+    pub fn notifications(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
     /// It is to end, and may unlink what clients come by: that is put back at once.
     pub fn guard_paths(&mut self, listeners: &Listeners) {
         if self.paths || self.removals.is_some() || !listeners.have_paths() {

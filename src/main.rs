@@ -12,6 +12,7 @@ mod escape;
 #[cfg(test)]
 mod floors;
 mod handoff;
+mod keeper;
 mod listener;
 mod log;
 mod main_loop;
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         stub::run()
     } else if capture::trial::was_asked_for() {
         Ok(capture::trial::run())
+    } else if keeper::was_asked_for() {
+        keeper::run()
     } else {
         run()
     };

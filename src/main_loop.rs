@@ -12,6 +12,7 @@ use crate::capture;
 use crate::cli::options::RunArgs;
 use crate::command::Command;
 use crate::control::Control;
+use crate::keeper::Keeper;
 use crate::listener::Listeners;
 use crate::polled::Alarm;
 use crate::ready::ReadyMode;
@@ -39,6 +40,7 @@ mod commands;
 mod fallback;
 mod generation;
 mod identity;
+mod keep;
 mod keys;
 mod saved_state;
 mod startup;
@@ -93,7 +95,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             }
         }
         if world.heritage.is_outdated {
-            world.remember(supervisor.serving().map(|serving| serving.generation));
+            world.remember();
         }
         if let Some(status) = world.ended {
             return Ok(status);
@@ -147,6 +149,8 @@ struct World {
     /// What the last generation that served was started with.
     worked: Option<Worked>,
     heritage: Heritage,
+    /// Until there is something to keep there is none.
+    keeper: Option<Keeper>,
     ended: Option<u8>,
 }
 

@@ -38,8 +38,8 @@ use output::Output;
 use stop::Stopping;
 use tree::ProcessTree;
 
+pub use crate::stub::OF_A_COMMAND;
 pub use adopted::{Loss, Traces};
-pub use tree::OF_A_COMMAND;
 
 /// How often what forks is looked for before it is killed.
 const ROUNDS: usize = 10;
@@ -364,6 +364,11 @@ impl Server {
             self.kill_what_is_left();
         }
         self.ask_next();
+    }
+
+    /// The pipe that its stderr is, if that goes through hotswap.
+    pub fn stderr(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref()?.pipe()
     }
 
     /// The last lines of its stderr, if that goes through hotswap.

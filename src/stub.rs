@@ -37,6 +37,9 @@ use request::{StubRequest, c_string};
 /// The first number that a server looks for its sockets at (sd_listen_fds(3)).
 pub const FIRST: RawFd = 3;
 
+/// The variable of processes that hotswap runs for itself, and of what they leave behind: not a server's.
+pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
+
 /// What runs a script that names no interpreter, as execvp(3) has it.
 const SHELL: &CStr = c"/bin/sh";
 

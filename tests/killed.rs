@@ -1,14 +1,21 @@
 //! hotswap itself is killed, or something else is in its place.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::crowd::Habit;
+use crate::common::eventually;
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::log::Log;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
+use crate::common::processes::{self, is_keeper};
 use crate::common::site::Site;
 
 fn oom_score(pid: Pid) -> i32 {
@@ -55,5 +62,266 @@ fn adopted(plan: Plan) {
 on_every_family! {
     fn the_next_hotswap_takes_over_what_a_killed_one_has_left(plan: Plan) {
         adopted(plan);
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut answer = String::new();
+    let connected = TcpStream::connect(address).and_then(|mut client| {
+        write!(client, "GET {path} HTTP/1.0\r\n\r\n")?;
+        client.read_to_string(&mut answer)
+    });
+    connected.map_or_else(|error| error.to_string(), |_| answer)
+}
+
+/// Writes a line to its stderr for each answer, and binds one more address whenever it is asked to.
+const TALKER: &str = "#!/usr/bin/env python3
+import http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/bind':
+            another = socket.socket()
+            another.bind(('127.0.0.1', 0))
+            another.listen()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'hello from v1, generation 1')
+port = int(sys.argv[1])
+http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler).serve_forever()
+";
+
+#[test]
+fn a_server_may_write_and_bind_while_there_is_no_hotswap() {
+    let address = free_address();
+    let port = address.port().to_string();
+    let plan = Site::at(Place::Captured(address)).by_script(TALKER, &[&port]);
+    let mut site = plan.serving("v1");
+    assert!(get(address, "/").contains("200"));
+    site.log.wait_for("GET / HTTP");
+    site.kill_hotswap();
+    for path in ["/", "/bind", "/after"] {
+        let answer = get(address, path);
+        assert!(answer.contains("200"), "{path}: {answer}");
+    }
+    site.log.wait_for("GET /after HTTP");
+    site.start_again().log.wait_for("generation 2 is serving");
+    site.stop();
+    site.expect_nothing_left();
+}
+
+#[test]
+fn the_keeper_is_replaced_and_ends_with_the_last_server() {
+    let mut site = Site::at(Place::captured()).serving("v1");
+    let keeper = |site: &Site| {
+        eventually("a keeper", || {
+            let all = processes::of_site(site.dir());
+            all.into_iter().find(|pid| is_keeper(*pid))
+        })
+    };
+    let first = keeper(&site);
+    kill(first, Signal::SIGKILL).expect("a signal to the keeper");
+    eventually("its end", || (!is_keeper(first)).then_some(()));
+    assert_ne!(keeper(&site), first);
+    site.kill_hotswap();
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.expect_no_process();
+}
+
+#[test]
+fn there_is_no_keeper_where_it_is_not_wanted() {
+    let plan = Site::at(Place::captured()).with(&["--no-keeper"]);
+    let site = plan.serving("v1");
+    let all = processes::of_site(site.dir());
+    assert!(!all.into_iter().any(is_keeper));
+}
+
+/// It ends as it would without them, and they keep serving.
+fn fails(plan: Plan) {
+    let mut site = plan.serving("v1");
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    site.kill_hotswap();
+    site.publish_file(b"#!/bin/sh\nsleep 0.2; exit 7\n", 0o755);
+    site.start_again();
+    site.log
+        .wait_for("generation 2 aborted: exited with status 7");
+    assert!(site.log.says("; generation 1 keeps serving"));
+    site.expect_status(7);
+    clients.until_answered(50);
+    site.publish("v2");
+    site.start_again().log.wait_for("adopting generation 1");
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+on_every_family! {
+    fn orphans_keep_serving_if_the_next_hotswap_cannot_start(plan: Plan) {
+        fails(plan);
+    }
+}
+
+/// Two generations live when hotswap is killed: a candidate that is not ready yet, or one that drains.
+fn killed_amid_a_swap(plan: Plan, drains: bool) {
+    let mut site = plan.serving("v1");
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    clients.until_answered(20);
+    let mut slow = site.guests();
+    if drains {
+        let long = Habit {
+            slow: Duration::from_secs(1),
+            ..Habit::default()
+        };
+        slow = slow.and(1, long);
+    }
+    let mut slow = slow.come();
+    if drains {
+        slow.until_asked(1);
+        site.publish("v2").swap();
+        clients.until_all_see("v2");
+    } else {
+        site.publish_odd("v2", "late=60s").signal(Signal::SIGHUP);
+        let candidate = site.pid(2);
+        eventually("the candidate itself", || {
+            let program = fs::read_link(format!("/proc/{candidate}/exe")).ok()?;
+            (program != site.binary()).then_some(())
+        });
+    }
+    site.kill_hotswap();
+    clients.until_answered(20);
+    site.publish("v3");
+    site.start_again();
+    site.log
+        .wait_for_all(&["adopting generation 1", "adopting generation 2"]);
+    let serving = site.log.wait_for("generation 3 is serving");
+    clients.until_all_see("v3");
+    let old = if drains { 2 } else { 1 };
+    assert!(
+        serving.contains(&format!("generation {old} is draining")),
+        "{serving}"
+    );
+    site.wait_until_gone(1).wait_until_gone(2);
+    clients.expect_no_failure();
+    if drains {
+        slow.expect_no_failure();
+    }
+}
+
+on_every_family! {
+    fn a_generation_that_drained_is_adopted_too(plan: Plan) {
+        killed_amid_a_swap(plan, true);
+    }
+
+    fn a_candidate_is_adopted_too(plan: Plan) {
+        killed_amid_a_swap(plan.by_odd(""), false);
+    }
+}
+
+#[test]
+fn a_stop_of_one_that_has_not_served_yet_stops_what_it_has_adopted() {
+    let mut site = Site::serving("v1");
+    site.kill_hotswap();
+    site.publish_file(b"#!/bin/sh\nsleep 60\n", 0o755);
+    site.start_again().log.wait_for("generation 2 started");
+    assert!(site.stop().success());
+    site.expect_nothing_left();
+}
+
+#[test]
+fn an_orphan_that_dies_before_the_next_is_ready_leaves_its_clients_in_the_queue() {
+    let mut site = Site::serving("v1");
+    let old = site.pid(1);
+    site.kill_hotswap();
+    site.publish_odd("v2", "late=500ms");
+    site.start_again().log.wait_for("generation 2 started");
+    kill(old, Signal::SIGKILL).expect("a signal to the orphan");
+    site.log.wait_for("generation 1 is dead");
+    let mut clients = site.guests().and(20, Habit::default()).come();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+/// Nothing is adopted: `differs` makes of the next hotswap another one.
+fn is_left_alone(differs: impl FnOnce(&mut Site)) -> Site {
+    let mut site = Site::serving("v1");
+    let old = site.pid(1);
+    site.kill_hotswap();
+    differs(&mut site);
+    site.start_again().log.wait_for("is serving");
+    assert!(!site.log.says("adopting"), "{}", site.log.timed());
+    assert!(kill(old, None).is_ok(), "it lives");
+    let mut clients = site.clients(4);
+    clients.until_all_see("v1");
+    clients.expect_no_failure();
+    kill(old, Signal::SIGKILL).expect("a signal to it");
+    site
+}
+
+#[test]
+fn what_another_command_has_left_is_named_and_left_alone() {
+    let site = is_left_alone(|site| site.start.line.push("another".into()));
+    site.log.wait_for("another command or in another directory");
+}
+
+#[test]
+fn what_was_left_in_another_directory_is_named_and_left_alone() {
+    let site = is_left_alone(|site| site.start.inside(&["env", "--chdir=/", "PWD=/"]));
+    site.log.wait_for("another command or in another directory");
+}
+
+#[test]
+fn what_another_name_has_left_is_left_alone() {
+    is_left_alone(|site| site.start.with(&["--name", "another"]));
+}
+
+#[test]
+fn a_hotswap_that_is_stopped_is_not_dead() {
+    let mut site = Site::serving("v1");
+    let first = site.hotswap();
+    processes::stop(first);
+    let mut second = site.start.command(site.dir()).spawn().expect("hotswap");
+    let log = Log::of(second.stderr.take().expect("its stderr"), Instant::now());
+    log.wait_for("is serving");
+    assert!(!log.says("adopting"), "{}", log.timed());
+    kill(first, Signal::SIGCONT).expect("a signal to the first");
+    kill(Pid::from_raw(second.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    second.wait().expect("its end");
+    assert!(site.stop().success());
+}
+
+#[test]
+fn of_two_that_start_together_one_adopts() {
+    let mut site = Site::serving("v1");
+    site.kill_hotswap();
+    let mut other = site.start.command(site.dir()).spawn().expect("hotswap");
+    site.start_again();
+    let log = Log::of(other.stderr.take().expect("its stderr"), Instant::now());
+    log.wait_for("is serving");
+    site.log.wait_for("is serving");
+    let adopted = [log.count("adopting"), site.log.count("adopting")];
+    assert_eq!(adopted.iter().sum::<usize>(), 1, "{adopted:?}");
+    kill(Pid::from_raw(other.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    other.wait().expect("its end");
+}
+
+/// At whatever moment it is killed, in a swap or not.
+fn killed_at_any_moment(plan: Plan) {
+    let mut site = plan.with(&["--quiesce", "200ms"]).serving("v0");
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    for round in 1..=6_u64 {
+        site.publish(&format!("v{round}"));
+        if round % 2 == 0 {
+            site.signal(Signal::SIGHUP);
+        }
+        // about as long as a swap takes, in other parts of it each time
+        sleep(Duration::from_millis(round * 13 % 90));
+        site.kill_hotswap();
+        site.start_again().log.wait_for("is serving");
+    }
+    clients.until_all_see("v6");
+    clients.expect_no_failure();
+}
+
+on_every_family! {
+    fn hotswap_may_be_killed_at_any_moment(plan: Plan) {
+        killed_at_any_moment(plan);
     }
 }

@@ -63,7 +63,8 @@ fn pid_1_reaps_orphans() {
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let hotswap = site.hotswap().to_string();
         let ours = pids.map(nix::unistd::Pid::from_raw).filter(move |&pid| {
-            processes::status(pid, "PPid").is_some_and(|parent| parent == hotswap)
+            let is_ours = processes::status(pid, "PPid").is_some_and(|parent| parent == hotswap);
+            is_ours && !processes::is_keeper(pid)
         });
         ours.count()
     };

@@ -180,6 +180,10 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub no_fallback: bool,
 
+    /// Keep nothing for the server if hotswap is killed
+    #[arg(long, help_heading = "Instance")]
+    pub no_keeper: bool,
+
     /// The name of this instance [default: the program's name]
     #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = "Instance")]
     pub name: Option<String>,

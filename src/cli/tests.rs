@@ -84,7 +84,7 @@ fn every_option_is_read() {
          --capture always --ready notify --ready-timeout 1m30s --min-ready 3s --stop-signal quit --quiesce 1.5s \
          --drain-timeout 2h --max-draining 1 --order stop-first --restart never -w src --watch=views --no-watch \
          --debounce 0 --poll 0 --before-swap make --before-swap-timeout 1m --on-event true --dev --hold --clear \
-         --no-fallback --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
+         --no-fallback --no-keeper --name api --control /run/api.sock --env-file .env --user root --group 0 --chdir / \
          --stdin open --stderr inherit --log-format json -q -- server",
     );
     assert_eq!(spellings(&run), ["8080", "/run/a.sock"]);
@@ -116,6 +116,7 @@ fn every_option_is_read() {
             && run.hold
             && run.clear
             && run.no_fallback
+            && run.no_keeper
             && run.quiet
     );
 }

@@ -90,6 +90,11 @@ impl Listeners {
         kept.map(|listener| listener.sort.address()).collect()
     }
 
+    /// The generation that new connections go to, until it is gone.
+    pub fn serving(&self) -> Option<Generation> {
+        self.serving
+    }
+
     /// The addresses of `--listen`, with the port that 0 has become.
     pub fn as_given(&self) -> Vec<String> {
         let own = self.all.iter().filter(|one| one.captured.is_none());

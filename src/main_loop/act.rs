@@ -38,12 +38,11 @@ impl World {
                 sockets,
                 program,
                 ready_timeout,
-                beside,
+                ..
             } => {
                 self.keep_paths_up(None);
                 self.review_captured(sys::now());
-                let spawned =
-                    self.spawn(generation, cause, sockets, program, ready_timeout, beside);
+                let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
                 if let Err(error) = spawned {
                     self.free(generation);
                     return vec![Event::CannotSpawn(generation, format!("{error:#}"))];
@@ -120,7 +119,6 @@ impl World {
         sockets: SocketChoice,
         program: ProgramChoice,
         ready_timeout: Duration,
-        beside: Option<Generation>,
     ) -> Result<()> {
         let now = sys::now();
         let waivers = if matches!(cause, Cause::Asked | Cause::File) {
@@ -195,7 +193,8 @@ impl World {
         one.variables = variables;
         self.generations.insert(generation, one);
         // before it is the server: from then on it may be left behind
-        self.remember(beside);
+        self.remember();
+        self.keep_stderr_of(generation);
         Ok(())
     }
 
@@ -219,6 +218,7 @@ impl World {
         match self.listeners.cut_over(generation, &missing) {
             Ok(incidents) => {
                 self.publish_incidents(&incidents);
+                self.remember();
                 let mut events = self.leave_orphans_alone(&missing);
                 events.push(Event::CutOverDone(generation));
                 events

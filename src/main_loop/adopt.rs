@@ -260,12 +260,12 @@ impl World {
     }
 
     /// Writes down what the next hotswap has to adopt if this one is killed now.
-    pub(super) fn remember(&mut self, serving: Option<Generation>) {
+    pub(super) fn remember(&mut self) {
         self.heritage.is_outdated = false;
         let directory = self.directory.path().as_os_str();
         let remembered = Remembered {
             identity: identity(&self.args, &self.control, directory),
-            serving,
+            serving: self.listeners.serving(),
             generations: self
                 .generations
                 .values()
@@ -285,7 +285,7 @@ impl World {
     /// hotswap ends. What it leaves running was there before it.
     pub(super) fn forget(&mut self) {
         if self.generations.values().any(|one| one.server.is_adopted()) {
-            self.remember(None);
+            self.remember();
         } else if let Some(memory) = self.heritage.memory.take() {
             memory.remove();
         }

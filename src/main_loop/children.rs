@@ -129,6 +129,7 @@ impl World {
                         };
                         one.capture = Some(Capture::new(generation, notifications, stops));
                     }
+                    self.keep_calls_of(generation);
                 }
                 ServerEvent::NotCaptured(errno) => {
                     let why = filter::why_not(&io::Error::from_raw_os_error(errno));

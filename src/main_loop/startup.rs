@@ -149,6 +149,7 @@ impl World {
             pulse: Pulse::begin(),
             worked: None,
             heritage,
+            keeper: None,
             ended: None,
             args,
         };

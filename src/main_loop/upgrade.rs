@@ -95,6 +95,7 @@ impl World {
         }
         outgoing.put("programs", &self.programs)?;
         outgoing.put("hints", &self.hints)?;
+        outgoing.put("keeper", &self.keeper)?;
         outgoing.put("memory", &self.heritage.memory())?;
         Ok(outgoing)
     }
@@ -127,6 +128,7 @@ impl World {
         self.has_served = true;
         self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
         self.hints = incoming.take("hints")?;
+        self.keeper = incoming.take("keeper")?;
         self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
         if let Ok(variables) = environment::inherited_by(&self.server_config) {

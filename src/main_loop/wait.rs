@@ -29,6 +29,7 @@ enum Source {
     Control,
     Watch,
     Keys,
+    Keeper,
     Manager,
     Programs,
     Fitness,
@@ -125,6 +126,8 @@ impl World {
             (Source::Programs, &self.status_data.programs),
             (Source::Fitness, &self.fitness_due),
         ];
+        let keeper = self.keeper.iter();
+        all.extend(keeper.map(|keeper| (Source::Keeper, keeper as &dyn Polled)));
         for (generation, one) in &self.generations {
             let rooms = one.rooms();
             all.extend(rooms.map(|(part, room)| (Source::Of(*generation, part), room)));
@@ -174,6 +177,7 @@ impl World {
                 }
             }
             Source::Keys => self.handle_keys(batch),
+            Source::Keeper => self.keeper_ended(now),
             Source::Of(generation, Part::Server) => self.handle_server(generation, fd, now, batch),
             Source::Of(generation, Part::Capture) => {
                 self.handle_capture(generation, flags, now, batch);

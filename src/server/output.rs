@@ -68,6 +68,11 @@ impl Output {
         self.stream
     }
 
+    /// Our end, until everybody has closed the other one.
+    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
     /// While it can be passed on.
     pub fn polled(&self) -> Option<BorrowedFd<'_>> {
         let pipe = self.pipe.as_ref().map(AsFd::as_fd);

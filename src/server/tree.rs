@@ -16,9 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::environment::Variables;
 use crate::handoff;
 use crate::proc::process::{self, ProcessId, Stat, children, environment};
-
-/// The variable of commands that hotswap runs for itself, and of what they leave behind: not a server's.
-pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
+use crate::stub::OF_A_COMMAND;
 
 /// The longest chain of ancestors: they can change while they are followed.
 const DEEPEST: usize = 1000;

@@ -222,6 +222,16 @@ pub struct Start {
 }
 
 impl Start {
+    /// It is started by another program, such as env(1).
+    pub fn inside(&mut self, wrapper: &[&str]) {
+        self.line.splice(..0, wrapper.iter().map(OsString::from));
+    }
+
+    /// Further options of hotswap.
+    pub fn with(&mut self, flags: &[&str]) {
+        self.line.splice(1..1, flags.iter().map(OsString::from));
+    }
+
     pub fn command(&self, dir: &Path) -> Command {
         let mut command = hotswap(&self.line[0], dir);
         let variables = self.variables.iter().map(|(name, value)| (name, value));

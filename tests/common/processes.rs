@@ -42,6 +42,12 @@ pub fn kill_all_of_site(dir: &Path) {
     });
 }
 
+/// The one that holds what a server needs if hotswap is killed.
+pub fn is_keeper(pid: Pid) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.starts_with(b"hotswap-keeper\0")
+}
+
 /// A figure of `/proc/PID/status`.
 pub fn status(pid: Pid, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

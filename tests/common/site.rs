@@ -71,10 +71,17 @@ impl Site {
         self.dir().join("server")
     }
 
+    /// The program that hotswap is.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The process of hotswap, which its wrapper may have made.
     pub fn hotswap(&self) -> Pid {
         let is_hotswap = |pid: &Pid| {
-            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == self.binary)
+            let is_it = |program| program == self.binary;
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            program.is_ok_and(is_it) && !processes::is_keeper(*pid)
         };
         // Others that run the same program are about to become servers.
         let find = || {

@@ -67,6 +67,7 @@ impl ReuseportGroup {
         }
         group.steer(target)?;
         group.guard(context)?;
+        group.see_members(context);
         group.update_interests(context);
         Ok(group)
     }

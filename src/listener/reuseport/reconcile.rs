@@ -42,7 +42,7 @@ impl ReuseportGroup {
     }
 
     /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
-    fn see_members(&mut self, context: &mut ListenerContext) {
+    pub(super) fn see_members(&mut self, context: &mut ListenerContext) {
         let seen = context.surveys.take(&self.address);
         let seen = seen.or_else(|| Surveys::of(&[(self.address, Vec::new())]).take(&self.address));
         match seen.and_then(|snapshot| snapshot.members) {

@@ -90,6 +90,10 @@ impl Steering for ReuseportGroup {
         }
         self.guard(context)?;
         self.fill(inode, context)?;
+        if !self.orphans.is_empty() {
+            // one may die unseen: only what has been seen before then keeps its order
+            self.see_members(context);
+        }
         self.update_interests(context);
         Ok(duplicate)
     }
