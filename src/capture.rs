@@ -8,6 +8,7 @@ mod bind;
 mod bound_sockets;
 mod caller;
 mod common_ancestor;
+mod explain;
 pub mod filter;
 mod impersonate;
 mod learned;
@@ -21,11 +22,9 @@ mod sockaddr;
 pub mod trial;
 mod unlink;
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::Pid;
@@ -33,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::AddressPattern;
 use crate::handoff;
-use crate::listener::{CapturedAddress, ListenerId, Listeners};
+use crate::listener::{ListenerId, Listeners};
 use crate::polled::Polled;
 use crate::proc::process::ProcessId;
 use crate::supervisor::{Generation, Time};
@@ -41,7 +40,7 @@ use crate::sys::seccomp;
 use bound_sockets::{BoundSocket, BoundSockets};
 use filter::Stops;
 use learned::LearnedOptions;
-use notification::{Call, Notification, PATIENCE, ReceivedCall};
+use notification::{Call, Notification, ReceivedCall};
 use receiver::Receiver;
 
 pub use availability::available;
@@ -375,57 +374,6 @@ impl Capture {
             self.warn_once(Warning::TooManyToName, text);
         } else {
             self.events.push(CaptureEvent::Listens(new.as_given));
-        }
-    }
-
-    fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str) {
-        let generation = self.generation;
-        self.warn_once(
-            Warning::AddressChanged,
-            format!(
-                "address changed: {generation} asks for {asked}, while {there} is still served\n\
-                 try: stop hotswap, and start it again"
-            ),
-        );
-    }
-
-    /// Something could not be found out. Errors of the server's own are not reported.
-    fn could_not_look(&mut self, error: &io::Error) {
-        let generation = self.generation;
-        match error.raw_os_error().map(Errno::from_raw) {
-            // it has ended, or has passed a wrong descriptor or address
-            Some(
-                Errno::ESRCH | Errno::ENOENT | Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT,
-            ) => {}
-            Some(Errno::ETIMEDOUT) => {
-                self.blind = true;
-                let patience = PATIENCE.as_secs();
-                self.warn_once(
-                    Warning::TooSlow,
-                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept over a swap"),
-                );
-            }
-            _ => self.warn_once(
-                Warning::CannotLook,
-                format!(
-                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
-                     try: hotswap as root, or --listen and a server that takes its sockets from there"
-                ),
-            ),
-        }
-    }
-
-    fn hint_once(&mut self, warning: Warning, text: String) {
-        if !self.warned.contains(&warning) {
-            self.warned.push(warning);
-            self.events.push(CaptureEvent::Hint(warning, text));
-        }
-    }
-
-    fn warn_once(&mut self, warning: Warning, text: String) {
-        if !self.warned.contains(&warning) {
-            self.warned.push(warning);
-            self.events.push(CaptureEvent::Warning(text));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! bind(2): binds the server's own socket as a member of hotswap's listener, or replaces it.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
@@ -18,19 +17,18 @@ use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking}
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::address::AddressPattern;
-use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement, holders_of_port};
+use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement};
 use crate::proc::net;
-use crate::supervisor::Generation;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
-struct BindRequest {
+pub(super) struct BindRequest {
     fd: RawFd,
-    caller: Caller,
-    server_socket: ServerSocket,
+    pub(super) caller: Caller,
+    pub(super) server_socket: ServerSocket,
     /// A unix path as the server knows it.
     as_given: PathBuf,
-    address: CapturedAddress,
+    pub(super) address: CapturedAddress,
 }
 
 impl Capture {
@@ -185,34 +183,6 @@ impl Capture {
         }
     }
 
-    /// The kernel will refuse the bind(2) of a port that the generation before has.
-    fn mind_udp(&mut self, request: &BindRequest, at: SocketAddr) {
-        let is_first = self.generation == Generation(1);
-        if is_first || at.port() == 0 || request.server_socket.shares_address() {
-            return;
-        }
-        let tried = UdpSocket::bind(at).map_err(|error| error.kind());
-        if tried.is_err_and(|kind| kind == io::ErrorKind::AddrInUse) {
-            let generation = self.generation;
-            let text = format!(
-                "{generation} cannot bind udp:{at}, which is in use: UDP is not captured\ntry: --listen udp:{at}"
-            );
-            self.warn_once(Warning::UdpInUse, text);
-        }
-    }
-
-    /// What was done so that it can be captured has cost the server the rights that its file gives.
-    fn explain_rights(&mut self, request: &BindRequest) {
-        if request.caller.has_lost_rights_of_its_file() {
-            let (generation, address) = (self.generation, &request.address);
-            let text = format!(
-                "{generation} may not bind {address}: the capabilities of its file do not count, because capture needs \
-                 no_new_privs without root\ntry: --capture never, or --listen {address}"
-            );
-            self.warn_once(Warning::NoNewPrivs, text);
-        }
-    }
-
     /// A socket of another network namespace cannot join a group of hotswap's.
     fn is_of_our_network(&mut self, request: &BindRequest) -> bool {
         let same = if request.server_socket.is_copy {
@@ -229,16 +199,6 @@ impl Capture {
             );
         }
         same
-    }
-
-    /// A socket that looks like another one to hotswap alone would be open where the server has not opened it.
-    fn leave_alone(&mut self, request: &BindRequest, why: &str) {
-        let (generation, address) = (self.generation, &request.address);
-        let text = format!(
-            "{generation} binds {address} by itself, which is not kept over a swap: {why}, and pidfd_getfd(2) is \
-             forbidden here\ntry: allow pidfd_getfd, or --listen {address}"
-        );
-        self.hint_once(Warning::NoCopy, text);
     }
 
     /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, else in use as long as it holds the first.
@@ -370,19 +330,6 @@ impl Capture {
         bound.kept = own.is_copy.then_some(socket);
         self.bound_sockets.remember(bound);
         Ok(CallResult::Succeed)
-    }
-
-    /// Warns why the server gets `EADDRINUSE`: because of an earlier generation, or of another process.
-    fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
-        if let Some(there) = listeners.served_beside(self.generation, asked) {
-            self.warn_of_change(asked, &there);
-        } else if let CapturedAddress::Tcp { at, .. } = asked
-            && let Some(holders) = holders_of_port(*at)
-        {
-            let generation = self.generation;
-            let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
-            self.warn_once(Warning::InUse, text);
-        }
     }
 }
 

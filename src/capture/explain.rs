@@ -1,0 +1,116 @@
+//! What is said of calls that hotswap cannot answer as the server asks: why, and what to do.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use nix::errno::Errno;
+
+use super::bind::BindRequest;
+use super::notification::PATIENCE;
+use super::{Capture, CaptureEvent, Warning};
+use crate::listener::{CapturedAddress, Listeners, holders_of_port};
+use crate::supervisor::Generation;
+
+impl Capture {
+    /// The kernel will refuse the bind(2) of a port that the generation before has.
+    pub(super) fn mind_udp(&mut self, request: &BindRequest, at: SocketAddr) {
+        let is_first = self.generation == Generation(1);
+        if is_first || at.port() == 0 || request.server_socket.shares_address() {
+            return;
+        }
+        let tried = UdpSocket::bind(at).map_err(|error| error.kind());
+        if tried.is_err_and(|kind| kind == io::ErrorKind::AddrInUse) {
+            let generation = self.generation;
+            let text = format!(
+                "{generation} cannot bind udp:{at}, which is in use: UDP is not captured\ntry: --listen udp:{at}"
+            );
+            self.warn_once(Warning::UdpInUse, text);
+        }
+    }
+
+    /// What was done so that it can be captured has cost the server the rights that its file gives.
+    pub(super) fn explain_rights(&mut self, request: &BindRequest) {
+        if request.caller.has_lost_rights_of_its_file() {
+            let (generation, address) = (self.generation, &request.address);
+            let text = format!(
+                "{generation} may not bind {address}: the capabilities of its file do not count, because capture needs \
+                 no_new_privs without root\ntry: --capture never, or --listen {address}"
+            );
+            self.warn_once(Warning::NoNewPrivs, text);
+        }
+    }
+
+    /// A socket that looks like another one to hotswap alone would be open where the server has not opened it.
+    pub(super) fn leave_alone(&mut self, request: &BindRequest, why: &str) {
+        let (generation, address) = (self.generation, &request.address);
+        let text = format!(
+            "{generation} binds {address} by itself, which is not kept over a swap: {why}, and pidfd_getfd(2) is \
+             forbidden here\ntry: allow pidfd_getfd, or --listen {address}"
+        );
+        self.hint_once(Warning::NoCopy, text);
+    }
+
+    /// Warns why the server gets `EADDRINUSE`: because of an earlier generation, or of another process.
+    pub(super) fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
+        if let Some(there) = listeners.served_beside(self.generation, asked) {
+            self.warn_of_change(asked, &there);
+        } else if let CapturedAddress::Tcp { at, .. } = asked
+            && let Some(holders) = holders_of_port(*at)
+        {
+            let generation = self.generation;
+            let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
+            self.warn_once(Warning::InUse, text);
+        }
+    }
+
+    pub(super) fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str) {
+        let generation = self.generation;
+        self.warn_once(
+            Warning::AddressChanged,
+            format!(
+                "address changed: {generation} asks for {asked}, while {there} is still served\n\
+                 try: stop hotswap, and start it again"
+            ),
+        );
+    }
+
+    /// Something could not be found out. Errors of the server's own are not reported.
+    pub(super) fn could_not_look(&mut self, error: &io::Error) {
+        let generation = self.generation;
+        match error.raw_os_error().map(Errno::from_raw) {
+            // it has ended, or has passed a wrong descriptor or address
+            Some(
+                Errno::ESRCH | Errno::ENOENT | Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT,
+            ) => {}
+            Some(Errno::ETIMEDOUT) => {
+                self.blind = true;
+                let patience = PATIENCE.as_secs();
+                self.warn_once(
+                    Warning::TooSlow,
+                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept over a swap"),
+                );
+            }
+            _ => self.warn_once(
+                Warning::CannotLook,
+                format!(
+                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
+                     try: hotswap as root, or --listen and a server that takes its sockets from there"
+                ),
+            ),
+        }
+    }
+
+    pub(super) fn hint_once(&mut self, warning: Warning, text: String) {
+        if !self.warned.contains(&warning) {
+            self.warned.push(warning);
+            self.events.push(CaptureEvent::Hint(warning, text));
+        }
+    }
+
+    pub(super) fn warn_once(&mut self, warning: Warning, text: String) {
+        if !self.warned.contains(&warning) {
+            self.warned.push(warning);
+            self.events.push(CaptureEvent::Warning(text));
+        }
+    }
+}
