@@ -114,7 +114,7 @@ fn the_keeper_is_replaced_and_ends_with_the_last_server() {
     let mut site = Site::at(Place::captured()).serving("v1");
     let keeper = |site: &Site| {
         eventually("a keeper", || {
-            let all = processes::of_site(site.dir());
+            let all = processes::all_of_site(site.dir());
             all.into_iter().find(|pid| is_keeper(*pid))
         })
     };
@@ -131,7 +131,7 @@ fn the_keeper_is_replaced_and_ends_with_the_last_server() {
 fn there_is_no_keeper_where_it_is_not_wanted() {
     let plan = Site::at(Place::captured()).with(&["--no-keeper"]);
     let site = plan.serving("v1");
-    let all = processes::of_site(site.dir());
+    let all = processes::all_of_site(site.dir());
     assert!(!all.into_iter().any(is_keeper));
 }
 

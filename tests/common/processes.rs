@@ -12,8 +12,15 @@ use super::eventually;
 /// Every process of a site has it in its environment, be it orphaned, in a session of its own, or a zombie's child.
 pub const MARK: &str = "SITE_OF_A_TEST";
 
-/// The living processes that carry the mark of the site in `dir`.
+/// hotswap, its servers and its commands: the processes of the site in `dir`, without the keeper.
 pub fn of_site(dir: &Path) -> Vec<Pid> {
+    let mut processes = all_of_site(dir);
+    processes.retain(|pid| !is_keeper(*pid));
+    processes
+}
+
+/// The living processes that carry the mark of the site in `dir`.
+pub fn all_of_site(dir: &Path) -> Vec<Pid> {
     let dir = dir.display().to_string();
     let carries = |pid: &i32| variable(Pid::from_raw(*pid), MARK).is_some_and(|mark| mark == dir);
     let names = fs::read_dir("/proc").expect("/proc").flatten();
@@ -34,7 +41,7 @@ pub fn variable(pid: Pid, name: &str) -> Option<String> {
 /// Leaves none of them.
 pub fn kill_all_of_site(dir: &Path) {
     eventually("the end of a site's processes", || {
-        let left = of_site(dir);
+        let left = all_of_site(dir);
         for &pid in &left {
             let _ = kill(pid, Signal::SIGKILL);
         }

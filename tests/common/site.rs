@@ -81,7 +81,7 @@ impl Site {
         let is_hotswap = |pid: &Pid| {
             let is_it = |program| program == self.binary;
             let program = fs::read_link(format!("/proc/{pid}/exe"));
-            program.is_ok_and(is_it) && !processes::is_keeper(*pid)
+            program.is_ok_and(is_it)
         };
         // Others that run the same program are about to become servers.
         let find = || {
@@ -222,7 +222,7 @@ impl Site {
 
     pub fn expect_no_process(&self) {
         eventually("the end of every process", || {
-            processes::of_site(self.dir()).is_empty().then_some(())
+            processes::all_of_site(self.dir()).is_empty().then_some(())
         });
     }
 
