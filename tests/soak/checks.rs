@@ -52,9 +52,12 @@ impl Life<'_> {
         at_last("a calm state", || {
             let status = self.status().ok_or("no status")?;
             let serving = generation_of(&status, "serving").unwrap_or(0);
-            let calm = status["state"] == "serving";
+            // One that is about to be killed may still answer, and cut the next request.
+            if status["state"] != "serving" {
+                return Err(format!("not serving: {status}"));
+            }
             let (version, generation) = self.ask();
-            if calm && version == self.version && generation == serving {
+            if version == self.version && generation == serving {
                 return Ok(status);
             }
             let wanted = &self.version;

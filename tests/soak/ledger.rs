@@ -13,7 +13,7 @@ const DELAY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What hotswap says on any day.
-const ROUTINE: [&str; 9] = [
+const ROUTINE: [&str; 10] = [
     "hotswap: watching ",
     "hotswap: listening on ",
     " started, pid ",
@@ -23,6 +23,7 @@ const ROUTINE: [&str; 9] = [
     "/server changed",
     "hotswap: upgraded to ",
     "hotswap: stopping",
+    " does not get SIGUSR1: it has no use for it",
 ];
 
 /// A time in which requests that were on their way may be lost.
