@@ -71,7 +71,7 @@ fn bad_build(life: &mut Life, chance: &mut Chance) {
     let build = life.odd_build(words);
     let verdict = life.swap(&build, 0o755, trigger);
     assert!(
-        verdict.contains(" aborted: ") && verdict.ends_with(" keeps serving"),
+        verdict.contains(" aborted: ") && verdict.contains(" keeps serving"),
         "{verdict}"
     );
 }
@@ -92,7 +92,7 @@ fn bad_file(life: &mut Life, chance: &mut Chance) {
     life.publish(content, mode, Trigger::Hangup);
     let verdict = life.verdict_after(mark);
     assert!(
-        verdict.contains(" aborted: ") && verdict.ends_with(" keeps serving"),
+        verdict.contains(" aborted: ") && verdict.contains(" keeps serving"),
         "{verdict}"
     );
 }

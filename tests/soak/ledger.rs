@@ -13,7 +13,7 @@ const DELAY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What hotswap says on any day.
-const ROUTINE: [&str; 10] = [
+const ROUTINE: [&str; 11] = [
     "hotswap: watching ",
     "hotswap: listening on ",
     " started, pid ",
@@ -23,6 +23,7 @@ const ROUTINE: [&str; 10] = [
     "/server changed",
     "hotswap: upgraded to ",
     "hotswap: stopping",
+    "hotswap: the last good program, that of ",
     " does not get SIGUSR1: it has no use for it",
 ];
 
@@ -54,7 +55,7 @@ impl Ledger {
                 continue;
             };
             self.permit(&[&format!("{who} is killed: its time to end has passed")]);
-            if !line.ends_with(" keeps serving") {
+            if !line.contains(" keeps serving") {
                 let from = at.saturating_sub(NOTICE);
                 self.excuse("candidate while nothing serves", from, *at);
             }
