@@ -33,7 +33,7 @@ use crate::sys::{process, seccomp};
 const NAME: &str = "hotswap-keeper";
 const STDERR: u8 = b'E';
 const CALLS: u8 = b'C';
-/// One that ends sooner has failed, and is not replaced after so many in a row.
+/// One that ends sooner has failed. After this many in a row, none is started.
 const LASTING: Duration = Duration::from_secs(1);
 const MOST_FAILED: u32 = 3;
 /// What is passed on at once.
@@ -63,7 +63,7 @@ impl Keeper {
             .arg0(NAME)
             .arg(std::process::id().to_string())
             .env_remove("HOTSWAP_GENERATION")
-            // it holds what servers have, and is none of their processes
+            // it holds what servers have, but it is not one of their processes
             .env(OF_A_COMMAND, NAME)
             .stdin(theirs)
             .stdout(Stdio::null())

@@ -149,7 +149,7 @@ struct World {
     /// What the last generation that served was started with.
     worked: Option<Worked>,
     heritage: Heritage,
-    /// Until there is something to keep there is none.
+    /// It is started once there is something to keep.
     keeper: Option<Keeper>,
     ended: Option<u8>,
 }

@@ -1,7 +1,7 @@
 //! The file beside the control socket in which hotswap remembers its generations, for the case that it is killed.
 //!
 //! It is locked as long as its hotswap lives, be it stopped: only who gets the lock may adopt. Each change is one write of
-//! the whole file, so that whoever is killed meanwhile leaves the old content or the new.
+//! the whole file, so that a kill meanwhile leaves the old content or the new.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};

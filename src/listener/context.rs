@@ -212,7 +212,7 @@ impl ListenerContext {
         self.accept_all(socket, listener, &Fate::Close);
     }
 
-    /// Resets whoever comes while nobody is let in.
+    /// Resets clients that come while nobody is let in.
     pub fn refuse_clients(&mut self, socket: &ListeningSocket, listener: &str) {
         self.accept(socket, listener, &Fate::Refuse);
     }
@@ -372,6 +372,6 @@ enum Left {
     Nobody,
     Some,
     HeldBack,
-    /// Whoever came after the connection that was looked for.
+    /// The clients that came after the connection that was looked for.
     Found,
 }

@@ -73,7 +73,7 @@ impl Listeners {
         }
     }
 
-    /// Clients have come; those for whom the candidate has no socket yet are turned away.
+    /// Clients have come. If the candidate has no socket for them yet, they are turned away.
     pub(super) fn let_in(&mut self) {
         for _ in 0..AT_ONCE {
             let Some(door) = &self.door else { return };

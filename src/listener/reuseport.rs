@@ -155,7 +155,7 @@ impl ReuseportGroup {
     fn steer(&mut self, inode: Inode) -> io::Result<()> {
         let index = self.members.index_of(inode);
         let index = index.ok_or_else(too_many_strangers)?;
-        // any member will do, and there is none of ours for an orphan's
+        // any member will do: for an orphan's, hotswap has no member of its own
         let by = self.position(inode).or_else(|| self.first_listening());
         let by = self.sockets[by.ok_or(Errno::EBADF)?].fd();
         sys::attach_reuseport_program(by, &to_member(index))?;

@@ -136,7 +136,7 @@ impl World {
             );
         }
         match self.generations.get(&failure.generation) {
-            // whoever asked for it goes on waiting, for the one that takes its place
+            // the client that asked for it now waits for the one that takes its place
             Some(one) if failure.reason == Reason::Replaced => {
                 let waivers = one.waivers.clone();
                 self.waivers.add(waivers);

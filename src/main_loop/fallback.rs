@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// The program of a generation that has served, or why there is none.
+    /// The program of a generation that has served, or why it cannot be had.
     pub(super) fn held_program(&self, good: Generation) -> Result<OwnedFd, String> {
         let Some(kept) = self.programs.get(&good) else {
             return Err("it was a script".into());

@@ -109,7 +109,7 @@ impl ProcessTree {
         !matches!(killpg(self.main, None), Err(Errno::ESRCH))
     }
 
-    /// Children of hotswap, or of whoever has adopted them, that belong to it without being its main process.
+    /// Children of hotswap, or of the process that has adopted them, that belong to it besides its main process.
     fn orphans(&self) -> Vec<Pid> {
         let mut orphans = if self.adopted {
             process::all().collect()

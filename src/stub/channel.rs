@@ -68,7 +68,7 @@ fn stub() -> Command {
     let mut stub = Command::new("/proc/self/exe");
     // until exec it has hotswap's own variables, which must not make it a generation of an outer hotswap
     stub.arg0(NAME).env_remove("HOTSWAP_GENERATION");
-    // it holds sockets that another generation may have, too, and is none of its processes
+    // it holds sockets that another generation may have, too, but it is not one of its processes
     stub.env(OF_A_COMMAND, NAME);
     // in tests this program is theirs, which is told by its arguments what to do
     #[cfg(test)]

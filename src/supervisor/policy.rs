@@ -24,7 +24,7 @@ pub struct Policy {
     pub fallback: bool,
     /// Nothing tells whether a file has changed: a request may mean a new one.
     pub unwatched: bool,
-    /// The ready timeout is never less than so many times the longest start.
+    /// The ready timeout is at least this many times the longest start.
     pub ready_factor: u32,
     /// New connections wait for the next version as soon as there may be one.
     pub hold: bool,

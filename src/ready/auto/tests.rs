@@ -76,7 +76,7 @@ impl Drill {
         assert_eq!(&judged, verdict, "at {millis} ms");
     }
 
-    /// It has no listener, and has used the processor for so many milliseconds.
+    /// It has no listener, and has used the processor for this many milliseconds.
     fn works(&mut self, millis: u64, used: u64) -> AutoVerdict {
         let used = Duration::from_millis(used);
         self.judge(millis, &[], Some(used)).0
