@@ -115,7 +115,7 @@ impl Memory {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// Writes it down if it is new, and makes the file again where somebody has removed it.
+    /// Writes it down if it is new. A file that somebody has removed is not made again.
     ///
     /// # Errors
     /// Those of open(2) and write(2).
