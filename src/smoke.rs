@@ -59,6 +59,7 @@ pub fn run(trial: &Trial) -> Result<u8> {
     };
     report.problem = match subject.serving(begun + trial.ready_timeout + START) {
         Ok(state) => {
+            let state = subject.with_port(state);
             report.listeners = subject::listeners(&state);
             let targets = targets(&report.listeners, &state);
             try_swaps(trial, &subject, targets, &mut report, &mut screen)
@@ -76,13 +77,14 @@ pub fn run(trial: &Trial) -> Result<u8> {
     Ok(u8::from(report.problem.is_some()))
 }
 
-/// Where clients go: to the listeners that hotswap owns, else to those of the server itself.
+/// Where clients go: to the listeners that hotswap owns, those for clients if it has any, else to those of the server itself.
 fn targets(listeners: &[Listener], state: &serde_json::Value) -> Vec<Target> {
     if listeners.is_empty() {
         return subject::unowned(state);
     }
-    let listeners = listeners.iter();
-    listeners
+    let any = !listeners.iter().any(Listener::is_for_clients);
+    let asked = listeners.iter().filter(|one| any || one.is_for_clients());
+    asked
         .filter_map(|one| subject::target(&one.address))
         .collect()
 }

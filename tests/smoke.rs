@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::common::place::free_address;
 use crate::common::plan::hotswap;
 use crate::common::{hotswap_program, processes, server};
 
@@ -76,6 +77,27 @@ fn a_server_that_keeps_its_requests_passes() {
     assert_eq!(report["graceful"], true, "{report}");
     let junit = std::fs::read_to_string(junit).expect("the JUnit file");
     assert!(junit.contains("tests=\"5\" failures=\"0\""), "{junit}");
+}
+
+/// As pm2-runtime, which talks to itself on two unix paths, and opens its port a moment later.
+#[test]
+fn the_port_is_asked_and_not_a_path_of_its_own_that_came_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = format!("at=unix:{}/rpc.sock", dir.path().display());
+    let and = format!("and={}", free_address());
+    let command = [&program("odd"), &at, &and, "and-late=700ms", "rpc"];
+    let output = smoke(&dir, &["--swaps", "2", "--json"], &command);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["swaps"], 2, "{report}");
+}
+
+#[test]
+fn a_path_is_asked_where_there_is_no_port() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = format!("at=unix:{}/site.sock", dir.path().display());
+    let output = smoke(&dir, &["--swaps", "1"], &[&program("odd"), &at]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
 #[test]

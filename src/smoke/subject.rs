@@ -25,6 +25,8 @@ use crate::socket::inet::Family;
 
 /// How often a hotswap that starts is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a server that has only unix sockets of its own may take to open a port; as long as readiness waits for one.
+const PORT: Duration = Duration::from_secs(2);
 /// How long an answer to a question may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How many lines of the log are shown when something went wrong.
@@ -38,6 +40,13 @@ pub struct Listener {
     pub address: String,
     pub steered: bool,
     pub captured: bool,
+}
+
+impl Listener {
+    /// A unix path that the server chose may be for its own processes alone.
+    pub fn is_for_clients(&self) -> bool {
+        !self.captured || !self.address.starts_with('/')
+    }
 }
 
 pub struct Subject {
@@ -103,6 +112,20 @@ impl Subject {
             }
             pause(LOOK);
         }
+    }
+
+    /// The same once it shows an address for clients: a server may open its port after unix sockets of its own.
+    pub fn with_port(&self, mut state: Value) -> Value {
+        let until = Instant::now() + PORT;
+        let lacks_port = |state: &Value| {
+            let listeners = listeners(state);
+            !listeners.is_empty() && !listeners.iter().any(Listener::is_for_clients)
+        };
+        while lacks_port(&state) && Instant::now() < until {
+            pause(LOOK);
+            state = self.state().unwrap_or(state);
+        }
+        state
     }
 
     /// # Errors
@@ -183,7 +206,7 @@ fn pause(time: Duration) {
     );
 }
 
-/// The listeners of a state that an HTTP client can ask.
+/// The listeners of a state.
 pub fn listeners(state: &Value) -> Vec<Listener> {
     let all = state["listeners"].as_array().into_iter().flatten();
     all.map(|one| Listener {
