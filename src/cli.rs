@@ -26,7 +26,7 @@ use crate::address::AddressPattern;
 use crate::program;
 use options::RunArgs;
 use smoke::{SmokeArgs, Trial};
-use usage::{Refusal, Usage};
+use usage::{NotParsed, Usage};
 
 /// The variable that tells a server's own children which instance they run under.
 const INSTANCE: &str = "HOTSWAP_INSTANCE";
@@ -228,10 +228,10 @@ pub fn parse(
     } else {
         run(arguments, variable)
     };
-    read.or_else(|refusal| match refusal {
-        Refusal::Answer(text) => Ok(Invocation::Print(text)),
-        Refusal::Usage(lines) if is_request => Err(Usage { status: 2, lines }),
-        Refusal::Usage(lines) => Err(Usage { status: 125, lines }),
+    read.or_else(|not_parsed| match not_parsed {
+        NotParsed::Answer(text) => Ok(Invocation::Print(text)),
+        NotParsed::Usage(lines) if is_request => Err(Usage { status: 2, lines }),
+        NotParsed::Usage(lines) => Err(Usage { status: 125, lines }),
     })
 }
 
@@ -249,25 +249,26 @@ fn grammar() -> Command {
     <CommandLine as clap::CommandFactory>::command()
 }
 
-fn read(arguments: &[OsString]) -> Result<(CommandLine, ArgMatches), Refusal> {
+fn read(arguments: &[OsString]) -> Result<(CommandLine, ArgMatches), NotParsed> {
     let program = OsString::from("hotswap");
     let matches = grammar()
         .try_get_matches_from(std::iter::once(&program).chain(arguments))
-        .map_err(|error| usage::refusal(&error))?;
-    let line = CommandLine::from_arg_matches(&matches).map_err(|error| usage::refusal(&error))?;
+        .map_err(|error| usage::not_parsed(&error))?;
+    let line =
+        CommandLine::from_arg_matches(&matches).map_err(|error| usage::not_parsed(&error))?;
     Ok((line, matches))
 }
 
 fn run(
     arguments: &[OsString],
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Invocation, Refusal> {
+) -> Result<Invocation, NotParsed> {
     let (line, matches) = read(arguments)?;
     usage::expect_command_behind_dashes("hotswap", arguments, &line.run.command)?;
 
     let from_variables = options_from_variables(&matches, variable)?;
     let (line, matches) = read(&[&from_variables, arguments].concat())
-        .map_err(|refusal| usage::blame_variable(refusal, &from_variables))?;
+        .map_err(|not_parsed| usage::blame_variable(not_parsed, &from_variables))?;
     let mut run = line.run;
     if run.dev {
         run.set_dev_defaults(|option| {
@@ -278,7 +279,7 @@ fn run(
         quiesce: matches.value_source("quiesce") != Some(ValueSource::DefaultValue),
         ready_timeout: matches.value_source("ready_timeout") != Some(ValueSource::DefaultValue),
     };
-    run.check().map_err(Refusal::Usage)?;
+    run.check().map_err(NotParsed::Usage)?;
     Ok(Invocation::Run(Box::new(run)))
 }
 
@@ -286,7 +287,7 @@ fn run(
 fn options_from_variables(
     matches: &ArgMatches,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Vec<OsString>, Refusal> {
+) -> Result<Vec<OsString>, NotParsed> {
     let mut options = Vec::new();
     for argument in grammar().get_arguments() {
         let Some(long) = argument.get_long() else {
@@ -303,7 +304,7 @@ fn options_from_variables(
         };
         if !argument.get_action().takes_values() {
             if values::switch(&value).map_err(|why| {
-                Refusal::Usage(format!("cannot use {name}={}: {why}", value.display()))
+                NotParsed::Usage(format!("cannot use {name}={}: {why}", value.display()))
             })? {
                 options.push(format!("--{long}").into());
             }
@@ -329,7 +330,7 @@ fn request(
     line: CommandLine,
     arguments: &[OsString],
     instance: Option<OsString>,
-) -> Result<Invocation, Refusal> {
+) -> Result<Invocation, NotParsed> {
     let or_our_own = |target: InstanceArg| {
         target
             .name
@@ -337,7 +338,7 @@ fn request(
             .filter(|name| !name.is_empty())
     };
     Ok(match line.request {
-        None => return Err(Refusal::Usage("no command to run".into())),
+        None => return Err(NotParsed::Usage("no command to run".into())),
         Some(ClientCommand::Swap {
             target,
             timeout,

@@ -1,5 +1,5 @@
 //! Holds the floors in src/README.md against the `use` lines: no file uses a room above its own, and no files go in a
-//! circle.
+//! circle. And no two types have one name.
 //!
 //! A file may use what its folder's own file declares (`super`), since a type may be split over several files.
 
@@ -10,7 +10,14 @@ use std::path::Path;
 /// A file by its path without `src/` and `.rs`, and what it imports or names by path.
 type Files = BTreeMap<String, Vec<Vec<String>>>;
 
-fn read(directory: &Path, files: &mut Files) {
+/// The code of each file, without comments and tests.
+fn sources() -> BTreeMap<String, String> {
+    let mut sources = BTreeMap::new();
+    read(source(), &mut sources);
+    sources
+}
+
+fn read(directory: &Path, sources: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(source()).unwrap().with_extension("");
@@ -19,9 +26,9 @@ fn read(directory: &Path, files: &mut Files) {
             continue;
         }
         if path.is_dir() {
-            read(&path, files);
+            read(&path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.insert(name, paths(&code(&fs::read_to_string(&path).unwrap())));
+            sources.insert(name, code(&fs::read_to_string(&path).unwrap()));
         }
     }
 }
@@ -130,8 +137,8 @@ fn room(file: &str) -> &str {
 
 /// Which files each file uses, without those whose folder it lies in.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
-    let mut files = Files::new();
-    read(source(), &mut files);
+    let sources = sources().into_iter();
+    let files: Files = sources.map(|(file, code)| (file, paths(&code))).collect();
     let is_within = |file: &str, other: &str| file.starts_with(&format!("{other}/"));
     let uses = files.iter().map(|(file, paths)| {
         let targets = paths
@@ -206,6 +213,29 @@ fn no_files_go_in_a_circle() {
     let circles = circles.filter(|circle| circle.iter().min() == circle.first());
     let circles: Vec<String> = circles.map(|circle| circle.join(" -> ")).collect();
     assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut homes = BTreeMap::<String, BTreeSet<String>>::new();
+    for (file, code) in sources() {
+        for name in code.lines().filter_map(declared_type) {
+            let homes = homes.entry(name.to_owned()).or_default();
+            homes.insert(file.clone());
+        }
+    }
+    homes.retain(|_, files| files.len() > 1);
+    assert!(homes.is_empty(), "{homes:#?}");
+}
+
+fn declared_type(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    let kind = words.find(|word| !word.starts_with("pub"))?;
+    // what a trait calls a type of its own is not a name of ours
+    let is_named =
+        ["struct", "enum", "trait"].contains(&kind) || kind == "type" && !line.starts_with(' ');
+    let name = words.next().filter(|_| is_named)?;
+    name.split(|c: char| !c.is_alphanumeric()).next()
 }
 
 /// The shortest way from a file back to itself.

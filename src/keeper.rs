@@ -122,7 +122,7 @@ pub fn was_asked_for() -> bool {
     std::env::args_os().next().is_some_and(|name| name == *NAME)
 }
 
-struct Kept {
+struct KeptDescriptor {
     kind: u8,
     descriptor: File,
 }
@@ -145,7 +145,7 @@ pub fn run() -> Result<ExitCode> {
         None
     };
     let mut channel = Some(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut kept: Vec<Kept> = Vec::new();
+    let mut kept: Vec<KeptDescriptor> = Vec::new();
     loop {
         if living.is_none() {
             take(&mut channel, &mut kept);
@@ -188,7 +188,7 @@ pub fn run() -> Result<ExitCode> {
 }
 
 /// Serves it; false once there is nothing to serve any more.
-fn is_left(kept: &mut Kept, flags: PollFlags) -> bool {
+fn is_left(kept: &mut KeptDescriptor, flags: PollFlags) -> bool {
     if !flags.contains(PollFlags::POLLIN) {
         return flags.is_empty();
     }
@@ -213,14 +213,14 @@ fn is_left(kept: &mut Kept, flags: PollFlags) -> bool {
 }
 
 /// What hotswap has sent, until it has closed its end.
-fn take(channel: &mut Option<OwnedFd>, kept: &mut Vec<Kept>) {
+fn take(channel: &mut Option<OwnedFd>, kept: &mut Vec<KeptDescriptor>) {
     let Some(open) = channel else { return };
     let mut kind = [0];
     loop {
         match receive(open.as_fd(), &mut kind, MsgFlags::MSG_DONTWAIT) {
             Ok(message) if message.bytes > 0 => {
                 let new = message.descriptors.into_iter();
-                kept.extend(new.map(|descriptor| Kept {
+                kept.extend(new.map(|descriptor| KeptDescriptor {
                     kind: kind[0],
                     descriptor: descriptor.into(),
                 }));

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use client::{Request, Site};
-use http::Target;
+use http::Peer;
 use report::Report;
-use subject::{Listener, Subject};
+use subject::{ReportedListener, Subject};
 use tally::Habit;
 
 use crate::cli::smoke::Trial;
@@ -78,11 +78,11 @@ pub fn run(trial: &Trial) -> Result<u8> {
 }
 
 /// Where clients go: to the listeners that hotswap owns, those for clients if it has any, else to those of the server itself.
-fn targets(listeners: &[Listener], state: &serde_json::Value) -> Vec<Target> {
+fn targets(listeners: &[ReportedListener], state: &serde_json::Value) -> Vec<Peer> {
     if listeners.is_empty() {
         return subject::unowned(state);
     }
-    let any = !listeners.iter().any(Listener::is_for_clients);
+    let any = !listeners.iter().any(ReportedListener::is_for_clients);
     let asked = listeners.iter().filter(|one| any || one.is_for_clients());
     asked
         .filter_map(|one| subject::target(&one.address))
@@ -93,7 +93,7 @@ fn targets(listeners: &[Listener], state: &serde_json::Value) -> Vec<Target> {
 fn try_swaps(
     trial: &Trial,
     subject: &Subject,
-    targets: Vec<Target>,
+    targets: Vec<Peer>,
     report: &mut Report,
     screen: &mut Screen,
 ) -> Option<String> {

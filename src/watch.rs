@@ -51,8 +51,8 @@ pub use completeness::Fitness;
 use elf::ExecFormat;
 use events::Events;
 use file::{FileRole, WatchedFile};
-pub use filter::Wanted;
-pub use own_writes::Kind as Command;
+pub use filter::IgnoreOptions;
+pub use own_writes::HookKind;
 use own_writes::OwnWrites;
 use symlinks::{Directory, PathStep};
 use targets::Subjects;
@@ -210,9 +210,9 @@ impl Watch {
     }
 
     /// A command starts. One before a swap builds from what is there now.
-    pub fn command_begins(&mut self, command: Command) {
+    pub fn command_begins(&mut self, command: HookKind) {
         self.own_writes.begins(command, sys::file_time());
-        if command == Command::BeforeSwap {
+        if command == HookKind::BeforeSwap {
             self.held = true;
             self.found.clear();
             let files = self.files.iter_mut();
@@ -224,9 +224,9 @@ impl Watch {
     }
 
     /// It has ended, well or not: what it did to the program is no change if it failed.
-    pub fn command_ends(&mut self, command: Command, now: Time) {
+    pub fn command_ends(&mut self, command: HookKind, now: Time) {
         self.own_writes.ends(command, sys::wall_time());
-        if command == Command::BeforeSwap {
+        if command == HookKind::BeforeSwap {
             self.held = false;
             let files = self.files.iter_mut();
             files

@@ -10,11 +10,11 @@ use super::{Address, Endpoint, Unreadable};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPattern {
     as_given: String,
-    wanted: Wanted,
+    wanted: PatternKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
+enum PatternKind {
     Address(Address),
     /// `*` and `?` stand for anything but a `/`, and `**` for that as well.
     Glob(String),
@@ -24,8 +24,8 @@ impl AddressPattern {
     pub fn matches(&self, address: &str) -> bool {
         let inet = address.parse::<SocketAddr>().ok();
         let wanted = match &self.wanted {
-            Wanted::Address(wanted) => wanted,
-            Wanted::Glob(glob) => return is_like(glob.as_bytes(), address.as_bytes()),
+            PatternKind::Address(wanted) => wanted,
+            PatternKind::Glob(glob) => return is_like(glob.as_bytes(), address.as_bytes()),
         };
         match wanted {
             Address::Tcp(Endpoint::Any(port)) => inet.is_some_and(|inet| inet.port() == *port),
@@ -64,9 +64,9 @@ impl FromStr for AddressPattern {
                 let path = text
                     .strip_prefix("unix:")
                     .filter(|path| !path.starts_with('@'));
-                Wanted::Glob(path.unwrap_or(text).to_owned())
+                PatternKind::Glob(path.unwrap_or(text).to_owned())
             } else {
-                Wanted::Address(text.parse()?)
+                PatternKind::Address(text.parse()?)
             },
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::options::RunArgs;
-use super::usage::{self, Refusal};
+use super::usage::{self, NotParsed};
 
 /// What the user wants of `hotswap smoke`.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ const WITH_VALUE: [&str; 6] = ["swaps", "path", "slow-path", "expect", "max-ms",
 
 impl SmokeArgs {
     /// What to try; `arguments` are those behind the word `smoke`.
-    pub fn trial(self, arguments: &[OsString]) -> Result<Trial, Refusal> {
+    pub fn trial(self, arguments: &[OsString]) -> Result<Trial, NotParsed> {
         usage::expect_command_behind_dashes("hotswap smoke", arguments, &self.run.command)?;
         let dashes = arguments.len() - self.run.command.len() - 1;
         let options = arguments.get(..dashes).unwrap_or_default();

@@ -23,7 +23,7 @@ impl fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 /// Why a line was not read to its end.
-pub enum Refusal {
+pub enum NotParsed {
     /// It asked for help or the version.
     Answer(String),
     Usage(String),
@@ -37,14 +37,14 @@ pub fn variable_of(long: &str) -> String {
 }
 
 /// clap's error, in our words.
-pub fn refusal(error: &clap::Error) -> Refusal {
+pub fn not_parsed(error: &clap::Error) -> NotParsed {
     match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Refusal::Answer(error.render().to_string())
+            NotParsed::Answer(error.render().to_string())
         }
-        _ => Refusal::Usage(lines(error)),
+        _ => NotParsed::Usage(lines(error)),
     }
 }
 
@@ -141,9 +141,9 @@ fn first_line(rendered: &str) -> String {
 }
 
 /// The command line alone is valid, so the invalid value came from a variable: the message names that.
-pub fn blame_variable(refusal: Refusal, from_variables: &[OsString]) -> Refusal {
-    let Refusal::Usage(mut lines) = refusal else {
-        return refusal;
+pub fn blame_variable(not_parsed: NotParsed, from_variables: &[OsString]) -> NotParsed {
+    let NotParsed::Usage(mut lines) = not_parsed else {
+        return not_parsed;
     };
     for option in from_variables {
         let option = option.to_string_lossy();
@@ -151,7 +151,7 @@ pub fn blame_variable(refusal: Refusal, from_variables: &[OsString]) -> Refusal 
         let variable = variable_of(long.trim_start_matches('-'));
         lines = lines.replace(&format!("{long} "), &format!("{variable}="));
     }
-    Refusal::Usage(lines)
+    NotParsed::Usage(lines)
 }
 
 /// What other programs call what ours calls otherwise.
@@ -194,10 +194,10 @@ pub fn expect_command_behind_dashes(
     called: &str,
     arguments: &[OsString],
     command: &[OsString],
-) -> Result<(), Refusal> {
+) -> Result<(), NotParsed> {
     let Some(program) = command.first() else {
         let lines = format!("no command to run\ntry: {called} -- ./server");
-        return Err(Refusal::Usage(lines));
+        return Err(NotParsed::Usage(lines));
     };
     let options = arguments.len().saturating_sub(command.len());
     if options > 0 && arguments[options - 1] == "--" {
@@ -206,7 +206,7 @@ pub fn expect_command_behind_dashes(
     let (options, command) = arguments.split_at(options);
     let words = [options, &["--".into()], command].concat();
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    Err(Refusal::Usage(format!(
+    Err(NotParsed::Usage(format!(
         "cannot tell where the command begins: there is no -- before {}\ntry: {called} {}",
         quoted(program),
         words.join(" ")

@@ -241,15 +241,15 @@ impl ListenerContext {
         let mut left = Left::Some;
         for _ in 0..AT_ONE_GO {
             match self.accept_one(socket, fate) {
-                Ok(Some(Outcome::Relayed)) => relayed += 1,
-                Ok(Some(Outcome::Lost)) => lost += 1,
-                Ok(Some(Outcome::Refused)) => {
+                Ok(Some(RelayOutcome::Relayed)) => relayed += 1,
+                Ok(Some(RelayOutcome::Lost)) => lost += 1,
+                Ok(Some(RelayOutcome::Refused)) => {
                     if let Intake::Refused(refused) = &mut self.intake {
                         *refused += 1;
                     }
                 }
-                Ok(Some(Outcome::HasLeft)) => {}
-                Ok(Some(Outcome::Found)) => {
+                Ok(Some(RelayOutcome::HasLeft)) => {}
+                Ok(Some(RelayOutcome::Found)) => {
                     left = Left::Found;
                     break;
                 }
@@ -292,7 +292,7 @@ impl ListenerContext {
         &mut self,
         socket: &ListeningSocket,
         fate: &Fate,
-    ) -> Result<Option<Outcome>, HeldBack> {
+    ) -> Result<Option<RelayOutcome>, HeldBack> {
         if !has_client(socket.fd()) {
             return Ok(None);
         }
@@ -308,7 +308,7 @@ impl ListenerContext {
         let client = match sys::accept(socket.fd()) {
             Ok(client) => client,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
-                return Ok(Some(Outcome::HasLeft));
+                return Ok(Some(RelayOutcome::HasLeft));
             }
             Err(error) => {
                 let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
@@ -321,20 +321,22 @@ impl ListenerContext {
         if let Fate::Find(probe, _) = fate
             && peer_of(&client) == Some(canonical(*probe))
         {
-            return Ok(Some(Outcome::Found));
+            return Ok(Some(RelayOutcome::Found));
         }
         if !matches!(fate, Fate::Refuse) && has_left(&client) {
-            return Ok(Some(Outcome::HasLeft));
+            return Ok(Some(RelayOutcome::HasLeft));
         }
         let Some((server, to)) = server else {
             reset(&client);
             return Ok(Some(match fate {
-                Fate::Refuse => Outcome::Refused,
-                Fate::Close | Fate::Relay(_) | Fate::Find(..) => Outcome::Lost,
+                Fate::Refuse => RelayOutcome::Refused,
+                Fate::Close | Fate::Relay(_) | Fate::Find(..) => RelayOutcome::Lost,
             }));
         };
         let carried = self.relays.take(client, server, to, &self.watcher);
-        Ok(Some(carried.map_or(Outcome::Lost, |()| Outcome::Relayed)))
+        Ok(Some(
+            carried.map_or(RelayOutcome::Lost, |()| RelayOutcome::Relayed),
+        ))
     }
 
     fn is_exhausted(&mut self) -> HeldBack {
@@ -354,7 +356,7 @@ enum Fate<'a> {
 }
 
 /// What has become of one.
-enum Outcome {
+enum RelayOutcome {
     Relayed,
     Lost,
     Refused,

@@ -25,7 +25,7 @@ impl World {
             ("HOTSWAP_GENERATION", generation.0.to_string().into()),
             ("HOTSWAP_CHANGED", self.build.changed()),
         ];
-        self.watch.command_begins(watch::Command::BeforeSwap);
+        self.watch.command_begins(watch::HookKind::BeforeSwap);
         match self.run(Purpose::BeforeSwap, &line, &state, None) {
             Ok(()) => {
                 self.build.begins(generation);
@@ -36,7 +36,7 @@ impl World {
             }
             Err(why) => {
                 self.watch
-                    .command_ends(watch::Command::BeforeSwap, sys::now());
+                    .command_ends(watch::HookKind::BeforeSwap, sys::now());
                 Some(Event::BeforeSwapEnded(Err(why)))
             }
         }
@@ -90,9 +90,9 @@ impl World {
         );
         variables.push(("HOTSWAP_MESSAGE", record.text.clone()));
         let now = sys::now();
-        self.watch.command_begins(watch::Command::OnEvent);
+        self.watch.command_begins(watch::HookKind::OnEvent);
         if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(now + HOOK)) {
-            self.watch.command_ends(watch::Command::OnEvent, now);
+            self.watch.command_ends(watch::HookKind::OnEvent, now);
             self.warn(why);
         }
     }
@@ -139,7 +139,7 @@ impl World {
         let well = ended.exit == Exit::Status(0);
         match purpose {
             Purpose::BeforeSwap => {
-                self.watch.command_ends(watch::Command::BeforeSwap, now);
+                self.watch.command_ends(watch::HookKind::BeforeSwap, now);
                 if let Some(generation) = self.build.ends(well) {
                     batch.requests.extend(self.run_before_swap(generation));
                     return;
@@ -163,7 +163,7 @@ impl World {
             Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
             Purpose::Ready(generation) => self.ready_command_ended(generation, ended.exit),
             Purpose::OnEvent => {
-                self.watch.command_ends(watch::Command::OnEvent, now);
+                self.watch.command_ends(watch::HookKind::OnEvent, now);
                 if !well {
                     let text = format!("the command after an event {}", ended.exit);
                     self.publish(&Record::new(RecordKind::Warning, text));

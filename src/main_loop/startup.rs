@@ -34,7 +34,7 @@ use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
 use crate::sys::clock::Pulse;
 use crate::systemd::{self, ServiceManager};
 use crate::upgrade::{Upgraded, lost};
-use crate::watch::{Wanted, Watch, WatchTargets, launcher};
+use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher};
 use crate::{connections, program, sys, upgrade};
 
 /// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
@@ -284,7 +284,7 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         program,
         watch_program: !args.no_watch,
         paths: args.watch.clone(),
-        wanted: Wanted {
+        wanted: IgnoreOptions {
             ignore: args.ignore.clone(),
             endings: args.ext.iter().map(OsString::from).collect(),
             base: directory.path().to_owned(),

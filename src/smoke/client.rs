@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::http::{Connection, Failure, Target};
+use super::http::{HttpConnection, Peer, RequestFailure};
 use super::tally::{Habit, Tally};
 use crate::cli::smoke::Expected;
 
@@ -25,14 +25,14 @@ pub struct Request {
 
 impl Request {
     /// The bytes for this kind of client.
-    fn bytes(&self, habit: Habit, target: &Target) -> Vec<u8> {
+    fn bytes(&self, habit: Habit, target: &Peer) -> Vec<u8> {
         let path = match (habit, &self.slow_path) {
             (Habit::Slow, Some(slow)) => slow,
             _ => &self.path,
         };
         let host = match target {
-            Target::Tcp(address) => address.to_string(),
-            Target::Unix(_) => "localhost".to_owned(),
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix(_) => "localhost".to_owned(),
         };
         let connection = if habit == Habit::Kept {
             "keep-alive"
@@ -45,16 +45,16 @@ impl Request {
         .into_bytes()
     }
 
-    fn judge(&self, status: u16, took: Duration) -> Result<(), Failure> {
+    fn judge(&self, status: u16, took: Duration) -> Result<(), RequestFailure> {
         if !self
             .expected
             .iter()
             .any(|one| (one.from..=one.to).contains(&status))
         {
-            return Err(Failure::Status(status));
+            return Err(RequestFailure::Status(status));
         }
         match self.longest {
-            Some(longest) if took > longest => Err(Failure::TooSlow),
+            Some(longest) if took > longest => Err(RequestFailure::TooSlow),
             _ => Ok(()),
         }
     }
@@ -64,7 +64,7 @@ impl Request {
 #[derive(Debug)]
 pub struct Site {
     pub request: Request,
-    pub targets: Vec<Target>,
+    pub targets: Vec<Peer>,
     /// The generation that serves, as far as the last verdict told.
     pub serving: AtomicU32,
     next: AtomicUsize,
@@ -74,7 +74,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(request: Request, targets: Vec<Target>) -> Self {
+    pub fn new(request: Request, targets: Vec<Peer>) -> Self {
         Self {
             request,
             targets,
@@ -106,7 +106,7 @@ impl Site {
         !*leaving
     }
 
-    fn target(&self) -> Option<&Target> {
+    fn target(&self) -> Option<&Peer> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.targets.get(next.checked_rem(self.targets.len())?)
     }
@@ -130,23 +130,24 @@ impl Site {
 }
 
 /// A connection that waits for its next request.
-struct Kept<'a> {
-    connection: Connection,
-    target: &'a Target,
+struct KeptConnection<'a> {
+    connection: HttpConnection,
+    target: &'a Peer,
     generation: u32,
 }
 
 struct Visit<'a> {
     site: &'a Site,
     habit: Habit,
-    kept: Option<Kept<'a>>,
+    kept: Option<KeptConnection<'a>>,
 }
 
 impl Visit<'_> {
     fn request(&mut self) {
         let since = Instant::now();
         let mut result = self.attempt(since);
-        if let Err((Failure::NoAnswer | Failure::Reset, Freshness::Kept, _)) = result {
+        if let Err((RequestFailure::NoAnswer | RequestFailure::Reset, Freshness::Kept, _)) = result
+        {
             self.site.tally().repeated += 1;
             result = self.attempt(since);
         }
@@ -159,7 +160,7 @@ impl Visit<'_> {
     }
 
     /// One request; the generation that served when its connection was opened.
-    fn attempt(&mut self, since: Instant) -> Result<u32, (Failure, Freshness, u32)> {
+    fn attempt(&mut self, since: Instant) -> Result<u32, (RequestFailure, Freshness, u32)> {
         let (mut kept, freshness) = match self.kept.take() {
             Some(kept) => (kept, Freshness::Kept),
             None => (self.open()?, Freshness::New),
@@ -197,12 +198,15 @@ enum Freshness {
 }
 
 impl<'a> Visit<'a> {
-    fn open(&self) -> Result<Kept<'a>, (Failure, Freshness, u32)> {
+    fn open(&self) -> Result<KeptConnection<'a>, (RequestFailure, Freshness, u32)> {
         let generation = self.site.serving.load(Ordering::Relaxed);
         let fail = |failure| (failure, Freshness::New, generation);
-        let target = self.site.target().ok_or_else(|| fail(Failure::Refused))?;
-        Ok(Kept {
-            connection: Connection::open(target).map_err(fail)?,
+        let target = self
+            .site
+            .target()
+            .ok_or_else(|| fail(RequestFailure::Refused))?;
+        Ok(KeptConnection {
+            connection: HttpConnection::open(target).map_err(fail)?,
             target,
             generation,
         })

@@ -16,23 +16,23 @@ const LONGEST_HEAD: usize = 256 * 1024;
 
 /// Where the server can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum Peer {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Target::Tcp(address) => address.fmt(f),
-            Target::Unix(path) => path.display().fmt(f),
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix(path) => path.display().fmt(f),
         }
     }
 }
 
 /// Why a request counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Failure {
+pub enum RequestFailure {
     Refused,
     Reset,
     /// The connection ended before the first byte of the answer.
@@ -49,33 +49,33 @@ pub enum Failure {
     Other(String),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RequestFailure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Failure::Refused => "refused",
-            Failure::Reset => "reset",
-            Failure::NoAnswer => "closed without an answer",
-            Failure::Truncated => "truncated",
-            Failure::TimedOut => "timed out",
-            Failure::Tls => "answered with TLS",
-            Failure::NotHttp => "not answered with HTTP",
-            Failure::TooSlow => "too slow",
-            Failure::Status(status) => return write!(f, "status {status}"),
-            Failure::Other(error) => error,
+            RequestFailure::Refused => "refused",
+            RequestFailure::Reset => "reset",
+            RequestFailure::NoAnswer => "closed without an answer",
+            RequestFailure::Truncated => "truncated",
+            RequestFailure::TimedOut => "timed out",
+            RequestFailure::Tls => "answered with TLS",
+            RequestFailure::NotHttp => "not answered with HTTP",
+            RequestFailure::TooSlow => "too slow",
+            RequestFailure::Status(status) => return write!(f, "status {status}"),
+            RequestFailure::Other(error) => error,
         })
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for RequestFailure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::ConnectionRefused | ErrorKind::NotFound => Failure::Refused,
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => RequestFailure::Refused,
             ErrorKind::ConnectionReset
             | ErrorKind::ConnectionAborted
             | ErrorKind::BrokenPipe
-            | ErrorKind::NotConnected => Failure::Reset,
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Failure::TimedOut,
-            _ => Failure::Other(error.to_string()),
+            | ErrorKind::NotConnected => RequestFailure::Reset,
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => RequestFailure::TimedOut,
+            _ => RequestFailure::Other(error.to_string()),
         }
     }
 }
@@ -85,7 +85,7 @@ impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
 /// A connection, and how many answers came over it.
-pub struct Connection {
+pub struct HttpConnection {
     stream: Box<dyn Stream>,
     received: Vec<u8>,
     pub answers: u32,
@@ -99,19 +99,19 @@ pub struct Answer {
     pub keeps: bool,
 }
 
-impl Connection {
+impl HttpConnection {
     /// # Errors
     /// Those of connect(2).
-    pub fn open(target: &Target) -> Result<Self, Failure> {
+    pub fn open(target: &Peer) -> Result<Self, RequestFailure> {
         let stream: Box<dyn Stream> = match target {
-            Target::Tcp(address) => {
+            Peer::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.set_write_timeout(Some(TIMEOUT))?;
                 Box::new(stream)
             }
-            Target::Unix(path) => {
+            Peer::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.set_write_timeout(Some(TIMEOUT))?;
@@ -127,7 +127,7 @@ impl Connection {
 
     /// # Errors
     /// Those of write(2).
-    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), RequestFailure> {
         Ok(self.stream.write_all(bytes)?)
     }
 
@@ -135,7 +135,7 @@ impl Connection {
     ///
     /// # Errors
     /// What ended it early.
-    pub fn receive(&mut self) -> Result<Answer, Failure> {
+    pub fn receive(&mut self) -> Result<Answer, RequestFailure> {
         let (head, length) = self.head()?;
         self.received.drain(..length);
         match head.body {
@@ -152,20 +152,20 @@ impl Connection {
     }
 
     /// The head of the answer and its length, past interim answers.
-    fn head(&mut self) -> Result<(Head, usize), Failure> {
+    fn head(&mut self) -> Result<(Head, usize), RequestFailure> {
         loop {
             match Head::parse(&self.received)? {
                 Some((head, length)) if (100..200).contains(&head.status) => {
                     self.received.drain(..length);
                 }
                 Some(parsed) => return Ok(parsed),
-                None if self.received.len() > LONGEST_HEAD => return Err(Failure::NotHttp),
+                None if self.received.len() > LONGEST_HEAD => return Err(RequestFailure::NotHttp),
                 None => {
                     if self.read_more()? == 0 {
                         return Err(if self.received.is_empty() {
-                            Failure::NoAnswer
+                            RequestFailure::NoAnswer
                         } else {
-                            Failure::Truncated
+                            RequestFailure::Truncated
                         });
                     }
                 }
@@ -173,7 +173,7 @@ impl Connection {
         }
     }
 
-    fn skip(&mut self, mut length: u64) -> Result<(), Failure> {
+    fn skip(&mut self, mut length: u64) -> Result<(), RequestFailure> {
         loop {
             let here = self
                 .received
@@ -188,7 +188,7 @@ impl Connection {
         }
     }
 
-    fn skip_chunks(&mut self) -> Result<(), Failure> {
+    fn skip_chunks(&mut self) -> Result<(), RequestFailure> {
         loop {
             let size = loop {
                 match httparse::parse_chunk_size(&self.received) {
@@ -197,7 +197,7 @@ impl Connection {
                         break size;
                     }
                     Ok(httparse::Status::Partial) => self.need_more()?,
-                    Err(_) => return Err(Failure::NotHttp),
+                    Err(_) => return Err(RequestFailure::NotHttp),
                 }
             };
             if size == 0 {
@@ -208,7 +208,7 @@ impl Connection {
         }
     }
 
-    fn skip_trailers(&mut self) -> Result<(), Failure> {
+    fn skip_trailers(&mut self) -> Result<(), RequestFailure> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; HEADERS];
             match httparse::parse_headers(&self.received, &mut headers) {
@@ -217,19 +217,19 @@ impl Connection {
                     return Ok(());
                 }
                 Ok(httparse::Status::Partial) => self.need_more()?,
-                Err(_) => return Err(Failure::NotHttp),
+                Err(_) => return Err(RequestFailure::NotHttp),
             }
         }
     }
 
-    fn need_more(&mut self) -> Result<(), Failure> {
+    fn need_more(&mut self) -> Result<(), RequestFailure> {
         match self.read_more()? {
-            0 => Err(Failure::Truncated),
+            0 => Err(RequestFailure::Truncated),
             _ => Ok(()),
         }
     }
 
-    fn read_more(&mut self) -> Result<usize, Failure> {
+    fn read_more(&mut self) -> Result<usize, RequestFailure> {
         let mut piece = [0; 16 * 1024];
         loop {
             match self.stream.read(&mut piece) {
@@ -259,19 +259,19 @@ enum Body {
 
 impl Head {
     /// Nothing while a part is still to come.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Failure> {
+    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, RequestFailure> {
         // a TLS record of type alert or handshake
         if let [0x15 | 0x16, 0x03, ..] = bytes {
-            return Err(Failure::Tls);
+            return Err(RequestFailure::Tls);
         }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(Failure::NotHttp),
+            Err(_) => return Err(RequestFailure::NotHttp),
         };
-        let status = response.code.ok_or(Failure::NotHttp)?;
+        let status = response.code.ok_or(RequestFailure::NotHttp)?;
         let value = |name: &str| {
             let header = response
                 .headers
@@ -283,7 +283,9 @@ impl Head {
         let body = match value("content-length") {
             _ if matches!(status, 100..200 | 204 | 304) => Body::Empty,
             _ if chunked => Body::Chunked,
-            Some(length) => Body::Sized(length.trim().parse().map_err(|_| Failure::NotHttp)?),
+            Some(length) => {
+                Body::Sized(length.trim().parse().map_err(|_| RequestFailure::NotHttp)?)
+            }
             None => Body::UntilEnd,
         };
         let connection = value("connection").unwrap_or_default();
@@ -309,11 +311,11 @@ mod tests {
     use super::*;
 
     /// What is made of these bytes, after which the server hangs up.
-    fn answer(bytes: &[u8]) -> Result<Answer, Failure> {
+    fn answer(bytes: &[u8]) -> Result<Answer, RequestFailure> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(bytes).unwrap();
         drop(theirs);
-        let mut connection = Connection {
+        let mut connection = HttpConnection {
             stream: Box::new(ours),
             received: Vec::new(),
             answers: 0,
@@ -350,22 +352,32 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_cut_is_told_from_none_at_all() {
-        assert_eq!(answer(b""), Err(Failure::NoAnswer));
+        assert_eq!(answer(b""), Err(RequestFailure::NoAnswer));
         for cut in [
             "HTTP/1.1 20",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
         ] {
-            assert_eq!(answer(cut.as_bytes()), Err(Failure::Truncated), "{cut:?}");
+            assert_eq!(
+                answer(cut.as_bytes()),
+                Err(RequestFailure::Truncated),
+                "{cut:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_http_is_named() {
-        assert_eq!(answer(b"SSH-2.0-OpenSSH_9.9\r\n"), Err(Failure::NotHttp));
-        assert_eq!(answer(b"\x15\x03\x01\x00\x02\x02\x46"), Err(Failure::Tls));
+        assert_eq!(
+            answer(b"SSH-2.0-OpenSSH_9.9\r\n"),
+            Err(RequestFailure::NotHttp)
+        );
+        assert_eq!(
+            answer(b"\x15\x03\x01\x00\x02\x02\x46"),
+            Err(RequestFailure::Tls)
+        );
         let length = b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n";
-        assert_eq!(answer(length), Err(Failure::NotHttp));
+        assert_eq!(answer(length), Err(RequestFailure::NotHttp));
     }
 
     proptest::proptest! {

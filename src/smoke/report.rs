@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::http::Failure;
-use super::subject::Listener;
+use super::http::RequestFailure;
+use super::subject::ReportedListener;
 use super::tally::{Count, Tally};
 
 /// The whole trial.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ReportedListener>,
     pub swaps: u32,
     pub wanted: u32,
     pub tally: Tally,
@@ -203,14 +203,14 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
     }
     let (most, _) = all.failures.iter().max_by_key(|(_, times)| **times)?;
     let advice = match most {
-        Failure::Status(status) => {
+        RequestFailure::Status(status) => {
             format!(
                 "try: --path with one that answers 2xx or 3xx instead of {path}, or --expect {status}"
             )
         }
-        Failure::Tls => "try: a port where the server speaks plain HTTP".to_owned(),
-        Failure::NotHttp => "try: a port where the server speaks HTTP/1.1".to_owned(),
-        Failure::TooSlow => "try: a larger --max-ms".to_owned(),
+        RequestFailure::Tls => "try: a port where the server speaks plain HTTP".to_owned(),
+        RequestFailure::NotHttp => "try: a port where the server speaks HTTP/1.1".to_owned(),
+        RequestFailure::TooSlow => "try: a larger --max-ms".to_owned(),
         _ if report.swaps == 0 => {
             "try: the server without hotswap; it fails requests before any swap".to_owned()
         }
@@ -230,9 +230,9 @@ mod tests {
     use super::super::tally::Habit;
     use super::*;
 
-    fn report(failure: Option<&Failure>) -> Report {
+    fn report(failure: Option<&RequestFailure>) -> Report {
         let mut report = Report {
-            listeners: vec![Listener {
+            listeners: vec![ReportedListener {
                 address: "127.0.0.1:8080".into(),
                 steered: true,
                 captured: true,
@@ -268,9 +268,9 @@ mod tests {
     #[test]
     fn a_failure_says_what_to_do() {
         for (failure, advice) in [
-            (Failure::Status(404), "--expect 404"),
-            (Failure::Tls, "plain HTTP"),
-            (Failure::Reset, "--quiesce"),
+            (RequestFailure::Status(404), "--expect 404"),
+            (RequestFailure::Tls, "plain HTTP"),
+            (RequestFailure::Reset, "--quiesce"),
         ] {
             let report = report(Some(&failure));
             let problem = report.problem.clone().unwrap();

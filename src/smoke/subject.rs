@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, mkdtemp};
 use serde_json::Value;
 
-use super::http::Target;
+use super::http::Peer;
 use crate::connections::listening::listening;
 use crate::control::client::{self, Instance, Received};
 use crate::control::protocol::{Reply, RequestKind};
@@ -36,13 +36,13 @@ const LONGEST_DIRECTORY: usize = 60;
 
 /// What a running server is asked through, and what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listener {
+pub struct ReportedListener {
     pub address: String,
     pub steered: bool,
     pub captured: bool,
 }
 
-impl Listener {
+impl ReportedListener {
     /// A unix path that the server chose may be for its own processes alone.
     pub fn is_for_clients(&self) -> bool {
         !self.captured || !self.address.starts_with('/')
@@ -119,7 +119,7 @@ impl Subject {
         let until = Instant::now() + PORT;
         let lacks_port = |state: &Value| {
             let listeners = listeners(state);
-            !listeners.is_empty() && !listeners.iter().any(Listener::is_for_clients)
+            !listeners.is_empty() && !listeners.iter().any(ReportedListener::is_for_clients)
         };
         while lacks_port(&state) && Instant::now() < until {
             pause(LOOK);
@@ -207,9 +207,9 @@ fn pause(time: Duration) {
 }
 
 /// The listeners of a state.
-pub fn listeners(state: &Value) -> Vec<Listener> {
+pub fn listeners(state: &Value) -> Vec<ReportedListener> {
     let all = state["listeners"].as_array().into_iter().flatten();
-    all.map(|one| Listener {
+    all.map(|one| ReportedListener {
         address: one["address"].as_str().unwrap_or_default().to_owned(),
         steered: one["steered"] == true,
         captured: one["captured"] == true,
@@ -218,7 +218,7 @@ pub fn listeners(state: &Value) -> Vec<Listener> {
 }
 
 /// Where the server listens by itself, if hotswap owns none of its listeners.
-pub fn unowned(state: &Value) -> Vec<Target> {
+pub fn unowned(state: &Value) -> Vec<Peer> {
     let serving = state["generations"].as_array().into_iter().flatten();
     let mut serving = serving.filter_map(|one| one["pid"].as_i64());
     let main = serving.next();
@@ -246,9 +246,9 @@ pub fn unowned(state: &Value) -> Vec<Target> {
 }
 
 /// Where a client reaches the server that listens on this address.
-pub fn target(address: &str) -> Option<Target> {
+pub fn target(address: &str) -> Option<Peer> {
     if address.starts_with('/') {
-        return Some(Target::Unix(Path::new(address).to_owned()));
+        return Some(Peer::Unix(Path::new(address).to_owned()));
     }
     let mut address: SocketAddr = address.parse().ok()?;
     match address.ip() {
@@ -256,5 +256,5 @@ pub fn target(address: &str) -> Option<Target> {
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
-    Some(Target::Tcp(address))
+    Some(Peer::Tcp(address))
 }

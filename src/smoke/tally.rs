@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::http::Failure;
+use super::http::RequestFailure;
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +34,7 @@ impl fmt::Display for Habit {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub requests: usize,
-    pub failures: BTreeMap<Failure, usize>,
+    pub failures: BTreeMap<RequestFailure, usize>,
     pub slowest: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Count {
         self.failures.values().sum()
     }
 
-    fn add(&mut self, took: Duration, failure: Option<&Failure>) {
+    fn add(&mut self, took: Duration, failure: Option<&RequestFailure>) {
         self.requests += 1;
         self.slowest = self.slowest.max(took);
         if let Some(failure) = failure {
@@ -68,7 +68,7 @@ impl Tally {
         habit: Habit,
         generation: u32,
         took: Duration,
-        failure: Option<&Failure>,
+        failure: Option<&RequestFailure>,
     ) {
         self.all.add(took, failure);
         self.by_habit.entry(habit).or_default().add(took, failure);

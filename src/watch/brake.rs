@@ -8,10 +8,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::own_writes::FileTime;
 use crate::supervisor::Time;
-
-/// A moment by the clock of file times.
-type Moment = (i64, i64);
 
 /// A change so soon after a start was probably made by what was started.
 const SOON: i64 = 1;
@@ -53,7 +51,7 @@ struct Braked {
 
 #[derive(Default)]
 pub struct Brake {
-    started: Option<Moment>,
+    started: Option<FileTime>,
     started_at: Time,
     generation: u32,
     streaks: HashMap<PathBuf, Streak>,
@@ -62,7 +60,7 @@ pub struct Brake {
 
 impl Brake {
     /// A generation starts.
-    pub fn starts(&mut self, now: Time, moment: Moment) {
+    pub fn starts(&mut self, now: Time, moment: FileTime) {
         let last = self.generation;
         let is_remembered = |streak: &Streak| {
             streak.generation == last || streak.lenient > 0 && now < streak.last + RELEASE
@@ -88,7 +86,7 @@ impl Brake {
     }
 
     /// A file has changed at that moment; `grew` if something was only added to its end, as to a log.
-    pub fn weigh(&mut self, path: &Path, changed: Moment, grew: bool, now: Time) -> Worth {
+    pub fn weigh(&mut self, path: &Path, changed: FileTime, grew: bool, now: Time) -> Worth {
         let started = self.started.unwrap_or((i64::MAX, 0));
         let soon = changed >= started && changed < (started.0.saturating_add(SOON), started.1);
         if let Some(braked) = self.braked.get_mut(path) {

@@ -14,7 +14,7 @@ const USUAL: [&str; 3] = ["node_modules", "target", "__pycache__"];
 
 /// Why a file or directory in a tree is not watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum IgnoreReason {
     Hidden,
     Usual,
     Temporary,
@@ -24,7 +24,7 @@ pub enum Reason {
     LeadsOut,
 }
 
-impl Reason {
+impl IgnoreReason {
     /// How `status --json` and `-v` call it.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Reason {
 
 /// What the user wants left out of every tree.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct IgnoreOptions {
     /// `--ignore`, as in a .gitignore file.
     pub ignore: Vec<String>,
     /// `--ext`, without their dots; none means all.
@@ -61,7 +61,7 @@ pub struct Filter {
 
 impl Filter {
     /// `root` is the tree, `glob` what is wanted of it.
-    pub fn new(wanted: &Wanted, root: &Path, glob: Option<&str>) -> Self {
+    pub fn new(wanted: &IgnoreOptions, root: &Path, glob: Option<&str>) -> Self {
         let base = wanted
             .base
             .canonicalize()
@@ -91,10 +91,10 @@ impl Filter {
     }
 
     /// `path` is below the canonical root of the tree.
-    pub fn reason(&self, rules: &Rules, path: &Path, is_directory: bool) -> Option<Reason> {
+    pub fn reason(&self, rules: &Rules, path: &Path, is_directory: bool) -> Option<IgnoreReason> {
         let name = path.file_name().unwrap_or_default();
         if is_editors_own(name) {
-            return Some(Reason::Temporary);
+            return Some(IgnoreReason::Temporary);
         }
         let mut asked = self
             .ignore
@@ -104,20 +104,20 @@ impl Filter {
         let is_wanted = asked.as_ref().is_some_and(Match::is_whitelist);
         if !is_wanted {
             if asked.is_some() {
-                return Some(Reason::Option);
+                return Some(IgnoreReason::Option);
             }
             if is_hidden(name, is_directory) {
-                return Some(Reason::Hidden);
+                return Some(IgnoreReason::Hidden);
             }
             if is_directory && USUAL.iter().any(|usual| name == *usual) {
-                return Some(Reason::Usual);
+                return Some(IgnoreReason::Usual);
             }
             // The files of a glob are named, which is stronger.
             if (is_directory || self.only.is_none()) && is_ignored(rules, path, is_directory) {
-                return Some(Reason::RuleFile);
+                return Some(IgnoreReason::RuleFile);
             }
         }
-        (!is_directory && !self.has_wanted_name(path, name)).then_some(Reason::Ending)
+        (!is_directory && !self.has_wanted_name(path, name)).then_some(IgnoreReason::Ending)
     }
 
     fn has_wanted_name(&self, path: &Path, name: &OsStr) -> bool {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::watch::completeness::FileIdentity;
-use crate::watch::filter::Reason;
+use crate::watch::filter::IgnoreReason;
 use crate::watch::ignore_files::{Rules, Stamps};
 use crate::watch::symlinks::{Directory, PathStep, linked_since};
 
@@ -43,15 +43,15 @@ pub struct Listing {
     pub arrived: (i64, i64),
     /// Its times were old enough to trust them.
     pub settled: bool,
-    pub files: BTreeMap<OsString, Kind>,
+    pub files: BTreeMap<OsString, EntryKind>,
     pub below: Vec<PathBuf>,
-    pub left_out: BTreeMap<Reason, usize>,
+    pub left_out: BTreeMap<IgnoreReason, usize>,
     /// Each hop of each link in it.
     pub hops: Vec<PathStep>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     File,
     /// To a file at this path.
     Link(PathBuf),
@@ -98,7 +98,11 @@ impl Listing {
     }
 
     /// Its files as they are now, and those that `was` has and that went at `since`.
-    pub fn sightings(&self, was: &BTreeMap<OsString, Kind>, since: (i64, i64)) -> Vec<Sighting> {
+    pub fn sightings(
+        &self,
+        was: &BTreeMap<OsString, EntryKind>,
+        since: (i64, i64),
+    ) -> Vec<Sighting> {
         let gone = was.keys().filter(|name| !self.files.contains_key(*name));
         let gone = gone.map(|name| self.gone(name, since));
         let here = self.files.iter();
@@ -106,21 +110,21 @@ impl Listing {
         gone.chain(here).collect()
     }
 
-    fn sighting(&self, name: &OsStr, kind: &Kind, gone_since: (i64, i64)) -> Sighting {
+    fn sighting(&self, name: &OsStr, kind: &EntryKind, gone_since: (i64, i64)) -> Sighting {
         let path = self.directory.path.join(name);
         let (found, since) = match kind {
-            Kind::File | Kind::OtherLink => (fs::symlink_metadata(&path), (0, 0)),
-            Kind::Link(target) => (fs::metadata(target), linked_since(&path)),
+            EntryKind::File | EntryKind::OtherLink => (fs::symlink_metadata(&path), (0, 0)),
+            EntryKind::Link(target) => (fs::metadata(target), linked_since(&path)),
         };
         let Ok(found) = found else {
             return self.gone(name, gone_since);
         };
         let since = changed(&found).max(self.arrived).max(since);
         let what = match kind {
-            Kind::File => What::File(path, found),
-            Kind::Link(target) => What::File(target.clone(), found),
+            EntryKind::File => What::File(path, found),
+            EntryKind::Link(target) => What::File(target.clone(), found),
             // Where it leads is what matters, not when it was made.
-            Kind::OtherLink => What::Link(FileIdentity::of_link(&path, &found)),
+            EntryKind::OtherLink => What::Link(FileIdentity::of_link(&path, &found)),
         };
         Sighting {
             shown: self.shown.join(name),

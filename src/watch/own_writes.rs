@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
-/// A moment by the clock of file times.
-type Moment = (i64, i64);
+/// Seconds and nanoseconds by the clock of file times.
+pub type FileTime = (i64, i64);
 
 /// As many runs are remembered.
 const RUNS: usize = 32;
@@ -17,17 +17,17 @@ const RUNS: usize = 32;
 const SHORT: i64 = 250_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum HookKind {
     BeforeSwap,
     OnEvent,
 }
 
 struct Run {
-    kind: Kind,
+    kind: HookKind,
     /// How many of this kind came before.
     number: u32,
-    begun: Moment,
-    ended: Option<Moment>,
+    begun: FileTime,
+    ended: Option<FileTime>,
 }
 
 /// Whose a change is.
@@ -46,11 +46,11 @@ pub struct OwnWrites {
     /// Files that have changed while no command ran.
     edited: HashSet<PathBuf>,
     /// Others, and the last run in which they changed; true if they are the command's own.
-    suspects: HashMap<PathBuf, (Kind, u32, bool)>,
+    suspects: HashMap<PathBuf, (HookKind, u32, bool)>,
 }
 
 impl OwnWrites {
-    pub fn begins(&mut self, kind: Kind, now: Moment) {
+    pub fn begins(&mut self, kind: HookKind, now: FileTime) {
         let count = &mut self.counts[kind as usize];
         *count += 1;
         self.runs.push_back(Run {
@@ -65,7 +65,7 @@ impl OwnWrites {
     }
 
     /// The first of them that has not ended.
-    pub fn ends(&mut self, kind: Kind, now: Moment) {
+    pub fn ends(&mut self, kind: HookKind, now: FileTime) {
         let mut runs = self.runs.iter_mut();
         if let Some(run) = runs.find(|run| run.kind == kind && run.ended.is_none()) {
             run.ended = Some(now);
@@ -79,7 +79,7 @@ impl OwnWrites {
     }
 
     /// Who changed this file at that moment.
-    pub fn author(&mut self, path: &Path, changed: Moment) -> Author {
+    pub fn author(&mut self, path: &Path, changed: FileTime) -> Author {
         let during =
             |run: &&Run| run.begun <= changed && run.ended.is_none_or(|ended| changed <= ended);
         let Some(run) = self.runs.iter().rev().find(during) else {
@@ -92,7 +92,7 @@ impl OwnWrites {
         }
         let (kind, number) = (run.kind, run.number);
         let took = run.ended.map(|ended| nanoseconds(run.begun, ended));
-        let is_short = kind == Kind::OnEvent && took.is_some_and(|took| took < SHORT);
+        let is_short = kind == HookKind::OnEvent && took.is_some_and(|took| took < SHORT);
         let before = self.suspects.get(path).copied();
         let again = before.is_some_and(|(before, at, _)| before == kind && at + 1 == number);
         let was_own = before.is_some_and(|(_, _, own)| own);
@@ -107,7 +107,7 @@ impl OwnWrites {
     }
 }
 
-fn nanoseconds(begun: Moment, ended: Moment) -> i64 {
+fn nanoseconds(begun: FileTime, ended: FileTime) -> i64 {
     let seconds = ended.0.saturating_sub(begun.0);
     seconds
         .saturating_mul(1_000_000_000)
@@ -122,7 +122,7 @@ mod tests {
 
     impl OwnWrites {
         /// A run from second `begun` to `ended`, in which `path` changes.
-        fn run(&mut self, kind: Kind, begun: i64, ended: i64, path: &str) -> Author {
+        fn run(&mut self, kind: HookKind, begun: i64, ended: i64, path: &str) -> Author {
             self.begins(kind, (begun, 0));
             self.ends(kind, (ended, 900));
             self.author(Path::new(path), (begun, 500))
@@ -133,7 +133,7 @@ mod tests {
     fn what_changes_in_two_runs_in_a_row_is_the_commands_own() {
         let mut writes = OwnWrites::default();
         let seen: Vec<Author> = (0..3)
-            .map(|turn| writes.run(Kind::BeforeSwap, turn * 10, turn * 10 + 5, OUT))
+            .map(|turn| writes.run(HookKind::BeforeSwap, turn * 10, turn * 10 + 5, OUT))
             .collect();
         let expected = [Author::Somebody, Author::CommandFirstSeen, Author::Command];
         assert_eq!(seen, expected);
@@ -145,7 +145,12 @@ mod tests {
         let path = Path::new("src/main.rs");
         assert_eq!(writes.author(path, (1, 0)), Author::Somebody);
         for turn in 1..5 {
-            let author = writes.run(Kind::BeforeSwap, turn * 10, turn * 10 + 5, "src/main.rs");
+            let author = writes.run(
+                HookKind::BeforeSwap,
+                turn * 10,
+                turn * 10 + 5,
+                "src/main.rs",
+            );
             assert_eq!(author, Author::Somebody);
         }
     }
@@ -153,19 +158,19 @@ mod tests {
     #[test]
     fn an_edit_between_two_runs_makes_the_file_a_persons() {
         let mut writes = OwnWrites::default();
-        writes.run(Kind::BeforeSwap, 10, 15, OUT);
-        writes.run(Kind::BeforeSwap, 20, 25, OUT);
+        writes.run(HookKind::BeforeSwap, 10, 15, OUT);
+        writes.run(HookKind::BeforeSwap, 20, 25, OUT);
         assert_eq!(writes.author(Path::new(OUT), (30, 0)), Author::Somebody);
-        let author = writes.run(Kind::BeforeSwap, 40, 45, OUT);
+        let author = writes.run(HookKind::BeforeSwap, 40, 45, OUT);
         assert_eq!(author, Author::Somebody);
     }
 
     #[test]
     fn a_short_command_after_an_event_owns_what_changes_at_once() {
         let mut writes = OwnWrites::default();
-        let author = writes.run(Kind::OnEvent, 10, 10, "src/events.log");
+        let author = writes.run(HookKind::OnEvent, 10, 10, "src/events.log");
         assert_eq!(author, Author::CommandFirstSeen);
-        let author = writes.run(Kind::OnEvent, 20, 25, "src/other.log");
+        let author = writes.run(HookKind::OnEvent, 20, 25, "src/other.log");
         assert_eq!(author, Author::Somebody, "it took 5s");
     }
 }

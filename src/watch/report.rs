@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::watch::changed::escaped;
-use crate::watch::filter::Reason;
+use crate::watch::filter::IgnoreReason;
 use crate::watch::tree::WatchedTree;
 use crate::watch::walk::Extent;
 use crate::watch::{FileRole, Watch};
@@ -135,8 +135,9 @@ fn nothing_in(name: &str, extent: &Extent) -> String {
 
 /// How many are left out by what.
 fn reasons(extent: &Extent) -> String {
-    let by =
-        |(reason, count): (&Reason, &usize)| format!("{} by {}", grouped(*count), reason.name());
+    let by = |(reason, count): (&IgnoreReason, &usize)| {
+        format!("{} by {}", grouped(*count), reason.name())
+    };
     extent
         .left_out
         .iter()
@@ -169,8 +170,8 @@ mod tests {
             ..Extent::default()
         };
         assert_eq!(in_short("src", &extent), "214 files in src");
-        extent.left_out.insert(Reason::RuleFile, 1_031);
-        extent.left_out.insert(Reason::Hidden, 1);
+        extent.left_out.insert(IgnoreReason::RuleFile, 1_031);
+        extent.left_out.insert(IgnoreReason::Hidden, 1);
         assert_eq!(in_short("src", &extent), "214 files in src (1,032 ignored)");
         extent.files = 1;
         assert_eq!(in_short(".", &extent), "1 file in . (1,032 ignored)");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::watch::advice;
 use crate::watch::file::{FileRole, WatchedFile};
-use crate::watch::filter::{Wanted, split_glob};
+use crate::watch::filter::{IgnoreOptions, split_glob};
 use crate::watch::tree::WatchedTree;
 
 /// What to watch.
@@ -23,7 +23,7 @@ pub struct WatchTargets {
     /// Files, trees and globs.
     pub paths: Vec<PathBuf>,
     /// What trees leave out.
-    pub wanted: Wanted,
+    pub wanted: IgnoreOptions,
     pub env_file: Option<PathBuf>,
     /// Watch the script of an interpreter, if nothing else is named.
     pub dev: bool,

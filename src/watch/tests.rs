@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Changed, Fitness, Wanted, Watch, WatchTargets};
+use super::{Changed, Fitness, IgnoreOptions, Watch, WatchTargets};
 use crate::polled::Polled;
 use crate::sys;
 

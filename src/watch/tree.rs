@@ -14,7 +14,7 @@ use crate::sys;
 use crate::watch::completeness::{self, FOREIGN_SETTLE, FileIdentity, Writer};
 use crate::watch::differences::{Difference, Differences, Entry};
 use crate::watch::events::Hints;
-use crate::watch::filter::{Filter, Wanted};
+use crate::watch::filter::{Filter, IgnoreOptions};
 use crate::watch::git::Repository;
 use crate::watch::listing::{Sighting, What};
 use crate::watch::symlinks::{Directory, PathStep, steps};
@@ -44,7 +44,7 @@ pub struct WatchedTree {
     pub as_given: PathBuf,
     path: PathBuf,
     steps: Vec<PathStep>,
-    wanted: Wanted,
+    wanted: IgnoreOptions,
     glob: Option<String>,
     /// Files that are watched on their own.
     others: HashSet<PathBuf>,
@@ -80,7 +80,7 @@ impl WatchedTree {
         as_given: PathBuf,
         path: PathBuf,
         glob: Option<String>,
-        wanted: Wanted,
+        wanted: IgnoreOptions,
         others: HashSet<PathBuf>,
         debounce: Duration,
         poll: Duration,

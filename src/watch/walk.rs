@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::sys;
-use crate::watch::filter::{Filter, Reason};
+use crate::watch::filter::{Filter, IgnoreReason};
 use crate::watch::ignore_files::{self, Rules, Stamps};
-use crate::watch::listing::{Kind, Listing, Sighting, changed};
+use crate::watch::listing::{EntryKind, Listing, Sighting, changed};
 use crate::watch::symlinks::{Directory, PathStep, linked_since, steps};
 
 /// The age at which a directory's times prove that nothing was added since. Some file systems count whole seconds.
@@ -24,7 +24,7 @@ const MOST_COUNTED: usize = 20_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     pub files: usize,
-    pub left_out: BTreeMap<Reason, usize>,
+    pub left_out: BTreeMap<IgnoreReason, usize>,
 }
 
 pub struct Walk {
@@ -39,8 +39,8 @@ pub struct Walk {
     /// Every directory is looked at, not only those that were touched.
     is_full: bool,
     /// Directories that are left out and still to be counted.
-    uncounted: Vec<(PathBuf, Reason)>,
-    counted: BTreeMap<Reason, usize>,
+    uncounted: Vec<(PathBuf, IgnoreReason)>,
+    counted: BTreeMap<IgnoreReason, usize>,
     /// The set of directories or links has changed.
     others_to_follow: bool,
     /// Everything has been looked at once.
@@ -310,7 +310,7 @@ impl Walk {
         let leads_to_directory = target.as_ref().is_some_and(|target| target.is_dir());
         let is_directory = kind.is_dir() || leads_to_directory;
         if let Some(reason) = self.filter.reason(&listing.rules, &shown, is_directory) {
-            if kind.is_dir() && is_first && reason != Reason::Hidden {
+            if kind.is_dir() && is_first && reason != IgnoreReason::Hidden {
                 self.uncounted.push((path, reason));
             } else {
                 *listing.left_out.entry(reason).or_default() += 1;
@@ -333,21 +333,21 @@ impl Walk {
                         self.links
                             .push((listing.directory.path.clone(), target, shown));
                     }
-                    Kind::OtherLink
+                    EntryKind::OtherLink
                 }
                 Some(target) if self.others.contains(&target) => return,
-                Some(target) if target.is_file() => Kind::Link(target),
+                Some(target) if target.is_file() => EntryKind::Link(target),
                 Some(_) => return,
                 None => {
                     if path.exists() {
-                        *listing.left_out.entry(Reason::LeadsOut).or_default() += 1;
+                        *listing.left_out.entry(IgnoreReason::LeadsOut).or_default() += 1;
                     }
-                    Kind::OtherLink
+                    EntryKind::OtherLink
                 }
             };
             listing.files.insert(name, kind);
         } else if kind.is_file() && !self.others.contains(&path) {
-            listing.files.insert(name, Kind::File);
+            listing.files.insert(name, EntryKind::File);
         }
     }
 
@@ -387,7 +387,7 @@ impl Walk {
     }
 
     /// Adds up what is in a directory that is left out.
-    fn count(&mut self, path: &Path, reason: Reason) {
+    fn count(&mut self, path: &Path, reason: IgnoreReason) {
         let total: usize = self.counted.values().sum();
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::polled::Polled;
-use crate::watch::Command;
+use crate::watch::HookKind;
 
 fn paths(changed: &[Changed]) -> Vec<&Path> {
     changed
@@ -210,14 +210,14 @@ fn what_a_command_builds_is_part_of_this_swap_and_what_is_saved_meanwhile_is_not
     });
     fs::write(bench.path("src/main.rs"), "main 2").unwrap();
     assert_eq!(bench.one().path, bench.path("src/main.rs"));
-    bench.watch.command_begins(Command::BeforeSwap);
+    bench.watch.command_begins(HookKind::BeforeSwap);
     publish(&bench.path("server"), "v2");
     assert_eq!(bench.all(), [], "the command makes the program");
     for name in ["src/main.rs", "settings"] {
         fs::write(bench.path(name), "saved meanwhile").unwrap();
         assert_eq!(bench.one().path, bench.path(name));
     }
-    bench.watch.command_ends(Command::BeforeSwap, sys::now());
+    bench.watch.command_ends(HookKind::BeforeSwap, sys::now());
     bench.watch.starts(true, sys::now());
     assert_eq!(bench.all(), []);
     write(&bench.path("server"), "v3");
@@ -239,9 +239,9 @@ fn a_program_that_is_built_later_is_not_part_of_the_tree_around_it() {
 fn a_fix_that_is_saved_while_the_command_fails_is_reported_once() {
     let mut bench = tree();
     for told in [1, 0] {
-        bench.watch.command_begins(Command::BeforeSwap);
+        bench.watch.command_begins(HookKind::BeforeSwap);
         fs::write(bench.path("src/main.rs"), format!("mended {told}")).unwrap();
-        bench.watch.command_ends(Command::BeforeSwap, sys::now());
+        bench.watch.command_ends(HookKind::BeforeSwap, sys::now());
         assert_eq!(bench.all().len(), told);
     }
     fs::write(bench.path("src/main.rs"), "mended 0").unwrap();
@@ -251,9 +251,9 @@ fn a_fix_that_is_saved_while_the_command_fails_is_reported_once() {
 #[test]
 fn what_a_failing_command_does_to_the_program_is_no_change() {
     let mut bench = Bench::new();
-    bench.watch.command_begins(Command::BeforeSwap);
+    bench.watch.command_begins(HookKind::BeforeSwap);
     publish(&bench.path("server"), "v2");
-    bench.watch.command_ends(Command::BeforeSwap, sys::now());
+    bench.watch.command_ends(HookKind::BeforeSwap, sys::now());
     assert_eq!(bench.all(), []);
 }
 

@@ -94,9 +94,9 @@ fn prepare(home: &Path) -> WatchTargets {
     }
     WatchTargets {
         paths: vec![source],
-        wanted: Wanted {
+        wanted: IgnoreOptions {
             ignore: vec!["gen/".into()],
-            ..Wanted::default()
+            ..IgnoreOptions::default()
         },
         ..WatchTargets::default()
     }
