@@ -1,4 +1,4 @@
-//! Servers that know nothing of hotswap and bind by themselves: twenty swaps of each under load, in its stock form.
+//! Servers that know nothing of hotswap and bind by themselves: eight swaps of each under load, in its stock form.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ mod private;
 mod rights;
 mod unlink;
 
-const SWAPS: usize = 20;
+const SWAPS: usize = 8;
 
 /// A plan for a server that binds that address itself.
 pub fn at(address: SocketAddr) -> Plan {

@@ -15,7 +15,7 @@ use crate::common::log::Log;
 use crate::common::place::{Place, free_address};
 use crate::common::processes::status;
 use crate::common::site::Site;
-use crate::common::{alone, skipped};
+use crate::common::skipped;
 
 const WHILE: Duration = Duration::from_secs(10);
 
@@ -36,7 +36,6 @@ fn wakes(pid: Pid) -> io::Result<Vec<String>> {
 
 #[test]
 fn idle_hotswap_makes_no_system_call() {
-    let _alone = alone();
     let site = Site::serving("v1");
     site.publish("v2").swap().wait_until_gone(1);
     let pid = site.hotswap();
@@ -92,7 +91,6 @@ fn idle_hotswap_makes_no_system_call() {
 /// It looks whether the server has closed its listener, once clients have come.
 #[test]
 fn hotswap_sleeps_again_once_no_client_comes_to_a_captured_server() {
-    let _alone = alone();
     let address = free_address();
     let site = at(address).by_odd(&format!("at={address}")).serving("v1");
     let mut clients = site.guests().and(4, Habit::default()).come();

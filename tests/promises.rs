@@ -13,7 +13,7 @@ use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
 
-const SWAPS: usize = 50;
+const SWAPS: usize = 30;
 
 /// Everybody at once: a thousand new connections a second, kept ones, hesitating and slow ones.
 fn everybody(site: &Site) -> Crowd {
