@@ -107,7 +107,7 @@ impl Capture {
             let generation = self.generation;
             self.hint_once(
                 Warning::PortZero,
-                format!("{generation} listens on a port of the kernel's choice, which is another with every swap\ntry: a fixed port"),
+                format!("{generation} listens on port 0, which gives it a different port after every swap\ntry: a fixed port"),
             );
         }
     }

@@ -54,7 +54,7 @@ impl Subjects {
             let path = absolute(&as_given);
             if !path.exists() {
                 let as_given = as_given.display();
-                let warning = format!("{as_given} does not exist yet; it is waited for");
+                let warning = format!("{as_given} does not exist yet; waiting for it");
                 subjects.warnings.push(warning);
             }
             let file = WatchedFile::new(FileRole::Named, as_given.clone(), path.clone());

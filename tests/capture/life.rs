@@ -232,9 +232,9 @@ fn what_is_not_kept_over_a_swap_is_said_once() {
         odd = server("odd").display()
     );
     let site = at(address).by_script(&script, &[]).serving("");
-    site.log.wait_for("port of the kernel's choice");
+    site.log.wait_for("listens on port 0");
     site.swap();
     site.swap();
-    let said = site.log.count("port of the kernel's choice");
+    let said = site.log.count("listens on port 0");
     assert_eq!(said, 1, "{}", site.log.timed());
 }
