@@ -225,7 +225,8 @@ fn a_glob_names_the_files_that_count() {
     let plan = watching();
     files(plan.dir(), &["src/a.py", "src/deep/b.py", "src/c.txt"]);
     fs::write(plan.dir().join(".gitignore"), "*.py\n").expect("rules");
-    let site = watching_only(plan, &["src/**/*.py", "*.conf"]).serving("v1");
+    let site = watching_only(plan, &["src/**/*.py", "*.conf", "later/*.py"]).serving("v1");
+    site.log.wait_for("later/*.py does not exist yet");
     site.log.wait_for("watching 2 files in ");
     each_is_a_swap(
         &site,
@@ -234,6 +235,7 @@ fn a_glob_names_the_files_that_count() {
             "echo 2 > src/deep/b.py",
             "mkdir src/new; echo 1 > src/new/d.py",
             "echo 1 > app.conf",
+            "mkdir later; echo 1 > later/a.py",
         ],
     );
     none_is_a_swap(&site, &["echo 2 > src/c.txt", "echo 2 > src/deep/app.conf"]);

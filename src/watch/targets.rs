@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::watch::advice;
+use crate::watch::changed::escaped;
 use crate::watch::file::{FileRole, WatchedFile};
 use crate::watch::filter::{IgnoreOptions, split_glob};
 use crate::watch::tree::WatchedTree;
@@ -48,15 +49,13 @@ impl Subjects {
         let mut trees = Vec::new();
         for as_given in named {
             if let Some((above, glob)) = split_glob(&targets.wanted.base, &as_given) {
-                trees.push((above.clone(), absolute(&above), Some(glob)));
+                let path = absolute(&above);
+                subjects.warnings.extend(about_absence(&as_given, &path));
+                trees.push((above, path, Some(glob)));
                 continue;
             }
             let path = absolute(&as_given);
-            if !path.exists() {
-                let as_given = as_given.display();
-                let warning = format!("{as_given} does not exist yet; waiting for it");
-                subjects.warnings.push(warning);
-            }
+            subjects.warnings.extend(about_absence(&as_given, &path));
             let file = WatchedFile::new(FileRole::Named, as_given.clone(), path.clone());
             subjects.files.push(file);
             // It may become a directory, and be a file again.
@@ -116,6 +115,10 @@ impl Subjects {
             .push(WatchedFile::new(FileRole::Program, as_given, path));
         None
     }
+}
+
+fn about_absence(as_given: &Path, path: &Path) -> Option<String> {
+    (!path.exists()).then(|| format!("{} does not exist yet; waiting for it", escaped(as_given)))
 }
 
 /// The path as a walk will find it, even if the file does not exist yet.
