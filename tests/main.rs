@@ -34,6 +34,7 @@ mod pid1;
 mod promises;
 mod readme;
 mod ready;
+mod remote;
 mod rescue;
 mod restart;
 mod saturated;

@@ -93,13 +93,17 @@ impl Draining {
         actions
     }
 
-    /// Waits for its connections, but so that it still gets its stop signal before SIGKILL.
+    /// Waits for its connections, but so that it still gets its stop signal before SIGKILL. If the queue took all the time,
+    /// they have half of what is reserved for the stop: some have been accepted just now.
     fn quiesce(&mut self, now: Time, patience: Duration) -> Vec<Action> {
         let Phase::Emptying { until, .. } = self.phase else {
             return Vec::new();
         };
-        let until = until.min(now + patience);
-        self.phase = Phase::Quiescing { until };
+        let reserve = self.kill_at.saturating_sub(until);
+        let latest = until.max(now + reserve / 2);
+        self.phase = Phase::Quiescing {
+            until: latest.min(now + patience),
+        };
         vec![Action::Quiesce(self.generation)]
     }
 
@@ -172,7 +176,7 @@ impl Draining {
         } else {
             self.quiesce(now, patience)
         });
-        // If the queue took all the time, none is left for its connections.
+        // Nobody looked in time, or nothing is to be waited for.
         if self.deadline() <= now {
             actions.extend(self.stop());
         }

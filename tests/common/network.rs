@@ -14,7 +14,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::server;
 
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+/// The address of the clients.
+pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const SITE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// Nobody else is there, so the port can be a fixed one.
 pub const FAR_AWAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SITE), 8080);

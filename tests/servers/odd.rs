@@ -32,6 +32,7 @@
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
 //! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
+//! | `peer` | names the address that asks, in a second line |
 //! | `host=NAME` | answers 404 to those that ask for another host |
 //! | `half` | breaks off in the middle of its answers |
 //! | `garbage`, `tls`, `closes` | answers in another protocol, or not at all |
@@ -49,7 +50,7 @@ use std::process::{Command, exit};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs, net, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
@@ -337,7 +338,10 @@ impl Words {
             let elsewhere = |host: &&str| !asked.contains(&format!("host: {host}\r\n"));
             let missed = self.value("host").filter(elsewhere).map(|_| "404");
             let status = missed.or(health).or(self.value("status")).unwrap_or("200");
-            let (length, body) = (answer().len(), answer());
+            let peer = self.has("peer").then(|| stream.peer_addr());
+            let peer = peer.map(|peer| peer.map_or("a unix client".to_owned(), named));
+            let body = peer.map_or_else(answer, |peer| format!("{}peer {peer}\n", answer()));
+            let length = body.len();
             let whole = format!("HTTP/1.1 {status} Odd\r\nContent-Length: {length}\r\n\r\n{body}");
             let sent = if self.has("half") {
                 whole.len() - 5
@@ -395,6 +399,10 @@ fn echo(sockets: &[OwnedFd]) -> io::Result<()> {
             }
         }
     }
+}
+
+fn named(peer: net::SocketAddr) -> String {
+    peer.ip().to_canonical().to_string()
 }
 
 fn answer() -> String {

@@ -75,9 +75,20 @@ fn the_stop_signal_waits_for_the_queue_then_for_the_connections() {
 fn a_full_queue_is_waited_for_until_two_seconds_are_left() {
     let mut drill = Drill::draining_first_generation();
     drill.at(7, Queued(G1, Queue::Waiting), &[]);
-    drill.elapses_at(7 + 28, &[Relay(G1), Quiesce(G1), Stop(G1)]);
+    drill.elapses_at(7 + 28, &[Relay(G1), Quiesce(G1)]);
+    drill.at(7 + 28, Quiet(G1), &[Stop(G1)]);
     drill.elapses_at(7 + 30, &[Kill(G1)]);
     drill.says(&Transition::DrainTimeout(G1));
+}
+
+/// Its last clients were accepted from the queue a moment ago.
+#[test]
+fn what_is_in_hand_when_the_queue_took_all_the_time_has_half_of_what_is_left() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(7, Queued(G1, Queue::Waiting), &[]);
+    drill.elapses_at(7 + 28, &[Relay(G1), Quiesce(G1)]);
+    drill.elapses_at(7 + 29, &[Stop(G1)]);
+    drill.elapses_at(7 + 30, &[Kill(G1)]);
 }
 
 #[test]
@@ -91,11 +102,12 @@ fn a_queue_that_does_not_move_is_relayed_before_the_stop_signal() {
 #[test]
 fn a_short_drain_timeout_is_halved_between_queue_and_stop() {
     let mut drill = Drill::draining_with(Policy {
-        drain_timeout: seconds(2),
+        drain_timeout: seconds(4),
         ..policy()
     });
-    drill.elapses_at(8, &[Relay(G1), Quiesce(G1), Stop(G1)]);
-    drill.elapses_at(9, &[Kill(G1)]);
+    drill.elapses_at(9, &[Relay(G1), Quiesce(G1)]);
+    drill.elapses_at(10, &[Stop(G1)]);
+    drill.elapses_at(11, &[Kill(G1)]);
 }
 
 #[test]

@@ -317,7 +317,10 @@ impl Model {
                 let may = !one.told && one.quiesces_until.is_none();
                 let seen = matches!(one.queue, Queue::Settled | Queue::Stuck);
                 rule!(may && (is_due || seen), "{action:?} is too early");
-                one.quiesces_until = Some(one.stop_by.min(now + self.patience));
+                let latest = one
+                    .stop_by
+                    .max(now + one.kill_at.saturating_sub(one.stop_by) / 2);
+                one.quiesces_until = Some(latest.min(now + self.patience));
             }
             Action::Stop(_) => {
                 let quiet = one.quiesces_until.is_some() && (is_due || one.quiet);

@@ -271,7 +271,8 @@ fn clients_that_ask_for_a_stop_again_wait_for_the_same_one() {
 fn a_stop_kills_at_the_drain_timeout() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
-    drill.elapses_at(33, &[Relay(G1), Quiesce(G1), Stop(G1)]);
+    drill.elapses_at(33, &[Relay(G1), Quiesce(G1)]);
+    drill.elapses_at(34, &[Stop(G1)]);
     drill.elapses_at(35, &[Kill(G1)]);
 }
 
