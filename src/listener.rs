@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::polled::Polled;
 use crate::socket::Inode;
 use crate::socket::inet::Family;
-use crate::supervisor::{Generation, SocketChoice, Time};
+use crate::supervisor::{Generation, Refusal, SocketChoice, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 use context::Intake;
@@ -352,10 +352,12 @@ impl Listeners {
 
     /// From now on nobody is let in: new connections are reset and counted, until the next cut-over if there is one. No
     /// server is disturbed in accepting those that came before.
-    pub fn turn_away(&mut self) -> Vec<Incident> {
-        if !self.context.refuses() {
-            self.context.intake = Intake::Refused(0);
+    pub fn turn_away(&mut self, why: Refusal) -> Vec<Incident> {
+        if let Some(refused) = self.take_refused() {
+            self.context.incident(refused);
         }
+        let connections = 0;
+        self.context.intake = Intake::Refused { connections, why };
         self.surveyed(|all, context| {
             for Listener { sort, .. } in all {
                 if let Err(error) = sort.turn_away(context) {
@@ -377,11 +379,11 @@ impl Listeners {
 
     /// How many clients were refused, to be said once.
     pub fn take_refused(&mut self) -> Option<Incident> {
-        let Intake::Refused(connections) = self.context.intake else {
+        let Intake::Refused { connections, why } = self.context.intake else {
             return None;
         };
         self.context.intake = Intake::Open;
-        (connections > 0).then_some(Incident::Refused { connections })
+        (connections > 0).then_some(Incident::Refused { connections, why })
     }
 
     /// hotswap stops: what is shut down now stays so.

@@ -15,6 +15,7 @@ use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::server;
 use crate::common::site::Site;
+use crate::common::tally::Failure;
 
 fn slow(site: &Site) -> crate::common::crowd::Crowd {
     let long = Habit {
@@ -83,6 +84,26 @@ fn a_stop_finishes_what_an_older_generation_has_in_hand() {
     site.signal(Signal::SIGTERM);
     clients.expect_no_failure();
     site.expect_status(0).expect_nothing_left();
+}
+
+#[test]
+fn clients_that_come_during_a_stop_are_refused_and_counted_as_such() {
+    let mut site = Site::at(Place::Tcp4).by_odd("think=1500ms").serving("v1");
+    let mut clients = thinking(&site);
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    let late = site.guests().and(1, Habit::default()).come();
+    late.until_failed(Failure::Reset);
+    drop(late);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+    let said = site.log.lines("refused");
+    assert!(
+        said.iter()
+            .any(|line| line.contains("refused during the stop")),
+        "{}",
+        site.log.timed()
+    );
 }
 
 #[test]

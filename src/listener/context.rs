@@ -11,7 +11,7 @@ use super::relay::{Destination, Relays, canonical, has_left, peer_of};
 use super::snapshot::Surveys;
 use super::watcher::Watcher;
 use crate::socket::{Inode, has_client, reset, set_nonblocking};
-use crate::supervisor::Time;
+use crate::supervisor::{Refusal, Time};
 use crate::sys;
 
 use nix::sys::epoll::EpollFlags;
@@ -39,8 +39,8 @@ pub enum Intake {
     Open,
     /// They wait for the next one on sockets of ours.
     Held,
-    /// They are reset: as many so far.
-    Refused(usize),
+    /// They are reset: as many so far, and for this reason.
+    Refused { connections: usize, why: Refusal },
 }
 
 pub struct ListenerContext {
@@ -148,7 +148,7 @@ impl ListenerContext {
     }
 
     pub fn refuses(&self) -> bool {
-        matches!(self.intake, Intake::Refused(_))
+        matches!(self.intake, Intake::Refused { .. })
     }
 
     pub fn holds(&self) -> bool {
@@ -244,8 +244,8 @@ impl ListenerContext {
                 Ok(Some(RelayOutcome::Relayed)) => relayed += 1,
                 Ok(Some(RelayOutcome::Lost)) => lost += 1,
                 Ok(Some(RelayOutcome::Refused)) => {
-                    if let Intake::Refused(refused) = &mut self.intake {
-                        *refused += 1;
+                    if let Intake::Refused { connections, .. } = &mut self.intake {
+                        *connections += 1;
                     }
                 }
                 Ok(Some(RelayOutcome::HasLeft)) => {}

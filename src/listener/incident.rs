@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::unix_dir::LedTo;
+use crate::supervisor::Refusal;
 
 /// Something to report to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Incident {
     /// They do not wait for the next version: all generations have one socket there.
     NotHeld { listener: String },
     /// Clients that came while nobody was let in.
-    Refused { connections: usize },
+    Refused { connections: usize, why: Refusal },
     /// A stranger has joined the group: it gets no connection, but its leaving moves members.
     Stranger { listener: String, who: String },
     /// A generation shut down a socket that clients need: it listens again.
@@ -76,10 +77,15 @@ impl fmt::Display for Incident {
                 f,
                 "clients of {listener} do not wait for the next version: all generations share its socket"
             ),
-            Self::Refused { connections } => {
+            Self::Refused { connections, why } => {
                 let these = count(*connections);
                 let were = if *connections == 1 { "was" } else { "were" };
-                write!(f, "{these} {were} refused while nothing served")
+                let meanwhile = match why {
+                    Refusal::NothingServes => "while nothing served",
+                    Refusal::Ended => "once the server had ended",
+                    Refusal::Stopping => "during the stop",
+                };
+                write!(f, "{these} {were} refused {meanwhile}")
             }
             Self::Stranger { listener, who } => {
                 write!(f, "{who} listens on {listener} too, and gets no connection")

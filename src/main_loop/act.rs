@@ -254,7 +254,7 @@ impl World {
     }
 
     fn turn_away(&mut self, why: Refusal) {
-        let incidents = self.listeners.turn_away();
+        let incidents = self.listeners.turn_away(why);
         self.publish_incidents(&incidents);
         if why == Refusal::NothingServes {
             return;

@@ -180,7 +180,7 @@ fn while_clients_are_turned_away_they_are_reset_and_counted_and_a_queue_stays() 
     let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
     let first = fixture.serving(G1);
     let _queued = fixture.client();
-    assert_eq!(fixture.listeners.turn_away(), []);
+    assert_eq!(fixture.listeners.turn_away(Refusal::Stopping), []);
     let late: Vec<TcpStream> = fixture.clients(3).into_iter().map(Into::into).collect();
     fixture.wake();
     for mut client in &late {
@@ -195,8 +195,30 @@ fn while_clients_are_turned_away_they_are_reset_and_counted_and_a_queue_stays() 
     let connections = 4;
     assert_eq!(
         fixture.listeners.take_refused(),
-        Some(Incident::Refused { connections })
+        Some(Incident::Refused {
+            connections,
+            why: Refusal::Stopping
+        })
     );
+}
+
+#[test]
+fn those_of_an_outage_are_not_taken_for_those_of_a_stop() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let _first = fixture.serving(G1);
+    assert_eq!(fixture.listeners.turn_away(Refusal::NothingServes), []);
+    drop(fixture.clients(2));
+    fixture.wake();
+    let refused = |connections, why| Incident::Refused { connections, why };
+    assert_eq!(
+        fixture.listeners.turn_away(Refusal::Stopping),
+        [refused(2, Refusal::NothingServes)]
+    );
+    drop(fixture.client());
+    fixture.wake();
+    let stop = refused(1, Refusal::Stopping);
+    assert_eq!(fixture.listeners.take_refused(), Some(stop.clone()));
+    assert_eq!(stop.to_string(), "1 connection was refused during the stop");
 }
 
 #[test]
@@ -206,7 +228,7 @@ fn a_cut_over_lets_clients_in_again() {
     for listen in ["127.0.0.1:0", path.to_str().unwrap()] {
         let mut fixture = Fixture::listening(&[listen]);
         fixture.serving(G1);
-        fixture.listeners.turn_away();
+        fixture.listeners.turn_away(Refusal::Stopping);
         let second = fixture.serving(G2);
         let _clients = fixture.clients(2);
         assert_eq!(second.answers(), 2, "{listen}");
