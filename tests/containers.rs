@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -19,6 +20,8 @@ mod bundle;
 use bundle::Bundle;
 
 const SWAPS: usize = 5;
+/// When docker kills what it has asked to stop.
+const DOCKER_STOP: Duration = Duration::from_secs(10);
 
 /// A plan whose hotswap is the first process of such a container; nothing, with a word, where that cannot be had.
 fn contained(name: &str, plan: Plan, bundle: &Bundle) -> Option<Plan> {
@@ -147,6 +150,38 @@ fn a_read_only_root_without_privileges_and_with_limits() {
     if let Some(plan) = contained(NAME, plan, &bundle) {
         swaps_and_stops(plan, Signal::SIGTERM);
     }
+}
+
+/// `docker stop` kills after ten seconds; a request that takes four is answered.
+fn a_long_request_outlives_docker_stop(name: &str, plan: Plan) {
+    let long = Habit {
+        slow: Duration::from_secs(4),
+        ..Habit::default()
+    };
+    let Some(plan) = contained(name, plan, &Bundle::default()) else {
+        return;
+    };
+    let mut site = plan.serving("v1");
+    let mut clients = site.guests().and(2, long).come();
+    clients.until_asked(2);
+    let asked = Instant::now();
+    site.signal(Signal::SIGTERM);
+    let tally = clients.expect_no_failure();
+    tally.expect_seen("v1");
+    site.expect_status(0).expect_no_process();
+    assert!(asked.elapsed() < DOCKER_STOP, "{}", site.log.timed());
+}
+
+#[test]
+fn docker_stop_lets_a_server_without_a_graceful_stop_answer() {
+    let name = "docker_stop_lets_a_server_without_a_graceful_stop_answer";
+    a_long_request_outlives_docker_stop(name, Plan::at(Place::captured()).by_odd(""));
+}
+
+#[test]
+fn docker_stop_lets_a_graceful_server_answer() {
+    let name = "docker_stop_lets_a_graceful_server_answer";
+    a_long_request_outlives_docker_stop(name, Plan::at(Place::captured()));
 }
 
 #[test]

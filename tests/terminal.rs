@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 
@@ -81,7 +82,7 @@ fn no_colour_is_shown_to_whom_wants_none() {
     }
 }
 
-/// hotswap under `--dev` on a terminal, where somebody types.
+/// hotswap on a terminal, where somebody types.
 struct Desk {
     child: Child,
     master: File,
@@ -89,10 +90,10 @@ struct Desk {
 }
 
 impl Desk {
-    fn open() -> Self {
+    fn open(options: &[&str], server: &Server) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("server");
-        install(&program, Server::hello().script("v1").as_bytes(), 0o755);
+        install(&program, server.script("v1").as_bytes(), 0o755);
         let terminal = openpty(None, None).expect("a terminal");
         let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
         let mut command = hotswap("setsid", dir.path());
@@ -100,7 +101,8 @@ impl Desk {
         command
             .args(["--ctty", "--wait"])
             .arg(hotswap_program())
-            .args(["--dev", "--listen", "127.0.0.1:0", "--"])
+            .args(options)
+            .args(["--listen", "127.0.0.1:0", "--"])
             .arg(&program)
             .env("NO_COLOR", "1");
         let child = command
@@ -117,6 +119,22 @@ impl Desk {
         read(self.master.try_clone().expect("a descriptor"), text)
     }
 
+    /// How long Ctrl-C takes once the server has had these visitors.
+    fn served<T>(mut self, visit: impl FnOnce(&str) -> T) -> Duration {
+        let said = self.sees("generation 1 is serving");
+        let (_, address) = said.split_once("listening on ").expect("an address");
+        let _visitors = visit(address.lines().next().expect("a line").trim());
+        self.is_interrupted()
+    }
+
+    /// Ctrl-C, and how long the end takes.
+    fn is_interrupted(&mut self) -> Duration {
+        let since = Instant::now();
+        self.master.write_all(b"\x03").expect("typed");
+        assert!(self.child.wait().expect("its end").success());
+        since.elapsed()
+    }
+
     fn types(&mut self, line: &str) {
         writeln!(self.master, "{line}").expect("typed");
     }
@@ -124,7 +142,7 @@ impl Desk {
 
 #[test]
 fn keys_swap_show_the_last_verdict_and_stop() {
-    let mut desk = Desk::open();
+    let mut desk = Desk::open(&["--dev"], &Server::hello());
     desk.sees("keys: r swap, s status, c clear, q stop, ? help");
     desk.sees("generation 1 is serving");
     desk.types("r");
@@ -138,4 +156,23 @@ fn keys_swap_show_the_last_verdict_and_stop() {
     eventually("the end of all", || {
         processes::of_site(desk.dir.path()).is_empty().then_some(())
     });
+}
+
+/// A browser keeps the connection of its last request, and has another one ready for the next. The server has no
+/// graceful stop: what it waits for itself is its own affair.
+#[test]
+fn ctrl_c_waits_neither_for_idle_connections_nor_for_silent_ones() {
+    for options in [&[][..], &["--dev"]] {
+        let alone = Desk::open(options, &Server::odd("")).served(|_| ());
+        let visited = Desk::open(options, &Server::odd("")).served(|address| {
+            let mut kept = TcpStream::connect(address).expect("a server");
+            let request = b"GET / HTTP/1.1\r\nHost: site\r\n\r\n";
+            kept.write_all(request).expect("a connection");
+            kept.read_exact(&mut [0; 12]).expect("an answer");
+            (kept, TcpStream::connect(address).expect("a server"))
+        });
+        // it would be five seconds if either were waited for as a request is
+        let longest = alone + Duration::from_secs(3);
+        assert!(visited < longest, "{visited:?}, and {alone:?} without them");
+    }
 }
