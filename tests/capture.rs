@@ -13,6 +13,7 @@ use crate::common::{alone, server, skipped};
 
 mod answered;
 mod closed;
+mod early;
 mod life;
 mod private;
 mod rights;

@@ -181,9 +181,13 @@ impl Listeners {
             }
             _ => None,
         };
+        let is_early = self.is_served_elsewhere(generation, asked);
         let context = &self.context;
         let share = context.options.share;
         let sort = match (asked.tcp(), dir) {
+            (Some(address), _) if !share && is_early => ListenerKind::Group(
+                ReuseportGroup::hidden(socket, address, generation, context)?,
+            ),
             (Some(address), _) if !share => ListenerKind::Group(ReuseportGroup::new(
                 socket,
                 address,
@@ -312,6 +316,33 @@ impl Listeners {
         let mut overlapping = self.overlapping(asked);
         let there = overlapping.find(|listener| listener.held(generation).is_none())?;
         Some(there.sort.address())
+    }
+
+    /// Whether clients of that address reach another generation, by one that overlaps.
+    fn is_served_elsewhere(&self, generation: Generation, asked: &CapturedAddress) -> bool {
+        let serving = self.serving.filter(|serving| *serving != generation);
+        serving.is_some_and(|serving| {
+            let mut overlapping = self.overlapping(asked);
+            overlapping.any(|listener| listener.held(serving).is_some())
+        })
+    }
+
+    /// Where this generation does not listen, but at an address that covers it, new connections go there.
+    pub(super) fn hide_covered(&mut self, generation: Generation) {
+        let own = |listener: &&Listener| listener.held(generation).is_some_and(|own| own.listens);
+        let served: Vec<CapturedAddress> = (self.all.iter().filter(own))
+            .filter_map(|listener| listener.captured.clone())
+            .collect();
+        for listener in &mut self.all {
+            let Some(asked) = listener.captured.as_ref().filter(|_| !own(&&*listener)) else {
+                continue;
+            };
+            if served.iter().any(|there| there.covers(asked))
+                && let Err(error) = listener.sort.hide()
+            {
+                log::debug!("clients of {asked} stay where they are: {error}");
+            }
+        }
     }
 
     fn overlapping<'a>(&'a self, asked: &'a CapturedAddress) -> impl Iterator<Item = &'a Listener> {

@@ -113,6 +113,14 @@ impl CapturedAddress {
         covers(*one, self.is_dual(), *two) || covers(*two, other.is_dual(), *one)
     }
 
+    /// Whether clients of the other address reach this one, if the other is not there.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let (Self::Tcp { at: one, .. }, Self::Tcp { at: two, .. }) = (self, other) else {
+            return false;
+        };
+        covers(*one, self.is_dual(), *two)
+    }
+
     /// Whether an IPv6 wildcard accepts IPv4 clients too.
     pub(super) fn is_dual(&self) -> bool {
         !matches!(self, Self::Tcp { only_v6: true, .. })

@@ -53,6 +53,7 @@ impl Listeners {
             }
         }
         self.serving = Some(generation);
+        self.hide_covered(generation);
         if let Some(refused) = self.take_refused() {
             self.context.incident(refused);
         }

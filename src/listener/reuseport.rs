@@ -22,7 +22,9 @@ use crate::socket::inet::{Family, InetAddress};
 use crate::socket::{Inode, bound_to, listens};
 use crate::supervisor::Generation;
 use crate::sys;
+use hidden::Hidden;
 
+mod hidden;
 mod orphans;
 mod reconcile;
 mod spares;
@@ -38,6 +40,9 @@ pub struct ReuseportGroup {
     /// A server has bound it by itself, and may close it at any moment.
     #[serde(default)]
     is_captured: bool,
+    /// No client comes to it: they have another way, by an address that overlaps.
+    #[serde(default)]
+    hidden: Option<Hidden>,
     /// There was one: others may come and go at any moment, unseen.
     #[serde(default)]
     is_wary: bool,
@@ -60,9 +65,32 @@ impl ReuseportGroup {
             ..address
         });
         group.is_captured = owner.is_some();
-        let first = group.listen(first, owner, context)?;
-        group.steer(first)?;
+        group.begin(first, owner, context)?;
         Ok(group)
+    }
+
+    /// The same of a candidate, hidden from clients until the cut-over.
+    pub fn hidden(
+        first: OwnedFd,
+        address: InetAddress,
+        candidate: Generation,
+        context: &ListenerContext,
+    ) -> io::Result<Self> {
+        let mut group = Self::without_members(address);
+        group.is_captured = true;
+        group.begin_hidden(first.as_fd())?;
+        group.begin(first, Some(candidate), context)?;
+        Ok(group)
+    }
+
+    fn begin(
+        &mut self,
+        first: OwnedFd,
+        owner: Option<Generation>,
+        context: &ListenerContext,
+    ) -> io::Result<()> {
+        let first = self.listen(first, owner, context)?;
+        self.steer(first)
     }
 
     fn without_members(address: InetAddress) -> Self {
@@ -72,6 +100,7 @@ impl ReuseportGroup {
             sockets: Vec::new(),
             strangers: HashSet::new(),
             is_captured: false,
+            hidden: None,
             is_wary: false,
             orphans: Vec::new(),
         }
@@ -190,6 +219,7 @@ impl ReuseportGroup {
         owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Inode> {
+        self.hide_member(fd.as_fd())?;
         sys::listen(fd.as_fd(), context.options.backlog)?;
         let mut socket = ListeningSocket::new(fd, owner, sys::now())?;
         let watched = context.watcher.watch(&mut socket, Some(Interest::Shutdown));

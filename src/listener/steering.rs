@@ -90,6 +90,12 @@ pub trait Steering {
     /// Closes our copies of this generation's sockets, so that they end with its own.
     fn let_go(&mut self, _: Generation, _: &mut ListenerContext) {}
 
+    /// The generation that new connections go to has no socket here, and one at an address that overlaps: from now on
+    /// they go there.
+    fn hide(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// A connection to this generation's socket, while all others go to the target.
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd>;
 

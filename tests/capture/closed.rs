@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use super::{at, find, free_address, swap};
 use crate::common::crowd::Habit;
@@ -12,12 +13,14 @@ use crate::common::{alone, eventually};
 
 /// A server in Python that does this before it listens on `port` of 127.0.0.1. `listen(HOST)` makes a socket as most do.
 const SERVER: &str = r"
-import http.server, os, socket, sys, threading
+import http.server, os, socket, sys, threading, time
 port = int(sys.argv[1])
 
 def listen(host, backlog=128):
     one = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if host == '::':
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     one.bind((host, port))
     one.listen(backlog)
     return one
@@ -29,18 +32,20 @@ def serve(one):
     server.serve_forever()
 ";
 
-fn python(address: SocketAddr, script: &str) -> Option<Plan> {
-    let python = find("python3")?;
+pub fn python(plan: Plan, address: SocketAddr, script: &str) -> Option<Plan> {
+    // that of the system, which other users may run, too
+    let system = Path::new("/usr/bin/python3");
+    let python = (system.exists().then(|| system.into())).or_else(|| find("python3"))?;
     let script = format!("{SERVER}\n{script}");
     let port = address.port().to_string();
-    Some(at(address).by_program(python, &["-c", &script, &port]))
+    Some(plan.by_program(python, &["-c", &script, &port]))
 }
 
 /// What it binds first, and closes again, it has closed.
 fn starts_and_swaps_having_tried(script: &str) {
     let address = free_address();
     let script = format!("{script}\nserve(listen('127.0.0.1'))");
-    let Some(plan) = python(address, &script) else {
+    let Some(plan) = python(at(address), address, &script) else {
         return;
     };
     let _alone = alone();
@@ -89,7 +94,7 @@ one.close()
 one = listen('0.0.0.0')
 client.close()
 serve(one)";
-    let Some(plan) = python(address, script) else {
+    let Some(plan) = python(at(address), address, script) else {
         return;
     };
     let site = plan.opening("");
@@ -146,7 +151,7 @@ fn a_port_that_is_closed_at_run_time_is_refused_and_free() {
     let (address, other) = (free_address(), free_address());
     let port = other.port();
     let script = format!("open = lambda: socket.create_server(('127.0.0.1', {port}))\n{CLOSES}");
-    let Some(plan) = python(address, &script) else {
+    let Some(plan) = python(at(address), address, &script) else {
         return;
     };
     let site = plan.serving("");
@@ -164,7 +169,7 @@ fn a_path_that_is_closed_at_run_time_is_refused() {
     let path = dir.path().join("s");
     let script =
         format!("open = lambda: socket.create_server({path:?}, family=socket.AF_UNIX)\n{CLOSES}");
-    let Some(plan) = python(address, &script) else {
+    let Some(plan) = python(at(address), address, &script) else {
         return;
     };
     let site = plan.serving("");

@@ -121,6 +121,7 @@ impl Steering for ReuseportGroup {
         let Some(inode) = self.listening_socket_of(generation) else {
             return Ok(None);
         };
+        self.show_all()?;
         let before = self.members.target();
         if before == Some(inode) {
             return Ok(None);
@@ -225,7 +226,14 @@ impl Steering for ReuseportGroup {
         });
     }
 
+    fn hide(&mut self) -> io::Result<()> {
+        self.hide_all()
+    }
+
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
+        if self.hidden.is_some() {
+            return Err(Errno::ENOENT.into());
+        }
         let socket = self.socket_of(generation).ok_or(Errno::ENOENT)?;
         let candidate = self.members.index_of(socket.inode).ok_or(Errno::ENOENT)?;
         let target = self.members.target().ok_or(Errno::ENOENT)?;

@@ -78,6 +78,40 @@ fn a_candidate_that_listens_gets_no_client_before_its_cut_over() {
     }
 }
 
+/// A socket of this generation beside those at other addresses.
+fn listens_beside(listeners: &mut Listeners, generation: Generation, at: SocketAddr) -> OwnedFd {
+    let asked = CapturedAddress::Tcp {
+        at,
+        only_v6: false,
+        device: 0,
+    };
+    let socket = joins(at, true);
+    let ours = socket.try_clone().unwrap();
+    listeners.listen(generation, &asked, ours, None).unwrap();
+    socket
+}
+
+#[test]
+fn clients_of_a_narrower_address_go_where_the_others_go() {
+    let mut servers = Servers::at("[::]:0");
+    let first = servers.serving(G1);
+    let wide = servers.starts(G2);
+    let narrow = SocketAddr::from(([127, 0, 0, 1], servers.at.port()));
+    let second = listens_beside(&mut servers.fixture.listeners, G2, narrow);
+    let _clients = [(); 5].map(|()| TcpStream::connect(narrow).unwrap());
+    assert_eq!([&first, &wide, &second].map(answers), [5, 0, 0]);
+    servers.fixture.cut_over(G2);
+    let _clients = [(); 5].map(|()| TcpStream::connect(narrow).unwrap());
+    assert_eq!([&first, &wide, &second].map(answers), [0, 0, 5]);
+    // it is rolled back
+    servers.fixture.cut_over(G1);
+    let _clients = [(); 5].map(|()| TcpStream::connect(narrow).unwrap());
+    assert_eq!([&first, &wide, &second].map(answers), [5, 0, 0]);
+    servers.fixture.cut_over(G2);
+    let _client = TcpStream::connect(narrow).unwrap();
+    assert_eq!([&first, &wide, &second].map(answers), [0, 0, 1]);
+}
+
 #[test]
 fn a_restart_is_given_the_dead_ones_socket_at_its_bind() {
     let mut servers = Servers::at("127.0.0.1:0");
