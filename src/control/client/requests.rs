@@ -220,9 +220,9 @@ impl<'a> ProgressLine<'a> {
     }
 
     fn step(&mut self, text: &str, is_end: bool) {
-        let line = escape(&format!("{}{text}", self.whose));
+        let line = escape_but_for_hints(&format!("{}{text}", self.whose));
         if self.terminal {
-            let line: String = line.chars().take(79).collect();
+            let line: String = line.chars().take_while(|c| *c != '\n').take(79).collect();
             write(&format!("\r\x1b[2K{line}"));
             return;
         }
