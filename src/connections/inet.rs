@@ -71,22 +71,23 @@ fn local_port(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*message.get(4..)?.first_chunk()?))
 }
 
-/// Whether a program on this host has connected to the port in this time, and has closed the connection.
+/// How long ago each connection from this host to the port ended, as far as the kernel remembers: for a minute.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn was_tried_from_here(family: Family, port: u16, within: Duration) -> io::Result<bool> {
-    let mut found = false;
+pub fn ended_from_here(family: Family, port: u16) -> io::Result<Vec<Duration>> {
+    let mut ended = Vec::new();
     // the end that closes first is the one that stays
     let of_client = [&port.to_be_bytes()[..], &[0; 32]].concat();
     for (port, rest) in [(0, of_client.as_slice()), (port, &[0; 34])] {
         let request = request(family, CLOSED, port, rest);
         sock_diag::ask(&request, Scope::All, |message| {
-            found |= is_local(message) && closed_ago(message).is_some_and(|ago| ago <= within);
-            found |= is_local(message) && is_closing(message);
+            let ago = is_closing(message).then_some(Duration::ZERO);
+            let ago = ago.or_else(|| closed_ago(message));
+            ended.extend(ago.filter(|_| is_local(message)));
         })?;
     }
-    Ok(found)
+    Ok(ended)
 }
 
 /// Both ends have the same address, as on the loopback device.

@@ -122,15 +122,14 @@ impl World {
 
     fn failed(&mut self, failure: &Failure, age: Option<Duration>) -> Record {
         let seen = self.not_ready_reason(failure);
-        let hint = seen.as_ref();
-        let hint = hint.and_then(|seen| seen.hint(failure.keeps_serving.is_none()));
+        let hint = seen.as_ref().and_then(|seen| self.hint_at(failure, seen));
         let seen = seen.map(|seen| seen.to_string());
         let mut record = Record::failed(failure, seen.as_deref(), age);
         if let Some(hint) = hint {
             record.text = format!("{}\ntry: {hint}", record.text);
         } else if let Some(address) = self.answered_itself(failure) {
             record.text = format!(
-                "{}\nsomebody asked at {address} before it ended, and the serving generation answered\n\
+                "{}; somebody had asked at {address}, where that one answered\n\
                  try: --listen {address}, for a server that takes its socket from there",
                 record.text
             );
@@ -193,6 +192,19 @@ impl World {
         let one = self.generations.get(&failure.generation)?;
         let reason = one.readiness.as_ref()?.not_ready_reason()?;
         Some(reason.named(|listener| self.listeners.address_of(listener)))
+    }
+
+    fn hint_at(&self, failure: &Failure, seen: &NotReadyReason) -> Option<String> {
+        let hint = seen.hint(failure.keeps_serving.is_none())?;
+        let NotReadyReason::DoesNotAccept(missing) = seen else {
+            return Some(hint);
+        };
+        Some(match (self.listens_instead(failure), missing.as_slice()) {
+            (Some(other), [address]) => format!(
+                "--listen {address}, if it took {other} because its port was in use, or {hint}, if it has moved there"
+            ),
+            _ => hint,
+        })
     }
 
     fn refusing(&self) -> Record {

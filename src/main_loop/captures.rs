@@ -8,7 +8,7 @@ use super::wait::Batch;
 use crate::capture::filter::{self, Stops};
 use crate::capture::{self, CallContext, CaptureEvent};
 use crate::cli::options::{self, RunArgs};
-use crate::connections::inet::was_tried_from_here;
+use crate::connections::inet::ended_from_here;
 use crate::record::{Record, RecordKind};
 use crate::socket::generation_socket::SocketKind;
 use crate::socket::inet::Family;
@@ -17,6 +17,8 @@ use crate::sys;
 
 /// Restarts in a row that die before they bind; after them the captured addresses are free.
 const MOST_UNBOUND_RESTARTS: u32 = 2;
+/// How often a server asks at its own address at most, before it gives up.
+const MOST_TRIES: usize = 8;
 
 /// What comes of `--capture` here.
 #[derive(Debug, Default)]
@@ -186,7 +188,8 @@ impl World {
         !closed.is_empty()
     }
 
-    /// Where a candidate that died without listening may have found that the serving generation answers.
+    /// Where a candidate that died without listening has found that the serving generation answers: somebody of this host
+    /// asked there in its time. The kernel does not tell who, so nobody may have asked before, and few since.
     pub(super) fn answered_itself(&self, failure: &Failure) -> Option<String> {
         let (serving, Reason::Exited(..)) = (failure.keeps_serving?, &failure.reason) else {
             return None;
@@ -202,11 +205,24 @@ impl World {
             let SocketKind::Tcp { port } = held.kind else {
                 return false;
             };
-            Family::ALL
-                .into_iter()
-                .any(|family| was_tried_from_here(family, port, within).unwrap_or(false))
+            let ended = Family::ALL.map(|family| ended_from_here(family, port).unwrap_or_default());
+            let ended = ended.concat();
+            (1..=MOST_TRIES).contains(&ended.len()) && ended.iter().all(|ago| *ago <= within)
         })?;
         Some(self.listeners.address_of(tried.listener))
+    }
+
+    /// Where a candidate listens that the serving generation does not: it may have taken another port because its own
+    /// was in use.
+    pub(super) fn listens_instead(&self, failure: &Failure) -> Option<String> {
+        let serving = self.listeners.sockets_of(failure.keeps_serving?);
+        let served = |listener| serving.iter().any(|held| held.listener == listener);
+        let own = self.listeners.sockets_of(failure.generation);
+        let other = own.iter().find(|own| {
+            let is_tcp = matches!(own.kind, SocketKind::Tcp { .. });
+            is_tcp && own.captured && own.listens && !served(own.listener)
+        })?;
+        Some(self.listeners.address_of(other.listener))
     }
 
     /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.

@@ -55,7 +55,7 @@ fn after_a_crash_it_comes_back_at_the_third_try() {
     clients.expect_no_failure();
 }
 
-/// Nobody asked there: its end has another reason.
+/// Other clients of this host ask there all the time.
 #[test]
 fn an_end_for_another_reason_is_not_put_down_to_it() {
     let address = free_address();
@@ -71,8 +71,33 @@ fn an_end_for_another_reason_is_not_put_down_to_it() {
         return;
     };
     let site = plan.serving("");
+    let mut clients = site.clients(4);
+    clients.until_answered(8);
     site.swap_in_vain();
     assert_eq!(site.log.count("--listen"), 0, "{}", site.log.timed());
+    clients.expect_no_failure();
+}
+
+/// As `serve` of npm does.
+#[test]
+fn a_candidate_that_takes_another_port_instead_is_told_how_to_get_its_own() {
+    let (address, other) = (free_address(), free_address());
+    let (port, instead) = (address.port(), other.port());
+    let Some(plan) = python(
+        at(address).with(&["--ready-timeout", "5s"]),
+        &format!(
+            "import socket, http.server\n\
+             port = {instead} if socket.socket().connect_ex(('127.0.0.1', {port})) == 0 else {port}\n\
+             http.server.HTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler).serve_forever()\n"
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.swap_in_vain();
+    site.log.wait_for(&format!(
+        "try: --listen {address}, if it took {other} because"
+    ));
 }
 
 /// The one before it has the port, and UDP is not captured.
