@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
@@ -17,9 +17,9 @@ use crate::cli::options::Stderr;
 use crate::polled::Polled;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
-use crate::stub::channel::{self, StubChannel, StubMessage};
+use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
-use crate::stub::{oom_score, open_files};
+use crate::stub::{self, oom_score, open_files};
 use crate::supervisor::{Exit, Time};
 
 /// The time from SIGTERM to SIGKILL.
@@ -53,7 +53,7 @@ impl Command {
         command: Vec<OsString>,
         told: &[(&str, OsString)],
         env_file: Option<&Path>,
-        stdout: Option<Stdio>,
+        stdout: Option<BorrowedFd>,
         stderr: Stderr,
         deadline: Option<Time>,
     ) -> io::Result<Self> {
@@ -62,13 +62,6 @@ impl Command {
             environment::set(&mut environment, name, value);
         }
         environment::set(&mut environment, OF_A_COMMAND, purpose);
-        let request = StubRequest {
-            command,
-            environment,
-            open_files: open_files::given(),
-            oom_score: oom_score::given(),
-            ..StubRequest::default()
-        };
         let (output, theirs) = match stderr {
             Stderr::Inherit => (None, io::stderr().as_fd().try_clone_to_owned()?),
             Stderr::Pass => {
@@ -76,11 +69,16 @@ impl Command {
                 (Some(output), theirs)
             }
         };
-        let stdout = match stdout {
-            Some(stdout) => stdout,
-            None => Stdio::from(theirs.try_clone()?),
+        let request = StubRequest {
+            command,
+            environment,
+            stdout: stdout.or(Some(theirs.as_fd())),
+            stderr: Some(theirs.as_fd()),
+            open_files: open_files::given(),
+            oom_score: oom_score::given(),
+            ..StubRequest::default()
         };
-        let (main, channel) = channel::start(&request, &[], stdout, Stdio::from(theirs))?;
+        let (main, channel) = stub::start(&request)?;
         Ok(Self {
             main,
             channel: Some(channel),

@@ -134,7 +134,7 @@ struct KeptDescriptor {
 pub fn run() -> Result<ExitCode> {
     // a Ctrl-C or a hang-up is meant for others
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-    process::close_from(3)?;
+    process::close_range(3, i32::MAX)?;
     let _ = std::env::set_current_dir("/");
     let hotswap = std::env::args().nth(1).and_then(|pid| pid.parse().ok());
     let hotswap = Pid::from_raw(hotswap.unwrap_or_default());

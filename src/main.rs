@@ -49,9 +49,7 @@ use control::{RequestKind, SwapRequest};
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let result = if stub::was_asked_for() {
-        stub::run()
-    } else if capture::trial::was_asked_for() {
+    let result = if capture::trial::was_asked_for() {
         Ok(capture::trial::run())
     } else if keeper::was_asked_for() {
         keeper::run()

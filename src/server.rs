@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -28,9 +28,9 @@ use crate::listener::InheritedSocket;
 use crate::polled::Polled;
 use crate::proc::descriptor;
 use crate::proc::process::ProcessId;
-use crate::stub::channel::{self, StubChannel, StubMessage};
+use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
-use crate::stub::{FIRST, oom_score, open_files};
+use crate::stub::{self, FIRST, oom_score, open_files};
 use crate::supervisor::{Exit, Generation, Time};
 use crate::{handoff, program};
 use environment::Variables;
@@ -139,8 +139,13 @@ impl Server {
         } = launch;
         let environment =
             environment::variables(variables, server_config, generation, &sockets, &notify);
+        let (output, stderr) = match server_config.stderr {
+            Stderr::Inherit => (None, None),
+            Stderr::Pass => Some(Output::open()?).unzip(),
+        };
         let request = StubRequest {
             command: environment::arguments(&server_config.command, generation, &sockets)?,
+            environment,
             listen_pid: !sockets.is_empty(),
             chdir: directory
                 .or_else(|| server_config.chdir.clone())
@@ -149,37 +154,18 @@ impl Server {
             group: server_config.group.clone(),
             capture: server_config.capture.map(|stops| Stops { paths, ..stops }),
             open_stdin: server_config.stdin == Stdin::Open,
-            numbers: numbers(sockets.len(), ready_fd.as_ref().map(|(number, _)| *number))?,
-            by_descriptor: program.is_some(),
+            stdout: None,
+            stderr: stderr.as_ref().map(AsFd::as_fd),
+            descriptors: descriptors(&sockets, ready_fd.as_ref())?,
+            program: program.as_ref().map(AsFd::as_fd),
             open_files: open_files::given(),
             oom_score: oom_score::given(),
-            environment,
         };
-        let program = program.or_else(|| {
-            find(server_config, &request)
-                .ok()
-                .and_then(|path| program::hold(&path))
+        let held = program.is_none().then(|| {
+            let path = find(server_config, &request).ok()?;
+            program::hold(&path)
         });
-        let mut handed: Vec<BorrowedFd> = sockets
-            .iter()
-            .map(|inherited_socket| inherited_socket.fd.as_fd())
-            .collect();
-        handed.extend(ready_fd.as_ref().map(|(_, fd)| fd.as_fd()));
-        handed.extend(
-            program
-                .as_ref()
-                .filter(|_| request.by_descriptor)
-                .map(AsFd::as_fd),
-        );
-
-        let (output, stderr) = match server_config.stderr {
-            Stderr::Inherit => (None, Stdio::inherit()),
-            Stderr::Pass => {
-                let (output, theirs) = Output::open()?;
-                (Some(output), Stdio::from(theirs))
-            }
-        };
-        let (main, channel) = channel::start(&request, &handed, Stdio::inherit(), stderr)?;
+        let (main, channel) = stub::start(&request)?;
         Ok(Self {
             generation,
             started: now,
@@ -190,7 +176,7 @@ impl Server {
             channel: Some(channel),
             refusal: None,
             output,
-            program,
+            program: program.or(held.flatten()),
             binder: None,
             stopping: None,
             doomed: false,
@@ -341,13 +327,15 @@ impl Server {
         self.tree.is_empty()
     }
 
-    /// Its main process has been reaped; `sockets` are the inodes of those that it has been given or has bound.
-    pub fn died(&mut self, status: ExitStatus, sockets: &HashSet<u64>) -> Exit {
+    /// Its main process has been reaped; `sockets` are the inodes of those that it has been given or has bound. `others` are
+    /// not its own, whatever they hold: hotswap has started them, and they may not have come to their exec yet.
+    pub fn died(&mut self, status: ExitStatus, sockets: &HashSet<u64>, others: &[Pid]) -> Exit {
         self.read_channel();
         self.channel = None;
         let stderr = self.output.as_ref().map(Output::pipe_inode);
-        self.tree
-            .lose_main(|process| descriptor::holds_any(process, sockets, stderr));
+        self.tree.lose_main(|process| {
+            !others.contains(&process) && descriptor::holds_any(process, sockets, stderr)
+        });
         if let Some(output) = &mut self.output {
             output.finish();
         }
@@ -403,20 +391,24 @@ pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
     }
 }
 
-/// The numbers of the sockets, and of the descriptor to say ready on.
-fn numbers(sockets: usize, ready: Option<RawFd>) -> io::Result<Vec<RawFd>> {
-    let mut numbers: Vec<RawFd> = (FIRST..).take(sockets).collect();
-    if let Some(ready) = ready {
-        if numbers.contains(&ready) {
+/// The sockets and the descriptor to say ready on, with their numbers.
+fn descriptors<'a>(
+    sockets: &'a [InheritedSocket],
+    ready: Option<&'a (RawFd, OwnedFd)>,
+) -> io::Result<Vec<(BorrowedFd<'a>, RawFd)>> {
+    let sockets = sockets.iter().map(|socket| socket.fd.as_fd());
+    let mut all: Vec<(BorrowedFd, RawFd)> = sockets.zip(FIRST..).collect();
+    if let Some((ready, fd)) = ready {
+        if all.iter().any(|(_, number)| number == ready) {
             let text = format!(
                 "cannot use --ready fd:{ready}: {ready} is the number of a listener\ntry: --ready fd:{}",
-                FIRST + i32::try_from(sockets).unwrap_or(0)
+                FIRST + i32::try_from(all.len()).unwrap_or(0)
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        numbers.push(ready);
+        all.push((fd.as_fd(), *ready));
     }
-    Ok(numbers)
+    Ok(all)
 }
 
 fn find(server_config: &ServerConfig, request: &StubRequest) -> io::Result<PathBuf> {

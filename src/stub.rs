@@ -1,11 +1,8 @@
-//! The process that becomes the server: a fresh hotswap under another name, until it calls exec.
+//! The process that becomes the server: a fork of hotswap, until it calls exec.
 //!
-//! It has one thread and none of hotswap's state, so everything between fork and exec is plain code. It needs hotswap only
-//! for its request; whatever hotswap does after that, the stub becomes the server or ends.
-//!
-//! The price is a second exec: 1 ms on a virtual machine where an empty C program takes 0.65 ms, most of that for glibc's
-//! CPUID instructions, which leave the machine one by one. It is spawned as if by vfork(2) already. Linked statically it
-//! would take 0.3 ms less, and hotswap 1 MB of memory more.
+//! It has one thread and a copy of hotswap's memory, so everything between fork and exec is plain code that reads its
+//! request as it stands. It writes no log, for another thread may have had the lock of that when it was forked. What it has
+//! to say goes through the channel; whatever hotswap does after the fork, it becomes the server or ends.
 
 pub mod channel;
 mod credentials;
@@ -18,19 +15,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::PollTimeout;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{chdir, dup2_stdin, execve, getpid, pipe2};
+use nix::unistd::{
+    Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, getpid, pipe2, setpgid,
+};
 
 use crate::capture::filter;
-use crate::proc;
-use crate::program;
-use crate::sys::process;
-use channel::StubEnd;
+use crate::sys::{self, process};
+use crate::{proc, program};
+use channel::{StubChannel, StubEnd};
 use credentials::Credentials;
 use request::{StubRequest, c_string};
 
@@ -47,28 +43,22 @@ const SHELL: &CStr = c"/bin/sh";
 const TRIES: u32 = 100;
 const BETWEEN: u8 = 10;
 
-/// Whether this process was started to become a server.
-pub fn was_asked_for() -> bool {
-    std::env::args_os().next().as_deref() == Some(OsStr::new(channel::NAME))
-}
-
-/// Becomes the server, or tells hotswap why not.
+/// Starts a process that becomes what is asked for, in a process group of its own.
 ///
 /// # Errors
-/// Where there is no hotswap to tell.
-pub fn run() -> anyhow::Result<ExitCode> {
-    // Only what is sent is the server's; so they also get the lowest numbers, in their order.
-    process::close_from(FIRST)?;
-    let mut line = StubEnd::new(io::stdin().as_fd().try_clone_to_owned()?)?;
-    let refusal = match line.take_order() {
-        Ok((request, handed)) => become_server(request, handed, &mut line),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            anyhow::bail!("hotswap has gone before it said what to run")
-        }
-        Err(error) => StubError::ours("take its sockets", &error),
-    };
-    line.cannot(refusal.status, &refusal.reason);
-    Ok(ExitCode::from(refusal.status))
+/// A text with a NUL in it, and those of socketpair(2) and fork(2); then nothing is left of it.
+pub fn start(request: &StubRequest) -> io::Result<(Pid, StubChannel)> {
+    request.check()?;
+    let (channel, mut line) = channel::open()?;
+    let pid = process::fork(|| {
+        let refusal = become_server(request, &mut line);
+        line.cannot(refusal.status, &refusal.reason);
+        refusal.status
+    })
+    .map_err(|error| io::Error::new(error.kind(), format!("cannot start a process: {error}")))?;
+    // as it does itself: a signal to the group may come before it has
+    let _ = setpgid(pid, pid);
+    Ok((pid, channel))
 }
 
 /// Why this process does not become the server.
@@ -88,20 +78,21 @@ impl StubError {
 }
 
 /// Returns only on failure.
-fn become_server(request: StubRequest, handed: Vec<OwnedFd>, line: &mut StubEnd) -> StubError {
-    match prepare(request, handed, line) {
+fn become_server(request: &StubRequest, line: &mut StubEnd) -> StubError {
+    match prepare(request, line) {
         Ok(ready) => ready.execute(line),
         Err(refusal) => refusal,
     }
 }
 
 /// Everything but the exec.
-fn prepare(
-    mut request: StubRequest,
-    mut handed: Vec<OwnedFd>,
-    line: &mut StubEnd,
-) -> Result<PreparedProgram, StubError> {
+fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram, StubError> {
     let ours = |what: &'static str| move |error: io::Error| StubError::ours(what, &error);
+    let own_group = Pid::from_raw(0);
+    setpgid(own_group, own_group)
+        .map_err(io::Error::from)
+        .map_err(ours("make its process group"))?;
+    let program = take_descriptors(request, line).map_err(ours("take its sockets"))?;
     // Looked up first: under the filter and without privileges the name service may not work.
     let identity =
         Credentials::find(request.user.as_deref(), request.group.as_deref()).map_err(|reason| {
@@ -111,18 +102,11 @@ fn prepare(
             }
         })?;
 
-    let mut program = if request.by_descriptor {
-        handed.pop()
-    } else {
-        None
-    };
     let stdin = stdin(request.open_stdin).map_err(ours("open its stdin"))?;
     dup2_stdin(&stdin)
         .map_err(io::Error::from)
         .map_err(ours("put its stdin in its place"))?;
     drop(stdin);
-    arrange(handed, &request.numbers, line, &mut program)
-        .map_err(ours("put its sockets in their places"))?;
     open_files::put_back(request.open_files);
     oom_score::put_back(request.oom_score);
 
@@ -133,12 +117,13 @@ fn prepare(
             Err(error) => line.not_captured(error.raw_os_error().unwrap_or(libc::EINVAL)),
         }
     }
+    let mut environment = request.environment.clone();
     if let Some(identity) = &identity {
         identity.take().map_err(|reason| StubError {
             status: 125,
             reason,
         })?;
-        request.environment = identity.in_environment(request.environment);
+        environment = identity.in_environment(environment);
     }
     // As the server's own user: what that may not enter, the server shall not start in.
     if let Some(directory) = &request.chdir {
@@ -149,7 +134,7 @@ fn prepare(
             )
         })?;
     }
-    PreparedProgram::new(&request, program)
+    PreparedProgram::new(request, &environment, program)
 }
 
 /// /dev/null, or a pipe that the server itself holds open for writing, so that it never ends.
@@ -164,6 +149,33 @@ fn stdin(open: bool) -> io::Result<File> {
         .open(proc::path_of(&pipe))
 }
 
+/// Closes all but what is this one's: the server gets nothing that hotswap has, or was started with. The program, if it
+/// is executed by its descriptor.
+fn take_descriptors(request: &StubRequest, line: &mut StubEnd) -> io::Result<Option<OwnedFd>> {
+    request.stdout.map_or(Ok(()), dup2_stdout)?;
+    request.stderr.map_or(Ok(()), dup2_stderr)?;
+    let handed = request.descriptors.iter();
+    let handed = handed.map(|(descriptor, _)| sys::adopt(descriptor.as_raw_fd()));
+    let handed: Vec<OwnedFd> = handed.collect::<io::Result<_>>()?;
+    let program = request.program;
+    let mut program = program
+        .map(|program| sys::adopt(program.as_raw_fd()))
+        .transpose()?;
+    let own = handed.iter().chain(&program);
+    let mut own: Vec<RawFd> = own.map(AsRawFd::as_raw_fd).collect();
+    own.push(line.descriptor().as_raw_fd());
+    own.sort_unstable();
+    let mut from = FIRST;
+    for number in own {
+        process::close_range(from, number - 1)?;
+        from = number + 1;
+    }
+    process::close_range(from, RawFd::MAX)?;
+    let numbers: Vec<RawFd> = request.descriptors.iter().map(|one| one.1).collect();
+    arrange(handed, &numbers, line, &mut program)?;
+    Ok(program)
+}
+
 /// Gives each descriptor its number, to keep across exec. Our own descriptors make way.
 fn arrange(
     handed: Vec<OwnedFd>,
@@ -171,9 +183,6 @@ fn arrange(
     line: &mut StubEnd,
     program: &mut Option<OwnedFd>,
 ) -> io::Result<()> {
-    if handed.len() != numbers.len() {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
     let mut handed: Vec<Option<OwnedFd>> = handed.into_iter().map(Some).collect();
     for (at, &number) in numbers.iter().enumerate() {
         let Some(descriptor) = handed.get_mut(at).and_then(Option::take) else {
@@ -208,7 +217,11 @@ struct PreparedProgram {
 }
 
 impl PreparedProgram {
-    fn new(request: &StubRequest, program: Option<OwnedFd>) -> Result<Self, StubError> {
+    fn new(
+        request: &StubRequest,
+        environment: &[(OsString, OsString)],
+        program: Option<OwnedFd>,
+    ) -> Result<Self, StubError> {
         let command = request.command.first().cloned().unwrap_or_default();
         let bad = |error: io::Error| StubError::ours("pass its arguments on", &error);
         let path = match &program {
@@ -221,8 +234,7 @@ impl PreparedProgram {
             let strings = list.iter().map(|text| c_string(text));
             strings.collect::<io::Result<Vec<CString>>>()
         };
-        let mut environment: Vec<OsString> = request
-            .environment
+        let mut environment: Vec<OsString> = environment
             .iter()
             .filter(|(name, _)| !request.listen_pid || name != "LISTEN_PID")
             .map(|(name, value)| [name.as_os_str(), value].join(OsStr::new("=")))
@@ -245,9 +257,6 @@ impl PreparedProgram {
             Ok(path) => path,
             Err(error) => return StubError::ours("pass its path on", &error),
         };
-        process::reset_signal_dispositions();
-        // A stop signal that came meanwhile ends the server now, before it has begun.
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         // nothing would ever stop it
         if !line.holds_for(PollTimeout::ZERO) {
             return StubError {
@@ -291,6 +300,3 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubE
         reason: format!("cannot run {command}{interpreter}: {error}{advice}"),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,10 +23,11 @@ use crate::common::strace::{Fault, OUR_FIRST_CALL};
 use crate::common::{eventually, processes};
 
 /// The calls of a whole life, and how each can really fail.
-const CALLS: [(&str, &[&str]); 57] = [
+const CALLS: [(&str, &[&str]); 59] = [
     ("accept4", &["EMFILE", "ENOMEM", "ECONNABORTED"]),
     ("bind", &["EADDRINUSE", "ENOMEM", "EACCES"]),
     ("chmod", &["EPERM", "EROFS"]),
+    ("clone", &["EAGAIN", "ENOMEM"]),
     ("clone3", &["EAGAIN", "ENOMEM"]),
     ("connect", &["EAGAIN", "ECONNREFUSED", "EADDRNOTAVAIL"]),
     ("dup2", &["EBUSY", "EINTR"]),
@@ -75,6 +76,7 @@ const CALLS: [(&str, &[&str]); 57] = [
     ("seccomp", &["ENOMEM", "EBUSY"]),
     ("sendmsg", &["ENOBUFS", "EAGAIN", "EPIPE"]),
     ("sendto", &["ENOBUFS", "EAGAIN", "ECONNREFUSED"]),
+    ("setpgid", &["EPERM"]),
     ("setsockopt", &["ENOMEM", "EPERM"]),
     ("signalfd4", &["EMFILE", "ENOMEM"]),
     ("socket", &["EMFILE", "ENFILE", "ENOBUFS"]),

@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
 
+use nix::unistd::Pid;
+
 use super::World;
 use super::generation::Lingering;
 use super::wait::Batch;
@@ -59,6 +61,9 @@ impl World {
         batch: &mut Batch,
     ) {
         self.note_death(generation);
+        let mains = self.generations.values().map(|one| one.server.pid());
+        let commands = self.commands.iter().map(|(_, command)| command.pid());
+        let others: Vec<Pid> = mains.chain(commands).collect();
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
@@ -66,7 +71,7 @@ impl World {
         let held = self.listeners.sockets_of(generation);
         let own = held.iter().filter(|held| held.steered);
         let held = own.map(|held| held.inode).collect();
-        let exit = one.server.died(status, &held);
+        let exit = one.server.died(status, &held, &others);
         one.readiness = None;
         let may_serve = exit == Exit::Status(0) && one.drains_since.is_none();
         self.listeners.died(generation);

@@ -1,8 +1,9 @@
 //! Hands the state of all rooms over to the next version of hotswap, and restores it there.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::process::Stdio;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -37,16 +38,20 @@ impl World {
         }
         let command = vec![self.own_path.clone().into_os_string(), "--version".into()];
         let until = sys::now() + PATIENCE;
-        match Command::start(
-            Purpose::Upgrade.name(),
-            command,
-            &[],
-            None,
-            // the answer that it runs well is its status
-            Some(Stdio::null()),
-            self.server_config.stderr,
-            Some(until),
-        ) {
+        // the answer that it runs well is its status
+        let nowhere = File::options().write(true).open("/dev/null");
+        let started = nowhere.and_then(|nowhere| {
+            Command::start(
+                Purpose::Upgrade.name(),
+                command,
+                &[],
+                None,
+                Some(nowhere.as_fd()),
+                self.server_config.stderr,
+                Some(until),
+            )
+        });
+        match started {
             Ok(command) => self.commands.push((Purpose::Upgrade, command)),
             Err(error) => self.refuse_upgrade(&error.to_string()),
         }

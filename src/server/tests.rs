@@ -125,7 +125,9 @@ impl Site {
             WaitStatus::Signaled(_, signal, _) => signal as i32,
             other => panic!("it did not end: {other:?}"),
         };
-        let exit = self.server.died(ExitStatus::from_raw(raw), &HashSet::new());
+        let exit = self
+            .server
+            .died(ExitStatus::from_raw(raw), &HashSet::new(), &[]);
         self.exit = Some(exit.clone());
         exit
     }

@@ -1,17 +1,15 @@
-//! What a stub is to become, and how that is encoded.
+//! What a stub is to become.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-
-use serde::{Deserialize, Serialize};
 
 use crate::capture::filter::Stops;
 
 /// The program, and everything it starts with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StubRequest {
+#[derive(Clone, Debug, Default)]
+pub struct StubRequest<'a> {
     /// The program as given, and its arguments.
     pub command: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
@@ -24,17 +22,20 @@ pub struct StubRequest {
     pub capture: Option<Stops>,
     /// A stdin that never ends, instead of /dev/null.
     pub open_stdin: bool,
-    /// The numbers that the descriptors get, in the order in which they were sent.
-    pub numbers: Vec<RawFd>,
-    /// One more descriptor follows: execute that one, wherever the path leads by now.
-    pub by_descriptor: bool,
+    /// hotswap's own, unless these are given.
+    pub stdout: Option<BorrowedFd<'a>>,
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// What it is given beside these, and the number that each gets.
+    pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
+    /// Execute this one, wherever the path leads by now.
+    pub program: Option<BorrowedFd<'a>>,
     /// The limit of open descriptors, soft and hard, that hotswap was started with.
     pub open_files: Option<(u64, u64)>,
     /// The score for the OOM killer, if hotswap has lowered its own.
     pub oom_score: Option<i32>,
 }
 
-impl StubRequest {
+impl StubRequest<'_> {
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         let mut named = self.environment.iter().filter(|(key, _)| key == name);
         named.next().map(|(_, value)| value.as_os_str())
@@ -42,7 +43,7 @@ impl StubRequest {
 
     /// # Errors
     /// If a text has a NUL in it, which no program can be told.
-    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+    pub fn check(&self) -> io::Result<()> {
         let variables = self
             .environment
             .iter()
@@ -53,13 +54,7 @@ impl StubRequest {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
         }
-        Ok(serde_json::to_vec(self)?)
-    }
-
-    /// # Errors
-    /// If it is not what [`StubRequest::to_bytes`] has written.
-    pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
-        Ok(serde_json::from_slice(bytes)?)
+        Ok(())
     }
 }
 
@@ -70,25 +65,7 @@ pub fn c_string(text: &OsStr) -> io::Result<CString> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt;
-
     use super::*;
-
-    #[test]
-    fn any_bytes_are_read_as_they_were_written() {
-        let bytes = OsString::from_vec((1..=255).collect());
-        let request = StubRequest {
-            command: vec![bytes.clone()],
-            environment: vec![("A".into(), bytes.clone())],
-            chdir: Some(bytes),
-            numbers: vec![3, 9],
-            open_files: Some((1, u64::MAX)),
-            ..StubRequest::default()
-        };
-        let written = request.to_bytes().unwrap();
-        assert_eq!(StubRequest::from_bytes(&written).unwrap(), request);
-        assert!(StubRequest::from_bytes(&written[1..]).is_err());
-    }
 
     #[test]
     fn a_nul_in_an_argument_is_refused() {
@@ -96,7 +73,7 @@ mod tests {
             command: vec![OsString::from("a\0b")],
             ..StubRequest::default()
         };
-        let error = request.to_bytes().unwrap_err();
+        let error = request.check().unwrap_err();
         assert_eq!(error.to_string(), r#""a\0b" has a NUL in it"#);
     }
 }

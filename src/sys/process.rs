@@ -4,29 +4,66 @@ use std::ffi::{c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{ForkResult, Pid};
 
 use super::{check, check_long};
 
-/// Closes every descriptor from `first` up, so that the server gets none that hotswap was started with.
+/// fork(2): `child` runs in a copy of this process that has this thread alone, and the copy ends with its status. Signals
+/// do there what they do by default: no handler of ours runs.
 ///
-/// Only for the stub, which calls it before it owns a descriptor.
+/// # Errors
+/// Those of fork(2).
+pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    let mut before = SigSet::empty();
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
+    // SAFETY: the C library forks with the locks of its allocator in hand, so that the child has them; no other lock that
+    // a thread of ours may hold is one that the stub takes.
+    let forked = unsafe { nix::unistd::fork() };
+    if matches!(forked, Ok(ForkResult::Child)) {
+        reset_signal_dispositions();
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(125);
+        // SAFETY: it ends here, without what the process that it is a copy of would do at its end.
+        unsafe { libc::_exit(status.into()) }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    match forked? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => unreachable!("it has ended above"),
+    }
+}
+
+/// Closes every descriptor from `first` to `last`.
+///
+/// Only for a process that owns none of them, such as the stub.
 ///
 /// # Errors
 /// Those of reading `/proc/self/fd` where the kernel has no close_range(2) (Linux 5.9).
-pub fn close_from(first: RawFd) -> io::Result<()> {
-    let from = c_uint::try_from(first).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the stub owns no descriptor yet, so none is closed behind its owner's back.
-    if unsafe { libc::close_range(from, c_uint::MAX, 0) } == 0 {
+pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    let ends = (c_uint::try_from(first), c_uint::try_from(last));
+    let (Ok(from), Ok(to)) = ends else {
+        return Err(Errno::EINVAL.into());
+    };
+    // SAFETY: the caller owns none of them, so none is closed behind its owner's back.
+    if unsafe { libc::close_range(from, to, 0) } == 0 {
         return Ok(());
     }
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for fd in open.into_iter().filter(|fd| *fd >= first) {
+    for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
         // SAFETY: as above; the directory's own number is closed already, which is EBADF and no harm.
         unsafe { libc::close(fd) };
     }

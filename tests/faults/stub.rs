@@ -10,15 +10,15 @@ use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::place::Place;
 use crate::common::site::Site;
-use crate::common::strace::{Attached, Fault, is_here};
+use crate::common::strace::{Attached, is_here};
 
-/// The first thing that it does, after its loader.
-const FIRST: &str = "close_range(3";
+/// The first thing that it does that can fail.
+const FIRST: &str = "setpgid(0";
 /// A candidate that no client ever comes to, so that what hits it later hurts nobody.
 const ENDS: &[u8] = b"#!/bin/sh\nexit 3\n";
 
-/// What the stub calls, one name for each use; and how many of them are its loader's.
-fn life_of_a_stub(site: &Site) -> (Vec<String>, usize) {
+/// What the stub calls, one name for each use.
+fn life_of_a_stub(site: &Site) -> Vec<String> {
     let report = report_in(site.dir());
     let options = ["-f", "-qqq", &format!("--output={}", report.display())].map(str::to_owned);
     let strace = Attached::with(&options, site.hotswap());
@@ -31,15 +31,10 @@ fn life_of_a_stub(site: &Site) -> (Vec<String>, usize) {
     let own = calls.lines().filter_map(|line| line.strip_prefix(pid));
     let own: Vec<&str> = own.map(str::trim_start).collect();
     let first = own.iter().position(|call| call.starts_with(FIRST));
-    let first = first.expect("its first call");
-    let last = own[first..]
-        .iter()
-        .position(|call| call.starts_with("execve("));
-    let life = &own[..=first + last.expect("its last call")];
-    (
-        life.iter().map(|call| name_of(call).to_owned()).collect(),
-        first,
-    )
+    let life = &own[first.expect("its first call")..];
+    let last = life.iter().position(|call| call.starts_with("execve("));
+    let life = life[..=last.expect("its last call")].iter();
+    life.map(|call| name_of(call).to_owned()).collect()
 }
 
 #[test]
@@ -53,22 +48,15 @@ fn a_stub_bears_every_fault() {
     site.publish_file(ENDS, 0o755).swap_in_vain();
     site.swap_in_vain();
     let before = descriptors(site.hotswap()).len() + 2;
-    let (life, loader) = life_of_a_stub(&site);
-    let calls = Calls(life.iter().skip(loader).cloned().collect());
+    let life = life_of_a_stub(&site);
+    let calls = Calls(life.iter().cloned().collect());
     calls.report_unknown("stub");
-    let count = |calls: &[String], name: &str| calls.iter().filter(|call| *call == name).count();
     Outcomes::of("becoming the server", &calls, |fault| {
-        let of_loader = count(&life[..loader], fault.call);
-        let at = fault.at + of_loader;
-        if at > of_loader + count(&life[loader..], fault.call) {
+        if fault.at > life.iter().filter(|call| *call == fault.call).count() {
             return Came::Not;
         }
         let report = report_in(site.dir());
-        let mut options = Fault {
-            at,
-            ..fault.clone()
-        }
-        .options(&report);
+        let mut options = fault.options(&report);
         options.push("-f".to_owned());
         let strace = Attached::with(&options, site.hotswap());
         let verdict = site.swap_in_vain();
