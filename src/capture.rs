@@ -266,6 +266,11 @@ impl Capture {
         std::mem::take(&mut self.events)
     }
 
+    /// Whether there is anything to log, now or later.
+    pub fn has_news(&self) -> bool {
+        !self.new_listeners.is_empty() || !self.events.is_empty()
+    }
+
     /// Logs the new listeners that are old enough, or all at once because their generation is ready.
     pub fn name_listeners(
         &mut self,

@@ -14,6 +14,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use nix::unistd::Pid;
 
@@ -39,8 +40,12 @@ pub fn program(process: Pid) -> Option<String> {
 
 /// Which start of the machine this is.
 pub fn boot() -> Option<String> {
-    let boot = read("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(String::from_utf8_lossy(boot.trim_ascii()).into_owned())
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let look = || {
+        let boot = read("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(String::from_utf8_lossy(boot.trim_ascii()).into_owned())
+    };
+    BOOT.get_or_init(look).clone()
 }
 
 /// The process or the file in /proc that an error came from has ended.
@@ -50,7 +55,8 @@ pub fn is_gone(error: &io::Error) -> bool {
 
 fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut content = Vec::with_capacity(USUAL_SIZE);
-    File::open(path)?.read_to_end(&mut content)?;
+    // with a limit it is not asked for its length, which no file in /proc tells
+    File::open(path)?.take(u64::MAX).read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -39,17 +39,20 @@ pub use mode::ReadyMode;
 use observe::{Observer, look_by_probes};
 use probe::{Probe, Probes};
 pub use reason::{NotReadyReason, stopped_by};
-pub use stopped::Stopped;
+pub use stopped::{Stopped, stopped_among};
 use target::{ReadyTarget, targets};
 
 /// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
 /// longest.
-const SHORTEST: Duration = Duration::from_micros(250);
+const SHORTEST: Duration = Duration::from_micros(50);
+const UNHURRIED: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(50);
 /// Between those, the next look comes after this fraction of the time since then; and looks take at most one part in
-/// `SHARE` of the time.
-const FRACTION: u32 = 100;
+/// `SHARE` of the time. While that time is short, they take half of it. A first generation is not in a hurry: it may open a
+/// second address just after it accepts on one, and clients of that are refused until then.
+const FRACTION: u32 = 180;
 const SHARE: u32 = 5;
+const EARLY: Duration = Duration::from_millis(10);
 /// A first generation is given the benefit of the doubt this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
 /// How often the processes are looked for that are stopped.
@@ -207,7 +210,12 @@ impl Readiness {
                 let give_up = started + timeout.saturating_sub(MARGIN.min(timeout / 10));
                 let auto = Auto::new(started, give_up, said_before);
                 let probes = Probes::default();
-                Method::Auto(Observer { auto, probes })
+                let all_seen = Time::ZERO;
+                Method::Auto(Observer {
+                    auto,
+                    probes,
+                    all_seen,
+                })
             }
             ReadyMode::Tcp => Method::Tcp(Probes::default()),
             ReadyMode::Http { host, path } => {
@@ -309,7 +317,7 @@ impl Readiness {
             ready.accepts = self.accepts(view);
         }
         let took = sys::cpu_time().saturating_sub(view.cpu_time);
-        self.next = self.next_look(now, took);
+        self.next = self.next_look(now, took, view.rank);
         let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
         ready.filter(|_| !main_is_stopped)
     }
@@ -383,18 +391,18 @@ impl Readiness {
         }
     }
 
-    /// Now and then, and when it would be ready otherwise.
+    /// Now and then, and the main process when it would be ready otherwise: the others have time until it serves.
     fn look_for_stopped(&mut self, now: Time, view: &CandidateView, is_ready: bool) {
-        let main = Stopped::of(view.main);
-        let all = if is_ready || now >= self.stop_look + BETWEEN_STOP_LOOKS {
+        let all = if now >= self.stop_look + BETWEEN_STOP_LOOKS {
             self.stop_look = now;
-            let processes = (view.processes)().into_iter();
-            processes.filter_map(Stopped::of).collect()
-        } else {
+            stopped_among((view.processes)())
+        } else if is_ready {
             let mut all = self.stopped.clone();
             all.retain(|stopped| stopped.pid != view.main);
-            all.extend(main);
+            all.extend(Stopped::of(view.main));
             all
+        } else {
+            return;
         };
         let is_new = |stopped: &&Stopped| !self.stopped.contains(stopped);
         let new = all.iter().filter(is_new).copied();
@@ -423,13 +431,18 @@ impl Readiness {
         }
     }
 
-    fn next_look(&self, now: Time, took: Duration) -> Option<Time> {
+    fn next_look(&self, now: Time, took: Duration, rank: Rank) -> Option<Time> {
         let listens_since = match &self.method {
             Method::Auto(rule) => rule.auto.listens_since(),
             _ => None,
         };
         let age = now.saturating_sub(listens_since.unwrap_or(self.started));
-        let soon = now + (age / FRACTION).clamp(SHORTEST, LONGEST).max(took * SHARE);
+        let (shortest, share) = match rank {
+            Rank::First => (UNHURRIED, SHARE),
+            Rank::Candidate | Rank::Restart if age < EARLY => (SHORTEST, 1),
+            Rank::Candidate | Rank::Restart => (SHORTEST, SHARE),
+        };
+        let soon = now + (age / FRACTION).clamp(shortest, LONGEST).max(took * share);
         match &self.method {
             Method::Auto(rule) if rule.auto.only_lacks_ready_message() => None,
             _ if self.satisfied.is_some() => Some(soon),

@@ -280,6 +280,7 @@ impl World {
             self.remember_worked(variables);
         }
         self.has_served = true;
+        self.explain_stopped(generation);
         self.watch.serves();
         self.keep_program(generation);
     }

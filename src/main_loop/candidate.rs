@@ -136,6 +136,15 @@ impl World {
         }
     }
 
+    /// That its main process runs was seen when it got ready, so others can be named after the cut-over.
+    pub(super) fn explain_stopped(&mut self, generation: Generation) {
+        let one = self.generations.get(&generation);
+        let processes = one.map(|one| one.server.processes());
+        for stopped in ready::stopped_among(processes.unwrap_or_default()) {
+            self.explain(generation, ReadyNotice::Stopped(stopped));
+        }
+    }
+
     fn readiness_of(&mut self, generation: Generation) -> Option<&mut Readiness> {
         self.generations.get_mut(&generation)?.readiness.as_mut()
     }

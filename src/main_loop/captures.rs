@@ -122,7 +122,7 @@ impl World {
             let Some(one) = self.generations.get_mut(&generation) else {
                 continue;
             };
-            let Some(capture) = &mut one.capture else {
+            let Some(capture) = one.capture.as_mut().filter(|capture| capture.has_news()) else {
                 continue;
             };
             // what the dead had listened on is not closed: clients wait there for the next one

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use nix::fcntl::readlinkat;
 use nix::unistd::Pid;
 
-use super::{after, in_base, is_gone, lines, number, words};
+use super::{USUAL_SIZE, after, in_base, is_gone, lines, number, words};
 
 /// The most that is read about one descriptor: an epoll set has a line for each member.
 const DESCRIPTION: u64 = 1 << 20;
@@ -150,7 +150,7 @@ fn member(line: &[u8]) -> Option<Member> {
 }
 
 fn description(process: Pid, fd: RawFd) -> Vec<u8> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_SIZE);
     if let Ok(file) = File::open(format!("/proc/{process}/fdinfo/{fd}")) {
         // what was read before an error is enough
         let _ = file.take(DESCRIPTION).read_to_end(&mut text);

@@ -1,11 +1,13 @@
 //! `--ready auto` and `--ready tcp`: combines what is seen of a candidate with the results of probes.
 
+use std::time::Duration;
+
 use nix::unistd::Pid;
 
 use super::auto::{
     Auto, AutoVerdict, Evidence, Need, Observation, ObservedListener, Proof, Rank, Work,
 };
-use super::blocked_threads::{self, BlockedThreads};
+use super::blocked_threads::{self, BlockedThreads, SoughtSocket};
 use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
 use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
@@ -13,11 +15,16 @@ use crate::listener::ListenerId;
 use crate::proc::process::Stat;
 use crate::supervisor::Time;
 
+/// The time between two looks at the processes of a candidate beside its main one.
+const OTHERS: Duration = Duration::from_millis(2);
+
 /// The rule of `auto`, with what it needs to look and to probe.
 #[derive(Debug)]
 pub struct Observer {
     pub auto: Auto,
     pub probes: Probes,
+    /// When all of its processes were looked at, and not the main one alone.
+    pub all_seen: Time,
 }
 
 impl Observer {
@@ -34,7 +41,7 @@ impl Observer {
             if sought.is_empty() || self.auto.only_lacks_ready_message() {
                 BlockedThreads::default()
             } else {
-                blocked_threads::look(&(view.processes)(), &sought)
+                self.look_for_waiting(now, view, &sought)
             };
         let evidence = |target: &ReadyTarget| match target.socket {
             Some(socket) if waiting.contains(&socket.inode) => Evidence::Waits,
@@ -71,6 +78,22 @@ impl Observer {
         let (verdict, unseen) = self.auto.judge(now, &look);
         self.probes.request(unseen, now, requests);
         ready(verdict)
+    }
+
+    /// The main process alone most of the time: it is who waits in most servers, and to find the others takes longer than
+    /// to look at them.
+    fn look_for_waiting(
+        &mut self,
+        now: Time,
+        view: &CandidateView,
+        sought: &[SoughtSocket],
+    ) -> BlockedThreads {
+        let seen = blocked_threads::look(&[view.main], sought);
+        if seen.waiting.len() == sought.len() || now < self.all_seen + OTHERS {
+            return seen;
+        }
+        self.all_seen = now;
+        blocked_threads::look(&(view.processes)(), sought)
     }
 }
 

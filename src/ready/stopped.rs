@@ -21,6 +21,11 @@ impl Stopped {
     }
 }
 
+/// Those of these processes that are stopped.
+pub fn stopped_among(processes: Vec<Pid>) -> Vec<Stopped> {
+    processes.into_iter().filter_map(Stopped::of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
