@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::polled::Polled;
 use crate::socket::Inode;
-use crate::socket::inet::Family;
+use crate::socket::inet::{Family, InetAddress};
 use crate::supervisor::{Generation, Refusal, SocketChoice, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
@@ -330,11 +330,28 @@ impl Listeners {
 
     /// Does something to all listeners, with one look at the kernel's tables.
     fn surveyed<T>(&mut self, does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T) -> T {
-        let asked = self
-            .all
-            .iter()
-            .filter_map(|listener| listener.sort.surveyed());
-        self.context.surveys = Surveys::of(&asked.collect::<Vec<_>>());
+        let asked = self.all.iter();
+        let asked = asked.filter_map(|listener| listener.sort.surveyed());
+        self.surveyed_at(&asked.collect::<Vec<_>>(), does)
+    }
+
+    /// The same, without a look at which spares are idle.
+    fn with_members_seen<T>(
+        &mut self,
+        does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
+    ) -> T {
+        let asked = self.all.iter();
+        let asked = asked.filter_map(|listener| listener.sort.surveyed());
+        let asked = asked.map(|(address, _)| (address, Vec::new()));
+        self.surveyed_at(&asked.collect::<Vec<_>>(), does)
+    }
+
+    fn surveyed_at<T>(
+        &mut self,
+        asked: &[(InetAddress, Vec<Inode>)],
+        does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
+    ) -> T {
+        self.context.surveys = Surveys::of(asked);
         let done = does(&mut self.all, &mut self.context);
         self.context.surveys = Surveys::default();
         done

@@ -27,6 +27,9 @@ pub const IDLE: u32 = 1;
 /// # Errors
 /// Those of reading the file.
 pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+    if inodes.is_empty() {
+        return Ok(Vec::new());
+    }
     let table = match family {
         Family::V4 => "tcp",
         Family::V6 => "tcp6",

@@ -23,7 +23,7 @@ impl Listeners {
         for Listener { sort, .. } in &mut self.all {
             sort.keep_up(Some(generation), &mut self.context);
         }
-        self.surveyed(|all, context| {
+        self.with_members_seen(|all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.sort.prepare(generation, context))
         })?;
@@ -128,7 +128,11 @@ impl Listeners {
 
     /// Verifies the indexes of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
-        self.surveyed(|all, context| {
+        let mut all = self.all.iter();
+        if all.all(|listener| listener.sort.is_settled(generation)) {
+            return Ok(());
+        }
+        self.with_members_seen(|all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.sort.settle(generation, context))
         })
