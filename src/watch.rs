@@ -46,8 +46,7 @@ mod walk;
 
 use brake::Brake;
 pub use changed::Changed;
-use completeness::FileIdentity;
-pub use completeness::Fitness;
+pub use completeness::{FileIdentity, Fitness};
 use elf::ExecFormat;
 use events::Events;
 use file::{FileRole, WatchedFile};

@@ -279,7 +279,10 @@ impl World {
             command.look(now);
         }
         self.control.look(now);
-        self.status_data.programs.hash_on();
+        // clients wait for what is ready
+        if batch.readiness.is_empty() {
+            self.status_data.programs.hash_on();
+        }
         self.manager.look(now);
         if self.fitness_due.is_due(now) {
             batch.requests.extend(self.check_program());
