@@ -118,10 +118,11 @@ def close():
     other.close()
     client.close()
 
+own = listen('127.0.0.1')
 if os.environ['HOTSWAP_GENERATION'] == '1':
     other = open()
     threading.Thread(target=close).start()
-serve(listen('127.0.0.1'))";
+serve(own)";
 
 /// The client asks for it, and knows when it is done.
 fn ask_to_close(mut client: impl io::Read + Write) {

@@ -23,9 +23,11 @@ def listen(path):
     kept.append(one)
     return one
 
+def at_port():
+    return http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler)
+
 def serve():
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler)
-    server.serve_forever()
+    at_port().serve_forever()
 ";
 
 fn names_in(directory: &Path) -> Vec<String> {
@@ -99,8 +101,9 @@ def answer(one):
         client.recv(1000)
         client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
         client.close()
+own = at_port()
 threading.Thread(target=answer, args=(listen(f'{{directory}}/own.sock'),), daemon=True).start()
-serve()"
+own.serve_forever()"
     );
     let arguments = [
         "-c",
