@@ -195,6 +195,11 @@ impl Listeners {
         if sockets == SocketChoice::Target && self.context.holds() {
             self.context.intake = Intake::Open;
         }
+        let is_asked =
+            |listener: &Listener| listener.captured.is_none() || sockets == SocketChoice::Target;
+        if !self.all.iter().any(is_asked) {
+            return Ok(inherited_sockets);
+        }
         self.surveyed(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {

@@ -170,8 +170,9 @@ impl World {
             directory,
         };
         self.watch.starts(built, now);
+        let server = Server::spawn(&self.server_config, launch, now);
         self.identify(generation, choice);
-        let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
+        let server = server.map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {
                 Some(_) => Error::new(error).context("cannot make its process"),
