@@ -84,7 +84,7 @@ pub fn idle(report: &mut Report, lasting: Duration) {
             format!("{idle}memory"),
             "kB PSS",
             one(site.memory()),
-            Target::AtMost(2048.0),
+            Target::AtMost(3072.0),
         );
         report.figure(format!("{idle}threads"), "", one(site.threads()));
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
 use report::Report;
+use subject::Means;
 
 /// What is left of the arguments once `name` and its value have been taken.
 fn option(arguments: &mut Vec<String>, name: &str) -> Option<String> {
@@ -41,7 +42,8 @@ fn main() -> io::Result<()> {
     };
 
     if begins("load") {
-        let (asked, around) = swaps::under_load(&mut report, few(50, 12));
+        let (asked, around) = swaps::under_load(&mut report, Means::Listen, few(50, 12));
+        swaps::under_load(&mut report, Means::Captured, few(50, 12));
         if let Some(path) = svg {
             fs::write(path, picture::of(asked, &around))?;
         }
@@ -50,6 +52,7 @@ fn main() -> io::Result<()> {
         swaps::latencies(&mut report, few(50, 15));
         swaps::by_command(&mut report, few(50, 15));
         swaps::by_file(&mut report, few(20, 5));
+        swaps::crashes(&mut report, few(10, 3));
     }
     if begins("servers") {
         servers::verdicts(&mut report, few(30, 7));

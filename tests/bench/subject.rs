@@ -40,6 +40,10 @@ pub enum Means {
     Captured,
 }
 
+impl Means {
+    pub const BOTH: [Means; 2] = [Means::Listen, Means::Captured];
+}
+
 /// A running hotswap.
 pub struct Site {
     pub address: SocketAddr,
@@ -148,9 +152,34 @@ impl Site {
         }
     }
 
-    /// Proportional share of its memory, in kB.
+    /// Kills its server, and tells when.
+    pub fn kill_server(&self) -> Instant {
+        let (_, servers) = self.children();
+        let now = Instant::now();
+        for server in servers {
+            kill(Pid::from_raw(server), Signal::SIGKILL).expect("a server");
+        }
+        now
+    }
+
+    /// Proportional share of its memory, in kB, with that of its keeper.
     pub fn memory(&self) -> f64 {
-        field(&format!("/proc/{}/smaps_rollup", self.pid()), "Pss:")
+        let (keepers, _) = self.children();
+        let all = keepers.into_iter().chain([self.pid()]);
+        all.map(|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
+            .sum()
+    }
+
+    /// The children that run hotswap's program, and the others.
+    fn children(&self) -> (Vec<i32>, Vec<i32>) {
+        let pid = self.pid();
+        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let list = list.expect("its children");
+        let children = list.split_ascii_whitespace();
+        let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+        children
+            .filter_map(|child| child.parse().ok())
+            .partition(|child| program(*child) == program(pid))
     }
 
     pub fn threads(&self) -> f64 {
