@@ -218,8 +218,13 @@ impl Auto {
         if self.must_say && !self.said {
             return Some(NotReadyReason::NoReadyMessageAgain);
         }
-        self.listens_nowhere
-            .then_some(NotReadyReason::ListensNowhere)
+        if self.listens_nowhere {
+            return Some(NotReadyReason::ListensNowhere);
+        }
+        // a first generation that has only opened another address than it was given
+        let unproven = self.progress.iter().filter(|one| one.proof.is_none());
+        let unproven: Vec<_> = unproven.map(|one| one.listener).collect();
+        (!unproven.is_empty()).then_some(NotReadyReason::DoesNotAccept(unproven))
     }
 
     /// Judges one look, and returns the listeners that need a probe.

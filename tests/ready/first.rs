@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use super::{after_shell, is_running};
 use crate::capture::at;
 use crate::commands::{run, said};
-use crate::common::eventually;
+use crate::common::attempt::attempt;
 use crate::common::place::{Place, free_address};
 use crate::common::site::Site;
+use crate::common::{eventually, server};
 
 /// Nothing is said of serving until a client is let in.
 fn is_serving_when_it_accepts(site: &Site, address: SocketAddr) {
@@ -50,6 +51,18 @@ fn a_death_before_it_is_ready_is_a_failed_first_start() {
     let mut site = plan.starting("");
     site.expect_status(7);
     assert!(!site.log.says("is serving"), "{}", site.log.timed());
+}
+
+#[test]
+fn one_that_opens_another_address_than_it_is_given_is_told_so() {
+    let (odd, at) = (server("odd"), format!("at={}", free_address()));
+    let given = ["--listen", "127.0.0.1:0", "--ready-timeout", "2s"];
+    let odd = odd.to_str().expect("a path");
+    let command = ["--no-watch", "--", "env", "-u", "LISTEN_FDS", odd, &at];
+    let attempt = attempt(&[&given[..], &command].concat());
+    assert_eq!(attempt.status, Some(124), "{}", attempt.said);
+    let why = "not ready within 2s: does not accept on 127.0.0.1:";
+    assert!(attempt.said.contains(why), "{}", attempt.said);
 }
 
 #[test]

@@ -309,6 +309,10 @@ fn a_first_generation_that_accepts_on_none_it_was_given_is_not_ready() {
     let listeners = [free(own(A, Listens)), free(captured(B, Waits))];
     drill.waits(1, &listeners);
     drill.probes(30_000, &listeners, &[A]);
+    assert_eq!(
+        drill.auto.not_ready_reason(),
+        Some(NotReadyReason::DoesNotAccept(vec![A]))
+    );
 }
 
 #[test]
