@@ -101,6 +101,19 @@ mod tests {
         assert!(matches("udp:127.0.0.1:53", "udp:127.0.0.1:53"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_upsets_it(text in "(unix:|udp:)?[/a*?.:0-9]{0,12}", address in "(udp:)?[/a.:0-9]{0,12}") {
+            if let Ok(pattern) = text.parse::<AddressPattern>() {
+                proptest::prop_assert_eq!(pattern.to_string(), text);
+                let _ = pattern.matches(&address);
+            }
+            if let Ok(own) = address.parse::<AddressPattern>() && address.starts_with('/') {
+                proptest::prop_assert!(own.matches(&address));
+            }
+        }
+    }
+
     #[test]
     fn a_glob_stands_for_many() {
         let matches = |pattern: &str, address: &str| {

@@ -156,3 +156,33 @@ fn read(file: &mut File) -> Option<Remembered> {
     file.read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_file_of_any_content_is_opened_and_written(bytes: Vec<u8>, key in "identity|serving|generations|paths", value in "null|\\[\\]|-?[0-9]{1,20}|\\{\\}") {
+            let directory = tempfile::tempdir().unwrap();
+            let control = directory.path().join("api.sock");
+            for content in [bytes.as_slice(), format!("{{\"{key}\":{value}}}").as_bytes()] {
+                fs::write(directory.path().join("api.sock.state"), content).unwrap();
+                let (mut memory, remembered) = Memory::open(&control).unwrap();
+                proptest::prop_assert_eq!(remembered, None);
+                let new = Remembered {
+                    identity: Identity::new("api", Vec::new(), Vec::new()),
+                    serving: None,
+                    generations: Vec::new(),
+                    listening: Vec::new(),
+                    paths: Vec::new(),
+                };
+                memory.write(new.clone()).unwrap();
+                drop(memory);
+                let (memory, remembered) = Memory::open(&control).unwrap();
+                proptest::prop_assert_eq!(remembered, Some(new));
+                memory.remove();
+            }
+        }
+    }
+}

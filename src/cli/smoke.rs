@@ -162,6 +162,18 @@ mod tests {
         assert_eq!(without_own(&given), ["--listen", "127.0.0.1:0", "-v"]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_ends_the_line_of_a_request(text in "/?\\PC{0,8}[\\x00-\\x20]{0,2}\\PC{0,4}", status in "[0-9]{0,6}(xx)?") {
+            if let Ok(path) = url_path(&text) {
+                proptest::prop_assert!(path.starts_with('/') && !path.contains(['\r', '\n', ' ']));
+            }
+            if let Ok(expected) = expected(&status) {
+                proptest::prop_assert!((100..=599).contains(&expected.to));
+            }
+        }
+    }
+
     #[test]
     fn statuses_come_alone_or_by_the_hundred() {
         assert_eq!(expected("404"), Ok(Expected { from: 404, to: 404 }));

@@ -1,6 +1,6 @@
 //! Lines as users write them, good and bad.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -443,6 +443,21 @@ proptest::proptest! {
         if let Ok(ReadyMode::After(duration)) = format!("after:{text}").parse() {
             proptest::prop_assert!(now.checked_add(duration * 10).is_some(), "after:{}", text);
         }
+    }
+
+    #[test]
+    fn no_value_gets_through_that_is_not_meant(text in "[+0o-]{0,2}[0-9a-z:./*\\[\\]]{0,8}\\PC{0,4}") {
+        if let Ok(name) = values::name(&text) {
+            proptest::prop_assert!(!name.contains(['/', ' ']) && name.len() <= 64);
+        }
+        if let Ok(mode) = values::mode(&text) {
+            proptest::prop_assert!(mode <= 0o777);
+        }
+        if let Ok(owner) = values::owner(&text) {
+            proptest::prop_assert!(owner.user.is_some() || owner.group.is_some());
+        }
+        let _ = (values::signal(&text), values::glob(&text), values::ending(&text));
+        let _ = values::switch(OsStr::new(&text));
     }
 
     #[test]

@@ -78,6 +78,14 @@ fn name(command: &[OsString]) -> &str {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn no_title_of_a_process_upsets_it(bytes: Vec<u8>) {
+            let _ = names_in(&bytes);
+            let _ = known_stop_signal(&bytes);
+        }
+    }
+
     #[test]
     fn known_servers_are_stopped_in_their_own_way() {
         for name in [

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Counters, Doing, GenerationRole, GenerationState, InstanceStatus, LastSwap, ListenerState,
-    MemoryUse, Waits, table, tables,
+    MemoryUse, Waits, history, table, tables,
 };
 use crate::supervisor::Generation;
 
@@ -119,5 +119,6 @@ proptest! {
             value = json!({"generations": [value.clone()], "listeners": [value, number]});
         }
         let _ = table(&value);
+        let _ = history(&json!([{"message": text, "uid": number, "program": value, "stderr": [text]}, value]));
     }
 }

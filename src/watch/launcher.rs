@@ -157,6 +157,15 @@ fn started_by(command: &[OsString]) -> Option<usize> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_found_is_a_word_of_the_command(words in proptest::collection::vec("(env|nice|timeout|sudo|-n|--|A=b|5|\\PC{0,3})", 0..8)) {
+            let command: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let (at, _) = behind(&command, |name| Some(PathBuf::from(name)));
+            proptest::prop_assert!(at == 0 || at < command.len());
+        }
+    }
+
     fn program(line: &str) -> String {
         let command: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let (at, _) = behind(&command, |name| Some(PathBuf::from(name)));
