@@ -63,7 +63,7 @@ pub struct UnixDir {
     aliases: Vec<OsString>,
     /// How many names the file had when it was last looked for others.
     #[serde(skip)]
-    names_seen: u64,
+    names_seen: usize,
     /// It stays locked across an upgrade, since the lock belongs to the open file.
     #[serde(with = "handoff::optional_descriptor")]
     lock: Option<OwnedFd>,
@@ -180,8 +180,9 @@ impl UnixDir {
         let Some(stat) = known.first().and_then(|name| self.stat(name).ok()?) else {
             return;
         };
-        let names = stat.st_nlink;
-        if names <= known.len() as u64 || names == self.names_seen {
+        // its type is another on aarch64
+        let names = usize::try_from(stat.st_nlink).unwrap_or(usize::MAX);
+        if names <= known.len() || names == self.names_seen {
             return;
         }
         let entries = std::fs::read_dir(self.here()).into_iter().flatten();
