@@ -94,13 +94,12 @@ impl Draining {
     }
 
     /// Waits for its connections, but so that it still gets its stop signal before SIGKILL. If the queue took all the time,
-    /// they have half of what is reserved for the stop: some have been accepted just now.
+    /// they have half of what is left of it: some have been accepted just now.
     fn quiesce(&mut self, now: Time, patience: Duration) -> Vec<Action> {
         let Phase::Emptying { until, .. } = self.phase else {
             return Vec::new();
         };
-        let reserve = self.kill_at.saturating_sub(until);
-        let latest = until.max(now + reserve / 2);
+        let latest = until.max(now + self.kill_at.saturating_sub(now) / 2);
         self.phase = Phase::Quiescing {
             until: latest.min(now + patience),
         };

@@ -317,9 +317,7 @@ impl Model {
                 let may = !one.told && one.quiesces_until.is_none();
                 let seen = matches!(one.queue, Queue::Settled | Queue::Stuck);
                 rule!(may && (is_due || seen), "{action:?} is too early");
-                let latest = one
-                    .stop_by
-                    .max(now + one.kill_at.saturating_sub(one.stop_by) / 2);
+                let latest = one.stop_by.max(now + one.kill_at.saturating_sub(now) / 2);
                 one.quiesces_until = Some(latest.min(now + self.patience));
             }
             Action::Stop(_) => {
