@@ -287,7 +287,7 @@ fn a_program_that_cannot_run_is_126() {
 #[test]
 fn nobody_of_that_name_is_3() {
     for request in ["swap", "stop", "events", "upgrade"] {
-        attempt(&[request, "nobody"]).is_refused(3, &["nobody"]);
+        attempt(&[request, "nobody"]).is_refused(3, &["nobody", "(looked in /"]);
         attempt_among_ours(&[request]).is_refused(3, &[]);
     }
     attempt(&["status", "nobody"]).is_refused(3, &["nobody"]);

@@ -112,7 +112,10 @@ pub fn find(
             greeted.push(last);
             Err(NoInstance::because(several(&greeted, name)))
         }
-        (None, None) => Err(NoInstance::because("no instance is running")),
+        (None, None) => Err(NoInstance::because(format!(
+            "no instance is running (looked in {})",
+            dirs.places()
+        ))),
         (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
             "no instance of yours is at {path}"
         ))),
@@ -122,7 +125,10 @@ pub fn find(
                 Some(user) => format!(
                     "no instance named {name} of yours is running, but perhaps one of {user}\ntry: sudo hotswap status {name}"
                 ),
-                None => format!("no instance named {name} is running\ntry: hotswap status"),
+                None => format!(
+                    "no instance named {name} is running (looked in {})\ntry: hotswap status",
+                    dirs.places()
+                ),
             }))
         }
         (None, Some(name)) => Err(NoInstance {

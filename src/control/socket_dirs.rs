@@ -138,6 +138,17 @@ impl SocketDirs {
         Some(user.map_or_else(|| format!("uid {uid}"), |user| user.name))
     }
 
+    /// Where clients look, in words.
+    pub fn places(&self) -> String {
+        let fixed = [&self.run, &self.tmp, &self.shm].map(PathBuf::clone);
+        let given = self.runtime_directories().chain(self.xdg_runtime_dir());
+        let all: Vec<String> = given
+            .chain(fixed)
+            .map(|place| place.display().to_string())
+            .collect();
+        all.join(", ")
+    }
+
     fn directories(&self) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = self.runtime_directories().collect();
         let user = self.run.join("user");
