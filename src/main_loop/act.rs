@@ -104,8 +104,9 @@ impl World {
             Action::Postpone(client, other, until) => self.postpone(client, other, until),
             Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),
             Action::End(status) => {
+                // before the first generation only hotswap itself has asked
                 let refused = self.listeners.take_refused();
-                self.publish_incidents(refused.as_slice());
+                self.publish_incidents(refused.filter(|_| self.has_served).as_slice());
                 self.ended = Some(status);
             }
         }

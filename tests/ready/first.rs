@@ -63,6 +63,7 @@ fn one_that_opens_another_address_than_it_is_given_is_told_so() {
     assert_eq!(attempt.status, Some(124), "{}", attempt.said);
     let why = "not ready within 2s: does not accept on 127.0.0.1:";
     assert!(attempt.said.contains(why), "{}", attempt.said);
+    assert!(!attempt.said.contains("refused"), "{}", attempt.said);
 }
 
 #[test]
