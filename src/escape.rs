@@ -25,6 +25,14 @@ pub fn escape_but_for_hints(text: &str) -> String {
     parts.collect::<Vec<_>>().join(HINT)
 }
 
+/// One of our own messages, and its hint if it has one.
+pub fn divide_hint(text: &str) -> (&str, Option<&str>) {
+    match text.split_once(HINT) {
+        Some((what, hint)) => (what, Some(hint)),
+        None => (text, None),
+    }
+}
+
 /// What follows a color (`ESC [ 1 ; 3 1 m`), if the text begins with one.
 fn colour(first: char, rest: &str) -> Option<&str> {
     let rest = rest.strip_prefix('[').filter(|_| first == '\x1b')?;

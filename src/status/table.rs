@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::escape::escape;
+use crate::escape::{divide_hint, escape};
 use crate::record::humane;
 
 const NOTHING: &str = "-";
@@ -67,8 +67,13 @@ pub fn history(verdicts: &Value) -> String {
         let program = program.map_or(String::new(), |program| {
             format!(", {} {}", string(program, "path"), string(program, "hash"))
         });
-        let (time, message) = (string(verdict, "time"), string(verdict, "message"));
-        let _ = writeln!(all, "{time} {message} ({cause}{program})");
+        let message = verdict.get("message").and_then(Value::as_str);
+        let (what, hint) = divide_hint(message.unwrap_or(NOTHING));
+        let time = string(verdict, "time");
+        let _ = writeln!(all, "{time} {} ({cause}{program})", escape(what));
+        if let Some(hint) = hint {
+            let _ = writeln!(all, "    try: {}", escape(hint));
+        }
         for line in list(verdict, "stderr").map(text) {
             let _ = writeln!(all, "    {line}");
         }

@@ -102,6 +102,16 @@ fn no_instance_is_no_error() {
 }
 
 #[test]
+fn a_hint_has_its_own_line_in_the_history() {
+    let message = "generation 2 aborted: it failed; generation 1 keeps serving\ntry: swap";
+    let verdict = json!({"time": "12:00", "message": message, "cause": "signal", "stderr": ["no"]});
+    assert_eq!(
+        history(&json!([verdict])),
+        "12:00 generation 2 aborted: it failed; generation 1 keeps serving (signal)\n    try: swap\n    no\n"
+    );
+}
+
+#[test]
 fn a_terminal_does_not_obey_an_argument() {
     let odd = json!({"name": "api", "command": ["\x1b[2J", "a\nb"]});
     let text = table(&odd);
