@@ -3,14 +3,17 @@ use std::time::Duration;
 
 use super::*;
 
+/// A machine that emulates another one takes its time.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Enough that several are relayed at once.
+const CLIENTS: usize = 6;
+
 /// A generation that reads all that a client says, and says it again twice.
 fn answer(server: &TestServer) {
     let fd = sys::accept(server.0.fd.as_fd()).unwrap();
     let mut client = TcpStream::from(fd);
     client.set_nonblocking(false).unwrap();
-    client
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    client.set_read_timeout(Some(SILENCE)).unwrap();
     let mut said = Vec::new();
     client.read_to_end(&mut said).unwrap();
     client.write_all(&said).unwrap();
@@ -35,12 +38,16 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let mut fixture = Fixture::listening(&[listen]);
         let first = fixture.serving(G1);
-        let clients: Vec<TcpStream> = fixture.clients(20).into_iter().map(Into::into).collect();
+        let clients: Vec<TcpStream> = fixture
+            .clients(CLIENTS)
+            .into_iter()
+            .map(Into::into)
+            .collect();
         let second = fixture.serving(G2);
         drop(first);
         fixture.leave(G1);
         let listener = fixture.address();
-        let connections = 20;
+        let connections = CLIENTS;
         assert_eq!(
             fixture.incidents,
             [Incident::Relayed {
@@ -54,9 +61,7 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
                 for mut client in clients {
                     // more than any socket buffer holds, either way
                     let said = vec![b'x'; 3_000_000];
-                    client
-                        .set_read_timeout(Some(Duration::from_secs(20)))
-                        .unwrap();
+                    client.set_read_timeout(Some(SILENCE)).unwrap();
                     let mut writer = client.try_clone().unwrap();
                     let writer = std::thread::spawn(move || {
                         writer.write_all(&said).unwrap();
@@ -68,7 +73,7 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
                     assert_eq!(heard.len(), 6_000_000);
                 }
             });
-            scope.spawn(move || (0..20).for_each(|_| answer(&second)));
+            scope.spawn(move || (0..CLIENTS).for_each(|_| answer(&second)));
             fixture.runs(&talk);
             talk.join().unwrap();
         });
