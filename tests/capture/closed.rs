@@ -139,7 +139,9 @@ fn until_refused<T>(connect: impl Fn() -> io::Result<T>) {
 }
 
 /// Its other clients notice nothing, and neither does the next version.
-fn expect_the_rest_served(site: &Site) {
+fn expect_the_rest_served(site: &Site, address: SocketAddr) {
+    // it may serve before it listens there, too
+    site.log.wait_for(&format!("listening on {address}"));
     let mut clients = site.guests().and(4, Habit::default()).come();
     clients.until_answered(8);
     swap(site, 1);
@@ -160,7 +162,7 @@ fn a_port_that_is_closed_at_run_time_is_refused_and_free() {
     ask_to_close(TcpStream::connect(other).expect("it listens"));
     until_refused(|| TcpStream::connect(other));
     drop(TcpListener::bind(other).expect("another program may have it"));
-    expect_the_rest_served(&site);
+    expect_the_rest_served(&site, address);
 }
 
 #[test]
@@ -177,5 +179,5 @@ fn a_path_that_is_closed_at_run_time_is_refused() {
     let client = eventually("a socket", || UnixStream::connect(&path).ok());
     ask_to_close(client);
     until_refused(|| UnixStream::connect(&path));
-    expect_the_rest_served(&site);
+    expect_the_rest_served(&site, address);
 }
