@@ -12,6 +12,7 @@ mod cut_over;
 mod door;
 mod handoff;
 mod incident;
+mod link;
 mod listening_socket;
 mod member_index;
 mod open;
@@ -45,6 +46,7 @@ use context::Intake;
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
+use link::Link;
 use listening_socket::ListeningSocket;
 pub use orphan::{OrphanPath, OrphanSocket, Orphans};
 pub use port_holder::holders_of_port;
@@ -168,6 +170,8 @@ pub struct Listeners {
     adopted: Option<Generation>,
     /// The way to a candidate that is being checked.
     door: Option<Door>,
+    /// What the links to the paths of the generation that served said before the last spawn.
+    links: Option<(Generation, Vec<Link>)>,
 }
 
 impl Listeners {

@@ -181,6 +181,35 @@ fn a_candidate_that_renamed_its_socket_and_died_changes_nothing() {
     house.expect_answered_by(3);
 }
 
+/// Each generation has a path of its own, to which it leads the link that clients come by.
+const LINKS: &str = "
+bind_to = path + '.%d' % generation
+def listening():
+    os.symlink(bind_to, path + '.new')
+    os.rename(path + '.new', path)
+";
+
+#[test]
+fn a_path_may_be_a_link_that_each_generation_sets_anew() {
+    let house = House::new();
+    if let Some(site) = house.serving("", LINKS) {
+        swaps(&site, &house);
+    }
+}
+
+#[test]
+fn a_link_that_a_candidate_set_and_died_leads_back() {
+    let house = House::new();
+    let own = format!("{LINKS}    if generation == 2: sys.exit(3)\n");
+    let Some(site) = house.serving("", &own) else {
+        return;
+    };
+    site.swap_in_vain();
+    house.expect_answered_by(1);
+    site.swap();
+    house.expect_answered_by(3);
+}
+
 /// From outside: what is gone cannot be put back, which is said once, and the next swap heals it.
 #[test]
 fn a_directory_that_was_replaced_is_said_and_healed_by_the_next_swap() {

@@ -56,6 +56,7 @@ impl Listeners {
             spawning,
             adopted,
             door: None,
+            links: None,
         })
     }
 }

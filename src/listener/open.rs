@@ -63,6 +63,7 @@ impl Listeners {
             spawning: None,
             adopted: None,
             door: None,
+            links: None,
         };
         Ok((listeners, warnings))
     }

@@ -32,6 +32,10 @@ impl PathUse {
             shared: false,
         }
     }
+
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
 }
 
 impl Listeners {

@@ -41,6 +41,7 @@ impl World {
                 ..
             } => {
                 self.keep_paths_up(None);
+                self.listeners.note_links();
                 self.review_captured(sys::now());
                 let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
                 if let Err(error) = spawned {

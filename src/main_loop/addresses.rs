@@ -112,7 +112,12 @@ impl World {
     }
 
     /// Where a candidate must have a socket.
-    pub(super) fn required_of(&self, candidate: &Spawned, now: Time) -> Vec<Required> {
+    pub(super) fn required_of(
+        &self,
+        generation: Generation,
+        candidate: &Spawned,
+        now: Time,
+    ) -> Vec<Required> {
         if candidate.rank != Rank::Candidate {
             return Vec::new();
         }
@@ -124,8 +129,8 @@ impl World {
                 accepts: true,
             })
             .collect();
-        if let Some((generation, one)) = self.serving_generation() {
-            let held = self.listeners.sockets_of(generation);
+        if let Some((serving, one)) = self.serving_generation() {
+            let held = self.listeners.sockets_of(serving);
             let listens = held.iter().filter(|held| held.captured && held.listens);
             let lasts = |held: &&GenerationSocket| {
                 let bound = one.bound.get(&held.listener).copied();
@@ -140,6 +145,15 @@ impl World {
                 listener: held.listener,
                 accepts: false,
             }));
+        }
+        // each generation may have a path of its own, and lead clients there by a link
+        for one in &mut required {
+            if let Some(own) = self.listeners.path_instead(generation, one.listener) {
+                *one = Required {
+                    listener: own,
+                    accepts: true,
+                };
+            }
         }
         let optional = self.optional_for(candidate);
         required.retain(|required| !optional.contains(&required.listener));

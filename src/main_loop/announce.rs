@@ -35,6 +35,7 @@ impl World {
                 draining,
             } => self.serving(*generation, *cause, *draining),
             Transition::Failed(failure) => {
+                self.listeners.put_links_back();
                 if let Reason::Exited(exit, after) = &failure.reason {
                     self.hint_at_stdin(failure.generation, exit, *after);
                 }

@@ -39,7 +39,7 @@ impl World {
         let Some(one) = self.generations.get(&candidate) else {
             return;
         };
-        let required = self.required_of(one, now);
+        let required = self.required_of(candidate, one, now);
         let optional = self.optional_for(one);
         let patience = self.patience();
         let Some(one) = self.generations.get_mut(&candidate) else {

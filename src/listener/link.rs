@@ -1,0 +1,106 @@
+//! Symlinks by which clients come to the unix path of one generation alone: each generation leads them to its own.
+//!
+//! hotswap only notes where they lead before a swap, and leads them there again if that comes to nothing.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::unix_dir::BESIDE;
+use super::{Listener, ListenerId, Listeners};
+use crate::supervisor::Generation;
+
+/// How many names of a directory are looked at.
+const MOST_NAMES: usize = 4_096;
+
+/// A symlink, and what it says.
+pub(super) struct Link {
+    at: PathBuf,
+    to: PathBuf,
+}
+
+impl Listeners {
+    /// Before a candidate is spawned, which may lead them elsewhere.
+    pub fn note_links(&mut self) {
+        let serving = self.serving;
+        let paths = self.all.iter().filter_map(|listener| {
+            let live = self.is_of_one_generation(listener) && serving == owner_of(listener);
+            listener.sort.dir().filter(|_| live)
+        });
+        let links = paths.flat_map(|dir| links_to(dir.path())).collect();
+        self.links = serving.map(|serving| (serving, links));
+    }
+
+    /// The candidate has failed: they lead to the serving generation again.
+    pub fn put_links_back(&mut self) {
+        let of_serving = |links: &mut (Generation, _)| self.serving == Some(links.0);
+        let links = self.links.take_if(of_serving).map(|(_, links)| links);
+        for Link { at, to } in links.into_iter().flatten() {
+            if let Err(error) = put_back(&at, &to) {
+                let (at, to) = (at.display(), to.display());
+                log::warn!("cannot lead {at} to {to} again: {error}");
+            }
+        }
+    }
+
+    /// Where this candidate listens instead of a path that only the serving generation has bound, beside which there is
+    /// nothing else.
+    pub fn path_instead(&self, candidate: Generation, of: ListenerId) -> Option<ListenerId> {
+        let bound_by_one = |listener: &&Listener| self.is_of_one_generation(listener);
+        let mut all = self.all.iter().filter(bound_by_one);
+        all.clone().find(|listener| listener.id == of)?;
+        let own = all.find(|listener| {
+            let held = listener.held(candidate);
+            held.is_some_and(|held| held.listens)
+        })?;
+        Some(own.id)
+    }
+
+    /// A path that is not known by another name, and that no other generation has bound.
+    fn is_of_one_generation(&self, listener: &Listener) -> bool {
+        let alone = listener.path_use.is_some_and(|used| !used.is_shared());
+        let has_one_name = (listener.sort.dir()).is_some_and(|dir| dir.names().count() == 1);
+        alone && has_one_name && self.counts(listener)
+    }
+}
+
+fn owner_of(listener: &Listener) -> Option<Generation> {
+    listener.sort.target()?.owner
+}
+
+/// The symlinks in its directory that lead to this path.
+fn links_to(path: &Path) -> Vec<Link> {
+    let Some(directory) = path.parent() else {
+        return Vec::new();
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = entries
+        .take(MOST_NAMES)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links
+        .filter_map(|entry| {
+            let at = entry.path();
+            let to = fs::read_link(&at).ok()?;
+            let leads_here = fs::canonicalize(&at).ok()? == fs::canonicalize(path).ok()?;
+            leads_here.then_some(Link { at, to })
+        })
+        .collect()
+}
+
+/// Whatever has taken its place that is no symlink stays.
+fn put_back(at: &Path, to: &Path) -> io::Result<()> {
+    match fs::read_link(at) {
+        Ok(there) if there == to => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut passing = at.as_os_str().to_owned();
+    passing.push(BESIDE);
+    passing.push("new");
+    let passing = Path::new(&passing);
+    let _ = fs::remove_file(passing);
+    symlink(to, passing)?;
+    fs::rename(passing, at)
+}
