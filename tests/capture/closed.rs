@@ -25,8 +25,14 @@ def listen(host, backlog=128):
     one.listen(backlog)
     return one
 
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.wfile.write(b'HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok')
+    def log_message(self, *_):
+        pass
+
 def serve(one):
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler, False)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Answer, False)
     server.socket.close()
     server.socket = one
     server.serve_forever()
