@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid};
 use crate::connections::listening::listening;
 use crate::connections::process_sockets::ProcessSockets;
 use crate::connections::unix;
-use crate::listener::{OrphanPath, OrphanSocket, Orphans, beside};
+use crate::listener::{OrphanPath, OrphanSocket, Orphans, number_beside};
 use crate::proc::process::{self, Stat};
 use crate::server::Traces;
 use crate::socket::Inode;
@@ -84,10 +84,9 @@ impl Adoption {
             let (Some(bound), Some(socket)) = (bound, orphan(inode)) else {
                 continue;
             };
-            let generations = 1..=socket.generation.0;
             let is_of = |path: &&PathBuf| {
                 let name = path.file_name().unwrap_or_default();
-                bound == name || generations.clone().any(|one| bound == beside(name, one))
+                bound == name || number_beside(&bound).is_some_and(|(beside, _)| beside == name)
             };
             if let Some(path) = self.paths.iter().find(is_of) {
                 let path = path.clone();

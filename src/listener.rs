@@ -12,6 +12,7 @@ mod cut_over;
 mod door;
 mod handoff;
 mod incident;
+mod kept;
 mod link;
 mod listening_socket;
 mod member_index;
@@ -46,6 +47,7 @@ use context::Intake;
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
+pub use kept::{KeptAt, KeptSocket};
 use link::Link;
 use listening_socket::ListeningSocket;
 pub use orphan::{OrphanPath, OrphanSocket, Orphans};
@@ -55,7 +57,7 @@ use reuseport::ReuseportGroup;
 use shared::SharedSocket;
 use snapshot::Surveys;
 use steering::Steering;
-pub use unix_dir::beside;
+pub use unix_dir::{beside, number_beside};
 use unix_path::UnixPath;
 
 pub use crate::socket::generation_socket::{
@@ -213,7 +215,10 @@ impl Listeners {
                         io::Error::new(error.kind(), format!("{address}: {error}"))
                     })?;
                     inherited_sockets.push(listener.seat_with(fd));
-                } else if sockets == SocketChoice::Target && listener.sort.is_steered() {
+                } else if sockets == SocketChoice::Target
+                    && listener.sort.is_steered()
+                    && !context.awaited.has(listener.id)
+                {
                     // one that it has not bound yet is kept for it, with the clients that wait there
                     listener
                         .sort
@@ -320,6 +325,9 @@ impl Listeners {
     pub fn look(&mut self, now: Time) -> Vec<Incident> {
         self.context.relays.look(now);
         self.context.watcher.look(now);
+        if self.context.awaited.are_overdue(now) {
+            self.forget_unowned();
+        }
         let again = self.context.can_go_on(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
             self.surveyed(|all, context| {
@@ -368,7 +376,7 @@ impl Listeners {
 
     /// What still waits on this generation's sockets goes to the one that serves, before it is told to stop.
     pub fn relay_queue(&mut self, generation: Generation) -> Vec<Incident> {
-        if !self.context.refuses() {
+        if !self.context.lets_nobody_in() {
             for listener in &mut self.all {
                 listener.sort.relay_queue(generation, &mut self.context);
             }
@@ -384,10 +392,17 @@ impl Listeners {
         }
         let connections = 0;
         self.context.intake = Intake::Refused { connections, why };
+        self.steer_away()
+    }
+
+    pub(super) fn steer_away(&mut self) -> Vec<Incident> {
+        let waits = self.context.holds();
         self.surveyed(|all, context| {
-            for Listener { sort, .. } in all {
+            let all = all.iter_mut().map(|listener| &mut listener.sort);
+            for sort in all.filter(|sort| !waits || !sort.is_waiting()) {
                 if let Err(error) = sort.turn_away(context) {
-                    log::warn!("cannot refuse clients on {}: {error}", sort.address());
+                    let address = sort.address();
+                    log::warn!("cannot lead clients of {address} away from its server: {error}");
                 }
             }
         });
@@ -396,7 +411,7 @@ impl Listeners {
 
     /// While nobody is let in, the sockets of a generation that is told to stop are its own again.
     pub fn let_go(&mut self, generation: Generation) {
-        if self.context.refuses() {
+        if self.context.lets_nobody_in() {
             for listener in &mut self.all {
                 listener.sort.let_go(generation, &mut self.context);
             }

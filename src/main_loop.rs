@@ -45,6 +45,7 @@ mod keys;
 mod saved_state;
 mod startup;
 mod status;
+mod store;
 mod upgrade;
 mod wait;
 mod waivers;
@@ -71,10 +72,13 @@ pub fn run(args: RunArgs) -> Result<u8> {
         serve(&mut world, supervisor, None)
     } else {
         let beside = world.adopt(policy.clone())?;
+        let captures = world.server_config.capture.is_some();
+        world.listeners.adopt_kept(captures);
         let supervisor = beside.unwrap_or_else(|| Supervisor::new(policy));
         serve(&mut world, supervisor, Some(Event::Launched))
     };
     world.control.close(sys::now());
+    world.leave_kept();
     world.forget();
     status
 }
@@ -97,6 +101,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
         if world.heritage.is_outdated {
             world.remember();
         }
+        world.keep_sockets(sys::now());
         if let Some(status) = world.ended {
             return Ok(status);
         }

@@ -1,8 +1,11 @@
-//! hotswap as a systemd service: the sockets it inherits, and what it reports (`sd_notify(3)`).
+//! hotswap as a systemd service: the sockets it inherits, what it reports (`sd_notify(3)`), and what is kept for the next
+//! hotswap.
 //!
 //! It waits for no answer, and no failure here stops anything: what cannot be sent is dropped.
 
+mod message;
 mod sd_notify;
+pub mod store;
 #[cfg(test)]
 mod tests;
 

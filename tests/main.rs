@@ -44,6 +44,7 @@ mod signals;
 mod smoke;
 mod soak;
 mod stop;
+mod store;
 mod styles;
 mod suspended;
 mod sysctls;

@@ -1,20 +1,34 @@
-//! Listeners for what a hotswap that is gone has captured, so that a candidate can join it.
+//! Listeners for what a hotswap that is gone has captured, so that a candidate can join it, and what is left for the next
+//! hotswap.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::captured_address::{CapturedAddress, PathEntry};
+use super::context::Intake;
+use super::kept::{KeptAt, KeptSocket};
 use super::orphan::{OrphanPath, Orphans};
 use super::private_path::PathUse;
 use super::reuseport::ReuseportGroup;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
-use super::{Listener, ListenerId, ListenerKind, Listeners};
+use super::{Incident, Listener, ListenerId, ListenerKind, Listeners};
+use crate::socket::Inode;
 use crate::socket::inet::InetAddress;
-use crate::supervisor::Generation;
+use crate::supervisor::{Generation, Time};
+
+/// A socket that should be kept.
+pub struct ToKeep<'a> {
+    pub address: String,
+    pub inode: Inode,
+    /// `None` while an orphan has it.
+    pub socket: Option<BorrowedFd<'a>>,
+    pub captured: bool,
+}
 
 impl Listeners {
     /// New connections go to the serving one of these until the first cut-over. With `captures` what no `--listen` names
@@ -31,20 +45,11 @@ impl Listeners {
             if self.is_known(address) {
                 continue;
             }
-            let group = ReuseportGroup::beside(
-                *address,
-                true,
-                orphans.at(address),
-                orphans,
-                &mut self.context,
-            );
-            match group {
+            let kept = self.context.kept.take_tcp(address);
+            let context = &mut self.context;
+            match ReuseportGroup::beside(*address, true, orphans, kept, context) {
                 Ok(group) => {
-                    let asked = CapturedAddress::Tcp {
-                        at: address.at,
-                        only_v6: address.only_v6 == Some(true) && address.at.ip().is_unspecified(),
-                        device: address.device,
-                    };
+                    let asked = CapturedAddress::of(address);
                     self.add_captured(asked, None, ListenerKind::Group(group));
                 }
                 Err(error) => log::debug!("cannot join {}: {error}", address.at),
@@ -58,7 +63,12 @@ impl Listeners {
             if self.all.iter().any(known) {
                 continue;
             }
-            if let Err(error) = self.adopt_path(one, orphans) {
+            let path_use = Some(PathUse::new(one.socket.generation, false));
+            let (there, kept) = (
+                orphans.at_path(&one.path),
+                self.context.kept.take_path(&one.path),
+            );
+            if let Err(error) = self.adopt_path(&one.path, &there, path_use, kept) {
                 log::debug!("cannot take over {}: {error}", one.path.display());
             }
         }
@@ -111,42 +121,43 @@ impl Listeners {
     fn is_known(&self, address: &InetAddress) -> bool {
         let known = |listener: &Listener| {
             let there = listener.sort.surveyed();
-            there.is_some_and(|(there, _)| {
-                let alike = there.is_only_v6() == address.is_only_v6();
-                there.at == address.at && there.device == address.device && alike
-            })
+            there.is_some_and(|(there, _)| there.is_same(address))
         };
         self.all.iter().any(known)
     }
 
-    fn adopt_path(&mut self, one: &OrphanPath, orphans: &Orphans) -> io::Result<()> {
+    pub(super) fn adopt_path(
+        &mut self,
+        at: &Path,
+        orphans: &[&OrphanPath],
+        path_use: Option<PathUse>,
+        kept: Option<OwnedFd>,
+    ) -> io::Result<ListenerId> {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let parent = one.path.parent().unwrap_or(Path::new("/"));
+        let parent = at.parent().unwrap_or(Path::new("/"));
         let directory = File::options()
             .read(true)
             .custom_flags(flags)
             .open(parent)?;
         let found = directory.metadata()?;
-        let name = one.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let name = at.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let entry = PathEntry {
             directory: (found.dev(), found.ino()),
             name: name.to_owned(),
-            path: one.path.clone(),
+            path: at.to_owned(),
         };
-        let dir = UnixDir::within(directory.into(), name.to_owned(), one.path.clone());
-        let path = UnixPath::beside(dir, true, &orphans.at_path(&one.path))?;
-        let path_use = PathUse::new(one.socket.generation, false);
+        let dir = UnixDir::within(directory.into(), name.to_owned(), at.to_owned());
+        let path = UnixPath::taken_over(dir, true, orphans, kept, &mut self.context)?;
         let captured = CapturedAddress::Path(entry);
-        self.add_captured(captured, Some(path_use), ListenerKind::Path(path));
-        Ok(())
+        Ok(self.add_captured(captured, path_use, ListenerKind::Path(path)))
     }
 
-    fn add_captured(
+    pub(super) fn add_captured(
         &mut self,
         captured: CapturedAddress,
         path_use: Option<PathUse>,
         sort: ListenerKind,
-    ) {
+    ) -> ListenerId {
         let id = ListenerId(self.given_out);
         self.given_out += 1;
         self.all.push(Listener {
@@ -158,5 +169,73 @@ impl Listeners {
             sort,
         });
         self.review_paths();
+        id
+    }
+
+    /// What no `--listen` names was captured: clients wait there for the server that binds it. Without capture it is
+    /// given up.
+    pub fn adopt_kept(&mut self, captures: bool) {
+        for KeptSocket { socket, at } in self.context.kept.take_all() {
+            if !captures {
+                log::debug!("nobody is to listen on {at} any more");
+                continue;
+            }
+            let done = match &at {
+                KeptAt::Tcp(address) => {
+                    let group = ReuseportGroup::kept(*address, true, socket, &mut self.context);
+                    group.map(|group| {
+                        let asked = CapturedAddress::of(address);
+                        self.add_captured(asked, None, ListenerKind::Group(group))
+                    })
+                }
+                KeptAt::Path(path) => self.adopt_path(path, &[], None, Some(socket)),
+            };
+            match done {
+                Ok(listener) => self.context.awaited.listeners.push(listener),
+                Err(error) => log::warn!("cannot go on with what was kept for {at}: {error}"),
+            }
+        }
+    }
+
+    /// The first generation serves: until then it may bind what it has not bound yet.
+    pub fn await_kept_until(&mut self, until: Time) {
+        self.context.awaited.until.get_or_insert(until);
+    }
+
+    /// The sockets that new connections go to, where each generation has one of its own.
+    pub fn to_keep(&self) -> Vec<ToKeep<'_>> {
+        let counting = self.all.iter().filter(|listener| self.counts(listener));
+        let steered = counting.filter(|listener| {
+            let sort = &listener.sort;
+            sort.is_steered() && !sort.is_hidden()
+        });
+        let to_keep = steered.filter_map(|listener| {
+            let target = listener.sort.target();
+            let address = match target {
+                Some(target) => KeptAt::of(target.fd())?.to_string(),
+                None => listener.sort.address(),
+            };
+            Some(ToKeep {
+                address,
+                inode: target.map_or(0, |target| target.inode),
+                socket: target.map(super::ListeningSocket::fd),
+                captured: listener.captured.is_some(),
+            })
+        });
+        to_keep.collect()
+    }
+
+    /// From now on new connections wait for the next hotswap, where the sockets are kept. No server is disturbed in
+    /// accepting those that came before.
+    pub fn keep_clients(&mut self) -> Vec<Incident> {
+        self.context.intake = Intake::Kept;
+        self.steer_away()
+    }
+
+    /// hotswap ends: clients wait on what is kept for the next one, and find it where it is.
+    pub fn leave_kept(&mut self) {
+        for listener in &mut self.all {
+            listener.sort.leave_kept();
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::captured_address::{BoundPath, CapturedAddress, PathEntry};
+use super::context::ListenerContext;
 use super::incident::Incident;
 use super::private_path::PathUse;
 use super::reuseport::ReuseportGroup;
@@ -123,6 +124,7 @@ impl Listeners {
             return Ok(BindPlan::Alone);
         };
         let (id, sort) = (listener.id, &mut listener.sort);
+        self.context.awaited.came(id);
         if sort.is_steered() {
             let is_left_to_it = sort.is_waiting() && !self.context.holds();
             if is_attached || (sort.socket_of(generation).is_none() && !is_left_to_it) {
@@ -352,18 +354,28 @@ impl Listeners {
         })
     }
 
-    /// A captured listener lives as long as a generation has it. If nothing serves, clients wait for the next one.
+    /// A captured listener lives as long as a generation has it, or may still bind it. If nothing serves, clients wait for the
+    /// next one.
     pub(super) fn forget_unowned(&mut self) {
         if self.serving.is_some() {
-            self.close_unowned();
+            self.close_captured(|one, context| {
+                !one.sort.is_owned() && !context.awaited.has(one.id)
+            });
         }
     }
 
     /// Closes the captured listeners that no generation has; where they were.
     pub fn close_unowned(&mut self) -> Vec<String> {
-        let (keep, forget) = std::mem::take(&mut self.all)
+        self.close_captured(|one, _| !one.sort.is_owned())
+    }
+
+    fn close_captured(
+        &mut self,
+        is_useless: impl Fn(&Listener, &ListenerContext) -> bool,
+    ) -> Vec<String> {
+        let (forget, keep) = std::mem::take(&mut self.all)
             .into_iter()
-            .partition(|listener| listener.captured.is_none() || listener.sort.is_owned());
+            .partition(|one| one.captured.is_some() && is_useless(one, &self.context));
         self.all = keep;
         let forget: Vec<Listener> = forget;
         let close = |mut listener: Listener| {

@@ -73,6 +73,15 @@ impl BoundPath {
 }
 
 impl CapturedAddress {
+    /// As a server would ask for it that has a socket there.
+    pub(super) fn of(address: &InetAddress) -> Self {
+        Self::Tcp {
+            at: address.at,
+            only_v6: address.only_v6 == Some(true) && address.at.ip().is_unspecified(),
+            device: address.device,
+        }
+    }
+
     /// Where sockets for it are bound, if it can be steered.
     pub(super) fn tcp(&self) -> Option<InetAddress> {
         let Self::Tcp {

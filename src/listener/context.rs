@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::incident::Incident;
+use super::kept::{Awaited, KeptSocket, KeptSockets};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::port_holder;
 use super::relay::{Destination, Relays, canonical, has_left, peer_of};
@@ -41,6 +42,8 @@ pub enum Intake {
     Held,
     /// They are reset: as many so far, and for this reason.
     Refused { connections: usize, why: Refusal },
+    /// They wait for the next hotswap on sockets of ours that a service manager keeps.
+    Kept,
 }
 
 pub struct ListenerContext {
@@ -58,6 +61,9 @@ pub struct ListenerContext {
     /// As many clients are relayed as may be: the others wait until one ends.
     held_back: bool,
     pub intake: Intake,
+    /// Sockets of a hotswap before that no listener has taken yet.
+    pub kept: KeptSockets,
+    pub awaited: Awaited,
     /// Where clients cannot wait for the next version, and were said not to.
     not_held: HashSet<String>,
     incidents: Vec<Incident>,
@@ -77,10 +83,18 @@ impl ListenerContext {
             exhausted: None,
             held_back: false,
             intake: Intake::Open,
+            kept: KeptSockets::default(),
+            awaited: Awaited::default(),
             not_held: HashSet::new(),
             incidents: Vec::new(),
             strangers: Vec::new(),
         })
+    }
+
+    /// What a service manager has kept is there for the listeners that are opened.
+    pub fn goes_on_with(mut self, kept: Vec<KeptSocket>) -> Self {
+        self.kept = KeptSockets::new(kept);
+        self
     }
 
     pub fn incident(&mut self, incident: Incident) {
@@ -137,6 +151,7 @@ impl ListenerContext {
             .into_iter()
             .chain(self.exhausted)
             .chain(watcher)
+            .chain(self.awaited.deadline())
             .min()
     }
 
@@ -151,8 +166,14 @@ impl ListenerContext {
         matches!(self.intake, Intake::Refused { .. })
     }
 
+    /// No generation gets them any more.
+    pub fn lets_nobody_in(&self) -> bool {
+        matches!(self.intake, Intake::Refused { .. } | Intake::Kept)
+    }
+
+    /// They wait on sockets of ours.
     pub fn holds(&self) -> bool {
-        self.intake == Intake::Held
+        matches!(self.intake, Intake::Held | Intake::Kept)
     }
 
     /// The target is a socket of ours that no generation is to be given.

@@ -112,15 +112,20 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Its own, or that of servers which have lost their hotswap.
-    fn unix_path(&self, path: &Path) -> io::Result<UnixPath> {
+    /// Its own, that of servers which have lost their hotswap, or one that was kept.
+    fn unix_path(&mut self, path: &Path) -> io::Result<UnixPath> {
+        let kept = self.context.kept.take_path(path);
         let orphans = self.orphans.map(|orphans| orphans.at_path(path));
-        match orphans.filter(|orphans| !orphans.is_empty()) {
-            Some(orphans) if !is_free(path) => {
-                UnixPath::beside(UnixDir::take_over(path)?, false, &orphans)
-            }
-            _ => UnixPath::open(path, self.context),
+        let orphans = orphans.unwrap_or_default();
+        if (kept.is_some() || !orphans.is_empty()) && !is_free(path) {
+            let dir = UnixDir::take_over(path)?;
+            return UnixPath::taken_over(dir, false, &orphans, kept, self.context);
         }
+        let mut opened = UnixPath::open(path, self.context)?;
+        if let Some(kept) = kept {
+            opened.add_kept(kept, false, self.context)?;
+        }
+        Ok(opened)
     }
 
     /// A name of several addresses is as many listeners; one that this host lacks is left out, with a warning.
@@ -131,6 +136,10 @@ impl Opening<'_> {
         if let (0, Some(orphans)) = (port, self.orphans) {
             let host = listen.as_given.strip_suffix('0').unwrap_or_default();
             port = orphans.port_of(host).unwrap_or(0);
+        }
+        if let (0, SockType::Stream, Some(first)) = (port, sort, addresses.first()) {
+            let given: Vec<u16> = self.listens.iter().filter_map(port_of).collect();
+            port = self.context.kept.port_of(first.ip(), &given).unwrap_or(0);
         }
         let before = self.all.len();
         for mut address in addresses {
@@ -164,9 +173,16 @@ impl Opening<'_> {
         sort: SockType,
     ) -> io::Result<(ListenerKind, SocketAddr)> {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        let at = |at, only_v6| {
+        let mut at = |at, only_v6| {
             let address = InetAddress::new(at, only_v6);
-            (address, bind_inet(&address, sort))
+            let can_be_kept = sort == SockType::Stream && !self.context.options.share;
+            match can_be_kept
+                .then(|| self.context.kept.take_tcp(&address))
+                .flatten()
+            {
+                Some(kept) => (address, Ok(Found::Kept(kept))),
+                None => (address, bind_inet(&address, sort).map(Found::New)),
+            }
         };
         let (address, bound) = match endpoint {
             Endpoint::Any(_) => match at(address, Some(false)) {
@@ -175,21 +191,36 @@ impl Opening<'_> {
             },
             // as in nginx: the pair of wildcards is two listeners
             Endpoint::At(_) | Endpoint::Named(..) => {
-                let is_pair = address.is_ipv6() && self.lists(wildcard);
+                let is_pair = address.is_ipv6() && lists(self.listens, wildcard);
                 at(address, is_pair.then_some(true))
             }
         };
-        let fd = match (bound, self.orphans) {
-            (Err(error), Some(orphans)) if sort == SockType::Stream && is_in_use(&error) => {
-                let there = orphans.at(&address);
-                if there.is_empty() || self.context.options.share {
-                    return Err(error);
-                }
-                let group = ReuseportGroup::beside(address, false, there, orphans, self.context)?;
-                return Ok((ListenerKind::Group(group), address.at));
-            }
-            (bound, _) => bound?,
+        let joins = sort == SockType::Stream && !self.context.options.share;
+        let orphans = self
+            .orphans
+            .filter(|orphans| joins && !orphans.at(&address).is_empty());
+        let kept = match (bound, orphans) {
+            (Ok(Found::Kept(kept)), _) => Some(kept),
+            (Err(error), Some(_)) if is_in_use(&error) => None,
+            (Ok(Found::New(fd)), _) => return self.inet_of(fd, address, sort),
+            (Err(error), _) => return Err(error),
         };
+        let group = match (orphans, kept) {
+            (None, Some(kept)) => ReuseportGroup::kept(address, false, kept, self.context)?,
+            (Some(orphans), kept) => {
+                ReuseportGroup::beside(address, false, orphans, kept, self.context)?
+            }
+            (None, None) => return Err(Errno::EADDRINUSE.into()),
+        };
+        Ok((ListenerKind::Group(group), address.at))
+    }
+
+    fn inet_of(
+        &mut self,
+        fd: OwnedFd,
+        address: InetAddress,
+        sort: SockType,
+    ) -> io::Result<(ListenerKind, SocketAddr)> {
         let bound = bound_to(fd.as_fd())?;
         let sort = if sort == SockType::Datagram || self.context.options.share {
             ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
@@ -197,12 +228,6 @@ impl Opening<'_> {
             ListenerKind::Group(ReuseportGroup::new(fd, address, None, self.context)?)
         };
         Ok((sort, bound))
-    }
-
-    fn lists(&self, wanted: SocketAddr) -> bool {
-        self.listens
-            .iter()
-            .any(|listen| listen.address == Address::Tcp(Endpoint::At(wanted)))
     }
 
     fn add(&mut self, name: Option<String>, as_given: String, sort: ListenerKind) {
@@ -228,6 +253,25 @@ impl Opening<'_> {
     }
 }
 
+/// What there is at an address.
+enum Found {
+    New(OwnedFd),
+    /// A socket in which clients may wait.
+    Kept(OwnedFd),
+}
+
+fn lists(listens: &[Listen], wanted: SocketAddr) -> bool {
+    let mut listens = listens.iter();
+    listens.any(|listen| listen.address == Address::Tcp(Endpoint::At(wanted)))
+}
+
+fn port_of(listen: &Listen) -> Option<u16> {
+    match &listen.address {
+        Address::Tcp(endpoint) | Address::Udp(endpoint) => Some(endpoint.port()),
+        Address::Path(_) | Address::Abstract(_) => None,
+    }
+}
+
 /// The address as given, if it is unique and has a port.
 fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
     let as_given = &listen.as_given;
@@ -247,7 +291,11 @@ fn is_in_use(error: &io::Error) -> bool {
 }
 
 fn is_free(path: &Path) -> bool {
-    UnixAddr::new(path).is_ok_and(|path| unix_client(&path).is_err())
+    let Ok(path) = UnixAddr::new(path) else {
+        return false;
+    };
+    // one that is full is there
+    unix_client(&path).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
 }
 
 /// This host lacks the address or its family.
@@ -279,10 +327,7 @@ fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
 
 /// What the user can try.
 fn hint(error: &io::Error, listen: &Listen) -> String {
-    let port = match &listen.address {
-        Address::Tcp(endpoint) | Address::Udp(endpoint) => Some(endpoint.port()),
-        Address::Path(_) | Address::Abstract(_) => None,
-    };
+    let port = port_of(listen);
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), _) => {
             let owner = port_holder::of(&listen.address);

@@ -40,11 +40,7 @@ pub struct Orphans<'a> {
 
 impl Orphans<'_> {
     pub fn at(&self, wanted: &InetAddress) -> Vec<OrphanSocket> {
-        let is_it = |at: &InetAddress| {
-            let alike = at.is_only_v6() == wanted.is_only_v6();
-            at.at == wanted.at && at.device == wanted.device && alike
-        };
-        let here = self.tcp.iter().filter(|(at, _)| is_it(at));
+        let here = self.tcp.iter().filter(|(at, _)| at.is_same(wanted));
         here.map(|(_, socket)| *socket).collect()
     }
 

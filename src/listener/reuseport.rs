@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,14 @@ use super::orphan::OrphanSocket;
 use super::relay::Destination;
 use super::steering::Steering;
 use crate::socket::client::{client_of, connect_now};
-use crate::socket::inet::{Family, InetAddress};
+use crate::socket::inet::InetAddress;
 use crate::socket::{Inode, bound_to, listens};
 use crate::supervisor::Generation;
 use crate::sys;
 use hidden::Hidden;
 
 mod hidden;
+mod kept;
 mod orphans;
 mod reconcile;
 mod spares;
@@ -59,10 +60,10 @@ impl ReuseportGroup {
         owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Self> {
+        let at = bound_to(first.as_fd())?;
         let mut group = Self::without_members(InetAddress {
-            at: bound_to(first.as_fd())?,
-            only_v6: only_v6(first.as_fd())?,
-            ..address
+            device: address.device,
+            ..InetAddress::of(first.as_fd(), at)?
         });
         group.is_captured = owner.is_some();
         group.begin(first, owner, context)?;
@@ -279,15 +280,6 @@ fn role_of(socket: &ListeningSocket) -> MemberRole {
     socket
         .owner
         .map_or(MemberRole::Spare, |_| MemberRole::ServerHeld)
-}
-
-/// `IPV6_V6ONLY`, which all members have in common.
-fn only_v6(socket: BorrowedFd) -> io::Result<Option<bool>> {
-    let value = || sys::socket_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-    Ok(match Family::of_socket(socket)? {
-        Family::V4 => None,
-        Family::V6 => Some(value()? != 0),
-    })
 }
 
 /// The error if strangers join and leave without a pause.

@@ -92,8 +92,16 @@ pub trait Steering {
         Ok(())
     }
 
+    /// hotswap ends while a service manager keeps the target: nothing changes for clients that come to it.
+    fn leave_kept(&mut self) {}
+
     /// Closes our copies of this generation's sockets, so that they end with its own.
     fn let_go(&mut self, _: Generation, _: &mut ListenerContext) {}
+
+    /// No client comes here, but to an address that overlaps.
+    fn is_hidden(&self) -> bool {
+        false
+    }
 
     /// The generation that new connections go to has no socket here, and one at an address that overlaps: from now on
     /// they go there.

@@ -205,6 +205,13 @@ impl UnixDir {
         beside(&self.name, number)
     }
 
+    /// A name beside this one that no number has.
+    pub fn beside_as(&self, word: &str) -> OsString {
+        let mut name = self.with(BESIDE);
+        name.push(word);
+        name
+    }
+
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.with_file_name(name)
     }
@@ -381,6 +388,19 @@ pub fn beside(name: &OsStr, number: u32) -> OsString {
     let mut name = name.to_owned();
     name.push(format!("{BESIDE}{number}"));
     name
+}
+
+/// The name that this one is beside, and its number.
+pub fn number_beside(name: &OsStr) -> Option<(&OsStr, u32)> {
+    let bytes = name.as_bytes();
+    let at = bytes
+        .windows(BESIDE.len())
+        .rposition(|part| part == BESIDE.as_bytes())?;
+    let number = str::from_utf8(&bytes[at + BESIDE.len()..])
+        .ok()?
+        .parse()
+        .ok()?;
+    Some((OsStr::from_bytes(&bytes[..at]), number))
 }
 
 fn is_socket(stat: &FileStat) -> bool {

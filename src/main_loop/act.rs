@@ -257,7 +257,12 @@ impl World {
     }
 
     fn turn_away(&mut self, why: Refusal) {
-        let incidents = self.listeners.turn_away(why);
+        let keeps = why != Refusal::NothingServes && self.manager.keeps_sockets();
+        let incidents = if keeps {
+            self.listeners.keep_clients()
+        } else {
+            self.listeners.turn_away(why)
+        };
         self.publish_incidents(&incidents);
         if why == Refusal::NothingServes {
             return;
@@ -282,7 +287,9 @@ impl World {
             let variables = std::mem::take(&mut one.variables);
             self.remember_worked(variables);
         }
-        self.has_served = true;
+        if !std::mem::replace(&mut self.has_served, true) {
+            self.await_kept(generation);
+        }
         self.explain_stopped(generation);
         self.watch.serves();
         self.keep_program(generation);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
 
 use super::World;
 use super::generation::Spawned;
+use super::store::Passed;
 use crate::adoption::memory::{Identity, Memory, Remembered};
 use crate::adoption::{Adoption, Orphan};
 use crate::cli::options::RunArgs;
@@ -35,13 +35,17 @@ impl Claimed {
     pub fn at_start(
         args: &RunArgs,
         context: ListenerContext,
-        inherited: Vec<(OwnedFd, String)>,
+        passed: Passed,
         directory: &OsStr,
     ) -> Result<Self> {
         let (name, asked_for) = (args.instance(), args.name.is_some());
         let (mut control, warning) = Control::open(args.control.as_deref(), &name, asked_for)?;
         let heritage = Heritage::of(args, &control, directory);
         let orphans = heritage.listening();
+        let Passed {
+            inherited, kept, ..
+        } = passed;
+        let context = context.goes_on_with(kept);
         let opened = Listeners::open(&args.listen, context, inherited, orphans.as_ref());
         drop(orphans);
         match opened {

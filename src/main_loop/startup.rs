@@ -17,6 +17,7 @@ use super::build::Build;
 use super::captures::CaptureSetting;
 use super::keys::Keys;
 use super::status::StatusData;
+use super::store::Passed;
 use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
 use super::{World, saved_state};
@@ -32,7 +33,6 @@ use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
 use crate::sys::clock::Pulse;
-use crate::systemd::{self, ServiceManager};
 use crate::upgrade::{Upgraded, lost};
 use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher};
 use crate::{connections, program, sys, upgrade};
@@ -81,11 +81,12 @@ impl World {
             sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
         }
         // What it was given at its start the hotswap before has handed over with its listeners.
-        let inherited = if upgraded.is_none() {
-            systemd::inherited()
+        let mut passed = if upgraded.is_none() {
+            Passed::at_start()
         } else {
-            Vec::new()
+            Passed::default()
         };
+        let kept = passed.take_names();
         let ground = match (Prerequisites::open(&args), upgraded) {
             (Err(error), Some(upgraded)) => return Err(upgraded.retry_old_version(error)),
             (ground, before) => {
@@ -108,7 +109,7 @@ impl World {
         }
         let claimed = match &mut incoming {
             Some(incoming) => Claimed::handed_over(incoming, context).map_err(lost)?,
-            None => Claimed::at_start(&args, context, inherited, directory.path().as_os_str())?,
+            None => Claimed::at_start(&args, context, passed, directory.path().as_os_str())?,
         };
         let Claimed {
             control,
@@ -139,7 +140,7 @@ impl World {
             unbound_restarts: 0,
             stopping_since: None,
             control,
-            manager: ServiceManager::around_us(now),
+            manager: Passed::by(kept, now),
             status_data: StatusData::new(now),
             fitness_due: Alarm::default(),
             paths_looked: Time::ZERO,

@@ -101,6 +101,7 @@ impl World {
         outgoing.put("programs", &self.programs)?;
         outgoing.put("hints", &self.hints)?;
         outgoing.put("keeper", &self.keeper)?;
+        outgoing.put("store", self.manager.store())?;
         outgoing.put("memory", &self.heritage.memory())?;
         Ok(outgoing)
     }
@@ -134,6 +135,9 @@ impl World {
         self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
         self.hints = incoming.take("hints")?;
         self.keeper = incoming.take("keeper")?;
+        if let Some(store) = incoming.take("store")? {
+            *self.manager.store_mut() = store;
+        }
         self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
         if let Ok(variables) = environment::inherited_by(&self.server_config) {

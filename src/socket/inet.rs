@@ -71,6 +71,32 @@ impl InetAddress {
         }
     }
 
+    /// That of this socket, which is bound to `at`.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    pub fn of(socket: BorrowedFd, at: SocketAddr) -> io::Result<Self> {
+        let device = sys::socket_option(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX)?;
+        let only_v6 = match Family::of_socket(socket)? {
+            Family::V4 => None,
+            Family::V6 => {
+                let only = sys::socket_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
+                Some(only != 0)
+            }
+        };
+        Ok(Self {
+            at,
+            only_v6,
+            device: device.try_into().unwrap_or(0),
+        })
+    }
+
+    /// Whether sockets there share a group with those at the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let alike = self.is_only_v6() == other.is_only_v6();
+        self.at == other.at && self.device == other.device && alike
+    }
+
     pub fn family(&self) -> Family {
         Family::of(self.at)
     }

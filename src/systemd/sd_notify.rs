@@ -1,14 +1,12 @@
 //! What systemd is told: ready, reloading, stopping, the status line, and the watchdog.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::ffi::OsString;
 use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use super::message::{ManagerSocket, Message};
+use super::store::{Store, Wanted};
 use crate::escape::escape;
 use crate::polled::Polled;
 use crate::supervisor::{Cause, Supervisor, Time};
@@ -17,10 +15,6 @@ use crate::sys::clock;
 /// How often we ask for more time while a start, a swap or a stop lasts, and how much.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASK_FOR: Duration = Duration::from_secs(15);
-/// How long to wait when the manager's queue is full.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How many messages are kept for a manager that does not read.
-const UNSENT: usize = 16;
 
 /// The service manager around us, if there is one.
 #[derive(Debug)]
@@ -35,14 +29,7 @@ pub struct ServiceManager {
     stopping: bool,
     next_ask: Option<Time>,
     status: String,
-}
-
-#[derive(Debug)]
-struct ManagerSocket {
-    socket: UnixDatagram,
-    address: SocketAddr,
-    unsent: VecDeque<String>,
-    again: Option<Time>,
+    store: Store,
 }
 
 impl ServiceManager {
@@ -69,7 +56,38 @@ impl ServiceManager {
             reloading: false,
             stopping: false,
             status: String::new(),
+            store: Store::new(number("FDSTORE").is_some_and(|most| most > 0)),
         }
+    }
+
+    /// The sockets that it is to keep while there is no hotswap: those that new connections go to.
+    pub fn keep<'a>(&mut self, wanted: impl FnOnce() -> Vec<Wanted<'a>>, now: Time) {
+        if let Some(channel) = &mut self.channel {
+            for message in self.store.follow(&wanted(), now) {
+                channel.send(message, now);
+            }
+        }
+    }
+
+    /// Whether clients that come after a stop can wait for the next hotswap.
+    pub fn keeps_sockets(&self) -> bool {
+        self.channel.is_some() && self.store.keeps()
+    }
+
+    /// hotswap ends.
+    pub fn finish(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            channel.finish();
+        }
+    }
+
+    /// What it is known to keep.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
     }
 
     /// A reload was asked for by signal: the manager waits for a sign that is younger than its request.
@@ -135,7 +153,7 @@ impl ServiceManager {
 
     fn send(&mut self, message: &str, now: Time) {
         if let Some(channel) = &mut self.channel {
-            channel.send(message, now);
+            channel.send(Message::from(message), now);
         }
     }
 
@@ -143,6 +161,7 @@ impl ServiceManager {
         if let Some(channel) = &mut self.channel {
             channel.flush(now);
         }
+        self.store.look(now);
         if let Some(every) = self.sign_of_life
             && self.next_sign.is_some_and(|next| next <= now)
         {
@@ -159,47 +178,10 @@ impl Polled for ServiceManager {
     /// When [`ServiceManager::look`] is due.
     fn deadline(&self) -> Option<Time> {
         let again = self.channel.as_ref().and_then(|channel| channel.again);
-        [self.next_sign, self.next_ask, again]
+        [self.next_sign, self.next_ask, again, self.store.deadline()]
             .into_iter()
             .flatten()
             .min()
-    }
-}
-
-impl ManagerSocket {
-    fn to(name: &OsStr) -> Option<Self> {
-        let address = match name.as_bytes() {
-            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest).ok()?,
-            [b'/', ..] => SocketAddr::from_pathname(name).ok()?,
-            _ => return None,
-        };
-        let socket = UnixDatagram::unbound().ok()?;
-        socket.set_nonblocking(true).ok()?;
-        Some(Self {
-            socket,
-            address,
-            unsent: VecDeque::new(),
-            again: None,
-        })
-    }
-
-    fn send(&mut self, message: &str, now: Time) {
-        if self.unsent.len() < UNSENT {
-            self.unsent.push_back(message.to_owned());
-        }
-        self.flush(now);
-    }
-
-    fn flush(&mut self, now: Time) {
-        self.again = None;
-        while let Some(message) = self.unsent.front() {
-            let sent = self.socket.send_to_addr(message.as_bytes(), &self.address);
-            if sent.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
-                self.again = Some(now + AGAIN);
-                return;
-            }
-            self.unsent.pop_front();
-        }
     }
 }
 

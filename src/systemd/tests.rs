@@ -1,6 +1,7 @@
 //! A service manager of our own, and what it hears.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::store::{Store, Wanted, name_of};
 use super::{ServiceManager, inherited_names};
 use crate::polled::Polled;
 use crate::supervisor::{
@@ -293,5 +295,78 @@ proptest::proptest! {
         let found = inherited_names(variable, Pid::this());
         let wanted: usize = count.parse().ok().filter(|count| *count <= 4096).unwrap_or(0);
         proptest::prop_assert_eq!(found.len(), wanted);
+    }
+}
+
+const ONE: &str = "127.0.0.1:8080";
+const OTHER: &str = "/run/api/sock";
+
+fn wanted<'a>(address: &str, inode: u64, socket: &'a UnixDatagram) -> Wanted<'a> {
+    Wanted {
+        address: address.to_owned(),
+        inode,
+        socket: Some(socket.as_fd()),
+        is_early: false,
+    }
+}
+
+fn texts(store: &mut Store, wanted: &[Wanted], seconds: u64) -> Vec<String> {
+    let sent = store.follow(wanted, Duration::from_secs(seconds));
+    sent.into_iter()
+        .map(|message| message.text.trim_end().replace('\n', " "))
+        .collect()
+}
+
+#[test]
+fn what_new_connections_go_to_is_kept_and_nothing_else() {
+    let socket = UnixDatagram::unbound().unwrap();
+    let mut store = Store::new(true);
+    let both = [wanted(ONE, 1, &socket), wanted(OTHER, 2, &socket)];
+    let kept = [
+        "FDSTORE=1 FDNAME=hotswap-127.0.0.1-8080 FDPOLL=0",
+        "FDSTORE=1 FDNAME=hotswap-/run/api/sock FDPOLL=0",
+    ];
+    assert_eq!(texts(&mut store, &both, 0), kept);
+    assert_eq!(texts(&mut store, &both, 1), [""; 0]);
+    let moved = [wanted(ONE, 3, &socket)];
+    let sent = [
+        "FDSTOREREMOVE=1 FDNAME=hotswap-127.0.0.1-8080",
+        kept[0],
+        "FDSTOREREMOVE=1 FDNAME=hotswap-/run/api/sock",
+    ];
+    assert_eq!(texts(&mut store, &moved, 2), sent);
+}
+
+/// A server that looks for a free port binds some before the one that it keeps.
+#[test]
+fn a_captured_address_is_kept_once_its_server_serves() {
+    let socket = UnixDatagram::unbound().unwrap();
+    let mut store = Store::new(true);
+    let early = |inode| Wanted {
+        is_early: true,
+        ..wanted(ONE, inode, &socket)
+    };
+    assert_eq!(texts(&mut store, &[early(1)], 0), [""; 0]);
+    store.came_back(name_of(ONE), 7);
+    assert_eq!(texts(&mut store, &[early(7)], 1), [""; 0]);
+    assert_eq!(texts(&mut store, &[early(8)], 2).len(), 2);
+}
+
+#[test]
+fn a_manager_that_closes_what_it_is_sent_keeps_nothing() {
+    let socket = UnixDatagram::unbound().unwrap();
+    for keeps in [true, false] {
+        let mut store = Store::new(false);
+        assert!(!store.keeps());
+        let mut sent = store.follow(&[wanted(ONE, 1, &socket)], Duration::ZERO);
+        let pipe = sent.pop().unwrap();
+        assert!(pipe.text.contains("FDNAME=hotswap-trial"));
+        let pipe = pipe.descriptor.filter(|_| keeps);
+        assert_eq!(store.keeps(), keeps);
+        store.look(store.deadline().unwrap());
+        drop(pipe);
+        assert_eq!((store.keeps(), store.deadline()), (keeps, None));
+        let more = texts(&mut store, &[wanted(ONE, 2, &socket)], 2);
+        assert_eq!(!more.is_empty(), keeps);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -33,30 +33,31 @@ const LOOKS: u32 = 50;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 impl ReuseportGroup {
-    /// Joins them with a spare, and leads new connections to the serving one among them.
+    /// Joins them with a spare, and leads new connections to the serving one among them. What was kept beside them is a
+    /// spare, too.
     ///
     /// # Errors
     /// `EADDRINUSE` where the sockets there share the address with nobody; those of socket(2) and of the sock_diag(7) answer.
     pub fn beside(
         address: InetAddress,
         is_captured: bool,
-        sockets: Vec<OrphanSocket>,
         orphans: &Orphans,
+        kept: Option<OwnedFd>,
         context: &mut ListenerContext,
     ) -> io::Result<Self> {
         let mut group = Self::without_members(address);
         group.is_captured = is_captured;
-        let others = group.join_as_last(context)?;
-        group.orphans = sockets;
+        let mut others = group.join_as_last(context)?;
+        group.orphans = orphans.at(&address);
         group.orphans.retain(|one| others.contains(&one.inode));
-        for other in &others {
-            if group.orphans.iter().all(|one| one.inode != *other) {
-                let address = group.address.at.to_string();
-                context.found_stranger(address, *other);
-                group.is_wary = true;
+        if let Some(kept) = kept {
+            let kept = ListeningSocket::new(kept, None, sys::now())?;
+            // one that an orphan serves is that one's alone
+            if !group.is_orphan(Some(kept.inode)) && others.remove(&kept.inode) {
+                group.add_kept(kept, context)?;
             }
         }
-        group.strangers = others;
+        group.meet_strangers(others, context);
         let serving = |one: &&OrphanSocket| one.generation == orphans.serving;
         let serving = group.orphans.iter().find(serving);
         let newest = group.orphans.iter().max_by_key(|one| one.generation);
@@ -72,8 +73,18 @@ impl ReuseportGroup {
         Ok(group)
     }
 
+    pub(super) fn meet_strangers(&mut self, others: HashSet<Inode>, context: &mut ListenerContext) {
+        for other in &others {
+            if !self.is_orphan(Some(*other)) {
+                context.found_stranger(self.address.at.to_string(), *other);
+                self.is_wary = true;
+            }
+        }
+        self.strangers = others;
+    }
+
     /// Returns who was there before.
-    fn join_as_last(&mut self, context: &ListenerContext) -> io::Result<HashSet<Inode>> {
+    pub(super) fn join_as_last(&mut self, context: &ListenerContext) -> io::Result<HashSet<Inode>> {
         for _ in 0..ATTEMPTS {
             let before = members(&self.address)?;
             let spare = self.address.bind_in_group(true)?;
@@ -170,7 +181,7 @@ impl ReuseportGroup {
 }
 
 /// The sockets that listen there.
-fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
+pub(super) fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
     let mut surveys = Surveys::of(&[(*address, Vec::new())]);
     let snapshot = surveys.take(address).unwrap_or_default();
     let members = snapshot.members;

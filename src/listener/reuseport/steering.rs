@@ -62,7 +62,7 @@ impl Steering for ReuseportGroup {
         let target = self.members.target();
         let target = target.and_then(|inode| self.position(inode));
         let chosen = match sockets {
-            SocketChoice::Target if !context.refuses() => target,
+            SocketChoice::Target if !context.lets_nobody_in() => target,
             SocketChoice::Target | SocketChoice::Own => target
                 .filter(|at| self.sockets[*at].owner.is_none() && !context.is_closed())
                 .or_else(|| self.settled(&snapshot)),
@@ -217,6 +217,10 @@ impl Steering for ReuseportGroup {
         self.steer_to_spare(context)
     }
 
+    fn leave_kept(&mut self) {
+        self.leave_target_alone();
+    }
+
     /// The target stays where it is, whenever they leave: as they may do unseen from now on.
     fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
         let target = self.members.target();
@@ -229,6 +233,10 @@ impl Steering for ReuseportGroup {
             }
             !theirs
         });
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.hidden.is_some()
     }
 
     fn hide(&mut self) -> io::Result<()> {

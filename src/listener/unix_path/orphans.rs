@@ -1,21 +1,26 @@
-//! Takes over a path that leads to a server whose hotswap is gone, by a rename as at any cut-over.
+//! Takes over a path that leads to a server whose hotswap is gone, by a rename as at any cut-over, or to a socket that a
+//! service manager has kept.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{UnixAddr, getpeername};
+use nix::sys::socket::{UnixAddr, getpeername, getsockname};
 use serde::{Deserialize, Serialize};
 
 use super::UnixPath;
 use crate::handoff;
+use crate::listener::context::ListenerContext;
 use crate::listener::orphan::{OrphanPath, OrphanSocket};
 use crate::listener::unix_dir::{FileId, UnixDir};
-use crate::socket::Inode;
 use crate::socket::client::unix_client;
+use crate::socket::{Inode, inode_of, listens};
 use crate::supervisor::Generation;
+
+/// What the name of a socket that was kept ends with.
+const KEPT: &str = "kept";
 
 /// A socket of which there is no descriptor, and its name beside the path.
 #[derive(Serialize, Deserialize)]
@@ -30,9 +35,22 @@ impl UnixPath {
     /// The path stays as it is until the cut-over.
     ///
     /// # Errors
-    /// `EADDRINUSE` if none of these is the one that answers there.
-    pub fn beside(dir: UnixDir, is_captured: bool, orphans: &[&OrphanPath]) -> io::Result<Self> {
-        let answers = who_answers(dir.path())?;
+    /// `EADDRINUSE` if none of these is the one that answers there; those of connect(2).
+    pub fn taken_over(
+        dir: UnixDir,
+        is_captured: bool,
+        orphans: &[&OrphanPath],
+        kept: Option<OwnedFd>,
+        context: &mut ListenerContext,
+    ) -> io::Result<Self> {
+        let answers = match who_answers(dir.path()) {
+            // full of clients that wait
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && orphans.is_empty() => {
+                let kept = kept.as_ref().ok_or(Errno::EADDRINUSE)?;
+                bound_name(kept.as_fd())?
+            }
+            answers => answers?,
+        };
         let live = dir.file(dir.name())?;
         let mut path = Self::of(dir);
         path.is_captured = is_captured;
@@ -54,7 +72,40 @@ impl UnixPath {
             let socket = *socket;
             path.orphans.push(NamedOrphan { socket, name, file });
         }
+        if let Some(kept) = kept {
+            let is_live = bound_name(kept.as_fd()).is_ok_and(|bound| bound == answers);
+            path.add_kept(kept, is_live, context)?;
+        }
         path.target.map(|_| path).ok_or(Errno::EADDRINUSE.into())
+    }
+
+    /// Goes on with what waits in it. If the path leads elsewhere, that is carried there.
+    pub fn add_kept(
+        &mut self,
+        kept: OwnedFd,
+        is_live: bool,
+        context: &mut ListenerContext,
+    ) -> io::Result<()> {
+        let inode = inode_of(kept.as_fd())?;
+        if self.orphan(inode).is_some() || !listens(kept.as_fd()) {
+            return Ok(());
+        }
+        // the names with a number are for those of this hotswap
+        let name = self.dir.beside_as(KEPT);
+        self.dir.remove(&name);
+        let mut file = FileId::default();
+        if is_live {
+            self.dir.link(self.dir.name(), &name)?;
+            file = self.dir.file(&name)?;
+            let bound = bound_name(kept.as_fd())?;
+            if bound != self.dir.name() && self.dir.has(&bound, file) {
+                self.dir.remove(&bound);
+            }
+            self.target = Some(inode);
+        }
+        self.add(kept, None, name, file, context)?;
+        self.update_interests(context);
+        Ok(())
     }
 
     pub(super) fn orphan(&self, socket: Inode) -> Option<&NamedOrphan> {
@@ -75,7 +126,14 @@ impl UnixPath {
 /// The name that the socket was bound to which answers at the path, whatever it has been renamed to.
 fn who_answers(path: &Path) -> io::Result<OsString> {
     let client = unix_client(&UnixAddr::new(path)?)?;
-    let bound: UnixAddr = getpeername(client.as_raw_fd())?;
+    file_name(&getpeername(client.as_raw_fd())?)
+}
+
+fn bound_name(socket: BorrowedFd) -> io::Result<OsString> {
+    file_name(&getsockname(socket.as_raw_fd())?)
+}
+
+fn file_name(bound: &UnixAddr) -> io::Result<OsString> {
     let name = bound.path().and_then(Path::file_name);
     Ok(name.ok_or(Errno::EADDRINUSE)?.to_owned())
 }

@@ -166,13 +166,22 @@ impl Steering for UnixPath {
         self.steer(self.sockets[at].socket.inode)
     }
 
-    /// The path is gone until it leads to a generation again.
-    fn turn_away(&mut self, _: &mut ListenerContext) -> io::Result<()> {
+    /// The path is gone until it leads to a generation again, unless clients wait for the next hotswap.
+    fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        if context.holds() && !self.private {
+            return self.hold(context);
+        }
         if let Some(file) = self.live_file() {
             self.dir.remove_if(file);
         }
         self.turned_away = true;
         Ok(())
+    }
+
+    fn leave_kept(&mut self) {
+        let target = self.target;
+        self.sockets
+            .retain(|named| Some(named.socket.inode) != target);
     }
 
     fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {

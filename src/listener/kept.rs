@@ -1,0 +1,145 @@
+//! Sockets that a service manager has kept while there was no hotswap, until the listeners that they are of take them.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{SockType, UnixAddr, getsockname};
+
+use super::ListenerId;
+use super::unix_dir::number_beside;
+use crate::socket::bound_to;
+use crate::socket::inet::InetAddress;
+use crate::supervisor::Time;
+use crate::sys;
+
+/// One that has come back.
+pub struct KeptSocket {
+    pub socket: OwnedFd,
+    pub at: KeptAt,
+}
+
+/// Where a socket is bound, as far as it tells itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptAt {
+    Tcp(InetAddress),
+    /// The path that clients come by; the socket is bound to it, or to a name beside it.
+    Path(PathBuf),
+}
+
+impl KeptAt {
+    /// `None` if it is of no kind that is kept.
+    pub fn of(socket: BorrowedFd) -> Option<Self> {
+        let option = |level, name| sys::socket_option(socket, level, name).ok();
+        if option(libc::SOL_SOCKET, libc::SO_TYPE)? != SockType::Stream as i32 {
+            return None;
+        }
+        match option(libc::SOL_SOCKET, libc::SO_DOMAIN)? {
+            libc::AF_INET | libc::AF_INET6 => {
+                let address = InetAddress::of(socket, bound_to(socket).ok()?);
+                address.ok().map(Self::Tcp)
+            }
+            libc::AF_UNIX => {
+                let bound: UnixAddr = getsockname(socket.as_raw_fd()).ok()?;
+                let bound = bound.path().filter(|bound| bound.is_absolute())?;
+                let name = path_beside(bound.file_name()?);
+                Some(Self::Path(bound.with_file_name(name)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The name that a socket was bound beside, or its own.
+fn path_beside(bound: &OsStr) -> &OsStr {
+    number_beside(bound).map_or(bound, |(name, _)| name)
+}
+
+impl fmt::Display for KeptAt {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.at.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Those that no listener has taken yet.
+#[derive(Default)]
+pub struct KeptSockets(Vec<KeptSocket>);
+
+impl KeptSockets {
+    pub fn new(all: Vec<KeptSocket>) -> Self {
+        Self(all)
+    }
+
+    pub fn take_all(&mut self) -> Vec<KeptSocket> {
+        std::mem::take(&mut self.0)
+    }
+
+    pub fn take_tcp(&mut self, wanted: &InetAddress) -> Option<OwnedFd> {
+        self.take(|at| matches!(at, KeptAt::Tcp(address) if address.is_same(wanted)))
+    }
+
+    pub fn take_path(&mut self, wanted: &Path) -> Option<OwnedFd> {
+        self.take(|at| matches!(at, KeptAt::Path(path) if is_same_path(path, wanted)))
+    }
+
+    fn take(&mut self, is_it: impl Fn(&KeptAt) -> bool) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|kept| is_it(&kept.at))?;
+        Some(self.0.remove(at).socket)
+    }
+
+    /// The port that `address` with port 0 had before, unless that is one of these.
+    pub fn port_of(&self, address: IpAddr, taken: &[u16]) -> Option<u16> {
+        let mut ports = self.0.iter().filter_map(|kept| match &kept.at {
+            KeptAt::Tcp(there) if there.at.ip() == address => Some(there.at.port()),
+            KeptAt::Tcp(_) | KeptAt::Path(_) => None,
+        });
+        ports.find(|port| !taken.contains(port))
+    }
+}
+
+/// Captured listeners of the hotswap before: clients wait there until the server binds them, or has had the time to.
+#[derive(Default)]
+pub struct Awaited {
+    pub listeners: Vec<ListenerId>,
+    pub until: Option<Time>,
+}
+
+impl Awaited {
+    pub fn has(&self, listener: ListenerId) -> bool {
+        self.listeners.contains(&listener)
+    }
+
+    /// A server binds it.
+    pub fn came(&mut self, listener: ListenerId) {
+        self.listeners.retain(|other| *other != listener);
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.until.filter(|_| !self.listeners.is_empty())
+    }
+
+    /// Then they are not awaited any more.
+    pub fn are_overdue(&mut self, now: Time) -> bool {
+        let overdue = self.deadline().is_some_and(|until| until <= now);
+        if overdue {
+            self.listeners.clear();
+        }
+        overdue
+    }
+}
+
+fn is_same_path(one: &Path, other: &Path) -> bool {
+    let directory = |path: &Path| {
+        let found = fs::metadata(path.parent()?).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let same = || directory(one).is_some() && directory(one) == directory(other);
+    one == other || (one.file_name() == other.file_name() && same())
+}

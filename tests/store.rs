@@ -1,0 +1,252 @@
+//! hotswap under a service manager that keeps descriptors: neither a restart nor a crash refuses anybody.
+
+use std::fs;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use crate::common::crowd::Habit;
+use crate::common::families::on_every_family;
+use crate::common::place::{Place, Target, free_address};
+use crate::common::plan::Plan;
+use crate::common::site::Site;
+use crate::common::{eventually, processes, server};
+
+/// What stands in for systemd.
+struct Manager {
+    notify: Arc<UnixDatagram>,
+    starts: UnixListener,
+    kept: Arc<Mutex<Kept>>,
+}
+
+type Kept = Vec<(String, OwnedFd)>;
+
+impl Manager {
+    /// The service is started by it.
+    fn of(plan: Plan) -> (Manager, Plan) {
+        let dir = plan.dir().join("run");
+        fs::create_dir_all(&dir).expect("a directory");
+        let (notify, starts) = (dir.join("notify"), dir.join("starts"));
+        let manager = Manager {
+            notify: UnixDatagram::bind(&notify).expect("a socket").into(),
+            starts: UnixListener::bind(&starts).expect("a socket"),
+            kept: Arc::default(),
+        };
+        let (hears, keeps) = (manager.notify.clone(), manager.kept.clone());
+        thread::spawn(move || while listen(&hears, &keeps) {});
+        let stored = server("stored").display().to_string();
+        let plan = plan
+            .variable("NOTIFY_SOCKET", &notify.display().to_string())
+            .inside(&[&stored, &starts.display().to_string()]);
+        (manager, plan)
+    }
+
+    fn until_it_keeps(&self, wanted: &[String]) {
+        eventually("what is kept", || {
+            let kept = self.kept.lock().expect("what is kept");
+            let sockets = kept.iter().filter(|(_, fd)| is_socket(fd));
+            let mut names: Vec<&String> = sockets.map(|(name, _)| name).collect();
+            names.sort();
+            names.into_iter().eq(wanted).then_some(())
+        });
+    }
+
+    /// Passes what it keeps to the service that is being started.
+    fn start(&self) {
+        let (service, _) = self.starts.accept().expect("a service");
+        let kept = self.kept.lock().expect("what is kept");
+        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        let fds: Vec<RawFd> = kept.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+        let names = format!("{}\n", names.join(":"));
+        let text = [IoSlice::new(names.as_bytes())];
+        let rights = (!fds.is_empty()).then_some(ControlMessage::ScmRights(&fds));
+        let to = service.as_raw_fd();
+        sendmsg::<()>(to, &text, rights.as_slice(), MsgFlags::empty(), None).expect("a message");
+    }
+
+    fn serving(plan: Plan) -> (Manager, Site) {
+        let (manager, plan) = Manager::of(plan);
+        let site = thread::scope(|scope| {
+            scope.spawn(|| manager.start());
+            plan.serving("v1")
+        });
+        (manager, site)
+    }
+
+    fn start_again(&self, site: &mut Site) {
+        site.start_again();
+        self.start();
+    }
+}
+
+#[allow(unsafe_code)]
+fn owned(number: RawFd) -> OwnedFd {
+    // SAFETY: it has just come with a message, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.notify.shutdown(Shutdown::Both);
+    }
+}
+
+/// Does what one message says; false at the end.
+fn listen(notify: &UnixDatagram, kept: &Mutex<Kept>) -> bool {
+    let (mut bytes, mut space) = ([0; 4096], cmsg_space!([RawFd; 8]));
+    let mut text = [IoSliceMut::new(&mut bytes)];
+    let (from, flags) = (notify.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
+    let message = recvmsg::<()>(from, &mut text, Some(&mut space), flags).expect("a message");
+    let mut rights = Vec::new();
+    for part in message.cmsgs().expect("whole parts") {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            rights.extend(numbers.into_iter().map(owned));
+        }
+    }
+    let length = message.bytes;
+    let text = String::from_utf8_lossy(&bytes[..length]);
+    let lines: Vec<&str> = text.lines().collect();
+    let name = lines.iter().find_map(|line| line.strip_prefix("FDNAME="));
+    let name = name.unwrap_or_default();
+    let allowed = |c: char| c.is_ascii() && !c.is_ascii_control() && c != ':';
+    assert!(name.chars().all(allowed), "{name}");
+    let mut kept = kept.lock().expect("what is kept");
+    if lines.contains(&"FDSTOREREMOVE=1") {
+        kept.retain(|(other, _)| other != name);
+    } else if lines.contains(&"FDSTORE=1") {
+        kept.extend(rights.into_iter().map(|fd| (name.to_owned(), fd)));
+    }
+    length > 0
+}
+
+fn is_socket(fd: &OwnedFd) -> bool {
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+}
+
+/// The name of what is kept at the address of a site.
+fn name(site: &Site) -> String {
+    let address = match &site.targets[0] {
+        Target::Tcp(address) => address.to_string(),
+        Target::Unix(path) => path.display().to_string(),
+        Target::Udp(_) | Target::Abstract(_) => unreachable!("no site of this file"),
+    };
+    format!("hotswap-{}", address.replace(':', "-"))
+}
+
+/// `systemctl restart`.
+fn is_restarted(plan: Plan) {
+    let (manager, mut site) = Manager::serving(plan);
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    for version in ["v2", "v3"] {
+        clients.until_answered(50);
+        site.publish(version);
+        assert!(site.stop().success());
+        manager.start_again(&mut site);
+        clients.until_all_see(version);
+    }
+    site.publish("v4").swap();
+    clients.until_all_see("v4");
+    manager.until_it_keeps(&[name(&site)]);
+    clients.expect_no_failure();
+}
+
+/// Everything is killed at once, as systemd does when hotswap dies. The server accepts nothing any more, so nothing is lost.
+fn crashes(plan: Plan) {
+    let (manager, mut site) = Manager::serving(plan);
+    site.publish("v2").swap().wait_until_gone(1);
+    let mut before = site.clients(4);
+    before.until_all_see("v2");
+    before.expect_no_failure();
+    manager.until_it_keeps(&[name(&site)]);
+    processes::stop(site.pid(2));
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    clients.until_asked(20);
+    site.kill_hotswap();
+    processes::kill_all_of_site(site.dir());
+    site.publish("v3");
+    manager.start_again(&mut site);
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+/// Its servers live on, as with `KillMode=process`.
+fn is_adopted(plan: Plan) {
+    let (manager, mut site) = Manager::serving(plan);
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    for (old, version) in [(1, "v2"), (2, "v3")] {
+        clients.until_answered(50);
+        site.publish(version);
+        site.kill_hotswap();
+        manager.start_again(&mut site);
+        site.log.wait_for("adopting generation ");
+        site.wait_until_gone(old);
+        clients.until_all_see(version);
+        manager.until_it_keeps(&[name(&site)]);
+    }
+    clients.expect_no_failure();
+}
+
+on_every_family! {
+    fn a_restart_of_the_service_fails_nobody(plan: Plan) {
+        is_restarted(plan);
+    }
+
+    fn a_crash_of_the_service_fails_nobody_who_was_not_accepted(plan: Plan) {
+        crashes(plan);
+    }
+
+    fn what_a_killed_hotswap_has_left_is_adopted_beside_what_was_kept(plan: Plan) {
+        is_adopted(plan);
+    }
+}
+
+#[test]
+fn what_is_no_longer_listened_on_is_not_kept() {
+    let first = free_address();
+    let plan = Site::at(Place::Given(Target::Tcp(first)));
+    let second = format!("unix:{}", plan.dir().join("second").display());
+    let plan = plan.with(&["--listen", &first.to_string(), "--listen", &second]);
+    let plan = plan.with(&["--capture", "never"]);
+    let (manager, mut site) = Manager::serving(plan);
+    let mut names = [name(&site), format!("hotswap-{}", &second["unix:".len()..])];
+    let first = names[..1].to_vec();
+    names.sort();
+    manager.until_it_keeps(&names);
+    assert!(site.stop().success());
+    let line = &mut site.start.line;
+    let at = line.iter().position(|word| *word == *second);
+    let at = at.expect("the second");
+    line.drain(at - 1..=at);
+    manager.start_again(&mut site);
+    site.log.wait_for("generation 1 is serving");
+    manager.until_it_keeps(&first);
+}
+
+#[test]
+fn a_captured_address_that_the_next_version_does_not_bind_is_let_go() {
+    let (first, second) = (free_address(), free_address());
+    let plan = Site::at(Place::Captured(first)).with(&["--ready-timeout", "2s"]);
+    let (manager, mut site) = Manager::serving(plan);
+    manager.until_it_keeps(&[name(&site)]);
+    assert!(site.stop().success());
+    site.publish_file(hello_at(second).as_bytes(), 0o755);
+    manager.start_again(&mut site);
+    site.log.wait_for("generation 1 is serving");
+    eventually("a refusal", || TcpStream::connect(first).err());
+    site.targets = vec![Target::Tcp(second)];
+    manager.until_it_keeps(&[name(&site)]);
+}
+
+fn hello_at(address: SocketAddr) -> String {
+    format!(
+        "#!/bin/sh\nexec '{}' {address}\n",
+        server("hello").display()
+    )
+}
