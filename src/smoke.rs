@@ -140,8 +140,10 @@ fn swap_under_load(
     for swap in 0..=trial.swaps {
         if swap > 0 {
             let mut instance = subject.connect().map_err(no_answer)?;
+            site.swap_steps.fetch_add(1, Ordering::Relaxed);
             swap_once(&mut instance, || screen.progress(swap, site))
                 .map_err(|why| format!("swap {swap} failed: {why}"))?;
+            site.swap_steps.fetch_add(1, Ordering::Relaxed);
             report.swaps = swap;
             follow(&mut events, site, report);
         }

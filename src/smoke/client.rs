@@ -67,6 +67,8 @@ pub struct Site {
     pub targets: Vec<Peer>,
     /// The generation that serves, as far as the last verdict told.
     pub serving: AtomicU32,
+    /// How often a swap has begun or ended: odd while one is under way.
+    pub swap_steps: AtomicU32,
     next: AtomicUsize,
     tally: Mutex<Tally>,
     leaving: Mutex<bool>,
@@ -79,6 +81,7 @@ impl Site {
             request,
             targets,
             serving: AtomicU32::new(1),
+            swap_steps: AtomicU32::new(0),
             next: AtomicUsize::new(0),
             tally: Mutex::default(),
             leaving: Mutex::default(),
@@ -145,6 +148,8 @@ struct Visit<'a> {
 impl Visit<'_> {
     fn request(&mut self) {
         let since = Instant::now();
+        let steps = || self.site.swap_steps.load(Ordering::Relaxed);
+        let before = steps();
         let mut result = self.attempt(since);
         if let Err((RequestFailure::NoAnswer | RequestFailure::Reset, Freshness::Kept, _)) = result
         {
@@ -155,8 +160,10 @@ impl Visit<'_> {
             Ok(generation) => (None, generation),
             Err((failure, _, generation)) => (Some(failure), generation),
         };
+        let in_swap = before % 2 == 1 || steps() != before;
+        let took = since.elapsed();
         let mut tally = self.site.tally();
-        tally.add(self.habit, generation, since.elapsed(), failure.as_ref());
+        tally.add(self.habit, generation, took, failure.as_ref(), in_swap);
     }
 
     /// One request; the generation that served when its connection was opened.

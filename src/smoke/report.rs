@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::http::RequestFailure;
 use super::subject::ReportedListener;
-use super::tally::{Count, Tally};
+use super::tally::{Count, Habit, Tally};
 
 /// The whole trial.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +59,16 @@ impl Report {
 
     fn is_graceful(&self) -> Option<bool> {
         (self.graceful + self.killed > 0).then_some(self.graceful > self.killed)
+    }
+
+    /// Where hotswap owns no listener, a swap may fail requests later, too.
+    fn fails_without_a_swap(&self) -> bool {
+        self.swaps == 0 || (self.tally.apart_from_swaps > 0 && !self.listeners.is_empty())
+    }
+
+    fn only_kept_failed(&self) -> bool {
+        let mut failed = self.tally.by_habit.iter().filter(|one| one.1.failed() > 0);
+        failed.all(|(habit, _)| *habit == Habit::Kept)
     }
 
     pub fn table(&self) -> String {
@@ -211,14 +221,19 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         RequestFailure::Tls => "try: a port where the server speaks plain HTTP".to_owned(),
         RequestFailure::NotHttp => "try: a port where the server speaks HTTP/1.1".to_owned(),
         RequestFailure::TooSlow => "try: a larger --max-ms".to_owned(),
-        _ if report.swaps == 0 => {
-            "try: the server without hotswap; it fails requests before any swap".to_owned()
+        _ if report.fails_without_a_swap() => {
+            "try: the server without hotswap; it fails requests while no swap is under way"
+                .to_owned()
         }
         _ if report.listeners.is_empty() => {
             "try: --listen ADDR, or --capture auto, so that hotswap owns the listener".to_owned()
         }
         _ if report.listeners.iter().any(|one| !one.steered) => {
             "try: a steered listener (a TCP address or a unix path, without --share)".to_owned()
+        }
+        RequestFailure::Truncated if report.only_kept_failed() => {
+            "try: a graceful stop of the server; it ended amid an answer to a kept-alive client"
+                .to_owned()
         }
         _ => "try: --quiesce or --drain-timeout longer than its longest request".to_owned(),
     };
@@ -227,10 +242,9 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tally::Habit;
     use super::*;
 
-    fn report(failure: Option<&RequestFailure>) -> Report {
+    fn met(failure: Option<&RequestFailure>, in_swap: bool) -> Report {
         let mut report = Report {
             listeners: vec![ReportedListener {
                 address: "127.0.0.1:8080".into(),
@@ -244,12 +258,23 @@ mod tests {
         };
         report
             .tally
-            .add(Habit::New, 1, Duration::from_millis(3), None);
+            .add(Habit::New, 1, Duration::from_millis(3), None, true);
         report
             .tally
-            .add(Habit::Kept, 2, Duration::from_millis(7), failure);
+            .add(Habit::Kept, 2, Duration::from_millis(7), failure, in_swap);
         report.problem = explain(&report, "/");
         report
+    }
+
+    fn report(failure: Option<&RequestFailure>) -> Report {
+        met(failure, true)
+    }
+
+    #[test]
+    fn a_server_that_fails_without_a_swap_is_told_from_one_that_fails_in_a_swap() {
+        let problem = |in_swap| met(Some(&RequestFailure::Reset), in_swap).problem.unwrap();
+        assert!(problem(true).contains("try: --quiesce"));
+        assert!(problem(false).contains("it fails requests while no swap is under way"));
     }
 
     #[test]
@@ -271,6 +296,7 @@ mod tests {
             (RequestFailure::Status(404), "--expect 404"),
             (RequestFailure::Tls, "plain HTTP"),
             (RequestFailure::Reset, "--quiesce"),
+            (RequestFailure::Truncated, "a graceful stop"),
         ] {
             let report = report(Some(&failure));
             let problem = report.problem.clone().unwrap();

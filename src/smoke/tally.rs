@@ -56,6 +56,8 @@ impl Count {
 pub struct Tally {
     pub all: Count,
     pub by_habit: BTreeMap<Habit, Count>,
+    /// Failures of requests that were over before a swap began, or made after the last one had ended.
+    pub apart_from_swaps: usize,
     /// Requests by the generation that served when their connection was opened.
     pub by_generation: BTreeMap<u32, usize>,
     /// Requests on kept connections that the server had closed meanwhile, made again on a new one as any HTTP client does.
@@ -69,7 +71,9 @@ impl Tally {
         generation: u32,
         took: Duration,
         failure: Option<&RequestFailure>,
+        in_swap: bool,
     ) {
+        self.apart_from_swaps += usize::from(failure.is_some() && !in_swap);
         self.all.add(took, failure);
         self.by_habit.entry(habit).or_default().add(took, failure);
         *self.by_generation.entry(generation).or_default() += 1;
