@@ -1,4 +1,4 @@
-//! Containers as docker makes them: by runc(8), with docker's own seccomp profile and capabilities.
+//! Containers as docker and podman make them: by runc(8), with their own seccomp profiles and docker's capabilities.
 //!
 //! The root is this machine's /usr and /etc, so that a case takes seconds. Clients come from outside.
 
@@ -17,7 +17,7 @@ use crate::common::{server, skipped};
 
 mod bundle;
 
-use bundle::Bundle;
+use bundle::{Bundle, Engine, SUBORDINATE};
 
 const SWAPS: usize = 5;
 /// When docker kills what it has asked to stop.
@@ -34,8 +34,8 @@ fn contained(name: &str, plan: Plan, bundle: &Bundle) -> Option<Plan> {
         skipped(name, "runc is not installed");
         return None;
     }
-    let Some(profile) = docker_profile() else {
-        skipped(name, "no profile of docker; scripts/check fetches it");
+    let Some(profile) = profile_of(bundle.engine) else {
+        skipped(name, "no seccomp profile; scripts/check fetches it");
         return None;
     };
     let wrapper = bundle.write(plan.dir(), &profile);
@@ -43,9 +43,13 @@ fn contained(name: &str, plan: Plan, bundle: &Bundle) -> Option<Plan> {
 }
 
 /// Beside what cargo builds.
-fn docker_profile() -> Option<PathBuf> {
+fn profile_of(engine: Engine) -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?;
-    Some(target.join("tools/docker-seccomp.json")).filter(|path| path.exists())
+    let name = match engine {
+        Engine::Docker => "docker-seccomp.json",
+        Engine::Podman => "podman-seccomp.json",
+    };
+    Some(target.join("tools").join(name)).filter(|path| path.exists())
 }
 
 /// Swaps under new, kept and slow clients, and a stop by the signal that `docker stop` sends.
@@ -144,11 +148,43 @@ fn a_read_only_root_without_privileges_and_with_limits() {
         read_only: true,
         processes: Some(24),
         memory: Some(96 << 20),
+        ..Bundle::default()
     };
     let plan = Plan::at(Place::captured());
     chown(plan.dir(), Some(65534), Some(65534)).unwrap_or_default();
     if let Some(plan) = contained(NAME, plan, &bundle) {
         swaps_and_stops(plan, Signal::SIGTERM);
+    }
+}
+
+/// podman allows pidfd_getfd(2), which docker does not.
+#[test]
+fn in_a_container_of_podman() {
+    const NAME: &str = "in_a_container_of_podman";
+    let bundle = Bundle {
+        engine: Engine::Podman,
+        ..Bundle::default()
+    };
+    if let Some(plan) = contained(NAME, Plan::at(Place::captured()), &bundle) {
+        swaps_and_stops(plan, Signal::SIGTERM);
+    }
+}
+
+/// Its root is an unprivileged user of this machine.
+#[test]
+fn without_root_outside() {
+    const NAME: &str = "without_root_outside";
+    for engine in [Engine::Docker, Engine::Podman] {
+        let bundle = Bundle {
+            engine,
+            rootless: true,
+            ..Bundle::default()
+        };
+        let plan = Plan::at(Place::captured());
+        chown(plan.dir(), Some(SUBORDINATE), Some(SUBORDINATE)).unwrap_or_default();
+        if let Some(plan) = contained(NAME, plan, &bundle) {
+            swaps_and_stops(plan, Signal::SIGTERM);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What runc(8) is told: an OCI bundle, made of docker's defaults.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -27,9 +27,22 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
+/// Who makes the container.
+#[derive(Clone, Copy, Default)]
+pub enum Engine {
+    #[default]
+    Docker,
+    Podman,
+}
+
+/// Whom a rootless container has as its root.
+pub const SUBORDINATE: u32 = 100_000;
+
 /// The options of `docker run`.
 #[derive(Default)]
 pub struct Bundle {
+    pub engine: Engine,
+    pub rootless: bool,
     pub user: u32,
     pub read_only: bool,
     pub processes: Option<u32>,
@@ -45,6 +58,11 @@ impl Bundle {
         for name in ["bin", "sbin", "lib", "lib64"] {
             if fs::read_link(Path::new("/").join(name)).is_ok() {
                 symlink(format!("usr/{name}"), root.join(name)).expect("a link");
+            }
+        }
+        if self.rootless {
+            for place in [&bundle, &root] {
+                chown(place, Some(SUBORDINATE), Some(SUBORDINATE)).expect("another owner");
             }
         }
         let configuration = self.configuration(dir, profile).to_string();
@@ -70,7 +88,13 @@ impl Bundle {
             format!("{}={}", processes::MARK, dir.display()),
             format!("XDG_RUNTIME_DIR={}/run", dir.display()),
         ];
-        let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+        let mut namespaces = vec!["pid", "mount", "ipc", "uts"];
+        let mut mappings = json!([]);
+        if self.rootless {
+            namespaces.push("user");
+            mappings = json!([{ "containerID": 0, "hostID": SUBORDINATE, "size": 65_536 }]);
+        }
+        let namespaces = namespaces.iter().map(|kind| json!({ "type": kind }));
         json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -81,9 +105,11 @@ impl Bundle {
                 "capabilities": { "bounding": CAPABILITIES, "effective": own, "permitted": own },
             },
             "root": { "path": "root", "readonly": self.read_only },
-            "mounts": mounts(dir),
+            "mounts": mounts(dir, self.rootless),
             "linux": {
-                "namespaces": namespaces,
+                "namespaces": namespaces.collect::<Vec<_>>(),
+                "uidMappings": mappings,
+                "gidMappings": mappings,
                 "cgroupsPath": format!("/hotswap-test/{}", dir.file_name().expect("a name").display()),
                 "resources": self.limits(),
                 "seccomp": seccomp(profile),
@@ -105,27 +131,31 @@ impl Bundle {
     }
 }
 
-fn mounts(dir: &Path) -> Vec<Value> {
+fn mounts(dir: &Path, rootless: bool) -> Vec<Value> {
     let new = |place: &str, kind: &str, options: &[&str]| json!({ "destination": place, "type": kind, "source": kind, "options": options });
     let same = |path: &Path, options: &[&str]| json!({ "destination": path, "type": "bind", "source": path, "options": options });
     let (read, write) = (["bind", "ro"], ["bind", "rw"]);
     let program = hotswap_program().canonicalize().expect("hotswap");
     let servers = server("odd").canonicalize().expect("a server");
-    vec![
+    let mut mounts = vec![
         new("/proc", "proc", &[]),
         new("/dev", "tmpfs", &["nosuid", "mode=755"]),
         new("/dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
-        new("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         new("/tmp", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
         same(Path::new("/usr"), &read),
         same(Path::new("/etc"), &read),
         same(program.parent().expect("a directory"), &read),
         same(servers.parent().expect("a directory"), &read),
         same(dir, &write),
-    ]
+    ];
+    // of another network's namespace: nobody but its owner may mount that
+    if !rootless {
+        mounts.push(new("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]));
+    }
+    mounts
 }
 
-/// docker's profile in the words of OCI: the rules that hold for these capabilities on this machine.
+/// A profile in the words of OCI: the rules that hold for these capabilities on this machine.
 fn seccomp(profile: &Path) -> Value {
     let text = fs::read_to_string(profile).expect("a profile");
     let profile: Value = serde_json::from_str(&text).expect("JSON");
