@@ -92,6 +92,28 @@ http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler).serve_forever()
 ";
 
 #[test]
+fn what_says_what_runs_is_made_again_if_somebody_removes_it() {
+    for by_signal in [true, false] {
+        let plan = Site::at(Place::Tcp4).with(&["--quiesce", "100ms"]);
+        let plan = if by_signal { plan } else { plan.watching() };
+        let mut site = plan.with(&["--poll", "50ms"]).serving("v1");
+        let state = site.dir().join("run/hotswap/server.sock.state");
+        fs::remove_file(&state).expect("the file");
+        if by_signal {
+            site.publish("v2").swap().wait_until_gone(1);
+        }
+        eventually("the file", || fs::metadata(&state).ok());
+        let mut clients = site.clients(2);
+        site.kill_hotswap();
+        site.publish("v3");
+        site.start_again();
+        site.log.wait_for("adopting generation ");
+        clients.until_all_see("v3");
+        clients.expect_no_failure();
+    }
+}
+
+#[test]
 fn a_server_may_write_and_bind_while_there_is_no_hotswap() {
     let address = free_address();
     let port = address.port().to_string();

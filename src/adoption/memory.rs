@@ -86,14 +86,7 @@ impl Memory {
         path.push(".state");
         let path = PathBuf::from(path);
         for _ in 0..LOCK_TRIES {
-            let mut file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-                .open(&path)?;
+            let mut file = open(&path)?;
             match sys::lock(file.as_fd()) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(BETWEEN_TRIES),
                 Err(error) => return Err(error),
@@ -115,7 +108,23 @@ impl Memory {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// Writes it down if it is new. A file that somebody has removed is not made again.
+    /// Makes the file again if somebody has removed it: whether it was, and is to be written anew.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another hotswap has one there by now; those of open(2).
+    pub fn repair(&mut self) -> io::Result<bool> {
+        if is_at(&self.file, &self.path) {
+            return Ok(false);
+        }
+        let file = open(&self.path)?;
+        sys::lock(file.as_fd())?;
+        self.length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        self.file = file;
+        self.written = None;
+        Ok(true)
+    }
+
+    /// Writes it down if it is new.
     ///
     /// # Errors
     /// Those of open(2) and write(2).
@@ -138,6 +147,17 @@ impl Memory {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

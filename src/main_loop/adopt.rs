@@ -286,6 +286,16 @@ impl World {
         }
     }
 
+    /// A cleaner of /tmp or of /run may have removed the file.
+    pub(super) fn repair_memory(&mut self) {
+        let memory = self.heritage.memory.as_mut();
+        match memory.map_or(Ok(false), Memory::repair) {
+            Ok(true) => self.remember(),
+            Ok(false) => {}
+            Err(error) => log::debug!("cannot make the file again that says what runs: {error}"),
+        }
+    }
+
     /// hotswap ends. What it leaves running was there before it.
     pub(super) fn forget(&mut self) {
         if self.generations.values().any(|one| one.server.is_adopted()) {

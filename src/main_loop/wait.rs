@@ -251,8 +251,13 @@ impl World {
         }
     }
 
-    /// A cleaner of /tmp or a logout may have removed it.
+    /// A cleaner of /tmp or a logout may have removed it, and what is beside it.
     fn repair_control(&mut self) {
+        self.repair_control_socket();
+        self.repair_memory();
+    }
+
+    fn repair_control_socket(&mut self) {
         match self.control.repair() {
             Some(Ok(done)) => self.publish(&Record::notice(done)),
             Some(Err(why)) => {
