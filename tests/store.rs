@@ -28,8 +28,8 @@ struct Manager {
 type Kept = Vec<(String, OwnedFd)>;
 
 impl Manager {
-    /// The service is started by it.
-    fn of(plan: Plan) -> (Manager, Plan) {
+    /// The service is started by it, through another program.
+    fn of(plan: Plan, through: &[&str]) -> (Manager, Plan) {
         let dir = plan.dir().join("run");
         fs::create_dir_all(&dir).expect("a directory");
         let (notify, starts) = (dir.join("notify"), dir.join("starts"));
@@ -43,7 +43,7 @@ impl Manager {
         let stored = server("stored").display().to_string();
         let plan = plan
             .variable("NOTIFY_SOCKET", &notify.display().to_string())
-            .inside(&[&stored, &starts.display().to_string()]);
+            .inside(&[&[&*stored, &starts.display().to_string()], through].concat());
         (manager, plan)
     }
 
@@ -71,7 +71,11 @@ impl Manager {
     }
 
     fn serving(plan: Plan) -> (Manager, Site) {
-        let (manager, plan) = Manager::of(plan);
+        Manager::serving_through(plan, &[])
+    }
+
+    fn serving_through(plan: Plan, through: &[&str]) -> (Manager, Site) {
+        let (manager, plan) = Manager::of(plan, through);
         let site = thread::scope(|scope| {
             scope.spawn(|| manager.start());
             plan.serving("v1")
@@ -205,6 +209,20 @@ on_every_family! {
     fn what_a_killed_hotswap_has_left_is_adopted_beside_what_was_kept(plan: Plan) {
         is_adopted(plan);
     }
+}
+
+#[test]
+fn clients_wait_where_the_kernel_does_not_tell_who_listens() {
+    let confined = server("confined").display().to_string();
+    let plan = Site::at(Place::Tcp4).with(&["--quiesce", "300ms"]);
+    let (manager, mut site) = Manager::serving_through(plan, &[&confined, "no-netlink"]);
+    assert!(site.stop().success());
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    clients.until_asked(20);
+    site.publish("v2");
+    manager.start_again(&mut site);
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
 }
 
 #[test]

@@ -19,7 +19,7 @@ impl ReuseportGroup {
     /// Clients wait in it for the next generation, as in that of a generation that is dead.
     ///
     /// # Errors
-    /// Those of listen(2), setsockopt(2) and of the sock_diag(7) answer.
+    /// Those of listen(2) and setsockopt(2), and of [`Self::join_as_last`].
     pub fn kept(
         address: InetAddress,
         is_captured: bool,
@@ -33,7 +33,8 @@ impl ReuseportGroup {
         sys::listen(kept.fd(), context.options.backlog)?;
         kept.listens = true;
         let inode = kept.inode;
-        if members(&address)?.len() == 1 {
+        // where the kernel does not show who is there, nobody else is likely to be
+        if members(&address).map_or(1, |members| members.len()) == 1 {
             context.watcher.watch(&mut kept, Some(Interest::Shutdown))?;
             group.members.append(inode, MemberRole::Spare);
             group.sockets.push(kept);
