@@ -134,6 +134,29 @@ fn an_address_may_be_left_out_by_one_swap() {
     });
 }
 
+/// Whatever may be left out: a version that listens nowhere is not ready, and nothing that would take the server down is
+/// proposed.
+#[test]
+fn a_version_that_listens_nowhere_cannot_be_excused() {
+    let address = free_address();
+    let flags = ["--ready-timeout", "3s"];
+    let site = at(address)
+        .with(&flags)
+        .by_odd(&format!("at={address}"))
+        .serving("v1");
+    let mut clients = site.guests().and(8, Habit::default()).come();
+    site.publish_file(b"#!/bin/sh\nexec sleep 60\n", 0o755);
+    for arguments in [&[][..], &["--without", &address.to_string()]] {
+        let output = run(&site, &[&["swap", "server"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let why = format!("not ready within 3s: does not accept on {address}");
+        assert!(said(&output).contains(&why), "{}", said(&output));
+        assert!(!said(&output).contains("--without"), "{}", said(&output));
+    }
+    clients.until_answered(16);
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
 #[test]
 fn an_optional_address_may_be_left_out() {
     let second = free_address();

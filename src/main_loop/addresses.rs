@@ -155,8 +155,12 @@ impl World {
                 };
             }
         }
-        let optional = self.optional_for(candidate);
-        required.retain(|required| !optional.contains(&required.listener));
+        // one that listens nowhere would leave out all that is served, which nobody means
+        let own = self.listeners.sockets_of(generation);
+        if own.iter().any(|own| own.listens) {
+            let optional = self.optional_for(candidate);
+            required.retain(|required| !optional.contains(&required.listener));
+        }
         required
     }
 

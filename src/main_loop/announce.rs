@@ -200,7 +200,12 @@ impl World {
         let NotReadyReason::DoesNotAccept(missing) = seen else {
             return Some(hint);
         };
-        Some(match (self.listens_instead(failure), missing.as_slice()) {
+        let other = self.listens_instead(failure);
+        if other.is_none() && missing.len() >= self.counting.accepted.len() {
+            // without these it would serve nobody
+            return None;
+        }
+        Some(match (other, missing.as_slice()) {
             (Some(other), [address]) => format!(
                 "--listen {address}, if it took {other} because its port was in use, or {hint}, if it has moved there"
             ),
