@@ -325,6 +325,24 @@ fn of_two_that_start_together_one_adopts() {
     other.wait().expect("its end");
 }
 
+#[test]
+fn a_path_leads_to_the_orphan_until_the_next_version_serves() {
+    for place in [Place::Unix, Place::CapturedUnix] {
+        let mut site = Site::at(place).with(&["--poll", "50ms"]).serving("v1");
+        let path = site.dir().join("site.sock");
+        site.kill_hotswap();
+        site.publish_odd("v2", "late=1s");
+        site.start_again();
+        site.log.wait_for("generation 2 started");
+        fs::remove_file(&path).expect("the path");
+        eventually("the path", || fs::symlink_metadata(&path).ok());
+        let mut clients = site.clients(4);
+        clients.until_all_see("v1");
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+    }
+}
+
 const KILLS: u8 = 6;
 
 /// In a swap or not: what was queued on a socket that only hotswap has goes with it, a client a kill at most. Nobody is

@@ -2,12 +2,13 @@
 //!
 //! A start script may replace its directory, a server may rename its socket there, and anybody may remove a name.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 
 use super::{NamedSocket, UnixPath};
 use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
+use crate::listener::unix_dir::FileId;
 use crate::supervisor::Generation;
 
 impl UnixPath {
@@ -48,7 +49,8 @@ impl UnixPath {
 
     pub(super) fn names(&self) -> Vec<OsString> {
         let names = self.sockets.iter().map(|named| named.name.clone());
-        names.collect()
+        let orphans = self.orphans.iter().map(|orphan| orphan.name.clone());
+        names.chain(orphans).collect()
     }
 
     /// Whether clients can come to this socket, or could if its names were put back.
@@ -63,23 +65,29 @@ impl UnixPath {
         if self.private || self.turned_away {
             return Ok(());
         }
-        let Some(named) = self.target.and_then(|target| self.at(target)) else {
+        let Some((name, file, listens)) = self.live_name() else {
             return Ok(());
         };
-        let NamedSocket {
-            name, file, socket, ..
-        } = &self.sockets[named];
-        if self.dir.has(name, *file) {
+        if self.dir.has(name, file) {
             for path in self.dir.names() {
-                if !self.dir.has(path, *file) && socket.listens {
+                if !self.dir.has(path, file) && listens {
                     self.dir.publish(name, path)?;
                 }
             }
-        } else if let Some(path) = self.dir.names().find(|path| self.dir.has(path, *file)) {
+        } else if let Some(path) = self.dir.names().find(|path| self.dir.has(path, file)) {
             self.dir.remove(name);
             self.dir.link(path, name)?;
         }
         Ok(())
+    }
+
+    /// The name beside the path of what clients are to reach there, its file, and whether it listens.
+    fn live_name(&self) -> Option<(&OsStr, FileId, bool)> {
+        let target = self.target?;
+        let own = self.at(target).map(|at| &self.sockets[at]);
+        let own = own.map(|own| (own.name.as_os_str(), own.file, own.socket.listens));
+        let orphan = || self.orphan(target);
+        own.or_else(|| orphan().map(|orphan| (orphan.name.as_os_str(), orphan.file, true)))
     }
 
     /// A server may have renamed the socket that it had bound: clients come by that name, too.
