@@ -161,12 +161,11 @@ impl Server {
             open_files: open_files::given(),
             oom_score: oom_score::given(),
         };
-        let (main, channel) = stub::start(&request)?;
-        // from here on there are two of us at work
         let held = program.is_none().then(|| {
             let path = find(server_config, &request).ok()?;
             program::hold(&path)
         });
+        let (main, channel) = stub::start(&request)?;
         Ok(Self {
             generation,
             started: now,

@@ -172,16 +172,15 @@ impl World {
             directory,
         };
         self.watch.starts(built, now);
-        let server = Server::spawn(&self.server_config, launch, now);
         self.identify(generation, choice);
-        let server = server.map_err(|error| {
+        let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {
                 Some(_) => Error::new(error).context("cannot make its process"),
                 None => Error::new(error),
             }
         })?;
-        self.publish(&Record::started(generation, server.pid().as_raw()));
+        let pid = server.pid().as_raw();
         let mut one = Spawned::new(server, notify);
         one.restarts = self.status_data.spawned(cause);
         one.readiness = Some(readiness);
@@ -195,9 +194,10 @@ impl World {
         one.ready_timeout = ready_timeout;
         one.variables = variables;
         self.generations.insert(generation, one);
-        // before it is the server: from then on it may be left behind
+        // first of all: it is the server by now, and may be left behind
         self.remember();
         self.keep_stderr_of(generation);
+        self.publish(&Record::started(generation, pid));
         Ok(())
     }
 

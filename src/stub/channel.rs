@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 
 use crate::retry::{is_transient, retry};
+use crate::sys;
 use crate::sys::message::{ReceivedMessage, receive};
 
 /// More than any path and reason.
@@ -126,6 +127,14 @@ impl StubChannel {
 pub struct StubEnd(OwnedFd);
 
 impl StubEnd {
+    /// The same end in the process that has been started, whatever number it gets there.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn in_child(&self) -> io::Result<Self> {
+        sys::adopt(self.0.as_raw_fd()).map(Self)
+    }
+
     /// For the code that assigns descriptor numbers.
     pub fn descriptor(&mut self) -> &mut OwnedFd {
         &mut self.0

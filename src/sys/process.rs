@@ -1,6 +1,6 @@
 //! System calls that start and reap processes.
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::{CString, c_char, c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -8,37 +8,94 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
 use super::{check, check_long};
 
-/// fork(2): `child` runs in a copy of this process that has this thread alone, and the copy ends with its status. Signals
-/// do there what they do by default: no handler of ours runs.
+/// What a new process has of our memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildMemory {
+    /// All of it, and this thread waits until the process has called exec or ended, as with vfork(2).
+    Shared,
+    /// A copy of its own, as with fork(2).
+    Copied,
+}
+
+/// Of a process that shares our memory.
+const STACK: usize = 96 * 1024;
+
+/// Starts a process that has this thread alone, runs `child`, and ends with its status. Until `child` says otherwise all
+/// signals are blocked in it, and do what they do by default.
 ///
 /// # Errors
-/// Those of fork(2).
-pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+/// Those of clone(2).
+pub fn spawn(memory: ChildMemory, child: &mut dyn FnMut() -> u8) -> io::Result<Pid> {
     let mut before = SigSet::empty();
-    sigprocmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )?;
-    // SAFETY: the C library forks with the locks of its allocator in hand, so that the child has them; no other lock that
-    // a thread of ours may hold is one that the stub takes.
-    let forked = unsafe { nix::unistd::fork() };
-    if matches!(forked, Ok(ForkResult::Child)) {
+    let (all, set) = (SigSet::all(), SigmaskHow::SIG_SETMASK);
+    sigprocmask(set, Some(&all), Some(&mut before))?;
+    let mut run = || {
         reset_signal_dispositions();
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-        let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(125);
-        // SAFETY: it ends here, without what the process that it is a copy of would do at its end.
-        unsafe { libc::_exit(status.into()) }
+        catch_unwind(AssertUnwindSafe(&mut *child)).unwrap_or(125)
+    };
+    let started = match memory {
+        ChildMemory::Shared => {
+            let mut stack = vec![0; STACK];
+            let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+            let run = Box::new(|| isize::from(run()));
+            // SAFETY: this thread does not go on before the child is done with its memory, so the two are as one thread,
+            // and the stack outlives the child's use of it.
+            unsafe { clone(run, &mut stack, flags, Some(libc::SIGCHLD)) }
+        }
+        // SAFETY: the C library forks with the locks of its allocator in hand, so that the child has them; no other lock
+        // that a thread of ours may hold is one that the stub takes.
+        ChildMemory::Copied => match unsafe { nix::unistd::fork() } {
+            // SAFETY: it ends here, without what the process that it is a copy of would do at its end.
+            Ok(ForkResult::Child) => unsafe { libc::_exit(run().into()) },
+            Ok(ForkResult::Parent { child }) => Ok(child),
+            Err(error) => Err(error),
+        },
+    };
+    sigprocmask(set, Some(&before), None)?;
+    Ok(started?)
+}
+
+/// What execve(2) takes, ready for it: an exec out of shared memory frees nothing, so that none of it may be made then.
+pub struct Execution {
+    path: CString,
+    /// The strings that the pointers lead to.
+    _strings: Vec<CString>,
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+impl Execution {
+    pub fn new(path: CString, arguments: Vec<CString>, environment: Vec<CString>) -> Self {
+        let pointers = |strings: &[CString]| {
+            let pointers = strings.iter().map(|string| string.as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
+        };
+        let (argv, envp) = (pointers(&arguments), pointers(&environment));
+        Self {
+            path,
+            _strings: arguments.into_iter().chain(environment).collect(),
+            arguments: argv,
+            environment: envp,
+        }
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    match forked? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => unreachable!("it has ended above"),
+
+    /// Returns only on failure: the errno.
+    pub fn execute(&self) -> Errno {
+        // SAFETY: both lists end with a null pointer, and their strings live as long as they do.
+        unsafe {
+            libc::execve(
+                self.path.as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+            )
+        };
+        Errno::last()
     }
 }
 
