@@ -72,8 +72,10 @@ pub enum Invocation {
         name: Option<String>,
     },
     Smoke(Box<Trial>),
-    /// Help, version, completions or the manual: for stdout, status 0.
+    /// Help, version or completions: for stdout, status 0.
     Print(String),
+    /// The manual, in mdoc(7).
+    Manual(String),
 }
 
 /// Run your server, and replace it with a new version without losing a client request.
@@ -400,6 +402,6 @@ fn request(
             smoke.trial(arguments.get(1..).unwrap_or_default())?,
         )),
         Some(ClientCommand::Completions { shell }) => Invocation::Print(completions::script(shell)),
-        Some(ClientCommand::Man) => Invocation::Print(include_str!("../man/hotswap.1").into()),
+        Some(ClientCommand::Man) => Invocation::Manual(include_str!("../man/hotswap.1").into()),
     })
 }

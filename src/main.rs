@@ -35,8 +35,8 @@ mod upgrade;
 mod watch;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::io::{self, IsTerminal, Write};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
 
@@ -70,8 +70,13 @@ fn run() -> Result<ExitCode> {
             main_loop::run(*args)?
         }
         Ok(Invocation::Print(text)) => {
-            // the reader may have left
-            let _ = io::stdout().write_all(text.as_bytes());
+            print(&text);
+            0
+        }
+        Ok(Invocation::Manual(text)) => {
+            if !io::stdout().is_terminal() || !is_shown_by_man(&text) {
+                print(&text);
+            }
             0
         }
         Ok(Invocation::Swap {
@@ -133,4 +138,21 @@ fn run() -> Result<ExitCode> {
     };
     log::finish();
     Ok(ExitCode::from(status))
+}
+
+fn print(text: &str) {
+    // the reader may have left
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// man(1) formats it for a terminal, a page at a time.
+fn is_shown_by_man(text: &str) -> bool {
+    let mut man = Command::new("man");
+    let Ok(mut man) = man.args(["-l", "-"]).stdin(Stdio::piped()).spawn() else {
+        return false;
+    };
+    if let Some(mut stdin) = man.stdin.take() {
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    man.wait().is_ok_and(|status| status.success())
 }

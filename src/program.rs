@@ -113,9 +113,11 @@ pub fn is_for_the_shell(path: &OsStr) -> bool {
 /// What a user can do about a file that cannot be executed, on a line of its own.
 pub fn advice(path: &OsStr) -> Option<String> {
     let shown = escape(&path.to_string_lossy());
-    let mode = std::fs::metadata(path)
-        .ok()
-        .filter(std::fs::Metadata::is_file);
+    let file = std::fs::metadata(path).ok();
+    if file.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+        return Some(format!("\ntry: a program in {shown}, which is a directory"));
+    }
+    let mode = file.filter(std::fs::Metadata::is_file);
     if mode.is_some_and(|file| file.mode() & 0o111 == 0) {
         return Some(format!("\ntry: chmod +x {shown}"));
     }
@@ -190,6 +192,9 @@ mod tests {
         assert!(advice_for("\u{feff}#!/bin/sh\n", 0o755).contains("byte order mark"));
         assert!(advice_for("#!/bin/sh\r\n", 0o755).contains("line ends of Unix"));
         assert_eq!(advice_for("#!/bin/sh\n", 0o755), "");
+        let place = place_with("api", 0o755);
+        let advice = advice(place.path().as_os_str()).unwrap_or_default();
+        assert!(advice.ends_with(", which is a directory"), "{advice}");
     }
 
     #[test]

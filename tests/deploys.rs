@@ -141,6 +141,8 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
     );
     assert_eq!(checked["result"], "checked");
     site.log.wait_for("generation 2 is gone");
+    let good = said(&run(&site, &["swap", "server", "--check"]));
+    assert_eq!(good.matches("is discarded").count(), 1, "{good}");
     let bad = run(
         site.publish_odd("v3", "exit=3"),
         &["swap", "server", "--check"],

@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::common::attempt::attempt;
 use crate::common::place::free_address;
 use crate::common::plan::hotswap;
 use crate::common::{hotswap_program, processes, server};
@@ -168,4 +169,9 @@ fn a_line_that_cannot_be_understood_is_a_usage_error() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(hint), "{said}");
     }
+}
+
+#[test]
+fn no_swap_proves_nothing_and_is_refused() {
+    attempt(&["smoke", "--swaps", "0", "--", "/bin/true"]).is_refused(2, &["--swaps", "0"]);
 }

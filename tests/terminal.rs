@@ -148,7 +148,7 @@ fn keys_swap_show_the_last_verdict_and_stop() {
     desk.types("r");
     desk.sees("generation 2 is serving");
     desk.types("s");
-    desk.sees("last swap: generation 2 is serving");
+    desk.sees("ago: generation 2 is serving");
     desk.types("?");
     desk.sees("keys: r swap");
     desk.types("q");

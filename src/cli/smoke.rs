@@ -36,7 +36,7 @@ pub struct Expected {
 #[derive(Debug, Args)]
 pub struct SmokeArgs {
     /// How many swaps
-    #[arg(long, value_name = "N", default_value = "20")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     swaps: u32,
     /// The path that clients ask for
     #[arg(long, value_name = "P", default_value = "/", value_parser = url_path)]

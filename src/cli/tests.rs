@@ -246,7 +246,9 @@ fn help_version_completions_and_manual_are_answers() {
         "man",
     ] {
         match line(words) {
-            Ok(Invocation::Print(text)) => assert!(text.ends_with('\n'), "{words}: {text}"),
+            Ok(Invocation::Print(text) | Invocation::Manual(text)) => {
+                assert!(text.ends_with('\n'), "{words}: {text}");
+            }
             other => panic!("{words:?} was read as {other:?}"),
         }
     }

@@ -50,7 +50,7 @@ pub fn table(state: &Value) -> String {
     }
     if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
         let ago = duration(last, "ago_ms").map_or(NOTHING.into(), humane);
-        let _ = writeln!(text, "  last swap: {}, {ago} ago", string(last, "message"));
+        let _ = writeln!(text, "  last swap {ago} ago: {}", string(last, "message"));
     }
     text
 }
@@ -96,7 +96,7 @@ fn program_line(generation: &Value) -> Option<String> {
         ""
     };
     Some(format!(
-        "generation {} runs {}, {} bytes of {}, hash {}, since {}{differs}",
+        "generation {} runs {}, {} bytes, modified {}, hash {}, since {}{differs}",
         number(generation, "generation"),
         string(program, "path"),
         number(program, "size"),

@@ -67,7 +67,7 @@ api: ./server --port=8080, serving, up 1h, pid OURS
   GENERATION  ROLE      PID   AGE  CONNECTIONS  MEMORY    RESTARTS  WAITS FOR
   2           serving   4120  41s  3            12.0 MiB  0         -
   1           draining  4120  41s  3            12.0 MiB  0         its connections, 9s at most
-  last swap: generation 2 is serving (accepting after 41ms), 41s ago
+  last swap 41s ago: generation 2 is serving (accepting after 41ms)
 ";
     let ours = std::process::id().to_string();
     assert_eq!(table(&state().to_json()), expected.replace("OURS", &ours));

@@ -162,7 +162,9 @@ fn follow(
             Received::Said(Reply::Event(_) | Reply::Progress(_)) if options.json => {}
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
-                let is_end = matches!(text("event"), Some("serving" | "aborted" | "rolled-back"));
+                let is_end = text("event").is_some_and(|event| {
+                    ["serving", "aborted", "rolled-back", "notice"].contains(&event)
+                });
                 // The verdict says it too.
                 if text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
