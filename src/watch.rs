@@ -46,6 +46,7 @@ mod walk;
 
 use brake::Brake;
 pub use changed::Changed;
+use changed::escaped;
 pub use completeness::{FileIdentity, Fitness};
 use elf::ExecFormat;
 use events::Events;
@@ -82,6 +83,8 @@ pub struct Watch {
     poll: Duration,
     /// A command is running that may be making the program.
     held: bool,
+    /// It has ended, and nothing was looked at since.
+    build_is_unseen: bool,
     own_writes: OwnWrites,
     brake: Brake,
     /// The form of the last program that execve(2) accepted.
@@ -126,6 +129,7 @@ impl Watch {
             debounce,
             poll,
             held: false,
+            build_is_unseen: false,
             own_writes: OwnWrites::default(),
             brake: Brake::default(),
             usual: targets.program.as_deref().and_then(completeness::form_at),
@@ -172,6 +176,7 @@ impl Watch {
     /// The changes that have passed all gates since the last look.
     pub fn look(&mut self, now: Time) -> Vec<Changed> {
         self.hinted = None;
+        self.build_is_unseen = false;
         self.looked = now;
         let hints = self.events.take(now);
         self.find_steps();
@@ -227,12 +232,34 @@ impl Watch {
         self.own_writes.ends(command, sys::wall_time());
         if command == HookKind::BeforeSwap {
             self.held = false;
+            self.build_is_unseen = true;
+            self.trees.iter_mut().for_each(WatchedTree::look_at_all);
             let files = self.files.iter_mut();
             files
                 .filter(|file| file.role == FileRole::Program)
                 .for_each(WatchedFile::take_as_tried);
             self.hinted = Some(now);
         }
+    }
+
+    /// Whether everything has been looked at and judged since a command before a swap ended.
+    pub fn has_seen_build(&self) -> bool {
+        let looked = !self.build_is_unseen && self.found.is_empty() && !self.is_settling();
+        looked && self.trees.iter().all(WatchedTree::is_judged)
+    }
+
+    /// What changed while the command before a swap ran, and may be a person's edit: to be asked once it has ended.
+    pub fn judge_build(&mut self) -> Option<Changed> {
+        let verdict = self.own_writes.judge();
+        if let Some(path) = verdict.new_each_time.as_deref().map(escaped) {
+            log::info!(
+                "{path} is new after the build, like other files before; new files no longer count while one runs\ntry: --ignore {path}"
+            );
+        }
+        let mut paths = verdict.count.into_iter();
+        let path = paths.next()?;
+        let others = paths.collect();
+        Some(Changed { path, others })
     }
 
     /// A generation starts, from what is there now; `built` if a command built it from what was there when that began.

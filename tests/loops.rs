@@ -175,6 +175,93 @@ fn under_dev_a_build_of_what_is_no_longer_there_is_ended_and_begun_again() {
     clients.expect_no_failure();
 }
 
+/// A development site that runs this line of shell in its directory before each swap.
+fn building(line: &str) -> Plan {
+    let plan = watching_source().with(&["--dev"]);
+    let line = format!("cd {}; {line}", plan.dir().display());
+    plan.with(&["--before-swap", &line])
+}
+
+/// Saves this version: one more generation serves, and none is given up.
+fn expect_one_swap(site: &Site, version: &str) {
+    expect_swaps(site, 1, || save(site, version));
+    assert_eq!(site.log.count("aborted: "), 0);
+}
+
+#[test]
+fn what_a_build_makes_and_removes_is_no_change() {
+    let site = building(
+        "echo begun >> begun; d=$(mktemp -d src/rustcXXXXXX); echo > $d/main.o; sleep 0.4; rm -r $d",
+    )
+    .serving("v1");
+    assert_eq!(builds(&site), 1);
+    expect_one_swap(&site, "v2");
+    assert_eq!(builds(&site), 2);
+    assert_eq!(site.log.count("building again"), 0);
+}
+
+#[test]
+fn no_build_is_ended_for_what_it_makes_itself() {
+    let site = building(
+        "echo begun >> begun; for o in a b c; do cat src/version > src/$o.o; sleep 0.2; done; echo >> linked",
+    )
+    .serving("v1");
+    for version in ["v2", "v3"] {
+        expect_one_swap(&site, version);
+    }
+    let linked = fs::read_to_string(site.dir().join("linked")).expect("builds");
+    assert_eq!(
+        linked.lines().count(),
+        builds(&site),
+        "all of them were ended well"
+    );
+    assert!(builds(&site) <= 5, "{}", builds(&site));
+}
+
+#[test]
+fn what_a_build_copies_into_the_tree_is_no_change() {
+    let site = building("echo begun >> begun; mkdir -p src/dist; cp src/version src/dist/version")
+        .serving("v1");
+    for version in ["v2", "v3"] {
+        expect_one_swap(&site, version);
+    }
+    assert!(builds(&site) <= 5, "{}", builds(&site));
+}
+
+#[test]
+fn new_names_at_each_build_are_named_and_no_longer_count() {
+    let site = building(
+        "echo begun >> begun; rm -f src/app.*.js; echo > src/app.$(date +%s%N).js; sleep 0.2",
+    )
+    .serving("v1");
+    for version in ["v2", "v3"] {
+        expect_one_swap(&site, version);
+    }
+    site.log
+        .wait_for("like other files before; new files no longer count");
+    let before = builds(&site);
+    expect_one_swap(&site, "v4");
+    assert_eq!(builds(&site), before + 1);
+}
+
+#[test]
+fn what_is_saved_first_during_a_build_is_built_after_it() {
+    let site =
+        building("echo begun >> begun; cat src/new >> built 2>/dev/null; sleep 0.5").serving("v1");
+    for content in ["one", "two"] {
+        let before = builds(&site);
+        save(&site, content);
+        eventually("the build", || (builds(&site) > before).then_some(()));
+        fs::write(site.dir().join("src/new"), content).expect("a file");
+        eventually("its build", || {
+            let built = fs::read_to_string(site.dir().join("built")).ok()?;
+            built.ends_with(content).then_some(())
+        });
+        sleep(QUIET);
+    }
+    assert_eq!(site.log.count("aborted: "), 0);
+}
+
 #[test]
 fn a_build_is_told_what_has_changed() {
     let plan = watching_source();

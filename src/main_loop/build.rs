@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::wait::Batch;
 use super::{Purpose, World};
@@ -13,6 +14,13 @@ use crate::watch::Changed;
 
 /// HOTSWAP_CHANGED is no longer than this: the kernel bounds a variable at 128 KiB.
 const LONGEST: usize = 32 << 10;
+/// How long a build that has ended waits until it is known what changed meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So many builds in a row are ended for what changed meanwhile; the next one runs to its end.
+const ENDED: u32 = 2;
+
+/// Well, or why not, with the last lines of the output.
+type BuildResult = Result<(), (String, Vec<String>)>;
 
 #[derive(Default)]
 pub(super) struct Build {
@@ -24,8 +32,12 @@ pub(super) struct Build {
     pub running_for: Option<Generation>,
     /// A file has changed while it ran.
     outdated: bool,
-    /// It was told to end, to be begun again.
+    /// It is to be begun again, once it has ended.
     begins_again: bool,
+    /// How many in a row were told to end for that.
+    ended_early: u32,
+    /// It has ended by itself then, and what changed meanwhile is not judged yet.
+    ended: Option<(BuildResult, Time)>,
     /// It has ended well, and the generation is not started yet.
     is_done: bool,
 }
@@ -54,9 +66,18 @@ impl Build {
         self.changed.clear();
         self.outdated = false;
         self.is_done = false;
+        self.ended = None;
     }
 
-    /// The generation to run it for again, if it was told to end for that.
+    pub fn awaits_judgment(&mut self, result: BuildResult, now: Time) {
+        self.ended = Some((result, now));
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.ended.as_ref().map(|(_, ended)| *ended + PATIENCE)
+    }
+
+    /// The generation to run it for again, if it is outdated.
     pub fn ends(&mut self, well: bool) -> Option<Generation> {
         let generation = self.running_for.take();
         self.is_done = well;
@@ -67,6 +88,7 @@ impl Build {
     pub fn is_given_up(&mut self) {
         self.begins_again = false;
         self.running_for = None;
+        self.ended = None;
     }
 
     /// Whether a file has changed since the command began, and nothing was built from that.
@@ -107,14 +129,56 @@ impl World {
             return Some(Event::FileChanged);
         }
         self.build.outdated = true;
-        if self.args.dev {
-            self.build.begins_again = true;
+        self.build.begins_again = self.args.dev;
+        if self.args.dev && self.build.ended_early < ENDED {
             let commands = self.commands.iter_mut();
             for (_, command) in commands.filter(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
                 command.end(now);
+                self.build.ended_early += 1;
             }
         }
         None
+    }
+
+    /// The command has ended by itself: once all that changed meanwhile is known, it runs again, or its swap goes on.
+    pub(super) fn conclude_build(&mut self, now: Time) -> Vec<Event> {
+        let is_seen = self.watch.has_seen_build();
+        let is_due = |ended: Time| is_seen || now >= ended + PATIENCE;
+        let ended = self.build.ended.take_if(|(_, ended)| is_due(*ended));
+        let Some((result, _)) = ended else {
+            return Vec::new();
+        };
+        let unclear = self.watch.judge_build();
+        self.files_changed(unclear.as_slice(), now);
+        if !self.build.begins_again {
+            self.build.ended_early = 0;
+        }
+        if let Some(generation) = self.build.ends(result.is_ok()) {
+            return self.run_before_swap(generation).into_iter().collect();
+        }
+        match result {
+            Ok(()) => vec![Event::BeforeSwapEnded(Ok(()))],
+            Err((why, last_lines)) => {
+                self.status_data.command_lines = last_lines;
+                let outdated = self.build.takes_outdated();
+                let mut events = vec![Event::BeforeSwapEnded(Err(why))];
+                events.extend(outdated.then_some(Event::FileChanged));
+                events
+            }
+        }
+    }
+
+    /// The command has ended because it was told to. What told it has said why.
+    pub(super) fn build_was_ended(&mut self) -> Option<Event> {
+        let mut commands = self.commands.iter();
+        if commands.any(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
+            return None;
+        }
+        if let Some(generation) = self.build.ends(false) {
+            return self.run_before_swap(generation);
+        }
+        let outdated = self.watch.judge_build().is_some() | self.build.takes_outdated();
+        outdated.then_some(Event::FileChanged)
     }
 
     /// With `--hold`, the core hears when a change is being judged; true if that has begun.

@@ -140,24 +140,17 @@ impl World {
         match purpose {
             Purpose::BeforeSwap => {
                 self.watch.command_ends(watch::HookKind::BeforeSwap, now);
-                if let Some(generation) = self.build.ends(well) {
-                    batch.requests.extend(self.run_before_swap(generation));
-                    return;
-                }
-                if well && !was_asked_to_end {
-                    batch.requests.push(Event::BeforeSwapEnded(Ok(())));
-                    return;
-                }
-                // What ended it has said why.
-                if !was_asked_to_end {
-                    self.status_data.command_lines = ended.last_lines;
+                let result = if well {
+                    Ok(())
+                } else {
                     let why = format!("the command before the swap failed: {}", ended.exit);
-                    batch.requests.push(Event::BeforeSwapEnded(Err(why)));
+                    Err((why, ended.last_lines))
+                };
+                if was_asked_to_end {
+                    batch.requests.extend(self.build_was_ended());
+                } else {
+                    self.build.awaits_judgment(result, now);
                 }
-                let outdated = self.build.takes_outdated();
-                batch
-                    .requests
-                    .extend(outdated.then_some(Event::FileChanged));
             }
             Purpose::Upgrade if well => batch.requests.push(Event::UpgradeAsked),
             Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),

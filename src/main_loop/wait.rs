@@ -155,7 +155,8 @@ impl World {
     fn deadline(&self) -> Option<Time> {
         let rooms = self.rooms().into_iter();
         let rooms = rooms.filter_map(|(_, room)| room.deadline());
-        rooms.chain(self.paths_due()).min()
+        let others = [self.paths_due(), self.build.deadline()];
+        rooms.chain(others.into_iter().flatten()).min()
     }
 
     fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
@@ -301,5 +302,6 @@ impl World {
             let changed = self.watch.look(now);
             batch.requests.extend(self.files_changed(&changed, now));
         }
+        batch.requests.extend(self.conclude_build(now));
     }
 }

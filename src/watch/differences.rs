@@ -44,7 +44,7 @@ pub struct Differs {
     /// What is there now; `None` if it is gone.
     pub entry: Option<Entry>,
     pub changed: (i64, i64),
-    pub grew: bool,
+    pub how: HowChanged,
     /// Where to look at it again.
     pub directory: PathBuf,
 }
@@ -54,8 +54,19 @@ pub struct Difference {
     pub path: PathBuf,
     /// By ctime, or by that of the directory it has gone from.
     pub changed: (i64, i64),
+    pub how: HowChanged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HowChanged {
+    Appeared,
     /// Something was added to its end, and nothing else was done to it.
-    pub grew: bool,
+    Grew,
+    Rewritten,
+    /// In whatever way: it is watched by its own name.
+    Named,
+    /// What is gone was last changed then.
+    Gone((i64, i64)),
 }
 
 /// Whether it begins with what it was.

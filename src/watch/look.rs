@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Watch;
 use super::brake::Worth;
 use super::changed::{Changed, escaped};
-use super::differences::Difference;
+use super::differences::{Difference, HowChanged};
 use super::events::{Hints, HowArrived};
 use super::file::FileRole;
 use super::own_writes::Author;
@@ -30,7 +30,7 @@ impl Watch {
             let difference = Difference {
                 changed: file.changed(),
                 path: path.clone(),
-                grew: false,
+                how: HowChanged::Named,
             };
             if !is_named || self.counts(&difference, now) {
                 let others = Vec::new();
@@ -70,13 +70,9 @@ impl Watch {
 
     /// Whether a change was made by a person or a tool, and not by hotswap's own commands or the server.
     fn counts(&mut self, difference: &Difference, now: Time) -> bool {
-        let Difference {
-            path,
-            changed,
-            grew,
-        } = difference;
-        match self.own_writes.author(path, *changed) {
-            Author::Command => return false,
+        let Difference { path, changed, how } = difference;
+        match self.own_writes.author(path, *how, *changed) {
+            Author::Command | Author::Unclear => return false,
             Author::CommandFirstSeen => {
                 log::info!(
                     "{} is written by a command of hotswap's and no longer counts\ntry: save it again if that was you",
@@ -86,7 +82,8 @@ impl Watch {
             }
             Author::Somebody => {}
         }
-        match self.brake.weigh(path, *changed, *grew, now) {
+        let grew = *how == HowChanged::Grew;
+        match self.brake.weigh(path, *changed, grew, now) {
             Worth::Counts => true,
             Worth::KeptBack => false,
             Worth::Braked => {

@@ -64,6 +64,8 @@ pub struct WatchedTree {
     known_until: (i64, i64),
     /// A directory was touched since the last look began.
     touched: bool,
+    /// All of it is to be looked at, even where nothing was touched.
+    wants_all: bool,
     /// How many times its own duration passes between two looks at everything.
     poll_rest: u32,
     /// When the last look at anything began and ended, and what it took; the same for the last look at everything.
@@ -102,6 +104,7 @@ impl WatchedTree {
             differences: Differences::default(),
             known_until: (0, 0),
             touched: true,
+            wants_all: false,
             poll_rest: POLL_REST,
             begun: None,
             looked: Time::ZERO,
@@ -180,6 +183,17 @@ impl WatchedTree {
         if self.walk.is_none() {
             self.known.clear();
         }
+    }
+
+    /// Looks at all of it soon.
+    pub fn look_at_all(&mut self) {
+        self.wants_all = true;
+        self.touched = true;
+    }
+
+    /// Whether all of it was looked at since then, and judged.
+    pub fn is_judged(&self) -> bool {
+        !self.wants_all && self.begun.is_none() && !self.is_settling()
     }
 
     /// This file does not count as it is, but saved once more it does, even with the same content.
@@ -272,7 +286,8 @@ impl WatchedTree {
     }
 
     fn begin(&mut self, now: Time) -> Time {
-        let poll_is_due = now >= self.looked_at_all + self.pause() && !self.poll.is_zero();
+        let polls = now >= self.looked_at_all + self.pause() && !self.poll.is_zero();
+        let is_due = mem::take(&mut self.wants_all) || polls;
         self.took = Duration::ZERO;
         self.touched = false;
         let root = fs::canonicalize(&self.path).ok();
@@ -285,7 +300,7 @@ impl WatchedTree {
             self.looked_at_all = now;
             return now;
         };
-        if poll_is_due || !is_same {
+        if is_due || !is_same {
             self.looked_at_all = now;
             walk.look_at_all();
         }
@@ -369,7 +384,7 @@ impl WatchedTree {
             changed.push(Difference {
                 path: self.as_given.join(&path),
                 changed: differs.changed,
-                grew: differs.grew,
+                how: differs.how,
             });
             self.learn(path, differs.entry);
         }

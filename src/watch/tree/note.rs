@@ -7,7 +7,7 @@ use super::WatchedTree;
 use crate::supervisor::Time;
 use crate::watch::completeness::{self, FileIdentity, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
-use crate::watch::differences::{Differs, Entry, has_grown, is_ours, is_same};
+use crate::watch::differences::{Differs, Entry, HowChanged, has_grown, is_ours, is_same};
 use crate::watch::listing::{Sighting, What};
 
 /// Larger files are compared by identity alone.
@@ -53,13 +53,22 @@ impl WatchedTree {
             differences.is_foreign |= !is_ours(&metadata);
             path = Some(at);
         }
-        let known = self.known.get(&sighting.shown);
-        let grew = known.zip(entry.as_ref()).zip(path.as_deref());
-        let grew = grew.is_some_and(|((known, entry), path)| has_grown(known, entry, path));
+        let how = match (self.known.get(&sighting.shown), entry.as_ref()) {
+            (known, None) => HowChanged::Gone(known.map_or((0, 0), |known| known.identity.changed)),
+            (None, Some(_)) => HowChanged::Appeared,
+            (Some(known), Some(entry)) => {
+                let grew = path.is_some_and(|path| has_grown(known, entry, &path));
+                if grew {
+                    HowChanged::Grew
+                } else {
+                    HowChanged::Rewritten
+                }
+            }
+        };
         let differs = Differs {
             entry,
             changed: sighting.since,
-            grew,
+            how,
             directory: sighting.directory,
         };
         let before = differences.paths.insert(sighting.shown, differs);
