@@ -1,6 +1,7 @@
 //! The edit, build and swap loop: nothing that is saved is lost, and nothing swaps without end.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -61,6 +62,33 @@ fn a_file_that_the_server_writes_at_its_start_is_left_out_and_named() {
     let mark = site.log.mark();
     save(&site, "v3");
     site.log.wait_after(mark, &["src/version changed"]);
+}
+
+#[test]
+fn a_log_that_grows_on_each_request_is_left_out_and_named() {
+    let plan = watching_source();
+    let log = plan.dir().join("src/access.log");
+    fs::write(&log, "GET /\n").expect("a log");
+    let site = plan.serving("v1");
+    let append = || {
+        let log = fs::OpenOptions::new().append(true).open(&log);
+        writeln!(log.expect("a log"), "GET /").expect("a line");
+    };
+    let late = Duration::from_millis(1100).saturating_sub(QUIET);
+    for _ in 0..4 {
+        expect_swaps(&site, 1, append);
+        // A request comes long after a start.
+        sleep(late);
+    }
+    append();
+    let line = site.log.wait_for("access.log only grows");
+    assert!(line.contains("no longer counts"), "{line}");
+    site.log.wait_for("try: --ignore ");
+    let before = swaps(&site);
+    append();
+    sleep(QUIET);
+    assert_eq!(swaps(&site), before);
+    expect_swaps(&site, 1, || save(&site, "v2"));
 }
 
 #[test]

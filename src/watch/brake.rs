@@ -2,7 +2,8 @@
 //!
 //! A file that changes within 1s of the start of five generations in a row is left out, until it has not changed for 30s or
 //! somebody asks for a swap. Before the fifth start it is given time: a person who saves often goes on saving while nothing
-//! starts, and then it counts.
+//! starts, and then it counts. A file that does nothing but grow is a log, at whatever moment: it is left out until it is
+//! changed in another way, or somebody asks for a swap.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,8 @@ pub enum Worth {
     Counts,
     /// Not now; perhaps later.
     KeptBack,
-    /// From now on the file is left out, and the user is told.
-    Braked,
+    /// From now on the file is left out, and the user is told why.
+    Braked(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,12 +42,22 @@ struct Streak {
     until: Option<Time>,
     lenient: u32,
     last: Time,
+    /// It was left out before: one more change at a start is enough.
+    was_braked: bool,
 }
 
 struct Braked {
     last: Time,
-    /// It has changed later than in the first second of a generation.
+    grew: bool,
+    /// It has changed later than in the first second of a generation, and has not only grown.
     late: bool,
+}
+
+impl Braked {
+    /// When it counts again.
+    fn release(&self) -> Option<Time> {
+        (self.late || !self.grew).then_some(self.last + RELEASE)
+    }
 }
 
 #[derive(Default)]
@@ -91,17 +102,17 @@ impl Brake {
         let soon = changed >= started && changed < (started.0.saturating_add(SOON), started.1);
         if let Some(braked) = self.braked.get_mut(path) {
             braked.last = now;
-            braked.late |= !soon;
+            braked.late |= !soon && !grew;
             return Worth::KeptBack;
         }
         let streak = self.streaks.entry(path.to_owned()).or_default();
         streak.last = now;
-        if !soon {
+        if !soon && !grew {
             let kept_back = streak.until.is_some();
-            if !grew && streak.lenient < LENIENCIES {
+            if streak.lenient < LENIENCIES {
                 streak.lenient += u32::from(kept_back);
                 streak.until = None;
-                streak.count = 0;
+                streak.count = if streak.was_braked { streak.count } else { 0 };
             }
             return if streak.until.is_some() {
                 Worth::KeptBack
@@ -120,12 +131,20 @@ impl Brake {
                 path.to_owned(),
                 Braked {
                     last: now,
+                    grew,
                     late: false,
                 },
             );
-            return Worth::Braked;
+            return Worth::Braked(if soon {
+                "changes with every start of the server"
+            } else {
+                "only grows, like a log"
+            });
         }
-        if streak.count + 1 == MOST {
+        if streak.until.is_some() {
+            return Worth::KeptBack;
+        }
+        if soon && streak.count + 1 == MOST {
             streak.until = Some(self.started_at + PATIENCE);
             return Worth::KeptBack;
         }
@@ -139,7 +158,7 @@ impl Brake {
 
     pub fn deadline(&self) -> Option<Time> {
         let kept_back = self.streaks.values().filter_map(|streak| streak.until);
-        let braked = self.braked.values().map(|braked| braked.last + RELEASE);
+        let braked = self.braked.values().filter_map(Braked::release);
         kept_back.chain(braked).min()
     }
 
@@ -154,7 +173,7 @@ impl Brake {
         let generation = self.generation;
         let due = self
             .braked
-            .extract_if(|_, braked| braked.last + RELEASE <= now);
+            .extract_if(|_, braked| braked.release().is_some_and(|due| due <= now));
         for (path, braked) in due {
             if braked.late {
                 counts.push(path);
@@ -163,6 +182,7 @@ impl Brake {
                 let streak = Streak {
                     generation,
                     count: MOST - 1,
+                    was_braked: true,
                     ..Streak::default()
                 };
                 self.streaks.insert(path, streak);
@@ -177,6 +197,7 @@ mod tests {
     use super::*;
 
     const LOG: &str = "src/started.json";
+    const AT_STARTS: &str = "changes with every start of the server";
 
     fn at(seconds: u64) -> Time {
         Time::from_secs(seconds)
@@ -205,14 +226,15 @@ mod tests {
         assert!(brake.release(at(7)).is_empty());
         assert_eq!(brake.release(at(9)), [PathBuf::from(LOG)]);
         brake.start(9);
-        assert_eq!(brake.change(9, false), Worth::Braked);
+        assert_eq!(brake.change(9, false), Worth::Braked(AT_STARTS));
         assert_eq!(brake.change(9, false), Worth::KeptBack);
         assert!(
             brake.release(at(40)).is_empty(),
             "it was written at a start"
         );
+        assert_eq!(brake.change(45, false), Worth::Counts);
         brake.start(50);
-        assert_eq!(brake.change(50, false), Worth::Braked);
+        assert_eq!(brake.change(50, false), Worth::Braked(AT_STARTS));
         brake.release_all();
         assert_eq!(brake.change(51, false), Worth::Counts);
     }
@@ -230,7 +252,28 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_grows_on_each_request_is_left_out() {
+    fn a_log_that_grows_on_each_request_is_left_out_until_it_is_edited() {
+        let mut brake = Brake::default();
+        for second in [0, 10, 20, 30] {
+            brake.start(second);
+            assert_eq!(brake.change(second + 5, true), Worth::Counts);
+        }
+        brake.start(40);
+        let braked = Worth::Braked("only grows, like a log");
+        assert_eq!(brake.change(45, true), braked);
+        assert_eq!(brake.change(50, true), Worth::KeptBack);
+        assert_eq!(brake.deadline(), None);
+        assert!(brake.release(at(99)).is_empty());
+        assert_eq!(brake.change(100, false), Worth::KeptBack);
+        assert_eq!(
+            brake.release(at(131)).len(),
+            1,
+            "somebody may have edited it"
+        );
+    }
+
+    #[test]
+    fn a_log_that_grows_at_each_start_and_on_each_request_is_left_out() {
         let mut brake = Brake::default();
         for second in [0, 2, 4] {
             brake.start(second);
@@ -241,13 +284,9 @@ mod tests {
         assert_eq!(brake.change(7, true), Worth::KeptBack);
         assert_eq!(brake.release(at(9)).len(), 1);
         brake.start(9);
-        assert_eq!(brake.change(9, true), Worth::Braked);
+        assert_eq!(brake.change(9, true), Worth::Braked(AT_STARTS));
         assert_eq!(brake.change(15, true), Worth::KeptBack);
-        assert_eq!(
-            brake.release(at(45)).len(),
-            1,
-            "somebody may have edited it"
-        );
+        assert!(brake.release(at(60)).is_empty());
     }
 
     #[test]

@@ -86,11 +86,9 @@ impl Watch {
         match self.brake.weigh(path, *changed, grew, now) {
             Worth::Counts => true,
             Worth::KeptBack => false,
-            Worth::Braked => {
+            Worth::Braked(why) => {
                 let path = escaped(path);
-                log::warn!(
-                    "{path} changes with every start of the server, and no longer counts\ntry: --ignore {path}"
-                );
+                log::warn!("{path} {why}, and no longer counts\ntry: --ignore {path}");
                 false
             }
         }
