@@ -161,6 +161,7 @@ fn every_command_of_the_readme_and_the_recipes_is_valid() {
     let lines = blocks
         .filter_map(|block| block.split("```").next())
         .flat_map(str::lines)
+        .filter_map(|line| line.split(" # ").next())
         .filter(|line| line.starts_with("hotswap "));
     let in_tables = RECIPES
         .lines()
