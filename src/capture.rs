@@ -61,7 +61,7 @@ pub enum CaptureEvent {
     /// It listens on an address that hotswap did not have until now.
     Listens(String),
     Warning(String),
-    /// What is not kept over a swap, and that once in the life of this hotswap.
+    /// What is not kept across a swap, and that once in the life of this hotswap.
     Hint(Warning, String),
     /// No task is left under the filter: the generation is gone.
     Gone,
@@ -375,7 +375,7 @@ impl Capture {
         self.announced += 1;
         if self.announced > MOST_ANNOUNCED {
             let generation = self.generation;
-            let text = format!("{generation} listens on more addresses than are worth naming");
+            let text = format!("{generation} listens on more addresses than are logged");
             self.warn_once(Warning::TooManyToName, text);
         } else {
             self.events.push(CaptureEvent::Listens(new.as_given));

@@ -400,7 +400,10 @@ impl Polled for Control {
 fn refusal(connection: &ClientConnection) -> Option<String> {
     match socket::peer(&connection.stream) {
         Ok(uid) if uid.is_root() || uid == Uid::effective() => None,
-        Ok(_) => Some(format!("only uid {} and root are served", Uid::effective())),
+        Ok(_) => Some(format!(
+            "only uid {} and root may connect",
+            Uid::effective()
+        )),
         Err(error) => Some(format!("cannot tell who you are: {error}")),
     }
 }

@@ -1,7 +1,7 @@
 //! The sockets that outlive every generation, and which of them new connections go to.
 //!
 //! Three kinds of listener answer to one trait: a TCP address steered by a reuseport group, a unix path steered by
-//! rename(2), and one socket shared by all. Nothing here waits, and nothing here decides when a generation is ready or
+//! rename(2), and one socket shared by all. Nothing here waits for a client or a server, and nothing here decides when a generation is ready or
 //! gone: it is told.
 
 mod adopt;

@@ -108,7 +108,7 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     let _ = logger.try_init();
     if let (Some(filter), None) = (filter, understood) {
         log_record(&Record::warning(format!(
-            "cannot use HOTSWAP_LOG={}: it is no filter\ntry: HOTSWAP_LOG=debug",
+            "cannot use HOTSWAP_LOG={}: it is not a filter\ntry: HOTSWAP_LOG=debug",
             filter.display()
         )));
     }

@@ -93,7 +93,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
                 results.extend(world.act(action));
             }
             world.report(&supervisor, by_signal);
-            // They answer what was just done, and come before older news.
+            // Results of these actions come before older events.
             for result in results.into_iter().rev() {
                 events.push_front(result);
             }
@@ -109,7 +109,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
     }
 }
 
-/// All that hotswap has its hands on.
+/// The state of the main loop: every room, and every generation.
 struct World {
     args: RunArgs,
     /// Where the next version of hotswap will be.
@@ -136,7 +136,7 @@ struct World {
     hints: Vec<capture::Warning>,
     /// How many restarts in a row have died before they bound anything.
     unbound_restarts: u32,
-    /// Since when clients that may never ask are not waited for any longer than a moment.
+    /// When the stop began: from then on, connections that have sent nothing hold up a drain for 1s at most.
     stopping_since: Option<Time>,
     /// Those who ask from outside.
     control: Control,

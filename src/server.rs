@@ -214,7 +214,7 @@ impl Server {
         self.channel.is_none() && self.refusal.is_none()
     }
 
-    /// A hold on the file that it runs, for when a newer one in its place is no good. None of a script.
+    /// The file it runs, kept open in case a newer one fails. `None` for a script.
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
         self.program.as_ref().map(AsFd::as_fd)
     }

@@ -97,7 +97,7 @@ struct Shutdown {
     clients: Vec<ClientId>,
 }
 
-/// How much of a hurry those are in who want hotswap to end.
+/// How urgent the stop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Urgency {
     /// Requests in flight may take so long.
@@ -127,7 +127,7 @@ pub struct Supervisor {
     restarts: u32,
     /// The generation whose program to run if the next restart fails: the path may lead to a newer one by then.
     last_good: Option<Generation>,
-    /// The generation whose program restarts run since one has failed.
+    /// Whose program restarts run, after a fallback.
     fallen_back: Option<Generation>,
     /// The path leads to a program that did not get to serve, and nobody has asked for it since.
     rejected: bool,

@@ -86,7 +86,7 @@ fn a_peer_of_another_uid_is_refused() {
     };
     assert!(output.status.success(), "{}", said(&output));
     assert!(
-        said(&output).contains("only uid 0 and root are served"),
+        said(&output).contains("only uid 0 and root may connect"),
         "{}",
         said(&output)
     );

@@ -57,7 +57,7 @@ impl Stranger {
 fn stranger_said(site: &Site) -> usize {
     let us = format!("pid {} ", std::process::id());
     let lines = site.log.lines("listens on");
-    let of_us = |line: &&String| line.contains(&us) && line.ends_with("and gets no connection");
+    let of_us = |line: &&String| line.contains(&us) && line.ends_with("it gets no connections");
     lines.iter().filter(of_us).count()
 }
 

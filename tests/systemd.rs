@@ -242,7 +242,7 @@ fn a_service_without_netlink_is_told_what_that_costs() {
     let site = confined("no-netlink")
         .with(&["--quiesce", "300ms"])
         .serving("v1");
-    site.log.wait_for("each drain takes all of --quiesce");
+    site.log.wait_for("every drain takes the full --quiesce");
     site.log
         .wait_for("try: AF_NETLINK in RestrictAddressFamilies= of the unit");
     swaps(&site);

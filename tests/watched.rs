@@ -410,6 +410,6 @@ fn the_directory_that_hotswap_was_started_in_is_followed() {
         run(&site, 1, script);
         clients.until_all_see("v2");
         clients.expect_no_failure();
-        assert!(site.log.says("is another directory by now"));
+        assert!(site.log.says("now leads to another directory"));
     }
 }

@@ -158,7 +158,7 @@ impl Capture {
             let generation = self.generation;
             self.hint_once(
                 Warning::TooMany,
-                format!("{generation} has {MOST_LISTENERS} listeners: what it binds beyond is not kept over a swap"),
+                format!("{generation} has {MOST_LISTENERS} listeners: what it binds beyond them is not kept across a swap"),
             );
             return Ok(CallResult::Continue);
         }
@@ -195,7 +195,7 @@ impl Capture {
             let generation = self.generation;
             self.hint_once(
                 Warning::OtherNetwork,
-                format!("{generation} listens in another network namespace: that is not kept over a swap"),
+                format!("{generation} listens in another network namespace: that is not kept across a swap"),
             );
         }
         same

@@ -44,7 +44,7 @@ impl Capture {
     pub(super) fn leave_alone(&mut self, request: &BindRequest, why: &str) {
         let (generation, address) = (self.generation, &request.address);
         let text = format!(
-            "{generation} binds {address} by itself, which is not kept over a swap: {why}, and pidfd_getfd(2) is \
+            "{generation} binds {address} by itself, which is not kept across a swap: {why}, and pidfd_getfd(2) is \
              forbidden here\ntry: allow pidfd_getfd, or --listen {address}"
         );
         self.hint_once(Warning::NoCopy, text);
@@ -87,13 +87,13 @@ impl Capture {
                 let patience = PATIENCE.as_secs();
                 self.warn_once(
                     Warning::TooSlow,
-                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept over a swap"),
+                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept across a swap"),
                 );
             }
             _ => self.warn_once(
                 Warning::CannotLook,
                 format!(
-                    "cannot look into {generation}: {error}; what it binds is not kept over a swap\n\
+                    "cannot look into {generation}: {error}; what it binds is not kept across a swap\n\
                      try: hotswap as root, or --listen and a server that takes its sockets from there"
                 ),
             ),

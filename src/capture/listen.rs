@@ -72,7 +72,7 @@ impl Capture {
             self.bound_sockets.forget(inode);
             self.hint_once(
                 Warning::PathMoved,
-                format!("{generation} moves {address} before it listens there: that is not kept over a swap"),
+                format!("{generation} moves {address} before it listens there: that is not kept across a swap"),
             );
             return Ok(CallResult::Continue);
         }

@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Listeners")]
     pub share: bool,
 
-    /// Whether to keep the addresses that the server itself binds over a swap
+    /// Whether to keep the addresses that the server itself binds across a swap
     #[arg(
         long,
         value_enum,
@@ -58,7 +58,7 @@ pub struct RunArgs {
 
     /// An address to leave to the server: a port, an address, a path or a glob
     ///
-    /// May be repeated. It is not captured, and not kept over a swap.
+    /// May be repeated. It is not captured, and not kept across a swap.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub capture_not: Vec<AddressPattern>,
 

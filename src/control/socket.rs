@@ -83,7 +83,7 @@ impl ControlSocket {
     fn claim(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(in_use("there is a file that is no socket"));
+                return Err(in_use("there is a file that is not a socket"));
             }
             Ok(_) if is_answered(path) => return Err(in_use("another hotswap answers on it")),
             Ok(_) => fs::remove_file(path)?,

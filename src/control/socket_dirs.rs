@@ -195,7 +195,7 @@ impl SocketDirs {
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
         };
         if !metadata.is_dir() {
-            return refuse("is no directory");
+            return refuse("is not a directory");
         }
         if metadata.uid() != self.uid.as_raw() {
             return refuse("belongs to another user");
@@ -337,7 +337,7 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
         fs::remove_dir(open.join("hotswap")).unwrap();
         std::os::unix::fs::symlink(room.path().join("run"), open.join("hotswap")).unwrap();
-        assert!(refused(&dirs).contains("is no directory"));
+        assert!(refused(&dirs).contains("is not a directory"));
     }
 
     #[test]

@@ -88,7 +88,10 @@ impl fmt::Display for Incident {
                 write!(f, "{these} {were} refused {meanwhile}")
             }
             Self::Stranger { listener, who } => {
-                write!(f, "{who} listens on {listener} too, and gets no connection")
+                write!(
+                    f,
+                    "{who} also listens on {listener}; it gets no connections"
+                )
             }
             Self::Repaired { listener } => {
                 write!(

@@ -336,7 +336,7 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
         }
         (Some(libc::EPERM), None) => "\ntry: --socket-owner as root, or without a user".into(),
         (Some(libc::EEXIST), None) => {
-            ", and it is no socket\ntry: another path, or remove it if nobody needs it".into()
+            ", and it is not a socket\ntry: another path, or remove it if nobody needs it".into()
         }
         (Some(libc::ENOENT), None) => parent(listen).map_or(String::new(), |parent| {
             format!("\ntry: mkdir -p {}", parent.display())

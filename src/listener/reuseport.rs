@@ -284,5 +284,5 @@ fn role_of(socket: &ListeningSocket) -> MemberRole {
 
 /// The error if strangers join and leave without a pause.
 fn too_many_strangers() -> io::Error {
-    io::Error::other("others join the port and leave it all the time")
+    io::Error::other("other processes keep joining and leaving the port")
 }

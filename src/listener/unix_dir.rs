@@ -45,7 +45,7 @@ impl fmt::Display for LedTo {
         f.write_str(match self {
             Self::Nothing => "nothing",
             Self::Socket => "another socket",
-            Self::File => "a file that is no socket",
+            Self::File => "a file that is not a socket",
         })
     }
 }
@@ -78,7 +78,7 @@ impl UnixDir {
     /// Takes the path: no other hotswap has it, nobody answers there, and what a killed hotswap has left beside it is removed.
     ///
     /// # Errors
-    /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is no socket.
+    /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is not a socket.
     pub fn take(path: &Path) -> io::Result<Self> {
         let mut dir = Self::of(path)?;
         dir.lock()?;
@@ -254,7 +254,7 @@ impl UnixDir {
     /// Whether the path is free, or nobody answers on the socket there.
     ///
     /// # Errors
-    /// `EADDRINUSE` if somebody does, `EEXIST` if it is no socket.
+    /// `EADDRINUSE` if somebody does, `EEXIST` if it is not a socket.
     fn check_free(&self) -> io::Result<()> {
         match self.stat(&self.name)? {
             None => Ok(()),

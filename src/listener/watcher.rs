@@ -1,6 +1,6 @@
 //! The epoll sets of all listening sockets and relayed connections, so that the main loop polls two descriptors.
 //!
-//! One reports what must be done something about. The other, edge-triggered, only says that clients come to sockets that
+//! One reports events that need action. The other, edge-triggered, only says that clients come to sockets that
 //! their servers may have closed; then it is left out of the poll for a while, and no client costs anything meanwhile.
 
 use std::io;

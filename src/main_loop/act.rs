@@ -201,7 +201,7 @@ impl World {
         Ok(())
     }
 
-    /// Where it has no socket yet it is to bind that of the dead one.
+    /// Gives the candidate the dead generation's sockets wherever it has none.
     fn inherit(&mut self, generation: Generation) -> Vec<Event> {
         match self
             .listeners

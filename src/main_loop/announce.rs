@@ -15,7 +15,7 @@ use crate::record::{self, Record, RecordKind};
 use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Supervisor, Time, Transition};
 use crate::sys;
 
-/// So soon ends what has only looked at its stdin.
+/// A server that exits sooner probably stopped at the end of its stdin.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 impl World {
@@ -76,7 +76,7 @@ impl World {
             }
             Transition::FallingBack { to } => self.falling_back(*to),
             Transition::ChangeWaits => {
-                Record::notice("the change waits: as many drain as --max-draining allows")
+                Record::notice("the change waits: --max-draining generations are already draining")
             }
             Transition::Refusing => self.refusing(),
             Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),

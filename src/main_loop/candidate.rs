@@ -92,7 +92,7 @@ impl World {
         one.readiness = None;
         let is_first = one.rank == Rank::First;
         if !is_first {
-            // Clients of an address that it leaves out with leave stay with the old one as well.
+            // Clients of an optional address that it leaves out also stay with the old generation.
             let left = optional.iter().filter(|one| !ready.accepts.contains(one));
             one.missing = ready.missing.iter().chain(left).copied().collect();
         }

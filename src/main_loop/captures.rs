@@ -69,7 +69,7 @@ impl CaptureSetting {
             capture: None,
             share: nested,
             warning: Some(format!(
-                "cannot capture what the server binds: {why}; only what it is given by --listen is kept over a swap{shared}{hint}"
+                "cannot capture what the server binds: {why}; only what it is given by --listen is kept across a swap{shared}{hint}"
             )),
         })
     }

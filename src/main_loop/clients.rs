@@ -88,7 +88,7 @@ impl World {
         events
     }
 
-    /// Answers those who want to know how it is.
+    /// Answers status and history requests.
     pub(super) fn answer_status_requests(&mut self, supervisor: &Supervisor, now: Time) {
         for client in std::mem::take(&mut self.status_data.history_clients) {
             self.control.status(client, self.status_data.history(), now);

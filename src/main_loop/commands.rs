@@ -70,7 +70,7 @@ impl World {
             .count();
         if running >= HOOKS {
             self.warn(format!(
-                "the command for {:?} is left out: {HOOKS} are still running",
+                "the command for {:?} is skipped: {HOOKS} are still running",
                 record.kind.name()
             ));
             return;

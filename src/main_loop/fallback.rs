@@ -43,7 +43,7 @@ impl World {
             return Err("it was a script".into());
         };
         if written(&kept.program) != kept.written {
-            return Err("its file was written anew in its own place".into());
+            return Err("its file was overwritten in place".into());
         }
         let program = kept.program.try_clone();
         program.map_err(|error| error.to_string())

@@ -58,7 +58,7 @@ pub(super) struct Spawned {
     pub elsewhere: Vec<String>,
 }
 
-/// How long the other processes of a generation are looked at whose main process has exited with 0.
+/// After the main process exits with 0: how long to look for a daemon among the others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lingering {
     /// When to look.

@@ -300,7 +300,7 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
 fn without_netlink() -> Option<String> {
     let error = connections::available().err()?;
     Some(format!(
-        "cannot ask the kernel about connections: {error}; each drain takes all of --quiesce\n\
+        "cannot ask the kernel about connections: {error}; every drain takes the full --quiesce\n\
          try: AF_NETLINK in RestrictAddressFamilies= of the unit"
     ))
 }
@@ -312,7 +312,7 @@ fn check_proc() -> Result<()> {
     if own.as_os_str() != pid.to_string().as_str() {
         bail!(
             "cannot use /proc: it belongs to another pid namespace ({} there is {pid} here)\n\
-             try: mount it anew, as unshare --mount-proc does",
+             try: unshare --mount-proc",
             own.display()
         );
     }

@@ -29,7 +29,7 @@ const HISTORY: usize = 50;
 #[derive(Serialize, Deserialize)]
 pub(super) struct StatusData {
     pub counters: Counters,
-    /// Clients that want to know how it is.
+    /// Clients that asked for the status.
     #[serde(skip)]
     pub status_clients: Vec<ClientId>,
     /// What the last command before a swap that failed has said.
@@ -49,7 +49,7 @@ pub(super) struct StatusData {
     /// Why the control socket could not be made again, as it was last said.
     #[serde(skip)]
     pub control_lost: Option<String>,
-    /// As many clients were said to wait while nothing serves.
+    /// The last logged number of waiting clients.
     #[serde(skip)]
     pub waiting: u32,
     pub programs: Programs,

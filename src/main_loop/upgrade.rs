@@ -120,7 +120,9 @@ impl World {
     /// Takes up what [`World::outgoing`] put, in a world that has been opened but for these rooms.
     pub(super) fn restore(&mut self, mut incoming: Incoming) -> Result<()> {
         let state: Value = incoming.take("world")?;
-        let generations = state["lives"].as_object().context("no lives")?;
+        let generations = state["lives"]
+            .as_object()
+            .context("no generations in the saved state")?;
         for (number, info) in generations {
             let generation = Generation(number.parse()?);
             let server = incoming.take(&format!("server {number}"))?;

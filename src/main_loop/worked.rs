@@ -41,7 +41,7 @@ impl World {
         let named = named.filter(|named| cause == Cause::Restart && !named.is_dir())?;
         let path = proc::path_for_others(self.worked.as_ref()?.directory.as_ref()?);
         let text = format!(
-            "cannot run in {}: it is no directory; the one that worked last is used",
+            "cannot run in {}: not a directory; using the last one that worked",
             named.display()
         );
         self.warn(text);

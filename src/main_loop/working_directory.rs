@@ -30,7 +30,7 @@ impl WorkingDirectory {
         }
         let path = self.0.display();
         match env::set_current_dir(&self.0) {
-            Ok(()) => log::info!("{path} is another directory by now, and is followed"),
+            Ok(()) => log::info!("{path} now leads to another directory; changing to it"),
             Err(error) => log::warn!("cannot change to {path}: {error}"),
         }
     }

@@ -99,7 +99,7 @@ impl Server {
             let _ = kill(process, Signal::SIGCONT);
             stopping.asked.push(id);
         }
-        // A wrapper that is stopped itself could not bury it.
+        // A stopped wrapper could not reap it.
         if main_lives {
             let _ = kill(main, Signal::SIGCONT);
         }

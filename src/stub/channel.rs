@@ -102,7 +102,7 @@ impl StubChannel {
                 Some(&CAPTURED) => answers.push(self.came.pop().map_or_else(
                     || StubMessage::Cannot {
                         status: 125,
-                        reason: "cannot take the descriptor that it is captured by".to_owned(),
+                        reason: "cannot receive the seccomp notification descriptor".to_owned(),
                     },
                     StubMessage::Captured,
                 )),

@@ -13,7 +13,7 @@ pub struct StubRequest<'a> {
     /// The program as given, and its arguments.
     pub command: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
-    /// Set LISTEN_PID, HOME and the like, which only the stub knows.
+    /// Set LISTEN_PID, which only the stub knows.
     pub listen_pid: bool,
     pub chdir: Option<OsString>,
     pub user: Option<String>,

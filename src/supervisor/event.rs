@@ -26,7 +26,7 @@ pub enum Event {
     Died(Generation, Exit),
     /// Nothing of it is left.
     Gone(Generation),
-    /// It is of a hotswap that is gone, and serves an address that the candidate does not: it goes on by itself.
+    /// An orphan that serves an address the candidate does not: it is left running.
     LeftAlone(Generation),
     Queued(Generation, Queue),
     /// None of its connections is busy.
@@ -75,7 +75,7 @@ pub enum Action {
     Lose(Generation),
     /// Watch its accept queues and handshakes.
     Empty(Generation),
-    /// What is left in its accept queue, which it does not accept from, goes to the one that serves.
+    /// Relay its queued connections to the serving generation.
     Relay(Generation),
     /// Watch its connections.
     Quiesce(Generation),
@@ -157,7 +157,7 @@ pub enum Transition {
     WaitingForChange,
     /// Clients have waited long enough for the next version.
     Refusing,
-    /// So many drain that the changed file has to wait.
+    /// Too many generations drain: the changed file waits.
     ChangeWaits,
     Stopping,
 }

@@ -5,7 +5,7 @@
 
 use super::{Action, Cause, Generation, Stage, Supervisor, Swap, Time};
 
-/// After so long, what could not be released is released again.
+/// When to retry a release that failed.
 const RETRY: Time = Time::from_secs(1);
 
 /// What new connections wait for.
@@ -18,7 +18,7 @@ pub struct Waiting {
 }
 
 impl Supervisor {
-    /// Nothing changes if they wait already, or if there is nobody that they wait for instead of.
+    /// Does nothing if connections already wait, or no generation serves.
     pub(super) fn hold(&mut self) -> Vec<Action> {
         let is_cutting_over = |swap: &Swap| matches!(swap.stage, Stage::CuttingOver { .. });
         let may = self.policy.hold && self.serving.is_some() && self.shutdown.is_none();

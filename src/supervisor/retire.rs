@@ -58,7 +58,7 @@ impl Supervisor {
         }
     }
 
-    /// It is another one's affair from now on.
+    /// Stops tracking an orphan that is left running.
     pub(super) fn leave_alone(&mut self, generation: Generation) -> Vec<Action> {
         self.serving
             .take_if(|serving| serving.generation == generation);

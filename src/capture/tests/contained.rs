@@ -129,7 +129,7 @@ fn a_socket_that_cannot_be_copied_stays_the_servers_own() {
     says_hello(&server, &mut TcpStream::connect(address).unwrap());
     assert_eq!(servers.listeners.sockets_of(G1).len(), 0);
     assert_eq!(servers.warnings().len(), 1);
-    assert!(servers.warnings()[0].contains("is not kept over a swap"));
+    assert!(servers.warnings()[0].contains("is not kept across a swap"));
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_path_is_taken_only_if_nobody_answers_there() {
     drop(Fixture::listening(&[&listen]));
     fs::write(&path, "mine").unwrap();
     let said = fixture.refusal(&listen);
-    assert!(said.contains("it is no socket\ntry: "), "{said}");
+    assert!(said.contains("it is not a socket\ntry: "), "{said}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
 

@@ -33,7 +33,7 @@ fn parse(text: &[u8], own: &[(OsString, OsString)]) -> Result<Variables, EnvFile
             continue;
         }
         if line.contains(&0) {
-            return Err((number, "a NUL is in it"));
+            return Err((number, "it contains a NUL"));
         }
         let end = line.iter().position(|byte| *byte == b'=');
         let (name, value) = match end {
@@ -44,7 +44,7 @@ fn parse(text: &[u8], own: &[(OsString, OsString)]) -> Result<Variables, EnvFile
             return Err((number, "no name is before the ="));
         }
         if name.iter().any(u8::is_ascii_whitespace) {
-            return Err((number, "a blank is in the name"));
+            return Err((number, "the name contains a blank"));
         }
         let name = OsStr::from_bytes(name);
         let value = match value {
@@ -109,8 +109,11 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_told_by_its_line() {
         assert_eq!(parsed("A=1\n=2"), Err((2, "no name is before the =")));
-        assert_eq!(parsed("\nexport A=1"), Err((2, "a blank is in the name")));
-        assert_eq!(parsed("A=\0"), Err((1, "a NUL is in it")));
+        assert_eq!(
+            parsed("\nexport A=1"),
+            Err((2, "the name contains a blank"))
+        );
+        assert_eq!(parsed("A=\0"), Err((1, "it contains a NUL")));
     }
 
     proptest! {

@@ -239,7 +239,7 @@ fn a_user_is_left_its_own_variables_by_the_env_file() {
     fs::write(&file, "export A=1").expect("written");
     let error = environment::inherited_by(&server_config).expect_err("it is not docker's");
     let expected = format!(
-        "cannot use {}: line 1: a blank is in the name",
+        "cannot use {}: line 1: the name contains a blank",
         file.display()
     );
     assert_eq!(error.to_string(), expected);
