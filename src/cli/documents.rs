@@ -162,6 +162,7 @@ fn every_command_of_the_readme_and_the_recipes_is_valid() {
         .filter_map(|block| block.split("```").next())
         .flat_map(str::lines)
         .filter_map(|line| line.split(" # ").next())
+        .map(str::trim_end)
         .filter(|line| line.starts_with("hotswap "));
     let in_tables = RECIPES
         .lines()
