@@ -187,15 +187,12 @@ impl Listeners {
         let context = &self.context;
         let share = context.options.share;
         let sort = match (asked.tcp(), dir) {
-            (Some(address), _) if !share && is_early => ListenerKind::Group(
-                ReuseportGroup::hidden(socket, address, generation, context)?,
-            ),
-            (Some(address), _) if !share => ListenerKind::Group(ReuseportGroup::new(
-                socket,
-                address,
-                Some(generation),
-                context,
-            )?),
+            (Some(_), _) if !share && is_early => {
+                ListenerKind::Group(ReuseportGroup::hidden(socket, generation, context)?)
+            }
+            (Some(_), _) if !share => {
+                ListenerKind::Group(ReuseportGroup::new(socket, Some(generation), context)?)
+            }
             (None, Some(dir)) if !share => {
                 ListenerKind::Path(UnixPath::captured(dir, generation, socket, context)?)
             }

@@ -202,7 +202,7 @@ impl Opening<'_> {
         let kept = match (bound, orphans) {
             (Ok(Found::Kept(kept)), _) => Some(kept),
             (Err(error), Some(_)) if is_in_use(&error) => None,
-            (Ok(Found::New(fd)), _) => return self.inet_of(fd, address, sort),
+            (Ok(Found::New(fd)), _) => return self.inet_of(fd, sort),
             (Err(error), _) => return Err(error),
         };
         let group = match (orphans, kept) {
@@ -215,17 +215,12 @@ impl Opening<'_> {
         Ok((ListenerKind::Group(group), address.at))
     }
 
-    fn inet_of(
-        &mut self,
-        fd: OwnedFd,
-        address: InetAddress,
-        sort: SockType,
-    ) -> io::Result<(ListenerKind, SocketAddr)> {
+    fn inet_of(&mut self, fd: OwnedFd, sort: SockType) -> io::Result<(ListenerKind, SocketAddr)> {
         let bound = bound_to(fd.as_fd())?;
         let sort = if sort == SockType::Datagram || self.context.options.share {
             ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
         } else {
-            ListenerKind::Group(ReuseportGroup::new(fd, address, None, self.context)?)
+            ListenerKind::Group(ReuseportGroup::new(fd, None, self.context)?)
         };
         Ok((sort, bound))
     }

@@ -56,15 +56,12 @@ impl ReuseportGroup {
     /// A group of one: a bound socket, which listens from now on, of this generation or a spare.
     pub fn new(
         first: OwnedFd,
-        address: InetAddress,
         owner: Option<Generation>,
         context: &ListenerContext,
     ) -> io::Result<Self> {
         let at = bound_to(first.as_fd())?;
-        let mut group = Self::without_members(InetAddress {
-            device: address.device,
-            ..InetAddress::of(first.as_fd(), at)?
-        });
+        // a link-local address has the device of its scope
+        let mut group = Self::without_members(InetAddress::of(first.as_fd(), at)?);
         group.is_captured = owner.is_some();
         group.begin(first, owner, context)?;
         Ok(group)
@@ -73,11 +70,11 @@ impl ReuseportGroup {
     /// The same of a candidate, hidden from clients until the cut-over.
     pub fn hidden(
         first: OwnedFd,
-        address: InetAddress,
         candidate: Generation,
         context: &ListenerContext,
     ) -> io::Result<Self> {
-        let mut group = Self::without_members(address);
+        let at = bound_to(first.as_fd())?;
+        let mut group = Self::without_members(InetAddress::of(first.as_fd(), at)?);
         group.is_captured = true;
         group.begin_hidden(first.as_fd())?;
         group.begin(first, Some(candidate), context)?;

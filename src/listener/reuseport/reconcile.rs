@@ -16,7 +16,7 @@ use crate::listener::member_index::MemberRole;
 use crate::listener::relay::Destination;
 use crate::listener::snapshot::{Snapshot, Surveys};
 use crate::listener::steering::Steering;
-use crate::socket::{Inode, bound_to};
+use crate::socket::{Inode, bound_to, listens};
 use crate::sys;
 
 /// How often, and for how long, a socket joins again because strangers join or leave at the same moment.
@@ -53,9 +53,10 @@ impl ReuseportGroup {
 
     fn members_seen(&mut self, there: HashSet<Inode>, context: &mut ListenerContext) {
         let ours = self.sockets.iter().filter(|socket| socket.listens);
+        // one that listens and is not shown can only be in another group: to join again would not help it
         let shut: Vec<Inode> = ours
+            .filter(|socket| !there.contains(&socket.inode) && !listens(socket.fd()))
             .map(|socket| socket.inode)
-            .filter(|inode| !there.contains(inode))
             .collect();
         if !shut.is_empty() {
             self.shut_down(&shut, context);

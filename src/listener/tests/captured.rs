@@ -112,6 +112,33 @@ fn clients_of_a_narrower_address_go_where_the_others_go() {
     assert_eq!([&first, &wide, &second].map(answers), [0, 0, 1]);
 }
 
+/// A link-local address of this machine, if it has one.
+fn link_local() -> Option<SocketAddr> {
+    let table = std::fs::read_to_string("/proc/net/if_inet6").ok()?;
+    let mut lines = table.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut fields| {
+        let (address, device) = (fields.next()?, fields.next()?);
+        let ip = u128::from_str_radix(address, 16).ok()?.into();
+        let device = u32::from_str_radix(device, 16).ok()?;
+        let at = std::net::SocketAddrV6::new(ip, 0, 0, device);
+        ip.is_unicast_link_local().then_some(at.into())
+    })
+}
+
+/// Such a socket is bound to the device of its scope, although nobody has asked for that.
+#[test]
+fn a_link_local_address_is_a_listener_like_others() {
+    let Some(at) = link_local() else { return };
+    let mut servers = Servers::at(&at.to_string());
+    let first = servers.serving(G1);
+    let second = servers.starts(G2);
+    let _clients: Vec<_> = (0..5).map(|_| servers.client()).collect();
+    assert_eq!((answers(&first), answers(&second)), (5, 0));
+    servers.fixture.cut_over(G2);
+    let _client = servers.client();
+    assert_eq!((answers(&first), answers(&second)), (0, 1));
+}
+
 #[test]
 fn a_restart_is_given_the_dead_ones_socket_at_its_bind() {
     let mut servers = Servers::at("127.0.0.1:0");
