@@ -284,8 +284,8 @@ impl ListenerContext {
                 }
             }
         }
-        if socket.owner.is_some() && !was_nonblocking {
-            // its server has it, too
+        if !was_nonblocking {
+            // a server may have it, too, even one that seems to have closed it
             let _ = set_nonblocking(socket.fd(), false);
         }
         let listener = listener.to_owned();
