@@ -1,15 +1,16 @@
 //! hotswap under a service manager that keeps descriptors: neither a restart nor a crash refuses anybody.
 
 use std::fs;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
@@ -57,9 +58,28 @@ impl Manager {
         });
     }
 
+    /// What has been sent by now is done, as systemd does it before it hears of the end of a service.
+    fn heed_all(&self) {
+        let mark = UnixDatagram::unbound().expect("a socket");
+        let path = self.notify.local_addr().expect("its address");
+        let path = path.as_pathname().expect("a path");
+        let (mine, theirs) = UnixStream::pair().expect("a pair");
+        let (text, rights) = ([IoSlice::new(b"BARRIER=1")], [theirs.as_raw_fd()]);
+        let (rights, to) = (
+            [ControlMessage::ScmRights(&rights)],
+            UnixAddr::new(path).expect("an address"),
+        );
+        let from = mark.as_raw_fd();
+        sendmsg(from, &text, &rights, MsgFlags::empty(), Some(&to)).expect("a message");
+        drop(theirs);
+        // it ends once the other end is closed
+        (&mine).read_to_end(&mut Vec::new()).expect("an end");
+    }
+
     /// Passes what it keeps to the service that is being started.
     fn start(&self) {
         let (service, _) = self.starts.accept().expect("a service");
+        self.heed_all();
         let kept = self.kept.lock().expect("what is kept");
         let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
         let fds: Vec<RawFd> = kept.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
@@ -153,6 +173,7 @@ fn is_restarted(plan: Plan) {
         site.publish(version);
         assert!(site.stop().success());
         manager.start_again(&mut site);
+        site.log.wait_for("generation 1 is serving");
         clients.until_all_see(version);
     }
     site.publish("v4").swap();
@@ -222,6 +243,23 @@ fn clients_wait_where_the_kernel_does_not_tell_who_listens() {
     site.publish("v2");
     manager.start_again(&mut site);
     clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn an_upgrade_changes_nothing_of_what_is_kept() {
+    let (manager, mut site) = Manager::serving(Site::at(Place::Tcp4));
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    for version in ["v2", "v3"] {
+        site.signal(Signal::SIGUSR2);
+        site.log.wait_for("upgraded to ");
+        manager.until_it_keeps(&[name(&site)]);
+        site.publish(version);
+        assert!(site.stop().success());
+        manager.start_again(&mut site);
+        site.log.wait_for("generation 1 is serving");
+        clients.until_all_see(version);
+    }
     clients.expect_no_failure();
 }
 
