@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::sys::signal::Signal;
@@ -182,6 +183,25 @@ fn is_restarted(plan: Plan) {
     clients.expect_no_failure();
 }
 
+/// The server closes its listener when it is asked to stop, and answers what it has in hand.
+fn stops_gracefully(plan: Plan) {
+    let (manager, mut site) = Manager::serving(plan);
+    let slow = Habit {
+        slow: Duration::from_secs(1),
+        ..Habit::default()
+    };
+    let mut slow = site.guests().and(1, slow).come();
+    slow.until_asked(1);
+    let mut clients = site.guests().arriving(200, Habit::default()).come();
+    clients.until_answered(20);
+    site.publish("v2");
+    assert!(site.stop().success());
+    manager.start_again(&mut site);
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+    slow.expect_no_failure();
+}
+
 /// Everything is killed at once, as systemd does when hotswap dies. The server accepts nothing any more, so nothing is lost.
 fn crashes(plan: Plan) {
     let (manager, mut site) = Manager::serving(plan);
@@ -221,6 +241,10 @@ fn is_adopted(plan: Plan) {
 on_every_family! {
     fn a_restart_of_the_service_fails_nobody(plan: Plan) {
         is_restarted(plan);
+    }
+
+    fn a_server_that_stops_slowly_fails_nobody_who_comes_meanwhile(plan: Plan) {
+        stops_gracefully(plan.with(&["--quiesce", "100ms"]));
     }
 
     fn a_crash_of_the_service_fails_nobody_who_was_not_accepted(plan: Plan) {

@@ -300,7 +300,8 @@ impl Listeners {
         };
         let listener = &mut self.all[at];
         listener.sort.leave(generation, now, &mut self.context);
-        if listener.captured.is_some() && !listener.sort.is_owned() {
+        let is_needed = listener.sort.is_owned() || self.context.keeps();
+        if listener.captured.is_some() && !is_needed {
             self.all.remove(at).sort.close(&mut self.context);
         }
     }
@@ -354,7 +355,7 @@ impl Listeners {
     /// A captured listener lives as long as a generation has it, or may still bind it. If nothing serves, clients wait for the
     /// next one.
     pub(super) fn forget_unowned(&mut self) {
-        if self.serving.is_some() {
+        if self.serving.is_some() && !self.context.keeps() {
             self.close_captured(|one, context| {
                 !one.sort.is_owned() && !context.awaited.has(one.id)
             });

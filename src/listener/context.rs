@@ -171,6 +171,11 @@ impl ListenerContext {
         matches!(self.intake, Intake::Refused { .. } | Intake::Kept)
     }
 
+    /// They wait for the next hotswap: what no generation has is not closed.
+    pub fn keeps(&self) -> bool {
+        self.intake == Intake::Kept
+    }
+
     /// They wait on sockets of ours.
     pub fn holds(&self) -> bool {
         matches!(self.intake, Intake::Held | Intake::Kept)
