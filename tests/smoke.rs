@@ -1,12 +1,15 @@
 //! `hotswap smoke`: it tells a server that keeps its requests from one that loses some.
 
 use std::process::{Output, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::attempt::attempt;
-use crate::common::place::free_address;
+use crate::common::crowd::Guests;
+use crate::common::log::Log;
+use crate::common::place::{Target, free_address};
 use crate::common::plan::hotswap;
 use crate::common::{hotswap_program, processes, server};
 
@@ -114,6 +117,46 @@ fn a_server_whose_requests_are_cut_fails() {
     assert!(said.contains("\ntry: --quiesce"), "{said}");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("has no graceful stop"), "{table}");
+}
+
+/// The clients of these tests come to the same server at the same time, and are asked before the trial ends.
+fn sees_what_these_tests_see(options: &[&str], command: &[&str]) -> usize {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, epoch) = (free_address(), Instant::now());
+    let listen = format!("--listen={address}");
+    let mut smoke = hotswap(hotswap_program(), dir.path());
+    smoke.env("TMPDIR", dir.path());
+    smoke.args(["smoke", "--swaps", "8", &listen]).args(options);
+    smoke.arg("--").args(command).stdout(Stdio::piped());
+    let mut smoke = smoke.stderr(Stdio::null()).spawn().expect("a trial");
+    let progress = Log::of(smoke.stdout.take().expect("its words"), epoch);
+    // a line a second leaves some out
+    let swap = |some: &[u32]| {
+        let texts: Vec<String> = some.iter().map(|n| format!("swap  {n} of 8")).collect();
+        progress.wait_after(0, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    swap(&[0, 1, 2]);
+    let ours = Guests::of(vec![Target::Tcp(address)], epoch).mixed(8);
+    let ours = ours.come();
+    swap(&[4, 5, 6, 7]);
+    let failed = ours.so_far().failures.len();
+    drop(ours);
+    let status = smoke.wait().expect("its end").code();
+    assert_eq!(
+        status,
+        Some(i32::from(failed > 0)),
+        "{failed} of ours failed"
+    );
+    failed
+}
+
+#[test]
+fn it_agrees_with_the_clients_of_these_tests() {
+    let good = sees_what_these_tests_see(&[], &[&program("hello")]);
+    assert_eq!(good, 0);
+    let cut = ["--quiesce", "0s"];
+    let bad = sees_what_these_tests_see(&cut, &[&program("odd"), "think=100ms"]);
+    assert!(bad > 0);
 }
 
 #[test]
