@@ -53,12 +53,24 @@ const BETWEEN: u8 = 10;
 /// A text with a NUL in it, and those of socketpair(2) and clone(2); then nothing is left of it.
 pub fn start(request: &StubRequest) -> io::Result<(Pid, StubChannel)> {
     request.check()?;
+    expect_descriptors_for_a_look()?;
     let may_wait = request.user.is_some() || request.group.is_some();
     if !may_wait && let Some(started) = start_with(ChildMemory::Shared, request)? {
         return Ok(started);
     }
     let started = start_with(ChildMemory::Copied, request)?;
     started.ok_or_else(|| Errno::ETXTBSY.into())
+}
+
+/// Without descriptors to look at the server nobody would ever see it accept.
+fn expect_descriptors_for_a_look() -> io::Result<()> {
+    let pipes = [pipe2(OFlag::O_CLOEXEC), pipe2(OFlag::O_CLOEXEC)];
+    let pipes: nix::Result<Vec<_>> = pipes.into_iter().collect();
+    let error = pipes.err().map(io::Error::from);
+    error.map_or(Ok(()), |error| {
+        let why = format!("cannot look at what is started: {error}");
+        Err(io::Error::new(error.kind(), why))
+    })
 }
 
 /// `None` if it would have had to wait, which it does only in memory of its own.

@@ -78,8 +78,10 @@ fn signals_that_mean_nothing_here_never_end_hotswap() {
     ] {
         site.signal(signal);
     }
-    site.log
-        .wait_for_all(&["SIGALRM is ignored", "SIGSEGV is ignored"]);
+    // pending ones are read by their numbers
+    for name in ["SIGALRM", "SIGSEGV"] {
+        site.log.wait_for(&format!("{name} is ignored"));
+    }
     let mut clients = site.clients(4);
     clients.until_answered(100);
     clients.expect_no_failure();
