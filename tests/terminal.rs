@@ -41,9 +41,13 @@ fn screen(variables: &[(&str, &str)], until: &str) -> String {
     screen
 }
 
-fn read(mut master: File, until: &str) -> String {
+fn read(master: File, until: &str) -> String {
+    read_on(master, String::new(), until)
+}
+
+fn read_on(mut master: File, said: String, until: &str) -> String {
     let start = Instant::now();
-    let mut said = Vec::new();
+    let mut said = said.into_bytes();
     let mut bytes = [0; 4096];
     while !String::from_utf8_lossy(&said).contains(until) {
         assert!(
@@ -86,6 +90,8 @@ fn no_colour_is_shown_to_whom_wants_none() {
 struct Desk {
     child: Child,
     master: File,
+    /// What was read beyond what was looked for.
+    unseen: String,
     dir: tempfile::TempDir,
 }
 
@@ -112,11 +118,24 @@ impl Desk {
             .spawn()
             .expect("hotswap");
         let master = File::from(terminal.master);
-        Self { child, master, dir }
+        Self {
+            child,
+            master,
+            unseen: String::new(),
+            dir,
+        }
     }
 
-    fn sees(&self, text: &str) -> String {
-        read(self.master.try_clone().expect("a descriptor"), text)
+    /// What has been said up to this text; what is seen next comes after it.
+    fn sees(&mut self, text: &str) -> String {
+        let mut said = std::mem::take(&mut self.unseen);
+        if !said.contains(text) {
+            let master = self.master.try_clone().expect("a descriptor");
+            said = read_on(master, said, text);
+        }
+        let end = said.find(text).expect("the text") + text.len();
+        self.unseen = said.split_off(end);
+        said
     }
 
     /// How long Ctrl-C takes once the server has had these visitors.
