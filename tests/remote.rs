@@ -1,4 +1,4 @@
-//! Clients of another host and of another user, who are relayed: whom the server takes them for.
+//! Relayed clients of another host and of another user: what the server sees as their address or user.
 
 use std::fs::{Permissions, set_permissions};
 use std::io::{Read, Write};

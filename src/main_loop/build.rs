@@ -16,7 +16,7 @@ use crate::watch::Changed;
 const LONGEST: usize = 32 << 10;
 /// How long a build that has ended waits until it is known what changed meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many builds in a row are ended for what changed meanwhile; the next one runs to its end.
+/// How many builds in a row are ended because something changed meanwhile; the next one runs to its end.
 const ENDED: u32 = 2;
 
 /// Well, or why not, with the last lines of the output.

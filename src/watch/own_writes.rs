@@ -19,9 +19,9 @@ const RUNS: usize = 32;
 /// A command after an event that is done so soon, in nanoseconds, that hardly anybody saves a file meanwhile: one run is
 /// enough.
 const SHORT: i64 = 250_000_000;
-/// In so many runs a command writes what is its own, if they are not in a row.
+/// How many runs, not in a row, must write a file before it is the command's own.
 const USUAL: u32 = 3;
-/// In so many runs in a row nobody edits a file: it was edited once, and the command writes it as well.
+/// How many runs in a row may change a file that was edited once; after that the command writes it as well.
 const MOST: u32 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

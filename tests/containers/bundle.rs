@@ -35,7 +35,7 @@ pub enum Engine {
     Podman,
 }
 
-/// Whom a rootless container has as its root.
+/// The user outside who is root in a rootless container.
 pub const SUBORDINATE: u32 = 100_000;
 
 /// The options of `docker run`.
