@@ -237,6 +237,15 @@ fn a_filter_that_ends_what_captures_is_named_and_done_without() {
     swaps(&site);
 }
 
+/// As a sandbox whose supervisor hangs.
+#[test]
+fn a_filter_that_never_answers_is_named_and_done_without() {
+    let site = confined("mute").serving("v1");
+    site.log
+        .wait_for("a filter around hotswap does not answer programs that call pidfd_getfd(2)");
+    swaps(&site);
+}
+
 #[test]
 fn a_service_without_netlink_is_told_what_that_costs() {
     let site = confined("no-netlink")

@@ -9,12 +9,14 @@ use nix::unistd::gettid;
 
 use super::caller::Caller;
 use super::filter::{self, Stops};
+use super::notification::bounded;
 use super::trial;
 
 /// What has to be stopped to capture servers here, as far as a thread of our own can tell.
 ///
 /// # Errors
-/// Those of [`filter::install`] and of [`trial::survives`], which [`filter::why_not`] puts into words.
+/// Those of [`filter::install`] and of [`trial::survives`], which [`filter::why_not`] puts into words; `ETIMEDOUT` if the
+/// kernel does not answer.
 pub fn available() -> io::Result<Stops> {
     let version = uname().map(|system| system.release().to_string_lossy().into_owned());
     // to replace the server's socket
@@ -22,8 +24,7 @@ pub fn available() -> io::Result<Stops> {
         return Err(Errno::ENOSYS.into());
     }
     trial::survives()?;
-    let thread = std::thread::Builder::new();
-    let tried = thread.spawn(|| {
+    bounded(|| {
         let myself = Caller::of(gettid())?;
         // forbidden in many containers
         let options = myself.descriptor(io::stderr().as_raw_fd());
@@ -35,8 +36,7 @@ pub fn available() -> io::Result<Stops> {
             paths: false,
             options,
         })
-    })?;
-    tried.join().unwrap_or_else(|_| Err(Errno::EAGAIN.into()))
+    })
 }
 
 /// Whether a release like `6.1.0-13-amd64` is older than that; one that cannot be read is not.

@@ -1,5 +1,7 @@
 //! Answers captured calls, and handles what follows from them.
 
+use std::io::ErrorKind;
+
 use anyhow::{Result, bail};
 use nix::poll::PollFlags;
 
@@ -60,7 +62,8 @@ impl CaptureSetting {
             ""
         };
         // a filter of the service is in the way
-        let hint = if error.raw_os_error().is_none() {
+        let hint = if error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+        {
             "\ntry: SystemCallFilter=pidfd_getfd seccomp in the unit"
         } else {
             ""

@@ -1,8 +1,8 @@
 //! Runs a program under a filter, as containers and services do.
 //!
 //! `confined PROGRAM ARGS...` forbids pidfd_getfd(2) and unshare(2), as docker's default profile does; `confined fatal ...`
-//! ends what calls pidfd_getfd(2), as `SystemCallFilter=` of systemd does; `confined no-netlink ...` refuses sockets of
-//! AF_NETLINK, as `RestrictAddressFamilies=` does.
+//! ends what calls pidfd_getfd(2), as `SystemCallFilter=` of systemd does; `confined mute ...` never answers that call, as
+//! a sandbox that hangs; `confined no-netlink ...` refuses sockets of AF_NETLINK, as `RestrictAddressFamilies=` does.
 
 #![allow(unsafe_code)]
 
@@ -42,6 +42,7 @@ fn main() -> io::Result<()> {
         kind => {
             let verdict = match kind {
                 "fatal" => libc::SECCOMP_RET_KILL_PROCESS,
+                "mute" => libc::SECCOMP_RET_USER_NOTIF,
                 _ => refuse(Errno::EPERM),
             };
             vec![
@@ -57,21 +58,33 @@ fn main() -> io::Result<()> {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_mut_ptr(),
     };
+    let flags = match kind {
+        "mute" => libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        _ => 0,
+    };
     // SAFETY: the kernel copies the program, which outlives both calls.
     let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                0,
-                &raw const filter,
-            ) == 0
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const filter,
+        )
     };
-    if !done {
+    if done < 0 {
         return Err(io::Error::last_os_error());
     }
+    if kind == "mute" {
+        // the program holds it, and does not know: while it is open, the calls wait
+        let listener = libc::c_int::try_from(done).map_err(io::Error::other)?;
+        // SAFETY: it changes one flag of a descriptor that is ours.
+        unsafe { libc::fcntl(listener, libc::F_SETFD, 0) };
+    }
     let name = match kind {
-        "fatal" | "no-netlink" => arguments.next().ok_or(io::ErrorKind::InvalidInput)?,
+        "fatal" | "mute" | "no-netlink" => arguments.next().ok_or(io::ErrorKind::InvalidInput)?,
         _ => first,
     };
     Err(Command::new(name).args(arguments).exec())
