@@ -212,6 +212,17 @@ fn generations_outlive_a_killed_hotswap_and_are_named_to_the_next() {
     );
 }
 
+#[test]
+fn where_another_hotswap_has_the_address_the_way_to_stop_it_is_said() {
+    let site = Site::serving("v1");
+    let address = site.log.wait_for("listening on ");
+    let address = address.rsplit(' ').next().expect("an address");
+    let output = run(&site, &["--no-watch", "--listen", address, "--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let advice = "\ntry: another address, or stop it first: hotswap stop server\n";
+    assert!(said(&output).contains(advice), "{}", said(&output));
+}
+
 fn counters(output: &Output) -> Value {
     let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
     status["counters"].clone()

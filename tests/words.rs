@@ -238,4 +238,6 @@ fn who_has_the_port_that_a_server_cannot_bind_is_said() {
     let holder = format!("it is held by pid {} ", std::process::id());
     let line = site.log.wait_for("generation 1 cannot bind ");
     assert!(line.contains(&holder), "{line}");
+    let advice = format!("stop it first: kill {}", std::process::id());
+    site.log.wait_for(&advice);
 }

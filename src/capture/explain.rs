@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::bind::BindRequest;
 use super::notification::PATIENCE;
 use super::{Capture, CaptureEvent, Warning};
-use crate::listener::{CapturedAddress, Listeners, holders_of_port};
+use crate::listener::{CapturedAddress, Listeners, others_at_port};
 use crate::supervisor::Generation;
 
 impl Capture {
@@ -55,10 +55,9 @@ impl Capture {
         if let Some(there) = listeners.served_beside(self.generation, asked) {
             self.warn_of_change(asked, &there);
         } else if let CapturedAddress::Tcp { at, .. } = asked
-            && let Some(holders) = holders_of_port(*at)
+            && let Some(holder) = others_at_port(*at)
         {
-            let generation = self.generation;
-            let text = format!("{generation} cannot bind {asked}: it is held by {holders}");
+            let text = format!("{} cannot bind {asked}: {holder}", self.generation);
             self.warn_once(Warning::InUse, text);
         }
     }

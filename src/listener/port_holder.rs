@@ -22,8 +22,9 @@ pub struct PortHolder {
 struct HolderProcess {
     pid: Pid,
     program: String,
-    /// The generation, if it belongs to another hotswap.
+    /// The generation and the name of its hotswap, if it belongs to another one.
     generation: Option<String>,
+    instance: Option<String>,
 }
 
 /// Searches /proc/net and the descriptors of every process that may be read.
@@ -86,15 +87,16 @@ impl HolderProcess {
             pid,
             program: escape(&process::name(pid).to_string_lossy()),
             generation: value("HOTSWAP_GENERATION=").as_deref().map(escape),
+            instance: value("HOTSWAP_INSTANCE=").as_deref().map(escape),
         }
     }
 }
 
-/// Which process has the port that a server has asked for, in words; `None` if it is hotswap itself.
-pub fn holders_of_port(at: SocketAddr) -> Option<String> {
-    let owner = of(&Address::Tcp(Endpoint::At(at)))?;
+/// Which other processes have the port that a server has asked for; `None` if hotswap itself is among them.
+pub fn others_at_port(at: SocketAddr) -> Option<PortHolder> {
+    let holder = of(&Address::Tcp(Endpoint::At(at)))?;
     let we = |process: &HolderProcess| process.pid == Pid::this();
-    (!owner.processes.iter().any(we)).then(|| owner.names())
+    (!holder.processes.iter().any(we)).then_some(holder)
 }
 
 impl PortHolder {
@@ -114,18 +116,21 @@ impl PortHolder {
 impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "it is held by {}", self.names())?;
-        f.write_str("\ntry: another address, or stop it first: kill")?;
-        // if hotswap is among them, its servers need not be named
-        let hotswap = |process: &&HolderProcess| process.program == "hotswap";
+        f.write_str("\ntry: another address, or stop it first: ")?;
         let all = self.processes.iter();
-        let first: Vec<_> = all.clone().filter(hotswap).collect();
-        let wanted = if first.is_empty() {
-            all.collect()
+        let (hotswaps, others): (Vec<_>, Vec<_>) = all.partition(|it| it.program == "hotswap");
+        // what stops a hotswap stops its servers
+        if !hotswaps.is_empty()
+            && let Some(name) = others.iter().find_map(|it| it.instance.as_ref())
+        {
+            return write!(f, "hotswap stop {name}");
+        }
+        let wanted = if hotswaps.is_empty() {
+            others
         } else {
-            first
+            hotswaps
         };
-        wanted
-            .iter()
-            .try_for_each(|process| write!(f, " {}", process.pid))
+        f.write_str("kill")?;
+        wanted.iter().try_for_each(|it| write!(f, " {}", it.pid))
     }
 }
