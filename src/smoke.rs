@@ -8,8 +8,9 @@ mod report;
 mod subject;
 mod tally;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -51,6 +52,8 @@ const VERDICT: Duration = Duration::from_secs(600);
 /// What keeps us from trying at all.
 pub fn run(trial: &Trial) -> Result<u8> {
     let begun = Instant::now();
+    // a file that cannot be written is found before the trial, not after it
+    let mut junit = trial.junit.as_deref().map(create).transpose()?;
     let mut screen = Screen::new(trial);
     let mut subject = Subject::start(&trial.options, &trial.command)?;
     let mut report = Report {
@@ -69,12 +72,16 @@ pub fn run(trial: &Trial) -> Result<u8> {
     let lines = report.problem.as_ref().map(|_| subject.last_lines());
     drop(subject);
     report.took = begun.elapsed();
-    if let Some(path) = &trial.junit {
-        fs::write(path, report.junit())
+    screen.finish(&report, &lines.unwrap_or_default());
+    if let (Some(file), Some(path)) = (&mut junit, &trial.junit) {
+        file.write_all(report.junit().as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    screen.finish(&report, &lines.unwrap_or_default());
     Ok(u8::from(report.problem.is_some()))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Where clients go: to the listeners that hotswap owns, those for clients if it has any, else to those of the server itself.

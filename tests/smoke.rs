@@ -83,6 +83,17 @@ fn a_server_that_keeps_its_requests_passes() {
     assert!(junit.contains("tests=\"5\" failures=\"0\""), "{junit}");
 }
 
+#[test]
+fn a_report_that_cannot_be_written_is_named_before_the_trial() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--junit", "/nowhere/junit.xml"];
+    let output = smoke(&dir, &options, &[&program("hello")]);
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    let said = "hotswap: cannot write /nowhere/junit.xml: No such file or directory";
+    assert!(stderr(&output).starts_with(said), "{}", stderr(&output));
+    assert!(output.stdout.is_empty(), "a trial went on");
+}
+
 /// As pm2-runtime, which talks to itself on two unix paths, and opens its port a moment later.
 #[test]
 fn the_port_is_asked_and_not_a_path_of_its_own_that_came_first() {
