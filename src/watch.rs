@@ -17,7 +17,7 @@ use crate::proc::process;
 use crate::supervisor::Time;
 use crate::sys;
 
-mod advice;
+pub mod advice;
 mod brake;
 mod changed;
 mod completeness;

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::commands::{run, said};
-use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::program::install;
 use crate::common::site::Site;
+use crate::common::{eventually, server};
 use crate::watch::binary;
 
 fn json(site: &Site, arguments: &[&str], status: i32) -> Value {
@@ -50,6 +50,26 @@ fn the_status_says_which_program_serves() {
             .expect("a time")
             .ends_with('Z')
     );
+}
+
+/// The interpreter is the same program in each version.
+#[test]
+fn of_what_an_interpreter_runs_the_status_says_which_version_serves() {
+    let plan = Site::at(Place::Nowhere).with(&["--name", "server"]);
+    let script = plan.dir().join("app.sh");
+    let text = |version: u8| {
+        let hello = server("hello");
+        format!("# {version}\nexec {} 127.0.0.1:0\n", hello.display())
+    };
+    install(&script, text(1).as_bytes(), 0o644);
+    let arguments = [script.to_str().expect("text")];
+    let site = plan.by_program("/bin/sh".into(), &arguments).serving("v1");
+    let program = serving(&site)["program"].clone();
+    assert_eq!(program["path"], arguments[0]);
+    assert_eq!(program["size"], text(1).len());
+    install(&script, text(2).as_bytes(), 0o644);
+    let differs = || (serving(&site)["program"]["differs"] == true).then_some(());
+    eventually("that the file is another", differs);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::World;
 use crate::polled::Polled;
 use crate::program;
 use crate::supervisor::{Generation, ProgramChoice, Time};
-use crate::watch::FileIdentity;
 use crate::watch::content_hash::{HashInProgress, HashProgress};
+use crate::watch::{FileIdentity, advice};
 
 /// Digits of the hash that are shown.
 const SHORT: usize = 12;
@@ -139,14 +139,17 @@ impl World {
             programs.known.insert(generation, known);
             return;
         }
+        let Some((command, arguments)) = self.args.command.split_first() else {
+            return;
+        };
         let path = std::env::var_os("PATH");
-        let command = self.args.command.first();
-        let found = command.and_then(|command| {
-            program::find(command, self.args.chdir.as_deref(), path.as_deref()).ok()
-        });
-        if let Some(path) = found {
-            programs.add(generation, path);
-        }
+        let chdir = self.args.chdir.as_deref();
+        let Ok(program) = program::find(command, chdir, path.as_deref()) else {
+            return;
+        };
+        // what an interpreter runs is what changes from one version to the next
+        let script = advice::interpreter(&program).and_then(|_| advice::script(arguments, chdir));
+        programs.add(generation, script.unwrap_or(program));
     }
 }
 
