@@ -153,7 +153,13 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
         let waits = waits_of_draining(one, now);
         GenerationState::new(one.generation, GenerationRole::Draining, Some(waits))
     });
-    let mut all: Vec<GenerationState> = draining.chain(serving).chain(candidate).collect();
+    let orphans = supervisor.orphans().iter().map(|orphan| {
+        let what = "the next generation to serve".to_owned();
+        let waits = Waits { what, left: None };
+        GenerationState::new(*orphan, GenerationRole::Draining, Some(waits))
+    });
+    let others = draining.chain(orphans);
+    let mut all: Vec<GenerationState> = others.chain(serving).chain(candidate).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.generation));
     all
 }

@@ -247,6 +247,11 @@ impl Supervisor {
         &self.draining
     }
 
+    /// Generations of a hotswap that is gone, beside the serving one: they drain once another serves.
+    pub fn orphans(&self) -> &[Generation] {
+        &self.orphans
+    }
+
     /// Whether clients wait until a change brings the next version.
     pub fn lets_clients_wait(&self) -> bool {
         self.clients_wait_until.is_some()
