@@ -1,5 +1,7 @@
 //! After an upgrade of hotswap everything goes on as if nothing had happened.
 
+use std::fs;
+use std::net::TcpStream;
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,8 @@ use crate::commands::{run, said, start};
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::log::Log;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
+use crate::common::plan::Plan;
 use crate::common::site::Site;
 
 fn upgrade(site: &Site) {
@@ -218,4 +221,58 @@ fn what_a_server_says_is_passed_on_after_it() {
     );
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("no-database"), "{}", said(&output));
+}
+
+fn roles(site: &Site) -> Vec<(u64, String)> {
+    let status = status(site);
+    let generations = status["generations"].as_array().expect("generations");
+    let role = |one: &Value| {
+        let number = one["generation"].as_u64().expect("a number");
+        (number, one["role"].as_str().expect("a role").to_owned())
+    };
+    generations.iter().map(role).collect()
+}
+
+/// Beside what a killed hotswap has left; its own first generation has failed, and a change is waited for.
+fn waiting_beside_orphans(plan: Plan, leave: impl FnOnce(&Site)) -> Site {
+    let mut site = plan.with(&["--dev"]).serving("v1");
+    leave(&site);
+    site.kill_hotswap();
+    site.publish_odd("broken", "exit=7");
+    site.start_again().log.wait_for(" aborted: exited");
+    site
+}
+
+#[test]
+fn what_was_adopted_drains_with_the_others_after_it() {
+    let site = waiting_beside_orphans(Site::at(Place::Tcp4).by_odd(""), |site| {
+        site.publish_odd("v2", "late=60s").signal(Signal::SIGHUP);
+        let candidate = site.pid(2);
+        eventually("the candidate itself", || {
+            let program = fs::read_link(format!("/proc/{candidate}/exe")).ok()?;
+            (program != site.binary()).then_some(())
+        });
+    });
+    let before = roles(&site);
+    let orphans = [(2, "draining".to_owned()), (1, "serving".to_owned())];
+    assert_eq!(before, orphans);
+    upgrade(&site);
+    assert_eq!(roles(&site), before);
+    site.publish("v4").swap();
+    site.wait_until_gone(1).wait_until_gone(2);
+}
+
+#[test]
+fn what_serves_elsewhere_too_is_left_alone_after_it() {
+    let elsewhere = free_address();
+    let plan = Site::at(Place::Tcp4).with(&["--capture", "never"]);
+    let plan = plan.by_odd(&format!("and={elsewhere}"));
+    let site = waiting_beside_orphans(plan, |site| {
+        eventually("its other address", || TcpStream::connect(elsewhere).ok());
+        site.log.wait_for("generation 1 is serving");
+    });
+    upgrade(&site);
+    site.publish_odd("v3", "").swap();
+    let left = format!("still serves {elsewhere}, and is left alone");
+    site.log.wait_for(&left);
 }

@@ -23,7 +23,7 @@ pub(super) struct CountingAddresses {
     /// Where the last generation that served was seen accepting.
     pub accepted: Vec<ListenerId>,
     /// Where it came to listen long after its start; the user was told.
-    late: Vec<ListenerId>,
+    pub late: Vec<ListenerId>,
     looked: Time,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::waivers::Waivers;
 use crate::capture::Capture;
@@ -16,15 +17,19 @@ use crate::server::Server;
 use crate::server::environment::Variables;
 use crate::supervisor::Time;
 
+/// An upgrade keeps it as it is. What is skipped belongs to a candidate, and an upgrade waits until there is none.
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Spawned {
     pub server: Server,
     /// Where its calls of bind(2) are answered, as long as one of its processes may make one.
     pub capture: Option<Capture>,
     pub notify: NotifySocket,
     /// How it shows that it is ready, until it has.
+    #[serde(skip)]
     pub readiness: Option<Readiness>,
-    /// What it still has to do, once new connections go elsewhere.
+    /// What it still has to do, once new connections go elsewhere. The core says after an upgrade where it is.
+    #[serde(skip)]
     pub drain: Option<Drain>,
     /// Restarts in a row that led to it.
     pub restarts: u32,
@@ -34,9 +39,12 @@ pub(super) struct Spawned {
     pub drains_since: Option<Time>,
     pub said_ready: bool,
     /// What it inherited, until it serves.
+    #[serde(skip)]
     pub variables: Variables,
     /// What it is to those before it.
+    #[serde(skip)]
     pub rank: Rank,
+    #[serde(skip)]
     pub waivers: Waivers,
     /// How long it may take to get ready.
     pub ready_timeout: Duration,
@@ -45,23 +53,28 @@ pub(super) struct Spawned {
     /// Since when it listens on sockets that it has bound itself.
     pub bound: BTreeMap<ListenerId, Time>,
     /// It has listened on a socket that it bound itself, rather than on one that is kept for it.
+    #[serde(default)]
     pub has_bound: bool,
     /// It served, and is dead.
+    #[serde(default)]
     pub is_lost: bool,
     /// It was called ready, and accepted on nothing then.
+    #[serde(default)]
     pub accepted_nowhere: bool,
     /// Where it was seen accepting.
     pub accepts: Vec<ListenerId>,
     /// Where the one before it accepts, and it was not seen to.
     pub missing: Vec<ListenerId>,
     /// Where it listens beside the listeners of this hotswap, which has adopted it.
+    #[serde(default)]
     pub elsewhere: Vec<String>,
 }
 
 /// After the main process exits with 0: how long to look for a daemon among the others.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Lingering {
     /// When to look.
+    #[serde(skip)]
     pub next: Time,
     pub until: Time,
 }

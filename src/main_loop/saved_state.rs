@@ -1,31 +1,48 @@
-//! What the core and the loop remember of generations, as JSON and back.
+//! What the core remembers, as JSON and back, and what an older hotswap remembered of generations.
+//!
+//! The core knows only std, so this is written by hand. Each struct is taken apart by name: the compiler refuses a field
+//! that is forgotten.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
 
-use super::generation::{Lingering, Spawned};
-use crate::listener::ListenerId;
+use super::generation::Spawned;
+use crate::handoff::Incoming;
 use crate::supervisor::{Draining, Exit, Generation, Phase, Queue, SavedState, Serving, Time};
 
 pub fn to_json(memory: &SavedState) -> Value {
-    let serving = memory.serving.as_ref().map(|serving| {
-        let before = serving.before.map(|before| before.0);
-        json!({"generation": serving.generation.0, "since": nanoseconds(serving.since), "before": before})
-    });
+    let SavedState {
+        last,
+        serving,
+        draining,
+        orphans,
+        has_served,
+        restarts,
+        last_good,
+        fallen_back,
+        rejected,
+        longest_start,
+        clients_wait_until,
+        previous,
+        restart_at,
+    } = memory;
     json!({
-        "last": memory.last.0,
-        "serving": serving,
-        "draining": memory.draining.iter().map(draining_to_json).collect::<Vec<_>>(),
-        "restarts": memory.restarts,
-        "last_good": memory.last_good.map(|good| good.0),
-        "fallen_back": memory.fallen_back.map(|good| good.0),
-        "previous": memory.previous.map(|previous| previous.0),
-        "restart_at": memory.restart_at.map(nanoseconds),
-        "rejected": memory.rejected,
-        "longest_start": nanoseconds(memory.longest_start),
-        "clients_wait_until": memory.clients_wait_until.map(nanoseconds),
+        "last": last,
+        "serving": serving.as_ref().map(serving_to_json),
+        "draining": draining.iter().map(draining_to_json).collect::<Vec<_>>(),
+        "orphans": orphans,
+        "has_served": has_served,
+        "restarts": restarts,
+        "last_good": last_good,
+        "fallen_back": fallen_back,
+        "previous": previous,
+        "restart_at": restart_at.map(nanoseconds),
+        "rejected": rejected,
+        "longest_start": nanoseconds(*longest_start),
+        "clients_wait_until": clients_wait_until.map(nanoseconds),
     })
 }
 
@@ -46,6 +63,14 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
             .iter()
             .map(draining_from_json)
             .collect::<Option<_>>()?,
+        orphans: match state.get("orphans") {
+            None => Vec::new(),
+            Some(orphans) => {
+                let orphans = orphans.as_array()?.iter();
+                orphans.map(generation).collect::<Option<_>>()?
+            }
+        },
+        has_served: state["has_served"].as_bool().unwrap_or(true),
         restarts: u32::try_from(state["restarts"].as_u64()?).ok()?,
         last_good: generation(&state["last_good"]),
         fallen_back: generation(&state["fallen_back"]),
@@ -57,10 +82,30 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
     })
 }
 
+fn serving_to_json(serving: &Serving) -> Value {
+    let Serving {
+        generation,
+        since,
+        before,
+    } = serving;
+    json!({"generation": generation, "since": nanoseconds(*since), "before": before})
+}
+
 fn draining_to_json(one: &Draining) -> Value {
-    let phase = match one.phase {
-        // Its queue is looked at anew.
-        Phase::Emptying { cut_at, until, .. } => {
+    let Draining {
+        generation,
+        phase,
+        kill_at,
+        exit,
+        failed,
+    } = one;
+    let phase = match *phase {
+        Phase::Emptying {
+            // it is looked at anew
+            queue: _,
+            cut_at,
+            until,
+        } => {
             json!({"emptying": [nanoseconds(cut_at), nanoseconds(until)]})
         }
         Phase::Quiescing { until } => json!({"quiescing": nanoseconds(until)}),
@@ -68,11 +113,11 @@ fn draining_to_json(one: &Draining) -> Value {
         Phase::Killed { times, at } => json!({"killed": [u64::from(times), nanoseconds(at)]}),
     };
     json!({
-        "generation": one.generation.0,
+        "generation": generation,
         "phase": phase,
-        "kill_at": nanoseconds(one.kill_at),
-        "exit": one.exit.as_ref().map(exit_to_json),
-        "failed": one.failed,
+        "kill_at": nanoseconds(*kill_at),
+        "exit": exit.as_ref().map(exit_to_json),
+        "failed": failed,
     })
 }
 
@@ -135,90 +180,49 @@ fn exit_from_json(state: &Value) -> Option<Exit> {
     state["background"].as_bool().map(|_| Exit::Background)
 }
 
-pub fn info_to_json(one: &Spawned) -> Value {
-    let ready = one
-        .ready
-        .as_ref()
-        .map(|(how, after)| json!([how, nanoseconds(*after)]));
-    json!({
-        "restarts": one.restarts,
-        "ready": ready,
-        "serving_since": one.serving_since.map(nanoseconds),
-        "drains_since": one.drains_since.map(nanoseconds),
-        "said_ready": one.said_ready,
-        "lingers": one.lingers.map(|lingering| nanoseconds(lingering.until)),
-        "ready_timeout": nanoseconds(one.ready_timeout),
-        "bound": bound_to_json(&one.bound),
-        "accepted_nowhere": one.accepted_nowhere,
-        "accepts": listeners_to_json(&one.accepts),
-        "missing": listeners_to_json(&one.missing),
-    })
+/// The generations as an older hotswap has written them: each in several rooms.
+pub fn older_generations(
+    lives: &Map<String, Value>,
+    incoming: &mut Incoming,
+) -> Result<BTreeMap<Generation, Spawned>> {
+    let mut generations = BTreeMap::new();
+    for (number, life) in lives {
+        let mut one = with_durations(life);
+        for room in ["server", "notify", "capture"] {
+            one[room] = incoming.take(&format!("{room} {number}"))?;
+        }
+        let one = serde_json::from_value(one).context("cannot read generations")?;
+        generations.insert(Generation(number.parse()?), one);
+    }
+    Ok(generations)
 }
 
-pub fn info_from_json(state: &Value, one: &mut Spawned) -> Option<()> {
-    let ready = |state: &Value| Some((state.get(0)?.as_str()?.to_owned(), time(state.get(1)?)?));
-    one.restarts = u32::try_from(state["restarts"].as_u64()?).ok()?;
-    one.ready = ready(&state["ready"]);
-    one.serving_since = time(&state["serving_since"]);
-    one.drains_since = time(&state["drains_since"]);
-    one.said_ready = state["said_ready"].as_bool()?;
-    one.lingers = time(&state["lingers"]).map(|until| Lingering {
-        next: Time::ZERO,
-        until,
-    });
-    one.ready_timeout = time(&state["ready_timeout"])?;
-    one.bound = bound_from_json(&state["bound"]);
-    one.accepted_nowhere = state["accepted_nowhere"].as_bool().unwrap_or_default();
-    one.accepts = listeners_from_json(&state["accepts"]);
-    one.missing = listeners_from_json(&state["missing"]);
-    Some(())
+/// Its times were nanoseconds.
+fn with_durations(life: &Value) -> Value {
+    let mut one = life.clone();
+    for name in ["serving_since", "drains_since", "ready_timeout"] {
+        one[name] = json!(time(&life[name]));
+    }
+    if let Some(after) = life["ready"].get(1) {
+        one["ready"][1] = json!(time(after));
+    }
+    let until = time(&life["lingers"]);
+    one["lingers"] = json!(until.map(|until| json!({ "until": until })));
+    let bound = life["bound"].as_array().into_iter().flatten();
+    let bound = bound.map(|pair| (pair[0].to_string(), json!(time(&pair[1]))));
+    one["bound"] = bound.collect();
+    one
 }
 
-fn bound_to_json(bound: &BTreeMap<ListenerId, Time>) -> Value {
-    let pairs = bound
-        .iter()
-        .map(|(listener, at)| json!([listener.0, nanoseconds(*at)]));
-    pairs.collect()
-}
-
-fn bound_from_json(state: &Value) -> BTreeMap<ListenerId, Time> {
-    let pair = |pair: &Value| {
-        let listener = usize::try_from(pair.get(0)?.as_u64()?).ok()?;
-        Some((ListenerId(listener), time(pair.get(1)?)?))
-    };
-    let pairs = state.as_array().into_iter().flatten();
-    pairs.filter_map(pair).collect()
-}
-
-pub fn listeners_to_json(listeners: &[ListenerId]) -> Value {
-    listeners
-        .iter()
-        .map(|listener| listener.0)
-        .collect::<Vec<_>>()
-        .into()
-}
-
-pub fn listeners_from_json(state: &Value) -> Vec<ListenerId> {
-    let numbers = state
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_u64);
-    numbers
-        .filter_map(|number| usize::try_from(number).ok())
-        .map(ListenerId)
-        .collect()
-}
-
-pub fn generation(state: &Value) -> Option<Generation> {
+fn generation(state: &Value) -> Option<Generation> {
     u32::try_from(state.as_u64()?).ok().map(Generation)
 }
 
-pub fn nanoseconds(time: Time) -> u64 {
+fn nanoseconds(time: Time) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-pub fn time(state: &Value) -> Option<Time> {
+fn time(state: &Value) -> Option<Time> {
     state.as_u64().map(Duration::from_nanos)
 }
 
@@ -270,6 +274,8 @@ mod tests {
                 ),
                 one(5, Phase::Stopping, Some(Exit::Signal(9))),
             ],
+            orphans: vec![Generation(3), Generation(4)],
+            has_served: false,
             restarts: 3,
             last_good: Some(Generation(6)),
             fallen_back: None,
@@ -292,5 +298,30 @@ mod tests {
         ] {
             assert_eq!(from_json(&state), None, "{state}");
         }
+    }
+
+    #[test]
+    fn what_an_older_hotswap_has_written_is_read() {
+        let times = |times: [Value; 4]| {
+            let [ready, lingers, bound, since] = times;
+            json!({"restarts": 2, "ready": ["seen", ready], "lingers": lingers, "bound": bound,
+                "serving_since": since, "drains_since": null, "ready_timeout": since})
+        };
+        let since = json!({"secs": 1, "nanos": 5});
+        let older = [
+            json!(7),
+            json!(8),
+            json!([[3, 9]]),
+            json!(1_000_000_005_u64),
+        ];
+        let newer = [7, 8, 9].map(|nanos| json!({"secs": 0, "nanos": nanos}));
+        let [ready, until, bound] = newer;
+        let newer = [
+            ready,
+            json!({ "until": until }),
+            json!({ "3": bound }),
+            since,
+        ];
+        assert_eq!(with_durations(&times(older)), times(newer));
     }
 }

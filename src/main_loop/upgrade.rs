@@ -1,30 +1,52 @@
 //! Hands the state of all rooms over to the next version of hotswap, and restores it there.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::generation::Spawned;
 use super::{Purpose, World, saved_state};
 use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
-use crate::listener::{ListenerContext, Listeners};
+use crate::listener::{ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
 use crate::server::environment;
-use crate::supervisor::{Event, Generation, Phase, SavedState, Supervisor};
+use crate::supervisor::{Event, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
 
 /// How long the new file may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the loop itself knows, beside its rooms and generations.
+#[derive(Serialize, Deserialize)]
+struct WorldState {
+    /// Of the addresses that count.
+    accepted_on: Vec<ListenerId>,
+    #[serde(default)]
+    late: Vec<ListenerId>,
+    #[serde(default)]
+    says_ready: bool,
+    #[serde(default = "one_had_served")]
+    has_served: bool,
+    #[serde(default)]
+    unbound_restarts: u32,
+    /// Where an older hotswap had its generations.
+    #[serde(default, skip_serializing)]
+    lives: Map<String, Value>,
+}
+
+/// As long as it was not said.
+fn one_had_served() -> bool {
+    true
+}
 
 impl World {
     /// Asks the new file for its version first: what does not run is not executed.
@@ -92,12 +114,7 @@ impl World {
         outgoing.put("signals", self.signals.surroundings())?;
         outgoing.put("control", &self.control)?;
         outgoing.put("listeners", &self.listeners.state())?;
-        for (generation, one) in &self.generations {
-            let number = generation.0;
-            outgoing.put(format!("server {number}"), &one.server)?;
-            outgoing.put(format!("capture {number}"), &one.capture)?;
-            outgoing.put(format!("notify {number}"), &one.notify)?;
-        }
+        outgoing.put("generations", &self.generations)?;
         outgoing.put("programs", &self.programs)?;
         outgoing.put("hints", &self.hints)?;
         outgoing.put("keeper", &self.keeper)?;
@@ -106,41 +123,35 @@ impl World {
         Ok(outgoing)
     }
 
-    fn own_state(&self) -> Value {
-        let generations: BTreeMap<String, Value> = (self.generations.iter())
-            .map(|(generation, one)| (generation.0.to_string(), saved_state::info_to_json(one)))
-            .collect();
-        json!({
-            "lives": generations,
-            "accepted_on": saved_state::listeners_to_json(&self.counting.accepted),
-            "says_ready": self.says_ready,
-        })
+    fn own_state(&self) -> WorldState {
+        WorldState {
+            accepted_on: self.counting.accepted.clone(),
+            late: self.counting.late.clone(),
+            says_ready: self.says_ready,
+            has_served: self.has_served,
+            unbound_restarts: self.unbound_restarts,
+            lives: Map::new(),
+        }
     }
 
     /// Takes up what [`World::outgoing`] put, in a world that has been opened but for these rooms.
     pub(super) fn restore(&mut self, mut incoming: Incoming) -> Result<()> {
-        let state: Value = incoming.take("world")?;
-        let generations = state["lives"]
-            .as_object()
-            .context("no generations in the saved state")?;
-        for (number, info) in generations {
-            let generation = Generation(number.parse()?);
-            let server = incoming.take(&format!("server {number}"))?;
-            let notify = incoming.take(&format!("notify {number}"))?;
-            let mut one = Spawned::new(server, notify);
-            saved_state::info_from_json(info, &mut one).context("cannot read generations")?;
-            one.capture = incoming.take(&format!("capture {number}"))?;
-            self.generations.insert(generation, one);
-        }
+        let state: WorldState = incoming.take("world")?;
+        self.generations = match incoming.take("generations")? {
+            Some(generations) => generations,
+            None => saved_state::older_generations(&state.lives, &mut incoming)?,
+        };
         self.programs = incoming.take("programs")?;
-        self.has_served = true;
-        self.counting.accepted = saved_state::listeners_from_json(&state["accepted_on"]);
+        self.counting.accepted = state.accepted_on;
+        self.counting.late = state.late;
+        self.says_ready = state.says_ready;
+        self.has_served = state.has_served;
+        self.unbound_restarts = state.unbound_restarts;
         self.hints = incoming.take("hints")?;
         self.keeper = incoming.take("keeper")?;
         if let Some(store) = incoming.take("store")? {
             *self.manager.store_mut() = store;
         }
-        self.says_ready = state["says_ready"].as_bool().unwrap_or_default();
         self.status_data = incoming.take("figures")?;
         if let Ok(variables) = environment::inherited_by(&self.server_config) {
             self.remember_worked(variables);
@@ -167,7 +178,7 @@ impl World {
             }
         }
         for one in self.generations.values_mut() {
-            one.server.ask_next();
+            one.server.resume();
         }
         let serving = supervisor
             .serving()

@@ -79,9 +79,10 @@ pub struct Work {
 }
 
 /// Which generation the candidate is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rank {
     /// None before it has served.
+    #[default]
     First,
     /// The one that served is dead.
     Restart,

@@ -60,6 +60,12 @@ impl Server {
         means_it && catches && kill(process, Signal::SIGUSR1).is_ok()
     }
 
+    /// Goes on after an upgrade: its next process is asked, and the death of one that was adopted is waited for anew.
+    pub fn resume(&mut self) {
+        self.wait_for_next();
+        self.ask_next();
+    }
+
     /// Asks those whose turn it is by now. Call it when a process may have ended.
     pub fn ask_next(&mut self) {
         let binder = self.living_binder();
