@@ -8,7 +8,7 @@ pub fn escape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(next) = rest.next() {
-        if let Some(behind) = colour(next, rest.as_str()) {
+        if let Some(behind) = color(next, rest.as_str()) {
             rest = behind.chars();
         } else if next.is_control() {
             plain.extend(next.escape_default());
@@ -34,7 +34,7 @@ pub fn divide_hint(text: &str) -> (&str, Option<&str>) {
 }
 
 /// What follows a color (`ESC [ 1 ; 3 1 m`), if the text begins with one.
-fn colour(first: char, rest: &str) -> Option<&str> {
+fn color(first: char, rest: &str) -> Option<&str> {
     let rest = rest.strip_prefix('[').filter(|_| first == '\x1b')?;
     let behind = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
     behind.strip_prefix('m')

@@ -32,9 +32,9 @@ static SINK: Mutex<Sink> = Mutex::new(Sink::new());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LineStyle {
     format: LogFormat,
-    colours: bool,
+    colors: bool,
     /// Verdicts are what a user waits for.
-    verdicts_in_colour: bool,
+    verdicts_in_color: bool,
     before: Before,
 }
 
@@ -82,8 +82,8 @@ impl Before {
 pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     let look = LineStyle {
         format: run.log_format,
-        colours: colours_fit(),
-        verdicts_in_colour: run.dev,
+        colors: colors_fit(),
+        verdicts_in_color: run.dev,
         before: Before::on_stderr(),
     };
     sink().choose_way();
@@ -102,7 +102,7 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     };
     logger.format(move |out, record| write_record(out, record, look));
     logger.target(env_logger::Target::Pipe(Box::new(ToSink)));
-    // colours have been decided on: what gets here is not to be stripped of them
+    // colors have been decided on: what gets here is not to be stripped of them
     logger.write_style(env_logger::WriteStyle::Always);
     // a second logger can only be one that a test has set up
     let _ = logger.try_init();
@@ -209,7 +209,7 @@ impl Write for ToSink {
 }
 
 /// A terminal that can show them, and nobody who asked for none (no-color.org).
-fn colours_fit() -> bool {
+fn colors_fit() -> bool {
     let unset_or_empty = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
     stderr().is_terminal()
         && unset_or_empty("NO_COLOR")
@@ -225,24 +225,24 @@ fn write_record(out: &mut Formatter, record: &LogRecord, look: LineStyle) -> io:
     let event = fields.get("event").and_then(serde_json::Value::as_str);
     let text = escape_but_for_hints(&record.args().to_string());
     let line = look.before.line(record.level(), &text);
-    match colour(record.level(), event, look) {
-        Some(colour) => writeln!(out, "\x1b[{colour}m{line}\x1b[0m"),
+    match color(record.level(), event, look) {
+        Some(color) => writeln!(out, "\x1b[{color}m{line}\x1b[0m"),
         None => writeln!(out, "{line}"),
     }
 }
 
-/// The whole line has one colour, so that it still reads, and is found, as one.
-fn colour(level: Level, event: Option<&str>, look: LineStyle) -> Option<&'static str> {
+/// The whole line has one color, so that it still reads, and is found, as one.
+fn color(level: Level, event: Option<&str>, look: LineStyle) -> Option<&'static str> {
     const RED: &str = "31";
     const GREEN: &str = "1;32";
     const YELLOW: &str = "33";
     const DIM: &str = "2";
-    if !look.colours {
+    if !look.colors {
         return None;
     }
     match (level, event) {
-        (_, Some("serving")) if look.verdicts_in_colour => Some(GREEN),
-        (_, Some("aborted" | "rolled-back" | "dead")) if look.verdicts_in_colour => Some("1;31"),
+        (_, Some("serving")) if look.verdicts_in_color => Some(GREEN),
+        (_, Some("aborted" | "rolled-back" | "dead")) if look.verdicts_in_color => Some("1;31"),
         (Level::Error, _) => Some(RED),
         (Level::Warn, _) => Some(YELLOW),
         (Level::Info, _) => None,

@@ -106,7 +106,7 @@ impl Record {
 
     /// `how` is what showed that it is ready, `after` how long that took.
     pub fn proving(generation: Generation, how: &str, after: Duration) -> Self {
-        let text = format!("is proving ({how} after {})", humane(after));
+        let text = format!("is proving ({how} after {})", format_duration(after));
         Self {
             after: Some(after),
             reason: Some(how.into()),
@@ -124,7 +124,7 @@ impl Record {
         let old = draining
             .map(|(old, connections)| format!("; {}", is_draining(old, connections)))
             .unwrap_or_default();
-        let text = format!("is serving ({how} after {}){old}", humane(after));
+        let text = format!("is serving ({how} after {}){old}", format_duration(after));
         Self {
             after: Some(after),
             reason: Some(how.into()),
@@ -144,7 +144,7 @@ impl Record {
         let seen = seen.map(|seen| format!(": {seen}")).unwrap_or_default();
         let reason = reason(&failure.reason, failure.rolled_back) + &seen;
         let age = age
-            .map(|age| format!(", started {} ago", humane(age)))
+            .map(|age| format!(", started {} ago", format_duration(age)))
             .unwrap_or_default();
         let old = failure
             .keeps_serving
@@ -171,7 +171,10 @@ impl Record {
 
     /// A candidate that was started only to see whether it gets ready.
     pub fn checked(generation: Generation, how: &str, after: Duration) -> Self {
-        let text = format!("is ready ({how} after {}), and is discarded", humane(after));
+        let text = format!(
+            "is ready ({how} after {}), and is discarded",
+            format_duration(after)
+        );
         Self {
             after: Some(after),
             ..Self::of(RecordKind::Notice, generation, text)
@@ -181,12 +184,15 @@ impl Record {
     pub fn dead(generation: Generation, exit: &Exit, after: Duration, then: Then) -> Self {
         let next = match then {
             Then::RestartAfter(delay) if delay.is_zero() => "; restarting".into(),
-            Then::RestartAfter(delay) => format!("; restarting in {}", humane(delay)),
+            Then::RestartAfter(delay) => format!("; restarting in {}", format_duration(delay)),
             Then::CandidateServes(next) => format!("; {next} is on its way"),
             Then::WaitForChange => "; waiting for a change".into(),
             Then::End => String::new(),
         };
-        let text = format!("is dead: {exit} after {} of serving{next}", humane(after));
+        let text = format!(
+            "is dead: {exit} after {} of serving{next}",
+            format_duration(after)
+        );
         let level = if *exit == Exit::Status(0) {
             Level::Info
         } else {
@@ -202,7 +208,7 @@ impl Record {
 
     pub fn gone(generation: Generation, after: Duration, exit: Option<&Exit>) -> Self {
         let how = exit.map(|exit| format!(" ({exit})")).unwrap_or_default();
-        let text = format!("is gone after {}{how}", humane(after));
+        let text = format!("is gone after {}{how}", format_duration(after));
         let reason = exit.map(ToString::to_string);
         Self {
             after: Some(after),
@@ -275,10 +281,10 @@ fn reason(reason: &Reason, proving: bool) -> String {
     match reason {
         Reason::Exited(exit @ (Exit::CannotRun(..) | Exit::Background), _) => exit.to_string(),
         Reason::Exited(exit, after) if proving => {
-            format!("{exit} after {} of proving", humane(*after))
+            format!("{exit} after {} of proving", format_duration(*after))
         }
-        Reason::Exited(exit, after) => format!("{exit} after {}", humane(*after)),
-        Reason::NotReady(patience) => format!("not ready within {}", humane(*patience)),
+        Reason::Exited(exit, after) => format!("{exit} after {}", format_duration(*after)),
+        Reason::NotReady(patience) => format!("not ready within {}", format_duration(*patience)),
         Reason::CannotSpawn(why)
         | Reason::CannotCutOver(why)
         | Reason::NotFit(why)
@@ -286,7 +292,7 @@ fn reason(reason: &Reason, proving: bool) -> String {
         Reason::BeforeSwapTooLong(patience) => {
             format!(
                 "the command before the swap did not end within {}",
-                humane(*patience)
+                format_duration(*patience)
             )
         }
         Reason::Replaced => "replaced by a newer one".into(),
@@ -311,7 +317,7 @@ pub fn cause(reason: &Reason) -> &'static str {
 }
 
 /// `38ms`, `1.2s`, `30s`, `2m`, `2m 5s`.
-pub fn humane(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let tenths = (milliseconds + 50) / 100;
     match milliseconds {
@@ -362,7 +368,7 @@ mod tests {
         let said = [
             38, 999, 1200, 1000, 30_000, 59_949, 60_000, 125_000, 3_600_000, 3_725_000,
         ]
-        .map(|t| humane(ms(t)));
+        .map(|t| format_duration(ms(t)));
         assert_eq!(
             said,
             [

@@ -236,17 +236,17 @@ fn an_env_file_is_read_for_every_generation() {
     let plan = Site::at(Place::Tcp4);
     let file = plan.dir().join("run/env");
     fs::create_dir_all(plan.dir().join("run")).expect("a directory");
-    fs::write(&file, "# a comment\nCOLOUR=red\n").expect("a file");
+    fs::write(&file, "# a comment\nCOLOR=red\n").expect("a file");
     let file_ = file.display().to_string();
     let (site, seen) = seen_by_a_server(plan.with(&["--env-file", &file_]), &[]);
-    seen.is("COLOUR", "red");
-    fs::write(&file, "COLOUR=green and blue\n").expect("a file");
+    seen.is("COLOR", "red");
+    fs::write(&file, "COLOR=green and blue\n").expect("a file");
     site.swap();
     let environ = site.dir().join("run/environ");
-    eventually("the new colour", || {
+    eventually("the new color", || {
         let environ = fs::read(&environ).expect("what it saw");
         String::from_utf8_lossy(&environ)
-            .contains("COLOUR=green and blue")
+            .contains("COLOR=green and blue")
             .then_some(())
     });
 }

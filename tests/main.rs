@@ -27,7 +27,7 @@ mod loops;
 mod many;
 mod misuse;
 mod names;
-mod neighbours;
+mod neighbors;
 mod nonroot;
 mod order;
 mod pid1;

@@ -1,4 +1,4 @@
-//! hotswap on a terminal: colours there, if they are wanted, and nowhere else.
+//! hotswap on a terminal: colors there, if they are wanted, and nowhere else.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -79,7 +79,7 @@ fn a_verdict_at_the_desk_is_green() {
 }
 
 #[test]
-fn no_colour_is_shown_to_whom_wants_none() {
+fn no_color_is_shown_to_those_who_want_none() {
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let screen = screen(&[variable], "is serving (accepting after ");
         assert!(!screen.contains('\x1b'), "{screen:?}");

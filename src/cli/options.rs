@@ -376,7 +376,7 @@ impl RunArgs {
             .unwrap_or_else(|| "server".to_owned())
     }
 
-    /// What the server's stderr is: on a terminal the server writes to it itself, so that it may use colours.
+    /// What the server's stderr is: on a terminal the server writes to it itself, so that it may use colors.
     pub fn stderr(&self) -> Stderr {
         self.stderr.unwrap_or(if stderr().is_terminal() {
             Stderr::Inherit

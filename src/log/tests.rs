@@ -10,15 +10,15 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
 use super::sink::Sink;
-use super::{Before, LineStyle, as_record, collect, colour, object};
+use super::{Before, LineStyle, as_record, collect, color, object};
 use crate::cli::options::LogFormat;
 use crate::record::Record;
 use crate::supervisor::Generation;
 
 const TERMINAL: LineStyle = LineStyle {
     format: LogFormat::Text,
-    colours: true,
-    verdicts_in_colour: false,
+    colors: true,
+    verdicts_in_color: false,
     before: Before::Nothing,
 };
 
@@ -62,22 +62,19 @@ fn a_plain_line_is_an_object_too() {
 }
 
 #[test]
-fn only_a_terminal_gets_colours_and_verdicts_only_at_the_desk() {
+fn only_a_terminal_gets_colors_and_verdicts_only_at_the_desk() {
     let nowhere = LineStyle {
-        colours: false,
+        colors: false,
         ..TERMINAL
     };
-    assert_eq!(colour(Level::Error, Some("aborted"), nowhere), None);
-    assert_eq!(colour(Level::Info, Some("serving"), TERMINAL), None);
+    assert_eq!(color(Level::Error, Some("aborted"), nowhere), None);
+    assert_eq!(color(Level::Info, Some("serving"), TERMINAL), None);
     let desk = LineStyle {
-        verdicts_in_colour: true,
+        verdicts_in_color: true,
         ..TERMINAL
     };
-    assert_eq!(colour(Level::Info, Some("serving"), desk), Some("1;32"));
-    assert_eq!(
-        colour(Level::Error, Some("rolled-back"), desk),
-        Some("1;31")
-    );
+    assert_eq!(color(Level::Info, Some("serving"), desk), Some("1;32"));
+    assert_eq!(color(Level::Error, Some("rolled-back"), desk), Some("1;31"));
 }
 
 fn narrow_pipe() -> (File, Sink) {

@@ -94,7 +94,7 @@ impl World {
         self.counting = counting;
         for (listener, after) in unnamed {
             let address = self.listeners.address_of(listener);
-            let after = record::humane(after);
+            let after = record::format_duration(after);
             self.publish(&record::Record::notice(format!(
                 "{generation} began to listen on {address} {after} after its start: \
                  it is not required of a new version"

@@ -12,7 +12,7 @@ use super::wait::Batch;
 use super::waivers::Waivers;
 use crate::cli::options::Order;
 use crate::control::{RequestKind, SwapResult, SwapVerdict};
-use crate::record::{Record, humane};
+use crate::record::{Record, format_duration};
 use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
 
@@ -66,7 +66,7 @@ impl World {
     /// Tells a client what its request waits for.
     pub(super) fn postpone(&mut self, client: ClientId, other: Generation, until: Option<Time>) {
         let now = sys::now();
-        let left = until.map(|until| humane(until.saturating_sub(now)));
+        let left = until.map(|until| format_duration(until.saturating_sub(now)));
         let at_most = left.map_or(String::new(), |left| format!(", {left} at most"));
         let text = format!("waiting for the verdict on {other} first{at_most}");
         self.control.progress(client, &text);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::escape::{divide_hint, escape};
-use crate::record::humane;
+use crate::record::format_duration;
 
 const NOTHING: &str = "-";
 const HEADINGS: [&str; 8] = [
@@ -30,7 +30,7 @@ pub fn tables(states: &[Value]) -> String {
 
 pub fn table(state: &Value) -> String {
     let command: Vec<String> = list(state, "command").map(text).collect();
-    let uptime = duration(state, "uptime_ms").map_or(NOTHING.into(), humane);
+    let uptime = duration(state, "uptime_ms").map_or(NOTHING.into(), format_duration);
     let mut text = format!(
         "{}: {}, {}, up {uptime}, pid {}\n",
         string(state, "name"),
@@ -49,7 +49,7 @@ pub fn table(state: &Value) -> String {
         let _ = writeln!(text, "  {line}");
     }
     if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
-        let ago = duration(last, "ago_ms").map_or(NOTHING.into(), humane);
+        let ago = duration(last, "ago_ms").map_or(NOTHING.into(), format_duration);
         let _ = writeln!(text, "  last swap {ago} ago: {}", string(last, "message"));
     }
     text
@@ -148,7 +148,7 @@ fn row(generation: &Value) -> [String; 8] {
         number(generation, "generation"),
         string(generation, "role"),
         number(generation, "pid"),
-        duration(generation, "age_ms").map_or(NOTHING.into(), humane),
+        duration(generation, "age_ms").map_or(NOTHING.into(), format_duration),
         number(generation, "connections"),
         memory.map_or(NOTHING.into(), mebibytes),
         number(generation, "restarts"),
@@ -158,7 +158,7 @@ fn row(generation: &Value) -> [String; 8] {
 
 fn waits(of: &Value) -> Option<String> {
     let what = text(of.get("waits_for").filter(|what| what.is_string())?);
-    let left = duration(of, "left_ms").map(|left| format!(", {} at most", humane(left)));
+    let left = duration(of, "left_ms").map(|left| format!(", {} at most", format_duration(left)));
     Some(what + &left.unwrap_or_default())
 }
 

@@ -12,7 +12,7 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = WIDTH - 40.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = HEIGHT - 40.0;
-const COLOURS: [&str; 2] = ["#3b6fb6", "#e0922f"];
+const COLORS: [&str; 2] = ["#3b6fb6", "#e0922f"];
 const FAILED: &str = "#d00000";
 /// The fastest that is told apart, in milliseconds; above it each decade has a line.
 const LEAST: f64 = 0.1;
@@ -61,21 +61,21 @@ pub fn of(asked: Instant, requests: &[Request]) -> String {
         );
     }
     for request in requests {
-        let colour = match &request.met {
-            Ok(answer) => colour(answer.generation),
+        let color = match &request.met {
+            Ok(answer) => color(answer.generation),
             Err(_) => FAILED,
         };
         let (x, y) = (x(at(request)), y(took(request)));
         let _ = writeln!(
             svg,
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{colour}\"/>"
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{color}\"/>"
         );
     }
     svg + &legend(requests) + "</svg>\n"
 }
 
-fn colour(generation: u32) -> &'static str {
-    COLOURS[generation as usize % COLOURS.len()]
+fn color(generation: u32) -> &'static str {
+    COLORS[generation as usize % COLORS.len()]
 }
 
 fn legend(requests: &[Request]) -> String {
@@ -92,10 +92,10 @@ fn legend(requests: &[Request]) -> String {
         requests.len()
     );
     for generation in generations {
-        let colour = colour(generation);
+        let color = color(generation);
         let _ = write!(
             words,
-            " <tspan fill=\"{colour}\">● generation {generation}</tspan>"
+            " <tspan fill=\"{color}\">● generation {generation}</tspan>"
         );
     }
     let _ = writeln!(

@@ -12,7 +12,7 @@ use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
 use crate::escape::{escape, escape_but_for_hints};
-use crate::record::humane;
+use crate::record::format_duration;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -75,7 +75,7 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
         Received::Said(Reply::Done(_)) => (0, "stopped", None),
         Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
         Received::TimedOut => {
-            let patience = humane(timeout.unwrap_or_default());
+            let patience = format_duration(timeout.unwrap_or_default());
             let why = format!("{} is still stopping after {patience}", instance.name);
             (TIMED_OUT, "timeout", Some(why))
         }
@@ -181,7 +181,7 @@ fn follow(
             Received::Said(Reply::Error(why)) => break (LOST, "error", why),
             Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
             Received::TimedOut => {
-                let patience = humane(options.timeout.unwrap_or_default());
+                let patience = format_duration(options.timeout.unwrap_or_default());
                 let why = format!("no verdict within {patience}; the swap goes on");
                 break (TIMED_OUT, "timeout", why);
             }
