@@ -122,7 +122,7 @@ impl Record {
     ) -> Self {
         let connections = draining.and_then(|(_, count)| count);
         let old = draining
-            .map(|(old, connections)| format!("; {}", is_draining(old, connections)))
+            .map(|(old, connections)| format!("; {}", draining_text(old, connections)))
             .unwrap_or_default();
         let text = format!("is serving ({how} after {}){old}", format_duration(after));
         Self {
@@ -340,7 +340,7 @@ pub fn format_duration(duration: Duration) -> String {
 }
 
 /// How far a draining generation is.
-pub fn is_draining(generation: Generation, connections: Option<usize>) -> String {
+pub fn draining_text(generation: Generation, connections: Option<usize>) -> String {
     let count = connections
         .map(|count| format!(", {}", plural(count, "connection")))
         .unwrap_or_default();

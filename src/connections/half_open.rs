@@ -18,7 +18,7 @@ use crate::socket::inode_of;
 /// Two lines. Listeners come first in the file; the kernel would go through all connections to fill a larger piece.
 const PIECE: usize = 300;
 /// How long a connection to ourselves may take, in milliseconds.
-const PATIENCE: u8 = 100;
+const LOOPBACK_TIMEOUT_MS: u8 = 100;
 /// `ref` of an idle listener.
 pub const IDLE: u32 = 1;
 
@@ -90,12 +90,12 @@ fn try_out() -> io::Result<bool> {
     let idle = is(IDLE)?;
     let client = TcpStream::connect_timeout(
         &listener.local_addr()?,
-        Duration::from_millis(PATIENCE.into()),
+        Duration::from_millis(LOOPBACK_TIMEOUT_MS.into()),
     )?;
     let queued = is(IDLE + 1)?;
     // The client's last ACK may still be on its way, so what accept(2) finds at once proves nothing.
     let mut waited = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    poll(&mut waited, PATIENCE)?;
+    poll(&mut waited, LOOPBACK_TIMEOUT_MS)?;
     listener.set_nonblocking(true)?;
     let accepted = listener.accept()?;
     let again = is(IDLE)?;

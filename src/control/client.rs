@@ -24,7 +24,7 @@ use super::socket_dirs::{FoundSocket, SocketDirs};
 /// How long an instance may take to greet after others have.
 const GREETING: Duration = Duration::from_secs(1);
 /// How long the only one may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest message: a status.
 const LONGEST_LINE: usize = 16 * 1024 * 1024;
 
@@ -133,7 +133,10 @@ pub fn find(
         }
         (None, Some(name)) => Err(NoInstance {
             status: LOST,
-            why: format!("{name} does not answer within {}s", PATIENCE.as_secs()),
+            why: format!(
+                "{name} does not answer within {}s",
+                ANSWER_TIMEOUT.as_secs()
+            ),
         }),
     }
 }
@@ -182,7 +185,11 @@ struct Candidates {
 
 /// Waits for greetings: for long only while there is none.
 fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
-    let patience = if found.len() == 1 { PATIENCE } else { GREETING };
+    let patience = if found.len() == 1 {
+        ANSWER_TIMEOUT
+    } else {
+        GREETING
+    };
     let mut met = Candidates::default();
     // for all together: another user may have made many that never accept
     let by = Instant::now() + at_most(patience, until);
@@ -192,7 +199,7 @@ fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
             Err(error) => met.too_busy |= error.kind() == io::ErrorKind::WouldBlock,
         }
     }
-    for patience in [GREETING, PATIENCE] {
+    for patience in [GREETING, ANSWER_TIMEOUT] {
         if !met.greeted.is_empty() {
             break;
         }

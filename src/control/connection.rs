@@ -21,7 +21,7 @@ const LONGEST_REQUEST: usize = 4096;
 /// How much a client may leave unread, beyond the kernel's buffer.
 const LONGEST_BACKLOG: usize = 64 * 1024;
 /// How long a request or a reader may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClientConnection {
@@ -62,7 +62,7 @@ impl ClientConnection {
         Self {
             stream,
             stage: ConnectionStage::Asking {
-                until: now + PATIENCE,
+                until: now + CLIENT_TIMEOUT,
             },
             input: Vec::new(),
             output: VecDeque::new(),
@@ -160,7 +160,7 @@ impl ClientConnection {
     /// Sends the final message.
     pub fn finish(&mut self, message: &Reply, now: Time) -> Outcome {
         self.stage = ConnectionStage::Leaving {
-            until: now + PATIENCE,
+            until: now + CLIENT_TIMEOUT,
         };
         self.say(message)
     }

@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::connection::PATIENCE;
+use super::connection::CLIENT_TIMEOUT;
 use super::socket_dirs::SocketDirs;
 use super::*;
 
@@ -230,8 +230,8 @@ fn a_client_that_hangs_is_let_go() {
     let mut stream = room.connect();
     assert_eq!(room.control.deadline(), None);
     room.settle();
-    assert_eq!(room.control.deadline(), Some(NOW + PATIENCE));
-    room.control.look(NOW + PATIENCE);
+    assert_eq!(room.control.deadline(), Some(NOW + CLIENT_TIMEOUT));
+    room.control.look(NOW + CLIENT_TIMEOUT);
     assert_eq!(room.control.deadline(), None);
     assert!(heard(&mut stream).1);
 }

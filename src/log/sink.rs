@@ -19,7 +19,7 @@ const LIMIT: usize = 64 * 1024;
 const PIECE: usize = 4096;
 
 /// How long `finish` waits for a reader, in milliseconds.
-const PATIENCE: u8 = 100;
+const FINISH_TIMEOUT_MS: u8 = 100;
 
 static STDERR: LazyLock<Stderr> = LazyLock::new(io::stderr);
 
@@ -153,7 +153,7 @@ impl Sink {
         self.flush();
         if self
             .pending()
-            .is_some_and(|fd| has_room(fd, PATIENCE.into()))
+            .is_some_and(|fd| has_room(fd, FINISH_TIMEOUT_MS.into()))
         {
             self.flush();
         }

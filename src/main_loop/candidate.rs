@@ -237,7 +237,7 @@ impl World {
             let pids = one.server.processes();
             let readings = drain.look(now, &held, &pids, LookCost { cpu_time, among });
             if self.control.is_waited_for(*generation) {
-                let text = record::is_draining(*generation, drain.connections());
+                let text = record::draining_text(*generation, drain.connections());
                 self.control.drains(*generation, &text);
             }
             batch

@@ -23,7 +23,7 @@ use crate::sys;
 use crate::upgrade::execute;
 
 /// How long the new file may take to say its version.
-const PATIENCE: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the loop itself knows, beside its rooms and generations.
 #[derive(Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl World {
             return;
         }
         let command = vec![self.own_path.clone().into_os_string(), "--version".into()];
-        let until = sys::now() + PATIENCE;
+        let until = sys::now() + VERSION_TIMEOUT;
         // the answer that it runs well is its status
         let nowhere = File::options().write(true).open("/dev/null");
         let started = nowhere.and_then(|nowhere| {

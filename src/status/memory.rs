@@ -9,7 +9,7 @@ use crate::proc::memory;
 /// Above this size the proportional share is left out: the kernel walks every page for it.
 const LARGE: u64 = 1 << 30;
 /// How long a status may take, so that the client does not notice.
-const PATIENCE: Duration = Duration::from_millis(20);
+const TIME_LIMIT: Duration = Duration::from_millis(20);
 
 /// In bytes, over all processes; `None` if it cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl MemoryUse {
         let since = Instant::now();
         let rss = sum(processes, memory::resident);
         let small = rss.is_some_and(|rss| rss < LARGE);
-        let in_time = || since.elapsed() < PATIENCE;
+        let in_time = || since.elapsed() < TIME_LIMIT;
         let pss = sum(processes, |pid| {
             (small && in_time())
                 .then(|| memory::proportional(pid))

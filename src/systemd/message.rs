@@ -16,7 +16,7 @@ use crate::supervisor::Time;
 /// How long to wait when the manager's queue is full.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long to wait for it at the end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FINAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many messages are kept for a manager that does not read.
 const UNSENT: usize = 64;
 
@@ -84,7 +84,7 @@ impl ManagerSocket {
     pub fn finish(&mut self) {
         let socket = &self.socket;
         let waits = socket.set_nonblocking(false);
-        if waits.is_ok() && socket.set_write_timeout(Some(PATIENCE)).is_ok() {
+        if waits.is_ok() && socket.set_write_timeout(Some(FINAL_TIMEOUT)).is_ok() {
             self.flush(Time::ZERO);
         }
     }

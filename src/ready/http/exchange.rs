@@ -11,7 +11,7 @@ const ANSWER: usize = 64 * 1024;
 /// How long a server may take to end an answer after its status.
 const REST: Duration = Duration::from_millis(100);
 /// How long to wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a server is asked.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,7 @@ impl<S: Read + Write> Exchange<S> {
         if is_tls(&self.answer) {
             return Some(HttpAnswer::Tls);
         }
-        let is_late = now >= self.asked + PATIENCE;
+        let is_late = now >= self.asked + ANSWER_TIMEOUT;
         match status(&self.answer) {
             Ok(Some(status)) => {
                 // Hanging up in the middle of an answer would be logged by the server.
@@ -255,7 +255,10 @@ mod tests {
     fn a_request_without_an_answer_times_out() {
         let (mut exchange, _server) = asked();
         assert_eq!(exchange.go_on(START), None);
-        assert_eq!(exchange.go_on(START + PATIENCE), Some(HttpAnswer::Silence));
+        assert_eq!(
+            exchange.go_on(START + ANSWER_TIMEOUT),
+            Some(HttpAnswer::Silence)
+        );
     }
 
     proptest::proptest! {
