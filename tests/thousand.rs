@@ -92,3 +92,22 @@ fn memory_and_descriptors_are_the_same_after_a_thousand_swaps() {
         "{early:?} {late:?}"
     );
 }
+
+/// Each generation of a captured server brings a socket of its own, and none of them has been at rest for long.
+#[test]
+fn captured_sockets_do_not_pile_up_however_fast_the_swaps_are() {
+    let site = Site::at(Place::captured())
+        .with(&["--quiesce", "0s"])
+        .serving("v1");
+    let swap = || {
+        let output = run(&site, &["swap", "server"]);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    };
+    (0..5).for_each(|_| swap());
+    let early = holdings(&site);
+    (5..60).for_each(|_| swap());
+    eventually("as few descriptors as before", || {
+        let late = holdings(&site);
+        (late.descriptors <= early.descriptors + PARKED).then_some(())
+    });
+}

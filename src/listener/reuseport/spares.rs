@@ -14,6 +14,8 @@ use crate::sys;
 
 /// How long a spare is kept after its last cut-over: a handshake from before has then ended.
 const REST: Duration = Duration::from_secs(3);
+/// The same where the kernel's tables show that no handshake is open: a packet that was on its way has then been handled.
+const SHORT_REST: Duration = Duration::from_millis(100);
 
 impl ReuseportGroup {
     /// When the next spare will be old enough to be closed, or its index is to be found out once more.
@@ -52,9 +54,14 @@ impl ReuseportGroup {
 
     /// Whether it is idle: by the kernel's tables, or because every handshake must have ended.
     fn is_idle(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
+        let idle = self.is_seen_idle(at, snapshot);
+        idle.unwrap_or_else(|| self.is_rested(at, REST, now))
+    }
+
+    /// What the kernel's tables say, if they do.
+    fn is_seen_idle(&self, at: usize, snapshot: &Snapshot) -> Option<bool> {
         let inode = self.sockets[at].inode;
-        let idle = snapshot.idle.as_ref().map(|idle| idle.contains(&inode));
-        idle.unwrap_or_else(|| self.is_rested(at, now))
+        snapshot.idle.as_ref().map(|idle| idle.contains(&inode))
     }
 
     /// The sockets of this generation become spares, except that one.
@@ -69,14 +76,14 @@ impl ReuseportGroup {
     }
 
     /// Whether a spare before the target could be closed if there were one more behind it.
-    pub(super) fn could_shrink(&self, now: Time) -> bool {
+    pub(super) fn could_shrink(&self, snapshot: &Snapshot, now: Time) -> bool {
         let target = self.members.target();
         let before = self
             .members
             .members()
             .take_while(|inode| Some(*inode) != target);
         let mut positions = before.filter_map(|inode| self.position(inode));
-        positions.any(|at| self.is_rested(at, now))
+        positions.any(|at| self.has_rested(at, snapshot, now))
     }
 
     /// New connections go to a socket that only hotswap has.
@@ -116,7 +123,7 @@ impl ReuseportGroup {
                 continue;
             };
             let may_close = self.members.may_close(inode);
-            if !self.is_rested(at, now) || !(may_close || self.is_uncertain(inode)) {
+            if !self.has_rested(at, snapshot, now) || !(may_close || self.is_uncertain(inode)) {
                 continue;
             }
             let idle = may_close && self.strangers.is_empty() && self.is_idle(at, snapshot, now);
@@ -133,9 +140,15 @@ impl ReuseportGroup {
         }
     }
 
-    fn is_rested(&self, at: usize, now: Time) -> bool {
+    /// Swaps may follow each other faster than by [`REST`]: what they leave must not add up until then.
+    fn has_rested(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
+        let is_seen_idle = self.is_seen_idle(at, snapshot) == Some(true);
+        self.is_rested(at, if is_seen_idle { SHORT_REST } else { REST }, now)
+    }
+
+    fn is_rested(&self, at: usize, rest: Duration, now: Time) -> bool {
         let socket = &self.sockets[at];
-        socket.owner.is_none() && socket.since + REST <= now
+        socket.owner.is_none() && socket.since + rest <= now
     }
 
     /// As if every spare were old.

@@ -158,7 +158,7 @@ impl Steering for ReuseportGroup {
         let now = sys::now();
         let snapshot = self.snapshot(context);
         // the group grows with every swap if nothing can leave it: one more of ours behind the target lets one before go
-        if self.could_shrink(now) {
+        if self.could_shrink(&snapshot, now) {
             self.grow(context)?;
         }
         let inode = self.listen(socket, Some(generation), context)?;
