@@ -202,6 +202,29 @@ fn stops_gracefully(plan: Plan) {
     slow.expect_no_failure();
 }
 
+/// It is stopped once more while the next version, which is slow, has not accepted anybody.
+fn is_stopped_early(plan: Plan, slow: &str) {
+    let (manager, mut site) = Manager::serving(plan.by_odd(""));
+    manager.until_it_keeps(&[name(&site)]);
+    assert!(site.stop().success());
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    clients.until_asked(10);
+    site.publish_odd("v2", slow);
+    manager.start_again(&mut site);
+    let pid = site.pid(1);
+    eventually("the server itself", || {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        (program != site.binary()).then_some(())
+    });
+    clients.until_asked(20);
+    assert!(site.stop().success());
+    clients.until_asked(30);
+    site.publish("v3");
+    manager.start_again(&mut site);
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
 /// Everything is killed at once, as systemd does when hotswap dies. The server accepts nothing any more, so nothing is lost.
 fn crashes(plan: Plan) {
     let (manager, mut site) = Manager::serving(plan);
@@ -245,6 +268,14 @@ on_every_family! {
 
     fn a_server_that_stops_slowly_fails_nobody_who_comes_meanwhile(plan: Plan) {
         stops_gracefully(plan.with(&["--quiesce", "100ms"]));
+    }
+
+    fn a_stop_before_the_server_listens_fails_nobody(plan: Plan) {
+        is_stopped_early(plan, "late=60s");
+    }
+
+    fn a_stop_before_the_server_accepts_fails_nobody(plan: Plan) {
+        is_stopped_early(plan, "hang");
     }
 
     fn a_crash_of_the_service_fails_nobody_who_was_not_accepted(plan: Plan) {

@@ -226,10 +226,14 @@ impl Listeners {
     }
 
     /// From now on new connections wait for the next hotswap, where the sockets are kept. No server is disturbed in
-    /// accepting those that came before.
-    pub fn keep_clients(&mut self) -> Vec<Incident> {
+    /// accepting those that came before. Where none accepts, those that have come wait on as well.
+    pub fn keep_clients(&mut self, are_accepted: bool) -> Vec<Incident> {
         self.context.intake = Intake::Kept;
-        self.steer_away()
+        if are_accepted {
+            self.steer_away()
+        } else {
+            Vec::new()
+        }
     }
 
     /// hotswap ends: clients wait on what is kept for the next one, and find it where it is.

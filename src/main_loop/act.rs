@@ -259,7 +259,8 @@ impl World {
     fn turn_away(&mut self, why: Refusal) {
         let keeps = why != Refusal::NothingServes && self.manager.keeps_sockets();
         let incidents = if keeps {
-            self.listeners.keep_clients()
+            let are_accepted = self.generations.values().any(Spawned::gets_clients);
+            self.listeners.keep_clients(are_accepted)
         } else {
             self.listeners.turn_away(why)
         };

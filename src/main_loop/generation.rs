@@ -149,6 +149,12 @@ impl Spawned {
         self.serving_since.is_some() && !drains
     }
 
+    /// New connections may go to it, and it has shown that it accepts them.
+    pub fn gets_clients(&self) -> bool {
+        let drains = self.drains_since.is_some() || self.is_lost;
+        self.ready.is_some() && !drains
+    }
+
     /// It is told to end, or clients go elsewhere.
     pub fn begin_draining(&mut self, now: Time, listeners: &Listeners) {
         self.readiness = None;

@@ -186,11 +186,12 @@ impl Steering for UnixPath {
 
     fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
         let listener = self.address();
+        let kept = self.target.filter(|_| context.keeps());
         self.sockets.retain_mut(
             |NamedSocket {
                  socket, name, file, ..
              }| {
-                let theirs = socket.owner == Some(generation);
+                let theirs = socket.owner == Some(generation) && Some(socket.inode) != kept;
                 if theirs {
                     context.try_to_watch(socket, None, &listener);
                     if self.dir.has(name, *file) {
