@@ -128,17 +128,17 @@ impl Control {
     }
 
     /// Makes the socket again if it was removed; what was done, or could not be, in a sentence.
-    pub fn repair(&mut self) -> Option<Result<String, String>> {
-        let socket = self.socket.as_mut().filter(|socket| !socket.is_there())?;
+    pub fn repair(&mut self) -> io::Result<Option<String>> {
+        let Some(socket) = self.socket.as_mut().filter(|socket| !socket.is_there()) else {
+            return Ok(None);
+        };
         let shown = socket.path().display().to_string();
-        Some(match socket.make_again() {
-            Ok(()) => Ok(format!(
-                "the control socket {shown} was removed, and is made again"
-            )),
-            Err(error) => Err(format!(
-                "cannot make the control socket {shown} again: {error}"
-            )),
-        })
+        socket.make_again().map_err(|error| {
+            let why = format!("cannot make the control socket {shown} again: {error}");
+            io::Error::new(error.kind(), why)
+        })?;
+        let done = format!("the control socket {shown} was removed, and is made again");
+        Ok(Some(done))
     }
 
     /// Where its socket is, if there is one.

@@ -144,6 +144,8 @@ struct World {
     status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Alarm,
+    /// The control socket was removed while another hotswap claims one beside it: when to make it again.
+    control_due: Alarm,
     /// When the unix paths were last looked at.
     paths_looked: Time,
     keys: Keys,

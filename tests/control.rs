@@ -5,6 +5,7 @@ use std::io::Read;
 use std::process::Output;
 use std::time::Instant;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -145,6 +146,24 @@ fn a_socket_that_was_removed_is_made_again() {
     std::fs::remove_dir_all(socket.parent().expect("its directory")).expect("removed");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
     site.signal(Signal::SIGHUP).log.wait_for("is made again");
+    assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
+}
+
+#[test]
+fn nothing_waits_while_another_one_has_the_lock() {
+    let site = Site::at(Place::Tcp4).with(&["--poll", "50ms"]);
+    let site = site.serving("v1");
+    let socket = site.dir().join("run/hotswap/server.sock");
+    let directory = File::open(socket.parent().expect("its directory")).expect("its directory");
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).expect("the lock");
+    fs::remove_file(&socket).expect("removed");
+    for version in ["v2", "v3"] {
+        site.publish(version).swap();
+        assert!(!socket.exists(), "made by one that has not got the lock");
+    }
+    drop(lock);
+    eventually("the socket", || socket.exists().then_some(()));
+    site.log.wait_for("is made again");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
 }
 

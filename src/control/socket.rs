@@ -25,8 +25,9 @@ use crate::{handoff, sys};
 const BACKLOG: i32 = 128;
 /// How many instances may have one name, the first without a number.
 const NAMESAKES: u32 = 999;
-/// How often to try the lock of a directory, 10 ms apart: another user could hold it without end.
+/// How often to try the lock of a directory: another user could hold it without end.
 const LOCK_TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
 /// A control socket of ours.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ impl ControlSocket {
         let directory = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        let _lock = lock(directory.unwrap_or(Path::new(".")));
+        let _lock = wait_for_lock(directory.unwrap_or(Path::new(".")));
         Self::claim(path)
     }
 
@@ -65,7 +66,7 @@ impl ControlSocket {
     /// # Errors
     /// Those of bind(2).
     pub fn named(directory: &Path, name: &str) -> io::Result<(Self, String)> {
-        let _lock = lock(directory);
+        let _lock = wait_for_lock(directory);
         for number in 1..=NAMESAKES {
             let name = if number == 1 {
                 name.to_owned()
@@ -127,16 +128,17 @@ impl ControlSocket {
         fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 
-    /// Makes it again where somebody has removed it, and its directory if that is gone too.
+    /// Makes it again where somebody has removed it, and its directory if that is gone too. It waits for nobody.
     ///
     /// # Errors
-    /// Those of mkdir(2) and bind(2), and `AddrInUse` if another one answers there.
+    /// `WouldBlock` while another one claims a socket there, those of mkdir(2) and bind(2), and `AddrInUse` if another one
+    /// answers there.
     pub fn make_again(&mut self) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         if !directory.exists() {
             fs::DirBuilder::new().mode(0o700).create(directory)?;
         }
-        let _lock = lock(directory);
+        let _lock = lock(directory)?;
         *self = Self::claim(&self.path)?;
         Ok(())
     }
@@ -189,13 +191,19 @@ fn is_answered(path: &Path) -> bool {
 }
 
 /// Two that start at the same time could each take the other's fresh socket for a stale one.
-fn lock(directory: &Path) -> Option<File> {
-    let file = File::open(directory).ok()?;
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    sys::lock(file.as_fd())?;
+    Ok(file)
+}
+
+/// Only at the start, when nobody waits for hotswap.
+fn wait_for_lock(directory: &Path) -> Option<File> {
     for _ in 0..LOCK_TRIES {
-        if sys::lock(file.as_fd()).is_ok() {
-            return Some(file);
+        match lock(directory) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BETWEEN_TRIES),
+            locked => return locked.ok(),
         }
-        sleep(Duration::from_millis(10));
     }
     None
 }

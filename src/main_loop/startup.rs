@@ -143,6 +143,7 @@ impl World {
             manager: Passed::by(kept, now),
             status_data: StatusData::new(now),
             fitness_due: Alarm::default(),
+            control_due: Alarm::default(),
             paths_looked: Time::ZERO,
             keys: if args.dev { Keys::open() } else { Keys::none() },
             shows_status: false,

@@ -2,6 +2,7 @@
 //!
 //! Within one wake-up deaths come first, then readiness, then requests, then what has elapsed.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use super::World;
 use super::generation::Part;
 use crate::log::{self as lines, PendingLines};
-use crate::polled::Polled;
+use crate::polled::{Alarm, Polled};
 use crate::record::Record;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
@@ -125,6 +126,7 @@ impl World {
             (Source::Manager, &self.manager),
             (Source::Programs, &self.status_data.programs),
             (Source::Fitness, &self.fitness_due),
+            (Source::Control, &self.control_due),
         ];
         let keeper = self.keeper.iter();
         all.extend(keeper.map(|keeper| (Source::Keeper, keeper as &dyn Polled)));
@@ -259,14 +261,19 @@ impl World {
     }
 
     fn repair_control_socket(&mut self) {
+        self.control_due = Alarm::default();
         match self.control.repair() {
-            Some(Ok(done)) => self.publish(&Record::notice(done)),
-            Some(Err(why)) => {
+            Ok(Some(done)) => self.publish(&Record::notice(done)),
+            Ok(None) => self.status_data.control_lost = None,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.control_due = Alarm(Some(sys::now() + self.args.poll));
+            }
+            Err(error) => {
+                let why = error.to_string();
                 if self.status_data.control_lost.replace(why.clone()).as_ref() != Some(&why) {
                     self.warn(why);
                 }
             }
-            None => self.status_data.control_lost = None,
         }
     }
 
@@ -296,6 +303,9 @@ impl World {
         let watch_is_due = self.watch.deadline().is_some_and(|due| due <= now);
         if watch_is_due || self.paths_due().is_some_and(|due| due <= now) {
             self.keep_paths_up(None);
+        }
+        if self.control_due.is_due(now) {
+            self.repair_control_socket();
         }
         if watch_is_due {
             self.repair_control();
