@@ -3,7 +3,6 @@
 //! A file event is only a hint to look. The gates decide whether a change counts, and an occasional stat(2) finds what
 //! the events missed. Nothing here starts a swap, and nothing blocks.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -27,6 +26,7 @@ mod elf;
 mod events;
 mod file;
 mod filter;
+mod followed;
 mod git;
 mod ignore_files;
 pub mod launcher;
@@ -35,7 +35,9 @@ mod look;
 mod new_content;
 mod notifier;
 mod own_writes;
+mod repeats;
 mod report;
+mod server_writes;
 mod symlinks;
 mod targets;
 #[cfg(test)]
@@ -43,6 +45,7 @@ mod tests;
 mod touched;
 mod tree;
 mod walk;
+mod writers;
 
 use brake::Brake;
 pub use changed::Changed;
@@ -54,11 +57,13 @@ use file::{FileRole, WatchedFile};
 pub use filter::IgnoreOptions;
 pub use own_writes::HookKind;
 use own_writes::OwnWrites;
-use symlinks::{Directory, PathStep};
+use repeats::Repeats;
+use server_writes::ServerWrites;
 use targets::Subjects;
 pub use targets::WatchTargets;
 use touched::Judging;
 use tree::WatchedTree;
+use writers::Writers;
 
 /// The least time between two looks.
 const BREATH: Duration = Duration::from_millis(5);
@@ -69,8 +74,6 @@ const NOISY_POLL: Duration = Duration::from_millis(20);
 const COMPANY: Duration = Duration::from_millis(200);
 /// Longer than any wait, and small enough to add to a time.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
-/// The poll interval where there are no file events, if the user has turned polling off.
-const POLL_INSTEAD: Duration = Duration::from_secs(1);
 
 pub struct Watch {
     events: Events,
@@ -86,7 +89,10 @@ pub struct Watch {
     /// It has ended, and nothing was looked at since.
     build_is_unseen: bool,
     own_writes: OwnWrites,
+    writers: Writers,
+    server_writes: ServerWrites,
     brake: Brake,
+    repeats: Repeats,
     /// The form of the last program that execve(2) accepted.
     usual: Option<ExecFormat>,
     /// When to look because a file was touched or another look is due.
@@ -131,7 +137,10 @@ impl Watch {
             held: false,
             build_is_unseen: false,
             own_writes: OwnWrites::default(),
+            writers: Writers::default(),
+            server_writes: ServerWrites::default(),
             brake: Brake::default(),
+            repeats: Repeats::default(),
             usual: targets.program.as_deref().and_then(completeness::form_at),
             program: targets.program.map(|path| targets.wanted.base.join(path)),
             as_given: targets
@@ -155,6 +164,12 @@ impl Watch {
     pub fn woken(&mut self, now: Time) {
         self.events.drain();
         self.hinted.get_or_insert(now.max(self.looked + BREATH));
+    }
+
+    /// To be called with each event and before each look: what the server writes is found out at once, or not at all.
+    /// `servers` gives the processes of all generations.
+    pub fn note_writers(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
+        self.writers.note(servers);
     }
 
     /// A program is not judged while it may be being built.
@@ -186,19 +201,26 @@ impl Watch {
         self.look_at_files(now, &hints);
         self.look_at_trees(now, &hints);
         for path in self.brake.release(now) {
-            let others = Vec::new();
-            self.found.push(Changed { path, others });
+            self.found.push(Changed::of(path));
         }
         if let Some(complaint) = self.complaint() {
             log::warn!("{complaint}");
         }
         self.say_what_is_watched();
         let settling = self.is_settling();
+        if !settling && !self.trees.iter().any(WatchedTree::is_behind) {
+            self.writers.forget();
+        }
         let found = if settling && now < self.found_at + self.company() {
             Vec::new()
         } else {
             std::mem::take(&mut self.found)
         };
+        if !found.is_empty()
+            && let Some(line) = self.repeats.note(&found, now)
+        {
+            log::warn!("{line}");
+        }
         self.go_on_judging(settling);
         found
     }
@@ -259,12 +281,16 @@ impl Watch {
         let mut paths = verdict.count.into_iter();
         let path = paths.next()?;
         let others = paths.collect();
-        Some(Changed { path, others })
+        Some(Changed {
+            others,
+            ..Changed::of(path)
+        })
     }
 
     /// A generation starts, from what is there now; `built` if a command built it from what was there when that began.
     pub fn starts(&mut self, built: bool, now: Time) {
         self.brake.starts(now, sys::file_time());
+        self.server_writes.starts();
         if built {
             let files = self.files.iter_mut();
             files
@@ -280,6 +306,7 @@ impl Watch {
     /// Somebody asked for a swap: what was left out counts again.
     pub fn asked(&mut self) {
         self.brake.release_all();
+        self.repeats.end();
     }
 
     /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
@@ -318,55 +345,6 @@ impl Watch {
             Fitness::Unfit(why) => Fitness::Unfit(format!("{} {why}", self.as_given.display())),
             fitness => fitness,
         }
-    }
-
-    fn find_steps(&mut self) {
-        let mut others = self.events.is_behind();
-        for file in &mut self.files {
-            others |= file.find_steps();
-        }
-        for tree in &mut self.trees {
-            others |= tree.find_steps();
-        }
-        if others {
-            self.follow();
-        }
-    }
-
-    /// Listens to every directory on the way to a watched path.
-    fn follow(&mut self) {
-        let ways = self
-            .files
-            .iter()
-            .map(WatchedFile::steps)
-            .chain(self.trees.iter().map(WatchedTree::steps));
-        let hops = self.trees.iter().flat_map(WatchedTree::hops);
-        let places: Vec<&PathStep> = ways.flatten().chain(hops).collect();
-        let within = || self.trees.iter().flat_map(WatchedTree::directories);
-        let directories: HashSet<Directory> = places
-            .iter()
-            .map(|place| &place.directory)
-            .chain(within())
-            .cloned()
-            .collect();
-        let names = places.iter().map(|place| place.path()).collect();
-        let trees = within().map(|directory| directory.path.clone()).collect();
-        self.events.follow(&directories, names, trees);
-    }
-
-    /// Says once why there are no file events, and polls from then on.
-    fn complaint(&mut self) -> Option<String> {
-        let why = self.events.complaint()?;
-        if self.poll.is_zero() {
-            self.poll = POLL_INSTEAD;
-        }
-        for tree in &mut self.trees {
-            tree.poll_every(self.poll);
-        }
-        let interval = humantime::format_duration(self.poll);
-        Some(format!(
-            "cannot watch by file events: {why}; looking every {interval} instead"
-        ))
     }
 }
 

@@ -39,6 +39,7 @@ mod rescue;
 mod restart;
 mod saturated;
 mod security;
+mod server_writes;
 mod shared;
 mod signals;
 mod smoke;

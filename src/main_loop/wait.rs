@@ -175,6 +175,7 @@ impl World {
             Source::Control => self.handle_clients(fd, flags, now, batch),
             Source::Watch => {
                 self.watch.woken(now);
+                self.note_writers();
                 if self.args.hold {
                     self.watch.look_at_touched();
                 }
@@ -254,6 +255,14 @@ impl World {
         }
     }
 
+    fn note_writers(&mut self) {
+        let generations = self.generations.values();
+        self.watch.note_writers(&|| {
+            let processes = generations.clone().map(|one| one.server.processes());
+            processes.flatten().collect()
+        });
+    }
+
     /// A cleaner of /tmp or a logout may have removed it, and what is beside it.
     fn repair_control(&mut self) {
         self.repair_control_socket();
@@ -309,6 +318,7 @@ impl World {
         }
         if watch_is_due {
             self.repair_control();
+            self.note_writers();
             let changed = self.watch.look(now);
             batch.requests.extend(self.files_changed(&changed, now));
         }

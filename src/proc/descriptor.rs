@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::readlinkat;
 use nix::unistd::Pid;
@@ -104,6 +104,25 @@ fn each_link(process: Pid, mut look: impl FnMut(RawFd, &OsStr) -> bool) -> io::R
         }
     }
     Ok(())
+}
+
+/// The files that a process has open for writing, of those whose path is `wanted`. `left` is how many descriptors may still
+/// be looked at.
+pub fn open_for_writing(
+    process: Pid,
+    left: &mut usize,
+    wanted: impl Fn(&Path) -> bool,
+) -> Vec<Metadata> {
+    let mut files = Vec::new();
+    let _ = each_link(process, |fd, link| {
+        let is_wanted = wanted(Path::new(link));
+        if is_wanted && flags(process, fd) & libc::O_ACCMODE != libc::O_RDONLY {
+            files.extend(fs::metadata(path(process, fd)));
+        }
+        *left = left.saturating_sub(1);
+        *left > 0
+    });
+    files
 }
 
 /// How many descriptors a process has; 0 where the kernel does not tell (before Linux 6.2).

@@ -48,7 +48,8 @@ struct Streak {
 
 struct Braked {
     last: Time,
-    grew: bool,
+    /// It was left out for what may happen at any time, not only at a start.
+    at_any_time: bool,
     /// It has changed later than in the first second of a generation, and has not only grown.
     late: bool,
 }
@@ -56,7 +57,7 @@ struct Braked {
 impl Braked {
     /// When it counts again.
     fn release(&self) -> Option<Time> {
-        (self.late || !self.grew).then_some(self.last + RELEASE)
+        (self.late || !self.at_any_time).then_some(self.last + RELEASE)
     }
 }
 
@@ -96,10 +97,24 @@ impl Brake {
         self.braked.contains_key(path)
     }
 
-    /// A file has changed at that moment; `grew` if something was only added to its end, as to a log.
-    pub fn weigh(&mut self, path: &Path, changed: FileTime, grew: bool, now: Time) -> Worth {
+    /// A file has changed at that moment, if the server may have done it; `grew` if something was only added to its end, as
+    /// to a log.
+    pub fn weigh(
+        &mut self,
+        path: &Path,
+        changed: Option<FileTime>,
+        grew: bool,
+        now: Time,
+    ) -> Worth {
+        let is_log = || self.braked.get(path).is_some_and(|one| one.at_any_time);
+        if changed.is_none() && !grew && !is_log() {
+            self.streaks.remove(path);
+            self.braked.remove(path);
+            return Worth::Counts;
+        }
         let started = self.started.unwrap_or((i64::MAX, 0));
-        let soon = changed >= started && changed < (started.0.saturating_add(SOON), started.1);
+        let first_second = started..(started.0.saturating_add(SOON), started.1);
+        let soon = changed.is_some_and(|changed| first_second.contains(&changed));
         if let Some(braked) = self.braked.get_mut(path) {
             braked.last = now;
             braked.late |= !soon && !grew;
@@ -126,15 +141,7 @@ impl Brake {
             streak.generation = self.generation;
         }
         if streak.count >= MOST {
-            self.streaks.remove(path);
-            self.braked.insert(
-                path.to_owned(),
-                Braked {
-                    last: now,
-                    grew,
-                    late: false,
-                },
-            );
+            self.insert(path, grew, now);
             return Worth::Braked(if soon {
                 "changes with every start of the server"
             } else {
@@ -149,6 +156,21 @@ impl Brake {
             return Worth::KeptBack;
         }
         Worth::Counts
+    }
+
+    /// The server writes it, whenever that is.
+    pub fn leave_out(&mut self, path: &Path, now: Time) {
+        self.insert(path, true, now);
+    }
+
+    fn insert(&mut self, path: &Path, at_any_time: bool, now: Time) {
+        self.streaks.remove(path);
+        let braked = Braked {
+            last: now,
+            at_any_time,
+            late: false,
+        };
+        self.braked.insert(path.to_owned(), braked);
     }
 
     /// Whether a change may still count.
@@ -206,7 +228,7 @@ mod tests {
     impl Brake {
         fn change(&mut self, seconds: u64, grew: bool) -> Worth {
             let moment = (i64::try_from(seconds).unwrap(), 500);
-            self.weigh(Path::new(LOG), moment, grew, at(seconds))
+            self.weigh(Path::new(LOG), Some(moment), grew, at(seconds))
         }
 
         fn start(&mut self, seconds: u64) {
@@ -287,6 +309,16 @@ mod tests {
         assert_eq!(brake.change(9, true), Worth::Braked(AT_STARTS));
         assert_eq!(brake.change(15, true), Worth::KeptBack);
         assert!(brake.release(at(60)).is_empty());
+    }
+
+    #[test]
+    fn what_the_server_did_not_write_counts_however_soon_it_comes() {
+        let mut brake = Brake::default();
+        for second in [0, 2, 4, 6, 8, 10] {
+            brake.start(second);
+            let worth = brake.weigh(Path::new(LOG), None, false, at(second));
+            assert_eq!(worth, Worth::Counts);
+        }
     }
 
     #[test]

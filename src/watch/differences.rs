@@ -52,6 +52,10 @@ pub struct Differs {
 /// A file that has changed.
 pub struct Difference {
     pub path: PathBuf,
+    /// Where it is, without links.
+    pub directory: PathBuf,
+    /// `None` if it is gone.
+    pub identity: Option<FileIdentity>,
     /// By ctime, or by that of the directory it has gone from.
     pub changed: (i64, i64),
     pub how: HowChanged,

@@ -80,11 +80,15 @@ impl WatchedFile {
         &self.path
     }
 
-    /// When the file that was last tried was changed, by ctime.
-    pub fn changed(&self) -> (i64, i64) {
-        self.tried
-            .identity
-            .map_or((0, 0), |identity| identity.changed)
+    /// The file that was last tried.
+    pub fn identity(&self) -> Option<FileIdentity> {
+        self.tried.identity
+    }
+
+    /// Where it is, without links.
+    pub fn directory(&self) -> PathBuf {
+        let last = self.steps.last();
+        last.map_or_else(PathBuf::new, |step| step.directory.path.clone())
     }
 
     pub fn steps(&self) -> &[PathStep] {

@@ -1,6 +1,6 @@
 //! One look at everything that is watched: what has changed, and whether it counts.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::Watch;
 use super::brake::Worth;
@@ -9,7 +9,9 @@ use super::differences::{Difference, HowChanged};
 use super::events::{Hints, HowArrived};
 use super::file::FileRole;
 use super::own_writes::Author;
+use super::server_writes::ServerChange;
 use super::symlinks::PathStep;
+use super::writers::KnownWriter;
 use crate::supervisor::Time;
 
 impl Watch {
@@ -27,14 +29,16 @@ impl Watch {
             }
             let path = file.as_given.clone();
             let is_named = file.role == FileRole::Named;
+            let identity = file.identity();
             let difference = Difference {
-                changed: file.changed(),
                 path: path.clone(),
+                directory: file.directory(),
+                identity,
+                changed: identity.map_or((0, 0), |identity| identity.changed),
                 how: HowChanged::Named,
             };
             if !is_named || self.counts(&difference, now) {
-                let others = Vec::new();
-                self.found.push(Changed { path, others });
+                self.found.push(Changed::of(path));
             }
         }
     }
@@ -56,11 +60,16 @@ impl Watch {
                     tree.distrust(&own.path);
                 }
             }
-            let mut paths: Vec<PathBuf> = changed.into_iter().map(|changed| changed.path).collect();
-            if !paths.is_empty() {
-                let others = paths.split_off(1);
-                let path = paths.remove(0);
-                self.found.push(Changed { path, others });
+            let mut hows = changed.iter().map(|changed| changed.how);
+            let are_new = hows.all(|how| how == HowChanged::Appeared);
+            let mut paths = changed.into_iter().map(|changed| changed.path);
+            if let Some(path) = paths.next() {
+                let others = paths.collect();
+                self.found.push(Changed {
+                    path,
+                    others,
+                    are_new,
+                });
             }
         }
         if other_directories {
@@ -70,7 +79,9 @@ impl Watch {
 
     /// Whether a change was made by a person or a tool, and not by hotswap's own commands or the server.
     fn counts(&mut self, difference: &Difference, now: Time) -> bool {
-        let Difference { path, changed, how } = difference;
+        let Difference {
+            path, changed, how, ..
+        } = difference;
         match self.own_writes.author(path, *how, *changed) {
             Author::Command | Author::Unclear => return false,
             Author::CommandFirstSeen => {
@@ -82,8 +93,15 @@ impl Watch {
             }
             Author::Somebody => {}
         }
+        let writer = self.writer(difference);
+        if writer == KnownWriter::Server {
+            return self.server_change_counts(path, *how, now);
+        }
+        self.server_writes.changed_by_others(path);
         let grew = *how == HowChanged::Grew;
-        match self.brake.weigh(path, *changed, grew, now) {
+        // what the server did not write has nothing to do with its start
+        let at = Some(*changed).filter(|_| writer == KnownWriter::Unknown);
+        let counts = match self.brake.weigh(path, at, grew, now) {
             Worth::Counts => true,
             Worth::KeptBack => false,
             Worth::Braked(why) => {
@@ -91,7 +109,40 @@ impl Watch {
                 log::warn!("{path} {why}, and no longer counts\ntry: --ignore {path}");
                 false
             }
+        };
+        // From the next change on it is known who made it.
+        self.writers.ask_about(&difference.directory);
+        counts
+    }
+
+    fn writer(&mut self, difference: &Difference) -> KnownWriter {
+        match &difference.identity {
+            Some(identity) => self.writers.take(identity),
+            None if self.server_writes.has(&difference.path) => KnownWriter::Server,
+            None => KnownWriter::Unknown,
         }
+    }
+
+    fn server_change_counts(&mut self, path: &Path, how: HowChanged, now: Time) -> bool {
+        let path_in_words = escaped(path);
+        let are_guessed = self.writers.are_guessed();
+        let change = self.server_writes.weigh(path, how, are_guessed);
+        if are_guessed && change != ServerChange::Counts {
+            // the next time it may not be seen
+            self.brake.leave_out(path, now);
+        }
+        match change {
+            ServerChange::Counts => return true,
+            ServerChange::LeftOut => {}
+            ServerChange::FirstLeftOut => log::warn!(
+                "{path_in_words} is written by the server, and no longer counts\ntry: --ignore {path_in_words}"
+            ),
+            ServerChange::ManyLeftOut(directory) => log::warn!(
+                "more files in {} are written by the server, and no longer count",
+                escaped(&directory)
+            ),
+        }
+        false
     }
 }
 

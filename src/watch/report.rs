@@ -77,6 +77,7 @@ impl Watch {
         let braked: Vec<_> = self
             .brake
             .braked()
+            .chain(self.server_writes.left_out())
             .map(|path| path.to_string_lossy())
             .collect();
         let watched: Vec<Value> = trees.chain(files).collect();

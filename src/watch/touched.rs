@@ -42,7 +42,9 @@ impl Watch {
                 let shown = tree.changed_file(path);
                 let shown = shown.map(|shown| tree.as_given.join(shown));
                 shown.is_some_and(|shown| {
-                    !self.brake.leaves_out(&shown) && !self.own_writes.has(&shown)
+                    !self.brake.leaves_out(&shown)
+                        && !self.own_writes.has(&shown)
+                        && !self.server_writes.leaves_out(&shown)
                 })
             })
     }

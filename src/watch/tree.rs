@@ -383,6 +383,8 @@ impl WatchedTree {
         for (path, differs) in mem::take(&mut self.differences).paths {
             changed.push(Difference {
                 path: self.as_given.join(&path),
+                directory: differs.directory,
+                identity: differs.entry.map(|entry| entry.identity),
                 changed: differs.changed,
                 how: differs.how,
             });

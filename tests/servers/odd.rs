@@ -32,6 +32,7 @@
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
 //! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
+//! | `writes=HOW:PATH` | on each request: `in-place`, `rename`, `new` files in a directory, `database` |
 //! | `peer` | names the address that asks, in a second line |
 //! | `host=NAME` | answers 404 to those that ask for another host |
 //! | `half` | breaks off in the middle of its answers |
@@ -332,6 +333,9 @@ impl Words {
                 slow.map_or_else(Duration::default, |(ms, _)| duration(&format!("{ms}ms"))),
             );
             thread::sleep(self.time("think").unwrap_or_default());
+            if let Some((how, path)) = self.value("writes").and_then(|what| what.split_once(':')) {
+                unruly::write(how, path.as_ref())?;
+            }
             let health = self
                 .value("health")
                 .filter(|_| asked.starts_with("get /health "));

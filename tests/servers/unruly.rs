@@ -5,9 +5,10 @@
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Command};
-use std::time::Duration;
-use std::{env, io, thread};
+use std::time::{Duration, SystemTime};
+use std::{env, fs, io, thread};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -103,4 +104,26 @@ fn backlog(socket: &OwnedFd) -> u32 {
         )
     };
     info.tcpi_sacked
+}
+
+/// Writes a file as servers do that keep their data in files.
+pub fn write(how: &str, path: &Path) -> io::Result<()> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().map(|now| now.as_nanos());
+    let now = now.expect("a time after 1970").to_string();
+    match how {
+        "in-place" => fs::write(path, &now),
+        "rename" => {
+            let new = path.with_extension("tmp");
+            fs::write(&new, &now)?;
+            fs::rename(new, path)
+        }
+        "new" => fs::write(path.join(&now), &now),
+        "database" => {
+            let journal = path.with_extension("db-journal");
+            fs::write(&journal, &now)?;
+            fs::write(path, &now)?;
+            fs::remove_file(journal)
+        }
+        _ => panic!("{how} is no way to write"),
+    }
 }

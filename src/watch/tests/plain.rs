@@ -367,7 +367,6 @@ fn an_interpreter_is_not_watched_and_it_is_said_once() {
 #[test]
 fn a_file_name_cannot_control_a_terminal() {
     let path = PathBuf::from("src/\u{1b}[2J\nhotswap: stopped.é");
-    let others = Vec::new();
-    let said = Changed { path, others }.to_string();
+    let said = Changed::of(path).to_string();
     assert_eq!(said, "src/\\u{1b}[2J\\nhotswap: stopped.é");
 }

@@ -1,0 +1,170 @@
+//! Which files the server has written itself, as far as the kernel tells.
+//!
+//! Only directories in which something has changed before are asked about. Where hotswap may use fanotify(7), the kernel
+//! names the process that writes. Elsewhere hotswap looks, as soon as a file event comes, at what the server has open for
+//! writing: that sees a writer that takes its time, and misses one that is quicker.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use nix::unistd::{Pid, getpid};
+
+use crate::proc::process::Stat;
+use crate::proc::{descriptor, status};
+use crate::watch::completeness::FileIdentity;
+
+/// A change in another directory is nobody's that is known.
+const MOST_DIRECTORIES: usize = 256;
+/// So many reads of events, or so many descriptors of the server, in one go.
+const MOST_READS: usize = 64;
+const MOST_DESCRIPTORS: usize = 2000;
+/// More than wait to be judged at any time.
+const MOST_FILES: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownWriter {
+    Server,
+    SomebodyElse,
+    Unknown,
+}
+
+/// Who has written a file since it was last judged.
+#[derive(Clone, Copy, Debug, Default)]
+struct WrittenBy {
+    server: bool,
+    others: bool,
+}
+
+#[derive(Default)]
+pub struct Writers {
+    group: Option<Fanotify>,
+    /// Some directory gives no such events.
+    is_blind: bool,
+    directories: HashSet<PathBuf>,
+    /// By device and inode.
+    files: HashMap<(u64, u64), WrittenBy>,
+    /// The server's processes, and those that it had before: what they wrote may be heard of when they are gone.
+    servers: HashSet<Pid>,
+    before: HashSet<Pid>,
+}
+
+impl Writers {
+    /// From now on it is known who writes in this directory.
+    pub fn ask_about(&mut self, directory: &Path) {
+        if self.directories.len() >= MOST_DIRECTORIES && !self.directories.contains(directory) {
+            return;
+        }
+        if self.directories.is_empty() {
+            self.group = group();
+        }
+        self.directories.insert(directory.to_owned());
+        // once more, too: it may be another directory by now
+        let marked = self.group.as_ref().is_some_and(|group| {
+            let mask = MaskFlags::FAN_MODIFY | MaskFlags::FAN_CLOSE_WRITE;
+            let (add, mask) = (
+                MarkFlags::FAN_MARK_ADD,
+                mask | MaskFlags::FAN_EVENT_ON_CHILD,
+            );
+            group.mark(add, mask, AT_FDCWD, Some(directory)).is_ok()
+        });
+        self.is_blind |= !marked;
+    }
+
+    /// A file event has come, or everything is about to be looked at. `servers` gives the processes of all generations.
+    pub fn note(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
+        if self.directories.is_empty() {
+            return;
+        }
+        if self.is_blind {
+            // a writer may be done any moment
+            self.look_at_descriptors();
+        }
+        self.before = std::mem::replace(&mut self.servers, servers().into_iter().collect());
+        if self.files.len() > MOST_FILES {
+            self.files.clear();
+        }
+        self.read_events();
+    }
+
+    fn read_events(&mut self) {
+        let Some(group) = &self.group else {
+            return;
+        };
+        for _ in 0..MOST_READS {
+            let events = group.read_events().unwrap_or_default();
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                let file = event.fd().and_then(|fd| fd.try_clone_to_owned().ok());
+                let Some(metadata) = file.and_then(|file| File::from(file).metadata().ok()) else {
+                    continue;
+                };
+                let writer = self.writer(Pid::from_raw(event.pid()));
+                let file = (metadata.dev(), metadata.ino());
+                let written = self.files.entry(file).or_default();
+                written.server |= writer == KnownWriter::Server;
+                written.others |= writer == KnownWriter::SomebodyElse;
+            }
+        }
+    }
+
+    fn writer(&self, pid: Pid) -> KnownWriter {
+        if self.servers.contains(&pid) {
+            return KnownWriter::Server;
+        }
+        match Stat::of(pid) {
+            Some(_) => KnownWriter::SomebodyElse,
+            None if self.before.contains(&pid) => KnownWriter::Server,
+            // It is gone: perhaps a child of the server, perhaps an editor's.
+            None => KnownWriter::Unknown,
+        }
+    }
+
+    fn look_at_descriptors(&mut self) {
+        let mut left = MOST_DESCRIPTORS;
+        let is_asked_about = |path: &Path| {
+            let directory = path.parent();
+            directory.is_some_and(|directory| self.directories.contains(directory))
+        };
+        for pid in &self.servers {
+            for found in descriptor::open_for_writing(*pid, &mut left, is_asked_about) {
+                let file = (found.dev(), found.ino());
+                self.files.entry(file).or_default().server = true;
+            }
+        }
+    }
+
+    /// Whether a writer may be missed.
+    pub fn are_guessed(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Who has written it since the last call.
+    pub fn take(&mut self, file: &FileIdentity) -> KnownWriter {
+        match self.files.remove(&(file.dev, file.ino)) {
+            Some(WrittenBy { others: true, .. }) => KnownWriter::SomebodyElse,
+            Some(WrittenBy { server: true, .. }) => KnownWriter::Server,
+            Some(_) | None => KnownWriter::Unknown,
+        }
+    }
+
+    /// All that was written has been judged.
+    pub fn forget(&mut self) {
+        self.files.clear();
+    }
+}
+
+/// `None` where fanotify(7) is only for others, or where a filter around hotswap may end it for the call.
+fn group() -> Option<Fanotify> {
+    if status::is_filtered(getpid()) {
+        return None;
+    }
+    let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
+    let event_flags = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC;
+    Fanotify::init(flags, event_flags).ok()
+}
