@@ -15,7 +15,7 @@ mod visitors;
 type Happen = fn(&mut Life, &mut Chance);
 
 /// By how often they come.
-const EVENTS: [(usize, Happen); 18] = [
+const EVENTS: [(usize, Happen); 19] = [
     (9, swap),
     (5, bad_build),
     (1, bad_file),
@@ -30,6 +30,7 @@ const EVENTS: [(usize, Happen); 18] = [
     (2, server_suspended),
     (1, old_server_suspended),
     (3, hotswap_suspended),
+    (2, hotswap_killed),
     (1, helpers),
     (2, visitors::nonsense),
     (1, visitors::client_leaves),
@@ -274,6 +275,36 @@ fn hotswap_suspended(life: &mut Life, chance: &mut Chance) {
     life.site.signal(Signal::SIGCONT);
     let verdict = life.verdict_after(mark);
     assert!(verdict.contains(" is serving ("), "{verdict}");
+}
+
+/// The next one adopts what it has left. Those who are in its own hands go with it, and while two generations live it may
+/// have been about to say which of them clients go to.
+fn hotswap_killed(life: &mut Life, chance: &mut Chance) {
+    let (gap, pause_between) = (chance.below(300), chance.below(500));
+    let amid = chance.one_in(2);
+    let what = if amid {
+        "amid a swap"
+    } else {
+        "and not amid a swap"
+    };
+    life.say("hotswap killed and started", what);
+    life.make_room();
+    if amid {
+        let build = life.good_build(chance);
+        life.publish(build.as_bytes(), 0o755, life.quick_trigger());
+        pause(gap);
+    }
+    let from = life.site.age();
+    life.site.kill_hotswap();
+    let (cause, until) = ("hotswap killed and started", life.site.age());
+    life.ledger.excuse(cause, from, until);
+    life.expect_no_unexplained();
+    pause(pause_between);
+    life.site.start_again();
+    life.forget_hotswap();
+    life.ledger.permit(&["adopting generation ", " relayed"]);
+    life.site.log.wait_for(" is serving (");
+    life.ledger.excuse(cause, from, life.site.age());
 }
 
 /// A generation's helpers may end before it; those that outlive it are killed when its time is up.

@@ -246,6 +246,12 @@ impl<'a> Life<'a> {
         (first..=last).for_each(|generation| self.permit_its_kill(generation));
     }
 
+    /// Another hotswap is in its place: it has said nothing yet, and its memory is its own.
+    pub fn forget_hotswap(&mut self) {
+        self.heard = 0;
+        self.holdings.clear();
+    }
+
     /// Everything that was done and said, where the report points to.
     fn keep_log(&self) {
         let mut lines: Vec<(Duration, String)> = self.site.log.since(0);
