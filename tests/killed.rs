@@ -17,6 +17,7 @@ use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::{self, is_keeper};
 use crate::common::site::Site;
+use crate::common::strace::{Attached, is_here};
 use crate::common::tally::Failure;
 
 fn oom_score(pid: Pid) -> i32 {
@@ -235,6 +236,32 @@ on_every_family! {
 
     fn a_candidate_is_adopted_too(plan: Plan) {
         killed_amid_a_swap(plan.by_odd(""), false);
+    }
+}
+
+/// hotswap is killed at each of the moments at which it writes down what runs.
+#[test]
+fn a_server_that_was_just_started_is_not_left_behind() {
+    if !is_here("a_server_that_was_just_started_is_not_left_behind") {
+        return;
+    }
+    for at in 1..=3 {
+        let mut site = Site::serving("v1");
+        let report = site.dir().join("run/strace");
+        let options = [
+            "-qqq".to_owned(),
+            format!("--output={}", report.display()),
+            format!("--inject=pwrite64:signal=KILL:when={at}"),
+        ];
+        let strace = Attached::with(&options, site.hotswap());
+        site.publish("v2").signal(Signal::SIGHUP);
+        site.end();
+        strace.let_go();
+        fs::remove_file(report).expect("a report");
+        site.publish("v3");
+        site.start_again().log.wait_for("is serving");
+        assert!(site.stop().success());
+        site.expect_nothing_left();
     }
 }
 

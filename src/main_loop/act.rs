@@ -13,7 +13,7 @@ use crate::polled::Alarm;
 use crate::ready::notify::NotifySocket;
 use crate::ready::{Rank, Readiness};
 use crate::record::{Record, RecordKind};
-use crate::server::{Launch, Server, profile};
+use crate::server::{Launch, profile};
 use crate::supervisor::{
     Action, Cause, Event, Generation, ProgramChoice, Refusal, SocketChoice, Time,
 };
@@ -173,7 +173,7 @@ impl World {
         };
         self.watch.starts(built, now);
         self.identify(generation, choice);
-        let server = Server::spawn(&self.server_config, launch, now).map_err(|error| {
+        let server = self.spawn_remembered(launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {
                 Some(_) => Error::new(error).context("cannot make its process"),
@@ -194,7 +194,6 @@ impl World {
         one.ready_timeout = ready_timeout;
         one.variables = variables;
         self.generations.insert(generation, one);
-        // first of all: it is the server by now, and may be left behind
         self.remember();
         self.keep_stderr_of(generation);
         self.publish(&Record::started(generation, pid));

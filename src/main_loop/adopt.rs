@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
@@ -18,7 +19,7 @@ use crate::listener::{ListenerContext, ListenerId, Listeners, Orphans};
 use crate::program;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
-use crate::server::{Loss, Server};
+use crate::server::{Launch, Loss, Server, Traces};
 use crate::supervisor::{Event, Exit, Generation, Policy, Supervisor, Time};
 use crate::sys;
 
@@ -86,6 +87,8 @@ impl Claimed {
 pub(super) struct Heritage {
     memory: Option<Memory>,
     adoption: Option<Adoption>,
+    /// A generation that is about to be started.
+    expected: Option<Traces>,
     /// Something may have changed that is to be remembered.
     pub is_outdated: bool,
     warning: Option<String>,
@@ -263,6 +266,16 @@ impl World {
         events
     }
 
+    /// Starts a server, which is left behind for the next hotswap whenever this one is killed.
+    pub(super) fn spawn_remembered(&mut self, launch: Launch, now: Time) -> io::Result<Server> {
+        let expected = Traces::expected(&self.server_config, launch.generation);
+        self.heritage.expected = Some(expected);
+        self.remember();
+        let spawned = Server::spawn(&self.server_config, launch, now);
+        self.heritage.expected = None;
+        spawned
+    }
+
     /// Writes down what the next hotswap has to adopt if this one is killed now.
     pub(super) fn remember(&mut self) {
         self.heritage.is_outdated = false;
@@ -274,6 +287,7 @@ impl World {
                 .generations
                 .values()
                 .map(|one| one.server.traces())
+                .chain(self.heritage.expected.clone())
                 .collect(),
             listening: self.listeners.as_given(),
             paths: self.listeners.paths(),

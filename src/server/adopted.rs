@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::Server;
 use super::tree::ProcessTree;
+use super::{Server, ServerConfig, environment};
 use crate::proc::process::{ProcessId, Stat};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
@@ -22,6 +22,13 @@ pub struct Traces {
 }
 
 impl Traces {
+    /// Of a generation that is about to be started.
+    pub fn expected(server_config: &ServerConfig, generation: Generation) -> Self {
+        let variables = environment::of_hotswap(server_config, generation, "");
+        let tree = ProcessTree::expected(variables);
+        Self { generation, tree }
+    }
+
     /// Its hotswap is gone.
     pub fn lose_hotswap(&mut self) {
         self.tree.orphan();

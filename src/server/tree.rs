@@ -18,6 +18,8 @@ use crate::handoff;
 use crate::proc::process::{self, ProcessId, Stat, children, environment};
 use crate::stub::OF_A_COMMAND;
 
+/// No process has it.
+const UNKNOWN: Pid = Pid::from_raw(i32::MAX);
 /// The longest chain of ancestors: they can change while they are followed.
 const DEEPEST: usize = 1000;
 
@@ -41,15 +43,26 @@ pub struct ProcessTree {
 
 impl ProcessTree {
     pub fn new(main: Pid, variables: Variables) -> Self {
+        Self {
+            main,
+            main_lives: true,
+            since: Stat::of(main).map_or(u64::MAX, |stat| stat.started),
+            ..Self::expected(variables)
+        }
+    }
+
+    /// Of a generation that is about to be started: once its hotswap is gone, its main process is the oldest that carries
+    /// these variables.
+    pub fn expected(variables: Variables) -> Self {
         let written = |(name, value)| [name, value].join(OsStr::new("=")).as_bytes().to_vec();
         // a server may remove NOTIFY_SOCKET for its children
         let lasting = variables
             .into_iter()
             .filter(|(name, _)| name != "NOTIFY_SOCKET");
         Self {
-            main,
-            main_lives: true,
-            since: Stat::of(main).map_or(u64::MAX, |stat| stat.started),
+            main: UNKNOWN,
+            main_lives: false,
+            since: Stat::of(getpid()).map_or(0, |hotswap| hotswap.started),
             mark: lasting.map(written).collect(),
             strays: Vec::new(),
             adopted: false,
@@ -58,9 +71,16 @@ impl ProcessTree {
 
     /// Its hotswap is gone.
     pub fn orphan(&mut self) {
+        self.adopted = true;
+        if self.main == UNKNOWN {
+            let orphans = self.orphans().into_iter();
+            let started = |pid| Some((Stat::of(pid)?.started, pid));
+            if let Some((since, main)) = orphans.filter_map(started).min() {
+                (self.main, self.since) = (main, since);
+            }
+        }
         let (pid, started) = (self.main, self.since);
         self.main_lives = ProcessId { pid, started }.lives();
-        self.adopted = true;
     }
 
     /// The main process while it lives, its descendants, and its orphans.
