@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +12,6 @@ use nix::unistd::Pid;
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::families::on_every_family;
-use crate::common::log::Log;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::{self, is_keeper};
@@ -287,69 +286,6 @@ fn an_orphan_that_dies_before_the_next_is_ready_leaves_its_clients_in_the_queue(
     let mut clients = site.guests().and(20, Habit::default()).come();
     clients.until_all_see("v2");
     clients.expect_no_failure();
-}
-
-/// Nothing is adopted: `differs` makes of the next hotswap another one.
-fn is_left_alone(differs: impl FnOnce(&mut Site)) -> Site {
-    let mut site = Site::serving("v1");
-    let old = site.pid(1);
-    site.kill_hotswap();
-    differs(&mut site);
-    site.start_again().log.wait_for("is serving");
-    assert!(!site.log.says("adopting"), "{}", site.log.timed());
-    assert!(kill(old, None).is_ok(), "it lives");
-    let mut clients = site.clients(4);
-    clients.until_all_see("v1");
-    clients.expect_no_failure();
-    kill(old, Signal::SIGKILL).expect("a signal to it");
-    site
-}
-
-#[test]
-fn what_another_command_has_left_is_named_and_left_alone() {
-    let site = is_left_alone(|site| site.start.line.push("another".into()));
-    site.log.wait_for("another command or in another directory");
-}
-
-#[test]
-fn what_was_left_in_another_directory_is_named_and_left_alone() {
-    let site = is_left_alone(|site| site.start.inside(&["env", "--chdir=/", "PWD=/"]));
-    site.log.wait_for("another command or in another directory");
-}
-
-#[test]
-fn what_another_name_has_left_is_left_alone() {
-    is_left_alone(|site| site.start.with(&["--name", "another"]));
-}
-
-#[test]
-fn a_hotswap_that_is_stopped_is_not_dead() {
-    let mut site = Site::serving("v1");
-    let first = site.hotswap();
-    processes::stop(first);
-    let mut second = site.start.command(site.dir()).spawn().expect("hotswap");
-    let log = Log::of(second.stderr.take().expect("its stderr"), Instant::now());
-    log.wait_for("is serving");
-    assert!(!log.says("adopting"), "{}", log.timed());
-    kill(first, Signal::SIGCONT).expect("a signal to the first");
-    kill(Pid::from_raw(second.id().cast_signed()), Signal::SIGTERM).expect("a signal");
-    second.wait().expect("its end");
-    assert!(site.stop().success());
-}
-
-#[test]
-fn of_two_that_start_together_one_adopts() {
-    let mut site = Site::serving("v1");
-    site.kill_hotswap();
-    let mut other = site.start.command(site.dir()).spawn().expect("hotswap");
-    site.start_again();
-    let log = Log::of(other.stderr.take().expect("its stderr"), Instant::now());
-    log.wait_for("is serving");
-    site.log.wait_for("is serving");
-    let adopted = [log.count("adopting"), site.log.count("adopting")];
-    assert_eq!(adopted.iter().sum::<usize>(), 1, "{adopted:?}");
-    kill(Pid::from_raw(other.id().cast_signed()), Signal::SIGTERM).expect("a signal");
-    other.wait().expect("its end");
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod misuse;
 mod names;
 mod neighbors;
 mod nonroot;
+mod not_adopted;
 mod order;
 mod pid1;
 mod promises;
