@@ -17,15 +17,9 @@ use crate::watch::symlinks::{Directory, PathStep, linked_since, steps};
 
 /// The age at which a directory's times prove that nothing was added since. Some file systems count whole seconds.
 const SETTLED: i64 = 2;
-/// How many files in directories that are left out are counted.
-const MOST_COUNTED: usize = 20_000;
+mod extent;
 
-/// How much of the tree is watched, and how much is not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
-    pub files: usize,
-    pub left_out: BTreeMap<IgnoreReason, usize>,
-}
+pub use extent::Extent;
 
 pub struct Walk {
     root: PathBuf,
@@ -75,21 +69,6 @@ impl Walk {
 
     pub fn hops(&self) -> impl Iterator<Item = &PathStep> {
         self.listings.values().flat_map(|listing| &listing.hops)
-    }
-
-    /// How much a look at everything costs, roughly.
-    pub fn extent(&self) -> Extent {
-        let mut extent = Extent {
-            files: 0,
-            left_out: self.counted.clone(),
-        };
-        for listing in self.listings.values() {
-            extent.files += listing.files.len();
-            for (reason, count) in &listing.left_out {
-                *extent.left_out.entry(*reason).or_default() += count;
-            }
-        }
-        extent
     }
 
     /// Whether the directories to listen to are others than at the last call.
@@ -384,19 +363,6 @@ impl Walk {
         }
         self.queue.retain(|path| self.listings.contains_key(path));
         gone
-    }
-
-    /// Adds up what is in a directory that is left out.
-    fn count(&mut self, path: &Path, reason: IgnoreReason) {
-        let total: usize = self.counted.values().sum();
-        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_directory && total < MOST_COUNTED {
-                self.uncounted.push((entry.path(), reason));
-            } else {
-                *self.counted.entry(reason).or_default() += 1;
-            }
-        }
     }
 }
 
