@@ -37,6 +37,7 @@ mod notifier;
 mod own_writes;
 mod repeats;
 mod report;
+mod rules_above;
 mod server_writes;
 mod symlinks;
 mod targets;

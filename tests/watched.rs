@@ -277,10 +277,12 @@ fn a_rule_that_is_added_or_taken_back_is_obeyed_at_once() {
     files(plan.dir(), &["src/a.py", "src/b.log"]);
     let site = watching_only(plan, &["src"]).serving("v1");
     run(&site, 1, "echo 2 > src/b.log");
-    expect_rules(&site, "echo '*.log' > src/.gitignore");
-    run(&site, 0, "echo 3 > src/b.log");
-    expect_rules(&site, "rm src/.gitignore");
-    run(&site, 1, "echo 4 > src/b.log");
+    for rules in ["src/.gitignore", ".gitignore"] {
+        expect_rules(&site, &format!("echo '*.log' > {rules}"));
+        run(&site, 0, "echo 3 > src/b.log");
+        expect_rules(&site, &format!("rm {rules}"));
+        run(&site, 1, &format!("echo {rules} > src/b.log"));
+    }
 }
 
 /// Whether what a rule adds or takes away is a swap by itself is left open.

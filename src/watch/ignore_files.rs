@@ -10,28 +10,26 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder, gitconfig_excludes_path};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::watch::completeness::{self, FileIdentity};
 
 /// The files that hold rules, the stronger one first.
-const NAMES: [&str; 2] = [".ignore", ".gitignore"];
-const EXCLUDE: &str = ".git/info/exclude";
+pub const NAMES: [&str; 2] = [".ignore", ".gitignore"];
+pub const EXCLUDE: &str = ".git/info/exclude";
 /// Larger than any real list of rules.
 const LONGEST: u64 = 1 << 20;
-/// No user would choose this name.
-const ANY_NAME: &str = "hotswap\u{1}any";
 
 /// The rules that hold in a directory; `None` if no file above or in it has any.
 pub type Rules = Option<Arc<RuleFiles>>;
 
 /// The rules of one directory, and those of the directories above it.
 pub struct RuleFiles {
-    above: Rules,
+    pub above: Rules,
     /// From `.ignore`, then from `.gitignore`.
-    lists: [Gitignore; 2],
+    pub lists: [Gitignore; 2],
     /// What git ignores above a repository is not ignored in it.
-    is_repository: bool,
+    pub is_repository: bool,
 }
 
 /// Which rule files a directory has: when these change, so do its rules.
@@ -66,35 +64,6 @@ pub fn rules_in(directory: &Path, shown: &Path, above: &Rules) -> Rules {
     }))
 }
 
-/// The rules from above `root`, up to the repository it is in. None of them, if together they would leave out all of it:
-/// it was named, which is stronger.
-pub fn rules_above(root: &Path) -> Rules {
-    let directories: Vec<&Path> = root.ancestors().skip(1).collect();
-    let repository = root.ancestors().position(|path| path.join(".git").exists());
-    let count = repository.unwrap_or(directories.len());
-    let top = directories.get(..count).and_then(<[&Path]>::last);
-    let mut rules = global_rules(top.copied().unwrap_or(root));
-    for directory in directories.iter().take(count).rev() {
-        rules = rules_in(directory, directory, &rules);
-    }
-    let all = is_ignored(&rules, root, true)
-        || is_ignored(&rules, &root.join(ANY_NAME), false)
-        || is_ignored(&rules, &root.join(ANY_NAME), true);
-    rules.filter(|_| !all)
-}
-
-/// The user's own list, git's core.excludesFile.
-fn global_rules(root: &Path) -> Rules {
-    let list = list(root, gitconfig_excludes_path().into_iter());
-    let rules = RuleFiles {
-        above: None,
-        lists: [Gitignore::empty(), list],
-        is_repository: false,
-    };
-    let is_empty = rules.lists.iter().all(Gitignore::is_empty);
-    (!is_empty).then(|| Arc::new(rules))
-}
-
 /// The deepest rule that matches decides, and `.ignore` before `.gitignore`.
 pub fn is_ignored(rules: &Rules, path: &Path, is_directory: bool) -> bool {
     let levels = || iter::successors(rules.as_ref(), |level| level.above.as_ref());
@@ -108,7 +77,7 @@ pub fn is_ignored(rules: &Rules, path: &Path, is_directory: bool) -> bool {
 }
 
 /// Rules that cannot be parsed are skipped, as git does.
-fn list(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Gitignore {
+pub fn list(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Gitignore {
     let mut builder = GitignoreBuilder::new(root);
     for text in paths.filter_map(|path| text(&path)) {
         for line in text.trim_start_matches('\u{feff}').lines() {

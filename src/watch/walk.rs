@@ -13,10 +13,12 @@ use crate::sys;
 use crate::watch::filter::{Filter, IgnoreReason};
 use crate::watch::ignore_files::{self, Rules, Stamps};
 use crate::watch::listing::{EntryKind, Listing, Sighting, changed};
+use crate::watch::rules_above::RulesAbove;
 use crate::watch::symlinks::{Directory, PathStep, linked_since, steps};
 
 /// The age at which a directory's times prove that nothing was added since. Some file systems count whole seconds.
 const SETTLED: i64 = 2;
+
 mod extent;
 
 pub use extent::Extent;
@@ -24,6 +26,7 @@ pub use extent::Extent;
 pub struct Walk {
     root: PathBuf,
     filter: Filter,
+    rules_above: RulesAbove,
     /// Files that are watched on their own.
     others: HashSet<PathBuf>,
     listings: BTreeMap<PathBuf, Listing>,
@@ -47,6 +50,7 @@ impl Walk {
         Self {
             root,
             filter,
+            rules_above: RulesAbove::default(),
             others,
             listings: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -68,7 +72,8 @@ impl Walk {
     }
 
     pub fn hops(&self) -> impl Iterator<Item = &PathStep> {
-        self.listings.values().flat_map(|listing| &listing.hops)
+        let within = self.listings.values().flat_map(|listing| &listing.hops);
+        within.chain(self.rules_above.steps())
     }
 
     /// Whether the directories to listen to are others than at the last call.
@@ -79,9 +84,16 @@ impl Walk {
     pub fn look_at_all(&mut self) {
         self.is_full = true;
         let root = self.root.clone();
-        if !self.listings.contains_key(&root) {
-            let above = ignore_files::rules_above(&root);
-            self.expect(&root, PathBuf::new(), above, sys::wall_time());
+        let are_new = self.rules_above.read(&root);
+        self.others_to_follow |= are_new;
+        let rules = self.rules_above.rules.clone();
+        match self.listings.get_mut(&root) {
+            Some(listing) if are_new => {
+                listing.above = rules;
+                listing.times = None;
+            }
+            Some(_) => {}
+            None => self.expect(&root, PathBuf::new(), rules, sys::wall_time()),
         }
         self.queue = VecDeque::from([root]);
     }
@@ -93,8 +105,12 @@ impl Walk {
         }
     }
 
-    /// A link, or what it leads to, was touched.
+    /// A link, or what it leads to, was touched, or a file with rules above the tree.
     pub fn look_at_link(&mut self, hop: &Path) {
+        if self.rules_above.has(hop) {
+            self.look_at_all();
+            return;
+        }
         let has = |listing: &&Listing| listing.hops.iter().any(|place| place.path() == hop);
         let touched: Vec<PathBuf> = self
             .listings
