@@ -16,6 +16,7 @@ use crate::proc::process;
 use crate::supervisor::Time;
 use crate::sys;
 
+mod absence;
 pub mod advice;
 mod brake;
 mod changed;
@@ -48,6 +49,7 @@ mod tree;
 mod walk;
 mod writers;
 
+use absence::WatchedPath;
 use brake::Brake;
 pub use changed::Changed;
 use changed::escaped;
@@ -80,6 +82,8 @@ pub struct Watch {
     events: Events,
     files: Vec<WatchedFile>,
     trees: Vec<WatchedTree>,
+    /// What the user named of these.
+    paths: Vec<WatchedPath>,
     program: Option<PathBuf>,
     /// The program as the user spelled it.
     as_given: PathBuf,
@@ -122,6 +126,7 @@ impl Watch {
         let Subjects {
             files,
             trees,
+            paths,
             mut warnings,
         } = Subjects::of(&targets, debounce, poll);
         let is_idle = files.is_empty() && trees.is_empty();
@@ -133,6 +138,7 @@ impl Watch {
             }?,
             files,
             trees,
+            paths,
             debounce,
             poll,
             held: false,
@@ -195,6 +201,7 @@ impl Watch {
         self.build_is_unseen = false;
         self.looked = now;
         let hints = self.events.take(now);
+        self.paths.iter_mut().for_each(|path| path.look(now));
         self.find_steps();
         if self.found.is_empty() {
             self.found_at = now;
@@ -362,8 +369,13 @@ impl Polled for Watch {
         let files = files.filter_map(WatchedFile::deadline);
         let trees = self.trees.iter().filter_map(WatchedTree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
+        let paths = self.paths.iter().filter_map(WatchedPath::deadline);
         let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
         let ours = [poll, self.hinted, found, self.brake.deadline()];
-        files.chain(trees).chain(ours.into_iter().flatten()).min()
+        files
+            .chain(trees)
+            .chain(paths)
+            .chain(ours.into_iter().flatten())
+            .min()
     }
 }

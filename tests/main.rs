@@ -2,6 +2,7 @@
 //!
 //! A file here is a module of it. Run one with `cargo test harness`, all with `./scripts/check`.
 
+mod absent;
 mod bad_candidates;
 mod bad_clients;
 mod bad_input;

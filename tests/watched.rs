@@ -13,7 +13,7 @@ use crate::nonroot::as_nobody;
 use crate::watch::{expect_swaps, run, shell_script, watching};
 
 /// Makes each of these files, with its name in it.
-fn files(dir: &Path, names: &[&str]) {
+pub fn files(dir: &Path, names: &[&str]) {
     for name in names {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("made");
@@ -22,7 +22,7 @@ fn files(dir: &Path, names: &[&str]) {
 }
 
 /// Its program is not watched, and these paths in its directory are.
-fn watching_only(plan: Plan, paths: &[&str]) -> Plan {
+pub fn watching_only(plan: Plan, paths: &[&str]) -> Plan {
     let dir = plan.dir().to_owned();
     paths.iter().fold(plan.with(&["--no-watch"]), |plan, path| {
         let path = dir.join(path);
@@ -31,13 +31,13 @@ fn watching_only(plan: Plan, paths: &[&str]) -> Plan {
 }
 
 /// A script for each change that counts, in the site's directory.
-fn each_is_a_swap(site: &Site, scripts: &[&str]) {
+pub fn each_is_a_swap(site: &Site, scripts: &[&str]) {
     for script in scripts {
         run(site, 1, script);
     }
 }
 
-fn none_is_a_swap(site: &Site, scripts: &[&str]) {
+pub fn none_is_a_swap(site: &Site, scripts: &[&str]) {
     for script in scripts {
         run(site, 0, script);
     }
@@ -120,25 +120,6 @@ fn a_config_map_that_is_mounted_anew_is_one_swap() {
     };
     run(&site, 1, &flip(2, "app.toml"));
     run(&site, 1, &flip(3, "sub/page"));
-}
-
-#[test]
-fn a_path_that_comes_later_may_be_a_file_or_a_tree() {
-    let site = watching_only(watching(), &["later"]).serving("v1");
-    site.log.wait_for("later does not exist yet");
-    each_is_a_swap(
-        &site,
-        &[
-            "mkdir new; echo 1 > new/a; mv new later",
-            "echo 2 > later/a",
-            "mkdir later/deep; echo 1 > later/deep/b",
-            "rm -r later; echo 1 > later",
-            "echo 2 > later",
-            "rm later; mkdir later; echo 3 > later/a",
-            "mv later old; mkdir -p new/deep; cp old/a new; echo 4 > new/deep/c; mv new later",
-        ],
-    );
-    none_is_a_swap(&site, &["mv later old2; sleep 0.1; mv old2 later"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::watch::absence::WatchedPath;
 use crate::watch::advice;
 use crate::watch::changed::escaped;
 use crate::watch::file::{FileRole, WatchedFile};
@@ -35,6 +36,8 @@ pub struct WatchTargets {
 pub struct Subjects {
     pub files: Vec<WatchedFile>,
     pub trees: Vec<WatchedTree>,
+    /// What the user named of these.
+    pub paths: Vec<WatchedPath>,
     pub warnings: Vec<String>,
 }
 
@@ -51,6 +54,9 @@ impl Subjects {
             if let Some((above, glob)) = split_glob(&targets.wanted.base, &as_given) {
                 let path = absolute(&above);
                 subjects.warnings.extend(about_absence(&as_given, &path));
+                subjects
+                    .paths
+                    .push(WatchedPath::new(above.clone(), path.clone()));
                 trees.push((above, path, Some(glob)));
                 continue;
             }
@@ -65,6 +71,9 @@ impl Subjects {
             let file = WatchedFile::new(FileRole::Settings, path.clone(), absolute(path));
             subjects.files.push(file);
         }
+        let files = subjects.files.iter();
+        let paths = files.map(|file| WatchedPath::new(file.as_given.clone(), file.path().into()));
+        subjects.paths.extend(paths);
         let paths = subjects.files.iter().map(WatchedFile::path);
         subjects
             .warnings
