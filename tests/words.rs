@@ -241,3 +241,9 @@ fn who_has_the_port_that_a_server_cannot_bind_is_said() {
     let advice = format!("stop it first: kill {}", std::process::id());
     site.log.wait_for(&advice);
 }
+
+#[test]
+fn an_option_that_does_nothing_is_named() {
+    let site = Site::at(Place::Tcp4).with(&["--clear"]).serving("v1");
+    site.log.wait_for("--clear does nothing without --dev");
+}

@@ -294,7 +294,12 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         env_file: args.env_file.clone(),
         dev: args.dev,
     };
-    Watch::new(targets, args.debounce, args.poll, sys::now()).context("cannot watch files")
+    let watch = Watch::new(targets, args.debounce, args.poll, sys::now());
+    let (watch, mut warnings) = watch.context("cannot watch files")?;
+    if args.clear && !args.dev {
+        warnings.push("--clear does nothing without --dev\ntry: --dev --clear".into());
+    }
+    Ok((watch, warnings))
 }
 
 /// Why drains will take longer than they need, if hotswap may not ask the kernel.
