@@ -349,6 +349,11 @@ impl Capture {
         self.bound_sockets.are_in_use()
     }
 
+    /// Whether it listens on a port that the kernel has chosen for it, which no client can know beforehand.
+    pub fn listens_on_chosen_port(&self) -> bool {
+        self.bound_sockets.listens_on_chosen_port
+    }
+
     /// Whether it listens on something.
     pub fn has_listeners(&self) -> bool {
         let mut all = self.bound_sockets.all.iter();

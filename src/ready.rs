@@ -93,6 +93,8 @@ pub struct CandidateView<'a> {
     pub rank: Rank,
     /// It has called bind or listen itself.
     pub captured: bool,
+    /// It listens on a port that the kernel has chosen for it.
+    pub chosen_port: bool,
     /// Under `--dev`: how long to wait for the last address once another accepts.
     pub patience: Option<Duration>,
     /// [`sys::cpu_time`] before any of this was collected.
@@ -363,7 +365,7 @@ impl Readiness {
             Method::Http(http) => {
                 let mut targets = targets(view);
                 targets.retain(ReadyTarget::can_be_probed);
-                targets.sort_by_key(|target| !target.is_tcp);
+                targets.sort_by_key(|target| !target.is_tcp());
                 let first = targets.first().map(|target| target.listener);
                 http.look(now, first, &mut self.requests)
             }

@@ -83,6 +83,9 @@ pub struct BoundSockets {
     pub all: Vec<BoundSocket>,
     /// Sockets bound to port 0, by inode.
     pub port_zero: Vec<u64>,
+    /// One of them listens.
+    #[serde(default)]
+    pub listens_on_chosen_port: bool,
 }
 
 impl BoundSockets {

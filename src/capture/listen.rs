@@ -105,6 +105,7 @@ impl Capture {
             || self.bound_sockets.has_port_zero(server_socket.inode)
         {
             let generation = self.generation;
+            self.bound_sockets.listens_on_chosen_port = true;
             self.hint_once(
                 Warning::PortZero,
                 format!("{generation} listens on port 0, which gives it a different port after every swap\ntry: a fixed port"),

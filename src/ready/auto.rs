@@ -16,6 +16,10 @@ const WHILE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(1500);
 /// A first generation that listens nowhere is ready when it has not used the processor for this long.
 const IDLE: Duration = Duration::from_secs(10);
+/// What may be between its own processes, as pm2's sockets and the port of an Erlang node for other nodes are, counts
+/// once the first generation has been at rest for this long, or if nothing else has come by then.
+const AT_REST: Duration = Duration::from_millis(200);
+const ALONE_AFTER: Duration = Duration::from_secs(2);
 /// When the user is told that a first generation listens nowhere.
 const EXPLAIN: Duration = Duration::from_secs(5);
 
@@ -25,6 +29,8 @@ pub struct ObservedListener {
     pub listener: ListenerId,
     pub need: Need,
     pub captured: bool,
+    /// A captured unix path: it may be between its own processes.
+    pub is_path: bool,
     /// A connection can be made to it that only the candidate can accept.
     pub probeable: bool,
     pub evidence: Evidence,
@@ -61,10 +67,20 @@ pub struct Observation<'a> {
     pub captured: bool,
     /// What it does with listening sockets that are no listeners of hotswap's.
     pub outside: Evidence,
+    /// It listens on a port that the kernel has chosen, and that no client can know beforehand.
+    pub chosen_port: bool,
     /// What its processes do, if that was looked for.
     pub work: Option<Work>,
     /// Under `--dev`: how long to wait for the last address once another accepts.
     pub patience: Option<Duration>,
+}
+
+impl Observation<'_> {
+    /// The first generation has nothing that is for clients without doubt.
+    pub fn may_be_private(&self) -> bool {
+        let first = self.rank == Rank::First;
+        first && self.listeners.iter().all(|one| one.is_path)
+    }
 }
 
 /// What all processes of a generation do.
@@ -236,6 +252,9 @@ impl Auto {
             if work.stopped {
                 self.cpu_use.begin_again(now);
             }
+            if work.running {
+                self.cpu_use.is_wanted(now);
+            }
         }
         let outside = look.outside != Evidence::Nothing;
         self.listens_nowhere = look.listeners.is_empty() && !look.captured && !outside;
@@ -324,6 +343,9 @@ impl Auto {
         if self.accepts_where_it_should(look) {
             let last = self.last_proof().unwrap_or(now);
             let proof = self.worst_proof();
+            if self.may_be_unfinished(now, last, look) {
+                return AutoVerdict::Wait;
+            }
             if missing.is_empty() || now >= last + GRACE {
                 return AutoVerdict::Accepts { proof, missing };
             }
@@ -335,6 +357,17 @@ impl Auto {
             return AutoVerdict::Benefit { missing };
         }
         AutoVerdict::Wait
+    }
+
+    /// It accepts, but perhaps not yet where its clients come.
+    fn may_be_unfinished(&self, now: Time, last: Time, look: &Observation) -> bool {
+        let private = if look.listeners.is_empty() {
+            look.chosen_port
+        } else {
+            look.may_be_private()
+        };
+        let first = look.rank == Rank::First;
+        first && private && now < last + ALONE_AFTER && self.cpu_use.at_rest_for(now) < AT_REST
     }
 
     /// On one of the listeners at least; a server that is given some and accepts on none of them is misconfigured.

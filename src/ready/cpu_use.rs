@@ -11,6 +11,8 @@ use crate::sys;
 const WINDOW: Duration = Duration::from_secs(1);
 /// Using more than this within the window is being busy: a server that only looks for its database now and then is not.
 const BUSY: Duration = Duration::from_millis(100);
+/// Using no more than this is being at rest: a runtime does a little now and then.
+const LITTLE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub struct CpuUse {
@@ -21,6 +23,8 @@ pub struct CpuUse {
     window: (Time, Time),
     /// The window before, which is a whole one.
     last_window: Option<Time>,
+    /// Since when it has used no more than [`LITTLE`], with the total then.
+    rest: (Time, Time),
 }
 
 impl CpuUse {
@@ -30,6 +34,7 @@ impl CpuUse {
             changed: start,
             window: (start, Time::ZERO),
             last_window: None,
+            rest: (start, Time::ZERO),
         }
     }
 
@@ -39,6 +44,10 @@ impl CpuUse {
             self.changed = now;
         }
         self.total = total;
+        let (_, before) = self.rest;
+        if total < before || total > before + LITTLE {
+            self.rest = (now, total);
+        }
         let (began, at_start) = self.window;
         if now >= began + WINDOW {
             self.last_window = Some(total.saturating_sub(at_start));
@@ -51,8 +60,17 @@ impl CpuUse {
         self.changed = now;
     }
 
+    /// One of them waits for a processor: on a busy machine it may be long until it has used it.
+    pub fn is_wanted(&mut self, now: Time) {
+        self.rest = (now, self.total);
+    }
+
     pub fn idle_for(&self, now: Time) -> Duration {
         now.saturating_sub(self.changed)
+    }
+
+    pub fn at_rest_for(&self, now: Time) -> Duration {
+        now.saturating_sub(self.rest.0)
     }
 
     /// Within the last whole window, or since.
@@ -86,6 +104,20 @@ mod tests {
         assert_eq!(cpu_use.idle_for(at(4500)), Duration::from_secs(4));
         cpu_use.note(at(5000), Duration::from_millis(81));
         assert_eq!(cpu_use.idle_for(at(5000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_little_work_is_being_at_rest() {
+        let mut cpu_use = CpuUse::since(START);
+        cpu_use.note(at(300), Duration::from_millis(200));
+        assert_eq!(cpu_use.at_rest_for(at(300)), Duration::ZERO);
+        cpu_use.note(at(400), Duration::from_millis(210));
+        assert_eq!(cpu_use.at_rest_for(at(500)), Duration::from_millis(200));
+        cpu_use.note(at(500), Duration::from_millis(221));
+        assert_eq!(cpu_use.at_rest_for(at(500)), Duration::ZERO);
+        // one of its processes has ended
+        cpu_use.note(at(600), Duration::from_millis(90));
+        assert_eq!(cpu_use.at_rest_for(at(700)), Duration::from_millis(100));
     }
 
     #[test]

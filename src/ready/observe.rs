@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::auto::{
-    Auto, AutoVerdict, Evidence, Need, Observation, ObservedListener, Proof, Rank, Work,
-};
+use super::auto::{Auto, AutoVerdict, Evidence, Need, Observation, ObservedListener, Proof, Work};
 use super::blocked_threads::{self, BlockedThreads, SoughtSocket};
 use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
 use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
-use crate::listener::ListenerId;
+use crate::listener::{ListenerId, SocketKind};
 use crate::proc::process::Stat;
 use crate::supervisor::Time;
 
@@ -53,6 +51,7 @@ impl Observer {
             listener: target.listener,
             need: target.need,
             captured: target.captured,
+            is_path: target.captured && target.kind == Some(SocketKind::Unix),
             probeable: target.probeable,
             evidence: evidence(target),
         };
@@ -63,12 +62,15 @@ impl Observer {
             rank: view.rank,
             captured: view.captured,
             outside: Evidence::Nothing,
+            chosen_port: view.chosen_port,
             work: None,
             patience: view.patience,
         };
-        if view.rank == Rank::First && listeners.is_empty() {
+        if look.may_be_private() {
             let processes = (view.processes)();
-            look.outside = outside::look(&processes);
+            if listeners.is_empty() {
+                look.outside = outside::look(&processes);
+            }
             look.work = Some(Work {
                 cpu_time: cpu_use::total(&processes),
                 running: processes.iter().any(|pid| is_running(*pid)),

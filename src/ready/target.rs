@@ -17,12 +17,17 @@ pub struct ReadyTarget {
     pub captured: bool,
     /// It takes connections, and only the candidate can accept them.
     pub probeable: bool,
-    pub is_tcp: bool,
+    /// Unknown where it has no socket yet.
+    pub kind: Option<SocketKind>,
 }
 
 impl ReadyTarget {
     pub fn can_be_probed(&self) -> bool {
         self.probeable && self.socket.is_some()
+    }
+
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.kind, Some(SocketKind::Tcp { .. }))
     }
 
     pub fn of(held: &GenerationSocket, need: Need, alone: bool) -> Self {
@@ -35,7 +40,7 @@ impl ReadyTarget {
             socket: listens.then_some(SoughtSocket { inode, datagrams }),
             captured: held.captured,
             probeable: !datagrams && (held.steered || alone),
-            is_tcp: matches!(held.kind, SocketKind::Tcp { .. }),
+            kind: Some(held.kind),
         }
     }
 
@@ -47,7 +52,7 @@ impl ReadyTarget {
             socket: None,
             captured: true,
             probeable: true,
-            is_tcp: false,
+            kind: None,
         }
     }
 }

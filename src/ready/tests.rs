@@ -78,6 +78,7 @@ impl<L: AsFd> Candidate<L> {
             processes: &|| vec![Pid::this()],
             rank: Rank::Candidate,
             captured: false,
+            chosen_port: false,
             patience: None,
             cpu_time: sys::cpu_time(),
         };
@@ -328,6 +329,7 @@ fn without_a_socket(readiness: &mut Readiness, after: Duration) -> usize {
         },
         rank: Rank::Candidate,
         captured: true,
+        chosen_port: false,
         patience: None,
         cpu_time: sys::cpu_time(),
     };
@@ -361,6 +363,7 @@ fn lacks_a_socket(readiness: &mut Readiness, after: Duration, patience: Option<D
         processes: &|| vec![Pid::this()],
         rank: Rank::Candidate,
         captured: true,
+        chosen_port: false,
         patience,
         cpu_time: sys::cpu_time(),
     };

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 
 use super::{after_shell, is_running};
-use crate::capture::at;
+use crate::capture::{at, find};
 use crate::commands::{run, said};
 use crate::common::attempt::attempt;
 use crate::common::place::{Place, free_address};
@@ -42,6 +42,43 @@ fn a_busy_start_is_not_serving() {
     let address = free_address();
     let plan = at(address).by_odd(&format!("at={address} busy=3s"));
     is_serving_when_it_accepts(&plan.starting("v1"), address);
+}
+
+/// Accepts there, works for a while, and serves at its address then.
+fn accepts_first(listener: &str) {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let address = free_address();
+    let script = format!(
+        "import http.server, os, socket, threading, time\n\
+         {listener}\n\
+         listener.listen()\n\
+         threading.Thread(target=listener.accept, daemon=True).start()\n\
+         until = time.process_time() + 0.3\n\
+         while time.process_time() < until: pass\n\
+         handler = http.server.SimpleHTTPRequestHandler\n\
+         http.server.HTTPServer(('127.0.0.1', {}), handler).serve_forever()\n",
+        address.port()
+    );
+    let plan = at(address).by_program(python, &["-c", &script]);
+    is_serving_when_it_accepts(&plan.starting(""), address);
+}
+
+/// As pm2 does.
+#[test]
+fn a_start_that_accepts_from_its_own_processes_is_not_serving() {
+    accepts_first(
+        "import tempfile\n\
+         listener = socket.socket(socket.AF_UNIX)\n\
+         listener.bind(tempfile.mkdtemp() + '/rpc.sock')",
+    );
+}
+
+/// As an Erlang node does.
+#[test]
+fn a_start_that_accepts_on_a_port_of_the_kernels_choice_is_not_serving() {
+    accepts_first("listener = socket.create_server(('127.0.0.1', 0))");
 }
 
 #[test]

@@ -7,12 +7,14 @@ const B: ListenerId = ListenerId(1);
 const C: ListenerId = ListenerId(2);
 
 /// A candidate with a ready timeout of 30 s, looked at the given number of milliseconds after its start.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the look")]
 struct Drill {
     auto: Auto,
     blind: bool,
     rank: Rank,
     captured: bool,
     outside: Evidence,
+    chosen_port: bool,
     stopped: bool,
     patience: Option<Duration>,
 }
@@ -26,6 +28,7 @@ impl Drill {
             rank: Rank::Candidate,
             captured: false,
             outside: Nothing,
+            chosen_port: false,
             stopped: false,
             patience: None,
         }
@@ -51,6 +54,7 @@ impl Drill {
             rank: self.rank,
             captured: self.captured,
             outside: self.outside,
+            chosen_port: self.chosen_port,
             work: cpu_time.map(|cpu_time| Work {
                 cpu_time,
                 running: false,
@@ -76,6 +80,12 @@ impl Drill {
         assert_eq!(&judged, verdict, "at {millis} ms");
     }
 
+    /// It has these listeners, and has used the processor for this many milliseconds.
+    fn works_on(&mut self, millis: u64, listeners: &[ObservedListener], used: u64) -> AutoVerdict {
+        let used = Time::from_millis(used);
+        self.judge(millis, listeners, Some(used)).0
+    }
+
     /// It has no listener, and has used the processor for this many milliseconds.
     fn works(&mut self, millis: u64, used: u64) -> AutoVerdict {
         let used = Duration::from_millis(used);
@@ -89,6 +99,7 @@ fn own(listener: ListenerId, evidence: Evidence) -> ObservedListener {
         listener,
         need: Need::Accept,
         captured: false,
+        is_path: false,
         probeable: true,
         evidence,
     }
@@ -98,6 +109,13 @@ fn captured(listener: ListenerId, evidence: Evidence) -> ObservedListener {
     ObservedListener {
         captured: true,
         ..own(listener, evidence)
+    }
+}
+
+fn path(listener: ListenerId, evidence: Evidence) -> ObservedListener {
+    ObservedListener {
+        is_path: true,
+        ..free(captured(listener, evidence))
     }
 }
 
@@ -286,6 +304,53 @@ fn a_first_generation_is_starting_until_it_accepts_somewhere() {
         &[free(captured(A, Waits))],
         &accepts(Proof::Seen, &[]),
     );
+}
+
+/// As pm2, which talks to its own processes before the app listens.
+#[test]
+fn a_first_generation_on_a_unix_path_alone_is_ready_once_it_is_at_rest() {
+    let mut drill = Drill::of_first_generation();
+    let there = [path(A, Waits)];
+    assert_eq!(drill.works_on(300, &there, 250), AutoVerdict::Wait);
+    assert_eq!(drill.works_on(600, &there, 500), AutoVerdict::Wait);
+    let both = [path(A, Waits), free(captured(B, Waits))];
+    let done = accepts(Proof::Seen, &[]);
+    assert_eq!(
+        drill.works_on(700, &both, 600),
+        done,
+        "the other one counts"
+    );
+    let mut drill = Drill::of_first_generation();
+    assert_eq!(drill.works_on(300, &there, 250), AutoVerdict::Wait);
+    assert_eq!(drill.works_on(499, &there, 260), AutoVerdict::Wait);
+    assert_eq!(drill.works_on(500, &there, 260), done);
+}
+
+#[test]
+fn a_first_generation_that_never_rests_is_ready_if_nothing_else_has_come() {
+    let mut drill = Drill::of_first_generation();
+    let there = [path(A, Waits)];
+    for tenth in 1..=20 {
+        let judged = drill.works_on(tenth * 100, &there, tenth * 100);
+        assert_eq!(judged, AutoVerdict::Wait);
+    }
+    let judged = drill.works_on(2100, &there, 2100);
+    assert_eq!(judged, accepts(Proof::Seen, &[]));
+}
+
+/// As an Erlang node, which listens for other nodes before it serves.
+#[test]
+fn a_port_that_the_kernel_has_chosen_counts_once_the_server_is_at_rest() {
+    let mut drill = Drill::of_first_generation();
+    drill.outside = Waits;
+    drill.chosen_port = true;
+    assert_eq!(drill.works(300, 250), AutoVerdict::Wait);
+    assert_eq!(drill.works(450, 400), AutoVerdict::Wait);
+    assert_eq!(drill.works(650, 400), accepts(Proof::Seen, &[]));
+    let mut drill = Drill::of_first_generation();
+    drill.outside = Waits;
+    let judged = drill.works(300, 250);
+    assert_eq!(judged, accepts(Proof::Seen, &[]), "it is not captured");
 }
 
 #[test]
