@@ -201,7 +201,16 @@ impl World {
             return Some(hint);
         };
         let other = self.listens_instead(failure);
-        if other.is_none() && missing.len() >= self.counting.accepted.len() {
+        if other.is_none() && self.took_another_port(failure) {
+            let address = missing.first()?;
+            return Some(format!(
+                "its option not to take another port when its own is in use, or --listen {address}, for a server that \
+                 takes its socket from there"
+            ));
+        }
+        let accepted = self.counting.accepted.iter();
+        let mut accepted = accepted.map(|listener| self.listeners.address_of(*listener));
+        if other.is_none() && accepted.all(|address| missing.contains(&address)) {
             // without these it would serve nobody
             return None;
         }
@@ -209,6 +218,13 @@ impl World {
             (Some(other), [address]) => format!(
                 "--listen {address}, if it took {other} because its port was in use, or {hint}, if it has moved there"
             ),
+            (None, _) if self.opens_late(failure, missing) => {
+                let optional = missing
+                    .iter()
+                    .map(|address| format!(" --optional {address}"));
+                let optional = optional.collect::<String>();
+                format!("{hint}, or{optional}, if it opens that only once it serves")
+            }
             _ => hint,
         })
     }

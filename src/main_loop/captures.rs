@@ -8,7 +8,7 @@ use nix::poll::PollFlags;
 use super::World;
 use super::wait::Batch;
 use crate::capture::filter::{self, Stops};
-use crate::capture::{self, CallContext, CaptureEvent};
+use crate::capture::{self, CallContext, Capture, CaptureEvent};
 use crate::cli::options::{self, RunArgs};
 use crate::connections::inet::ended_from_here;
 use crate::record::{Record, RecordKind};
@@ -226,6 +226,30 @@ impl World {
             is_tcp && own.captured && own.listens && !served(own.listener)
         })?;
         Some(self.listeners.address_of(other.listener))
+    }
+
+    /// Whether a candidate listens on a port that the kernel has chosen, and the serving generation does not: some servers
+    /// do that if their own port is in use.
+    pub(super) fn took_another_port(&self, failure: &Failure) -> bool {
+        let has_chosen = |generation| {
+            let one = self.generations.get(&generation);
+            let capture = one.and_then(|one| one.capture.as_ref());
+            capture.is_some_and(Capture::listens_on_chosen_port)
+        };
+        let serving = failure.keeps_serving;
+        has_chosen(failure.generation) && !serving.is_some_and(has_chosen)
+    }
+
+    /// Whether the serving generation came to listen on these only when it served, as for its first client.
+    pub(super) fn opens_late(&self, failure: &Failure, missing: &[String]) -> bool {
+        let serving = failure.keeps_serving;
+        let Some(one) = serving.and_then(|serving| self.generations.get(&serving)) else {
+            return false;
+        };
+        let is_late = |bound: &Time| one.serving_since.is_some_and(|since| *bound > since);
+        let late = one.bound.iter().filter(|(_, bound)| is_late(bound));
+        let late: Vec<_> = late.map(|(id, _)| self.listeners.address_of(*id)).collect();
+        missing.iter().all(|address| late.contains(address))
     }
 
     /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.

@@ -100,6 +100,59 @@ fn a_candidate_that_takes_another_port_instead_is_told_how_to_get_its_own() {
     ));
 }
 
+/// As `serve` of npm does most of the time.
+#[test]
+fn a_candidate_that_takes_any_port_instead_is_told_how_to_get_its_own() {
+    let address = free_address();
+    let port = address.port();
+    let Some(plan) = python(
+        at(address).with(&["--ready-timeout", "4s"]),
+        &format!(
+            "import socket, http.server\n\
+             port = 0 if socket.socket().connect_ex(('127.0.0.1', {port})) == 0 else {port}\n\
+             http.server.HTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler).serve_forever()\n"
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    let verdict = site.swap_in_vain();
+    assert!(verdict.ends_with("generation 1 keeps serving"), "{verdict}");
+    site.log
+        .wait_for("try: its option not to take another port when its own is in use");
+}
+
+/// An admin port, opened for the first client: no client asks a candidate.
+#[test]
+fn an_address_that_only_one_that_serves_opens_may_be_optional() {
+    let (address, admin) = (free_address(), free_address());
+    let Some(plan) = python(
+        at(address).with(&["--ready-timeout", "4s"]),
+        &format!(
+            "import http.server\n\
+             class Handler(http.server.SimpleHTTPRequestHandler):\n    \
+                 admin = None\n    \
+                 def do_GET(self):\n        \
+                     Handler.admin = Handler.admin or http.server.HTTPServer(('127.0.0.1', {}), Handler)\n        \
+                     super().do_GET()\n\
+             http.server.HTTPServer(('127.0.0.1', {}), Handler).serve_forever()\n",
+            admin.port(),
+            address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    site.log.wait_for(&format!("listening on {admin}"));
+    site.swap_in_vain();
+    site.log.wait_for(&format!(
+        "try: hotswap swap --without {admin}, or --optional {admin}, if it opens that only once it serves"
+    ));
+    clients.expect_no_failure();
+}
+
 /// The one before it has the port, and UDP is not captured.
 #[test]
 fn a_udp_port_that_is_in_use_is_explained() {
