@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::process::ExitStatus;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 
 use super::World;
 use super::generation::Lingering;
@@ -82,8 +82,8 @@ impl World {
         }
     }
 
-    /// Where a main process has ended with 0: whether other processes of it wait for clients, as those of a daemon do. A
-    /// busy one will wait again in a moment.
+    /// Where a main process has ended with 0: whether other processes of it wait for clients, as those of a daemon do, or
+    /// will do so. A busy one will wait again in a moment.
     pub(super) fn look_at_lingering(&mut self, now: Time, batch: &mut Batch) {
         for (generation, one) in &mut self.generations {
             let Some(lingering) = one.lingers.filter(|lingering| lingering.next <= now) else {
@@ -94,13 +94,17 @@ impl World {
             owners.refresh(&others);
             let mut held = self.listeners.sockets_of(*generation);
             held.retain(|held| owners.have(held.inode));
-            let exit = if one.drains_since.is_some() || held.is_empty() || lingering.until <= now {
+            let has_daemon =
+                one.serving_since.is_none() && others.iter().any(|pid| is_daemon(*pid));
+            let exit = if one.drains_since.is_some() {
                 Exit::Status(0)
-            } else if ready::accepting_on(&held, &others).is_empty() {
+            } else if has_daemon || !ready::accepting_on(&held, &others).is_empty() {
+                Exit::Background
+            } else if lingering.until <= now {
+                Exit::Status(0)
+            } else {
                 one.lingers = Some(lingering.again(now));
                 continue;
-            } else {
-                Exit::Background
             };
             one.lingers = None;
             batch.deaths.push(Event::Died(*generation, exit));
@@ -143,4 +147,10 @@ impl World {
             }
         }
     }
+}
+
+/// It has made a session of its own, as daemon(3) does.
+fn is_daemon(pid: Pid) -> bool {
+    let own = getsid(None);
+    getsid(Some(pid)).is_ok_and(|session| own.is_ok_and(|own| own != session))
 }

@@ -82,6 +82,16 @@ fn a_start_that_accepts_on_a_port_of_the_kernels_choice_is_not_serving() {
 }
 
 #[test]
+fn a_daemon_is_a_failed_first_start_even_before_it_listens() {
+    let address = free_address();
+    let plan = at(address).by_odd(&format!("at={address} daemon late=1s"));
+    let mut site = plan.starting("v1");
+    site.expect_status(125).expect_no_process();
+    site.log
+        .wait_for("cannot follow a server that puts itself into the background");
+}
+
+#[test]
 fn a_death_before_it_is_ready_is_a_failed_first_start() {
     let plan = Site::at(Place::Nowhere);
     let plan = plan.by_script("#!/bin/sh\nsleep 2; exit 7\n", &[]);
