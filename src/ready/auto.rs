@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What may be between its own processes, as pm2's sockets and the port of an Erlang node for other nodes are, counts
 /// once the first generation has been at rest for this long, or if nothing else has come by then.
 const AT_REST: Duration = Duration::from_millis(200);
-const ALONE_AFTER: Duration = Duration::from_secs(2);
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// When the user is told that a first generation listens nowhere.
 const EXPLAIN: Duration = Duration::from_secs(5);
 

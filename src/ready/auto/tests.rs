@@ -330,11 +330,11 @@ fn a_first_generation_on_a_unix_path_alone_is_ready_once_it_is_at_rest() {
 fn a_first_generation_that_never_rests_is_ready_if_nothing_else_has_come() {
     let mut drill = Drill::of_first_generation();
     let there = [path(A, Waits)];
-    for tenth in 1..=20 {
+    for tenth in 1..=50 {
         let judged = drill.works_on(tenth * 100, &there, tenth * 100);
         assert_eq!(judged, AutoVerdict::Wait);
     }
-    let judged = drill.works_on(2100, &there, 2100);
+    let judged = drill.works_on(5100, &there, 5100);
     assert_eq!(judged, accepts(Proof::Seen, &[]));
 }
 
