@@ -94,7 +94,6 @@ struct Shutdown {
     status: u8,
     /// `None` if the server has ended by itself, and the rest may drain.
     urgency: Option<Urgency>,
-    clients: Vec<ClientId>,
 }
 
 /// How urgent the stop is.

@@ -128,8 +128,6 @@ impl World {
                     None,
                 )
             }
-            // Who asked for that is answered once the socket is gone.
-            Verdict::Stopped => return,
         };
         let replaced = replaced.filter(|old| self.generations.contains_key(old));
         self.control

@@ -209,6 +209,4 @@ pub enum Verdict {
     },
     Failed(Failure),
     Checked(Generation),
-    /// hotswap has ended, as a client asked.
-    Stopped,
 }

@@ -16,7 +16,6 @@ impl Supervisor {
         quiesce: Duration,
     ) -> Vec<Action> {
         let shutdown = self.shutdown.get_or_insert_default();
-        shutdown.clients.extend(by);
         match shutdown.urgency {
             None => {
                 shutdown.urgency = Some(Urgency::Drain { quiesce });
@@ -82,7 +81,7 @@ impl Supervisor {
     pub(super) fn end(&mut self, status: u8) -> Vec<Action> {
         self.shutdown = Some(Shutdown {
             status,
-            ..Shutdown::default()
+            urgency: None,
         });
         // one of a hotswap that is gone goes on serving
         self.orphans.clear();
@@ -123,12 +122,8 @@ impl Supervisor {
         if std::mem::take(&mut self.upgrade_asked) {
             actions.push(Action::RefuseUpgrade("hotswap is stopping"));
         }
-        if let Some(shutdown) = self.shutdown.as_mut().filter(|_| self.draining.is_empty()) {
-            let clients = std::mem::take(&mut shutdown.clients);
-            let status = shutdown.status;
-            actions.extend(answer(clients, Verdict::Stopped));
-            actions.push(Action::End(status));
-        }
+        let ended = self.shutdown.as_ref().filter(|_| self.draining.is_empty());
+        actions.extend(ended.map(|shutdown| Action::End(shutdown.status)));
         actions
     }
 

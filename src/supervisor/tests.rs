@@ -327,8 +327,7 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
                     Transition::Gone { .. } | Transition::Unkillable(_)
                 ))
             ),
-            // The end, and what never began for that, are not announced.
-            Answer(_, Verdict::Stopped) => true,
+            // What never began, for the end, is not announced.
             Answer(_, Verdict::Failed(failure)) if failure.reason == Reason::Stopping => true,
             Answer(_, verdict) => before.iter().any(|said| is_said(said, verdict)),
             _ => true,

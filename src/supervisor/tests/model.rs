@@ -116,7 +116,6 @@ pub struct Model {
     pending: Option<Cause>,
     /// Who waits for a verdict, and on the generations after which one.
     owed: BTreeMap<ClientId, Generation>,
-    stoppers: Vec<ClientId>,
     /// What hotswap ends with, and whether somebody has asked for that.
     ends: Option<u8>,
     /// How often somebody has asked for that, and how long requests may take then.
@@ -160,7 +159,6 @@ impl Model {
             target: None,
             pending: None,
             owed: BTreeMap::new(),
-            stoppers: Vec::new(),
             ends: None,
             signals: 0,
             patience: policy.quiesce,

@@ -108,10 +108,6 @@ impl Model {
                 self.follows.push(RefuseUpgrade("hotswap is stopping"));
             }
             if self.lives.is_empty() {
-                let stoppers = std::mem::take(&mut self.stoppers);
-                if !stoppers.is_empty() {
-                    self.follows.push(Answer(stoppers, Verdict::Stopped));
-                }
                 self.follows.push(End(status));
             }
         }
@@ -183,7 +179,6 @@ impl Model {
     /// "Every generation drains; one that drains already keeps its deadline. A second signal sends the stop signals that
     /// have not gone out yet; the next one kills."
     fn stop(&mut self, by: Option<ClientId>, patience: Duration) {
-        self.stoppers.extend(by);
         if self.signals > 0 {
             if by.is_none() {
                 let waits = self.leaving().any(|(_, one)| !one.told);
