@@ -71,10 +71,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
         world.resume(&supervisor);
         serve(&mut world, supervisor, None)
     } else {
-        let beside = world.adopt(policy.clone())?;
+        let adopting = world.adopt(policy.clone())?;
         let captures = world.server_config.capture.is_some();
         world.listeners.adopt_kept(captures);
-        let supervisor = beside.unwrap_or_else(|| Supervisor::new(policy));
+        let supervisor = adopting.unwrap_or_else(|| Supervisor::new(policy));
         serve(&mut world, supervisor, Some(Event::Launched))
     };
     world.control.close(sys::now());

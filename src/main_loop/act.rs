@@ -38,7 +38,6 @@ impl World {
                 sockets,
                 program,
                 ready_timeout,
-                ..
             } => {
                 self.keep_paths_up(None);
                 self.listeners.note_links();

@@ -58,8 +58,6 @@ pub enum Action {
     Spawn {
         generation: Generation,
         cause: Cause,
-        /// The generation that serves meanwhile.
-        beside: Option<Generation>,
         sockets: SocketChoice,
         program: ProgramChoice,
         ready_timeout: Duration,

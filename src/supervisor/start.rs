@@ -253,7 +253,6 @@ impl Supervisor {
             swap.stage = Stage::WaitingFor(failed.generation);
             return Vec::new();
         }
-        let beside = self.serving.as_ref().map(|serving| serving.generation);
         let until = now + ready_timeout;
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);
@@ -266,7 +265,6 @@ impl Supervisor {
         vec![Action::Spawn {
             generation: swap.generation,
             cause: swap.cause,
-            beside,
             sockets,
             program: swap.program,
             ready_timeout,

@@ -61,12 +61,11 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// A drill does not repeat why it is spawned and beside which one.
+/// A drill does not repeat why it is spawned.
 fn fresh(generation: Generation) -> Action {
     Action::Spawn {
         generation,
         cause: Cause::Asked,
-        beside: None,
         sockets: SocketChoice::Own,
         program: ProgramChoice::Current,
         ready_timeout: seconds(30),
@@ -77,7 +76,6 @@ fn into_target(generation: Generation) -> Action {
     Action::Spawn {
         generation,
         cause: Cause::Asked,
-        beside: None,
         sockets: SocketChoice::Target,
         program: ProgramChoice::Current,
         ready_timeout: seconds(30),
@@ -89,7 +87,6 @@ fn again(generation: Generation) -> Action {
     Action::Spawn {
         generation,
         cause: Cause::Asked,
-        beside: None,
         sockets: SocketChoice::Target,
         program: ProgramChoice::Of(G1),
         ready_timeout: seconds(30),
@@ -234,7 +231,6 @@ impl Drill {
                 Action::Spawn {
                     generation,
                     cause,
-                    beside,
                     sockets,
                     program,
                     ready_timeout,
@@ -244,11 +240,9 @@ impl Drill {
                     }
                     let swap = self.supervisor.swap().map(|swap| swap.cause);
                     assert_eq!(swap, Some(cause));
-                    assert_eq!(beside, self.supervisor.serves());
                     done.push(Action::Spawn {
                         generation,
                         cause: Cause::Asked,
-                        beside: None,
                         sockets,
                         program,
                         ready_timeout,

@@ -366,7 +366,6 @@ fn plain(mut action: Action) -> Action {
         } => Action::Spawn {
             generation,
             cause: Cause::Asked,
-            beside: None,
             sockets,
             program: ProgramChoice::Current,
             ready_timeout,

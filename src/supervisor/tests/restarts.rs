@@ -259,7 +259,6 @@ fn a_server_that_needed_long_may_need_three_times_as_long() {
         &[Action::Spawn {
             generation: G2,
             cause: Cause::Asked,
-            beside: None,
             sockets: SocketChoice::Target,
             program: ProgramChoice::Current,
             ready_timeout: seconds(60),
@@ -282,7 +281,6 @@ fn what_the_dead_have_left_behind_finishes_its_requests_and_is_told_to_stop() {
             Action::Spawn {
                 generation: G2,
                 cause: Cause::Restart,
-                beside: None,
                 sockets: SocketChoice::Target,
                 program: ProgramChoice::Current,
                 ready_timeout: seconds(30),

@@ -111,7 +111,6 @@ impl Model {
         self.follows.push(Action::Spawn {
             generation,
             cause: Cause::Asked,
-            beside: None,
             sockets: if idle {
                 SocketChoice::Target
             } else {
