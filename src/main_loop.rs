@@ -65,9 +65,9 @@ use worked::Worked;
 /// What keeps hotswap from starting, or from going on at all.
 pub fn run(args: RunArgs) -> Result<u8> {
     let policy = startup::policy(&args);
-    let (mut world, memory) = World::open(args)?;
-    let status = if let Some(memory) = memory {
-        let supervisor = Supervisor::restore(policy, memory);
+    let (mut world, saved) = World::open(args)?;
+    let status = if let Some(saved) = saved {
+        let supervisor = Supervisor::restore(policy, saved);
         world.resume(&supervisor);
         serve(&mut world, supervisor, None)
     } else {

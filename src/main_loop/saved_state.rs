@@ -13,7 +13,7 @@ use super::generation::Spawned;
 use crate::handoff::Incoming;
 use crate::supervisor::{Draining, Exit, Generation, Phase, Queue, SavedState, Serving, Time};
 
-pub fn to_json(memory: &SavedState) -> Value {
+pub fn to_json(saved: &SavedState) -> Value {
     let SavedState {
         last,
         serving,
@@ -28,7 +28,7 @@ pub fn to_json(memory: &SavedState) -> Value {
         clients_wait_until,
         previous,
         restart_at,
-    } = memory;
+    } = saved;
     json!({
         "last": last,
         "serving": serving.as_ref().map(serving_to_json),
@@ -245,7 +245,7 @@ mod tests {
             cut_at: seconds(1),
             until: seconds(28),
         };
-        let memory = SavedState {
+        let saved = SavedState {
             last: Generation(9),
             serving: Some(Serving {
                 generation: Generation(8),
@@ -285,7 +285,7 @@ mod tests {
             longest_start: seconds(4),
             clients_wait_until: Some(seconds(71)),
         };
-        assert_eq!(from_json(&to_json(&memory)), Some(memory));
+        assert_eq!(from_json(&to_json(&saved)), Some(saved));
     }
 
     #[test]

@@ -156,12 +156,11 @@ impl World {
             args,
         };
         if let Some(mut incoming) = incoming {
-            let memory = incoming.take("core").map_err(lost)?;
-            let memory =
-                saved_state::from_json(&memory).context("cannot read the state of its core");
-            let memory = memory.map_err(lost)?;
+            let saved = incoming.take("core").map_err(lost)?;
+            let saved = saved_state::from_json(&saved).context("cannot read the state of its core");
+            let saved = saved.map_err(lost)?;
             world.restore(incoming).map_err(lost)?;
-            return Ok((world, Some(memory)));
+            return Ok((world, Some(saved)));
         }
         for address in world.listeners.listening() {
             world.publish(&Record::new(

@@ -88,10 +88,10 @@ impl World {
     }
 
     /// Returns only on failure.
-    pub(super) fn upgrade(&mut self, memory: &SavedState) -> Vec<Event> {
+    pub(super) fn upgrade(&mut self, saved: &SavedState) -> Vec<Event> {
         lines::finish();
         self.captures().for_each(Capture::pause);
-        let error = match self.outgoing(memory) {
+        let error = match self.outgoing(saved) {
             Ok(outgoing) => execute(&self.own_path, &outgoing),
             Err(error) => error,
         };
@@ -105,10 +105,10 @@ impl World {
         generations.filter_map(|one| one.capture.as_mut())
     }
 
-    fn outgoing(&self, memory: &SavedState) -> io::Result<Outgoing> {
+    fn outgoing(&self, saved: &SavedState) -> io::Result<Outgoing> {
         let mut outgoing = Outgoing::default();
         outgoing.put("clock", &sys::clock::stood_still())?;
-        outgoing.put("core", &saved_state::to_json(memory))?;
+        outgoing.put("core", &saved_state::to_json(saved))?;
         outgoing.put("world", &self.own_state())?;
         outgoing.put("figures", &self.status_data)?;
         outgoing.put("signals", self.signals.surroundings())?;

@@ -23,7 +23,7 @@ pub struct SavedState {
 }
 
 impl Supervisor {
-    pub fn memory(&self) -> SavedState {
+    pub fn saved_state(&self) -> SavedState {
         // all of them by name, so that none is forgotten
         let Self {
             policy: _,
@@ -62,25 +62,25 @@ impl Supervisor {
         }
     }
 
-    pub fn restore(policy: Policy, memory: SavedState) -> Self {
-        let next = Generation(memory.last.0 + 1);
-        let restart = memory
+    pub fn restore(policy: Policy, saved: SavedState) -> Self {
+        let next = Generation(saved.last.0 + 1);
+        let restart = saved
             .restart_at
             .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until }));
         Self {
-            last: memory.last,
+            last: saved.last,
             swap: restart,
-            serving: memory.serving,
-            draining: memory.draining,
-            orphans: memory.orphans,
-            restarts: memory.restarts,
-            last_good: memory.last_good,
-            has_served: memory.has_served,
-            fallen_back: memory.fallen_back,
-            rejected: memory.rejected,
-            longest_start: memory.longest_start,
-            clients_wait_until: memory.clients_wait_until,
-            previous: memory.previous,
+            serving: saved.serving,
+            draining: saved.draining,
+            orphans: saved.orphans,
+            restarts: saved.restarts,
+            last_good: saved.last_good,
+            has_served: saved.has_served,
+            fallen_back: saved.fallen_back,
+            rejected: saved.rejected,
+            longest_start: saved.longest_start,
+            clients_wait_until: saved.clients_wait_until,
+            previous: saved.previous,
             ..Self::new(policy)
         }
     }

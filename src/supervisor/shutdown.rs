@@ -109,7 +109,7 @@ impl Supervisor {
         }
         if self.upgrade_asked && self.is_idle() {
             self.upgrade_asked = false;
-            return vec![Action::Upgrade(Box::new(self.memory()))];
+            return vec![Action::Upgrade(Box::new(self.saved_state()))];
         }
         Vec::new()
     }

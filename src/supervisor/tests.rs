@@ -224,8 +224,8 @@ impl Drill {
                 Action::Postpone(client, other, _) => self.postponed.push((client, other)),
                 // They come with what is announced.
                 Serve(_) | Lose(_) | Free(_) => {}
-                Upgrade(memory) => {
-                    assert_eq!(*memory, self.supervisor.memory());
+                Upgrade(saved) => {
+                    assert_eq!(*saved, self.supervisor.saved_state());
                     done.push(upgrade());
                 }
                 Action::Spawn {
@@ -264,8 +264,8 @@ impl Drill {
 
     /// The next version of hotswap takes over.
     fn upgrades(&mut self) {
-        let memory = self.supervisor.memory();
-        self.supervisor = Supervisor::restore(policy(), memory);
+        let saved = self.supervisor.saved_state();
+        self.supervisor = Supervisor::restore(policy(), saved);
     }
 
     #[track_caller]
@@ -290,7 +290,7 @@ impl Drill {
 
 /// Whatever the core remembers.
 fn upgrade() -> Action {
-    Upgrade(Box::new(Supervisor::new(policy()).memory()))
+    Upgrade(Box::new(Supervisor::new(policy()).saved_state()))
 }
 
 /// Words tell of what is done already, what they tell of is freed only then, and an answer repeats what has been said.

@@ -270,7 +270,7 @@ impl Simulation {
                 };
             }
             Upgrade(_) => {
-                self.core = Supervisor::restore(self.policy.clone(), self.core.memory());
+                self.core = Supervisor::restore(self.policy.clone(), self.core.saved_state());
             }
             Action::End(_) => self.ended = true,
             _ => {}
