@@ -23,7 +23,7 @@ mod tests;
 mod verdict;
 
 pub use event::{Action, Event, Failure, Reason, Refusal, SocketChoice, Then, Transition, Verdict};
-use hold::Waiting;
+use hold::Hold;
 pub use phase::{Draining, Phase, Queue};
 pub use policy::{Policy, RestartPolicy, StartOrder};
 pub use saved_state::SavedState;
@@ -136,7 +136,7 @@ pub struct Supervisor {
     clients_wait_until: Option<Time>,
     /// Whose program a roll back runs.
     previous: Option<Generation>,
-    waiting: Waiting,
+    hold: Hold,
 }
 
 impl Supervisor {
@@ -159,7 +159,7 @@ impl Supervisor {
             longest_start: Duration::ZERO,
             clients_wait_until: None,
             previous: None,
-            waiting: Waiting::default(),
+            hold: Hold::default(),
         }
     }
 
@@ -191,7 +191,7 @@ impl Supervisor {
             Event::FileChanged => self.ask(now, Cause::File, None),
             Event::FileTouched => self.touched(now),
             Event::FilesJudged => {
-                self.waiting.judged_by = None;
+                self.hold.judged_by = None;
                 Vec::new()
             }
             Event::BeforeSwapEnded(result) => self.prepared(now, result),
@@ -229,7 +229,7 @@ impl Supervisor {
             .map(Draining::deadline)
             .chain(swap)
             .chain(self.clients_wait_until)
-            .chain(self.waiting.judged_by)
+            .chain(self.hold.judged_by)
             .chain(self.gives_way_at())
             .min()
     }
@@ -261,7 +261,7 @@ impl Supervisor {
     }
 
     /// The serving generation.
-    fn serves(&self) -> Option<Generation> {
+    fn serving_generation(&self) -> Option<Generation> {
         self.serving.as_ref().map(|serving| serving.generation)
     }
 
@@ -271,7 +271,7 @@ impl Supervisor {
     }
 
     /// The candidate, once there is a process.
-    fn spawned(&self) -> Option<Generation> {
+    fn candidate(&self) -> Option<Generation> {
         let spawned = self.swap.as_ref().filter(|swap| swap.spawned.is_some());
         spawned.map(|swap| swap.generation)
     }
@@ -282,14 +282,16 @@ impl Supervisor {
         let draining = draining.map(|one| one.generation);
         let orphans = self.orphans.iter().copied();
         let others = draining.chain(orphans);
-        others.chain(self.serves()).chain(self.spawned())
+        others
+            .chain(self.serving_generation())
+            .chain(self.candidate())
     }
 
     /// The generations whose programs may be needed again.
     pub fn remembered(&self) -> impl Iterator<Item = Generation> {
         let before = self.serving.as_ref().and_then(|serving| serving.before);
         let wanted = [
-            self.serves(),
+            self.serving_generation(),
             before,
             self.last_good,
             self.fallen_back,
@@ -323,7 +325,7 @@ impl Supervisor {
             actions.push(Action::Announce(Transition::Refusing));
             actions.push(Action::TurnAway(Refusal::NothingServes));
         }
-        self.waiting.judged_by.take_if(|until| *until <= now);
+        self.hold.judged_by.take_if(|until| *until <= now);
         actions.extend(self.expire_swap(now));
         actions.extend(self.expire_draining(now));
         actions

@@ -10,7 +10,7 @@ const RETRY: Time = Time::from_secs(1);
 
 /// What new connections wait for.
 #[derive(Clone, Debug, Default)]
-pub struct Waiting {
+pub struct Hold {
     /// They wait.
     pub held: bool,
     /// A change is being judged, and is waited for until then.
@@ -22,10 +22,10 @@ impl Supervisor {
     pub(super) fn hold(&mut self) -> Vec<Action> {
         let is_cutting_over = |swap: &Swap| matches!(swap.stage, Stage::CuttingOver { .. });
         let may = self.policy.hold && self.serving.is_some() && self.shutdown.is_none();
-        if !may || self.waiting.held || self.swap.as_ref().is_some_and(is_cutting_over) {
+        if !may || self.hold.held || self.swap.as_ref().is_some_and(is_cutting_over) {
             return Vec::new();
         }
-        self.waiting.held = true;
+        self.hold.held = true;
         vec![Action::Hold]
     }
 
@@ -35,38 +35,42 @@ impl Supervisor {
             return Vec::new();
         }
         let until = now + self.ready_timeout();
-        self.waiting.judged_by.get_or_insert(until);
+        self.hold.judged_by.get_or_insert(until);
         self.hold()
     }
 
     /// Nobody serves any more: they wait for the next generation in any case.
     pub(super) fn nobody_serves(&mut self) {
-        self.waiting = Waiting::default();
+        self.hold = Hold::default();
     }
 
     /// A candidate that has waited for a judgment takes over. If nothing is on its way any more, those who wait go to the
     /// generation that serves.
     pub(super) fn release(&mut self, now: Time) -> Vec<Action> {
         let is_waiting = |swap: &Swap| swap.is_starting() && swap.is_ready;
-        if self.waiting.judged_by.is_none() && self.swap.as_ref().is_some_and(is_waiting) {
+        if self.hold.judged_by.is_none() && self.swap.as_ref().is_some_and(is_waiting) {
             return self.cut_over(now);
         }
         let comes = |swap: &Swap| !swap.check && swap.cause != Cause::Restart;
         let waits = self.swap.as_ref().is_some_and(comes)
             || self.pending.is_some()
-            || self.waiting.judged_by.is_some();
-        if waits || !std::mem::take(&mut self.waiting.held) {
+            || self.hold.judged_by.is_some();
+        if waits || !std::mem::take(&mut self.hold.held) {
             return Vec::new();
         }
-        self.serves().map(Action::CutOver).into_iter().collect()
+        self.serving_generation()
+            .map(Action::CutOver)
+            .into_iter()
+            .collect()
     }
 
     /// They still wait: soon they are released once more.
     pub(super) fn not_released(&mut self, now: Time, to: Generation) {
-        let is_back = self.serves() == Some(to) && self.policy.hold && self.shutdown.is_none();
+        let is_back =
+            self.serving_generation() == Some(to) && self.policy.hold && self.shutdown.is_none();
         if is_back {
-            self.waiting.held = true;
-            self.waiting.judged_by.get_or_insert(now + RETRY);
+            self.hold.held = true;
+            self.hold.judged_by.get_or_insert(now + RETRY);
         }
     }
 }

@@ -43,7 +43,7 @@ impl Supervisor {
             longest_start,
             clients_wait_until,
             previous,
-            waiting: _,
+            hold: _,
         } = self;
         SavedState {
             last: *last,
@@ -91,7 +91,7 @@ impl Supervisor {
             .swap
             .as_ref()
             .is_none_or(|swap| matches!(swap.stage, Stage::BackingOff { .. }));
-        let is_judging = self.waiting.held || self.waiting.judged_by.is_some();
+        let is_judging = self.hold.held || self.hold.judged_by.is_some();
         waits && self.pending.is_none() && !is_judging
     }
 }

@@ -38,9 +38,9 @@ impl Supervisor {
     /// No new connections, and what is under way is finished: one that drains already keeps its deadline.
     fn drain_all(&mut self, now: Time, quiesce: Duration) -> Vec<Action> {
         let released = self
-            .waiting
+            .hold
             .held
-            .then(|| self.serves().map(Action::CutOver));
+            .then(|| self.serving_generation().map(Action::CutOver));
         self.nobody_serves();
         let mut actions: Vec<Action> = released.flatten().into_iter().collect();
         actions.push(Action::TurnAway(Refusal::Stopping));

@@ -8,7 +8,7 @@ use super::{
 impl Supervisor {
     pub(super) fn begin(&mut self, now: Time, cause: Cause, clients: Vec<ClientId>) -> Vec<Action> {
         self.last.0 += 1;
-        self.last_good = self.serves().or(self.last_good);
+        self.last_good = self.serving_generation().or(self.last_good);
         let generation = self.last;
         self.rejected &= cause == Cause::Restart;
         let checking = Stage::Checking {
@@ -277,7 +277,7 @@ impl Supervisor {
         generation: Generation,
         why: String,
     ) -> Vec<Action> {
-        if self.spawned() != Some(generation) {
+        if self.candidate() != Some(generation) {
             return Vec::new();
         }
         if let Some(swap) = &mut self.swap {

@@ -13,7 +13,7 @@ impl Supervisor {
             }
             Some(swap) if swap.generation == generation && swap.is_starting() => {
                 self.longest_start = self.longest_start.max(swap.age(now));
-                if self.waiting.judged_by.is_some() {
+                if self.hold.judged_by.is_some() {
                     swap.is_ready = true;
                     return Vec::new();
                 }
@@ -31,7 +31,7 @@ impl Supervisor {
         swap.stage = Stage::CuttingOver {
             until: now + CUT_OVER_TIMEOUT,
         };
-        self.waiting.held = false;
+        self.hold.held = false;
         vec![Action::CutOver(swap.generation)]
     }
 
@@ -98,7 +98,7 @@ impl Supervisor {
             Cause::RollBack => self.fallen_back = Some(generation),
             Cause::First | Cause::Asked | Cause::File => self.fallen_back = None,
         }
-        let old = self.serves();
+        let old = self.serving_generation();
         let good = self.last_good.take();
         let before = old.or(good);
         match cause {
@@ -171,9 +171,9 @@ impl Supervisor {
     /// Ends a candidate, after cutting back if clients may reach it, and answers the clients that wait.
     pub(super) fn dismiss(&mut self, now: Time, swap: Swap, reason: Reason) -> Vec<Action> {
         let mut actions = Vec::new();
-        let keeps_serving = self.serves();
+        let keeps_serving = self.serving_generation();
         // Those who are held are released once nothing else is on its way.
-        let cuts_back = swap.is_cut_over_to() && !self.waiting.held;
+        let cuts_back = swap.is_cut_over_to() && !self.hold.held;
         if let Some(old) = keeps_serving.filter(|_| cuts_back) {
             actions.push(Action::CutOver(old));
         }
