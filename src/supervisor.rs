@@ -336,9 +336,11 @@ impl Supervisor {
             return Vec::new();
         };
         if swap.deadline().is_none_or(|until| now < until) {
-            return match self.gives_way_at() {
-                Some(from) if from <= now => self.replace(now, Cause::Asked),
-                _ => Vec::new(),
+            let gives_way = self.gives_way_at().is_some_and(|from| from <= now);
+            return if gives_way {
+                self.replace(now, Cause::Asked)
+            } else {
+                Vec::new()
             };
         }
         let reason = match swap.stage {

@@ -7,20 +7,19 @@ use super::{
 
 impl Supervisor {
     pub(super) fn promote(&mut self, now: Time, generation: Generation) -> Vec<Action> {
-        match &mut self.swap {
-            Some(swap) if swap.generation == generation && swap.is_starting() && swap.check => {
-                self.discard(now)
-            }
-            Some(swap) if swap.generation == generation && swap.is_starting() => {
-                self.longest_start = self.longest_start.max(swap.age(now));
-                if self.hold.judged_by.is_some() {
-                    swap.is_ready = true;
-                    return Vec::new();
-                }
-                self.cut_over(now)
-            }
-            _ => Vec::new(),
+        let is_it = |swap: &&mut Swap| swap.generation == generation && swap.is_starting();
+        let Some(swap) = self.swap.as_mut().filter(is_it) else {
+            return Vec::new();
+        };
+        if swap.check {
+            return self.discard(now);
         }
+        self.longest_start = self.longest_start.max(swap.age(now));
+        if self.hold.judged_by.is_some() {
+            swap.is_ready = true;
+            return Vec::new();
+        }
+        self.cut_over(now)
     }
 
     /// New connections go to the next generation, and so do those that wait for it.
@@ -139,15 +138,12 @@ impl Supervisor {
         generation: Generation,
         why: String,
     ) -> Vec<Action> {
-        match &self.swap {
-            Some(swap) if swap.generation == generation && swap.is_cut_over_to() => {
-                self.fail(now, Reason::CannotCutOver(why))
-            }
-            _ => {
-                self.not_released(now, generation);
-                Vec::new()
-            }
+        let is_it = |swap: &Swap| swap.generation == generation && swap.is_cut_over_to();
+        if self.swap.as_ref().is_some_and(is_it) {
+            return self.fail(now, Reason::CannotCutOver(why));
         }
+        self.not_released(now, generation);
+        Vec::new()
     }
 
     /// The swap has failed: an abort, a roll back, or a failed start while nothing serves.
