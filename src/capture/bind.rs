@@ -131,7 +131,7 @@ impl Capture {
                 CallResult::Continue
             });
         }
-        if !self.is_of_our_network(request) {
+        if !self.check_network(request) {
             return Ok(CallResult::Continue);
         }
         if let Some(listener) = listeners.covering(&request.address) {
@@ -184,7 +184,7 @@ impl Capture {
     }
 
     /// A socket of another network namespace cannot join a group of hotswap's.
-    fn is_of_our_network(&mut self, request: &BindRequest) -> bool {
+    fn check_network(&mut self, request: &BindRequest) -> bool {
         let same = if request.server_socket.is_copy {
             request.caller.shares_with_us("net")
         } else {

@@ -328,7 +328,7 @@ impl ListenerContext {
                 self.held_back = true;
                 return Err(HeldBack);
             }
-            let opened = to.open().map_err(|_| self.is_exhausted())?;
+            let opened = to.open().map_err(|_| self.pause_accepting())?;
             server = Some((opened, *to));
         }
         let client = match sys::accept(socket.fd()) {
@@ -339,7 +339,7 @@ impl ListenerContext {
             Err(error) => {
                 let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
                 return match error.raw_os_error() {
-                    Some(errno) if scarce.contains(&errno) => Err(self.is_exhausted()),
+                    Some(errno) if scarce.contains(&errno) => Err(self.pause_accepting()),
                     _ => Ok(None),
                 };
             }
@@ -365,7 +365,7 @@ impl ListenerContext {
         ))
     }
 
-    fn is_exhausted(&mut self) -> HeldBack {
+    fn pause_accepting(&mut self) -> HeldBack {
         self.exhausted = Some(sys::now() + PATIENCE);
         HeldBack
     }

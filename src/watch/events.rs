@@ -180,7 +180,7 @@ impl Events {
         let refused = mem::take(&mut state.refused);
         drop(state);
         for (directory, error) in refused {
-            self.is_refused(directory, &error);
+            self.note_refusal(directory, &error);
         }
         hints.directories.extend(self.paused.keys().cloned());
         let paused = self.paused.len();
@@ -239,7 +239,7 @@ impl Events {
         }
     }
 
-    fn is_refused(&mut self, directory: Directory, error: &notify::Error) {
+    fn note_refusal(&mut self, directory: Directory, error: &notify::Error) {
         if self.held.get(&directory.path) == Some(&directory) {
             self.held.remove(&directory.path);
         }
