@@ -13,14 +13,17 @@ mod door;
 mod handoff;
 mod incident;
 mod kept;
+mod kept_open;
 mod link;
 mod listening_socket;
 mod member_index;
+mod muted;
 mod open;
 mod orphan;
 mod port_holder;
 mod private_path;
 mod relay;
+mod relay_end;
 mod reuseport;
 mod shared;
 mod snapshot;
@@ -261,6 +264,7 @@ impl Listeners {
         for listener in &mut self.all {
             listener.sort.leave(generation, now, &mut self.context);
         }
+        self.context.leave_muted(generation);
         self.forget_private();
         self.died(generation);
         self.return_clients();
@@ -381,6 +385,7 @@ impl Listeners {
                 listener.sort.relay_queue(generation, &mut self.context);
             }
         }
+        self.relay_muted_before_stop(generation);
         self.context.take_incidents()
     }
 

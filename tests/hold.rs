@@ -1,13 +1,19 @@
 //! `--hold`: from a change on new connections wait, so that the first answer after a save is of the new version.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::capture::{at, find};
+use crate::common::PATIENCE;
 use crate::common::crowd::{Crowd, Habit};
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::watch::watching;
@@ -170,4 +176,119 @@ fn a_stop_answers_those_who_wait() {
     clients.until_answered(4);
     clients.leave();
     site.expect_status(0);
+}
+
+/// A server that answers on kept connections: its threads block in recv(2).
+const KEEPING: &str = "
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header('Content-Length', '2')
+        self.end_headers()
+        self.wfile.write(b'VERSION')
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+
+/// One connection for all requests.
+struct Browser(TcpStream);
+
+impl Browser {
+    fn ask(&mut self) -> String {
+        self.0
+            .write_all(b"GET / HTTP/1.1\r\nHost: site\r\n\r\n")
+            .expect("a request");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"v1") && !answer.ends_with(b"v2") && !answer.ends_with(b"v3") {
+            let mut piece = [0; 1000];
+            let bytes = self.0.read(&mut piece).expect("an answer");
+            assert_ne!(bytes, 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend(&piece[..bytes]);
+        }
+        String::from_utf8_lossy(&answer[answer.len() - 2..]).into_owned()
+    }
+}
+
+/// Serves by Python, rebuilt by a command that waits until there is a file `go`.
+fn keeping() -> Option<(Site, Browser)> {
+    let python = find("python3")?;
+    let address = free_address();
+    let plan = at(address);
+    let script = plan.dir().join("server.py");
+    fs::write(&script, KEEPING.replace("VERSION", "v1")).expect("a script");
+    fs::write(plan.dir().join("go"), "").expect("a file");
+    let build = build(plan.dir());
+    let script = script.to_str().expect("a path").to_owned();
+    let options = [
+        "--dev",
+        "--hold",
+        "-v",
+        "--watch",
+        &script,
+        "--before-swap",
+        &build,
+    ];
+    let site = plan
+        .with(&options)
+        .by_program(python, &[&script, &address.port().to_string()])
+        .serving("");
+    let browser = TcpStream::connect(address).expect("a connection");
+    browser
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a deadline");
+    Some((site, Browser(browser)))
+}
+
+fn save(site: &Site, version: &str) {
+    let mark = site.log.mark();
+    let script = KEEPING.replace("VERSION", version);
+    fs::write(site.dir().join("server.new"), script).expect("a script");
+    fs::rename(site.dir().join("server.new"), site.dir().join("server.py")).expect("a save");
+    site.log.wait_after(mark, &["open connections wait, too"]);
+}
+
+fn build_ends(site: &Site) {
+    fs::write(site.dir().join("go"), "").expect("a file");
+}
+
+/// It waits, is answered by the new version, and goes on there, through one save after another.
+#[test]
+fn a_kept_connection_waits_for_the_new_version_too() {
+    let Some((site, mut browser)) = keeping() else {
+        return;
+    };
+    assert_eq!(browser.ask(), "v1");
+    for (version, pause) in [("v2", 0), ("v3", 50), ("v1", 0), ("v2", 50)] {
+        save(&site, version);
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| browser.ask());
+            thread::sleep(Duration::from_millis(pause));
+            build_ends(&site);
+            assert_eq!(answer.join().expect("an answer"), version);
+        });
+    }
+}
+
+#[test]
+fn a_failed_build_gives_a_kept_connection_to_the_old_version() {
+    let Some((site, mut browser)) = keeping() else {
+        return;
+    };
+    assert_eq!(browser.ask(), "v1");
+    for round in 1..=2 {
+        fs::write(site.dir().join("broken"), "").expect("a file");
+        save(&site, if round == 1 { "v2" } else { "v3" });
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| browser.ask());
+            build_ends(&site);
+            assert_eq!(answer.join().expect("an answer"), "v1");
+        });
+    }
+    fs::remove_file(site.dir().join("broken")).expect("no file");
+    save(&site, "v2");
+    build_ends(&site);
+    assert_eq!(browser.ask(), "v2");
 }

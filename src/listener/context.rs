@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use super::incident::Incident;
 use super::kept::{Awaited, KeptSocket, KeptSockets};
 use super::listening_socket::{Interest, ListeningSocket};
+use super::muted::MutedConnections;
 use super::port_holder;
 use super::relay::{Destination, Relays, canonical, has_left, peer_of};
 use super::snapshot::Surveys;
 use super::watcher::Watcher;
 use crate::socket::{Inode, has_client, reset, set_nonblocking};
-use crate::supervisor::{Refusal, Time};
+use crate::supervisor::{Generation, Refusal, Time};
 use crate::sys;
 
 use nix::sys::epoll::EpollFlags;
@@ -52,6 +53,7 @@ pub struct ListenerContext {
     pub repairs: bool,
     pub watcher: Watcher,
     pub relays: Relays,
+    pub muted: MutedConnections,
     /// The last look at the kernel's tables, for each listener to take its part.
     pub surveys: Surveys,
     /// The user has been told what relaying means.
@@ -78,6 +80,7 @@ impl ListenerContext {
             repairs: true,
             watcher: Watcher::new()?,
             relays: Relays::default(),
+            muted: MutedConnections::default(),
             surveys: Surveys::default(),
             has_relayed: false,
             exhausted: None,
@@ -145,14 +148,14 @@ impl ListenerContext {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        let relays = self.relays.deadline();
-        let watcher = self.watcher.deadline();
-        relays
-            .into_iter()
-            .chain(self.exhausted)
-            .chain(watcher)
-            .chain(self.awaited.deadline())
-            .min()
+        let parts = [
+            self.relays.deadline(),
+            self.watcher.deadline(),
+            self.awaited.deadline(),
+            self.muted.deadline(),
+            self.exhausted,
+        ];
+        parts.into_iter().flatten().min()
     }
 
     /// Whether clients that were left on spare sockets can be taken off them now.
@@ -160,6 +163,10 @@ impl ListenerContext {
         let has_room = self.held_back && !self.relays.is_full();
         self.held_back &= !has_room;
         self.exhausted.take_if(|until| *until <= now).is_some() || has_room
+    }
+
+    pub fn leave_muted(&mut self, generation: Generation) {
+        self.muted.leave(generation, &self.relays);
     }
 
     pub fn refuses(&self) -> bool {

@@ -6,6 +6,7 @@ use super::context::Intake;
 use super::{Incident, Listener, ListenerId, Listeners};
 use crate::socket::Inode;
 use crate::supervisor::{Generation, SocketChoice};
+use crate::sys;
 
 impl Listeners {
     /// New connections go to this generation from now on, wherever it listens. `--listen`ed sockets that it lacks are made
@@ -52,6 +53,12 @@ impl Listeners {
                 }
             }
         }
+        if holds {
+            let is_another = self.serving != Some(generation);
+            let context = &mut self.context;
+            context.relays.release(is_another, &context.watcher);
+            context.muted.release(sys::now());
+        }
         self.serving = Some(generation);
         self.hide_covered(generation);
         if let Some(refused) = self.take_refused() {
@@ -74,6 +81,7 @@ impl Listeners {
             .map(|socket| socket.listener)
             .collect();
         self.context.intake = Intake::Held;
+        self.begin_to_mute(sys::now());
         self.surveyed(|all, context| {
             for Listener { id, sort, .. } in all {
                 if !sort.is_steered() {

@@ -6,24 +6,24 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
-    MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getpeername,
-    getsockopt, recv, send, shutdown, socket, sockopt,
+    MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getpeername, getsockopt, recv,
+    socket, sockopt,
 };
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+use super::relay_end::{RelayEnd, read_early};
 use super::watcher::Watcher;
-use crate::handoff;
 use crate::socket::client::unix_client;
 use crate::socket::inet::Family;
-use crate::socket::{Inode, bound_to, connect, inet_address, inode_of, reset};
+use crate::socket::{Inode, bound_to, connect, inet_address, reset};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -35,9 +35,6 @@ const SILENCE: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(600);
 /// A client that waits while the one it is relayed to is replaced once more is relayed twice.
 const MOST_HOPS: u32 = 2;
-const PIECE: usize = 16 * 1024;
-/// How many pieces are copied at once, so that a fast connection does not block the loop.
-const AT_ONE_GO: usize = 16;
 
 /// The address of the target, as clients see it.
 #[derive(Clone, Debug)]
@@ -81,22 +78,6 @@ impl Destination {
     }
 }
 
-/// One of the two sides.
-#[derive(Serialize, Deserialize)]
-struct RelayEnd {
-    #[serde(with = "handoff::descriptor")]
-    fd: OwnedFd,
-    inode: Inode,
-    /// What is still to be sent to it.
-    pending: Vec<u8>,
-    /// It has closed its sending side.
-    ended: bool,
-    /// It has been told that the other side has ended.
-    end_sent: bool,
-    #[serde(skip)]
-    interest: Option<EpollFlags>,
-}
-
 /// A client and the server that it is relayed to.
 #[derive(Serialize, Deserialize)]
 pub struct Relay {
@@ -105,6 +86,18 @@ pub struct Relay {
     /// How many relays there are from the first client on, this one included.
     #[serde(default)]
     hops: u32,
+    /// A connection of HTTP/1 that had a server before: between two requests it may have another.
+    #[serde(default)]
+    kept: bool,
+    /// The client has sent something since its server did.
+    #[serde(default)]
+    asks: bool,
+    /// What the client has sent while it waits, and another process could have taken.
+    #[serde(default)]
+    early: Vec<u8>,
+    /// Another generation serves by now, and gets the next request.
+    #[serde(default)]
+    replaced: bool,
     begun: Time,
     moved: Time,
 }
@@ -118,6 +111,8 @@ pub struct Relays {
     clients: HashMap<Inode, Inode>,
     /// The addresses that the server sees as its clients, and how many relays are on the way.
     sources: HashMap<SocketAddr, u32>,
+    /// Clients of kept connections wait with their next request.
+    held: bool,
 }
 
 impl Relays {
@@ -160,13 +155,87 @@ impl Relays {
         self.add(Relay::new(client, server, 1)?, watcher)
     }
 
+    /// Relays a connection of HTTP/1 to where new connections go, with what was read of its next request.
+    ///
+    /// # Errors
+    /// Those of socket(2), connect(2) and epoll_ctl(2).
+    pub fn keep(&mut self, client: OwnedFd, early: Vec<u8>, watcher: &Watcher) -> io::Result<()> {
+        let to = Destination::Inet(bound_to(client.as_fd())?);
+        let server = to.open()?;
+        to.lead(&client, &server)?;
+        let mut relay = Relay::new(client, server, 1)?;
+        relay.kept = true;
+        relay.early = early;
+        self.add(relay, watcher)
+    }
+
+    /// From now on idle clients of kept connections wait with their next request.
+    pub fn hold(&mut self, watcher: &Watcher) {
+        self.held = true;
+        let idle = self.all.values().filter(|relay| relay.is_idle()).count();
+        if idle > 0 {
+            log::debug!("{idle} open connections wait, too");
+        }
+        self.go_on_with_kept(watcher);
+    }
+
+    /// They go on: at another server if there is one by now.
+    pub fn release(&mut self, is_another: bool, watcher: &Watcher) {
+        self.held = false;
+        for relay in self.all.values_mut() {
+            relay.replaced |= is_another;
+        }
+        self.go_on_with_kept(watcher);
+    }
+
+    fn go_on_with_kept(&mut self, watcher: &Watcher) {
+        let kept = self.all.iter().filter(|(_, relay)| relay.kept);
+        let kept: Vec<Inode> = kept.map(|(client, _)| *client).collect();
+        for client in kept {
+            self.go_on(client, watcher);
+        }
+    }
+
+    /// Carries what there is, without an event; false if the client is not relayed any more.
+    pub fn go_on(&mut self, client: Inode, watcher: &Watcher) -> bool {
+        self.woken(client, EpollFlags::empty(), watcher, sys::now());
+        self.all.contains_key(&client)
+    }
+
+    /// Takes what the client has sent while it waits, before the process that had it can.
+    pub fn read_early(&mut self, client: Inode) {
+        if let Some(relay) = self.all.get_mut(&client).filter(|relay| relay.is_idle()) {
+            read_early(&relay.client.fd, &mut relay.early);
+        }
+    }
+
+    /// The next request of a kept connection goes to the generation that serves by now.
+    fn switch(&mut self, client: Inode, watcher: &Watcher) {
+        let Some(Relay { client, early, .. }) = self.forget(client) else {
+            return;
+        };
+        let unwatched = watcher.change(client.fd.as_fd(), client.inode, client.interest, None);
+        if let Err(error) = unwatched.and_then(|()| self.keep(client.fd, early, watcher)) {
+            log::debug!("a kept connection has ended: {error}");
+        }
+    }
+
+    pub fn client(&self, client: Inode) -> Option<BorrowedFd<'_>> {
+        Some(self.all.get(&client)?.client.fd.as_fd())
+    }
+
+    /// Whether a server sees a relay of ours at this address.
+    pub fn comes_from(&self, peer: Option<SocketAddr>) -> bool {
+        peer.is_some_and(|peer| self.sources.contains_key(&peer))
+    }
+
     /// What crosses an upgrade.
     pub fn all(&self) -> Vec<&Relay> {
         self.all.values().collect()
     }
 
     pub fn add(&mut self, mut relay: Relay, watcher: &Watcher) -> io::Result<()> {
-        relay.watch(watcher)?;
+        relay.watch(self.held, watcher)?;
         self.clients.insert(relay.server.inode, relay.client.inode);
         let source = relay.source();
         self.sources
@@ -178,17 +247,23 @@ impl Relays {
     /// An event on one of the sockets; false if it is not a relayed one.
     pub fn woken(&mut self, inode: Inode, flags: EpollFlags, watcher: &Watcher, now: Time) -> bool {
         let client = self.clients.get(&inode).copied().unwrap_or(inode);
+        let asks_next = |relay: &Relay| relay.replaced && relay.is_idle() && relay.has_request();
+        if !self.held && self.all.get(&client).is_some_and(asks_next) {
+            self.switch(client, watcher);
+        }
         let Some(relay) = self.all.get_mut(&client) else {
             return false;
         };
         let result = if flags.contains(EpollFlags::EPOLLERR) {
             Err(ErrorKind::ConnectionReset.into())
         } else {
-            relay.carry(now).and_then(|()| relay.watch(watcher))
+            let held = self.held;
+            let carried = relay.carry(held, now);
+            carried.and_then(|()| relay.watch(held, watcher))
         };
         match result {
             Ok(()) if !relay.is_over() => {}
-            Ok(()) => self.forget(client),
+            Ok(()) => drop(self.forget(client)),
             Err(error) => {
                 log::debug!("a relayed connection has ended: {error}");
                 self.break_off(client);
@@ -199,16 +274,27 @@ impl Relays {
 
     /// When the next one will have lasted too long.
     pub fn deadline(&self) -> Option<Time> {
-        self.all.values().map(Relay::deadline).min()
+        let moving = self.all.values().filter(|relay| !self.waits(relay));
+        moving.map(Relay::deadline).min()
     }
 
     /// Ends those that have lasted too long.
     pub fn look(&mut self, now: Time) {
-        let over = self.all.iter().filter(|(_, relay)| relay.deadline() <= now);
+        let is_over = |relay: &Relay| !self.waits(relay) && relay.deadline() <= now;
+        let over = self.all.iter().filter(|(_, relay)| is_over(relay));
         let over: Vec<Inode> = over.map(|(client, _)| *client).collect();
         for client in over {
-            self.break_off(client);
+            if self.all.get(&client).is_some_and(Relay::is_idle) {
+                self.forget(client);
+            } else {
+                self.break_off(client);
+            }
         }
+    }
+
+    /// Its client waits for the next version, however long that takes.
+    fn waits(&self, relay: &Relay) -> bool {
+        self.held && relay.is_idle()
     }
 
     /// Resets both sides, so that they do not take it for a regular end.
@@ -221,13 +307,13 @@ impl Relays {
     }
 
     /// Nobody else has these sockets, so closing them also ends the watching.
-    fn forget(&mut self, client: Inode) {
-        if let Some(relay) = self.all.remove(&client) {
-            self.clients.remove(&relay.server.inode);
-            if let Some(source) = relay.source() {
-                self.sources.remove(&source);
-            }
+    fn forget(&mut self, client: Inode) -> Option<Relay> {
+        let relay = self.all.remove(&client)?;
+        self.clients.remove(&relay.server.inode);
+        if let Some(source) = relay.source() {
+            self.sources.remove(&source);
         }
+        Some(relay)
     }
 }
 
@@ -238,6 +324,10 @@ impl Relay {
             client: RelayEnd::new(client)?,
             server: RelayEnd::new(server)?,
             hops,
+            kept: false,
+            asks: false,
+            early: Vec::new(),
+            replaced: false,
             begun: now,
             moved: now,
         })
@@ -248,19 +338,42 @@ impl Relay {
         bound_to(self.server.fd.as_fd()).ok().map(canonical)
     }
 
-    fn carry(&mut self, now: Time) -> io::Result<()> {
-        let Self { client, server, .. } = self;
-        let moved = [client.carry_to(server)?, server.carry_to(client)?];
-        if moved.contains(&true) {
+    fn carry(&mut self, held: bool, now: Time) -> io::Result<()> {
+        let waits = held && self.is_idle();
+        let Self {
+            client,
+            server,
+            early,
+            ..
+        } = self;
+        if !waits && server.pending.is_empty() {
+            server.pending = std::mem::take(early);
+        }
+        let asked = !waits && client.carry_to(server)?;
+        let answered = server.carry_to(client)?;
+        // a client asks again only once it has been answered
+        self.asks = !answered && (asked || self.asks);
+        if asked || answered {
             self.moved = now;
         }
         Ok(())
     }
 
-    fn watch(&mut self, watcher: &Watcher) -> io::Result<()> {
+    fn watch(&mut self, held: bool, watcher: &Watcher) -> io::Result<()> {
+        let waits = held && self.is_idle();
         let Self { client, server, .. } = self;
-        client.watch(server.pending.is_empty(), watcher)?;
+        client.watch(server.pending.is_empty() && !waits, watcher)?;
         server.watch(client.pending.is_empty(), watcher)
+    }
+
+    /// It is between two requests of a kept connection.
+    fn is_idle(&self) -> bool {
+        let is_empty = self.client.pending.is_empty() && self.server.pending.is_empty();
+        self.kept && !self.asks && is_empty
+    }
+
+    fn has_request(&self) -> bool {
+        !self.early.is_empty() || self.client.has_sent()
     }
 
     fn is_over(&self) -> bool {
@@ -268,80 +381,9 @@ impl Relay {
     }
 
     fn deadline(&self) -> Time {
-        (self.begun + LONGEST).min(self.moved + SILENCE)
-    }
-}
-
-impl RelayEnd {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            inode: inode_of(fd.as_fd())?,
-            fd,
-            pending: Vec::new(),
-            ended: false,
-            end_sent: false,
-            interest: None,
-        })
-    }
-
-    /// Whether anything was moved.
-    fn carry_to(&mut self, other: &mut Self) -> io::Result<bool> {
-        let mut moved = other.flush()?;
-        for _ in 0..AT_ONE_GO {
-            if self.ended || !other.pending.is_empty() {
-                break;
-            }
-            let mut piece = vec![0; PIECE];
-            match recv(self.fd.as_raw_fd(), &mut piece, MsgFlags::empty()) {
-                Ok(0) => self.ended = true,
-                Ok(bytes) => {
-                    piece.truncate(bytes);
-                    other.pending = piece;
-                    other.flush()?;
-                    moved = true;
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if self.ended && other.pending.is_empty() && !other.end_sent {
-            other.end_sent = true;
-            // ENOTCONN: it is gone, which its own event will show
-            match shutdown(other.fd.as_raw_fd(), Shutdown::Write) {
-                Ok(()) | Err(Errno::ENOTCONN) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(moved)
-    }
-
-    fn flush(&mut self) -> io::Result<bool> {
-        if self.pending.is_empty() {
-            return Ok(false);
-        }
-        match send(self.fd.as_raw_fd(), &self.pending, MsgFlags::MSG_NOSIGNAL) {
-            Ok(bytes) => {
-                self.pending.drain(..bytes);
-                if self.pending.is_empty() {
-                    self.pending = Vec::new();
-                }
-                Ok(true)
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Watches for what can be done next. One that has finished both directions would be reported without end.
-    fn watch(&mut self, other_is_free: bool, watcher: &Watcher) -> io::Result<()> {
-        let mut flags = EpollFlags::empty();
-        flags.set(EpollFlags::EPOLLIN, !self.ended && other_is_free);
-        flags.set(EpollFlags::EPOLLOUT, !self.pending.is_empty());
-        let interest = (!self.ended || !self.end_sent).then_some(flags);
-        watcher.change(self.fd.as_fd(), self.inode, self.interest, interest)?;
-        self.interest = interest;
-        Ok(())
+        let longest = (!self.kept).then(|| self.begun + LONGEST);
+        let silent = self.moved + SILENCE;
+        longest.map_or(silent, |longest| longest.min(silent))
     }
 }
 

@@ -54,6 +54,7 @@ impl World {
             Action::CutOver(generation) => return self.cut_over(generation),
             Action::Hold => {
                 let incidents = self.listeners.hold();
+                self.look_at_muted(sys::now());
                 log::debug!("new connections wait for the next version");
                 self.publish_incidents(&incidents);
             }
@@ -233,6 +234,18 @@ impl World {
                 vec![Event::CannotCutOver(generation, why)]
             }
         }
+    }
+
+    /// Idle connections of the serving generation wait for the next one, too.
+    pub(super) fn look_at_muted(&mut self, now: Time) {
+        if !self.listeners.are_muted_due(now) {
+            return;
+        }
+        let serving = self.listeners.serving();
+        let serving = serving.and_then(|serving| self.generations.get(&serving));
+        let processes = serving.map(|one| one.server.processes());
+        self.listeners
+            .look_at_muted(&processes.unwrap_or_default(), now);
     }
 
     fn drain(&mut self, generation: Generation) {

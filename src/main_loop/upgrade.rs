@@ -90,6 +90,7 @@ impl World {
     /// Returns only on failure.
     pub(super) fn upgrade(&mut self, saved: &SavedState) -> Vec<Event> {
         lines::finish();
+        self.listeners.unmute();
         self.captures().for_each(Capture::pause);
         let error = match self.outgoing(saved) {
             Ok(outgoing) => execute(&self.own_path, &outgoing),

@@ -293,6 +293,7 @@ impl World {
         self.look_at_draining(now, batch);
         let incidents = self.listeners.look(now);
         self.publish_incidents(&incidents);
+        self.look_at_muted(now);
         for one in self.generations.values_mut() {
             one.notify.look(now);
             one.server.look(now);

@@ -1,0 +1,345 @@
+//! Kept connections of the serving generation, muted while their clients wait for the next version.
+//!
+//! A muted connection does not wake its server, because SO_RCVLOWAT is more than can arrive. Nothing is closed, and what
+//! the client sends waits in the kernel. If the next version comes, it gets that through a relay; otherwise the old one
+//! answers after all.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv};
+use nix::unistd::Pid;
+
+use super::relay::{Relays, peer_of};
+use super::relay_end::read_early;
+use super::watcher::Watcher;
+use crate::connections::inet::{self, Activity};
+use crate::proc::{descriptor, process};
+use crate::socket::inet::Family;
+use crate::socket::{Inode, inode_of};
+use crate::supervisor::{Generation, Time};
+use crate::sys;
+
+/// More bytes than any socket buffer holds.
+const NEVER: i32 = 1 << 30;
+/// How often to look: for requests on muted connections, and at first for connections that are idle by now.
+const LOOK: Time = Time::from_millis(5);
+/// A build may take minutes: then an answer that was long under way ends unseen for this long.
+const LONGEST_PAUSE: Time = Time::from_millis(80);
+
+/// The calls that wait for what a client sends.
+const READS: [i64; 4] = [
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+];
+
+/// A connection, by a duplicate of its server's descriptor.
+struct MutedConnection {
+    fd: OwnedFd,
+    owner: Generation,
+    /// The generation is gone: nobody else has the connection.
+    is_orphan: bool,
+    /// What the client has sent, if its server could have taken it.
+    early: Vec<u8>,
+}
+
+/// What a client of a muted connection has sent.
+enum Sent {
+    Nothing,
+    /// The beginning of a request of HTTP/1, which any server understands.
+    Request,
+    /// Something that only the server knows that it has talked to before, or the end.
+    Other,
+}
+
+impl MutedConnection {
+    fn sent(&self) -> Sent {
+        let mut first = self.early.clone();
+        if first.is_empty() {
+            first.resize(16, 0);
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            match recv(self.fd.as_raw_fd(), &mut first, flags) {
+                Err(Errno::EAGAIN | Errno::EINTR) => return Sent::Nothing,
+                Ok(bytes) => first.truncate(bytes),
+                Err(_) => return Sent::Other,
+            }
+        }
+        if is_request(&first) {
+            Sent::Request
+        } else {
+            Sent::Other
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct MutedConnections {
+    all: HashMap<Inode, MutedConnection>,
+    /// Relayed clients whose server still lives, and has to stay muted.
+    relayed: HashMap<Inode, Generation>,
+    /// Connections of the serving generation are looked for.
+    looks_until_released: bool,
+    due: Option<Time>,
+    /// Until the next look for idle connections.
+    pause: Time,
+    /// It was said why none can be muted.
+    is_said: bool,
+}
+
+impl MutedConnections {
+    pub fn deadline(&self) -> Option<Time> {
+        self.due
+    }
+
+    pub fn is_due(&self, now: Time) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    /// Looks for connections at once, and from now on.
+    pub fn begin(&mut self, now: Time) {
+        self.looks_until_released = true;
+        self.pause = LOOK;
+        self.due = Some(now);
+    }
+
+    /// The clients that wait go on: what they have sent is looked at, at once.
+    pub fn release(&mut self, now: Time) {
+        self.looks_until_released = false;
+        self.due = Some(now);
+    }
+
+    /// No generation serves whose connections could be muted.
+    pub fn stop_looking(&mut self) {
+        self.due = None;
+    }
+
+    /// Looks for idle connections of the serving generation at these ports, whose processes these are, less and less often.
+    pub fn look_for_idle(
+        &mut self,
+        serving: Generation,
+        ports: &[(Family, u16)],
+        processes: &[Pid],
+        relays: &Relays,
+        now: Time,
+    ) {
+        self.due = None;
+        if !self.looks_until_released {
+            return;
+        }
+        match self.mute(serving, ports, processes, relays) {
+            Ok(()) => {
+                self.due = Some(now + self.pause);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) if !self.is_said => {
+                self.is_said = true;
+                log::warn!(
+                    "kept connections do not wait for the next version: pidfd_getfd(2): {error}"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Mutes what is idle of these ports and belongs to these processes.
+    fn mute(
+        &mut self,
+        owner: Generation,
+        ports: &[(Family, u16)],
+        processes: &[Pid],
+        relays: &Relays,
+    ) -> io::Result<()> {
+        let mut idle = idle_on(ports)?;
+        idle.retain(|inode| !self.all.contains_key(inode));
+        let mut muted = Vec::new();
+        for process in processes {
+            if idle.is_empty() {
+                break;
+            }
+            // one that has just ended has none
+            let Ok(pidfd) = sys::pidfd_open(*process, *process) else {
+                continue;
+            };
+            let mut reads = None;
+            for (inode, number) in descriptor::places_of(*process, &idle).unwrap_or_default() {
+                let fd = match sys::pidfd_getfd(pidfd.as_fd(), number) {
+                    Ok(fd) => fd,
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        return Err(error);
+                    }
+                    Err(_) => continue,
+                };
+                // the number may be another one's by now; what is relayed waits at the relay
+                let is_it = inode_of(fd.as_fd()).is_ok_and(|found| found == inode);
+                if !is_it || relays.comes_from(peer_of(&fd)) {
+                    continue;
+                }
+                let waits = is_nonblocking(&fd)
+                    || reads
+                        .get_or_insert_with(|| read_by(*process))
+                        .contains(&number);
+                if waits && idle.remove(&inode) {
+                    set_wake_up(fd.as_fd(), NEVER);
+                    muted.push((inode, fd));
+                }
+            }
+        }
+        if muted.is_empty() {
+            return Ok(());
+        }
+        // a request that came in between has woken the server, which needs all of it
+        let idle = idle_on(ports).unwrap_or_default();
+        let before = self.all.len();
+        for (inode, fd) in muted {
+            if idle.contains(&inode) {
+                let one = MutedConnection {
+                    fd,
+                    owner,
+                    is_orphan: false,
+                    early: Vec::new(),
+                };
+                self.all.insert(inode, one);
+            } else {
+                set_wake_up(fd.as_fd(), 1);
+            }
+        }
+        if self.all.len() > before {
+            log::debug!("{} open connections wait, too", self.all.len() - before);
+        }
+        Ok(())
+    }
+
+    /// Looks at what clients have sent: the serving generation gets its own connections back, and those of others are
+    /// relayed to it.
+    pub fn go_on(&mut self, serving: Option<Generation>, relays: &mut Relays, watcher: &Watcher) {
+        self.looks_until_released = false;
+        let inodes: Vec<Inode> = self.all.keys().copied().collect();
+        for inode in inodes {
+            let Some(one) = self.all.get(&inode) else {
+                continue;
+            };
+            let is_back = serving == Some(one.owner);
+            match one.sent() {
+                Sent::Nothing if !is_back && !one.is_orphan => continue,
+                Sent::Request if !is_back => {}
+                Sent::Nothing | Sent::Request | Sent::Other => {
+                    set_wake_up(one.fd.as_fd(), 1);
+                    self.all.remove(&inode);
+                    continue;
+                }
+            }
+            let Some(one) = self.all.remove(&inode) else {
+                continue;
+            };
+            if one.is_orphan {
+                set_wake_up(one.fd.as_fd(), 1);
+            } else {
+                self.relayed.insert(inode, one.owner);
+            }
+            if let Err(error) = relays.keep(one.fd, one.early, watcher) {
+                log::debug!("a kept connection has ended: {error}");
+            }
+        }
+        // a muted one makes no event
+        self.relayed
+            .retain(|inode, _| relays.go_on(*inode, watcher));
+    }
+
+    /// Looks again at what is left, if anything is.
+    pub fn look_again(&mut self, now: Time) {
+        let are_left = !self.all.is_empty() || !self.relayed.is_empty();
+        self.due = are_left.then(|| now + LOOK);
+    }
+
+    /// A thread that blocks in recv(2) takes what has come when a stop signal wakes it, muted or not: it is taken before.
+    pub fn read_before_stop(&mut self, generation: Generation, relays: &mut Relays) {
+        for one in self.all.values_mut() {
+            if one.owner == generation && matches!(one.sent(), Sent::Request) {
+                read_early(&one.fd, &mut one.early);
+            }
+        }
+        for (client, owner) in &self.relayed {
+            if *owner == generation {
+                relays.read_early(*client);
+            }
+        }
+    }
+
+    /// Gives all connections back to their servers.
+    pub fn unmute(&mut self, relays: &Relays) {
+        for one in self.all.values() {
+            set_wake_up(one.fd.as_fd(), 1);
+        }
+        for client in self.relayed.keys() {
+            if let Some(client) = relays.client(*client) {
+                set_wake_up(client, 1);
+            }
+        }
+        *self = Self::default();
+    }
+
+    /// Its processes are gone, and have let go of their connections.
+    pub fn leave(&mut self, generation: Generation, relays: &Relays) {
+        for one in self.all.values_mut() {
+            one.is_orphan |= one.owner == generation;
+        }
+        self.relayed.retain(|inode, owner| {
+            let is_gone = *owner == generation;
+            if let Some(client) = relays.client(*inode).filter(|_| is_gone) {
+                set_wake_up(client, 1);
+            }
+            !is_gone
+        });
+    }
+}
+
+/// The accepted connections of these ports whose servers have read all that came, and have sent something last. An answer
+/// may still go on: for that nothing need be read.
+fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
+    let mut idle = HashSet::new();
+    for family in [Family::V4, Family::V6] {
+        let of_family = ports.iter().filter(|port| port.0 == family);
+        let numbers: Vec<u16> = of_family.map(|port| port.1).collect();
+        if numbers.is_empty() {
+            continue;
+        }
+        let found = inet::connections(family, &numbers)?.into_iter();
+        let found = found.map(|(_, one)| one);
+        let found = found.filter(|one| one.inode != 0 && one.activity != Activity::Busy);
+        idle.extend(found.map(|one| one.inode));
+    }
+    Ok(idle)
+}
+
+fn is_nonblocking(connection: &OwnedFd) -> bool {
+    let flags = fcntl(connection, FcntlArg::F_GETFL);
+    flags.is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
+}
+
+/// The descriptors that the threads of a process block on in a read. One that only begins to read once it is muted would
+/// never see a request: a blocking recv(2) decides at its start how much it waits for.
+fn read_by(process: Pid) -> HashSet<RawFd> {
+    let calls = process::threads(process).filter_map(|thread| process::blocked_in(thread).ok()?);
+    let reads = calls.filter(|(call, ..)| READS.contains(call));
+    reads
+        .filter_map(|(_, descriptor, _)| RawFd::try_from(descriptor).ok())
+        .collect()
+}
+
+/// The server wakes up once this many bytes wait; a failure leaves it as it was.
+fn set_wake_up(connection: BorrowedFd, bytes: i32) {
+    let _ = sys::set_socket_option(connection, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes);
+}
+
+/// A method, a space, and more. HTTP/2 begins in the same way, but is nothing to go on with at another server.
+fn is_request(first: &[u8]) -> bool {
+    let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
+    is_method && method.len() < first.len() && method != b"PRI"
+}
