@@ -282,7 +282,7 @@ class Trial:
         times = [float(number) * (1000 if unit == "s" else 1) for _, number, unit in ready]
         if times:
             result.ready = f"{summary(how for how, _, _ in ready)}, {statistics.median(times):.0f}ms"
-        result.signal = summary(re.findall(r"is told to stop by SIG(\w+)", said))
+        result.signal = summary(re.findall(r"is asked to stop by SIG(\w+)", said))
         result.ended = summary(re.findall(r"is gone after \S+ \((.*)\)", said))
 
     def leftovers(self):
