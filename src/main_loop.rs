@@ -37,6 +37,7 @@ mod captures;
 mod children;
 mod clients;
 mod commands;
+mod drains;
 mod fallback;
 mod generation;
 mod identity;

@@ -7,7 +7,6 @@ use anyhow::{Context, Error, Result};
 use super::World;
 use super::generation::Spawned;
 use super::waivers::Waivers;
-use crate::drain::Drain;
 use crate::listener::Incident;
 use crate::polled::Alarm;
 use crate::ready::notify::NotifySocket;
@@ -61,17 +60,12 @@ impl World {
             Action::Inherit(generation) => return self.inherit(generation),
             Action::Serve(generation) => self.serve(generation),
             Action::Lose(generation) => self.lose(generation),
-            Action::Empty(generation) => self.drain(generation),
+            Action::Empty(generation) => self.empty(generation),
             Action::Relay(generation) => {
                 let incidents = self.listeners.relay_queue(generation);
                 self.publish_incidents(&incidents);
             }
-            Action::Quiesce(generation) => {
-                if let Some(one) = self.generations.get_mut(&generation) {
-                    let drain = || Drain::new(sys::now(), self.stopping_since);
-                    one.drain.get_or_insert_with(drain).count_connections();
-                }
-            }
+            Action::Quiesce(generation) => self.quiesce(generation),
             Action::Stop(generation) => {
                 let one = self.generations.get(&generation);
                 // At one that was never ready only our own probes wait.
@@ -246,25 +240,6 @@ impl World {
         let processes = serving.map(|one| one.server.processes());
         self.listeners
             .look_at_muted(&processes.unwrap_or_default(), now);
-    }
-
-    fn drain(&mut self, generation: Generation) {
-        let now = sys::now();
-        let mut drain = Drain::new(now, self.stopping_since);
-        let held = self.listeners.sockets_of(generation);
-        let held = held.iter().map(|held| held.listener);
-        drain.may_not_accept(
-            held.filter(|listener| !self.counting.accepted.contains(listener))
-                .collect(),
-        );
-        if let Some(one) = self.generations.get_mut(&generation) {
-            one.begin_draining(now, &self.listeners);
-            drain.count(
-                &self.listeners.sockets_of(generation),
-                &one.server.processes(),
-            );
-            one.drain = Some(drain);
-        }
     }
 
     fn turn_away(&mut self, why: Refusal) {

@@ -1,4 +1,4 @@
-//! Looks at the candidate, and at the generations that drain.
+//! Looks at the candidate.
 
 use std::time::Duration;
 
@@ -8,12 +8,10 @@ use super::generation::Spawned;
 use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
-use crate::drain::{Drain, DrainEvent, LookCost};
 use crate::listener::ListenerId;
-use crate::polled::Polled;
 use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
-use crate::record::{self, Record, RecordKind};
+use crate::record::{Record, RecordKind};
 use crate::server::Server;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::sys;
@@ -222,31 +220,5 @@ impl World {
         }
         one.serving_since
             .is_none_or(|since| now < since + LATE_WORD)
-    }
-
-    pub(super) fn look_at_draining(&mut self, now: Time, batch: &mut Batch) {
-        let among = self.generations.values();
-        let among = among.filter(|one| one.drain.is_some()).count();
-        let among = u32::try_from(among).unwrap_or(u32::MAX);
-        for (generation, one) in &mut self.generations {
-            let due = |drain: &&mut Drain| drain.deadline().is_some_and(|due| due <= now);
-            let Some(drain) = one.drain.as_mut().filter(due) else {
-                continue;
-            };
-            let cpu_time = sys::cpu_time();
-            let held = self.listeners.sockets_of(*generation);
-            let pids = one.server.processes();
-            let readings = drain.look(now, &held, &pids, LookCost { cpu_time, among });
-            if self.control.is_waited_for(*generation) {
-                let text = record::draining_text(*generation, drain.connections());
-                self.control.drains(*generation, &text);
-            }
-            batch
-                .requests
-                .extend(readings.into_iter().map(|reading| match reading {
-                    DrainEvent::Queue(queue) => Event::Queued(*generation, queue),
-                    DrainEvent::Quiet => Event::Quiet(*generation),
-                }));
-        }
     }
 }
