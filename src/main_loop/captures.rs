@@ -104,19 +104,23 @@ impl World {
         self.heritage.is_outdated = true;
         self.note_bound(generation, now);
         for event in events {
-            match event {
-                CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
-                CaptureEvent::Warning(text) => self.warn(text),
-                CaptureEvent::Hint(hint, text) => self.hint(hint, text),
-                CaptureEvent::Gone => {
-                    if let Some(one) = self.generations.get_mut(&generation) {
-                        one.capture = None;
-                        let gone = one.is_gone().then_some(Event::Gone(generation));
-                        batch.deaths.extend(gone);
-                    }
-                }
+            batch.deaths.extend(self.hear_of_capture(generation, event));
+        }
+    }
+
+    /// That the last process is gone is said only when the capture was woken.
+    fn hear_of_capture(&mut self, generation: Generation, event: CaptureEvent) -> Option<Event> {
+        match event {
+            CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
+            CaptureEvent::Warning(text) => self.warn(text),
+            CaptureEvent::Hint(hint, text) => self.hint(hint, text),
+            CaptureEvent::Gone => {
+                let one = self.generations.get_mut(&generation)?;
+                one.capture = None;
+                return one.is_gone().then_some(Event::Gone(generation));
             }
         }
+        None
     }
 
     /// Names what captured servers have come to listen on, once that has lasted a moment or `ready` is.
@@ -140,12 +144,7 @@ impl World {
                 processes: &|| one.server.processes(),
             };
             for event in capture.name_listeners(ready == Some(generation), &mut context) {
-                match event {
-                    CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
-                    CaptureEvent::Warning(text) => self.warn(text),
-                    CaptureEvent::Hint(hint, text) => self.hint(hint, text),
-                    CaptureEvent::Gone => {}
-                }
+                self.hear_of_capture(generation, event);
             }
         }
     }
