@@ -37,6 +37,7 @@ impl World {
                 }
                 RequestKind::Swap(swap) => {
                     self.waivers.add(Waivers::of(&swap));
+                    log::debug!("a client of user {} asks for a swap", request.uid);
                     self.status_data.asked_by = Some(request.uid);
                     batch.requests.push(Event::SwapAsked(Some(client)));
                 }

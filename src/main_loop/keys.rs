@@ -116,7 +116,11 @@ impl World {
         for key in self.keys.read() {
             match key {
                 Key::Nothing => {}
-                Key::Swap => batch.requests.push(Event::SwapAsked(None)),
+                Key::Swap => {
+                    log::debug!("a key asks for a swap");
+                    self.status_data.asked_by = None;
+                    batch.requests.push(Event::SwapAsked(None));
+                }
                 Key::Status => self.shows_status = true,
                 Key::Clear => lines::clear_terminal(),
                 Key::Stop => batch.requests.push(Event::StopAsked(None)),

@@ -230,6 +230,7 @@ impl World {
         for asked in all {
             batch.requests.extend(match asked {
                 SignalRequest::Swap => {
+                    log::debug!("SIGHUP asks for a swap");
                     self.status_data.asked_by = None;
                     self.repair_control();
                     Some(Event::SwapAsked(None))
