@@ -170,11 +170,12 @@ impl Watch {
     /// The descriptor is readable: a file event has arrived.
     pub fn woken(&mut self, now: Time) {
         self.events.drain();
+        self.writers.woken();
         self.hinted.get_or_insert(now.max(self.looked + BREATH));
     }
 
-    /// To be called with each event and before each look: what the server writes is found out at once, or not at all.
-    /// `servers` gives the processes of all generations.
+    /// To be called when woken and before each look: who wrote is found out at once, or not at all. `servers` gives the
+    /// processes of all generations.
     pub fn note_writers(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
         self.writers.note(servers);
     }
@@ -299,6 +300,7 @@ impl Watch {
     pub fn starts(&mut self, built: bool, now: Time) {
         self.brake.starts(now, sys::file_time());
         self.server_writes.starts();
+        self.writers.starts();
         if built {
             let files = self.files.iter_mut();
             files

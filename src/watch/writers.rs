@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags};
 use nix::unistd::{Pid, getpid};
 
 use crate::proc::process::Stat;
@@ -44,6 +45,8 @@ pub struct Writers {
     group: Option<Fanotify>,
     /// Some directory gives no such events.
     is_blind: bool,
+    /// The server may have other processes than when they were last asked for.
+    is_stale: bool,
     directories: HashSet<PathBuf>,
     /// By device and inode.
     files: HashMap<(u64, u64), WrittenBy>,
@@ -72,45 +75,62 @@ impl Writers {
             group.mark(add, mask, AT_FDCWD, Some(directory)).is_ok()
         });
         self.is_blind |= !marked;
+        self.is_stale = true;
     }
 
-    /// A file event has come, or everything is about to be looked at. `servers` gives the processes of all generations.
-    pub fn note(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
-        if self.directories.is_empty() {
-            return;
-        }
+    /// A generation starts.
+    pub fn starts(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// A file event has come: a writer may be done any moment.
+    pub fn woken(&mut self) {
         if self.is_blind {
-            // a writer may be done any moment
             self.look_at_descriptors();
+            self.is_stale = true;
         }
-        self.before = std::mem::replace(&mut self.servers, servers().into_iter().collect());
+    }
+
+    /// Reads who has written since the last call. `servers` gives the processes of all generations.
+    pub fn note(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
+        if mem::take(&mut self.is_stale) {
+            self.refresh(servers);
+            if self.is_blind && self.servers != self.before {
+                self.look_at_descriptors();
+            }
+        }
+        for batch in 0..MOST_READS {
+            let group = self.group.as_ref();
+            let events = group.and_then(|group| group.read_events().ok());
+            let Some(events) = events.filter(|events| !events.is_empty()) else {
+                return;
+            };
+            if batch == 0 {
+                self.refresh(servers);
+            }
+            for event in events {
+                self.note_event(&event);
+            }
+        }
+    }
+
+    fn refresh(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
+        self.before = mem::replace(&mut self.servers, servers().into_iter().collect());
         if self.files.len() > MOST_FILES {
             self.files.clear();
         }
-        self.read_events();
     }
 
-    fn read_events(&mut self) {
-        let Some(group) = &self.group else {
+    fn note_event(&mut self, event: &FanotifyEvent) {
+        let file = event.fd().and_then(|fd| fd.try_clone_to_owned().ok());
+        let Some(metadata) = file.and_then(|file| File::from(file).metadata().ok()) else {
             return;
         };
-        for _ in 0..MOST_READS {
-            let events = group.read_events().unwrap_or_default();
-            if events.is_empty() {
-                return;
-            }
-            for event in events {
-                let file = event.fd().and_then(|fd| fd.try_clone_to_owned().ok());
-                let Some(metadata) = file.and_then(|file| File::from(file).metadata().ok()) else {
-                    continue;
-                };
-                let writer = self.writer(Pid::from_raw(event.pid()));
-                let file = (metadata.dev(), metadata.ino());
-                let written = self.files.entry(file).or_default();
-                written.server |= writer == KnownWriter::Server;
-                written.others |= writer == KnownWriter::SomebodyElse;
-            }
-        }
+        let writer = self.writer(Pid::from_raw(event.pid()));
+        let file = (metadata.dev(), metadata.ino());
+        let written = self.files.entry(file).or_default();
+        written.server |= writer == KnownWriter::Server;
+        written.others |= writer == KnownWriter::SomebodyElse;
     }
 
     fn writer(&self, pid: Pid) -> KnownWriter {
