@@ -18,6 +18,7 @@ use super::{
     Verdict,
 };
 
+mod adopting;
 mod announcements;
 mod deploys;
 mod fallback;
