@@ -49,7 +49,7 @@ mod tree;
 mod walk;
 mod writers;
 
-use absence::WatchedPath;
+use absence::NamedPath;
 use brake::Brake;
 pub use changed::Changed;
 use changed::escaped;
@@ -62,8 +62,8 @@ pub use own_writes::HookKind;
 use own_writes::OwnWrites;
 use repeats::Repeats;
 use server_writes::ServerWrites;
-use targets::Subjects;
 pub use targets::WatchTargets;
+use targets::WatchedPaths;
 use touched::Judging;
 use tree::WatchedTree;
 use writers::Writers;
@@ -83,7 +83,7 @@ pub struct Watch {
     files: Vec<WatchedFile>,
     trees: Vec<WatchedTree>,
     /// What the user named of these.
-    paths: Vec<WatchedPath>,
+    paths: Vec<NamedPath>,
     program: Option<PathBuf>,
     /// The program as the user spelled it.
     as_given: PathBuf,
@@ -123,12 +123,12 @@ impl Watch {
         now: Time,
     ) -> io::Result<(Self, Vec<String>)> {
         let (debounce, poll) = (debounce.min(LONGEST), poll.min(LONGEST));
-        let Subjects {
+        let WatchedPaths {
             files,
             trees,
             paths,
             mut warnings,
-        } = Subjects::of(&targets, debounce, poll);
+        } = WatchedPaths::of(&targets, debounce, poll);
         let is_idle = files.is_empty() && trees.is_empty();
         let mut watch = Self {
             events: if is_idle {
@@ -148,7 +148,10 @@ impl Watch {
             server_writes: ServerWrites::default(),
             brake: Brake::default(),
             repeats: Repeats::default(),
-            usual: targets.program.as_deref().and_then(completeness::form_at),
+            usual: targets
+                .program
+                .as_deref()
+                .and_then(completeness::exec_format_at),
             program: targets.program.map(|path| targets.wanted.base.join(path)),
             as_given: targets
                 .command
@@ -331,7 +334,10 @@ impl Watch {
                 file.runs(image);
             }
         }
-        let usual = self.program.as_deref().and_then(completeness::form_at);
+        let usual = self
+            .program
+            .as_deref()
+            .and_then(completeness::exec_format_at);
         self.usual = usual.or(self.usual);
         self.hinted = Some(now);
     }
@@ -371,7 +377,7 @@ impl Polled for Watch {
         let files = files.filter_map(WatchedFile::deadline);
         let trees = self.trees.iter().filter_map(WatchedTree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
-        let paths = self.paths.iter().filter_map(WatchedPath::deadline);
+        let paths = self.paths.iter().filter_map(NamedPath::deadline);
         let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
         let ours = [poll, self.hinted, found, self.brake.deadline()];
         files

@@ -15,9 +15,9 @@ use crate::watch::Changed;
 /// HOTSWAP_CHANGED is no longer than this: the kernel bounds a variable at 128 KiB.
 const LONGEST: usize = 32 << 10;
 /// How long a build that has ended waits until it is known what changed meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LONGEST_JUDGMENT: Duration = Duration::from_secs(3);
 /// How many builds in a row are ended because something changed meanwhile; the next one runs to its end.
-const ENDED: u32 = 2;
+const MOST_ENDED_EARLY: u32 = 2;
 
 /// Well, or why not, with the last lines of the output.
 type BuildResult = Result<(), (String, Vec<String>)>;
@@ -74,7 +74,9 @@ impl Build {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.ended.as_ref().map(|(_, ended)| *ended + PATIENCE)
+        self.ended
+            .as_ref()
+            .map(|(_, ended)| *ended + LONGEST_JUDGMENT)
     }
 
     /// The generation to run it for again, if it is outdated.
@@ -130,7 +132,7 @@ impl World {
         }
         self.build.outdated = true;
         self.build.begins_again = self.args.dev;
-        if self.args.dev && self.build.ended_early < ENDED {
+        if self.args.dev && self.build.ended_early < MOST_ENDED_EARLY {
             let commands = self.commands.iter_mut();
             for (_, command) in commands.filter(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
                 command.end(now);
@@ -143,7 +145,7 @@ impl World {
     /// The command has ended by itself: once all that changed meanwhile is known, it runs again, or its swap goes on.
     pub(super) fn conclude_build(&mut self, now: Time) -> Vec<Event> {
         let is_seen = self.watch.has_seen_build();
-        let is_due = |ended: Time| is_seen || now >= ended + PATIENCE;
+        let is_due = |ended: Time| is_seen || now >= ended + LONGEST_JUDGMENT;
         let ended = self.build.ended.take_if(|(_, ended)| is_due(*ended));
         let Some((result, _)) = ended else {
             return Vec::new();

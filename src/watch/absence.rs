@@ -7,7 +7,7 @@ use crate::supervisor::Time;
 use crate::watch::changed::escaped;
 
 /// A build may take so long between removing a file and making it anew.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {
@@ -20,13 +20,13 @@ enum Presence {
 }
 
 /// One path that the user named.
-pub struct WatchedPath {
+pub struct NamedPath {
     as_given: PathBuf,
     path: PathBuf,
     presence: Presence,
 }
 
-impl WatchedPath {
+impl NamedPath {
     /// `path` is absolute.
     pub fn new(as_given: PathBuf, path: PathBuf) -> Self {
         let mut watched = Self {
@@ -47,7 +47,7 @@ impl WatchedPath {
 
     pub fn deadline(&self) -> Option<Time> {
         match self.presence {
-            Presence::GoneSince(since) => Some(since + PATIENCE),
+            Presence::GoneSince(since) => Some(since + REPLACED_WITHIN),
             Presence::There | Presence::Gone | Presence::NotYet => None,
         }
     }
@@ -62,7 +62,7 @@ impl WatchedPath {
             }
             (_, true) => Presence::There,
             (Presence::There, false) => Presence::GoneSince(now),
-            (Presence::GoneSince(since), false) if now >= since + PATIENCE => {
+            (Presence::GoneSince(since), false) if now >= since + REPLACED_WITHIN => {
                 log::warn!("{} is gone; waiting for it to come back", name());
                 Presence::Gone
             }

@@ -13,11 +13,11 @@ use super::own_writes::FileTime;
 use crate::supervisor::Time;
 
 /// A change so soon after a start was probably made by what was started.
-const SOON: i64 = 1;
+const AT_A_START: i64 = 1;
 /// In so many generations in a row.
-const MOST: u32 = 5;
+const STARTS_IN_A_ROW: u32 = 5;
 /// How long the change before the last one is kept back.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const KEPT_BACK: Duration = Duration::from_millis(2500);
 /// How often in a row a file is let go on because it changes like one that a person saves.
 const LENIENCIES: u32 = 3;
 /// A file that is left out counts again when it has not changed for this long.
@@ -113,7 +113,7 @@ impl Brake {
             return Worth::Counts;
         }
         let started = self.started.unwrap_or((i64::MAX, 0));
-        let first_second = started..(started.0.saturating_add(SOON), started.1);
+        let first_second = started..(started.0.saturating_add(AT_A_START), started.1);
         let soon = changed.is_some_and(|changed| first_second.contains(&changed));
         if let Some(braked) = self.braked.get_mut(path) {
             braked.last = now;
@@ -140,7 +140,7 @@ impl Brake {
             streak.count = if in_a_row { streak.count + 1 } else { 1 };
             streak.generation = self.generation;
         }
-        if streak.count >= MOST {
+        if streak.count >= STARTS_IN_A_ROW {
             self.insert(path, grew, now);
             return Worth::Braked(if soon {
                 "changes with every start of the server"
@@ -151,8 +151,8 @@ impl Brake {
         if streak.until.is_some() {
             return Worth::KeptBack;
         }
-        if soon && streak.count + 1 == MOST {
-            streak.until = Some(self.started_at + PATIENCE);
+        if soon && streak.count + 1 == STARTS_IN_A_ROW {
+            streak.until = Some(self.started_at + KEPT_BACK);
             return Worth::KeptBack;
         }
         Worth::Counts
@@ -203,7 +203,7 @@ impl Brake {
                 // What wrote it at the last start will write it at the next.
                 let streak = Streak {
                     generation,
-                    count: MOST - 1,
+                    count: STARTS_IN_A_ROW - 1,
                     was_braked: true,
                     ..Streak::default()
                 };

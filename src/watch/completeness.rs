@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::sys;
-use crate::watch::elf::{ExecFormat, form};
+use crate::watch::elf::{ExecFormat, exec_format};
 
 /// How long a file must stay unchanged where the kernel cannot say whether anybody is writing it.
 pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
@@ -172,10 +172,10 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
     else {
         return gate;
     };
-    let why = match form(file, identity.size) {
+    let why = match exec_format(file, identity.size) {
         Ok(ExecFormat::Script | ExecFormat::Whole) => return gate,
         Ok(ExecFormat::Torn) => "is not complete".into(),
-        Ok(form) if usual == Some(form) => return gate,
+        Ok(format) if usual == Some(format) => return gate,
         Ok(ExecFormat::Loadable) => {
             "is not complete: its section headers lie beyond its end".into()
         }
@@ -189,11 +189,11 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
 }
 
 /// The form of the program at `path`, if execve(2) may have accepted it.
-pub fn form_at(path: &Path) -> Option<ExecFormat> {
+pub fn exec_format_at(path: &Path) -> Option<ExecFormat> {
     let file = open(path).ok()?;
     let metadata = file.metadata().ok().filter(Metadata::is_file)?;
-    let form = form(&file, metadata.len()).ok();
-    form.filter(|&form| form != ExecFormat::Torn)
+    let format = exec_format(&file, metadata.len()).ok();
+    format.filter(|&format| format != ExecFormat::Torn)
 }
 
 /// Whether a requested swap may run the program as it is.

@@ -32,7 +32,7 @@ const WITHOUT_BYTES: [u64; 2] = [0, 8];
 ///
 /// # Errors
 /// Those of pread(2).
-pub fn form(file: &File, size: u64) -> io::Result<ExecFormat> {
+pub fn exec_format(file: &File, size: u64) -> io::Result<ExecFormat> {
     let mut head = [0; 64];
     let length = read_up_to(file, &mut head)?;
     let head = &head[..length];
@@ -217,7 +217,7 @@ mod tests {
     fn form_of(bytes: &[u8]) -> ExecFormat {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        form(&file, bytes.len() as u64).unwrap()
+        exec_format(&file, bytes.len() as u64).unwrap()
     }
 
     fn put(bytes: &mut [u8], at: usize, width: usize, value: u64, little: bool) {
@@ -304,7 +304,7 @@ mod tests {
     fn a_running_program_is_whole() {
         let file = File::open("/proc/self/exe").unwrap();
         let size = file.metadata().unwrap().len();
-        assert_eq!(form(&file, size).unwrap(), ExecFormat::Whole);
+        assert_eq!(exec_format(&file, size).unwrap(), ExecFormat::Whole);
     }
 
     proptest::proptest! {

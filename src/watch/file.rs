@@ -190,7 +190,7 @@ impl WatchedFile {
         };
         let identity = FileIdentity::of(&metadata);
         let may_be_another = arrival != HowArrived::Unknown && identity.is_young();
-        if self.is_known(identity) && !may_be_another {
+        if self.recognize(identity) && !may_be_another {
             self.fresh = None;
             return false;
         }
@@ -240,8 +240,8 @@ impl WatchedFile {
         }
     }
 
-    /// Whether this file was tried or serves.
-    fn is_known(&mut self, identity: FileIdentity) -> bool {
+    /// Whether this file was tried or serves; if it serves, it is what was tried last.
+    fn recognize(&mut self, identity: FileIdentity) -> bool {
         let serving = self
             .serving
             .filter(|known| known.identity == Some(identity));

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::watch::absence::WatchedPath;
+use crate::watch::absence::NamedPath;
 use crate::watch::advice;
 use crate::watch::changed::escaped;
 use crate::watch::file::{FileRole, WatchedFile};
@@ -33,52 +33,52 @@ pub struct WatchTargets {
 
 /// Files, trees, and one line for each warning.
 #[derive(Default)]
-pub struct Subjects {
+pub struct WatchedPaths {
     pub files: Vec<WatchedFile>,
     pub trees: Vec<WatchedTree>,
     /// What the user named of these.
-    pub paths: Vec<WatchedPath>,
+    pub paths: Vec<NamedPath>,
     pub warnings: Vec<String>,
 }
 
-impl Subjects {
+impl WatchedPaths {
     pub fn of(targets: &WatchTargets, debounce: Duration, poll: Duration) -> Self {
-        let mut subjects = Self::default();
+        let mut watched = Self::default();
         let absolute = |path: &Path| targets.wanted.base.join(path);
         let mut named = targets.paths.clone();
         if targets.watch_program {
-            named.extend(subjects.add_program(targets));
+            named.extend(watched.add_program(targets));
         }
         let mut trees = Vec::new();
         for as_given in named {
             if let Some((above, glob)) = split_glob(&targets.wanted.base, &as_given) {
                 let path = absolute(&above);
-                subjects.warnings.extend(about_absence(&as_given, &path));
-                subjects
+                watched.warnings.extend(about_absence(&as_given, &path));
+                watched
                     .paths
-                    .push(WatchedPath::new(above.clone(), path.clone()));
+                    .push(NamedPath::new(above.clone(), path.clone()));
                 trees.push((above, path, Some(glob)));
                 continue;
             }
             let path = absolute(&as_given);
-            subjects.warnings.extend(about_absence(&as_given, &path));
+            watched.warnings.extend(about_absence(&as_given, &path));
             let file = WatchedFile::new(FileRole::Named, as_given.clone(), path.clone());
-            subjects.files.push(file);
+            watched.files.push(file);
             // It may become a directory, and be a file again.
             trees.push((as_given, path, None));
         }
         if let Some(path) = &targets.env_file {
             let file = WatchedFile::new(FileRole::Settings, path.clone(), absolute(path));
-            subjects.files.push(file);
+            watched.files.push(file);
         }
-        let files = subjects.files.iter();
-        let paths = files.map(|file| WatchedPath::new(file.as_given.clone(), file.path().into()));
-        subjects.paths.extend(paths);
-        let paths = subjects.files.iter().map(WatchedFile::path);
-        subjects
+        let files = watched.files.iter();
+        let paths = files.map(|file| NamedPath::new(file.as_given.clone(), file.path().into()));
+        watched.paths.extend(paths);
+        let paths = watched.files.iter().map(WatchedFile::path);
+        watched
             .warnings
             .extend(paths.filter_map(advice::about_mount));
-        let paths = subjects.files.iter().map(WatchedFile::path);
+        let paths = watched.files.iter().map(WatchedFile::path);
         let others: HashSet<PathBuf> = paths.map(real_path).collect();
         for (as_given, path, glob) in trees {
             let tree = WatchedTree::new(
@@ -90,9 +90,9 @@ impl Subjects {
                 debounce,
                 poll,
             );
-            subjects.trees.push(tree);
+            watched.trees.push(tree);
         }
-        subjects
+        watched
     }
 
     /// Watches the program, or gives the script that it runs and that is to be watched instead.
