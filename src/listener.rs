@@ -76,7 +76,8 @@ pub struct Listener {
     captured: Option<CapturedAddress>,
     /// Of a captured path.
     path_use: Option<PathUse>,
-    sort: ListenerKind,
+    #[serde(alias = "sort")]
+    steering: ListenerKind,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,8 +111,8 @@ impl DerefMut for ListenerKind {
 
 impl Listener {
     fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
-        let own = self.sort.socket_of(generation);
-        let orphan = || Some(self.held_as(self.sort.orphan_of(generation)?, None, true));
+        let own = self.steering.socket_of(generation);
+        let orphan = || Some(self.held_as(self.steering.orphan_of(generation)?, None, true));
         own.map(|socket| self.socket_as(socket)).or_else(orphan)
     }
 
@@ -125,9 +126,9 @@ impl Listener {
         fd: Option<BorrowedFd<'a>>,
         listens: bool,
     ) -> GenerationSocket<'a> {
-        let kind = self.sort.kind();
+        let kind = self.steering.kind();
         let is_tcp = matches!(kind, SocketKind::Tcp { .. });
-        let alike = fd.or_else(|| Some(self.sort.inet()?.1));
+        let alike = fd.or_else(|| Some(self.steering.inet()?.1));
         let alike = alike.filter(|_| is_tcp);
         GenerationSocket {
             listener: self.id,
@@ -135,7 +136,7 @@ impl Listener {
             inode,
             kind,
             family: alike.and_then(|alike| Family::of_socket(alike).ok()),
-            steered: self.sort.is_steered(),
+            steered: self.steering.is_steered(),
             captured: self.captured.is_some(),
             listens,
         }
@@ -143,7 +144,7 @@ impl Listener {
 
     /// The socket that the generation is spawned with.
     fn seat_with(&self, fd: OwnedFd) -> InheritedSocket {
-        let (kind, addr) = (self.sort.kind(), self.sort.address());
+        let (kind, addr) = (self.steering.kind(), self.steering.address());
         // the prefix is for users: a server binds the bare address
         let (addr, port) = match kind {
             SocketKind::Tcp { port } => (addr, Some(port)),
@@ -186,7 +187,7 @@ impl Listeners {
             .all
             .iter()
             .filter(|listener| listener.captured.is_none());
-        own.map(|listener| listener.sort.address()).collect()
+        own.map(|listener| listener.steering.address()).collect()
     }
 
     /// A socket of each `--listen`ed or inherited listener for this generation, in their order.
@@ -212,19 +213,21 @@ impl Listeners {
         self.surveyed(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {
-                    let fd = listener.sort.inherited_socket(generation, sockets, context);
+                    let fd = listener
+                        .steering
+                        .inherited_socket(generation, sockets, context);
                     let fd = fd.map_err(|error| {
-                        let address = listener.sort.address();
+                        let address = listener.steering.address();
                         io::Error::new(error.kind(), format!("{address}: {error}"))
                     })?;
                     inherited_sockets.push(listener.seat_with(fd));
                 } else if sockets == SocketChoice::Target
-                    && listener.sort.is_steered()
+                    && listener.steering.is_steered()
                     && !context.awaited.has(listener.id)
                 {
                     // one that it has not bound yet is kept for it, with the clients that wait there
                     listener
-                        .sort
+                        .steering
                         .inherited_socket(generation, sockets, context)?;
                 }
             }
@@ -242,7 +245,7 @@ impl Listeners {
     pub fn address_of(&self, listener: ListenerId) -> String {
         let listener = self.all.iter().find(|other| other.id == listener);
         listener
-            .map(|listener| listener.sort.address())
+            .map(|listener| listener.steering.address())
             .unwrap_or_default()
     }
 
@@ -262,7 +265,7 @@ impl Listeners {
     /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
         for listener in &mut self.all {
-            listener.sort.leave(generation, now, &mut self.context);
+            listener.steering.leave(generation, now, &mut self.context);
         }
         self.context.leave_muted(generation);
         self.forget_private();
@@ -280,11 +283,11 @@ impl Listeners {
         let waiting = self
             .all
             .iter_mut()
-            .filter(|listener| listener.sort.is_waiting());
-        for Listener { sort, .. } in waiting {
-            if let Err(error) = sort.cut_over(serving, &mut self.context) {
+            .filter(|listener| listener.steering.is_waiting());
+        for Listener { steering, .. } in waiting {
+            if let Err(error) = steering.cut_over(serving, &mut self.context) {
                 self.context
-                    .incident(Incident::broken(sort.address(), &error));
+                    .incident(Incident::broken(steering.address(), &error));
             }
         }
     }
@@ -296,7 +299,7 @@ impl Listeners {
     pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
         let listener = self.all.iter_mut().find(|other| other.id == listener);
         let listener = listener.ok_or(io::ErrorKind::NotFound)?;
-        listener.sort.probe(generation)
+        listener.steering.probe(generation)
     }
 
     /// Whether clients have come to captured sockets, so that it is worth a look whether a server has closed one of them.
@@ -315,11 +318,11 @@ impl Listeners {
             self.let_in();
         }
         let go_on = self.context.can_go_on(now);
-        for Listener { sort, .. } in &mut self.all {
+        for Listener { steering, .. } in &mut self.all {
             let here = ready.iter().copied();
-            let here: Vec<(Inode, bool)> = here.filter(|event| sort.has(event.0)).collect();
+            let here: Vec<(Inode, bool)> = here.filter(|event| steering.has(event.0)).collect();
             if !here.is_empty() || go_on {
-                sort.woken(&here, &mut self.context);
+                steering.woken(&here, &mut self.context);
             }
         }
         self.context.take_incidents()
@@ -336,13 +339,13 @@ impl Listeners {
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
             self.surveyed(|all, context| {
                 for listener in all {
-                    listener.sort.look(now, context);
+                    listener.steering.look(now, context);
                 }
             });
             // closed first, so that a stranger that joins next comes after them
             self.surveyed(|all, context| {
                 for listener in all {
-                    listener.sort.recognize(context);
+                    listener.steering.recognize(context);
                 }
             });
         }
@@ -352,7 +355,7 @@ impl Listeners {
     /// Does something to all listeners, with one look at the kernel's tables.
     fn surveyed<T>(&mut self, does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T) -> T {
         let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.sort.surveyed());
+        let asked = asked.filter_map(|listener| listener.steering.surveyed());
         self.surveyed_at(&asked.collect::<Vec<_>>(), does)
     }
 
@@ -362,7 +365,7 @@ impl Listeners {
         does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
     ) -> T {
         let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.sort.surveyed());
+        let asked = asked.filter_map(|listener| listener.steering.surveyed());
         let asked = asked.map(|(address, _)| (address, Vec::new()));
         self.surveyed_at(&asked.collect::<Vec<_>>(), does)
     }
@@ -382,7 +385,7 @@ impl Listeners {
     pub fn relay_queue(&mut self, generation: Generation) -> Vec<Incident> {
         if !self.context.lets_nobody_in() {
             for listener in &mut self.all {
-                listener.sort.relay_queue(generation, &mut self.context);
+                listener.steering.relay_queue(generation, &mut self.context);
             }
         }
         self.relay_muted_before_stop(generation);
@@ -403,10 +406,10 @@ impl Listeners {
     pub(super) fn steer_away(&mut self) -> Vec<Incident> {
         let waits = self.context.holds();
         self.surveyed(|all, context| {
-            let all = all.iter_mut().map(|listener| &mut listener.sort);
-            for sort in all.filter(|sort| !waits || !sort.is_waiting()) {
-                if let Err(error) = sort.turn_away(context) {
-                    let address = sort.address();
+            let all = all.iter_mut().map(|listener| &mut listener.steering);
+            for steering in all.filter(|steering| !waits || !steering.is_waiting()) {
+                if let Err(error) = steering.turn_away(context) {
+                    let address = steering.address();
                     log::warn!("cannot lead clients of {address} away from its server: {error}");
                 }
             }
@@ -418,7 +421,7 @@ impl Listeners {
     pub fn let_go(&mut self, generation: Generation) {
         if self.context.lets_nobody_in() {
             for listener in &mut self.all {
-                listener.sort.let_go(generation, &mut self.context);
+                listener.steering.let_go(generation, &mut self.context);
             }
         }
     }
@@ -449,7 +452,7 @@ impl Polled for Listeners {
         let spare = self
             .all
             .iter()
-            .filter_map(|listener| listener.sort.deadline());
+            .filter_map(|listener| listener.steering.deadline());
         spare.chain(self.context.deadline()).min()
     }
 }

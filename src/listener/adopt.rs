@@ -57,7 +57,7 @@ impl Listeners {
         }
         for one in &orphans.paths {
             let known = |listener: &Listener| {
-                let dir = listener.sort.dir();
+                let dir = listener.steering.dir();
                 dir.is_some_and(|dir| dir.path() == one.path)
             };
             if self.all.iter().any(known) {
@@ -78,7 +78,8 @@ impl Listeners {
     pub fn not_adopted(&self, orphans: &Orphans) -> Vec<(Generation, String)> {
         let has = |generation, address: &str| {
             self.all.iter().any(|listener| {
-                listener.sort.orphan_of(generation).is_some() && listener.sort.address() == address
+                listener.steering.orphan_of(generation).is_some()
+                    && listener.steering.address() == address
             })
         };
         let tcp = orphans.tcp.iter();
@@ -95,9 +96,9 @@ impl Listeners {
         let kept = self.all.iter().filter(|listener| {
             except.contains(&listener.id)
                 && self.counts(listener)
-                && listener.sort.orphan_of(orphan).is_some()
+                && listener.steering.orphan_of(orphan).is_some()
         });
-        kept.map(|listener| listener.sort.address()).collect()
+        kept.map(|listener| listener.steering.address()).collect()
     }
 
     /// The generation that new connections go to, until it is gone.
@@ -113,14 +114,14 @@ impl Listeners {
 
     /// The unix paths that clients may come by.
     pub fn paths(&self) -> Vec<Vec<u8>> {
-        let dirs = self.all.iter().filter_map(|one| one.sort.dir());
+        let dirs = self.all.iter().filter_map(|one| one.steering.dir());
         let paths = dirs.map(|dir| dir.path().as_os_str().as_bytes().to_vec());
         paths.collect()
     }
 
     fn is_known(&self, address: &InetAddress) -> bool {
         let known = |listener: &Listener| {
-            let there = listener.sort.surveyed();
+            let there = listener.steering.surveyed();
             there.is_some_and(|(there, _)| there.is_same(address))
         };
         self.all.iter().any(known)
@@ -156,7 +157,7 @@ impl Listeners {
         &mut self,
         captured: CapturedAddress,
         path_use: Option<PathUse>,
-        sort: ListenerKind,
+        steering: ListenerKind,
     ) -> ListenerId {
         let id = ListenerId(self.given_out);
         self.given_out += 1;
@@ -166,7 +167,7 @@ impl Listeners {
             as_given: captured.to_string(),
             captured: Some(captured),
             path_use,
-            sort,
+            steering,
         });
         self.review_paths();
         id
@@ -206,14 +207,14 @@ impl Listeners {
     pub fn to_keep(&self) -> Vec<ToKeep<'_>> {
         let counting = self.all.iter().filter(|listener| self.counts(listener));
         let steered = counting.filter(|listener| {
-            let sort = &listener.sort;
-            sort.is_steered() && !sort.is_hidden()
+            let steering = &listener.steering;
+            steering.is_steered() && !steering.is_hidden()
         });
         let to_keep = steered.filter_map(|listener| {
-            let target = listener.sort.target();
+            let target = listener.steering.target();
             let address = match target {
                 Some(target) => KeptAt::of(target.fd())?.to_string(),
-                None => listener.sort.address(),
+                None => listener.steering.address(),
             };
             Some(ToKeep {
                 address,
@@ -239,7 +240,7 @@ impl Listeners {
     /// hotswap ends: clients wait on what is kept for the next one, and find it where it is.
     pub fn leave_kept(&mut self) {
         for listener in &mut self.all {
-            listener.sort.leave_kept();
+            listener.steering.leave_kept();
         }
     }
 }

@@ -68,13 +68,13 @@ impl Listeners {
                     .map(|(listener, _)| listener)
             }
             CapturedAddress::Path(entry) => own().find(|listener| {
-                let dir = listener.sort.dir();
+                let dir = listener.steering.dir();
                 dir.is_some_and(|dir| {
                     dir.is_at(entry.directory, &entry.name) || dir.path() == entry.path
                 })
             }),
             CapturedAddress::Abstract(name) => {
-                own().find(|listener| listener.sort.abstract_name() == Some(name))
+                own().find(|listener| listener.steering.abstract_name() == Some(name))
             }
         };
         found.map(|listener| listener.id)
@@ -93,13 +93,13 @@ impl Listeners {
         let listener = all
             .find(|other| other.id == listener)
             .ok_or(Errno::ENOENT)?;
-        let sort = &mut listener.sort;
-        let steered = sort.is_steered();
+        let steering = &mut listener.steering;
+        let steered = steering.is_steered();
         let socket = if steered {
-            let socket = sort.socket_of(generation).ok_or(Errno::ENOENT)?;
+            let socket = steering.socket_of(generation).ok_or(Errno::ENOENT)?;
             socket.duplicate()?
         } else {
-            sort.inherited_socket(generation, SocketChoice::Own, &mut self.context)?
+            steering.inherited_socket(generation, SocketChoice::Own, &mut self.context)?
         };
         Ok(Replacement {
             listener: Some(listener.id),
@@ -123,14 +123,14 @@ impl Listeners {
         let Some(listener) = all.find(|listener| listener.captured.as_ref() == Some(asked)) else {
             return Ok(BindPlan::Alone);
         };
-        let (id, sort) = (listener.id, &mut listener.sort);
+        let (id, steering) = (listener.id, &mut listener.steering);
         self.context.awaited.came(id);
-        if sort.is_steered() {
-            let is_left_to_it = sort.is_waiting() && !self.context.holds();
-            if is_attached || (sort.socket_of(generation).is_none() && !is_left_to_it) {
+        if steering.is_steered() {
+            let is_left_to_it = steering.is_waiting() && !self.context.holds();
+            if is_attached || (steering.socket_of(generation).is_none() && !is_left_to_it) {
                 return Ok(BindPlan::Join);
             }
-            sort.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
+            steering.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
         }
         self.inherited_socket_of(generation, id)
             .map(BindPlan::Instead)
@@ -154,14 +154,14 @@ impl Listeners {
         }
         let mut all = self.all.iter_mut();
         let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
-        let Some(Listener { id, sort, .. }) = there else {
+        let Some(Listener { id, steering, .. }) = there else {
             return Ok((self.found(generation, asked, socket, path)?, true));
         };
-        sort.join(generation, socket, path, &mut self.context)?;
+        steering.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
         if self.serving == Some(generation) && !self.context.holds() {
-            sort.prepare(generation, &mut self.context)?;
-            sort.cut_over(generation, &mut self.context)?;
+            steering.prepare(generation, &mut self.context)?;
+            steering.cut_over(generation, &mut self.context)?;
         }
         Ok((*id, false))
     }
@@ -186,7 +186,7 @@ impl Listeners {
         let is_early = self.is_served_elsewhere(generation, asked);
         let context = &self.context;
         let share = context.options.share;
-        let sort = match (asked.tcp(), dir) {
+        let steering = match (asked.tcp(), dir) {
             (Some(_), _) if !share && is_early => {
                 ListenerKind::Group(ReuseportGroup::hidden(socket, generation, context)?)
             }
@@ -202,9 +202,9 @@ impl Listeners {
                 if let Some(dir) = dir {
                     shared.keep_path(dir)?;
                 }
-                let mut sort = ListenerKind::Shared(shared);
-                sort.inherited_socket(generation, SocketChoice::Own, &mut self.context)?;
-                sort
+                let mut steering = ListenerKind::Shared(shared);
+                steering.inherited_socket(generation, SocketChoice::Own, &mut self.context)?;
+                steering
             }
         };
         let id = ListenerId(self.given_out);
@@ -215,10 +215,10 @@ impl Listeners {
             as_given: asked.to_string(),
             captured: Some(asked.clone()),
             path_use,
-            sort,
+            steering,
         });
         if let Some(new) = self.all.last_mut() {
-            new.sort.resume(&mut self.context);
+            new.steering.resume(&mut self.context);
         }
         self.review_paths();
         Ok(id)
@@ -227,8 +227,8 @@ impl Listeners {
     /// A server calls listen(2) again on a listener; `None` if hotswap does not know the socket.
     pub fn listen_again(&mut self, inode: Inode) -> Option<io::Result<ListenerId>> {
         let mut all = self.all.iter_mut();
-        let listener = all.find(|listener| listener.sort.has(inode))?;
-        let done = listener.sort.listen_again(inode, &mut self.context);
+        let listener = all.find(|listener| listener.steering.has(inode))?;
+        let done = listener.steering.listen_again(inode, &mut self.context);
         Some(done.map(|()| listener.id))
     }
 
@@ -244,9 +244,9 @@ impl Listeners {
 
     /// Somebody has unlinked one of them: it leads to where it led.
     pub fn put_paths_back(&mut self) {
-        for Listener { sort, .. } in &mut self.all {
-            if let Err(error) = sort.put_back() {
-                let incident = Incident::broken(sort.address(), &error);
+        for Listener { steering, .. } in &mut self.all {
+            if let Err(error) = steering.put_back() {
+                let incident = Incident::broken(steering.address(), &error);
                 self.context.incident(incident);
             }
         }
@@ -255,14 +255,14 @@ impl Listeners {
     /// Whether clients come by any unix path.
     pub fn serve_paths(&self) -> bool {
         let mut all = self.all.iter();
-        all.any(|listener| listener.sort.dir().is_some() && self.counts(listener))
+        all.any(|listener| listener.steering.dir().is_some() && self.counts(listener))
     }
 
     /// Every unix path leads to the serving generation, or that it does not is said once. A change of mode or owner is one
     /// of the candidate's own socket.
     pub fn keep_paths_up(&mut self, candidate: Option<Generation>) -> Vec<Incident> {
-        for Listener { sort, .. } in &mut self.all {
-            sort.keep_up(candidate, &mut self.context);
+        for Listener { steering, .. } in &mut self.all {
+            steering.keep_up(candidate, &mut self.context);
         }
         self.context.take_incidents()
     }
@@ -272,17 +272,19 @@ impl Listeners {
     }
 
     fn places(&self) -> impl Iterator<Item = &UnixDir> {
-        self.all.iter().filter_map(|listener| listener.sort.dir())
+        self.all
+            .iter()
+            .filter_map(|listener| listener.steering.dir())
     }
 
     /// Whether clients connect there, to a socket that hotswap knows.
     pub fn is_live(&mut self, entry: &PathEntry, generation: Generation) -> bool {
         let live = self.all.iter().find(|listener| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
-            let Some(dir) = listener.sort.dir().filter(here) else {
+            let Some(dir) = listener.steering.dir().filter(here) else {
                 return false;
             };
-            let live = listener.sort.live_file();
+            let live = listener.steering.live_file();
             live.is_some() && dir.file(&entry.name).ok() == live
         });
         let Some(live) = live.map(|listener| listener.id) else {
@@ -299,10 +301,10 @@ impl Listeners {
             return;
         };
         let listener = &mut self.all[at];
-        listener.sort.leave(generation, now, &mut self.context);
-        let is_needed = listener.sort.is_owned() || self.context.keeps();
+        listener.steering.leave(generation, now, &mut self.context);
+        let is_needed = listener.steering.is_owned() || self.context.keeps();
         if listener.captured.is_some() && !is_needed {
-            self.all.remove(at).sort.close(&mut self.context);
+            self.all.remove(at).steering.close(&mut self.context);
         }
     }
 
@@ -315,7 +317,7 @@ impl Listeners {
     pub fn served_beside(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
         let mut overlapping = self.overlapping(asked);
         let there = overlapping.find(|listener| listener.held(generation).is_none())?;
-        Some(there.sort.address())
+        Some(there.steering.address())
     }
 
     /// Whether clients of that address reach another generation, by one that overlaps.
@@ -338,7 +340,7 @@ impl Listeners {
                 continue;
             };
             if served.iter().any(|there| there.covers(asked))
-                && let Err(error) = listener.sort.hide()
+                && let Err(error) = listener.steering.hide()
             {
                 log::debug!("clients of {asked} stay where they are: {error}");
             }
@@ -357,14 +359,14 @@ impl Listeners {
     pub(super) fn forget_unowned(&mut self) {
         if self.serving.is_some() && !self.context.keeps() {
             self.close_captured(|one, context| {
-                !one.sort.is_owned() && !context.awaited.has(one.id)
+                !one.steering.is_owned() && !context.awaited.has(one.id)
             });
         }
     }
 
     /// Closes the captured listeners that no generation has; where they were.
     pub fn close_unowned(&mut self) -> Vec<String> {
-        self.close_captured(|one, _| !one.sort.is_owned())
+        self.close_captured(|one, _| !one.steering.is_owned())
     }
 
     fn close_captured(
@@ -377,8 +379,8 @@ impl Listeners {
         self.all = keep;
         let forget: Vec<Listener> = forget;
         let close = |mut listener: Listener| {
-            let address = listener.sort.address();
-            listener.sort.close(&mut self.context);
+            let address = listener.steering.address();
+            listener.steering.close(&mut self.context);
             address
         };
         forget.into_iter().map(close).collect()
@@ -388,8 +390,8 @@ impl Listeners {
 impl Listener {
     /// Its internet address, if it is of that protocol, and whether it answers both families.
     fn inet(&self, udp: bool) -> Option<(SocketAddr, bool)> {
-        let is_of_it = udp == matches!(self.sort.kind(), SocketKind::Udp { .. });
-        let (address, socket) = self.sort.inet().filter(|_| is_of_it)?;
+        let is_of_it = udp == matches!(self.steering.kind(), SocketKind::Udp { .. });
+        let (address, socket) = self.steering.inet().filter(|_| is_of_it)?;
         let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
         let dual = sys::socket_option(socket, level, name).is_ok_and(|only| only == 0);
         Some((address, dual))

@@ -21,12 +21,12 @@ impl Listeners {
         except: &[ListenerId],
     ) -> io::Result<Vec<Incident>> {
         self.complete(generation)?;
-        for Listener { sort, .. } in &mut self.all {
-            sort.keep_up(Some(generation), &mut self.context);
+        for Listener { steering, .. } in &mut self.all {
+            steering.keep_up(Some(generation), &mut self.context);
         }
         self.with_members_seen(|all, context| {
             let mut all = all.iter_mut();
-            all.try_for_each(|listener| listener.sort.prepare(generation, context))
+            all.try_for_each(|listener| listener.steering.prepare(generation, context))
         })?;
         let holds = self.context.holds();
         if holds {
@@ -34,15 +34,19 @@ impl Listeners {
         }
         let mut done: Vec<(usize, Option<Inode>)> = Vec::new();
         for at in 0..self.all.len() {
-            let Listener { id, sort, .. } = &mut self.all[at];
-            let listens = sort.socket_of(generation).is_some_and(|own| own.listens);
+            let Listener { id, steering, .. } = &mut self.all[at];
+            let listens = steering
+                .socket_of(generation)
+                .is_some_and(|own| own.listens);
             let stays = except.contains(id) || !listens;
             // clients that wait there would wait for nothing
-            let old = self.serving.filter(|_| holds && stays && sort.is_waiting());
+            let old = self
+                .serving
+                .filter(|_| holds && stays && steering.is_waiting());
             if except.contains(id) && old.is_none() {
                 continue;
             }
-            match sort.cut_over(old.unwrap_or(generation), &mut self.context) {
+            match steering.cut_over(old.unwrap_or(generation), &mut self.context) {
                 Ok(before) => done.push((at, before)),
                 Err(error) => {
                     if holds {
@@ -83,13 +87,13 @@ impl Listeners {
         self.context.intake = Intake::Held;
         self.begin_to_mute(sys::now());
         self.surveyed(|all, context| {
-            for Listener { id, sort, .. } in all {
-                if !sort.is_steered() {
-                    context.cannot_hold(sort.address());
+            for Listener { id, steering, .. } in all {
+                if !steering.is_steered() {
+                    context.cannot_hold(steering.address());
                 } else if held.contains(id)
-                    && let Err(error) = sort.hold(context)
+                    && let Err(error) = steering.hold(context)
                 {
-                    log::warn!("clients of {} do not wait: {error}", sort.address());
+                    log::warn!("clients of {} do not wait: {error}", steering.address());
                 }
             }
         });
@@ -105,7 +109,7 @@ impl Listeners {
         let unborn = self.spawning < Some(generation);
         let is_due = |listener: &Listener| {
             let due = unborn || listener.captured.is_none();
-            due && listener.sort.is_steered() && listener.held(generation).is_none()
+            due && listener.steering.is_steered() && listener.held(generation).is_none()
         };
         if !self.all.iter().any(is_due) {
             return Ok(());
@@ -113,7 +117,7 @@ impl Listeners {
         self.surveyed(|all, context| {
             for listener in all.iter_mut().filter(|listener| is_due(listener)) {
                 listener
-                    .sort
+                    .steering
                     .inherited_socket(generation, SocketChoice::Own, context)?;
             }
             io::Result::Ok(())
@@ -124,7 +128,7 @@ impl Listeners {
     fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
         for (at, before) in done {
             if let Some(before) = *before {
-                self.all[*at].sort.steer_back(before, &mut self.context);
+                self.all[*at].steering.steer_back(before, &mut self.context);
             }
         }
     }
@@ -137,12 +141,12 @@ impl Listeners {
     /// Verifies the indexes of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
         let mut all = self.all.iter();
-        if all.all(|listener| listener.sort.is_settled(generation)) {
+        if all.all(|listener| listener.steering.is_settled(generation)) {
             return Ok(());
         }
         self.with_members_seen(|all, context| {
             let mut all = all.iter_mut();
-            all.try_for_each(|listener| listener.sort.settle(generation, context))
+            all.try_for_each(|listener| listener.steering.settle(generation, context))
         })
     }
 }

@@ -86,7 +86,7 @@ impl Listeners {
                 continue;
             };
             let led = client.set_nonblocking(true).and_then(|()| {
-                let server = self.all[at].sort.probe(candidate)?;
+                let server = self.all[at].steering.probe(candidate)?;
                 let context = &mut self.context;
                 context.relays.join(client.into(), server, &context.watcher)
             });
@@ -98,17 +98,17 @@ impl Listeners {
 
     fn first_tcp(&self, candidate: Generation) -> Option<usize> {
         let is_tcp = |one: &Listener| {
-            let socket = one.sort.socket_of(candidate);
-            let is_tcp = matches!(one.sort.kind(), SocketKind::Tcp { .. });
-            is_tcp && one.sort.is_steered() && socket.is_some_and(|socket| socket.listens)
+            let socket = one.steering.socket_of(candidate);
+            let is_tcp = matches!(one.steering.kind(), SocketKind::Tcp { .. });
+            is_tcp && one.steering.is_steered() && socket.is_some_and(|socket| socket.listens)
         };
         self.all.iter().position(is_tcp)
     }
 }
 
 fn own_path(listener: &Listener, candidate: Generation) -> Option<String> {
-    let steered = listener.sort.kind() == SocketKind::Unix && listener.sort.is_steered();
-    let socket = listener.sort.socket_of(candidate).filter(|_| steered)?;
+    let steered = listener.steering.kind() == SocketKind::Unix && listener.steering.is_steered();
+    let socket = listener.steering.socket_of(candidate).filter(|_| steered)?;
     let bound: UnixAddr = getsockname(socket.fd().as_raw_fd()).ok()?;
     let path = bound.path()?;
     path.is_absolute().then(|| path.display().to_string())

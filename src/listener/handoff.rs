@@ -43,7 +43,7 @@ impl Listeners {
         mut context: ListenerContext,
     ) -> io::Result<Self> {
         for listener in &mut all {
-            listener.sort.resume(&mut context);
+            listener.steering.resume(&mut context);
         }
         for relay in relays {
             context.relays.add(relay, &context.watcher)?;

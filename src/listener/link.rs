@@ -26,7 +26,7 @@ impl Listeners {
         let serving = self.serving;
         let paths = self.all.iter().filter_map(|listener| {
             let live = self.is_of_one_generation(listener) && serving == owner_of(listener);
-            listener.sort.dir().filter(|_| live)
+            listener.steering.dir().filter(|_| live)
         });
         let links = paths.flat_map(|dir| links_to(dir.path())).collect();
         self.links = serving.map(|serving| (serving, links));
@@ -60,13 +60,13 @@ impl Listeners {
     /// A path that is not known by another name, and that no other generation has bound.
     fn is_of_one_generation(&self, listener: &Listener) -> bool {
         let alone = listener.path_use.is_some_and(|used| !used.is_shared());
-        let has_one_name = (listener.sort.dir()).is_some_and(|dir| dir.names().count() == 1);
+        let has_one_name = (listener.steering.dir()).is_some_and(|dir| dir.names().count() == 1);
         alone && has_one_name && self.counts(listener)
     }
 }
 
 fn owner_of(listener: &Listener) -> Option<Generation> {
-    listener.sort.target()?.owner
+    listener.steering.target()?.owner
 }
 
 /// The symlinks in its directory that lead to this path.

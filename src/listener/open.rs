@@ -42,10 +42,10 @@ impl Listeners {
             context: &mut context,
         };
         for (fd, name) in inherited {
-            let sort = ListenerKind::Shared(SharedSocket::inherited(fd, opening.context)?);
+            let steering = ListenerKind::Shared(SharedSocket::inherited(fd, opening.context)?);
             let name = Some(name).filter(|name| !name.is_empty());
-            let as_given = sort.address();
-            opening.add(name, as_given, sort);
+            let as_given = steering.address();
+            opening.add(name, as_given, steering);
         }
         for listen in listens {
             opening.listen(listen).map_err(|error| {
@@ -87,8 +87,8 @@ impl Opening<'_> {
                 let address = UnixAddr::new_abstract(name.as_bytes())?;
                 let fd = unix_stream(SockFlag::empty())?;
                 bind(fd.as_raw_fd(), &address)?;
-                let sort = ListenerKind::Shared(SharedSocket::own(fd, self.context)?);
-                self.add(listen.name.clone(), listen.as_given.clone(), sort);
+                let steering = ListenerKind::Shared(SharedSocket::own(fd, self.context)?);
+                self.add(listen.name.clone(), listen.as_given.clone(), steering);
                 Ok(())
             }
             Address::Path(path) => self.path(listen, path),
@@ -97,7 +97,7 @@ impl Opening<'_> {
 
     fn path(&mut self, listen: &Listen, path: &Path) -> io::Result<()> {
         let absolute = std::path::absolute(path)?;
-        let sort = if self.context.options.share {
+        let steering = if self.context.options.share {
             ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         } else if UnixPath::has_room(&absolute) {
             ListenerKind::Path(self.unix_path(&absolute)?)
@@ -108,7 +108,7 @@ impl Opening<'_> {
             ));
             ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
         };
-        self.add(listen.name.clone(), listen.as_given.clone(), sort);
+        self.add(listen.name.clone(), listen.as_given.clone(), steering);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Opening<'_> {
     }
 
     /// A name of several addresses is as many listeners; one that this host lacks is left out, with a warning.
-    fn inet(&mut self, listen: &Listen, endpoint: &Endpoint, sort: SockType) -> io::Result<()> {
+    fn inet(&mut self, listen: &Listen, endpoint: &Endpoint, steering: SockType) -> io::Result<()> {
         let addresses = endpoint.resolve()?;
         let mut missing: Option<io::Error> = None;
         let mut port = endpoint.port();
@@ -137,14 +137,14 @@ impl Opening<'_> {
             let host = listen.as_given.strip_suffix('0').unwrap_or_default();
             port = orphans.port_of(host).unwrap_or(0);
         }
-        if let (0, SockType::Stream, Some(first)) = (port, sort, addresses.first()) {
+        if let (0, SockType::Stream, Some(first)) = (port, steering, addresses.first()) {
             let given: Vec<u16> = self.listens.iter().filter_map(port_of).collect();
             port = self.context.kept.port_of(first.ip(), &given).unwrap_or(0);
         }
         let before = self.all.len();
         for mut address in addresses {
             address.set_port(port);
-            match self.inet_at(endpoint, address, sort) {
+            match self.inet_at(endpoint, address, steering) {
                 Ok((listener, bound)) => {
                     port = bound.port();
                     let as_given = spelling(listen, bound, self.all.len() > before);
@@ -170,18 +170,18 @@ impl Opening<'_> {
         &mut self,
         endpoint: &Endpoint,
         address: SocketAddr,
-        sort: SockType,
+        steering: SockType,
     ) -> io::Result<(ListenerKind, SocketAddr)> {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         let mut at = |at, only_v6| {
             let address = InetAddress::new(at, only_v6);
-            let can_be_kept = sort == SockType::Stream && !self.context.options.share;
+            let can_be_kept = steering == SockType::Stream && !self.context.options.share;
             match can_be_kept
                 .then(|| self.context.kept.take_tcp(&address))
                 .flatten()
             {
                 Some(kept) => (address, Ok(Found::Kept(kept))),
-                None => (address, bind_inet(&address, sort).map(Found::New)),
+                None => (address, bind_inet(&address, steering).map(Found::New)),
             }
         };
         let (address, bound) = match endpoint {
@@ -195,14 +195,14 @@ impl Opening<'_> {
                 at(address, is_pair.then_some(true))
             }
         };
-        let joins = sort == SockType::Stream && !self.context.options.share;
+        let joins = steering == SockType::Stream && !self.context.options.share;
         let orphans = self
             .orphans
             .filter(|orphans| joins && !orphans.at(&address).is_empty());
         let kept = match (bound, orphans) {
             (Ok(Found::Kept(kept)), _) => Some(kept),
             (Err(error), Some(_)) if is_in_use(&error) => None,
-            (Ok(Found::New(fd)), _) => return self.inet_of(fd, sort),
+            (Ok(Found::New(fd)), _) => return self.inet_of(fd, steering),
             (Err(error), _) => return Err(error),
         };
         let group = match (orphans, kept) {
@@ -215,17 +215,21 @@ impl Opening<'_> {
         Ok((ListenerKind::Group(group), address.at))
     }
 
-    fn inet_of(&mut self, fd: OwnedFd, sort: SockType) -> io::Result<(ListenerKind, SocketAddr)> {
+    fn inet_of(
+        &mut self,
+        fd: OwnedFd,
+        steering: SockType,
+    ) -> io::Result<(ListenerKind, SocketAddr)> {
         let bound = bound_to(fd.as_fd())?;
-        let sort = if sort == SockType::Datagram || self.context.options.share {
+        let steering = if steering == SockType::Datagram || self.context.options.share {
             ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
         } else {
             ListenerKind::Group(ReuseportGroup::new(fd, None, self.context)?)
         };
-        Ok((sort, bound))
+        Ok((steering, bound))
     }
 
-    fn add(&mut self, name: Option<String>, as_given: String, sort: ListenerKind) {
+    fn add(&mut self, name: Option<String>, as_given: String, steering: ListenerKind) {
         let wanted = name.unwrap_or_else(|| {
             self.unnamed += 1;
             format!("listen{}", self.unnamed)
@@ -243,7 +247,7 @@ impl Opening<'_> {
             as_given,
             captured: None,
             path_use: None,
-            sort,
+            steering,
         });
     }
 }
@@ -301,9 +305,9 @@ fn is_lacking(error: &io::Error) -> bool {
     )
 }
 
-fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
-    if sort == SockType::Datagram {
-        return address.bind(sort);
+fn bind_inet(address: &InetAddress, steering: SockType) -> io::Result<OwnedFd> {
+    if steering == SockType::Datagram {
+        return address.bind(steering);
     }
     if address.at.port() != 0 {
         return address.bind_in_group(false);
@@ -311,7 +315,7 @@ fn bind_inet(address: &InetAddress, sort: SockType) -> io::Result<OwnedFd> {
     // shutdown(2) loses a port that the kernel chose, but not one that was requested: so request what it would choose.
     let mut last = io::Error::from(Errno::EADDRINUSE);
     for _ in 0..64 {
-        let at = bound_to(address.bind(sort)?.as_fd())?;
+        let at = bound_to(address.bind(steering)?.as_fd())?;
         match (InetAddress { at, ..*address }).bind_in_group(false) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => last = error,
             other => return other,

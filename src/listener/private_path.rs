@@ -79,9 +79,9 @@ impl Listeners {
             .collect();
         for (listener, private) in self.all.iter_mut().zip(private) {
             if listener.path_use.is_some()
-                && let Err(error) = listener.sort.set_private(private)
+                && let Err(error) = listener.steering.set_private(private)
             {
-                log::debug!("cannot tend {}: {error}", listener.sort.address());
+                log::debug!("cannot tend {}: {error}", listener.steering.address());
             }
         }
     }
@@ -89,11 +89,11 @@ impl Listeners {
     /// Closes private paths whose generation is gone, and leaves their files alone.
     pub(super) fn forget_private(&mut self) {
         let gone: Vec<ListenerId> = (self.all.iter())
-            .filter(|listener| !listener.sort.is_owned() && !self.counts(listener))
+            .filter(|listener| !listener.steering.is_owned() && !self.counts(listener))
             .map(|listener| listener.id)
             .collect();
         for mut listener in self.all.extract_if(.., |one| gone.contains(&one.id)) {
-            listener.sort.close(&mut self.context);
+            listener.steering.close(&mut self.context);
         }
     }
 }

@@ -54,8 +54,8 @@ enum SharedAddress {
 impl SharedSocket {
     /// A bound socket of ours; a stream socket begins to listen.
     pub fn own(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
-        let sort = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE)?;
-        if sort == libc::SOCK_STREAM {
+        let steering = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE)?;
+        if steering == libc::SOCK_STREAM {
             sys::listen(fd.as_fd(), context.options.backlog)?;
         }
         Self::inherited(fd, context)

@@ -20,8 +20,8 @@ impl Listeners {
         let shown = self.all.iter().filter(|listener| self.counts(listener));
         let shown = shown.map(|listener| ListenerSummary {
             name: listener.name.clone(),
-            address: listener.sort.address(),
-            steered: listener.sort.is_steered(),
+            address: listener.steering.address(),
+            steered: listener.steering.is_steered(),
             captured: listener.captured.is_some(),
             queue: listener.queue(),
         });
@@ -37,6 +37,6 @@ impl Listeners {
 
 impl Listener {
     fn queue(&self) -> Option<u32> {
-        accept_queue(&self.socket_as(self.sort.target()?)).ok()?
+        accept_queue(&self.socket_as(self.steering.target()?)).ok()?
     }
 }

@@ -33,7 +33,7 @@ struct Fixture {
 
 impl Listeners {
     fn group(&self) -> &ReuseportGroup {
-        match &self.all[0].sort {
+        match &self.all[0].steering {
             ListenerKind::Group(group) => group,
             ListenerKind::Path(_) | ListenerKind::Shared(_) => panic!("no group"),
         }

@@ -199,7 +199,7 @@ fn swaps_without_end_need_no_sockets_without_end() {
         let next = servers.serving(Generation(number + 1));
         servers.fixture.leave(Generation(number));
         for listener in &mut servers.fixture.listeners.all {
-            if let ListenerKind::Group(group) = &mut listener.sort {
+            if let ListenerKind::Group(group) = &mut listener.steering {
                 group.age();
             }
         }

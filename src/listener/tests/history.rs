@@ -135,7 +135,7 @@ impl ListenerHistory {
 
     /// Several candidates at a time, which hotswap never has, cannot be told apart once they have moved.
     fn is_lost(&self, generation: Generation) -> bool {
-        let ListenerKind::Group(group) = &self.fixture.listeners.all[0].sort else {
+        let ListenerKind::Group(group) = &self.fixture.listeners.all[0].steering else {
             return false;
         };
         let inode = group.socket_of(generation).map(|socket| socket.inode);

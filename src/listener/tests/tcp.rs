@@ -253,7 +253,7 @@ fn an_address_of_another_host_is_refused_with_what_to_try() {
 #[test]
 fn the_pair_of_wildcards_is_two_listeners() {
     let free = Fixture::listening(&["0"]).listeners.all[0]
-        .sort
+        .steering
         .kind()
         .port()
         .unwrap();
