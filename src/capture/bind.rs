@@ -79,7 +79,7 @@ impl Capture {
             return Ok(None);
         };
         let mut as_given = PathBuf::new();
-        let address = match (asked, server_socket.sort) {
+        let address = match (asked, server_socket.kind) {
             (RequestedAddress::Inet(at), _) if at.is_ipv6() != server_socket.v6 => None,
             (RequestedAddress::Inet(at), SocketType::Tcp | SocketType::Mptcp) if at.port() == 0 => {
                 self.bound_sockets.remember_port_zero(server_socket.inode);
@@ -289,7 +289,7 @@ impl Capture {
         alone: bool,
     ) -> io::Result<CallResult> {
         let own = &request.server_socket;
-        let mut socket = if own.sort == SocketType::Mptcp && !own.is_copy {
+        let mut socket = if own.kind == SocketType::Mptcp && !own.is_copy {
             own.another()?
         } else {
             own.socket.try_clone()?
@@ -298,7 +298,7 @@ impl Capture {
             self.could_not_look(&error);
             return Ok(CallResult::Continue);
         }
-        if request.server_socket.sort == SocketType::Mptcp {
+        if request.server_socket.kind == SocketType::Mptcp {
             let (generation, address) = (self.generation, &request.address);
             let text = format!(
                 "{generation} asks for multipath TCP on {address}, which cannot be steered: it gets plain TCP"

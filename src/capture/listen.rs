@@ -96,7 +96,7 @@ impl Capture {
         let Ok(Some(server_socket)) = ServerSocket::of(caller, fd, self.learned.as_ref()) else {
             return;
         };
-        if !matches!(server_socket.sort, SocketType::Tcp | SocketType::Mptcp) {
+        if !matches!(server_socket.kind, SocketType::Tcp | SocketType::Mptcp) {
             return;
         }
         let bound = sys::socket_name(server_socket.socket.as_fd());

@@ -35,7 +35,7 @@ pub struct ServerSocket {
     /// Why that copy is not like it.
     pub lacks: Option<&'static str>,
     pub inode: u64,
-    pub sort: SocketType,
+    pub kind: SocketType,
     pub v6: bool,
     /// As of open(2).
     pub flags: i32,
@@ -58,7 +58,7 @@ impl ServerSocket {
             return Self::copy(caller, fd, inode, learned);
         }
         let socket = caller.descriptor(fd)?;
-        let Some((sort, v6)) = describe(socket.as_fd()) else {
+        let Some((kind, v6)) = describe(socket.as_fd()) else {
             return Ok(None);
         };
         Ok(Some(Self {
@@ -67,7 +67,7 @@ impl ServerSocket {
             socket,
             is_copy: false,
             lacks: None,
-            sort,
+            kind,
             v6,
             flags: descriptor::flags(caller.thread, fd),
         }))
@@ -79,10 +79,10 @@ impl ServerSocket {
         inode: u64,
         learned: &LearnedOptions,
     ) -> io::Result<Option<Self>> {
-        let Some((sort, v6)) = read_name(&protocol_of(caller, fd)?) else {
+        let Some((kind, v6)) = read_name(&protocol_of(caller, fd)?) else {
             return Ok(None);
         };
-        let (socket, flags) = (sort.make(v6)?, descriptor::flags(caller.thread, fd));
+        let (socket, flags) = (kind.make(v6)?, descriptor::flags(caller.thread, fd));
         set_nonblocking(socket.as_fd(), flags)?;
         let mut lacks = learned.replay(caller, inode, socket.as_fd()).err();
         if caller.waits_on_by_epoll(fd, inode) {
@@ -93,7 +93,7 @@ impl ServerSocket {
             is_copy: true,
             lacks,
             inode,
-            sort,
+            kind,
             v6,
             flags,
         }))
@@ -122,7 +122,7 @@ impl ServerSocket {
 
     /// An unbound socket that can replace it.
     pub fn another(&self) -> io::Result<OwnedFd> {
-        let other = self.sort.make(self.v6)?;
+        let other = self.kind.make(self.v6)?;
         options::copy(self.socket.as_fd(), other.as_fd());
         set_nonblocking(other.as_fd(), self.flags)?;
         Ok(other)
@@ -152,7 +152,7 @@ fn option(socket: BorrowedFd, name: i32) -> i32 {
 fn describe(socket: BorrowedFd) -> Option<(SocketType, bool)> {
     let domain = option(socket, libc::SO_DOMAIN);
     let v6 = domain == libc::AF_INET6;
-    let sort = match (
+    let kind = match (
         domain,
         option(socket, libc::SO_TYPE),
         option(socket, libc::SO_PROTOCOL),
@@ -165,7 +165,7 @@ fn describe(socket: BorrowedFd) -> Option<(SocketType, bool)> {
         (libc::AF_UNIX, libc::SOCK_STREAM, _) => SocketType::UnixStream,
         _ => return None,
     };
-    Some((sort, v6))
+    Some((kind, v6))
 }
 
 /// The protocol in an extended attribute, which can be read even if the socket cannot be duplicated.
