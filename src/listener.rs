@@ -143,7 +143,7 @@ impl Listener {
     }
 
     /// The socket that the generation is spawned with.
-    fn seat_with(&self, fd: OwnedFd) -> InheritedSocket {
+    fn inherited_socket_with(&self, fd: OwnedFd) -> InheritedSocket {
         let (kind, addr) = (self.steering.kind(), self.steering.address());
         // the prefix is for users: a server binds the bare address
         let (addr, port) = match kind {
@@ -220,7 +220,7 @@ impl Listeners {
                         let address = listener.steering.address();
                         io::Error::new(error.kind(), format!("{address}: {error}"))
                     })?;
-                    inherited_sockets.push(listener.seat_with(fd));
+                    inherited_sockets.push(listener.inherited_socket_with(fd));
                 } else if sockets == SocketChoice::Target
                     && listener.steering.is_steered()
                     && !context.awaited.has(listener.id)

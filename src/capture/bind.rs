@@ -140,7 +140,7 @@ impl Capture {
             return self.put_in_place(call, request, &given);
         }
         if let CapturedAddress::Udp(at) = request.address {
-            self.mind_udp(request, at);
+            self.warn_of_udp(request, at);
             return Ok(CallResult::Continue);
         }
         if let Some(why) = request.server_socket.lacks {

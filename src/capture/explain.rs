@@ -13,7 +13,7 @@ use crate::supervisor::Generation;
 
 impl Capture {
     /// The kernel will refuse the bind(2) of a port that the generation before has.
-    pub(super) fn mind_udp(&mut self, request: &BindRequest, at: SocketAddr) {
+    pub(super) fn warn_of_udp(&mut self, request: &BindRequest, at: SocketAddr) {
         let is_first = self.generation == Generation(1);
         if is_first || at.port() == 0 || request.server_socket.shares_address() {
             return;

@@ -46,7 +46,7 @@ impl Capture {
             return done.map(|_| CallResult::Succeed);
         }
         let Some(bound) = self.bound_sockets.of(inode) else {
-            self.mind_port_zero(&caller, fd);
+            self.warn_of_port_zero(&caller, fd);
             return Ok(CallResult::Continue);
         };
         let kept = bound.kept.as_ref().map(OwnedFd::try_clone);
@@ -92,7 +92,7 @@ impl Capture {
     }
 
     /// A port that the kernel chooses for every generation cannot be kept.
-    fn mind_port_zero(&mut self, caller: &Caller, fd: RawFd) {
+    fn warn_of_port_zero(&mut self, caller: &Caller, fd: RawFd) {
         let Ok(Some(server_socket)) = ServerSocket::of(caller, fd, self.learned.as_ref()) else {
             return;
         };

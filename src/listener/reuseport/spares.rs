@@ -65,7 +65,7 @@ impl ReuseportGroup {
     }
 
     /// The sockets of this generation become spares, except that one.
-    pub(super) fn park_all_of(&mut self, generation: Generation, but: Option<Inode>, now: Time) {
+    pub(super) fn make_spares_of(&mut self, generation: Generation, but: Option<Inode>, now: Time) {
         for socket in &mut self.sockets {
             if socket.owner == Some(generation) && Some(socket.inode) != but {
                 socket.owner = None;

@@ -162,7 +162,7 @@ impl Steering for ReuseportGroup {
             self.grow(context)?;
         }
         let inode = self.listen(socket, Some(generation), context)?;
-        self.park_all_of(generation, Some(inode), now);
+        self.make_spares_of(generation, Some(inode), now);
         self.update_interests(context);
         self.guard(context)?;
         if !self.is_wary {
@@ -193,7 +193,7 @@ impl Steering for ReuseportGroup {
 
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
         self.forget_orphan(generation, context);
-        self.park_all_of(generation, None, now);
+        self.make_spares_of(generation, None, now);
         self.update_interests(context);
     }
 
