@@ -58,7 +58,7 @@ pub use port_holder::others_at_port;
 use private_path::PathUse;
 use reuseport::ReuseportGroup;
 use shared::SharedSocket;
-use snapshot::Surveys;
+use snapshot::Snapshots;
 use steering::Steering;
 pub use unix_dir::{beside, number_beside};
 use unix_path::UnixPath;
@@ -210,7 +210,7 @@ impl Listeners {
         if !self.all.iter().any(is_asked) {
             return Ok(inherited_sockets);
         }
-        self.surveyed(|all, context| {
+        self.with_snapshots(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {
                     let fd = listener
@@ -337,13 +337,13 @@ impl Listeners {
         }
         let again = self.context.can_go_on(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.surveyed(|all, context| {
+            self.with_snapshots(|all, context| {
                 for listener in all {
                     listener.steering.look(now, context);
                 }
             });
             // closed first, so that a stranger that joins next comes after them
-            self.surveyed(|all, context| {
+            self.with_snapshots(|all, context| {
                 for listener in all {
                     listener.steering.recognize(context);
                 }
@@ -353,10 +353,13 @@ impl Listeners {
     }
 
     /// Does something to all listeners, with one look at the kernel's tables.
-    fn surveyed<T>(&mut self, does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T) -> T {
+    fn with_snapshots<T>(
+        &mut self,
+        does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
+    ) -> T {
         let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.steering.surveyed());
-        self.surveyed_at(&asked.collect::<Vec<_>>(), does)
+        let asked = asked.filter_map(|listener| listener.steering.to_look_at());
+        self.with_snapshots_of(&asked.collect::<Vec<_>>(), does)
     }
 
     /// The same, without a look at which spares are idle.
@@ -365,19 +368,19 @@ impl Listeners {
         does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
     ) -> T {
         let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.steering.surveyed());
+        let asked = asked.filter_map(|listener| listener.steering.to_look_at());
         let asked = asked.map(|(address, _)| (address, Vec::new()));
-        self.surveyed_at(&asked.collect::<Vec<_>>(), does)
+        self.with_snapshots_of(&asked.collect::<Vec<_>>(), does)
     }
 
-    fn surveyed_at<T>(
+    fn with_snapshots_of<T>(
         &mut self,
         asked: &[(InetAddress, Vec<Inode>)],
         does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
     ) -> T {
-        self.context.surveys = Surveys::of(asked);
+        self.context.snapshots = Snapshots::of(asked);
         let done = does(&mut self.all, &mut self.context);
-        self.context.surveys = Surveys::default();
+        self.context.snapshots = Snapshots::default();
         done
     }
 
@@ -405,7 +408,7 @@ impl Listeners {
 
     pub(super) fn steer_away(&mut self) -> Vec<Incident> {
         let waits = self.context.holds();
-        self.surveyed(|all, context| {
+        self.with_snapshots(|all, context| {
             let all = all.iter_mut().map(|listener| &mut listener.steering);
             for steering in all.filter(|steering| !waits || !steering.is_waiting()) {
                 if let Err(error) = steering.turn_away(context) {

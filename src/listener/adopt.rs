@@ -121,7 +121,7 @@ impl Listeners {
 
     fn is_known(&self, address: &InetAddress) -> bool {
         let known = |listener: &Listener| {
-            let there = listener.steering.surveyed();
+            let there = listener.steering.to_look_at();
             there.is_some_and(|(there, _)| there.is_same(address))
         };
         self.all.iter().any(known)

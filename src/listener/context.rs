@@ -10,7 +10,7 @@ use super::listening_socket::{Interest, ListeningSocket};
 use super::muted::MutedConnections;
 use super::port_holder;
 use super::relay::{Destination, Relays, canonical, has_left, peer_of};
-use super::snapshot::Surveys;
+use super::snapshot::Snapshots;
 use super::watcher::Watcher;
 use crate::socket::{Inode, has_client, reset, set_nonblocking};
 use crate::supervisor::{Generation, Refusal, Time};
@@ -55,7 +55,7 @@ pub struct ListenerContext {
     pub relays: Relays,
     pub muted: MutedConnections,
     /// The last look at the kernel's tables, for each listener to take its part.
-    pub surveys: Surveys,
+    pub snapshots: Snapshots,
     /// The user has been told what relaying means.
     has_relayed: bool,
     /// Descriptors or memory have run out: until then nothing is accepted from spares, or the loop would spin.
@@ -81,7 +81,7 @@ impl ListenerContext {
             watcher: Watcher::new()?,
             relays: Relays::default(),
             muted: MutedConnections::default(),
-            surveys: Surveys::default(),
+            snapshots: Snapshots::default(),
             has_relayed: false,
             exhausted: None,
             held_back: false,

@@ -86,7 +86,7 @@ impl Listeners {
             .collect();
         self.context.intake = Intake::Held;
         self.begin_to_mute(sys::now());
-        self.surveyed(|all, context| {
+        self.with_snapshots(|all, context| {
             for Listener { id, steering, .. } in all {
                 if !steering.is_steered() {
                     context.cannot_hold(steering.address());
@@ -114,7 +114,7 @@ impl Listeners {
         if !self.all.iter().any(is_due) {
             return Ok(());
         }
-        self.surveyed(|all, context| {
+        self.with_snapshots(|all, context| {
             for listener in all.iter_mut().filter(|listener| is_due(listener)) {
                 listener
                     .steering

@@ -21,9 +21,9 @@ pub struct Snapshot {
 
 /// One look at several addresses, of which each takes what was seen of it, once.
 #[derive(Debug, Default)]
-pub struct Surveys(HashMap<InetAddress, Snapshot>);
+pub struct Snapshots(HashMap<InetAddress, Snapshot>);
 
-impl Surveys {
+impl Snapshots {
     /// Looks at these addresses, and at these sockets of theirs.
     pub fn of(asked: &[(InetAddress, Vec<Inode>)]) -> Self {
         let mut all = HashMap::new();

@@ -125,7 +125,7 @@ pub trait Steering {
 
     /// The address at which the kernel's tables tell who is there, and the sockets of which they tell whether they are
     /// idle.
-    fn surveyed(&self) -> Option<(InetAddress, Vec<Inode>)> {
+    fn to_look_at(&self) -> Option<(InetAddress, Vec<Inode>)> {
         None
     }
 

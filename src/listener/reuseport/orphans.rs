@@ -19,7 +19,7 @@ use crate::listener::context::ListenerContext;
 use crate::listener::listening_socket::{Interest, ListeningSocket};
 use crate::listener::member_index::{MemberIndex, to_member, to_member_but_for};
 use crate::listener::orphan::{OrphanSocket, Orphans};
-use crate::listener::snapshot::Surveys;
+use crate::listener::snapshot::Snapshots;
 use crate::socket::client::{client_of, connect_now};
 use crate::socket::inet::InetAddress;
 use crate::socket::{Inode, bound_to, inode_of};
@@ -182,8 +182,8 @@ impl ReuseportGroup {
 
 /// The sockets that listen there.
 pub(super) fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
-    let mut surveys = Surveys::of(&[(*address, Vec::new())]);
-    let snapshot = surveys.take(address).unwrap_or_default();
+    let mut snapshots = Snapshots::of(&[(*address, Vec::new())]);
+    let snapshot = snapshots.take(address).unwrap_or_default();
     let members = snapshot.members;
     members.ok_or_else(|| io::Error::other("the kernel does not show who listens there"))
 }

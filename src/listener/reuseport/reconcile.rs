@@ -14,7 +14,7 @@ use super::{ReuseportGroup, role_of, too_many_strangers};
 use crate::listener::context::ListenerContext;
 use crate::listener::member_index::MemberRole;
 use crate::listener::relay::Destination;
-use crate::listener::snapshot::{Snapshot, Surveys};
+use crate::listener::snapshot::{Snapshot, Snapshots};
 use crate::listener::steering::Steering;
 use crate::socket::{Inode, bound_to, listens};
 use crate::sys;
@@ -29,10 +29,10 @@ impl ReuseportGroup {
     /// Updates the model from the kernel: a server may just have shut its socket down, and a process of the same user can join
     /// and leave at any moment.
     pub(super) fn snapshot(&mut self, context: &mut ListenerContext) -> Snapshot {
-        let seen = context.surveys.take(&self.address);
+        let seen = context.snapshots.take(&self.address);
         let mut snapshot = seen.unwrap_or_else(|| {
-            let mut surveys = Surveys::of(&[(self.address, self.resting())]);
-            surveys.take(&self.address).unwrap_or_default()
+            let mut snapshots = Snapshots::of(&[(self.address, self.resting())]);
+            snapshots.take(&self.address).unwrap_or_default()
         });
         match snapshot.members.take() {
             Some(members) => self.members_seen(members, context),
@@ -43,8 +43,9 @@ impl ReuseportGroup {
 
     /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
     pub(super) fn see_members(&mut self, context: &mut ListenerContext) {
-        let seen = context.surveys.take(&self.address);
-        let seen = seen.or_else(|| Surveys::of(&[(self.address, Vec::new())]).take(&self.address));
+        let seen = context.snapshots.take(&self.address);
+        let seen =
+            seen.or_else(|| Snapshots::of(&[(self.address, Vec::new())]).take(&self.address));
         match seen.and_then(|snapshot| snapshot.members) {
             Some(members) => self.members_seen(members, context),
             None => self.members.show(false),

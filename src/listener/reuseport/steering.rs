@@ -280,7 +280,7 @@ impl Steering for ReuseportGroup {
         self.update_interests(context);
     }
 
-    fn surveyed(&self) -> Option<(InetAddress, Vec<Inode>)> {
+    fn to_look_at(&self) -> Option<(InetAddress, Vec<Inode>)> {
         Some((self.address, self.resting()))
     }
 
