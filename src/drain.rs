@@ -137,18 +137,18 @@ impl Drain {
                 self.say(Queue::Settled)
             }
             DrainStage::Queue { .. } => {
-                let backlog = AcceptQueue::of(held);
-                self.queue_seen(now, effort.took(), backlog)
+                let queue = AcceptQueue::of(held);
+                self.queue_seen(now, effort.took(), queue)
             }
             DrainStage::Connections => {
-                let census = self.counter.count(held, pids);
+                let activity = self.counter.count(held, pids);
                 // A handshake may have come to its end since the queue was seen empty.
-                let backlog = if census.busy == 0 && self.said == Some(Queue::Settled) {
+                let queue = if activity.busy == 0 && self.said == Some(Queue::Settled) {
                     AcceptQueue::of(held)
                 } else {
                     AcceptQueue::NONE
                 };
-                self.counted(now, effort.took(), census, backlog)
+                self.counted(now, effort.took(), activity, queue)
             }
         };
         reading.into_iter().collect()
@@ -171,23 +171,18 @@ impl Drain {
         }
     }
 
-    fn queue_seen(
-        &mut self,
-        now: Time,
-        took: Duration,
-        backlog: AcceptQueue,
-    ) -> Option<DrainEvent> {
+    fn queue_seen(&mut self, now: Time, took: Duration, queue: AcceptQueue) -> Option<DrainEvent> {
         let was_empty = self.wait == DrainStage::Queue { was_empty: true };
         self.wait = DrainStage::Queue {
-            was_empty: backlog.is_none(),
+            was_empty: queue.is_none(),
         };
         let is_young = now.saturating_sub(self.cut_at) < YOUNG;
         let pause = if is_young { OFTEN } else { SELDOM };
         self.next = Some(now + took + pause.max(took * SHARE));
-        if backlog.queued > 0 {
-            let since = self.queued.filter(|before| before.0 == backlog.queued);
+        if queue.queued > 0 {
+            let since = self.queued.filter(|before| before.0 == queue.queued);
             let since = since.map_or(now, |before| before.1);
-            self.queued = Some((backlog.queued, since));
+            self.queued = Some((queue.queued, since));
             if now.saturating_sub(since) >= STUCK {
                 self.next = None;
                 return self.say(Queue::Stuck);
@@ -195,7 +190,7 @@ impl Drain {
             return self.say(Queue::Waiting);
         }
         self.queued = None;
-        if backlog.is_none() && was_empty {
+        if queue.is_none() && was_empty {
             self.next = None;
             return self.say(Queue::Settled);
         }
@@ -206,21 +201,21 @@ impl Drain {
         &mut self,
         now: Time,
         took: Duration,
-        census: ActivityCount,
-        backlog: AcceptQueue,
+        activity: ActivityCount,
+        queue: AcceptQueue,
     ) -> Option<DrainEvent> {
-        self.connections = census.connections;
+        self.connections = activity.connections;
         self.next = Some(now + took + SELDOM.max(took * SHARE));
         let hurries = |since: Time| now >= since + UNSURE;
         let busy = if self.stopping_since.is_some_and(hurries) {
-            census.busy.saturating_sub(census.unsure)
+            activity.busy.saturating_sub(activity.unsure)
         } else {
-            census.busy
+            activity.busy
         };
         if busy > 0 {
             return None;
         }
-        if !backlog.is_none() {
+        if !queue.is_none() {
             self.next = Some(now + took + OFTEN);
             return None;
         }

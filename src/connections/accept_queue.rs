@@ -30,13 +30,13 @@ impl AcceptQueue {
 
     /// Looks at those of these sockets that only their generation has: what waits on a shared one waits for all.
     pub fn of(held: &[GenerationSocket]) -> Self {
-        let mut backlog = Self::NONE;
+        let mut queue = Self::NONE;
         let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
         for one in held.iter().filter(|one| one.steered) {
             match accept_queue(one) {
-                Ok(length) => backlog.queued += length.unwrap_or(0),
+                Ok(length) => queue.queued += length.unwrap_or(0),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_) => backlog.handshakes = None,
+                Err(_) => queue.handshakes = None,
             }
             if let (SocketKind::Tcp { .. }, Some(family)) = (one.kind, one.family) {
                 let tables = tables.iter_mut().filter(|table| table.0 == family);
@@ -45,11 +45,11 @@ impl AcceptQueue {
         }
         // A queue is reason enough to wait: the rest need not be read.
         for (family, inodes) in tables.iter().filter(|table| !table.1.is_empty()) {
-            if backlog.queued == 0 && backlog.handshakes == Some(false) {
-                backlog.handshakes = handshakes(*family, inodes);
+            if queue.queued == 0 && queue.handshakes == Some(false) {
+                queue.handshakes = handshakes(*family, inodes);
             }
         }
-        backlog
+        queue
     }
 }
 

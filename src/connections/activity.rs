@@ -70,16 +70,16 @@ impl ActivityCounter {
             };
         }
         self.owners.refresh(pids);
-        let mut census = self.judge(&found);
-        if census.busy == 0 && self.owners.forget() {
+        let mut activity = self.judge(&found);
+        if activity.busy == 0 && self.owners.forget() {
             self.owners.refresh(pids);
-            census = self.judge(&found);
+            activity = self.judge(&found);
         }
         let undecided = found
             .iter()
             .filter_map(|one| Some((one.inode, self.undecided(one)?)));
         self.undecided = undecided.collect();
-        census
+        activity
     }
 
     fn judge(&self, found: &[FoundConnection]) -> ActivityCount {
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    fn census(connections: usize, busy: usize) -> ActivityCount {
+    fn activity(connections: usize, busy: usize) -> ActivityCount {
         ActivityCount {
             connections: Some(connections),
             busy,
@@ -214,7 +214,7 @@ mod tests {
     fn unsure(connections: usize) -> ActivityCount {
         ActivityCount {
             unsure: connections,
-            ..census(connections, connections)
+            ..activity(connections, connections)
         }
     }
 
@@ -231,12 +231,12 @@ mod tests {
         let one = held(&listener, kind);
         let us = [Pid::this()];
         let mut counter = ActivityCounter::default();
-        assert_eq!(counter.count(&[one], &us), census(0, 0), "not accepted");
+        assert_eq!(counter.count(&[one], &us), activity(0, 0), "not accepted");
         let served = listener.accept().unwrap();
         assert_eq!(counter.count(&[one], &us), unsure(1));
         assert_eq!(
             ActivityCounter::default().count(&[one], &[]),
-            census(0, 0),
+            activity(0, 0),
             "somebody else's"
         );
         let shared = GenerationSocket {
@@ -245,7 +245,7 @@ mod tests {
         };
         assert_eq!(
             counter.count(&[shared], &us),
-            census(1, 0),
+            activity(1, 0),
             "nobody waits for it"
         );
         drop((client, served));
@@ -266,7 +266,7 @@ mod tests {
         served.read_exact(&mut piece).unwrap();
         let mut counter = ActivityCounter::default();
         for _ in 0..3 {
-            assert_eq!(counter.count(&[one], &[Pid::this()]), census(1, 1));
+            assert_eq!(counter.count(&[one], &[Pid::this()]), activity(1, 1));
         }
     }
 
@@ -302,7 +302,7 @@ mod tests {
         let mut counter = ActivityCounter::default();
         assert_eq!(counter.count(&[one], &[Pid::this()]), unsure(1));
         drop(client);
-        assert_eq!(counter.count(&[one], &[Pid::this()]), census(0, 0));
+        assert_eq!(counter.count(&[one], &[Pid::this()]), activity(0, 0));
         drop(served);
     }
 }

@@ -30,9 +30,9 @@ fn alone() -> LookCost {
 /// Looks at the queue at each deadline; what was said, and how long after the cut-over.
 fn said(drain: &mut Drain, backlogs: &[AcceptQueue]) -> Vec<(u128, Queue)> {
     let mut said = Vec::new();
-    for backlog in backlogs {
+    for queue in backlogs {
         let Some(now) = drain.deadline() else { break };
-        if let Some(DrainEvent::Queue(queue)) = drain.queue_seen(now, Duration::ZERO, *backlog) {
+        if let Some(DrainEvent::Queue(queue)) = drain.queue_seen(now, Duration::ZERO, *queue) {
             said.push((now.saturating_sub(CUT).as_millis(), queue));
         }
     }
