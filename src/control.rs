@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::polled::Polled;
+use crate::retry::is_exhausted;
 use crate::supervisor::{ClientId, Generation, Time};
 use connection::{ClientConnection, Outcome};
 use protocol::Reply;
@@ -181,7 +182,7 @@ impl Control {
             match socket.accept() {
                 Ok(stream) => self.greet(ClientConnection::new(stream, now), now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_out_of_descriptors(&error) => {
+                Err(error) if is_exhausted(&error) => {
                     self.resting = Some(now + REST);
                     return;
                 }
@@ -406,11 +407,4 @@ fn refusal(connection: &ClientConnection) -> Option<String> {
         )),
         Err(error) => Some(format!("cannot tell who you are: {error}")),
     }
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }

@@ -1,4 +1,4 @@
-//! Tries calls again that fail for a moment only.
+//! Errors that pass: calls that fail for a moment only are tried again.
 //!
 //! It does not wait between tries; an error that lasts is returned.
 
@@ -11,6 +11,14 @@ pub fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS)
+    )
+}
+
+/// No descriptor or memory is left, for now.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
 }
 

@@ -12,6 +12,7 @@ use super::port_holder;
 use super::relay::{Destination, Relays, canonical, has_left, peer_of};
 use super::snapshot::Snapshots;
 use super::watcher::Watcher;
+use crate::retry::is_exhausted;
 use crate::socket::{Inode, has_client, reset, set_nonblocking};
 use crate::supervisor::{Generation, Refusal, Time};
 use crate::sys;
@@ -343,13 +344,8 @@ impl ListenerContext {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                 return Ok(Some(RelayOutcome::HasLeft));
             }
-            Err(error) => {
-                let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-                return match error.raw_os_error() {
-                    Some(errno) if scarce.contains(&errno) => Err(self.pause_accepting()),
-                    _ => Ok(None),
-                };
-            }
+            Err(error) if is_exhausted(&error) => return Err(self.pause_accepting()),
+            Err(_) => return Ok(None),
         };
         if let Fate::Find(probe, _) = fate
             && peer_of(&client) == Some(canonical(*probe))
