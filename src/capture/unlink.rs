@@ -25,7 +25,9 @@ impl Capture {
             return CallResult::Continue;
         }
         match wanted(call, directory, address, listeners) {
-            Ok(Some(entry)) if listeners.is_live(&entry, self.generation) => CallResult::Succeed,
+            Ok(Some(entry)) if listeners.meets_live_path(&entry, self.generation) => {
+                CallResult::Succeed
+            }
             Ok(_) => CallResult::Continue,
             Err(error) => {
                 self.could_not_look(&error);

@@ -278,7 +278,7 @@ impl Listeners {
     }
 
     /// Whether clients connect there, to a socket that hotswap knows.
-    pub fn is_live(&mut self, entry: &PathEntry, generation: Generation) -> bool {
+    pub fn meets_live_path(&mut self, entry: &PathEntry, generation: Generation) -> bool {
         let live = self.all.iter().find(|listener| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
             let Some(dir) = listener.steering.dir().filter(here) else {

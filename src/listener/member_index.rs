@@ -142,7 +142,7 @@ impl MemberIndex {
     }
 
     /// The indexes that a connection must probe.
-    pub fn is_uncertain(&self) -> Vec<(u32, Inode)> {
+    pub fn uncertain_indexes(&self) -> Vec<(u32, Inode)> {
         let members = (0..).zip(self.members());
         members
             .filter(|(_, inode)| self.uncertain.contains(inode))

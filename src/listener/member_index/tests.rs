@@ -118,7 +118,7 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
     without_a_stranger.append(5, MemberRole::ServerHeld);
     without_a_stranger.append(6, MemberRole::ServerHeld);
     without_a_stranger.show(false);
-    assert_eq!(without_a_stranger.is_uncertain(), []);
+    assert_eq!(without_a_stranger.uncertain_indexes(), []);
     let mut beside_others_in_doubt = known();
     beside_others_in_doubt.leave_together(&[1, 2]);
     beside_others_in_doubt.show(false);
@@ -139,7 +139,7 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
     one_came_and_one_went.leave(2);
     one_came_and_one_went.append(9, MemberRole::ServerHeld);
     one_came_and_one_went.show(true);
-    let lost = one_came_and_one_went.is_uncertain();
+    let lost = one_came_and_one_went.uncertain_indexes();
     assert_eq!(lost, [(1, 4), (3, 9)]);
 }
 
@@ -174,22 +174,22 @@ fn doubt_goes_with_those_it_was_about() {
         6,
     );
     member_index.leave_together(&[1, 2]);
-    assert_eq!(member_index.is_uncertain().len(), 2);
+    assert_eq!(member_index.uncertain_indexes().len(), 2);
     // one of which nothing is in doubt leaves, and the last one, known too, moves to a known place
     member_index.append(7, MemberRole::Spare);
     member_index.leave_together(&[3]);
     assert_eq!(member_index.index_of(7), Some(2));
-    let last = member_index.is_uncertain()[1].1;
+    let last = member_index.uncertain_indexes()[1].1;
     let mut both = member_index.clone();
     both.leave(7);
     both.leave(4);
     both.leave(last);
-    assert_eq!(both.is_uncertain(), []);
+    assert_eq!(both.uncertain_indexes(), []);
     assert!(both.members().all(|inode| both.index_of(inode).is_some()));
-    for (index, inode) in member_index.is_uncertain() {
+    for (index, inode) in member_index.uncertain_indexes() {
         member_index.found(inode, index);
     }
-    assert_eq!(member_index.is_uncertain(), []);
+    assert_eq!(member_index.uncertain_indexes(), []);
 }
 
 #[test]
@@ -294,7 +294,7 @@ impl MemberHistory {
                 }
                 self.target_is_where_it_was();
                 self.member_index.leave_together(&leaving);
-                for (index, _) in self.member_index.is_uncertain() {
+                for (index, _) in self.member_index.uncertain_indexes() {
                     self.member_index.found(self.kernel[index as usize], index);
                 }
             }

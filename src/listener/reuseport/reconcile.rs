@@ -166,8 +166,8 @@ impl ReuseportGroup {
         let target = self.members.target();
         let target = target.and_then(|inode| self.members.index_of(inode));
         let target = target.ok_or(Errno::ENOENT)?;
-        for (index, _) in self.members.is_uncertain() {
-            let uncertain = self.members.is_uncertain();
+        for (index, _) in self.members.uncertain_indexes() {
+            let uncertain = self.members.uncertain_indexes();
             let uncertain = |inode| uncertain.iter().any(|(_, other)| *other == inode);
             let spares: Vec<Inode> = self.resting();
             let spares: Vec<Inode> = spares.into_iter().filter(|one| uncertain(*one)).collect();

@@ -29,7 +29,7 @@ impl ReuseportGroup {
     }
 
     fn is_uncertain(&self, inode: Inode) -> bool {
-        let mut uncertain = self.members.is_uncertain().into_iter();
+        let mut uncertain = self.members.uncertain_indexes().into_iter();
         uncertain.any(|(_, other)| other == inode)
     }
 

@@ -273,7 +273,7 @@ impl Steering for ReuseportGroup {
 
     fn look(&mut self, now: Time, context: &mut ListenerContext) {
         let snapshot = self.snapshot(context);
-        if self.strangers.is_empty() && !self.members.is_uncertain().is_empty() {
+        if self.strangers.is_empty() && !self.members.uncertain_indexes().is_empty() {
             self.find_out(context);
         }
         self.close_idle(&snapshot, now, context);

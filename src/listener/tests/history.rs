@@ -142,7 +142,7 @@ impl ListenerHistory {
         inode.is_some_and(|inode| {
             group
                 .members()
-                .is_uncertain()
+                .uncertain_indexes()
                 .iter()
                 .any(|lost| lost.1 == inode)
         })
