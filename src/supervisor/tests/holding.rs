@@ -148,3 +148,12 @@ fn without_the_option_nobody_waits() {
     drill.at(6, FileChanged, &[CheckProgram]);
     drill.at(6, FilesJudged, &[]);
 }
+
+#[test]
+fn a_cut_over_that_failed_is_repeated_only_for_those_who_wait_for_the_serving_one() {
+    for (policy, to) in [(policy(), G1), (holding(), G2)] {
+        let mut drill = Drill::serving_with(policy);
+        drill.at(6, CannotCutOver(to, "no memory".into()), &[]);
+        assert_eq!(drill.supervisor.deadline(), None);
+    }
+}
