@@ -267,7 +267,7 @@ impl Listeners {
         for listener in &mut self.all {
             listener.steering.leave(generation, now, &mut self.context);
         }
-        self.context.leave_muted(generation);
+        self.context.leave_muted(generation, now);
         self.forget_private();
         self.died(generation);
         self.return_clients();

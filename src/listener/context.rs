@@ -166,8 +166,8 @@ impl ListenerContext {
         self.exhausted.take_if(|until| *until <= now).is_some() || has_room
     }
 
-    pub fn leave_muted(&mut self, generation: Generation) {
-        self.muted.leave(generation, &self.relays);
+    pub fn leave_muted(&mut self, generation: Generation, now: Time) {
+        self.muted.leave(generation, &self.relays, now);
     }
 
     pub fn refuses(&self) -> bool {

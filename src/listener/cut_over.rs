@@ -58,10 +58,7 @@ impl Listeners {
             }
         }
         if holds {
-            let is_another = self.serving != Some(generation);
-            let context = &mut self.context;
-            context.relays.release(is_another, &context.watcher);
-            context.muted.release(sys::now());
+            self.release_muted(self.serving != Some(generation), sys::now());
         }
         self.serving = Some(generation);
         self.hide_covered(generation);

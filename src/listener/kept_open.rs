@@ -7,34 +7,47 @@ use super::context::ListenerContext;
 use crate::socket::generation_socket::SocketKind;
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, Time};
+use crate::sys;
 
 impl Listeners {
     /// Clients of idle connections wait, too.
     pub(super) fn begin_to_mute(&mut self, now: Time) {
         self.context.relays.hold(&self.context.watcher);
-        self.context.muted.begin(now);
+        self.context.muted.begin(self.serving, now);
+    }
+
+    /// They go on, at another generation or at the same.
+    pub(super) fn release_muted(&mut self, is_another: bool, now: Time) {
+        let ListenerContext {
+            muted,
+            relays,
+            watcher,
+            ..
+        } = &mut self.context;
+        relays.release(is_another, watcher);
+        muted.release(is_another, now);
     }
 
     /// Whether it is time for [`Listeners::look_at_muted`].
-    pub fn are_muted_due(&self, now: Time) -> bool {
+    pub fn muted_are_due(&self, now: Time) -> bool {
         self.context.muted.is_due(now)
     }
 
-    /// Looks for idle connections of the serving generation, whose processes these are; or at what clients have sent on
-    /// muted ones, if they wait no longer.
+    /// The generation whose idle connections are muted.
+    pub fn mutes(&self) -> Option<Generation> {
+        self.context.muted.of()
+    }
+
+    /// Looks at what clients have sent on muted connections, if they wait no longer; then for idle ones that are to be
+    /// muted. These processes have them.
     pub fn look_at_muted(&mut self, processes: &[Pid], now: Time) {
-        if !self.context.holds() {
-            self.relay_muted();
-            self.context.muted.look_again(now);
-            return;
-        }
-        let ports = self.serving.map(|serving| self.steered_ports(serving));
+        self.relay_muted(now);
+        let of = self.context.muted.of();
+        let ports = of.map_or_else(Vec::new, |of| self.steered_ports(of));
         let ListenerContext { muted, relays, .. } = &mut self.context;
-        match self.serving.zip(ports) {
-            Some((serving, ports)) => {
-                muted.look_for_idle(serving, &ports, processes, relays, now);
-            }
-            None => muted.stop_looking(),
+        muted.look_for_idle(&ports, processes, relays, now);
+        if !self.context.holds() {
+            self.context.muted.look_again(now);
         }
     }
 
@@ -49,7 +62,7 @@ impl Listeners {
     }
 
     /// What clients have sent on muted connections reaches a server, unless they wait.
-    fn relay_muted(&mut self) {
+    fn relay_muted(&mut self, now: Time) {
         let context = &mut self.context;
         if !context.holds() {
             let ListenerContext {
@@ -58,12 +71,12 @@ impl Listeners {
                 watcher,
                 ..
             } = context;
-            muted.go_on(self.serving, relays, watcher);
+            muted.go_on(self.serving, relays, watcher, now);
         }
     }
 
     pub(super) fn relay_muted_before_stop(&mut self, generation: Generation) {
-        self.relay_muted();
+        self.relay_muted(sys::now());
         let ListenerContext { muted, relays, .. } = &mut self.context;
         muted.read_before_stop(generation, relays);
     }

@@ -6,16 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::Pid;
 
 use super::relay::{Relays, peer_of};
-use super::relay_end::read_early;
+use super::relay_end::{is_request, peek, read_early};
 use super::watcher::Watcher;
 use crate::connections::inet::{self, Activity};
 use crate::proc::{descriptor, process};
@@ -31,6 +30,9 @@ const LOOK: Time = Time::from_millis(5);
 /// A build may take minutes: then an answer that was long under way ends unseen for this long.
 const LONGEST_PAUSE: Time = Time::from_millis(80);
 
+/// How long a client that is about to send a request may take, once its server is gone; others learn that it is.
+const LINGERS: Time = Time::from_secs(1);
+
 /// The calls that wait for what a client sends.
 const READS: [i64; 4] = [
     libc::SYS_read,
@@ -43,8 +45,8 @@ const READS: [i64; 4] = [
 struct MutedConnection {
     fd: OwnedFd,
     owner: Generation,
-    /// The generation is gone: nobody else has the connection.
-    is_orphan: bool,
+    /// Since when the generation is gone: nobody else has the connection.
+    orphan_since: Option<Time>,
     /// What the client has sent, if its server could have taken it.
     early: Vec<u8>,
 }
@@ -60,20 +62,15 @@ enum Sent {
 
 impl MutedConnection {
     fn sent(&self) -> Sent {
-        let mut first = self.early.clone();
-        if first.is_empty() {
-            first.resize(16, 0);
-            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-            match recv(self.fd.as_raw_fd(), &mut first, flags) {
-                Err(Errno::EAGAIN | Errno::EINTR) => return Sent::Nothing,
-                Ok(bytes) => first.truncate(bytes),
-                Err(_) => return Sent::Other,
-            }
-        }
-        if is_request(&first) {
-            Sent::Request
+        let first = if self.early.is_empty() {
+            peek(&self.fd)
         } else {
-            Sent::Other
+            Ok(self.early.clone())
+        };
+        match first {
+            Err(Errno::EAGAIN | Errno::EINTR) => Sent::Nothing,
+            Ok(first) if is_request(&first) => Sent::Request,
+            Ok(_) | Err(_) => Sent::Other,
         }
     }
 }
@@ -83,8 +80,8 @@ pub struct MutedConnections {
     all: HashMap<Inode, MutedConnection>,
     /// Relayed clients whose server still lives, and has to stay muted.
     relayed: HashMap<Inode, Generation>,
-    /// Connections of the serving generation are looked for.
-    looks_until_released: bool,
+    /// Whose connections are looked for: the one that serves, or that has served until the last cut-over.
+    of: Option<Generation>,
     due: Option<Time>,
     /// Until the next look for idle connections.
     pause: Time,
@@ -101,38 +98,39 @@ impl MutedConnections {
         self.due.is_some_and(|due| due <= now)
     }
 
-    /// Looks for connections at once, and from now on.
-    pub fn begin(&mut self, now: Time) {
-        self.looks_until_released = true;
+    /// Whose connections are to be looked for.
+    pub fn of(&self) -> Option<Generation> {
+        self.of
+    }
+
+    /// Looks for connections of the serving generation, at once and from now on.
+    pub fn begin(&mut self, serving: Option<Generation>, now: Time) {
+        self.of = serving;
         self.pause = LOOK;
         self.due = Some(now);
     }
 
-    /// The clients that wait go on: what they have sent is looked at, at once.
-    pub fn release(&mut self, now: Time) {
-        self.looks_until_released = false;
+    /// The clients that wait go on: what they have sent is looked at, at once. Where another generation serves by now,
+    /// those whose last request goes on at the old one come there with the next.
+    pub fn release(&mut self, is_another: bool, now: Time) {
+        self.of = self.of.filter(|_| is_another);
+        self.pause = LOOK;
         self.due = Some(now);
     }
 
-    /// No generation serves whose connections could be muted.
-    pub fn stop_looking(&mut self) {
-        self.due = None;
-    }
-
-    /// Looks for idle connections of the serving generation at these ports, whose processes these are, less and less often.
+    /// Looks for idle connections at these ports of the generation whose processes these are, less and less often.
     pub fn look_for_idle(
         &mut self,
-        serving: Generation,
         ports: &[(Family, u16)],
         processes: &[Pid],
         relays: &Relays,
         now: Time,
     ) {
         self.due = None;
-        if !self.looks_until_released {
+        let Some(owner) = self.of else {
             return;
-        }
-        match self.mute(serving, ports, processes, relays) {
+        };
+        match self.mute(owner, ports, processes, relays) {
             Ok(()) => {
                 self.due = Some(now + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -156,7 +154,7 @@ impl MutedConnections {
         relays: &Relays,
     ) -> io::Result<()> {
         let mut idle = idle_on(ports)?;
-        idle.retain(|inode| !self.all.contains_key(inode));
+        idle.retain(|inode| !self.all.contains_key(inode) && !self.relayed.contains_key(inode));
         let mut muted = Vec::new();
         for process in processes {
             if idle.is_empty() {
@@ -201,7 +199,7 @@ impl MutedConnections {
                 let one = MutedConnection {
                     fd,
                     owner,
-                    is_orphan: false,
+                    orphan_since: None,
                     early: Vec::new(),
                 };
                 self.all.insert(inode, one);
@@ -217,16 +215,23 @@ impl MutedConnections {
 
     /// Looks at what clients have sent: the serving generation gets its own connections back, and those of others are
     /// relayed to it.
-    pub fn go_on(&mut self, serving: Option<Generation>, relays: &mut Relays, watcher: &Watcher) {
-        self.looks_until_released = false;
+    pub fn go_on(
+        &mut self,
+        serving: Option<Generation>,
+        relays: &mut Relays,
+        watcher: &Watcher,
+        now: Time,
+    ) {
+        self.of = self.of.filter(|of| serving != Some(*of));
         let inodes: Vec<Inode> = self.all.keys().copied().collect();
         for inode in inodes {
             let Some(one) = self.all.get(&inode) else {
                 continue;
             };
             let is_back = serving == Some(one.owner);
+            let is_over = one.orphan_since.is_some_and(|since| since + LINGERS <= now);
             match one.sent() {
-                Sent::Nothing if !is_back && !one.is_orphan => continue,
+                Sent::Nothing if !is_back && !is_over => continue,
                 Sent::Request if !is_back => {}
                 Sent::Nothing | Sent::Request | Sent::Other => {
                     set_wake_up(one.fd.as_fd(), 1);
@@ -237,7 +242,7 @@ impl MutedConnections {
             let Some(one) = self.all.remove(&inode) else {
                 continue;
             };
-            if one.is_orphan {
+            if one.orphan_since.is_some() {
                 set_wake_up(one.fd.as_fd(), 1);
             } else {
                 self.relayed.insert(inode, one.owner);
@@ -253,8 +258,9 @@ impl MutedConnections {
 
     /// Looks again at what is left, if anything is.
     pub fn look_again(&mut self, now: Time) {
-        let are_left = !self.all.is_empty() || !self.relayed.is_empty();
-        self.due = are_left.then(|| now + LOOK);
+        if !self.all.is_empty() || !self.relayed.is_empty() {
+            self.due = Some(now + LOOK);
+        }
     }
 
     /// A thread that blocks in recv(2) takes what has come when a stop signal wakes it, muted or not: it is taken before.
@@ -285,9 +291,12 @@ impl MutedConnections {
     }
 
     /// Its processes are gone, and have let go of their connections.
-    pub fn leave(&mut self, generation: Generation, relays: &Relays) {
+    pub fn leave(&mut self, generation: Generation, relays: &Relays, now: Time) {
+        self.of = self.of.filter(|of| *of != generation);
         for one in self.all.values_mut() {
-            one.is_orphan |= one.owner == generation;
+            if one.owner == generation {
+                one.orphan_since = Some(now);
+            }
         }
         self.relayed.retain(|inode, owner| {
             let is_gone = *owner == generation;
@@ -335,11 +344,4 @@ fn read_by(process: Pid) -> HashSet<RawFd> {
 /// The server wakes up once this many bytes wait; a failure leaves it as it was.
 fn set_wake_up(connection: BorrowedFd, bytes: i32) {
     let _ = sys::set_socket_option(connection, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes);
-}
-
-/// A method, a space, and more. HTTP/2 begins in the same way, but is nothing to go on with at another server.
-fn is_request(first: &[u8]) -> bool {
-    let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
-    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
-    is_method && method.len() < first.len() && method != b"PRI"
 }

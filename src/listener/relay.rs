@@ -86,9 +86,9 @@ pub struct Relay {
     /// How many relays there are from the first client on, this one included.
     #[serde(default)]
     hops: u32,
-    /// A connection of HTTP/1 that had a server before: between two requests it may have another.
+    /// Whether the client speaks HTTP/1, once it has sent something: between two requests it may have another server.
     #[serde(default)]
-    kept: bool,
+    is_http: Option<bool>,
     /// The client has sent something since its server did.
     #[serde(default)]
     asks: bool,
@@ -164,7 +164,6 @@ impl Relays {
         let server = to.open()?;
         to.lead(&client, &server)?;
         let mut relay = Relay::new(client, server, 1)?;
-        relay.kept = true;
         relay.early = early;
         self.add(relay, watcher)
     }
@@ -176,7 +175,7 @@ impl Relays {
         if idle > 0 {
             log::debug!("{idle} open connections wait, too");
         }
-        self.go_on_with_kept(watcher);
+        self.go_on_with_all(watcher);
     }
 
     /// They go on: at another server if there is one by now.
@@ -185,13 +184,12 @@ impl Relays {
         for relay in self.all.values_mut() {
             relay.replaced |= is_another;
         }
-        self.go_on_with_kept(watcher);
+        self.go_on_with_all(watcher);
     }
 
-    fn go_on_with_kept(&mut self, watcher: &Watcher) {
-        let kept = self.all.iter().filter(|(_, relay)| relay.kept);
-        let kept: Vec<Inode> = kept.map(|(client, _)| *client).collect();
-        for client in kept {
+    fn go_on_with_all(&mut self, watcher: &Watcher) {
+        let all: Vec<Inode> = self.all.keys().copied().collect();
+        for client in all {
             self.go_on(client, watcher);
         }
     }
@@ -324,7 +322,7 @@ impl Relay {
             client: RelayEnd::new(client)?,
             server: RelayEnd::new(server)?,
             hops,
-            kept: false,
+            is_http: None,
             asks: false,
             early: Vec::new(),
             replaced: false,
@@ -346,8 +344,13 @@ impl Relay {
             early,
             ..
         } = self;
-        if !waits && server.pending.is_empty() {
-            server.pending = std::mem::take(early);
+        if !waits {
+            if self.is_http.is_none() {
+                self.is_http = client.speaks_http(early);
+            }
+            if server.pending.is_empty() {
+                server.pending = std::mem::take(early);
+            }
         }
         let asked = !waits && client.carry_to(server)?;
         let answered = server.carry_to(client)?;
@@ -366,10 +369,10 @@ impl Relay {
         server.watch(client.pending.is_empty(), watcher)
     }
 
-    /// It is between two requests of a kept connection.
+    /// It is before a request, of one host to another: over a unix path no other server may be sought.
     fn is_idle(&self) -> bool {
         let is_empty = self.client.pending.is_empty() && self.server.pending.is_empty();
-        self.kept && !self.asks && is_empty
+        self.is_http != Some(false) && !self.asks && is_empty && self.source().is_some()
     }
 
     fn has_request(&self) -> bool {
@@ -381,9 +384,7 @@ impl Relay {
     }
 
     fn deadline(&self) -> Time {
-        let longest = (!self.kept).then(|| self.begun + LONGEST);
-        let silent = self.moved + SILENCE;
-        longest.map_or(silent, |longest| longest.min(silent))
+        (self.begun + LONGEST).min(self.moved + SILENCE)
     }
 }
 

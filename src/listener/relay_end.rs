@@ -78,8 +78,16 @@ impl RelayEnd {
 
     /// Whether something waits to be read; its end is nothing.
     pub fn has_sent(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(self.fd.as_raw_fd(), &mut [0], flags).is_ok_and(|bytes| bytes > 0)
+        peek(&self.fd).is_ok_and(|first| !first.is_empty())
+    }
+
+    /// Whether it begins as a request of HTTP/1 does, with what was read of it before; `None` if nothing has come.
+    pub fn speaks_http(&self, early: &[u8]) -> Option<bool> {
+        if !early.is_empty() {
+            return Some(is_request(early));
+        }
+        let first = peek(&self.fd).ok().filter(|first| !first.is_empty())?;
+        Some(is_request(&first))
     }
 
     fn flush(&mut self) -> io::Result<bool> {
@@ -123,4 +131,23 @@ pub fn read_early(connection: &OwnedFd, early: &mut Vec<u8>) {
             Ok(_) | Err(_) => return,
         }
     }
+}
+
+/// The first bytes that wait to be read; none at the end.
+///
+/// # Errors
+/// `EAGAIN` if nothing waits; those of recv(2).
+pub fn peek(connection: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut first = vec![0; 16];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let bytes = recv(connection.as_raw_fd(), &mut first, flags)?;
+    first.truncate(bytes);
+    Ok(first)
+}
+
+/// A method, a space, and more. HTTP/2 begins in the same way, but is nothing to go on with at another server.
+pub fn is_request(first: &[u8]) -> bool {
+    let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
+    is_method && method.len() < first.len() && method != b"PRI"
 }

@@ -230,14 +230,14 @@ impl World {
         }
     }
 
-    /// Idle connections of the serving generation wait for the next one, too.
+    /// Connections that clients keep open wait for the next version, too.
     pub(super) fn look_at_muted(&mut self, now: Time) {
-        if !self.listeners.are_muted_due(now) {
+        if !self.listeners.muted_are_due(now) {
             return;
         }
-        let serving = self.listeners.serving();
-        let serving = serving.and_then(|serving| self.generations.get(&serving));
-        let processes = serving.map(|one| one.server.processes());
+        let of = self.listeners.mutes();
+        let of = of.and_then(|of| self.generations.get(&of));
+        let processes = of.map(|one| one.server.processes());
         self.listeners
             .look_at_muted(&processes.unwrap_or_default(), now);
     }
