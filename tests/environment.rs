@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use crate::commands::{run, said};
 use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -249,6 +250,27 @@ fn an_env_file_is_read_for_every_generation() {
             .contains("COLOR=green and blue")
             .then_some(())
     });
+}
+
+/// It would have to be waited for, and the next generation would find it empty.
+#[test]
+fn an_env_file_that_is_a_pipe_is_refused_and_not_waited_for() {
+    let plan = Site::at(Place::Tcp4);
+    let file = plan.dir().join("env");
+    fs::write(&file, "COLOR=red\n").expect("a file");
+    let file_ = file.display().to_string();
+    let site = plan.with(&["--env-file", &file_]).serving("v1");
+    fs::remove_file(&file).expect("no file");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let why = site.swap_in_vain();
+    assert!(why.contains("env: it is a pipe"), "{why}");
+    let output = run(&site, &["--env-file", &file_, "--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(
+        said(&output).contains("env: it is a pipe"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]

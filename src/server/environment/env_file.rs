@@ -4,22 +4,45 @@
 //! from hotswap's own environment; lines that begin with `#` are comments.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::libc;
+
 use super::Variables;
+
+/// More than execve(2) passes on.
+const LARGEST: u64 = 8 << 20;
 
 /// # Errors
 /// Those of reading it, and an invalid line, by its number.
 pub fn read(path: &Path, own: &[(OsString, OsString)]) -> io::Result<Variables> {
     let shown = path.display();
-    let text = std::fs::read(path)
+    let text = content(path)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot read {shown}: {error}")))?;
     parse(&text, own).map_err(|(line, why)| {
         let text = format!("cannot use {shown}: line {line}: {why}");
         io::Error::new(io::ErrorKind::InvalidData, text)
     })
+}
+
+/// A pipe would have to be waited for, and has nothing left for the next generation.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        let why = "it is a pipe, and is read again for every generation";
+        return Err(io::Error::new(ErrorKind::InvalidInput, why));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 type EnvFileError = (usize, &'static str);
