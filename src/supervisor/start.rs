@@ -10,7 +10,6 @@ impl Supervisor {
         self.last.0 += 1;
         self.last_good = self.serving_generation().or(self.last_good);
         let generation = self.last;
-        self.rejected &= cause == Cause::Restart;
         let checking = Stage::Checking {
             until: now + self.policy.ready_timeout,
         };
@@ -253,6 +252,8 @@ impl Supervisor {
             swap.stage = Stage::WaitingFor(failed.generation);
             return Vec::new();
         }
+        // what was rejected has another chance only once it is really tried again
+        self.rejected &= swap.cause == Cause::Restart;
         let until = now + ready_timeout;
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);

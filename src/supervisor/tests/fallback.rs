@@ -131,6 +131,18 @@ fn a_rejected_program_is_run_again_only_once_somebody_asks() {
     drill.at(70, ProgramChecked(Ok(())), &[fresh(Generation(5))]);
 }
 
+/// Whatever has changed, nothing was tried.
+#[test]
+fn a_rejected_program_stays_so_if_a_swap_fails_before_it_starts() {
+    let mut drill = Drill::starting_second_generation();
+    let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
+    drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(6, Gone(G2), &[]);
+    drill.at(20, FileChanged, &[CheckProgram]);
+    drill.at(20, ProgramChecked(Err("empty".into())), &[]);
+    dies(&mut drill, 30, G1, &[again(G4)]);
+}
+
 #[test]
 fn without_a_fallback_a_rejected_program_is_what_is_restarted() {
     let mut drill = Drill::starting_with(Policy {
