@@ -282,7 +282,8 @@ impl Relays {
         let over = self.all.iter().filter(|(_, relay)| is_over(relay));
         let over: Vec<Inode> = over.map(|(client, _)| *client).collect();
         for client in over {
-            if self.all.get(&client).is_some_and(Relay::is_idle) {
+            let was_answered = |relay: &Relay| relay.is_http == Some(true) && relay.is_idle();
+            if self.all.get(&client).is_some_and(was_answered) {
                 self.forget(client);
             } else {
                 self.break_off(client);
