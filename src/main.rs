@@ -69,15 +69,13 @@ fn run() -> Result<ExitCode> {
             log::set_up(&args, std::env::var_os("HOTSWAP_LOG").as_deref());
             main_loop::run(*args)?
         }
-        Ok(Invocation::Print(text)) => {
-            print(&text);
-            0
-        }
+        Ok(Invocation::Print(text)) => queries::print_all(&text),
         Ok(Invocation::Manual(text)) => {
-            if !io::stdout().is_terminal() || !is_shown_by_man(&text) {
-                print(&text);
+            if io::stdout().is_terminal() && is_shown_by_man(&text) {
+                0
+            } else {
+                queries::print_all(&text)
             }
-            0
         }
         Ok(Invocation::Swap {
             name,
@@ -138,11 +136,6 @@ fn run() -> Result<ExitCode> {
     };
     log::finish();
     Ok(ExitCode::from(status))
-}
-
-fn print(text: &str) {
-    // the reader may have left
-    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// man(1) formats it for a terminal, a page at a time.

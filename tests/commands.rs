@@ -199,3 +199,17 @@ fn a_client_that_leaves_changes_nothing() {
     client.wait().expect("its end");
     site.log.wait_for("generation 2 is serving");
 }
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let site = Site::serving("v1");
+    for arguments in [&["status", "server"][..], &["completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut client = hotswap(hotswap_program(), site.dir());
+        client.args(arguments).stdout(full.expect("a full disk"));
+        let output = client.stderr(Stdio::piped()).output().expect("a client");
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}");
+        let why = "hotswap: cannot write to stdout: No space left on device";
+        assert!(said(&output).starts_with(why), "{}", said(&output));
+    }
+}

@@ -1,7 +1,7 @@
 //! The client commands that only read: status and events.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,12 @@ pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
             Err(status) => return status,
         };
         let home = if clear { "\x1b[H\x1b[2J" } else { "" };
-        if print(&format!("{home}{text}")).is_err() || !options.watch {
-            return 0;
+        let text = format!("{home}{text}");
+        if !options.watch {
+            return print_all(&text);
+        }
+        if let Err(error) = print(&text) {
+            return written(Err(error));
         }
         sleep(EVERY);
     }
@@ -87,11 +91,10 @@ pub fn history(name: Option<&str>, json: bool) -> u8 {
         }
     };
     match answer(&mut instance, &RequestKind::History) {
-        Ok(verdicts) if json => drop(print(&format!("{verdicts}\n"))),
-        Ok(verdicts) => drop(print(&status::history(&verdicts))),
-        Err(status) => return status,
+        Ok(verdicts) if json => print_all(&format!("{verdicts}\n")),
+        Ok(verdicts) => print_all(&status::history(&verdicts)),
+        Err(status) => status,
     }
-    0
 }
 
 fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
@@ -130,8 +133,8 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                     escape(text.unwrap_or_default())
                 };
                 // The reader has gone: that is how one stops following.
-                if print(&format!("{line}\n")).is_err() {
-                    return 0;
+                if let Err(error) = print(&format!("{line}\n")) {
+                    return written(Err(error));
                 }
             }
             Received::Said(Reply::Done(_)) => return 0,
@@ -152,6 +155,22 @@ fn print(text: &str) -> io::Result<()> {
     let mut stdout = stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Prints what was asked for; the exit status.
+pub fn print_all(text: &str) -> u8 {
+    written(print(text))
+}
+
+/// Says what could not be written; the exit status. A reader that has left has got enough.
+pub fn written(result: io::Result<()>) -> u8 {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            complain(format_args!("cannot write to stdout: {error}"));
+            LOST
+        }
+        Ok(()) | Err(_) => 0,
+    }
 }
 
 /// Prints an error; if even that fails, the exit status remains.

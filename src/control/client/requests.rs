@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::queries::complain;
+use super::queries::{complain, written};
 use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
@@ -262,11 +262,11 @@ impl<'a> ProgressLine<'a> {
     }
 }
 
-/// An error of the terminal does not change the verdict.
+/// An error is said, and does not change the verdict.
 fn write(text: &str) {
     let mut stdout = stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    let result = stdout.write_all(text.as_bytes());
+    written(result.and_then(|()| stdout.flush()));
 }
 
 fn eprint(line: &str) {
