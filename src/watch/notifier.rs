@@ -84,7 +84,13 @@ pub fn reason(error: &notify::Error) -> String {
     match &error.kind {
         ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".into(),
         ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-            "the limit fs.inotify.max_user_instances is reached".into()
+            // the kernel says the same for both
+            let has_descriptors = std::fs::File::open("/dev/null").is_ok();
+            if has_descriptors {
+                "the limit fs.inotify.max_user_instances is reached".into()
+            } else {
+                "too many open files; raise the limit with ulimit -n".into()
+            }
         }
         ErrorKind::Io(error) => error.to_string(),
         _ => error.to_string(),
