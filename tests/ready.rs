@@ -170,6 +170,25 @@ fn an_optional_address_may_be_left_out() {
     site.publish_odd("v4", &format!("at={first}")).swap();
 }
 
+/// All that it serves may be left out, and it leaves out nothing.
+#[test]
+fn a_version_that_accepts_where_it_need_not_is_ready() {
+    for mode in ["auto", "tcp"] {
+        let address = free_address();
+        let optional = address.to_string();
+        let flags = ["--ready", mode, "--optional", &optional];
+        let site = at(address)
+            .with(&flags)
+            .with(&["--ready-timeout", "3s"])
+            .by_odd(&format!("at={address}"))
+            .serving("v1");
+        let mut clients = site.clients(4);
+        site.publish("v2").swap();
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+    }
+}
+
 /// A debugger's port, say, or one for a transfer of files.
 #[test]
 fn an_address_that_was_bound_long_after_the_start_is_not_required() {

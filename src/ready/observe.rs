@@ -148,9 +148,11 @@ pub fn look_by_probes(
     let listening = targets.iter().filter(|target| target.can_be_probed());
     let listening: Vec<ListenerId> = listening.map(|target| target.listener).collect();
     let accepts = |target: &ReadyTarget| probes.is_accepted(target.listener);
-    // where nothing is required it must accept wherever it has a socket
-    let required = view.required.len();
-    let counts = |target: &&ReadyTarget| required == 0 || target.need != Need::Nothing;
+    // where nothing is required it must accept wherever it has a socket, unless it may leave that out
+    let counts = |target: &&ReadyTarget| match view.required {
+        [] => !view.optional.contains(&target.listener),
+        _ => target.need != Need::Nothing,
+    };
     let lacks = |target: &&ReadyTarget| {
         if target.probeable {
             !accepts(target)

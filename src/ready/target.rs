@@ -73,9 +73,8 @@ pub fn targets(view: &CandidateView) -> Vec<ReadyTarget> {
         let mut required = view.required.iter();
         required.any(|required| required.listener == held.listener)
     };
-    let may_be_left = |held: &&GenerationSocket| view.optional.contains(&held.listener);
     let others = view.held.iter().filter(known);
-    let others = others.filter(|held| !is_required(held) && !may_be_left(held));
+    let others = others.filter(|held| !is_required(held));
     all.extend(others.map(|held| ReadyTarget::of(held, Need::Nothing, alone)));
     all
 }
