@@ -91,6 +91,8 @@ pub(super) struct Heritage {
     expected: Option<Traces>,
     /// Something may have changed that is to be remembered.
     pub is_outdated: bool,
+    /// It was said that nothing can be remembered.
+    cannot_write: bool,
     warning: Option<String>,
 }
 
@@ -295,8 +297,15 @@ impl World {
         let Some(memory) = &mut self.heritage.memory else {
             return;
         };
-        if let Err(error) = memory.write(remembered) {
-            log::debug!("cannot remember what runs: {error}");
+        let written = memory.write(remembered);
+        let is_new = written.is_err() && !self.heritage.cannot_write;
+        self.heritage.cannot_write = written.is_err();
+        if let Err(error) = written.map_err(|error| error.to_string())
+            && is_new
+        {
+            self.warn(format!(
+                "cannot remember what runs: {error}; if hotswap is killed, the next one adopts nothing"
+            ));
         }
     }
 
