@@ -12,6 +12,7 @@ pub mod status;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -36,6 +37,12 @@ pub fn path_for_others(file: &impl AsRawFd) -> PathBuf {
 pub fn program(process: Pid) -> Option<String> {
     let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
     Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The file that a process runs: its device and inode.
+pub fn program_file(process: Pid) -> Option<(u64, u64)> {
+    let file = std::fs::metadata(format!("/proc/{process}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Which start of the machine this is.

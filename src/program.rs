@@ -97,6 +97,12 @@ pub fn interpreter(path: &OsStr) -> Option<String> {
     Some(format!("its interpreter {}", name.escape_debug()))
 }
 
+/// Whether the kernel can execute the file by what it begins with: a compiled program or a script.
+pub fn begins_as_program(path: &Path) -> bool {
+    let first = beginning(path.as_os_str());
+    first.is_some_and(|first| first.starts_with(ELF) || first.starts_with(b"#!"))
+}
+
 fn beginning(path: &OsStr) -> Option<Vec<u8>> {
     let mut first = Vec::new();
     let file = File::open(path).ok()?;

@@ -39,6 +39,7 @@ mod own_writes;
 mod repeats;
 mod report;
 mod rules_above;
+pub mod runs_others;
 mod server_writes;
 mod symlinks;
 mod targets;

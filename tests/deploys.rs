@@ -1,5 +1,8 @@
 //! What a deployer asks: what is live, what happened, whether the next version would start, and how to go back.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::commands::{run, said};
@@ -148,6 +151,49 @@ fn a_script_cannot_be_had_back() {
         said(&output)
     );
     assert_eq!(site.log.count("started, pid"), 2);
+}
+
+/// A launcher or an interpreter is the same program in each version: to run it again brings nothing back.
+#[test]
+fn what_another_program_runs_cannot_be_had_back() {
+    let nameless = |dir: &Path| {
+        fs::copy("/usr/bin/env", dir.join("wrap")).expect("a launcher that no list knows");
+        dir.join("wrap").to_str().expect("text").to_owned()
+    };
+    let ways: [(&str, &[&str]); 6] = [
+        ("nice", &["APP", "127.0.0.1:0"]),
+        ("timeout", &["100", "APP", "127.0.0.1:0"]),
+        ("sh", &["-c", "exec APP 127.0.0.1:0"]),
+        ("sh", &["DIR/start.sh"]),
+        ("WRAP", &["APP", "127.0.0.1:0"]),
+        ("WRAP", &["PATH=DIR/bin", "app", "127.0.0.1:0"]),
+    ];
+    for (program, arguments) in ways {
+        let plan = Site::at(Place::Nowhere).with(&["--name", "server"]);
+        let dir = plan.dir().to_str().expect("text").to_owned();
+        let app = plan.dir().join("bin/app");
+        fs::create_dir(plan.dir().join("bin")).expect("a directory");
+        install(&app, &binary(1), 0o755);
+        let run_app = format!("exec {} 127.0.0.1:0\n", app.display());
+        install(&plan.dir().join("start.sh"), run_app.as_bytes(), 0o644);
+        let program = program.replace("WRAP", &nameless(plan.dir()));
+        let arguments = arguments.iter().map(|argument| {
+            let argument = argument.replace("APP", app.to_str().expect("text"));
+            argument.replace("DIR", &dir)
+        });
+        let arguments: Vec<String> = arguments.collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let shown = format!("{program} {arguments:?}");
+        let site = plan.by_program(program.into(), &arguments).serving("v1");
+        install(&app, &binary(2), 0o755);
+        site.swap();
+        let output = run(&site, &["rollback", "server"]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{shown}: {said}");
+        assert!(said.contains(" not held\n"), "{shown}: {said}");
+        assert!(said.contains("try: hotswap swap server"), "{shown}: {said}");
+        assert_eq!(site.log.count("started, pid"), 2, "{shown}");
+    }
 }
 
 #[test]

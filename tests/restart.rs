@@ -8,6 +8,7 @@ use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
+use crate::common::program::install;
 use crate::common::site::Site;
 use crate::common::tally::Failure;
 use crate::watch::binary;
@@ -171,6 +172,32 @@ fn a_rejected_program_is_not_run_after_a_crash() {
     clients.until_answered(100);
     site.publish("v4").swap();
     clients.until_all_see("v4");
+}
+
+/// `nice` can be run again, but it is the rejected program that it would start.
+#[test]
+fn behind_a_launcher_the_last_good_program_is_not_promised() {
+    let plan = Site::at(Place::Tcp4);
+    let app = plan.dir().join("app");
+    install(&app, &binary(1), 0o755);
+    let arguments = [app.to_str().expect("text")];
+    let site = plan.by_program("nice".into(), &arguments).serving("v1");
+    install(&app, b"#!/bin/sh\nexit 3\n", 0o755);
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("generation 2 aborted"), "{verdict}");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let line = site
+        .log
+        .wait_for("the last good program, that of generation 1,");
+    assert!(
+        line.contains("cannot be run again: nice runs other files"),
+        "{line}"
+    );
+    assert!(line.contains("what is on disk runs"), "{line}");
+    install(&app, &binary(4), 0o755);
+    site.log.wait_for(" is serving");
+    let clients = site.clients(4);
+    clients.until_answered(20);
 }
 
 #[test]

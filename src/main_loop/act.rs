@@ -148,6 +148,12 @@ impl World {
             ProgramChoice::Current => None,
             ProgramChoice::Of(good) => self.held_program(good).ok(),
         };
+        // without it, what is on disk runs
+        let choice = if program.is_some() {
+            choice
+        } else {
+            ProgramChoice::Current
+        };
         self.directory.follow();
         let variables = self.variables(cause)?;
         let directory = self.directory_that_worked(cause);

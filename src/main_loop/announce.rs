@@ -258,7 +258,7 @@ impl World {
         let program = format!("the last good program, that of {good},");
         let text = match self.held_program(good) {
             Ok(_) => format!("{program} runs again until the next change"),
-            Err(why) => format!("{program} cannot be run again: {why}"),
+            Err(why) => format!("{program} cannot be run again: {why}; what is on disk runs"),
         };
         Record::warning(text).at(Level::Error)
     }

@@ -78,7 +78,13 @@ impl World {
         let mut events = Vec::new();
         for client in std::mem::take(&mut self.status_data.rollback_clients) {
             let target = supervisor.rollback_target().map_err(str::to_owned);
-            let held = target.and_then(|target| self.held_program(target));
+            let held = target.and_then(|target| {
+                let held = self.held_program(target);
+                held.map_err(|why| {
+                    let name = self.control.name();
+                    format!("{why}\ntry: hotswap swap {name}, with the old files in their place")
+                })
+            });
             match held {
                 Ok(_) => events.push(Event::RollBackAsked(client)),
                 Err(why) => self

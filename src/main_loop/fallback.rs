@@ -6,8 +6,10 @@ use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 
 use super::World;
-use crate::handoff;
+use super::generation::Spawned;
 use crate::supervisor::Generation;
+use crate::watch::runs_others::runs_others;
+use crate::{handoff, proc, program};
 
 /// A program that is kept open while another file takes its place.
 #[derive(Debug, Serialize, Deserialize)]
@@ -15,6 +17,9 @@ pub(super) struct HeldProgram {
     #[serde(with = "handoff::descriptor")]
     pub program: OwnedFd,
     pub written: Option<Written>,
+    /// By the time it served, another file ran in its process.
+    #[serde(default)]
+    pub started_another: bool,
 }
 
 /// The size and the time of the last change, which show that a file was overwritten in place.
@@ -25,15 +30,29 @@ fn written(program: impl AsFd) -> Option<Written> {
     Some((stat.st_size, stat.st_mtime, stat.st_mtime_nsec))
 }
 
+/// A launcher has become what it started, or a child of it serves.
+fn has_started_another(one: &Spawned, program: impl AsFd) -> bool {
+    let held = fstat(program).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let processes = [Some(one.server.pid()), one.binder()];
+    let mut run = processes
+        .into_iter()
+        .flatten()
+        .filter_map(proc::program_file);
+    run.any(|run| Some(run) != held)
+}
+
 impl World {
     /// It serves, so its program may have to run again.
     pub(super) fn keep_program(&mut self, generation: Generation) {
         let one = self.generations.get(&generation);
         let program = one.and_then(|one| one.server.program()?.try_clone_to_owned().ok());
         if let Some(program) = program {
-            let written = written(&program);
-            self.programs
-                .insert(generation, HeldProgram { program, written });
+            let held = HeldProgram {
+                written: written(&program),
+                started_another: one.is_some_and(|one| has_started_another(one, &program)),
+                program,
+            };
+            self.programs.insert(generation, held);
         }
     }
 
@@ -42,10 +61,27 @@ impl World {
         let Some(kept) = self.programs.get(&good) else {
             return Err("it was a script".into());
         };
+        if let Some(why) = self.runs_others() {
+            return Err(why);
+        }
+        if kept.started_another {
+            return Err("it started another program, which is not held".into());
+        }
         if written(&kept.program) != kept.written {
             return Err("its file was overwritten in place".into());
         }
         let program = kept.program.try_clone();
         program.map_err(|error| error.to_string())
+    }
+
+    /// Why COMMAND's program is not what changes.
+    fn runs_others(&self) -> Option<String> {
+        let (command, arguments) = self.args.command.split_first()?;
+        let path = std::env::var_os("PATH");
+        let chdir = self.args.chdir.as_deref();
+        let program = program::find(command, chdir, path.as_deref());
+        // a file that is gone may still be known by its name
+        let program = program.unwrap_or_else(|_| command.into());
+        runs_others(&program, arguments, chdir)
     }
 }

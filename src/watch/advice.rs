@@ -75,6 +75,12 @@ pub fn about_interpreter(name: &str, script: Option<&Path>, is_watched: bool) ->
     }
 }
 
+/// Whether it is known to run other files.
+pub fn is_tool(program: &Path) -> bool {
+    let name = program.file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| TOOLS.contains(&name) || TOOLS.contains(&name.trim_end_matches(".py")))
+}
+
 /// Says that what this tool runs is not watched, if it is one that runs other files.
 pub fn about_tool(
     program: &Path,
@@ -82,7 +88,7 @@ pub fn about_tool(
     directory: Option<&Path>,
 ) -> Option<String> {
     let name = program.file_name()?.to_str()?;
-    let is_one = TOOLS.contains(&name) || TOOLS.contains(&name.trim_end_matches(".py"));
+    let is_one = is_tool(program);
     let at = |path: &str| directory.map_or_else(|| path.into(), |at| at.join(path));
     // shop.app:create() is in shop/app.py or in shop/
     let module = arguments.iter().find_map(|argument| {

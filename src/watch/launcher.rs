@@ -121,6 +121,11 @@ pub fn behind(
     (at, program)
 }
 
+/// Whether it only starts another program.
+pub fn is_one(program: &Path) -> bool {
+    known(program).is_some()
+}
+
 fn known(program: &Path) -> Option<&'static Launcher> {
     let name = program.file_name()?;
     LAUNCHERS.iter().find(|launcher| name == launcher.name)
