@@ -81,7 +81,7 @@ impl Required {
 pub struct CandidateView<'a> {
     /// Its sockets.
     pub held: &'a [GenerationSocket<'a>],
-    /// Where it must have a socket, because the serving generation does.
+    /// Where it must have a socket, because the serving generation does; a restart on one of those of the dead one.
     pub required: &'a [Required],
     /// Where it need not have one, whatever it was given.
     pub optional: &'a [ListenerId],
@@ -478,7 +478,12 @@ fn does_not_listen(view: &CandidateView) -> Vec<ListenerId> {
         held.any(|held| held.listener == listener && (held.listens || !held.captured))
     };
     let required = view.required.iter().map(|required| required.listener);
-    required.filter(|listener| !listens(*listener)).collect()
+    let missing: Vec<_> = required.filter(|listener| !listens(*listener)).collect();
+    // nothing else serves, so one of them is enough
+    if view.rank == Rank::Restart && missing.len() < view.required.len() {
+        return Vec::new();
+    }
+    missing
 }
 
 /// The listeners on which some thread of these processes is waiting right now.

@@ -4,9 +4,10 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::capture::at;
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::program::install;
 use crate::common::site::Site;
@@ -198,6 +199,41 @@ fn behind_a_launcher_the_last_good_program_is_not_promised() {
     site.log.wait_for(" is serving");
     let clients = site.clients(4);
     clients.until_answered(20);
+}
+
+/// Of a server that binds its address itself: the socket where its clients wait is kept for the restart.
+fn never_takes_over(mode: &str, timeout: &str, publish: impl FnOnce(&Site)) {
+    let address = free_address();
+    let words = format!("at={address}");
+    let flags = ["--ready", mode, "--ready-timeout", timeout];
+    let site = at(address).with(&flags).by_odd(&words).serving("v1");
+    publish(&site);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let verdict = site
+        .log
+        .wait_after(0, &["generation 2 aborted", "generation 2 is serving"]);
+    let why = format!("does not accept on {address}");
+    assert!(verdict.contains(&why), "{verdict}");
+    let mut clients = site.clients(4);
+    site.publish_odd("v3", &words);
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_restart_that_never_listens_is_not_serving() {
+    for mode in ["auto", "after:300ms"] {
+        never_takes_over(mode, "1s", |site| {
+            site.publish_file(b"#!/bin/sh\nexec sleep 60\n", 0o755);
+        });
+    }
+}
+
+#[test]
+fn a_restart_that_listens_elsewhere_is_not_serving() {
+    never_takes_over("auto", "3s", |site| {
+        site.publish_odd("v2", &format!("at={}", free_address()));
+    });
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    fn serving_generation(&self) -> Option<(Generation, &Spawned)> {
+    pub(super) fn serving_generation(&self) -> Option<(Generation, &Spawned)> {
         let mut generations = self.generations.iter();
         let (generation, one) = generations.find(|(_, one)| one.serves())?;
         Some((*generation, one))
@@ -118,7 +118,7 @@ impl World {
         candidate: &Spawned,
         now: Time,
     ) -> Vec<Required> {
-        if candidate.rank != Rank::Candidate {
+        if candidate.rank == Rank::First {
             return Vec::new();
         }
         let accepted = self.counting.accepted.iter();
@@ -156,7 +156,7 @@ impl World {
             }
         }
         // one that listens nowhere would leave out all that is served, which nobody means
-        let own = self.listeners.sockets_of(generation);
+        let own = candidate.sockets(generation, &self.listeners);
         if own.iter().any(|own| own.listens) {
             let optional = self.optional_for(candidate);
             required.retain(|required| !optional.contains(&required.listener));

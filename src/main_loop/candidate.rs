@@ -40,6 +40,7 @@ impl World {
         let required = self.required_of(candidate, one, now);
         let optional = self.optional_for(one);
         let patience = self.patience();
+        let held = one.sockets(candidate, &self.listeners);
         let Some(one) = self.generations.get_mut(&candidate) else {
             return;
         };
@@ -49,7 +50,7 @@ impl World {
         let Some(readiness) = readiness else { return };
         let capture = one.capture.as_ref();
         let view = CandidateView {
-            held: &self.listeners.sockets_of(candidate),
+            held: &held,
             required: &required,
             optional: &optional,
             main: server.pid(),
@@ -83,14 +84,14 @@ impl World {
         optional: &[ListenerId],
         now: Time,
     ) {
+        let another_serves = self.serving_generation().is_some();
         let Some(one) = self.generations.get_mut(&candidate) else {
             return;
         };
         let after = now.saturating_sub(one.server.started());
         one.ready = Some((ready.how.to_string(), after));
         one.readiness = None;
-        let is_first = one.rank == Rank::First;
-        if !is_first {
+        if one.rank != Rank::First {
             // Clients of an optional address that it leaves out also stay with the old generation.
             let left = optional.iter().filter(|one| !ready.accepts.contains(one));
             one.missing = ready.missing.iter().chain(left).copied().collect();
@@ -102,10 +103,10 @@ impl World {
         }
         for listener in ready.missing {
             let address = self.listeners.address_of(listener);
-            let clients = if is_first {
-                "wait"
-            } else {
+            let clients = if another_serves {
                 "stay with the old one"
+            } else {
+                "wait"
             };
             self.warn(format!(
                 "{candidate} does not accept on {address}: its clients {clients}"

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::waivers::Waivers;
 use crate::capture::Capture;
 use crate::drain::Drain;
-use crate::listener::{ListenerId, Listeners};
+use crate::listener::{GenerationSocket, ListenerId, Listeners};
 use crate::polled::Polled;
 use crate::ready::notify::NotifySocket;
 use crate::ready::{Rank, Readiness};
 use crate::server::Server;
 use crate::server::environment::Variables;
-use crate::supervisor::Time;
+use crate::supervisor::{Generation, Time};
 
 /// An upgrade keeps it as it is. What is skipped belongs to a candidate, and an upgrade waits until there is none.
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
@@ -153,6 +153,19 @@ impl Spawned {
     pub fn gets_clients(&self) -> bool {
         let drains = self.drains_since.is_some() || self.is_lost;
         self.ready.is_some() && !drains
+    }
+
+    /// Its sockets. It does not listen on what is kept for it of a dead generation before it has bound something itself.
+    pub fn sockets<'a>(
+        &self,
+        generation: Generation,
+        listeners: &'a Listeners,
+    ) -> Vec<GenerationSocket<'a>> {
+        let mut all = listeners.sockets_of(generation);
+        for kept in all.iter_mut().filter(|one| one.captured && !self.has_bound) {
+            (kept.fd, kept.listens) = (None, false);
+        }
+        all
     }
 
     /// It is told to end, or clients go elsewhere.

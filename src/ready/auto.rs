@@ -36,6 +36,14 @@ pub struct ObservedListener {
     pub evidence: Evidence,
 }
 
+impl ObservedListener {
+    /// Clients come here whatever the candidate does: hotswap has given it the socket, or has kept that of a dead
+    /// generation.
+    fn has_clients(&self) -> bool {
+        !self.captured || self.need != Need::Nothing
+    }
+}
+
 /// What the candidate must do on a listener before it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -76,6 +84,12 @@ pub struct Observation<'a> {
 }
 
 impl Observation<'_> {
+    /// It must have a socket wherever that of the serving generation counts.
+    fn has_requirements(&self) -> bool {
+        let mut all = self.listeners.iter();
+        self.rank.is_beside_another() && all.any(|one| one.need != Need::Nothing)
+    }
+
     /// The first generation has nothing that is for clients without doubt.
     pub fn may_be_private(&self) -> bool {
         let first = self.rank == Rank::First;
@@ -262,7 +276,7 @@ impl Auto {
             self.without_listener(now, look)
         } else if self.must_say && !self.said {
             AutoVerdict::Wait
-        } else if look.listeners.iter().any(|one| one.need != Need::Nothing) {
+        } else if look.has_requirements() {
             self.beside_another(now, look)
         } else {
             self.alone(now, look)
@@ -274,7 +288,7 @@ impl Auto {
     fn note(&mut self, now: Time, look: &Observation) -> Vec<ListenerId> {
         let mut unseen = Vec::new();
         let started = self.started;
-        let beside = look.listeners.iter().any(|one| one.need != Need::Nothing);
+        let beside = look.has_requirements();
         self.progress.retain(|known| {
             look.listeners
                 .iter()
@@ -335,7 +349,7 @@ impl Auto {
         AutoVerdict::Wait
     }
 
-    /// No address counts: it has to accept on something.
+    /// Nothing serves, or no address counts: it has to accept on something.
     fn alone(&self, now: Time, look: &Observation) -> AutoVerdict {
         let unproven = |one: &&ListenerProgress| one.proof.is_none();
         let unproven = self.progress.iter().filter(unproven);
@@ -351,9 +365,14 @@ impl Auto {
             }
             return AutoVerdict::Wait;
         }
-        let given = look.listeners.iter().any(|one| !one.captured);
-        let alone = !look.rank.is_beside_another();
-        if alone && !given && now >= self.give_up {
+        let has_clients = look.listeners.iter().any(ObservedListener::has_clients);
+        let listens = |one: &ObservedListener| one.evidence != Evidence::Nothing;
+        let may_be_doubted = match look.rank {
+            Rank::First => true,
+            Rank::Restart => look.listeners.iter().any(listens),
+            Rank::Candidate => false,
+        };
+        if may_be_doubted && !has_clients && now >= self.give_up {
             return AutoVerdict::Benefit { missing };
         }
         AutoVerdict::Wait
@@ -370,16 +389,17 @@ impl Auto {
         first && private && now < last + ALONE_AFTER && self.cpu_use.at_rest_for(now) < AT_REST
     }
 
-    /// On one of the listeners at least; a server that is given some and accepts on none of them is misconfigured.
+    /// On one of the listeners at least; a server that accepts on none of those that have clients is misconfigured.
     fn accepts_where_it_should(&self, look: &Observation) -> bool {
-        let given = look.listeners.iter().any(|one| !one.captured);
+        let has_clients = look.listeners.iter().any(ObservedListener::has_clients);
         let proven = |listener| {
             let mut all = self.progress.iter();
             all.any(|one| one.listener == listener && one.proof.is_some())
         };
-        let mut eligible = look.listeners.iter().filter(|one| !(given && one.captured));
+        let eligible = |one: &&ObservedListener| !has_clients || one.has_clients();
+        let mut eligible = look.listeners.iter().filter(eligible);
         let accepts = eligible.any(|one| proven(one.listener));
-        accepts || (!given && look.outside == Evidence::Waits)
+        accepts || (!has_clients && look.outside == Evidence::Waits)
     }
 
     fn last_proof(&self) -> Option<Time> {

@@ -471,4 +471,32 @@ fn a_restart_serves_where_it_can_since_nothing_else_does() {
     let listeners = [free(own(A, Waits)), free(captured(B, Nothing))];
     drill.waits(100, &listeners);
     drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B]));
+    let mut drill = Drill::of_second_generation();
+    drill.rank = Rank::Restart;
+    let listeners = [captured(A, Waits), captured(B, Nothing)];
+    drill.waits(100, &listeners);
+    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B]));
+}
+
+#[test]
+fn a_restart_that_accepts_nowhere_where_the_dead_one_did_is_not_ready() {
+    for other in [None, Some(free(captured(B, Waits)))] {
+        let mut drill = Drill::of_second_generation();
+        drill.rank = Rank::Restart;
+        let mut listeners = vec![captured(A, Nothing)];
+        listeners.extend(other);
+        drill.waits(100, &listeners);
+        drill.waits(30_000, &listeners);
+        let reason = NotReadyReason::DoesNotAccept(vec![A]);
+        assert_eq!(drill.auto.not_ready_reason(), Some(reason));
+    }
+}
+
+#[test]
+fn a_restart_of_one_that_was_never_seen_accepting_must_listen() {
+    let mut drill = Drill::of_second_generation();
+    drill.rank = Rank::Restart;
+    drill.waits(30_000, &[free(captured(A, Nothing))]);
+    let benefit = AutoVerdict::Benefit { missing: vec![A] };
+    drill.ends(30_001, &[free(captured(A, Listens))], &benefit);
 }
