@@ -140,6 +140,21 @@ fn a_roll_back_brings_the_program_back_that_served_before() {
 }
 
 #[test]
+fn a_roll_back_to_the_program_that_serves_is_refused() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    install(&site.program(), &binary(2), 0o755);
+    site.swap().swap();
+    eventually("its hash", || {
+        let one = serving(&site);
+        one["program"]["hash"].as_str().map(str::to_owned)
+    });
+    let output = run(&site, &["rollback", "server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("generation 2 ran the very program"));
+    assert_eq!(site.log.count("started, pid"), 3);
+}
+
+#[test]
 fn a_script_cannot_be_had_back() {
     let site = Site::serving("v1");
     site.publish("v2").swap();

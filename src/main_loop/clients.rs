@@ -78,7 +78,12 @@ impl World {
         let mut events = Vec::new();
         for client in std::mem::take(&mut self.status_data.rollback_clients) {
             let target = supervisor.rollback_target().map_err(str::to_owned);
+            let serving = supervisor.serving().map(|serving| serving.generation);
+            let programs = &self.status_data.programs;
             let held = target.and_then(|target| {
+                if serving.is_some_and(|serving| programs.are_same(target, serving)) {
+                    return Err(format!("{target} ran the very program that serves"));
+                }
                 let held = self.held_program(target);
                 held.map_err(|why| {
                     let name = self.control.name();

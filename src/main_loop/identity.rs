@@ -75,6 +75,15 @@ impl Programs {
             .retain(|(generation, _)| is_wanted(*generation));
     }
 
+    /// Whether both are known to run the very same content.
+    pub fn are_same(&self, one: Generation, other: Generation) -> bool {
+        let content = |generation| {
+            let known = self.known.get(&generation)?;
+            Some((known.file.2, known.hash.as_deref()?))
+        };
+        content(one).is_some_and(|one| content(other) == Some(one))
+    }
+
     /// `differs`: the file at the path is another one by now.
     pub fn shown(&self, generation: Generation) -> Option<Value> {
         let known = self.known.get(&generation)?;
