@@ -81,14 +81,14 @@ impl World {
             let serving = supervisor.serving().map(|serving| serving.generation);
             let programs = &self.status_data.programs;
             let held = target.and_then(|target| {
+                let held = self.held_program(target).map_err(|why| {
+                    let name = self.control.name();
+                    format!("{why}\ntry: hotswap swap {name}, with the old files in their place")
+                })?;
                 if serving.is_some_and(|serving| programs.are_same(target, serving)) {
                     return Err(format!("{target} ran the very program that serves"));
                 }
-                let held = self.held_program(target);
-                held.map_err(|why| {
-                    let name = self.control.name();
-                    format!("{why}\ntry: hotswap swap {name}, with the old files in their place")
-                })
+                Ok(held)
             });
             match held {
                 Ok(_) => events.push(Event::RollBackAsked(client)),
