@@ -266,9 +266,7 @@ impl Auto {
             if work.stopped {
                 self.cpu_use.begin_again(now);
             }
-            if work.running {
-                self.cpu_use.is_wanted(now);
-            }
+            self.cpu_use.note_running(now, work.running);
         }
         let outside = look.outside != Evidence::Nothing;
         self.listens_nowhere = look.listeners.is_empty() && !look.captured && !outside;
@@ -328,7 +326,7 @@ impl Auto {
             Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,
             Rank::First if now >= self.give_up && self.said => AutoVerdict::Said,
             Rank::First if work.stopped || now < self.give_up => AutoVerdict::Wait,
-            Rank::First if !work.running && !self.cpu_use.is_busy() => AutoVerdict::Alive,
+            Rank::First if !self.cpu_use.is_busy(now) => AutoVerdict::Alive,
             Rank::Candidate | Rank::Restart | Rank::First => AutoVerdict::Wait,
         }
     }

@@ -25,6 +25,8 @@ pub struct CpuUse {
     last_window: Option<Time>,
     /// Since when it has used no more than [`LITTLE`], with the total then.
     rest: (Time, Time),
+    /// Since when one of its processes was seen at each look to use a processor or to wait for one.
+    wanted: Option<Time>,
 }
 
 impl CpuUse {
@@ -35,6 +37,7 @@ impl CpuUse {
             window: (start, Time::ZERO),
             last_window: None,
             rest: (start, Time::ZERO),
+            wanted: None,
         }
     }
 
@@ -60,9 +63,12 @@ impl CpuUse {
         self.changed = now;
     }
 
-    /// One of them waits for a processor: on a busy machine it may be long until it has used it.
-    pub fn is_wanted(&mut self, now: Time) {
-        self.rest = (now, self.total);
+    /// Whether one of them runs or waits for a processor: on a busy machine it may be long until it has used it.
+    pub fn note_running(&mut self, now: Time, is_running: bool) {
+        if is_running {
+            self.rest = (now, self.total);
+        }
+        self.wanted = is_running.then(|| self.wanted.unwrap_or(now));
     }
 
     pub fn idle_for(&self, now: Time) -> Duration {
@@ -73,10 +79,11 @@ impl CpuUse {
         now.saturating_sub(self.rest.0)
     }
 
-    /// Within the last whole window, or since.
-    pub fn is_busy(&self) -> bool {
+    /// Within the last whole window, or since; or it would be, if it had a processor.
+    pub fn is_busy(&self, now: Time) -> bool {
         let current = self.total.saturating_sub(self.window.1);
-        current.max(self.last_window.unwrap_or(current)) > BUSY
+        let has_used = current.max(self.last_window.unwrap_or(current)) > BUSY;
+        has_used || self.wanted.is_some_and(|since| now >= since + WINDOW)
     }
 }
 
@@ -120,20 +127,32 @@ mod tests {
         assert_eq!(cpu_use.at_rest_for(at(700)), Duration::from_millis(100));
     }
 
+    /// A worker may be seen in the middle of its little work.
+    #[test]
+    fn to_be_seen_running_once_is_not_being_busy_and_a_second_of_it_is() {
+        let mut cpu_use = CpuUse::since(START);
+        for (millis, is_running) in [(0, true), (900, false), (1000, true), (1900, true)] {
+            cpu_use.note_running(at(millis), is_running);
+            assert!(!cpu_use.is_busy(at(millis)), "after {millis} ms");
+        }
+        cpu_use.note_running(at(2000), true);
+        assert!(cpu_use.is_busy(at(2000)));
+    }
+
     #[test]
     fn a_little_work_now_and_then_is_not_being_busy() {
         let mut cpu_use = CpuUse::since(START);
         for second in 1..10 {
             cpu_use.note(at(second * 1000), Duration::from_millis(second * 5));
-            assert!(!cpu_use.is_busy(), "after {second} s");
+            assert!(!cpu_use.is_busy(at(second * 1000)), "after {second} s");
         }
         for second in 10..20 {
             cpu_use.note(at(second * 1000), Duration::from_millis(second * 900));
         }
-        assert!(cpu_use.is_busy());
+        assert!(cpu_use.is_busy(at(19_000)));
         let last = Duration::from_millis(19 * 900);
         cpu_use.note(at(20_000), last);
         cpu_use.note(at(21_000), last);
-        assert!(!cpu_use.is_busy());
+        assert!(!cpu_use.is_busy(at(21_000)));
     }
 }
