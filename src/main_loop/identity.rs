@@ -75,13 +75,13 @@ impl Programs {
             .retain(|(generation, _)| is_wanted(*generation));
     }
 
-    /// Whether both are known to run the very same content.
+    /// Whether both are known to run the same content: the same file, untouched in between, or two of the same hash.
     pub fn are_same(&self, one: Generation, other: Generation) -> bool {
-        let content = |generation| {
-            let known = self.known.get(&generation)?;
-            Some((known.file.2, known.hash.as_deref()?))
+        let (Some(one), Some(other)) = (self.known.get(&one), self.known.get(&other)) else {
+            return false;
         };
-        content(one).is_some_and(|one| content(other) == Some(one))
+        let is_hash_same = one.hash.is_some() && one.hash == other.hash;
+        one.file == other.file || (is_hash_same && one.file.2 == other.file.2)
     }
 
     /// `differs`: the file at the path is another one by now.
