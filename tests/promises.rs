@@ -78,6 +78,8 @@ on_every_family! {
             .serving("v1");
         fs::remove_file(&go).expect("no file");
         let mut clients = site.clients(8);
+        // its shell has read the script before that is replaced
+        clients.until_all_see("v1");
         let mark = site.log.mark();
         site.publish("v2").signal(Signal::SIGHUP);
         site.log.wait_after(mark, &["generation 2 started"]);

@@ -32,6 +32,7 @@ fn a_swap_is_told_line_by_line() {
     let mut site = Site::serving("v1");
     site.publish("v2").swap().wait_until_gone(1);
     assert!(site.stop().success());
+    site.log.wait_for("generation 2 is gone");
     let said: Vec<_> = site
         .log
         .lines("hotswap: ")
