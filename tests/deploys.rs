@@ -150,7 +150,7 @@ fn a_roll_back_to_the_program_that_serves_is_refused() {
     });
     let output = run(&site, &["rollback", "server"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("generation 2 ran the very program"));
+    assert!(said(&output).contains("generation 2 ran the same program"));
     assert_eq!(site.log.count("started, pid"), 3);
 }
 

@@ -70,7 +70,7 @@ fn end(mut hotswap: Child) {
 }
 
 #[test]
-fn a_verdict_at_the_desk_is_green() {
+fn a_verdict_under_dev_is_green() {
     let screen = screen(&[], "ms)\x1b[0m");
     assert!(
         screen.contains("\x1b[1;32mhotswap: generation 1 is serving (accepting after "),

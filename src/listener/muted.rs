@@ -27,10 +27,10 @@ use crate::sys;
 const NEVER: i32 = 1 << 30;
 /// How often to look: for requests on muted connections, and at first for connections that are idle by now.
 const LOOK: Time = Time::from_millis(5);
-/// A build may take minutes: then an answer that was long under way ends unseen for this long.
+/// A build may take minutes: an answer that ends meanwhile is noticed this much later at most.
 const LONGEST_PAUSE: Time = Time::from_millis(80);
 
-/// How long a client that is about to send a request may take, once its server is gone; others learn that it is.
+/// How long a client may still send a request once its server is gone; then its connection is closed.
 const LINGERS: Time = Time::from_secs(1);
 
 /// The calls that wait for what a client sends.
@@ -56,7 +56,7 @@ enum Sent {
     Nothing,
     /// The beginning of a request of HTTP/1, which any server understands.
     Request,
-    /// Something that only the server knows that it has talked to before, or the end.
+    /// Anything else, which only the server it has talked to can understand, or the end of the connection.
     Other,
 }
 

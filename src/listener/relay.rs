@@ -370,7 +370,7 @@ impl Relay {
         server.watch(client.pending.is_empty(), watcher)
     }
 
-    /// It is before a request, of one host to another: over a unix path no other server may be sought.
+    /// It is between two requests, over TCP: a client of a unix path must not be moved to another server.
     fn is_idle(&self) -> bool {
         let is_empty = self.client.pending.is_empty() && self.server.pending.is_empty();
         self.is_http != Some(false) && !self.asks && is_empty && self.source().is_some()

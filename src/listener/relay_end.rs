@@ -145,7 +145,7 @@ pub fn peek(connection: &OwnedFd) -> Result<Vec<u8>, Errno> {
     Ok(first)
 }
 
-/// A method, a space, and more. HTTP/2 begins in the same way, but is nothing to go on with at another server.
+/// A method, a space, and more. HTTP/2 begins in the same way, but cannot continue at another server.
 pub fn is_request(first: &[u8]) -> bool {
     let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
     let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);

@@ -62,7 +62,7 @@ fn a_plain_line_is_an_object_too() {
 }
 
 #[test]
-fn only_a_terminal_gets_colors_and_verdicts_only_at_the_desk() {
+fn only_a_terminal_gets_colors_and_verdicts_only_under_dev() {
     let nowhere = LineStyle {
         colors: false,
         ..TERMINAL

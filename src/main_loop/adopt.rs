@@ -304,7 +304,7 @@ impl World {
             && is_new
         {
             self.warn(format!(
-                "cannot remember what runs: {error}; if hotswap is killed, the next one adopts nothing"
+                "cannot record which servers run: {error}; if hotswap is killed, the next one may not adopt them"
             ));
         }
     }

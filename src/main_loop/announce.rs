@@ -204,8 +204,8 @@ impl World {
         if other.is_none() && self.took_another_port(failure) {
             let address = missing.first()?;
             return Some(format!(
-                "its option not to take another port when its own is in use, or --listen {address}, for a server that \
-                 takes its socket from there"
+                "the server's option to fail if its port is in use, instead of taking another, or --listen {address}, \
+                 for a server that can inherit a socket"
             ));
         }
         let accepted = self.counting.accepted.iter();

@@ -83,10 +83,12 @@ impl World {
             let held = target.and_then(|target| {
                 let held = self.held_program(target).map_err(|why| {
                     let name = self.control.name();
-                    format!("{why}\ntry: hotswap swap {name}, with the old files in their place")
+                    format!("{why}\ntry: hotswap swap {name}, after putting the old files back")
                 })?;
                 if serving.is_some_and(|serving| programs.are_same(target, serving)) {
-                    return Err(format!("{target} ran the very program that serves"));
+                    return Err(format!(
+                        "{target} ran the same program as the one that serves"
+                    ));
                 }
                 Ok(held)
             });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::supervisor::Time;
 use crate::watch::changed::escaped;
 
-/// A build may take so long between removing a file and making it anew.
+/// A build may take this long between removing a file and making it again.
 const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Says when one file alone has caused many swaps, and hotswap cannot tell who writes it.
+//! Says when one file alone has caused many swaps: the server may write it unseen.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::supervisor::Time;
 use crate::watch::changed::{Changed, escaped};
 
-/// So many swaps in a row, each so soon after the one before.
+/// How many swaps in a row are reported, and how soon each must follow the one before.
 const MANY: u32 = 6;
 const SOON: Duration = Duration::from_secs(10);
 

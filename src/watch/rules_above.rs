@@ -87,7 +87,7 @@ fn directories(root: &Path) -> (Vec<&Path>, bool) {
     (above, repository.is_some())
 }
 
-/// None of them, if together they would leave out all of the tree: it was named, which is stronger.
+/// No rules if together they would leave out the whole tree: the user named it, which overrides them.
 fn rules_above(root: &Path, directories: &[&Path]) -> Rules {
     let top = directories.last();
     let mut rules = global_rules(top.copied().unwrap_or(root));

@@ -1,15 +1,15 @@
 //! Files in a watched tree that the server itself writes: a database, a cache, a session, at a start or on each request.
 //!
 //! What two generations have written in one directory no longer counts. The first one may be what somebody asked the server
-//! for, such as a plugin. Where most writers are missed, one is enough. What anybody else writes there counts as before: each
-//! change is judged by who made it.
+//! for, such as a plugin. Where most writes are missed, one generation is enough. What anybody else writes there still
+//! counts: each change is judged by who made it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::differences::HowChanged;
 
-/// What so many generations have written no longer counts.
+/// How many generations must have written in a directory before what they write no longer counts.
 const MOST: u32 = 2;
 /// How many files of one directory are named; then it is.
 const NAMED: usize = 4;

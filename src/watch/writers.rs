@@ -18,9 +18,9 @@ use crate::proc::process::Stat;
 use crate::proc::{descriptor, status};
 use crate::watch::completeness::FileIdentity;
 
-/// A change in another directory is nobody's that is known.
+/// At most this many directories are asked about; in any other, nobody knows who made a change.
 const MOST_DIRECTORIES: usize = 256;
-/// So many reads of events, or so many descriptors of the server, in one go.
+/// How many batches of events are read, and how many descriptors of the server are looked at, in one go.
 const MOST_READS: usize = 64;
 const MOST_DESCRIPTORS: usize = 2000;
 /// More than wait to be judged at any time.
@@ -179,7 +179,7 @@ impl Writers {
     }
 }
 
-/// `None` where fanotify(7) is only for others, or where a filter around hotswap may end it for the call.
+/// `None` where hotswap may not use fanotify(7), or where a filter around it may kill it for the call.
 fn group() -> Option<Fanotify> {
     if status::is_filtered(getpid()) {
         return None;

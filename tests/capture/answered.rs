@@ -119,7 +119,7 @@ fn a_candidate_that_takes_any_port_instead_is_told_how_to_get_its_own() {
     let verdict = site.swap_in_vain();
     assert!(verdict.ends_with("generation 1 keeps serving"), "{verdict}");
     site.log
-        .wait_for("try: its option not to take another port when its own is in use");
+        .wait_for("try: the server's option to fail if its port is in use");
 }
 
 /// An admin port, opened for the first client: no client asks a candidate.

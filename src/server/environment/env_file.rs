@@ -37,7 +37,7 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
     if file.metadata()?.file_type().is_fifo() {
-        let why = "it is a pipe, and is read again for every generation";
+        let why = "it is a pipe, which cannot be read again for each generation";
         return Err(io::Error::new(ErrorKind::InvalidInput, why));
     }
     let mut text = Vec::new();

@@ -37,7 +37,7 @@ fn all_of_them_drain_once_another_serves() {
 }
 
 #[test]
-fn they_serve_on_if_the_first_start_fails() {
+fn they_keep_serving_if_the_first_start_fails() {
     let mut drill = beside_orphans(policy());
     drill.at(1, Died(G3, Exit::Status(7)), &[]);
     drill.at(1, Gone(G3), &[End(7)]);
