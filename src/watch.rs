@@ -229,7 +229,10 @@ impl Watch {
         } else {
             std::mem::take(&mut self.found)
         };
+        // whoever builds the program may do so as often as they like
+        let is_program = found.iter().any(|one| one.path == self.as_given);
         if !found.is_empty()
+            && !is_program
             && let Some(line) = self.repeats.note(&found, now)
         {
             log::warn!("{line}");
