@@ -156,8 +156,9 @@ impl MutedConnections {
         let mut idle = idle_on(ports)?;
         idle.retain(|inode| !self.all.contains_key(inode) && !self.relayed.contains_key(inode));
         let mut muted = Vec::new();
+        let mut denied = None;
         for process in processes {
-            if idle.is_empty() {
+            if idle.is_empty() || denied.is_some() {
                 break;
             }
             // one that has just ended has none
@@ -169,7 +170,8 @@ impl MutedConnections {
                 let fd = match sys::pidfd_getfd(pidfd.as_fd(), number) {
                     Ok(fd) => fd,
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        return Err(error);
+                        denied = Some(error);
+                        break;
                     }
                     Err(_) => continue,
                 };
@@ -188,11 +190,12 @@ impl MutedConnections {
                 }
             }
         }
-        if muted.is_empty() {
-            return Ok(());
-        }
         // a request that came in between has woken the server, which needs all of it
-        let idle = idle_on(ports).unwrap_or_default();
+        let idle = if muted.is_empty() {
+            HashSet::new()
+        } else {
+            idle_on(ports).unwrap_or_default()
+        };
         let before = self.all.len();
         for (inode, fd) in muted {
             if idle.contains(&inode) {
@@ -210,7 +213,7 @@ impl MutedConnections {
         if self.all.len() > before {
             log::debug!("{} open connections wait, too", self.all.len() - before);
         }
-        Ok(())
+        denied.map_or(Ok(()), Err)
     }
 
     /// Looks at what clients have sent: the serving generation gets its own connections back, and those of others are
