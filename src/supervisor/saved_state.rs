@@ -63,24 +63,37 @@ impl Supervisor {
     }
 
     pub fn restore(policy: Policy, saved: SavedState) -> Self {
-        let next = Generation(saved.last.0 + 1);
-        let restart = saved
-            .restart_at
-            .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until }));
+        let SavedState {
+            last,
+            serving,
+            draining,
+            orphans,
+            has_served,
+            restarts,
+            last_good,
+            fallen_back,
+            rejected,
+            longest_start,
+            clients_wait_until,
+            previous,
+            restart_at,
+        } = saved;
+        let next = Generation(last.0 + 1);
         Self {
-            last: saved.last,
-            swap: restart,
-            serving: saved.serving,
-            draining: saved.draining,
-            orphans: saved.orphans,
-            restarts: saved.restarts,
-            last_good: saved.last_good,
-            has_served: saved.has_served,
-            fallen_back: saved.fallen_back,
-            rejected: saved.rejected,
-            longest_start: saved.longest_start,
-            clients_wait_until: saved.clients_wait_until,
-            previous: saved.previous,
+            last,
+            swap: restart_at
+                .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until })),
+            serving,
+            draining,
+            orphans,
+            has_served,
+            restarts,
+            last_good,
+            fallen_back,
+            rejected,
+            longest_start,
+            clients_wait_until,
+            previous,
             ..Self::new(policy)
         }
     }
