@@ -229,7 +229,7 @@ impl Watch {
         } else {
             std::mem::take(&mut self.found)
         };
-        // whoever builds the program may do so as often as they like
+        // a program may be built as often as its author likes
         let is_program = found.iter().any(|one| one.path == self.as_given);
         if !found.is_empty()
             && !is_program

@@ -17,8 +17,8 @@ use crate::server::Server;
 use crate::server::environment::Variables;
 use crate::supervisor::{Generation, Time};
 
-/// An upgrade carries it over. Skipped fields belong to a candidate, and an upgrade waits until there is none, or they
-/// are set again after it.
+/// An upgrade carries it over. Skipped fields belong to a candidate, which an upgrade lets end first, or they are set
+/// again after it.
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing")]
 #[derive(Serialize, Deserialize)]
 pub(super) struct Spawned {
