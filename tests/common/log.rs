@@ -9,6 +9,7 @@ use super::PATIENCE;
 
 /// More of what servers say would only fill memory; hotswap's own lines are all kept.
 const FOREIGN_LINES: usize = 1000;
+const OWN: [&str; 2] = ["hotswap: ", "try: "];
 
 #[derive(Clone, Default)]
 pub struct Log(Arc<(Mutex<Heard>, Condvar)>);
@@ -138,7 +139,7 @@ pub fn without_time(line: &str) -> &str {
 
 impl Heard {
     fn add(&mut self, at: Duration, line: String) {
-        if !line.starts_with("hotswap: ") {
+        if !OWN.iter().any(|own| line.starts_with(own)) {
             self.foreign += 1;
             if self.foreign > FOREIGN_LINES {
                 return;
