@@ -368,10 +368,20 @@ fn the_status_says_what_is_watched_and_why_not() {
     assert_eq!(tree["left_out"][".gitignore and .ignore"], 1, "{status}");
 }
 
+/// A step that is no script.
+const UPGRADE: &str = "upgrade";
+
 /// hotswap is started in `current`, a link that leads to one of two releases, by a shell that says so in $PWD.
 #[test]
 fn the_directory_that_hotswap_was_started_in_is_followed() {
-    for script in ["ln -sfn 2 current", "mv 1 old; mv 2 1", "rm -r 1; mv 2 1"] {
+    let scripts: [&[&str]; 5] = [
+        &["ln -sfn 2 current"],
+        &["mv 1 old; mv 2 1"],
+        &["rm -r 1; mv 2 1"],
+        &["mv 1 old", UPGRADE, "mv 2 1"],
+        &["rm -r 1", UPGRADE, "mv 2 1"],
+    ];
+    for steps in scripts {
         let plan = watching();
         let dir = plan.dir().to_owned();
         for version in ["1", "2"] {
@@ -390,7 +400,16 @@ fn the_directory_that_hotswap_was_started_in_is_followed() {
             .serving("v1");
         let mut clients = site.clients(4);
         clients.until_all_see("v1");
-        run(&site, 1, script);
+        for step in steps {
+            match *step {
+                UPGRADE => assert!(
+                    crate::commands::run(&site, &["upgrade", "server"])
+                        .status
+                        .success()
+                ),
+                script => run(&site, usize::from(script.contains(" 2 ")), script),
+            }
+        }
         clients.until_all_see("v2");
         clients.expect_no_failure();
         assert!(site.log.says("now leads to another directory"));

@@ -77,9 +77,12 @@ impl World {
         oom_score::lower();
         let mut upgraded = Upgraded::at_start()?;
         // Before anything asks what time it is.
+        let mut directory = None;
         if let Some(upgraded) = &mut upgraded {
             sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
+            directory = upgraded.state.take("directory").map_err(lost)?;
         }
+        let directory = directory.unwrap_or_else(WorkingDirectory::at_start);
         // What it was given at its start the hotswap before has handed over with its listeners.
         let mut passed = if upgraded.is_none() {
             Passed::at_start()
@@ -87,7 +90,7 @@ impl World {
             Passed::default()
         };
         let kept = passed.take_names();
-        let ground = match (Prerequisites::open(&args), upgraded) {
+        let ground = match (Prerequisites::open(&args, &directory), upgraded) {
             (Err(error), Some(upgraded)) => return Err(upgraded.retry_old_version(error)),
             (ground, before) => {
                 upgraded = before;
@@ -101,7 +104,6 @@ impl World {
             capture_setting,
             context,
             watch,
-            directory,
             warnings: of_watch,
         } = ground;
         if incoming.is_none() {
@@ -182,12 +184,11 @@ struct Prerequisites {
     capture_setting: CaptureSetting,
     context: ListenerContext,
     watch: Watch,
-    directory: WorkingDirectory,
     warnings: Vec<String>,
 }
 
 impl Prerequisites {
-    fn open(args: &RunArgs) -> Result<Self> {
+    fn open(args: &RunArgs, directory: &WorkingDirectory) -> Result<Self> {
         let own_path = upgrade::own_path();
         check_proc()?;
         // Before any thread: ctrlc's here, the watcher's below.
@@ -196,8 +197,7 @@ impl Prerequisites {
         let capture_setting = CaptureSetting::of(args)?;
         let context = ListenerContext::new(socket_options(args, &capture_setting));
         let context = context.context("cannot make an epoll set")?;
-        let directory = WorkingDirectory::at_start();
-        let (watch, mut warnings) = watch(args, &directory)?;
+        let (watch, mut warnings) = watch(args, directory)?;
         warnings.extend(without_netlink());
         Ok(Self {
             own_path,
@@ -205,7 +205,6 @@ impl Prerequisites {
             capture_setting,
             context,
             watch,
-            directory,
             warnings,
         })
     }

@@ -117,6 +117,7 @@ impl World {
         outgoing.put("listeners", &self.listeners.state())?;
         outgoing.put("generations", &self.generations)?;
         outgoing.put("programs", &self.programs)?;
+        outgoing.put("directory", &self.directory)?;
         outgoing.put("hints", &self.hints)?;
         outgoing.put("keeper", &self.keeper)?;
         outgoing.put("store", self.manager.store())?;

@@ -4,32 +4,46 @@
 //! with the old.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-#[derive(Clone, Debug)]
-pub(super) struct WorkingDirectory(PathBuf);
+use serde::{Deserialize, Serialize};
+
+/// As readlink(2) tells it, also of a directory that is gone.
+const CURRENT: &str = "/proc/self/cwd";
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct WorkingDirectory(OsString);
 
 impl WorkingDirectory {
-    /// `$PWD`, as the shell wrote it, if that is where we are; else getcwd(3).
+    /// `$PWD`, as the shell wrote it, if that is where we are; else getcwd(3). In a directory that is gone, `$PWD` is
+    /// where the user means to be.
     pub fn at_start() -> Self {
         let written = env::var_os("PWD").map(PathBuf::from);
-        let written = written.filter(|path| path.is_absolute() && is_here(path));
-        Self(written.unwrap_or_else(|| env::current_dir().unwrap_or_else(|_| "/".into())))
+        let written = written.filter(|path| path.is_absolute());
+        let path = match env::current_dir() {
+            Ok(path) => written.filter(|path| is_here(path)).unwrap_or(path),
+            Err(_) => {
+                written.unwrap_or_else(|| fs::read_link(CURRENT).unwrap_or_else(|_| "/".into()))
+            }
+        };
+        Self(path.into())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        Path::new(&self.0)
     }
 
     /// Goes where the path leads now. Where it leads nowhere, hotswap stays where it is.
     pub fn follow(&self) {
-        if is_here(&self.0) || !self.0.is_dir() {
+        let path = self.path();
+        if is_here(path) || !path.is_dir() {
             return;
         }
-        let path = self.0.display();
-        match env::set_current_dir(&self.0) {
+        let (to, path) = (path, path.display());
+        match env::set_current_dir(to) {
             Ok(()) => log::info!("{path} now leads to another directory; changing to it"),
             Err(error) => log::warn!("cannot change to {path}: {error}"),
         }
