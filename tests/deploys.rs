@@ -124,6 +124,7 @@ fn a_roll_back_brings_the_program_back_that_served_before() {
     let verdict = json(&site, &["rollback", "server", "--json"], 0);
     assert_eq!(verdict["result"], "serving");
     assert_eq!(verdict["cause"], "rollback");
+    expect_asked(&verdict);
     assert_eq!(bytes(&site), first);
     assert_eq!(serving(&site)["program"]["differs"], true);
     let again = run(&site, &["rollback", "server"]);
@@ -221,6 +222,8 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
         0,
     );
     assert_eq!(checked["result"], "checked");
+    assert_eq!(checked["cause"], "request");
+    expect_asked(&checked);
     site.log.wait_for("generation 2 is gone");
     let good = said(&run(&site, &["swap", "server", "--check"]));
     assert_eq!(good.matches("is discarded").count(), 1, "{good}");
@@ -233,6 +236,26 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
     let tally = clients.expect_no_failure();
     tally.expect_never_seen("v2");
     assert_eq!(serving(&site)["generation"], 1);
+}
+
+#[test]
+fn a_swap_that_is_asked_for_during_a_stop_says_who_asked_and_when() {
+    let site = Site::at(Place::Tcp4)
+        .by_odd("deaf")
+        .with(&["--drain-timeout", "3s"])
+        .serving("v1");
+    site.signal(nix::sys::signal::Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    let verdict = json(&site, &["swap", "server", "--json"], 1);
+    assert_eq!(verdict["cause"], "request");
+    expect_asked(&verdict);
+}
+
+/// A verdict of what this user has asked for, today.
+fn expect_asked(verdict: &Value) {
+    let time = verdict["time"].as_str().unwrap_or_default();
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{verdict}");
+    assert_eq!(verdict["uid"], nix::unistd::geteuid().as_raw(), "{verdict}");
 }
 
 #[test]

@@ -11,8 +11,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::supervisor::Generation;
-
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -101,16 +99,6 @@ pub struct SwapVerdict {
 }
 
 impl SwapVerdict {
-    pub fn of(generation: Generation, result: SwapResult, text: String) -> Self {
-        Self {
-            generation: generation.0,
-            result,
-            outcome: text.clone(),
-            text,
-            ..Self::default()
-        }
-    }
-
     /// What was asked for has come about.
     pub fn is_good(&self) -> bool {
         self.serving || self.result == SwapResult::Checked

@@ -11,9 +11,9 @@ use super::World;
 use super::wait::Batch;
 use super::waivers::Waivers;
 use crate::cli::options::Order;
-use crate::control::{RequestKind, SwapResult, SwapVerdict};
+use crate::control::{RequestKind, SwapResult};
 use crate::record::{Record, format_duration};
-use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
+use crate::supervisor::{Cause, ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
@@ -26,6 +26,9 @@ impl World {
     ) {
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
+            if let RequestKind::Swap(_) | RequestKind::Rollback = request.what {
+                self.status_data.asked_by = Some(request.uid);
+            }
             match request.what {
                 RequestKind::Swap(swap) if swap.check => {
                     if let Some(why) = self.cannot_check() {
@@ -38,7 +41,6 @@ impl World {
                 RequestKind::Swap(swap) => {
                     self.waivers.add(Waivers::of(&swap));
                     log::debug!("a client of user {} asks for a swap", request.uid);
-                    self.status_data.asked_by = Some(request.uid);
                     batch.requests.push(Event::SwapAsked(Some(client)));
                 }
                 RequestKind::Rollback => self.status_data.rollback_clients.push(client),
@@ -126,8 +128,9 @@ impl World {
             Verdict::Failed(failure) => {
                 let said = self.status_data.verdict_on(failure.generation);
                 let unsaid = || {
-                    SwapVerdict::of(
+                    self.verdict_of(
                         failure.generation,
+                        failure.cause,
                         SwapResult::Aborted,
                         Record::failed(failure, None, None).text,
                     )
@@ -137,10 +140,8 @@ impl World {
             Verdict::Checked(generation) => {
                 let (how, after) = self.shown_ready(*generation);
                 let text = Record::checked(*generation, &how, after).text;
-                (
-                    Some(SwapVerdict::of(*generation, SwapResult::Checked, text)),
-                    None,
-                )
+                let verdict = self.verdict_of(*generation, Cause::Asked, SwapResult::Checked, text);
+                (Some(verdict), None)
             }
         };
         let replaced = replaced.filter(|old| self.generations.contains_key(old));

@@ -135,27 +135,13 @@ impl World {
         last_lines: Vec<String>,
     ) {
         let now = sys::now();
-        let uid = self.status_data.asked_by.filter(|_| cause == Cause::Asked);
         let verdict = SwapVerdict {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            generation: generation.0,
-            result,
             serving: result == SwapResult::Serving,
-            cause: match cause {
-                Cause::First => "first",
-                Cause::Asked if uid.is_some() => "request",
-                Cause::Asked => "signal",
-                Cause::File => "file",
-                Cause::Restart => "restart",
-                Cause::RollBack => "rollback",
-            }
-            .into(),
-            uid,
             program: self.status_data.programs.shown(generation),
             reason: record.reason.clone(),
-            text: record.text.clone(),
             outcome,
             last_lines,
+            ..self.verdict_of(generation, cause, result, record.text.clone())
         };
         if generation > Generation(1) && cause != Cause::Restart {
             let swap = LastSwap {
@@ -171,6 +157,36 @@ impl World {
         history.push_back(verdict);
         if history.len() > HISTORY {
             history.pop_front();
+        }
+    }
+
+    /// Without what only the log knows.
+    pub(super) fn verdict_of(
+        &self,
+        generation: Generation,
+        cause: Cause,
+        result: SwapResult,
+        text: String,
+    ) -> SwapVerdict {
+        let can_be_asked = matches!(cause, Cause::Asked | Cause::RollBack);
+        let uid = self.status_data.asked_by.filter(|_| can_be_asked);
+        let cause = match cause {
+            Cause::First => "first",
+            Cause::Asked if uid.is_some() => "request",
+            Cause::Asked => "signal",
+            Cause::File => "file",
+            Cause::Restart => "restart",
+            Cause::RollBack => "rollback",
+        };
+        SwapVerdict {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            generation: generation.0,
+            result,
+            cause: cause.into(),
+            uid,
+            outcome: text.clone(),
+            text,
+            ..SwapVerdict::default()
         }
     }
 
