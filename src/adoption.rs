@@ -112,6 +112,17 @@ impl Adoption {
     }
 }
 
+/// A process of each generation that still lives, be it adopted or not.
+pub fn living(remembered: &Remembered) -> Vec<Pid> {
+    let generations = remembered.generations.iter().cloned();
+    let living = generations.filter_map(|mut traces| {
+        traces.lose_hotswap();
+        traces.processes();
+        traces.pid()
+    });
+    living.collect()
+}
+
 fn path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
 }

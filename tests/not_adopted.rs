@@ -48,6 +48,57 @@ fn what_was_left_in_another_directory_is_named_and_left_alone() {
     site.log.wait_for("another command or in another directory");
 }
 
+/// Kills hotswap, starts another one of the name, ends that, and starts the right one: it adopts.
+fn is_still_adopted_after(differs: impl FnOnce(&mut Site), ends: impl FnOnce(&mut Site)) {
+    let mut site = Site::serving("v1");
+    let right = site.start.clone();
+    site.kill_hotswap();
+    differs(&mut site);
+    site.start_again();
+    ends(&mut site);
+    site.start = right;
+    site.start_again().log.wait_for("adopting generation 1");
+    site.log.wait_for("generation 2 is serving");
+    let mut clients = site.clients(4);
+    clients.until_all_see("v1");
+    clients.expect_no_failure();
+}
+
+/// As somebody starts it with one argument less, notices, and stops it.
+#[test]
+fn what_another_command_has_found_is_adopted_by_the_right_one_later() {
+    is_still_adopted_after(
+        |site| site.start.line.push("another".into()),
+        |site| {
+            site.log.wait_for("is serving");
+            assert!(site.stop().success());
+        },
+    );
+}
+
+#[test]
+fn what_another_command_has_found_outlives_the_death_of_that_one_too() {
+    is_still_adopted_after(
+        |site| site.start.line.push("another".into()),
+        |site| {
+            site.log.wait_for("is serving");
+            site.kill_hotswap();
+        },
+    );
+}
+
+/// As with a server that binds the port itself: the wrong start ends at once.
+#[test]
+fn a_wrong_start_that_fails_leaves_what_the_right_one_adopts() {
+    is_still_adopted_after(
+        |site| {
+            site.start.inside(&["env", "--chdir=/", "PWD=/"]);
+            site.start.with(&["--listen", "192.0.2.1:1"]);
+        },
+        |site| assert!(!site.end().success()),
+    );
+}
+
 #[test]
 fn what_another_name_has_left_is_left_alone() {
     is_left_alone(|site| site.start.with(&["--name", "another"]));

@@ -63,6 +63,9 @@ pub struct Remembered {
     pub listening: Vec<String>,
     /// The unix paths that clients come by.
     pub paths: Vec<Vec<u8>>,
+    /// What others of this name have left, which only a hotswap of their command and directory may adopt.
+    #[serde(default)]
+    pub others: Vec<Remembered>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,15 +76,17 @@ pub struct Memory {
     path: PathBuf,
     #[serde(skip)]
     written: Option<Remembered>,
+    #[serde(default)]
+    others: Vec<Remembered>,
     length: usize,
 }
 
 impl Memory {
-    /// The file that belongs to this control socket, and what it says.
+    /// The file that belongs to this control socket, and what it says, each with its own identity.
     ///
     /// # Errors
     /// `WouldBlock` if a living hotswap has it; those of open(2).
-    pub fn open(control: &Path) -> io::Result<(Self, Option<Remembered>)> {
+    pub fn open(control: &Path) -> io::Result<(Self, Vec<Remembered>)> {
         let mut path = control.as_os_str().to_owned();
         path.push(".state");
         let path = PathBuf::from(path);
@@ -99,6 +104,7 @@ impl Memory {
                         file,
                         path,
                         written: None,
+                        others: Vec::new(),
                         length,
                     };
                     return Ok((memory, remembered));
@@ -124,11 +130,17 @@ impl Memory {
         Ok(true)
     }
 
+    /// What is left alone, and written down as long as it lives.
+    pub fn keep(&mut self, others: Vec<Remembered>) {
+        self.others = others;
+    }
+
     /// Writes it down if it is new.
     ///
     /// # Errors
     /// Those of open(2) and write(2).
-    pub fn write(&mut self, remembered: Remembered) -> io::Result<()> {
+    pub fn write(&mut self, mut remembered: Remembered) -> io::Result<()> {
+        remembered.others.clone_from(&self.others);
         if self.written.as_ref() == Some(&remembered) {
             return Ok(());
         }
@@ -141,9 +153,12 @@ impl Memory {
         Ok(())
     }
 
-    /// There is nothing to adopt.
-    pub fn remove(self) {
-        if is_at(&self.file, &self.path) {
+    /// There is nothing of its own to adopt. What others have left is still written down.
+    pub fn end(mut self, lives: impl Fn(&Remembered) -> bool) {
+        self.others.retain(lives);
+        if let Some(other) = self.others.pop() {
+            let _ = self.write(other);
+        } else if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -167,14 +182,23 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Only what hotswap of the same user has written, and could be true here and now.
-fn read(file: &mut File) -> Option<Remembered> {
-    let found = file.metadata().ok()?;
-    if found.uid() != Uid::effective().as_raw() || !found.is_file() {
-        return None;
-    }
+fn read(file: &mut File) -> Vec<Remembered> {
+    let Ok(found) = file.metadata() else {
+        return Vec::new();
+    };
     let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    if found.uid() != Uid::effective().as_raw()
+        || !found.is_file()
+        || file.read_to_end(&mut text).is_err()
+    {
+        return Vec::new();
+    }
+    let Ok(mut last) = serde_json::from_slice::<Remembered>(&text) else {
+        return Vec::new();
+    };
+    let mut all = std::mem::take(&mut last.others);
+    all.insert(0, last);
+    all
 }
 
 #[cfg(test)]
@@ -189,19 +213,27 @@ mod tests {
             for content in [bytes.as_slice(), format!("{{\"{key}\":{value}}}").as_bytes()] {
                 fs::write(directory.path().join("api.sock.state"), content).unwrap();
                 let (mut memory, remembered) = Memory::open(&control).unwrap();
-                proptest::prop_assert_eq!(remembered, None);
+                proptest::prop_assert_eq!(remembered, Vec::new());
                 let new = Remembered {
                     identity: Identity::new("api", Vec::new(), Vec::new()),
                     serving: None,
                     generations: Vec::new(),
                     listening: Vec::new(),
                     paths: Vec::new(),
+                    others: Vec::new(),
                 };
+                let other = Remembered { serving: Some(Generation(7)), ..new.clone() };
+                memory.keep(vec![other.clone()]);
                 memory.write(new.clone()).unwrap();
                 drop(memory);
+                let (mut memory, remembered) = Memory::open(&control).unwrap();
+                proptest::prop_assert_eq!(remembered, vec![new, other.clone()]);
+                memory.keep(vec![other.clone()]);
+                memory.end(|_| true);
                 let (memory, remembered) = Memory::open(&control).unwrap();
-                proptest::prop_assert_eq!(remembered, Some(new));
-                memory.remove();
+                proptest::prop_assert_eq!(remembered, vec![other]);
+                memory.end(|_| true);
+                proptest::prop_assert!(!directory.path().join("api.sock.state").exists());
             }
         }
     }

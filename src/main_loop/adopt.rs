@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::World;
 use super::generation::Spawned;
 use super::store::Passed;
+use crate::adoption;
 use crate::adoption::memory::{Identity, Memory, Remembered};
 use crate::adoption::{Adoption, Orphan};
 use crate::cli::options::RunArgs;
@@ -102,7 +103,7 @@ impl Heritage {
         let Some(path) = control.path() else {
             return Self::default();
         };
-        let (memory, remembered) = match Memory::open(path) {
+        let (mut memory, remembered) = match Memory::open(path) {
             Ok(opened) => opened,
             Err(error) => {
                 let path = path.display();
@@ -115,30 +116,31 @@ impl Heritage {
                 };
             }
         };
-        let mut heritage = Self {
-            memory: Some(memory),
-            ..Self::default()
-        };
-        let Some(remembered) = remembered else {
-            return heritage;
-        };
         let identity = identity(args, control, directory);
-        let is_ours = remembered.identity == identity;
-        let is_here = remembered.identity.is_of_this_machine(&identity);
-        match Adoption::of(remembered).filter(|_| is_here) {
-            Some(adoption) if is_ours => heritage.adoption = Some(adoption),
-            Some(other) => {
-                let orphans = other.orphans.values();
-                let pids: Vec<_> = orphans.map(|orphan| orphan.pid.to_string()).collect();
-                let pids = pids.join(" ");
-                heritage.warning = Some(format!(
-                    "what a hotswap of this name that is gone has left was started by another command or in another \
-                     directory, and is left alone: pid {pids}\ntry: kill {pids}"
-                ));
-            }
-            None => {}
+        let (mut ours, mut others): (Vec<_>, Vec<_>) = remembered
+            .into_iter()
+            .partition(|one| one.identity == identity);
+        let adoption = ours.first().cloned().and_then(Adoption::of);
+        if adoption.is_none() {
+            others.append(&mut ours);
         }
-        heritage
+        others.retain(|one| one.identity.is_of_this_machine(&identity) && is_left(one));
+        let pids = others.iter().flat_map(adoption::living);
+        let pids: Vec<_> = pids.map(|pid| pid.to_string()).collect();
+        let warning = (!pids.is_empty()).then(|| {
+            let pids = pids.join(" ");
+            format!(
+                "what a hotswap of this name that is gone has left was started by another command or in another \
+                 directory or network, and is left alone: pid {pids}\ntry: kill {pids}"
+            )
+        });
+        memory.keep(others);
+        Self {
+            memory: Some(memory),
+            adoption,
+            warning,
+            ..Self::default()
+        }
     }
 
     fn listening(&self) -> Option<Orphans<'_>> {
@@ -148,13 +150,18 @@ impl Heritage {
     /// This hotswap does not come to be: what it has found is left for the next one.
     fn give_up(self) {
         if let Some(memory) = self.memory.filter(|_| self.adoption.is_none()) {
-            memory.remove();
+            memory.end(is_left);
         }
     }
 
     pub fn memory(&self) -> Option<&Memory> {
         self.memory.as_ref()
     }
+}
+
+/// Whether a generation lives that is remembered there.
+fn is_left(remembered: &Remembered) -> bool {
+    !adoption::living(remembered).is_empty()
 }
 
 fn identity(args: &RunArgs, control: &Control, directory: &OsStr) -> Identity {
@@ -293,6 +300,7 @@ impl World {
                 .collect(),
             listening: self.listeners.as_given(),
             paths: self.listeners.paths(),
+            others: Vec::new(),
         };
         let Some(memory) = &mut self.heritage.memory else {
             return;
@@ -324,7 +332,7 @@ impl World {
         if self.generations.values().any(|one| one.server.is_adopted()) {
             self.remember();
         } else if let Some(memory) = self.heritage.memory.take() {
-            memory.remove();
+            memory.end(is_left);
         }
     }
 }

@@ -216,6 +216,7 @@ impl Plan {
 }
 
 /// How a hotswap is started, and another one in its place.
+#[derive(Clone)]
 pub struct Start {
     pub line: Vec<OsString>,
     variables: Vec<(String, String)>,
