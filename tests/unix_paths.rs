@@ -281,6 +281,34 @@ def listening():
     assert_eq!(house.mode(), 0o666);
 }
 
+/// As most servers do at each start: the path has that mode already.
+#[test]
+fn a_mode_that_each_generation_sets_anew_is_kept() {
+    let moments = [
+        (0o022, "listening", 0o666),
+        (0, "listening", 0o600),
+        (0o022, "bound", 0o660),
+    ];
+    for (umask, moment, own) in moments {
+        let house = House::new();
+        let set =
+            format!("os.umask({umask})\ndef {moment}(): os.chmod(path, {own}); time.sleep(0.5)");
+        let Some(mut site) = house.serving("", &set) else {
+            return;
+        };
+        assert_eq!(house.mode(), own);
+        for generation in 2..=3 {
+            site.swap();
+            house.expect_answered_by(generation);
+            assert_eq!(house.mode(), own, "of generation {generation}");
+        }
+        site.kill_hotswap().start_again();
+        site.log.wait_for("generation 4 is serving");
+        house.expect_answered_by(4);
+        assert_eq!(house.mode(), own, "of one that came by an adoption");
+    }
+}
+
 /// One that an administrator has set stays with the generation that serves.
 #[test]
 fn a_mode_that_is_set_while_nothing_starts_is_that_of_the_serving_generation() {

@@ -161,7 +161,7 @@ pub trait Steering {
     }
 
     /// Puts its path in the file system back, if it was taken away.
-    fn put_back(&self) -> io::Result<()> {
+    fn put_back(&mut self) -> io::Result<()> {
         Ok(())
     }
 

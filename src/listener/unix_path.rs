@@ -40,6 +40,9 @@ pub struct UnixPath {
     /// The path was taken away on purpose, until it is to lead somewhere again.
     #[serde(default)]
     turned_away: bool,
+    /// The mode and owner at the path, as they were last, and of which file.
+    #[serde(skip)]
+    seen: Option<(FileId, Attributes)>,
     /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
     private: bool,
     /// What the path leads to instead of the target, once that was said.
@@ -54,9 +57,9 @@ struct NamedSocket {
     #[serde(with = "handoff::os_string")]
     name: OsString,
     file: FileId,
-    /// Its mode and owner, once they are its own: then no others are copied to it.
+    /// Its mode and owner are its own: no others are copied to it.
     #[serde(default)]
-    attributes: Option<Attributes>,
+    has_attributes: bool,
 }
 
 impl UnixPath {
@@ -93,6 +96,7 @@ impl UnixPath {
             is_captured: false,
             orphans: Vec::new(),
             turned_away: false,
+            seen: None,
             private: false,
             led_to: None,
         }
@@ -130,8 +134,9 @@ impl UnixPath {
             self.target = Some(inode);
         }
         if let Some(at) = self.at(inode) {
-            self.sockets[at].attributes = self.dir.attributes(&name).ok();
+            self.sockets[at].has_attributes = true;
         }
+        self.note_attributes(Some(generation));
         Ok(())
     }
 
@@ -142,7 +147,7 @@ impl UnixPath {
         let name = own.map(|own| &own.name);
         let name = name.or_else(|| Some(&self.orphan(inode)?.name));
         let name = name.ok_or(Errno::EBADF)?.clone();
-        let has_its_own = own.is_some_and(|own| own.attributes.is_some());
+        let has_its_own = own.is_some_and(|own| own.has_attributes);
         let live = self.live_file();
         if !has_its_own && live.is_some_and(|live| self.dir.has(self.dir.name(), live)) {
             self.dir.copy_mode_and_owner(&name)?;
@@ -212,7 +217,7 @@ impl UnixPath {
             socket,
             name,
             file,
-            attributes: None,
+            has_attributes: false,
         });
         Ok(inode)
     }

@@ -38,7 +38,7 @@ impl World {
                 program,
                 ready_timeout,
             } => {
-                self.keep_paths_up(None);
+                self.keep_paths_up();
                 self.listeners.note_links();
                 self.review_captured(sys::now());
                 let spawned = self.spawn(generation, cause, sockets, program, ready_timeout);
@@ -313,11 +313,14 @@ impl World {
         self.generations.remove(&generation);
         let incidents = self.listeners.leave(generation, sys::now());
         self.publish_incidents(&incidents);
-        self.keep_paths_up(None);
+        self.keep_paths_up();
     }
 
-    pub(super) fn keep_paths_up(&mut self, candidate: Option<Generation>) {
+    pub(super) fn keep_paths_up(&mut self) {
         self.paths_looked = sys::now();
+        let mut generations = self.generations.iter();
+        let candidate = generations.find(|(_, one)| one.readiness.is_some());
+        let candidate = candidate.map(|(generation, _)| *generation);
         let incidents = self.listeners.keep_paths_up(candidate);
         self.publish_incidents(&incidents);
     }

@@ -29,7 +29,7 @@ impl World {
         let Some(candidate) = starting.map(|(generation, _)| *generation) else {
             return;
         };
-        self.keep_paths_up(Some(candidate));
+        self.keep_paths_up();
         let cpu_time = sys::cpu_time();
         if self.counting.is_due(now) {
             self.review_captured(now);

@@ -313,7 +313,7 @@ impl World {
         }
         let watch_is_due = self.watch.deadline().is_some_and(|due| due <= now);
         if watch_is_due || self.paths_due().is_some_and(|due| due <= now) {
-            self.keep_paths_up(None);
+            self.keep_paths_up();
         }
         if self.control_due.is_due(now) {
             self.repair_control_socket();

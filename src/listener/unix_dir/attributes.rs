@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::{UnixDir, is_socket};
 use crate::proc;
 
-/// The mode and owner of a file.
+/// The mode and owner of a file, and when they or its names changed last: chmod(2) to the mode that it has is seen, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     mode: u32,
     user: u32,
     group: u32,
+    #[serde(default)]
+    changed: (i64, i64),
 }
 
 impl Attributes {
@@ -26,6 +28,15 @@ impl Attributes {
             mode: stat.st_mode & 0o7777,
             user: stat.st_uid,
             group: stat.st_gid,
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// The same mode and owner, at the time of the other change.
+    pub fn changed_with(self, other: Self) -> Self {
+        Self {
+            changed: other.changed,
+            ..self
         }
     }
 }

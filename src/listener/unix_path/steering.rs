@@ -264,7 +264,7 @@ impl Steering for UnixPath {
         self.repair()
     }
 
-    fn put_back(&self) -> io::Result<()> {
+    fn put_back(&mut self) -> io::Result<()> {
         self.repair()
     }
 

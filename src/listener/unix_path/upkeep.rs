@@ -18,6 +18,7 @@ impl UnixPath {
         if self.private || self.turned_away || context.holds() {
             return;
         }
+        self.note_attributes(candidate);
         let done = self.follow().and_then(|()| {
             self.find_aliases();
             self.repair()
@@ -25,7 +26,6 @@ impl UnixPath {
         if let Err(error) = done {
             log::debug!("cannot put {} back: {error}", self.dir.path().display());
         }
-        self.note_attributes(candidate);
         let target = self.target.and_then(|target| self.at(target));
         let target = target.filter(|at| self.sockets[*at].socket.listens);
         let leads_to = target.and_then(|at| self.dir.led_to_instead(self.sockets[at].file));
@@ -54,29 +54,39 @@ impl UnixPath {
     }
 
     /// Whether clients can come to this socket, or could if its names were put back.
-    pub(super) fn leads_to(&self, at: usize) -> bool {
-        let NamedSocket { socket, file, .. } = &self.sockets[at];
+    pub(super) fn leads_to(&mut self, at: usize) -> bool {
         let mended = self.repair().is_ok();
+        let NamedSocket { socket, file, .. } = &self.sockets[at];
         mended && socket.listens && self.dir.has(self.dir.name(), *file)
     }
 
     /// The names of the live socket: a server may have unlinked any when it ended, or somebody else.
-    pub(super) fn repair(&self) -> io::Result<()> {
+    pub(super) fn repair(&mut self) -> io::Result<()> {
         if self.private || self.turned_away {
             return Ok(());
         }
         let Some((name, file, listens)) = self.live_name() else {
             return Ok(());
         };
-        if self.dir.has(name, file) {
-            for path in self.dir.names() {
-                if !self.dir.has(path, file) && listens {
-                    self.dir.publish(name, path)?;
-                }
+        let gone = self.dir.names().filter(|path| !self.dir.has(path, file));
+        let gone: Vec<_> = gone.map(ToOwned::to_owned).collect();
+        let name = name.to_owned();
+        if self.dir.has(&name, file) {
+            if gone.is_empty() || !listens {
+                return Ok(());
+            }
+            for path in gone {
+                self.dir.publish(&name, &path)?;
             }
         } else if let Some(path) = self.dir.names().find(|path| self.dir.has(path, file)) {
-            self.dir.remove(name);
-            self.dir.link(path, name)?;
+            self.dir.remove(&name);
+            self.dir.link(path, &name)?;
+        } else {
+            return Ok(());
+        }
+        if let (Some((_, seen)), Ok(found)) = (&mut self.seen, self.dir.attributes(self.dir.name()))
+        {
+            *seen = seen.changed_with(found);
         }
         Ok(())
     }
@@ -102,34 +112,43 @@ impl UnixPath {
     }
 
     /// Takes note of the mode and owner at the path. While both have a socket there, a change is one of the newer one's:
-    /// the candidate cannot know that another has the path still.
+    /// the candidate cannot know that another has the path still. What it changes before it listens counts once it does.
     pub(super) fn note_attributes(&mut self, candidate: Option<Generation>) {
-        let Some(live) = self.target.and_then(|target| self.at(target)) else {
+        let Some((_, file, _)) = self.live_name() else {
             return;
         };
-        let NamedSocket { file, socket, .. } = &self.sockets[live];
-        let newer = candidate.filter(|candidate| Some(*candidate) > socket.owner);
-        if !self.dir.has(self.dir.name(), *file) {
+        if !self.dir.has(self.dir.name(), file) {
             return;
         }
         let Ok(found) = self.dir.attributes(self.dir.name()) else {
             return;
         };
-        let before = self.sockets[live].attributes.replace(found);
-        let newer = newer.and_then(|newer| {
-            let mut sockets = self.sockets.iter();
-            sockets.position(|named| named.socket.owner == Some(newer))
-        });
-        let (Some(before), Some(newer)) = (before.filter(|before| *before != found), newer) else {
+        let live = self.target.and_then(|target| self.at(target));
+        let owner = live.and_then(|live| self.sockets[live].socket.owner);
+        if let Some(live) = live {
+            self.sockets[live].has_attributes = true;
+        }
+        let before = self
+            .seen
+            .filter(|(seen, before)| *seen == file && *before != found);
+        let candidate = candidate.filter(|candidate| Some(*candidate) > owner);
+        let (Some((_, before)), Some(candidate)) = (before, candidate) else {
+            self.seen = Some((file, found));
+            return;
+        };
+        let mut sockets = self.sockets.iter();
+        let newer = sockets.position(|named| named.socket.owner == Some(candidate));
+        let Some(newer) = newer else {
             return;
         };
         let given = self.dir.set_attributes(&self.sockets[newer].name, found);
-        self.sockets[newer].attributes = Some(found);
+        self.sockets[newer].has_attributes = true;
         let back = self.dir.set_attributes(self.dir.name(), before);
-        self.sockets[live].attributes = Some(before);
         if let Err(error) = given.and(back) {
             let path = self.dir.path().display();
             log::debug!("cannot keep mode and owner of {path}: {error}");
         }
+        let now = self.dir.attributes(self.dir.name());
+        self.seen = Some((file, before.changed_with(now.unwrap_or(found))));
     }
 }
