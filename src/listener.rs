@@ -264,6 +264,7 @@ impl Listeners {
 
     /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
+        self.close_door(generation);
         for listener in &mut self.all {
             listener.steering.leave(generation, now, &mut self.context);
         }

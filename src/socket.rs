@@ -8,7 +8,7 @@ pub mod inet;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -56,8 +56,14 @@ pub fn has_client(listener: BorrowedFd) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// The other end is closed or was reset: nothing that is sent now arrives.
+pub fn has_hung_up(connection: BorrowedFd) -> bool {
+    let mut polled = [PollFd::new(connection, PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Once this is closed the other end sees a reset, and does not take it for the end of an answer.
-pub fn reset(connection: &OwnedFd) {
+pub fn reset(connection: &impl AsFd) {
     let now = libc::linger {
         l_onoff: 1,
         l_linger: 0,

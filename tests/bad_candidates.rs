@@ -91,6 +91,29 @@ fn it_says_ready_and_never_accepts() {
     );
 }
 
+/// What it was asked to see whether it is ready is nobody's request, so nothing is relayed when it is gone.
+fn never_answers_the_check(mode: &str) {
+    let flags = ["--ready-timeout", "1500ms", "--ready", mode];
+    let site = on_tcp().with(&flags).serving("v1");
+    site.publish_odd("v2", "hang").swap_in_vain();
+    site.wait_until_gone(2);
+    site.publish("v3").swap().wait_until_gone(1);
+    assert!(!site.log.says("relay"), "{}", site.log.timed());
+}
+
+#[test]
+fn it_never_answers_the_request_of_hotswap() {
+    never_answers_the_check("http:/health");
+}
+
+#[test]
+fn it_never_answers_the_command_that_asks_it() {
+    never_answers_the_check(
+        "exec:timeout 1 bash -c 'host=${HOTSWAP_CANDIDATE%:*} port=${HOTSWAP_CANDIDATE##*:}; \
+         exec 3<>/dev/tcp/$host/$port; printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3; read <&3'",
+    );
+}
+
 #[test]
 fn it_is_not_executable() {
     let script = "#!/bin/sh\nexit 0\n";

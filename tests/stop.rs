@@ -106,6 +106,16 @@ fn clients_that_come_during_a_stop_are_refused_and_counted_as_such() {
     );
 }
 
+/// Only hotswap's own question of a candidate was still in its queue.
+#[test]
+fn a_question_of_hotswaps_own_is_no_client_that_a_stop_refuses() {
+    let flags = ["--ready-timeout", "1300ms", "--drain-timeout", "1s"];
+    let mut site = Site::at(Place::Tcp4).with(&flags).serving("v1");
+    site.publish_odd("v2", "hang deaf").swap_in_vain();
+    assert_eq!(site.stop().code(), Some(0), "{}", site.log.timed());
+    assert!(!site.log.says("refused"), "{}", site.log.timed());
+}
+
 #[test]
 fn every_signal_that_means_a_stop_stops() {
     for number in [libc::SIGQUIT, libc::SIGPWR, libc::SIGRTMIN() + 3] {

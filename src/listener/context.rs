@@ -352,7 +352,7 @@ impl ListenerContext {
         {
             return Ok(Some(RelayOutcome::Found));
         }
-        if !matches!(fate, Fate::Refuse) && has_left(&client) {
+        if has_left(&client) {
             return Ok(Some(RelayOutcome::HasLeft));
         }
         let Some((server, to)) = server else {

@@ -21,6 +21,8 @@ pub struct Door {
     listener: TcpListener,
     inode: Inode,
     candidate: Generation,
+    /// Those that were let in, as relays name them.
+    let_in: Vec<Inode>,
 }
 
 impl Door {
@@ -32,6 +34,7 @@ impl Door {
             listener,
             inode,
             candidate,
+            let_in: Vec::new(),
         })
     }
 
@@ -62,7 +65,8 @@ impl Listeners {
         Ok(address.to_string())
     }
 
-    /// The clients that were let in stay.
+    /// The check is over. Its clients stay, except those that the candidate has not answered: in its queue they would be
+    /// taken for clients of the server.
     pub fn close_door(&mut self, candidate: Generation) {
         let door = self.door.take_if(|door| door.candidate == candidate);
         if let Some(door) = door {
@@ -70,6 +74,9 @@ impl Listeners {
             let watcher = &self.context.watcher;
             // closing it ends the watching as well: nobody else has it
             let _ = watcher.change(door.listener.as_fd(), door.inode, clients, None);
+            for client in door.let_in {
+                self.context.relays.give_up_unanswered(client);
+            }
         }
     }
 
@@ -86,12 +93,20 @@ impl Listeners {
                 continue;
             };
             let led = client.set_nonblocking(true).and_then(|()| {
+                let inode = inode_of(client.as_fd())?;
                 let server = self.all[at].steering.probe(candidate)?;
                 let context = &mut self.context;
-                context.relays.join(client.into(), server, &context.watcher)
+                context
+                    .relays
+                    .join(client.into(), server, &context.watcher)?;
+                Ok(inode)
             });
-            if let Err(error) = led {
-                log::debug!("cannot lead a check to {candidate}: {error}");
+            match led {
+                Ok(inode) => self
+                    .door
+                    .iter_mut()
+                    .for_each(|door| door.let_in.push(inode)),
+                Err(error) => log::debug!("cannot lead a check to {candidate}: {error}"),
             }
         }
     }

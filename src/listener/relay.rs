@@ -23,7 +23,7 @@ use super::relay_end::{RelayEnd, read_early};
 use super::watcher::Watcher;
 use crate::socket::client::unix_client;
 use crate::socket::inet::Family;
-use crate::socket::{Inode, bound_to, connect, inet_address, reset};
+use crate::socket::{Inode, bound_to, connect, has_hung_up, inet_address, reset};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -296,6 +296,13 @@ impl Relays {
         self.held && relay.is_idle()
     }
 
+    /// Nobody waits for the answer any more.
+    pub fn give_up_unanswered(&mut self, client: Inode) {
+        if self.all.get(&client).is_some_and(|relay| relay.asks) {
+            self.break_off(client);
+        }
+    }
+
     /// Resets both sides, so that they do not take it for a regular end.
     fn break_off(&mut self, client: Inode) {
         if let Some(relay) = self.all.get(&client) {
@@ -400,11 +407,8 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether the client has left: it was a probe of ours, or has lost its patience.
+/// Whether the client has left: it was a probe of ours, or has lost its patience. What it has sent does not matter once
+/// it cannot get an answer.
 pub fn has_left(client: &OwnedFd) -> bool {
-    let mut byte = [0];
-    matches!(
-        recv(client.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK),
-        Ok(0)
-    )
+    has_hung_up(client.as_fd()) || recv(client.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Ok(0)
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use super::ReadyRequest;
 use crate::connections::{inet, unix};
 use crate::listener::ListenerId;
-use crate::socket::inode_of;
+use crate::socket::{inode_of, reset};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -78,6 +78,17 @@ impl Probe {
         match self {
             Self::Tcp(stream) => inet::is_accepted(stream.local_addr()?, stream.peer_addr()?),
             Self::Unix(stream) => unix::has_owned_peer(inode_of(stream.as_fd())?),
+        }
+    }
+}
+
+/// One that was not accepted is reset, so that the one who takes it off the queue sees that nobody is left, whatever it has
+/// sent.
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let waits = self.progress() == ProbeProgress::Waiting;
+        if let (Self::Tcp(stream), true) = (self, waits) {
+            reset(stream);
         }
     }
 }
