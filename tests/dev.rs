@@ -10,6 +10,7 @@ use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::program::install;
+use crate::common::site::Site;
 use crate::watch::{QUIET, binary, expect_swaps, run, shell_script, swaps, watching};
 
 #[test]
@@ -104,6 +105,21 @@ on_every_family! {
         site.publish("v2");
         clients.until_all_see("v2");
         clients.expect_no_failure();
+    }
+}
+
+/// It was asked whether it accepts, and nobody else has come.
+#[test]
+fn a_question_of_hotswaps_own_does_not_wait_for_the_next_version() {
+    for place in [Place::Tcp4, Place::Unix] {
+        let flags = ["--dev", "--ready-timeout", "1300ms"];
+        let plan = Site::at(place).watching().with(&flags);
+        let mut site = plan.by_odd("hang").starting("v1");
+        site.wait_until_gone(1);
+        site.publish_odd("v2", "");
+        site.log.wait_for("generation 2 is serving");
+        assert!(!site.log.says("1 client"), "{}", site.log.timed());
+        assert!(site.stop().success());
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use super::half_open::{self, IDLE};
 use super::listening::listening;
-use super::unix;
+use super::{inet, unix};
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
 use crate::socket::inet::Family;
 use crate::sys;
@@ -73,6 +73,23 @@ pub fn accept_queue(held: &GenerationSocket) -> io::Result<Option<u32>> {
     })
 }
 
+/// The same, without those whose client has left: a probe of hotswap's is no client.
+///
+/// # Errors
+/// Those of [`accept_queue`].
+pub fn waiting_clients(held: &GenerationSocket) -> io::Result<Option<u32>> {
+    let queued = accept_queue(held)?;
+    if queued.is_none_or(|queued| queued == 0) {
+        return Ok(queued);
+    }
+    let there = match (held.kind, held.family) {
+        (SocketKind::Tcp { port }, Some(family)) => inet::unaccepted(family, port).ok(),
+        (SocketKind::Unix | SocketKind::Abstract, _) => unix::unaccepted(held.inode),
+        (SocketKind::Tcp { .. } | SocketKind::Udp { .. } | SocketKind::Other, _) => None,
+    };
+    Ok(queued.min(there.or(queued)))
+}
+
 /// Whether any handshake is open on these listeners, if that is known.
 fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
     if !half_open::can_be_seen() {
@@ -93,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::socket::generation_socket::ListenerId;
-    use crate::socket::inode_of;
+    use crate::socket::{inode_of, reset};
 
     const QUEUED: AcceptQueue = AcceptQueue {
         queued: 1,
@@ -133,6 +150,40 @@ mod tests {
         let served = listener.accept().unwrap();
         assert_eq!(AcceptQueue::of(&[one]), AcceptQueue::NONE);
         drop((client, served));
+    }
+
+    #[test]
+    fn who_has_left_the_queue_does_not_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tcp, path) = (
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+            directory.path().join("listener"),
+        );
+        let (address, unix) = (
+            tcp.local_addr().unwrap(),
+            UnixListener::bind(&path).unwrap(),
+        );
+        let tcp = held(
+            &tcp,
+            SocketKind::Tcp {
+                port: address.port(),
+            },
+        );
+        let unix = held(&unix, SocketKind::Unix);
+        let waiting = || [tcp, unix].map(|one| waiting_clients(&one).unwrap().unwrap());
+        assert_eq!(waiting(), [0, 0]);
+        let leaving = (
+            TcpStream::connect(address).unwrap(),
+            UnixStream::connect(&path).unwrap(),
+        );
+        let _staying = (
+            TcpStream::connect(address).unwrap(),
+            UnixStream::connect(&path).unwrap(),
+        );
+        assert_eq!(waiting(), [2, 2]);
+        reset(&leaving.0);
+        drop(leaving);
+        assert_eq!(waiting(), [1, 1]);
     }
 
     #[test]

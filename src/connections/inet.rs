@@ -13,6 +13,8 @@ use crate::socket::inet::Family;
 const INET_DIAG_INFO: u16 = 2;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which the server may still send something.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << CLOSE_WAIT;
+/// ESTABLISHED and CLOSE_WAIT: those in which it has not closed it.
+const OPEN: u32 = 1 << 1 | 1 << CLOSE_WAIT;
 const CLOSE_WAIT: u8 = 8;
 const FIN_WAIT1: u8 = 4;
 /// FIN_WAIT1, FIN_WAIT2 and TIME_WAIT: what the kernel remembers of connections that no process has any more.
@@ -65,6 +67,19 @@ pub fn connections(family: Family, ports: &[u16]) -> io::Result<Vec<(u16, Connec
     }
     found.retain(|(port, _)| ports.contains(port));
     Ok(found)
+}
+
+/// How many clients of the port wait to be accepted: not those that were reset, as a probe of hotswap's is.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn unaccepted(family: Family, port: u16) -> io::Result<u32> {
+    let mut count = 0;
+    let request = request(family, OPEN, port, &[0; 34]);
+    sock_diag::ask(&request, Scope::All, |message| {
+        count += u32::from(number(message, 68) == Some(0));
+    })?;
+    Ok(count)
 }
 
 fn local_port(message: &[u8]) -> Option<u16> {

@@ -14,9 +14,11 @@ use super::sock_diag::{self, Scope, attributes, number};
 
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
+const UNIX_DIAG_ICONS: u16 = 3;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const SHOW_NAME: u32 = 1;
 const SHOW_PEER: u32 = 4;
+const SHOW_ICONS: u32 = 8;
 const SHOW_RQLEN: u32 = 16;
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
@@ -46,6 +48,22 @@ pub fn accept_queue(inode: u64) -> io::Result<u32> {
         queue = parse(message).map(|socket| socket.queue);
     })?;
     queue.ok_or_else(|| Errno::EBADMSG.into())
+}
+
+/// How many clients wait to be accepted by the listener with this inode, and are still there; `None` if they are too many
+/// for one answer.
+pub fn unaccepted(inode: u64) -> Option<u32> {
+    let mut count = None;
+    let request = request(inode, u32::MAX, SHOW_ICONS);
+    let asked = sock_diag::ask(&request, Scope::One, |message| {
+        let all = message.get(MESSAGE..).into_iter().flat_map(attributes);
+        let clients = all.filter(|(kind, _)| *kind == UNIX_DIAG_ICONS);
+        // the inode of each, or 0 if no process has it any more
+        let clients = clients.flat_map(|(_, value)| value.chunks_exact(4));
+        let there = clients.filter(|client| **client != [0; 4]).count();
+        count = u32::try_from(there).ok();
+    });
+    asked.ok().and(count)
 }
 
 /// The connections of the listeners with these inodes that have both their ends, by inode: 0 until accepted.

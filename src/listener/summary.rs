@@ -1,7 +1,7 @@
 //! A listener in the status.
 
 use super::{Listener, Listeners};
-use crate::connections::accept_queue::accept_queue;
+use crate::connections::accept_queue::waiting_clients;
 
 /// A listener, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct ListenerSummary {
     pub address: String,
     pub steered: bool,
     pub captured: bool,
-    /// Connections that wait to be accepted at the target.
+    /// Clients that wait to be accepted at the target.
     pub queue: Option<u32>,
 }
 
@@ -37,6 +37,6 @@ impl Listeners {
 
 impl Listener {
     fn queue(&self) -> Option<u32> {
-        accept_queue(&self.socket_as(self.steering.target()?)).ok()?
+        waiting_clients(&self.socket_as(self.steering.target()?)).ok()?
     }
 }
