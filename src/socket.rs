@@ -99,6 +99,33 @@ pub fn inet_address(name: &SockaddrStorage) -> Option<SocketAddr> {
 /// # Errors
 /// Those of socket(2).
 pub fn unix_stream(flags: SockFlag) -> io::Result<OwnedFd> {
+    Ok(unix_socket(SockType::Stream, flags)?)
+}
+
+/// The same of any type.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn unix_socket(kind: SockType, flags: SockFlag) -> nix::Result<OwnedFd> {
     let flags = flags | SockFlag::SOCK_CLOEXEC;
-    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
+    socket(AddressFamily::Unix, kind, flags, None)
+}
+
+/// A unix socket of the same type, stream or sequenced-packet.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn unix_socket_like(other: BorrowedFd) -> io::Result<OwnedFd> {
+    let kind = if has_packets(other) {
+        SockType::SeqPacket
+    } else {
+        SockType::Stream
+    };
+    Ok(unix_socket(kind, SockFlag::empty())?)
+}
+
+/// Whether it keeps messages apart, which a relay would not.
+pub fn has_packets(socket: BorrowedFd) -> bool {
+    let kind = sys::socket_option(socket, libc::SOL_SOCKET, libc::SO_TYPE);
+    kind.is_ok_and(|kind| kind == libc::SOCK_SEQPACKET)
 }

@@ -3,10 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tempfile::TempDir;
 
 use crate::capture::find;
@@ -25,7 +28,7 @@ os.umask(0o022)
 def bound(): pass
 def listening(): pass
 OWN
-one = socket.socket(socket.AF_UNIX)
+one = socket.socket(socket.AF_UNIX, globals().get('kind', socket.SOCK_STREAM))
 one.bind(bind_to if 'bind_to' in globals() else path)
 bound()
 one.listen(100)
@@ -43,6 +46,7 @@ while True:
 struct House {
     dir: TempDir,
     path: PathBuf,
+    kind: SockType,
 }
 
 impl House {
@@ -51,7 +55,8 @@ impl House {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("run")).expect("a directory");
         let path = dir.path().join("run/s.sock");
-        House { dir, path }
+        let kind = SockType::Stream;
+        House { dir, path, kind }
     }
 
     fn dir(&self) -> &Path {
@@ -78,7 +83,10 @@ impl House {
 
     /// The generation that answers at the path.
     fn answer(&self) -> Option<u32> {
-        let mut client = UnixStream::connect(&self.path).ok()?;
+        let client = socket(AddressFamily::Unix, self.kind, SockFlag::empty(), None).ok()?;
+        let path = UnixAddr::new(&self.path).ok()?;
+        connect(client.as_raw_fd(), &path).ok()?;
+        let mut client = UnixStream::from(client);
         client.write_all(b"who").ok()?;
         let mut text = String::new();
         client.read_to_string(&mut text).ok()?;
@@ -151,6 +159,38 @@ fn a_path_that_a_candidate_took_away_leads_back_after_an_abort() {
     house.expect_answered_by(1);
     site.swap();
     house.expect_answered_by(3);
+}
+
+/// Its connections keep messages apart. It removes the path before it binds, as servers do, and the second one dies then.
+const PACKETS: &str = "
+kind = socket.SOCK_SEQPACKET
+if os.path.exists(path):
+    os.unlink(path)
+def bound():
+    if generation == 2:
+        os._exit(3)
+";
+
+#[test]
+fn a_path_of_packets_leads_back_after_an_abort_and_survives_swaps() {
+    let kind = SockType::SeqPacket;
+    let house = House {
+        kind,
+        ..House::new()
+    };
+    let Some(site) = house.serving("", PACKETS) else {
+        return;
+    };
+    site.swap_in_vain();
+    house.expect_answered_by(1);
+    for generation in 3..=4 {
+        site.swap();
+        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+        site.log.wait_for("generation 1 is gone");
+        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+    }
+    kill(site.pid(4), Signal::SIGKILL).expect("a signal to the server");
+    house.expect_answered_by(5);
 }
 
 /// It binds a name of its own, and renames that once it listens.

@@ -94,7 +94,7 @@ impl Capture {
                 })
             }
             (RequestedAddress::Inet(at), SocketType::Udp) => Some(CapturedAddress::Udp(at)),
-            (RequestedAddress::Path(path), SocketType::UnixStream) => {
+            (RequestedAddress::Path(path), SocketType::UnixStream | SocketType::UnixPacket) => {
                 let entry = server_path::find(&caller, libc::AT_FDCWD, &path)?;
                 as_given = path;
                 entry.map(CapturedAddress::Path)
@@ -132,6 +132,10 @@ impl Capture {
             });
         }
         if !self.check_network(request) {
+            return Ok(CallResult::Continue);
+        }
+        let is_packet = request.server_socket.kind == SocketType::UnixPacket;
+        if is_packet && !listeners.may_have_packets(&request.address) {
             return Ok(CallResult::Continue);
         }
         if let Some(listener) = listeners.covering(&request.address) {

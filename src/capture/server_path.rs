@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::socket::{UnixAddr, bind};
 use nix::sys::stat::fstat;
 
 use super::caller::Caller;
@@ -16,6 +16,7 @@ use super::impersonate::as_caller;
 use crate::address::LONGEST_PATH;
 use crate::listener::{self, BoundPath, PathEntry};
 use crate::proc::{descriptor, path_of};
+use crate::socket::client::unix_client;
 use crate::supervisor::Generation;
 
 /// Where the path leads for the caller, relative to its descriptor `from`; `None` if it leads nowhere, which the kernel will
@@ -124,9 +125,8 @@ fn remove_stale(path: &Path) {
     }
 }
 
-fn nobody_answers(path: &Path) -> nix::Result<bool> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let connected = connect(probe.as_raw_fd(), &UnixAddr::new(path)?);
-    Ok(connected == Err(Errno::ECONNREFUSED))
+fn nobody_answers(path: &Path) -> io::Result<bool> {
+    let answer = unix_client(&UnixAddr::new(path)?);
+    let error = answer.err().and_then(|error| error.raw_os_error());
+    Ok(error == Some(libc::ECONNREFUSED))
 }

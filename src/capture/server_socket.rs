@@ -3,7 +3,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -13,8 +14,9 @@ use nix::unistd::{fchown, geteuid};
 use super::caller::Caller;
 use super::learned::LearnedOptions;
 use super::options;
-use crate::proc::descriptor;
+use crate::proc::{descriptor, path_of};
 use crate::socket::inet::SO_BINDTOIFINDEX;
+use crate::socket::unix_stream;
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub enum SocketType {
     Mptcp,
     Udp,
     UnixStream,
+    UnixPacket,
 }
 
 /// A socket of a type that can listen.
@@ -79,7 +82,7 @@ impl ServerSocket {
         inode: u64,
         learned: &LearnedOptions,
     ) -> io::Result<Option<Self>> {
-        let Some((kind, v6)) = read_name(&protocol_of(caller, fd)?) else {
+        let Some((kind, v6)) = kind_at(&descriptor::path(caller.thread, fd))? else {
             return Ok(None);
         };
         let (socket, flags) = (kind.make(v6)?, descriptor::flags(caller.thread, fd));
@@ -133,12 +136,13 @@ impl SocketType {
     /// An unbound socket; plain TCP for multipath TCP.
     fn make(self, v6: bool) -> io::Result<OwnedFd> {
         let family = match self {
-            Self::UnixStream => AddressFamily::Unix,
+            Self::UnixStream | Self::UnixPacket => AddressFamily::Unix,
             Self::Tcp | Self::Mptcp | Self::Udp if v6 => AddressFamily::Inet6,
             Self::Tcp | Self::Mptcp | Self::Udp => AddressFamily::Inet,
         };
         let style = match self {
             Self::Udp => SockType::Datagram,
+            Self::UnixPacket => SockType::SeqPacket,
             Self::UnixStream | Self::Tcp | Self::Mptcp => SockType::Stream,
         };
         Ok(socket(family, style, SockFlag::SOCK_CLOEXEC, None)?)
@@ -163,15 +167,25 @@ fn describe(socket: BorrowedFd) -> Option<(SocketType, bool)> {
         }
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP) => SocketType::Udp,
         (libc::AF_UNIX, libc::SOCK_STREAM, _) => SocketType::UnixStream,
+        (libc::AF_UNIX, libc::SOCK_SEQPACKET, _) => SocketType::UnixPacket,
         _ => return None,
     };
     Some((kind, v6))
 }
 
-/// The protocol in an extended attribute, which can be read even if the socket cannot be duplicated.
-fn protocol_of(caller: &Caller, fd: RawFd) -> io::Result<Vec<u8>> {
-    let path = descriptor::path(caller.thread, fd);
-    let path = CString::new(path.into_os_string().into_vec())?;
+/// As the socket's protocol says, which can be read even if the socket cannot be duplicated.
+fn kind_at(path: &Path) -> io::Result<Option<(SocketType, bool)>> {
+    let name = protocol_at(path)?;
+    // the name of all unix sockets, until that of a stream became another
+    if name == b"UNIX" && protocol_at(&path_of(&unix_stream(SockFlag::empty())?))? != name {
+        return Ok(None);
+    }
+    Ok(read_name(&name))
+}
+
+/// The protocol, in an extended attribute.
+fn protocol_at(path: &Path) -> io::Result<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
     let mut name = vec![0; 32];
     let length = sys::extended_attribute(&path, c"system.sockprotoname", &mut name)?;
     name.truncate(length);
@@ -207,4 +221,24 @@ pub fn make_ours(socket: BorrowedFd) -> io::Result<()> {
         fchown(socket, Some(us), None)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn a_unix_socket_of_datagrams_is_no_stream() {
+        let directory = tempfile::tempdir().unwrap();
+        let stream = UnixListener::bind(directory.path().join("stream")).unwrap();
+        let stream = kind_at(&path_of(&stream)).unwrap();
+        assert_eq!(stream, Some((SocketType::UnixStream, false)));
+        let datagrams = UnixDatagram::unbound().unwrap();
+        let is_named_apart = protocol_at(&path_of(&datagrams)).unwrap() == b"UNIX";
+        if is_named_apart {
+            assert_eq!(kind_at(&path_of(&datagrams)).unwrap(), None);
+        }
+    }
 }

@@ -80,6 +80,11 @@ impl Listeners {
         found.map(|listener| listener.id)
     }
 
+    /// Whether a socket of the sequenced-packet type may become a listener there: not where hotswap makes the sockets.
+    pub fn may_have_packets(&self, asked: &CapturedAddress) -> bool {
+        !self.context.options.share && self.covering(asked).is_none()
+    }
+
     /// The socket that this generation has there.
     ///
     /// # Errors

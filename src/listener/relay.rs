@@ -23,7 +23,7 @@ use super::relay_end::{RelayEnd, read_early};
 use super::watcher::Watcher;
 use crate::socket::client::unix_client;
 use crate::socket::inet::Family;
-use crate::socket::{Inode, bound_to, connect, has_hung_up, inet_address, reset};
+use crate::socket::{Inode, bound_to, connect, has_hung_up, has_packets, inet_address, reset};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -63,6 +63,9 @@ impl Destination {
     /// like one of this host. Over a unix path the server would see hotswap's user, so that no other may come in.
     fn lead(&self, client: &OwnedFd, server: &OwnedFd) -> io::Result<()> {
         if let Self::Path(_) = self {
+            if has_packets(client.as_fd()) {
+                return Err(Errno::EPROTOTYPE.into());
+            }
             let peer = getsockopt(client, sockopt::PeerCredentials)?;
             let ours = peer.uid() == geteuid().as_raw();
             return ours.then_some(()).ok_or_else(|| Errno::EPERM.into());

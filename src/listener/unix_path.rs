@@ -23,7 +23,7 @@ use super::relay::Destination;
 use super::steering::Steering;
 use super::unix_dir::{Attributes, FileId, LedTo, UnixDir};
 use crate::handoff;
-use crate::socket::{Inode, unix_stream};
+use crate::socket::{Inode, unix_socket_like, unix_stream};
 use crate::supervisor::Generation;
 use crate::sys;
 
@@ -177,7 +177,10 @@ impl UnixPath {
     }
 
     fn bind(&mut self, name: &OsStr, context: &ListenerContext) -> io::Result<usize> {
-        let fd = unix_stream(SockFlag::empty())?;
+        let fd = match self.sockets.first() {
+            Some(first) => unix_socket_like(first.socket.fd())?,
+            None => unix_stream(SockFlag::empty())?,
+        };
         bind(fd.as_raw_fd(), &UnixAddr::new(&self.dir.path_of(name))?)?;
         let bound = self.finish(fd, name.to_owned(), context);
         if bound.is_err() {

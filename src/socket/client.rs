@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, socket};
 
 use super::inet::Family;
-use super::{connect, unix_stream};
+use super::{connect, unix_socket};
 use crate::address::ways_to;
 use crate::sys;
 
@@ -59,12 +59,18 @@ pub fn connect_now(socket: BorrowedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// A non-blocking connection to a unix stream socket.
+/// A non-blocking connection to a unix socket, stream or sequenced-packet.
 ///
 /// # Errors
 /// `EAGAIN` if its queue is full, else those of socket(2) and connect(2).
 pub fn unix_client(to: &dyn SockaddrLike) -> io::Result<OwnedFd> {
-    let client = unix_stream(SockFlag::SOCK_NONBLOCK)?;
-    connect(client.as_fd(), to)?;
-    Ok(client)
+    let connected = |kind| {
+        let client = unix_socket(kind, SockFlag::SOCK_NONBLOCK)?;
+        connect(client.as_fd(), to)?;
+        Ok(client)
+    };
+    match connected(SockType::Stream) {
+        Err(Errno::EPROTOTYPE) => Ok(connected(SockType::SeqPacket)?),
+        connected => Ok(connected?),
+    }
 }
