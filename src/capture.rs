@@ -354,6 +354,12 @@ impl Capture {
         self.bound_sockets.listens_on_chosen_port
     }
 
+    /// Whether it has bound this one itself: others may be kept for it.
+    pub fn listens_on(&self, listener: ListenerId) -> bool {
+        let mut all = self.bound_sockets.all.iter();
+        all.any(|bound| bound.listener == Some(listener))
+    }
+
     /// Whether it listens on something.
     pub fn has_listeners(&self) -> bool {
         let mut all = self.bound_sockets.all.iter();

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Output;
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::capture::at;
 use crate::commands::{run, said};
 use crate::common::crowd::{Crowd, Habit};
@@ -155,6 +157,24 @@ fn a_version_that_listens_nowhere_cannot_be_excused() {
     }
     clients.until_answered(16);
     clients.expect_no_failure().expect_never_seen("v2");
+}
+
+/// The version that is started after a crash leaves it out, so the next may do so as well.
+#[test]
+fn an_address_that_a_restart_has_left_out_is_not_required() {
+    let two = Two::serving(&[], "");
+    two.publish_without_the_second("v2", "");
+    kill(two.site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    two.site.log.wait_for("generation 2 is serving");
+    two.publish_without_the_second("v3", "");
+    two.site.swap();
+    let of_second = format!("does not accept on {}", two.second);
+    assert_eq!(
+        two.site.log.count(&of_second),
+        1,
+        "{}",
+        two.site.log.timed()
+    );
 }
 
 #[test]

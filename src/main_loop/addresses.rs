@@ -51,7 +51,9 @@ impl World {
         let listening: Vec<_> = listening.map(|held| held.listener).collect();
         if let Some(one) = self.generations.get_mut(&generation) {
             for listener in listening {
-                one.bound.entry(listener).or_insert(now);
+                if one.server.is_adopted() || one.has_bound_to(listener) {
+                    one.bound.entry(listener).or_insert(now);
+                }
             }
         }
     }

@@ -156,14 +156,22 @@ impl Spawned {
         self.ready.is_some() && !drains
     }
 
-    /// Its sockets. It does not listen on what is kept for it of a dead generation before it has bound something itself.
+    /// Whether it has bound that itself: what is kept for it of a dead generation it may never bind.
+    pub fn has_bound_to(&self, listener: ListenerId) -> bool {
+        let capture = self.capture.as_ref();
+        capture.map_or(self.has_bound, |capture| capture.listens_on(listener))
+    }
+
+    /// Its sockets. It does not listen on what is kept for it before it has bound that itself.
     pub fn sockets<'a>(
         &self,
         generation: Generation,
         listeners: &'a Listeners,
     ) -> Vec<GenerationSocket<'a>> {
         let mut all = listeners.sockets_of(generation);
-        for kept in all.iter_mut().filter(|one| one.captured && !self.has_bound) {
+        let is_kept =
+            |one: &&mut GenerationSocket| one.captured && !self.has_bound_to(one.listener);
+        for kept in all.iter_mut().filter(is_kept) {
             (kept.fd, kept.listens) = (None, false);
         }
         all
