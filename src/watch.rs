@@ -34,6 +34,7 @@ pub mod launcher;
 mod listing;
 mod look;
 mod new_content;
+mod new_files;
 mod notifier;
 mod own_writes;
 mod repeats;
@@ -59,6 +60,7 @@ use elf::ExecFormat;
 use events::Events;
 use file::{FileRole, WatchedFile};
 pub use filter::IgnoreOptions;
+use new_files::NewFiles;
 pub use own_writes::HookKind;
 use own_writes::OwnWrites;
 use repeats::Repeats;
@@ -98,6 +100,7 @@ pub struct Watch {
     writers: Writers,
     server_writes: ServerWrites,
     brake: Brake,
+    new_files: NewFiles,
     repeats: Repeats,
     /// The form of the last program that execve(2) accepted.
     usual: Option<ExecFormat>,
@@ -148,6 +151,7 @@ impl Watch {
             writers: Writers::default(),
             server_writes: ServerWrites::default(),
             brake: Brake::default(),
+            new_files: NewFiles::default(),
             repeats: Repeats::default(),
             usual: targets
                 .program
@@ -297,10 +301,7 @@ impl Watch {
         let mut paths = verdict.count.into_iter();
         let path = paths.next()?;
         let others = paths.collect();
-        Some(Changed {
-            others,
-            ..Changed::of(path)
-        })
+        Some(Changed { path, others })
     }
 
     /// A generation starts, from what is there now; `built` if a command built it from what was there when that began.
@@ -323,6 +324,7 @@ impl Watch {
     /// Somebody asked for a swap: what was left out counts again.
     pub fn asked(&mut self) {
         self.brake.release_all();
+        self.new_files.release_all();
         self.repeats.end();
     }
 

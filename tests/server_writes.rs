@@ -3,6 +3,7 @@
 use std::fs;
 use std::thread::{self, sleep};
 
+use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::loops::{save, watching_source};
 use crate::watch::{QUIET, expect_swaps, run, swaps};
@@ -11,6 +12,7 @@ use crate::watch::{QUIET, expect_swaps, run, swaps};
 const ADMINISTRATOR: u64 = 1 << 21;
 const MOST_WHEN_TOLD: usize = 3;
 const LEFT_OUT: &str = " is written by the server, and no longer counts";
+const NEW_LEFT_OUT: &str = " have caused 3 swaps in a row, and no longer count";
 
 fn is_told() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("our status");
@@ -19,10 +21,23 @@ fn is_told() -> bool {
     capabilities.expect("a number") & ADMINISTRATOR != 0
 }
 
+/// hotswap is not told then, as in a container.
+fn without_capability(plan: Plan) -> Plan {
+    if is_told() {
+        let without = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"];
+        plan.inside(&["setpriv", without[0], without[1]])
+    } else {
+        plan
+    }
+}
+
 fn writing(how: &str, path: &str) -> Site {
-    let plan = watching_source();
+    writing_by(watching_source(), how, path)
+}
+
+fn writing_by(plan: Plan, how: &str, path: &str) -> Site {
     let path = plan.dir().join("src").join(path);
-    if how == "new" {
+    if ["new", "deep"].contains(&how) {
         fs::create_dir(&path).expect("a directory");
     }
     plan.by_odd(&format!("writes={how}:{}", path.display()))
@@ -74,6 +89,43 @@ fn expect_left_out(how: &str, name: &str) {
     for version in ["v2", "v3"] {
         expect_swaps(&site, 1, || save(&site, version));
     }
+}
+
+#[test]
+fn new_files_in_ever_new_directories_are_left_out_and_named() {
+    thread::scope(|sites| {
+        for plan in [watching_source(), without_capability(watching_source())] {
+            sites.spawn(|| expect_new_left_out(plan));
+        }
+    });
+}
+
+fn expect_new_left_out(plan: Plan) {
+    let site = writing_by(plan, "deep", "cache");
+    for _ in 0..8 {
+        ask(&site);
+    }
+    sleep(QUIET);
+    assert!(swaps(&site) <= 3, "{} swaps", swaps(&site));
+    let line = site.log.wait_for(NEW_LEFT_OUT);
+    assert!(line.contains("/src/cache"), "{line}");
+    site.log.wait_for("try: --ignore ");
+    for version in ["v2", "v3"] {
+        expect_swaps(&site, 1, || save(&site, version));
+    }
+}
+
+/// The server answers meanwhile, but writes no file.
+#[test]
+fn new_files_of_a_person_count_however_many_there_are() {
+    let site = without_capability(watching_source()).serving("v1");
+    let mut clients = site.clients(1);
+    for name in ["a", "b", "c", "d", "e"] {
+        expect_swaps(&site, 1, || {
+            fs::write(site.dir().join("src").join(name), name)
+        });
+    }
+    clients.expect_no_failure();
 }
 
 #[test]

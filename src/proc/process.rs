@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::{number, read, words};
+use super::{after, is_gone, number, read, words};
 
 /// An exec takes fewer looks than this.
 const TRIES: usize = 200;
@@ -69,6 +69,28 @@ impl Stat {
     /// The signal that has stopped it, if one has; 0 if the kernel does not tell which.
     pub fn stopped_by(&self) -> Option<i32> {
         (self.state == b'T').then_some(self.code)
+    }
+}
+
+/// How much a process, and the children that it has waited for, have written; see proc(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BytesWritten {
+    /// To files, sockets and pipes.
+    pub in_all: u64,
+    /// To files on a disk, in pages that were not written before.
+    pub to_disk: u64,
+}
+
+impl BytesWritten {
+    /// `None` if it may not be looked into; one that has ended has written nothing.
+    pub fn by(pid: Pid) -> Option<Self> {
+        match read(format!("/proc/{pid}/io")) {
+            Ok(counts) => Some(Self {
+                in_all: number(after(&counts, "wchar: ")?)?,
+                to_disk: number(after(&counts, "write_bytes: ")?)?,
+            }),
+            Err(error) => is_gone(&error).then(Self::default),
+        }
     }
 }
 

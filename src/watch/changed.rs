@@ -12,19 +12,13 @@ pub struct Changed {
     pub path: PathBuf,
     /// The other files of the same tree that changed with it.
     pub others: Vec<PathBuf>,
-    /// None of them was there before.
-    pub are_new: bool,
 }
 
 impl Changed {
-    /// A file that was there before.
+    /// One file alone.
     pub fn of(path: PathBuf) -> Self {
-        let (others, are_new) = (Vec::new(), false);
-        Self {
-            path,
-            others,
-            are_new,
-        }
+        let others = Vec::new();
+        Self { path, others }
     }
 }
 

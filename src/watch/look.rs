@@ -59,17 +59,14 @@ impl Watch {
                 for own in own {
                     tree.distrust(&own.path);
                 }
+                if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
+                    log::warn!("{line}");
+                }
             }
-            let mut hows = changed.iter().map(|changed| changed.how);
-            let are_new = hows.all(|how| how == HowChanged::Appeared);
             let mut paths = changed.into_iter().map(|changed| changed.path);
             if let Some(path) = paths.next() {
                 let others = paths.collect();
-                self.found.push(Changed {
-                    path,
-                    others,
-                    are_new,
-                });
+                self.found.push(Changed { path, others });
             }
         }
         if other_directories {
@@ -94,6 +91,16 @@ impl Watch {
             Author::Somebody => {}
         }
         let writer = self.writer(difference);
+        let may_be_server = match writer {
+            KnownWriter::Server => true,
+            KnownWriter::Unknown => self.writers.may_be_server(*changed, &difference.directory),
+            KnownWriter::SomebodyElse => false,
+        };
+        if !may_be_server {
+            self.new_files.changed_by_others(path);
+        } else if self.new_files.weigh(path, *how) {
+            return false;
+        }
         if writer == KnownWriter::Server {
             return self.server_change_counts(path, *how, now);
         }

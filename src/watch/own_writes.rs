@@ -225,7 +225,7 @@ impl OwnWrites {
     }
 }
 
-fn nanoseconds(begun: FileTime, ended: FileTime) -> i64 {
+pub fn nanoseconds(begun: FileTime, ended: FileTime) -> i64 {
     let seconds = ended.0.saturating_sub(begun.0);
     seconds
         .saturating_mul(1_000_000_000)

@@ -78,6 +78,7 @@ impl Watch {
             .brake
             .braked()
             .chain(self.server_writes.left_out())
+            .chain(self.new_files.left_out())
             .map(|path| path.to_string_lossy())
             .collect();
         let watched: Vec<Value> = trees.chain(files).collect();

@@ -45,6 +45,7 @@ impl Watch {
                     !self.brake.leaves_out(&shown)
                         && !self.own_writes.has(&shown)
                         && !self.server_writes.leaves_out(&shown)
+                        && !self.new_files.leaves_out(&shown)
                 })
             })
     }

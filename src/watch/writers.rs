@@ -12,11 +12,14 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, statfs};
 use nix::unistd::{Pid, getpid};
 
-use crate::proc::process::Stat;
+use crate::proc::process::{BytesWritten, Stat};
 use crate::proc::{descriptor, status};
+use crate::sys;
 use crate::watch::completeness::FileIdentity;
+use crate::watch::own_writes::{FileTime, nanoseconds};
 
 /// At most this many directories are asked about; in any other, nobody knows who made a change.
 const MOST_DIRECTORIES: usize = 256;
@@ -25,6 +28,10 @@ const MOST_READS: usize = 64;
 const MOST_DESCRIPTORS: usize = 2000;
 /// More than wait to be judged at any time.
 const MOST_FILES: usize = 4096;
+/// How long after a write, in nanoseconds, the file is renamed into its place at the latest.
+const RENAMED_AFTER: i64 = 100_000_000;
+/// File systems on which the kernel counts what a process writes to a new file apart from what it writes to sockets.
+const DISKS: [FsType; 3] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownWriter {
@@ -40,6 +47,14 @@ struct WrittenBy {
     others: bool,
 }
 
+/// Between these times the server was writing.
+struct Writing {
+    since: FileTime,
+    until: FileTime,
+    /// To files on a disk, too.
+    to_disk: bool,
+}
+
 #[derive(Default)]
 pub struct Writers {
     group: Option<Fanotify>,
@@ -53,6 +68,11 @@ pub struct Writers {
     /// The server's processes, and those that it had before: what they wrote may be heard of when they are gone.
     servers: HashSet<Pid>,
     before: HashSet<Pid>,
+    /// What each of them had written, and when that was seen; `None` for one that may not be looked into.
+    written: HashMap<Pid, Option<BytesWritten>>,
+    measured: Option<FileTime>,
+    /// When they were writing, since all was judged.
+    writing: Vec<Writing>,
 }
 
 impl Writers {
@@ -87,8 +107,8 @@ impl Writers {
     pub fn woken(&mut self) {
         if self.is_blind {
             self.look_at_descriptors();
-            self.is_stale = true;
         }
+        self.is_stale |= !self.directories.is_empty();
     }
 
     /// Reads who has written since the last call. `servers` gives the processes of all generations.
@@ -98,6 +118,9 @@ impl Writers {
             if self.is_blind && self.servers != self.before {
                 self.look_at_descriptors();
             }
+        }
+        if !self.directories.is_empty() {
+            self.measure();
         }
         for batch in 0..MOST_READS {
             let group = self.group.as_ref();
@@ -112,6 +135,40 @@ impl Writers {
                 self.note_event(&event);
             }
         }
+    }
+
+    /// Notes whether the server has written since the last call; it may have, if it may not be looked into.
+    fn measure(&mut self) {
+        let now = sys::file_time();
+        let servers = self.servers.iter();
+        let written = servers.map(|pid| (*pid, BytesWritten::by(*pid))).collect();
+        let before = mem::replace(&mut self.written, written);
+        let has_grown = |count: fn(BytesWritten) -> u64| {
+            self.written.iter().any(|(pid, written)| {
+                let before = before.get(pid).copied().flatten().unwrap_or_default();
+                written.is_none_or(|written| count(written) > count(before))
+            })
+        };
+        let to_disk = has_grown(|bytes| bytes.to_disk);
+        let wrote = to_disk || has_grown(|bytes| bytes.in_all);
+        if let Some(since) = self.measured.filter(|_| wrote) {
+            self.writing.push(Writing {
+                since,
+                until: now,
+                to_disk,
+            });
+        }
+        self.measured = Some(now);
+    }
+
+    /// Whether the server was writing at that moment, as far as is known, and may have written there.
+    pub fn may_be_server(&self, moment: FileTime, directory: &Path) -> bool {
+        let is_disk = statfs(directory).is_ok_and(|found| DISKS.contains(&found.filesystem_type()));
+        let may_be = |one: &Writing| {
+            let is_then = one.since <= moment && nanoseconds(one.until, moment) <= RENAMED_AFTER;
+            is_then && (one.to_disk || !is_disk)
+        };
+        self.measured.is_none() || self.writing.iter().any(may_be)
     }
 
     fn refresh(&mut self, servers: &dyn Fn() -> Vec<Pid>) {
@@ -176,6 +233,7 @@ impl Writers {
     /// All that was written has been judged.
     pub fn forget(&mut self) {
         self.files.clear();
+        self.writing.clear();
     }
 }
 

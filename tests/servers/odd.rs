@@ -32,7 +32,7 @@
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
 //! | `greet=D` | speaks first, after D |
 //! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
-//! | `writes=HOW:PATH` | on each request: `in-place`, `rename`, `new` files in a directory, `database` |
+//! | `writes=HOW:PATH` | on each request: `in-place`, `rename`, `new` files in a directory, `deep` in a new one, `database` |
 //! | `peer` | names the address that asks, in a second line |
 //! | `host=NAME` | answers 404 to those that ask for another host |
 //! | `half` | breaks off in the middle of its answers |

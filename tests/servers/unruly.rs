@@ -118,6 +118,11 @@ pub fn write(how: &str, path: &Path) -> io::Result<()> {
             fs::rename(new, path)
         }
         "new" => fs::write(path.join(&now), &now),
+        "deep" => {
+            let path = path.join(&now[now.len() - 6..]);
+            fs::create_dir_all(&path)?;
+            fs::write(path.join(&now), &now)
+        }
         "database" => {
             let journal = path.with_extension("db-journal");
             fs::write(&journal, &now)?;
