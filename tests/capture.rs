@@ -56,7 +56,7 @@ fn loses_none_of(plan: Plan, clients: impl FnOnce(&Site) -> Crowd) {
 }
 
 /// A server in Python, if that is installed.
-fn python(plan: Plan, code: &str) -> Option<Plan> {
+pub fn python(plan: Plan, code: &str) -> Option<Plan> {
     Some(plan.by_program(find("python3")?, &["-c", code]))
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::at;
+use crate::capture::{at, python};
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
@@ -66,6 +66,63 @@ fn a_clean_end_is_not_restarted_on_failure() {
         .serving("v1");
     site.expect_status(0).expect_nothing_left();
     assert!(!site.log.says("generation 2"));
+}
+
+#[test]
+fn a_clean_end_of_a_captured_server_needs_no_drain() {
+    let plan = Site::at(Place::Captured(free_address())).with(&["--drain-timeout", "5s"]);
+    let mut site = plan.by_odd("exit=0 after=300ms").serving("v1");
+    site.expect_status(0).expect_nothing_left();
+    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+}
+
+/// As one that forks twice, and is slow to do so.
+#[test]
+fn a_first_start_that_leaves_a_daemon_behind_has_failed() {
+    let hello = crate::common::server("hello");
+    let hello = hello.display();
+    let script = format!("#!/bin/sh\n(sleep 0.2; exec setsid {hello} 127.0.0.1:0) & exit 0\n");
+    let mut site = Site::at(Place::Nowhere)
+        .by_script(&script, &[])
+        .starting("v1");
+    site.expect_status(125).expect_nothing_left();
+    site.log
+        .wait_for("cannot follow a server that puts itself into the background");
+}
+
+/// As in an upgrade of its own: a child goes on where the main process ends.
+#[test]
+fn a_server_that_hands_itself_over_to_a_child_is_restarted() {
+    let address = free_address();
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import http.server, os, threading, time\n\
+             class Handler(http.server.BaseHTTPRequestHandler):\n    \
+                 def do_GET(self):\n        \
+                     self.send_response(200)\n        \
+                     self.send_header('content-length', '2')\n        \
+                     self.end_headers()\n        \
+                     self.wfile.write(b'v1')\n    \
+                 def log_message(self, *words): pass\n\
+             server = http.server.HTTPServer(('127.0.0.1', {port}), Handler)\n\
+             if os.environ['HOTSWAP_GENERATION'] == '1' and os.fork():\n    \
+                 threading.Timer(1, lambda: os._exit(0)).start()\n\
+             server.serve_forever()\n",
+            port = address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("v1");
+    let mut clients = site.clients(4);
+    site.log.wait_for("generation 2 is serving");
+    clients.until_answered(20);
+    let tally = clients.leave();
+    assert!(
+        tally.failures.len() <= 2,
+        "only what either process had accepted: {tally}"
+    );
 }
 
 #[test]

@@ -15,8 +15,10 @@ use crate::record::{self, Record, RecordKind};
 use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Supervisor, Time, Transition};
 use crate::sys;
 
-/// A server that exits sooner probably stopped at the end of its stdin.
+/// A server that exits sooner after its start probably stopped at the end of its stdin.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// One that serves reads its stdin by now: if it exits later, there is another reason.
+const AT_ONCE_SERVING: Duration = Duration::from_millis(500);
 
 impl World {
     pub(super) fn announce(&mut self, transition: &Transition) {
@@ -37,7 +39,7 @@ impl World {
             Transition::Failed(failure) => {
                 self.listeners.put_links_back();
                 if let Reason::Exited(exit, after) = &failure.reason {
-                    self.hint_at_stdin(failure.generation, exit, *after);
+                    self.hint_at_stdin(failure.generation, exit, *after < AT_ONCE);
                 }
                 let old = failure
                     .keeps_serving
@@ -52,7 +54,7 @@ impl World {
                 then,
             } => {
                 let after = self.since(*generation, |one| one.serving_since);
-                self.hint_at_stdin(*generation, exit, after);
+                self.hint_at_stdin(*generation, exit, after < AT_ONCE_SERVING);
                 Record::dead(*generation, exit, after, *then)
             }
             Transition::Gone { generation, exit } => {
@@ -176,8 +178,8 @@ impl World {
     }
 
     /// Tools that watch or bundle end with 0 at the end of their stdin, and say nothing.
-    fn hint_at_stdin(&mut self, generation: Generation, exit: &Exit, after: Duration) {
-        let at_once = generation == Generation(1) && after < AT_ONCE;
+    fn hint_at_stdin(&mut self, generation: Generation, exit: &Exit, at_once: bool) {
+        let at_once = at_once && generation == Generation(1);
         if at_once && *exit == Exit::Status(0) && self.args.stdin == Stdin::Null {
             self.warn(format!(
                 "{generation} ended with status 0 at once, and its stdin is /dev/null\ntry: --stdin open"

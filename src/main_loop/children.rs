@@ -46,7 +46,6 @@ impl World {
             let generations = self.generations.values_mut();
             generations.for_each(|one| one.server.orphans_died());
         }
-        self.look_at_lingering(now, batch);
         let gone = self.generations.iter().filter(|(_, one)| one.is_gone());
         batch
             .deaths
@@ -76,7 +75,7 @@ impl World {
         let may_serve = exit == Exit::Status(0) && one.drains_since.is_none();
         self.listeners.died(generation);
         if may_serve {
-            one.lingers = Some(Lingering::begin(now));
+            one.lingers = Some(Lingering::begin(now, one.serving_since.is_some()));
         } else {
             batch.deaths.push(Event::Died(generation, exit));
         }
@@ -94,13 +93,18 @@ impl World {
             owners.refresh(&others);
             let mut held = self.listeners.sockets_of(*generation);
             held.retain(|held| owners.have(held.inode));
-            let has_daemon =
-                one.serving_since.is_none() && others.iter().any(|pid| is_daemon(*pid));
+            let has_served = one.serving_since.is_some();
+            let has_daemon = !has_served && others.iter().any(|pid| is_daemon(*pid));
+            let may_still = if has_served {
+                !held.is_empty()
+            } else {
+                !others.is_empty()
+            };
             let exit = if one.drains_since.is_some() {
                 Exit::Status(0)
             } else if has_daemon || !ready::accepting_on(&held, &others).is_empty() {
                 Exit::Background
-            } else if lingering.until <= now {
+            } else if lingering.is_over(now, may_still) {
                 Exit::Status(0)
             } else {
                 one.lingers = Some(lingering.again(now));
@@ -108,6 +112,9 @@ impl World {
             };
             one.lingers = None;
             batch.deaths.push(Event::Died(*generation, exit));
+            // its last process may have been reaped with it
+            let gone = one.is_gone().then_some(Event::Gone(*generation));
+            batch.deaths.extend(gone);
         }
     }
 

@@ -77,23 +77,43 @@ pub(super) struct Lingering {
     /// When to look.
     #[serde(skip)]
     pub next: Time,
-    pub until: Time,
+    until: Time,
+    /// From when on it is enough that nobody could become one.
+    #[serde(skip)]
+    at_least: Time,
 }
 
 impl Lingering {
-    const TIME: Duration = Duration::from_millis(20);
+    const AT_LEAST: Duration = Duration::from_millis(20);
+    /// For workers that are busy, and accept again in a moment.
+    const TIME: Duration = Duration::from_millis(250);
+    /// For one that is still about to fork again, and to make its session.
+    const TIME_AT_START: Duration = Duration::from_secs(1);
     const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
-    pub fn begin(now: Time) -> Self {
+    pub fn begin(now: Time, has_served: bool) -> Self {
+        let time = if has_served {
+            Self::TIME
+        } else {
+            Self::TIME_AT_START
+        };
         Self {
             next: now,
-            until: now + Self::TIME,
+            until: now + time,
+            at_least: now + Self::AT_LEAST,
         }
     }
 
+    /// `may_still` is that others of it live which could be, or come to be, a daemon.
+    pub fn is_over(self, now: Time, may_still: bool) -> bool {
+        self.until <= now || (self.at_least <= now && !may_still)
+    }
+
+    /// The less time is left, the sooner.
     pub fn again(self, now: Time) -> Self {
+        let left = self.until.saturating_sub(now);
         Self {
-            next: now + Self::BETWEEN_LOOKS,
+            next: now + Self::BETWEEN_LOOKS.max(left / 64),
             ..self
         }
     }

@@ -10,6 +10,8 @@ use super::{
 
 /// A generation that has served this long has worked.
 const PROVEN: Duration = Duration::from_secs(10);
+/// One that puts itself into the background this soon would do so again.
+const AT_ONCE: Duration = Duration::from_millis(250);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
@@ -68,7 +70,10 @@ impl Supervisor {
     /// The serving generation is dead: a starting candidate serves next, or a restart, or nothing.
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         self.nobody_serves();
-        let background = *exit == Exit::Background;
+        let served = now.saturating_sub(dead.since);
+        // one that did its work first was asked to, as for an upgrade of its own
+        let background = *exit == Exit::Background
+            && (served < AT_ONCE || (served < PROVEN && self.restarts > 0));
         let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
         self.draining.push(if background {
             Draining::failed(dead.generation, now, Some(exit.clone()))
@@ -83,7 +88,7 @@ impl Supervisor {
                 then,
             })
         };
-        if now.saturating_sub(dead.since) >= PROVEN {
+        if served >= PROVEN {
             self.restarts = 0;
         } else {
             self.last_good = dead.before.or(self.last_good);

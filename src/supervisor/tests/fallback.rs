@@ -63,12 +63,12 @@ fn the_last_good_program_is_run_when_stop_first_has_led_to_a_bad_one() {
 #[test]
 fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, Died(G1, Exit::Status(0)), &[]);
-    drill.at(8, Gone(G1), &[]);
-    drill.at(9, Died(G2, Exit::Background), &[]);
+    drill.at(7, Died(G1, Exit::Status(0)), &[]);
+    drill.at(7, Gone(G1), &[]);
+    drill.at(7, Died(G2, Exit::Background), &[]);
     drill.says(&Transition::FallingBack { to: G1 });
-    drill.elapses_at(11, &[Kill(G2)]);
-    drill.at(11, Gone(G2), &[again(G3)]);
+    drill.elapses_at(9, &[Kill(G2)]);
+    drill.at(9, Gone(G2), &[again(G3)]);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
         fallback: false,
         ..policy()
     });
-    drill.at(8, Died(G1, Exit::Status(0)), &[]);
-    drill.at(8, Gone(G1), &[]);
-    drill.at(9, Died(G2, Exit::Background), &[ENDED]);
-    drill.at(9, Gone(G2), &[End(125)]);
+    drill.at(7, Died(G1, Exit::Status(0)), &[]);
+    drill.at(7, Gone(G1), &[]);
+    drill.at(7, Died(G2, Exit::Background), &[ENDED]);
+    drill.at(7, Gone(G2), &[End(125)]);
 }
 
 #[test]

@@ -207,9 +207,20 @@ fn a_first_server_in_the_background_cannot_be_followed() {
         restart: RestartPolicy::Always,
         ..policy()
     });
-    drill.at(5, Died(G1, Exit::Background), &[ENDED]);
-    drill.elapses_at(7, &[Kill(G1)]);
-    drill.at(7, Gone(G1), &[End(125)]);
+    drill.at(1, Died(G1, Exit::Background), &[ENDED]);
+    drill.elapses_at(3, &[Kill(G1)]);
+    drill.at(3, Gone(G1), &[End(125)]);
+}
+
+/// As by its own upgrade, in which another process takes its place. If that happens at once again, it is its way to start.
+#[test]
+fn a_server_that_goes_into_the_background_after_it_has_served_is_restarted_once() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, Died(G1, Exit::Background), &[into_target(G2)]);
+    drill.at(5, Gone(G1), &[]);
+    drill.at(6, Ready(G2), &[CutOver(G2)]);
+    drill.at(6, CutOverDone(G2), &[]);
+    drill.at(9, Died(G2, Exit::Background), &[ENDED]);
 }
 
 #[test]

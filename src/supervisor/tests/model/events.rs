@@ -136,7 +136,10 @@ impl Model {
         let dead = self.serving.take_if(|(serving, _)| *serving == generation);
         let Some((_, since)) = dead else { return };
         (self.held, self.judged_by) = (false, None);
-        let background = *exit == Exit::Background;
+        let served = now.saturating_sub(since);
+        let again = self.restarts > 0 && served < seconds(10);
+        let background =
+            *exit == Exit::Background && (again || served < Duration::from_millis(250));
         let drain_timeout = self.policy.drain_timeout;
         let patience = if background {
             seconds(2)
@@ -144,7 +147,7 @@ impl Model {
             drain_timeout
         };
         self.leave(generation, patience, background);
-        if now.saturating_sub(since) >= seconds(10) {
+        if served >= seconds(10) {
             self.restarts = 0;
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
@@ -153,19 +156,18 @@ impl Model {
             Some(way) if way.at == At::Proving => self.serve(),
             Some(way) if way.spawned.is_some() || on_change => {}
             None if on_change => self.clients_wait(),
-            _ => self.start_again(exit, falls_back),
+            _ => self.start_again(exit, background && !falls_back),
         }
     }
 
-    /// Nothing serves, and nothing is on its way but what has to be prepared: that comes after the restart.
-    fn start_again(&mut self, exit: &Exit, falls_back: bool) {
+    /// Nothing serves, and nothing is on its way but what has to be prepared: that comes after the restart. `hopeless` is
+    /// one that would go into the background again.
+    fn start_again(&mut self, exit: &Exit, hopeless: bool) {
         if let Some(way) = self.way.take() {
             self.pending = Some(way.cause);
             let runs = way.at == At::Command;
             self.follows.extend(runs.then_some(EndBeforeSwap));
         }
-        // It would go into the background again.
-        let hopeless = *exit == Exit::Background && !falls_back;
         let clean = *exit == Exit::Status(0) && self.policy.restart == RestartPolicy::OnFailure;
         match self.policy.restart {
             RestartPolicy::OnChange => {}
