@@ -141,7 +141,7 @@ impl Drain {
                 self.queue_seen(now, effort.took(), queue)
             }
             DrainStage::Connections => {
-                let activity = self.counter.count(held, pids);
+                let activity = self.counter.count_busy(held, pids);
                 // A handshake may have come to its end since the queue was seen empty.
                 let queue = if activity.busy == 0 && self.said == Some(Queue::Settled) {
                     AcceptQueue::of(held)
@@ -158,6 +158,16 @@ impl Drain {
     pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> Option<usize> {
         self.connections = self.counter.count(held, pids).connections;
         self.connections
+    }
+
+    /// The same, roughly where they are many: `others` are all processes that may have some on the same sockets.
+    pub fn count_among(
+        &mut self,
+        held: &[GenerationSocket],
+        pids: &[Pid],
+        others: &dyn Fn() -> Vec<Pid>,
+    ) {
+        self.connections = self.counter.number(held, pids, others);
     }
 
     fn leave_out(&mut self, held: &[GenerationSocket], pids: &[Pid]) {
@@ -204,7 +214,7 @@ impl Drain {
         activity: ActivityCount,
         queue: AcceptQueue,
     ) -> Option<DrainEvent> {
-        self.connections = activity.connections;
+        self.connections = activity.connections.or(self.connections);
         self.next = Some(now + took + SELDOM.max(took * SHARE));
         let hurries = |since: Time| now >= since + UNSURE;
         let busy = if self.stopping_since.is_some_and(hurries) {

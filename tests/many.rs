@@ -115,6 +115,18 @@ fn ten_thousand_connections_are_counted_at_little_cost() {
     let asked = Instant::now();
     site.swap();
     let swap = asked.elapsed();
+    let line = site.log.lines("generation 2 is serving").pop();
+    let line = line.expect("a line about the swap");
+    let number = line
+        .split(' ')
+        .rev()
+        .nth(1)
+        .and_then(|word| word.parse().ok());
+    let number: usize = number.expect("a number of connections");
+    assert!(
+        (CONNECTIONS + 1..CONNECTIONS + 20).contains(&number),
+        "{line}"
+    );
     let (before, began) = (cpu(site.hotswap()), Instant::now());
     sleep(Duration::from_secs(2));
     let spent = cpu(site.hotswap()).saturating_sub(before);

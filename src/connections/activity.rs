@@ -8,11 +8,14 @@ use nix::unistd::Pid;
 use super::inet::Activity;
 use super::process_sockets::ProcessSockets;
 use super::{inet, unix};
+use crate::proc::descriptor;
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
 
 /// A client that is seen this often in a row just after a request or an answer, with more bytes each time, never pauses.
 /// One that does pause is seen earlier between two requests, when the server owes it nothing.
 const NEVER: u32 = 4;
+/// To ask of each of these connections who has it takes 5 ms. Beyond that, other ways to tell are tried first.
+const MANY: usize = 1_000;
 
 /// One count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,13 @@ pub struct ActivityCount {
     /// go through a unix socket.
     pub unsure: usize,
 }
+
+/// The kernel does not answer.
+const UNKNOWN: ActivityCount = ActivityCount {
+    connections: None,
+    busy: 1,
+    unsure: 0,
+};
 
 /// Counts the connections of one generation repeatedly.
 #[derive(Debug, Default)]
@@ -54,13 +64,40 @@ impl ActivityCounter {
     /// has can be busy: on a shared one nobody waits for them. If a process cannot be inspected, all connections on the
     /// same ports count as its own, and their number is unknown.
     pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> ActivityCount {
+        find(held).map_or(UNKNOWN, |found| self.count_found(&found, pids))
+    }
+
+    /// The same, but if there are many and all are idle, it does not ask how many of them are theirs.
+    pub fn count_busy(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> ActivityCount {
         let Ok(found) = find(held) else {
-            return ActivityCount {
-                connections: None,
-                busy: 1,
-                unsure: 0,
-            };
+            return UNKNOWN;
         };
+        if found.len() > MANY && !found.iter().any(|one| self.is_busy(one)) {
+            self.remember_undecided(&found);
+            return ActivityCount::default();
+        }
+        self.count_found(&found, pids)
+    }
+
+    /// How many connections they have. Of many it counts those that none of the `others` has, if these have few
+    /// descriptors to look at: all processes that may have accepted on the same sockets.
+    pub fn number(
+        &mut self,
+        held: &[GenerationSocket],
+        pids: &[Pid],
+        others: &dyn Fn() -> Vec<Pid>,
+    ) -> Option<usize> {
+        let found = find(held).ok()?;
+        let is_many = found.len() > MANY;
+        // more than they have: somebody else is on the same ports
+        let plausible = |number: &usize| *number <= descriptors(pids);
+        let number = is_many.then(|| without(&found, &others())).flatten();
+        number
+            .filter(plausible)
+            .or_else(|| self.count_found(&found, pids).connections)
+    }
+
+    fn count_found(&mut self, found: &[FoundConnection], pids: &[Pid]) -> ActivityCount {
         if found.is_empty() {
             self.undecided.clear();
             return ActivityCount {
@@ -70,16 +107,20 @@ impl ActivityCounter {
             };
         }
         self.owners.refresh(pids);
-        let mut activity = self.judge(&found);
+        let mut activity = self.judge(found);
         if activity.busy == 0 && self.owners.forget() {
             self.owners.refresh(pids);
-            activity = self.judge(&found);
+            activity = self.judge(found);
         }
+        self.remember_undecided(found);
+        activity
+    }
+
+    fn remember_undecided(&mut self, found: &[FoundConnection]) {
         let undecided = found
             .iter()
             .filter_map(|one| Some((one.inode, self.undecided(one)?)));
         self.undecided = undecided.collect();
-        activity
     }
 
     fn judge(&self, found: &[FoundConnection]) -> ActivityCount {
@@ -123,6 +164,23 @@ impl ActivityCounter {
         });
         Some(Undecided { received, gained })
     }
+}
+
+/// How many of these the `others` do not have; `None` if that cannot be told, or not soon.
+fn without(found: &[FoundConnection], others: &[Pid]) -> Option<usize> {
+    if !(1..=MANY).contains(&descriptors(others)) {
+        return None;
+    }
+    let mut owners = ProcessSockets::default();
+    owners.refresh(others);
+    let theirs = found.iter().filter(|one| !owners.have(one.inode));
+    owners.is_complete().then(|| theirs.count())
+}
+
+/// How many they have; 0 where the kernel does not tell.
+fn descriptors(pids: &[Pid]) -> usize {
+    let counts = pids.iter().map(|pid| descriptor::count(*pid));
+    usize::try_from(counts.sum::<u64>()).unwrap_or(usize::MAX)
 }
 
 /// The connections on these sockets, of any process, without those that are still in a TCP queue.
@@ -183,6 +241,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::Command;
 
     use super::*;
     use crate::socket::generation_socket::ListenerId;
@@ -248,6 +307,22 @@ mod tests {
             activity(1, 0),
             "nobody waits for it"
         );
+        drop((client, served));
+    }
+
+    #[test]
+    fn what_others_have_is_left_out() {
+        let (listener, kind) = tcp();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let served = listener.accept().unwrap();
+        let found = find(&[held(&listener, kind)]).unwrap();
+        assert_eq!(without(&found, &[Pid::this()]), Some(0));
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(other.id().try_into().unwrap());
+        assert_eq!(without(&found, &[pid]), Some(1));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(without(&found, &[pid]), None, "there is nobody to ask");
         drop((client, served));
     }
 

@@ -1,5 +1,7 @@
 //! Watches the generations that drain: first their queues, then their connections.
 
+use nix::unistd::Pid;
+
 use super::World;
 use super::wait::Batch;
 use crate::drain::{Drain, DrainEvent, LookCost};
@@ -14,17 +16,29 @@ impl World {
         let now = sys::now();
         let mut drain = Drain::new(now, self.stopping_since);
         let held = self.listeners.sockets_of(generation);
-        let held = held.iter().map(|held| held.listener);
+        let listeners = held.iter().map(|held| held.listener);
         drain.may_not_accept(
-            held.filter(|listener| !self.counting.accepted.contains(listener))
+            listeners
+                .filter(|listener| !self.counting.accepted.contains(listener))
                 .collect(),
         );
+        let processes = |of: &dyn Fn(&Generation) -> bool| {
+            let of = self
+                .generations
+                .iter()
+                .filter(|(generation, _)| of(generation));
+            of.flat_map(|(_, one)| one.server.processes())
+                .collect::<Vec<Pid>>()
+        };
+        let own = processes(&|one| *one == generation);
+        drain.count_among(&held, &own, &|| {
+            let mut others = processes(&|one| *one != generation);
+            // it has those that it relays
+            others.push(Pid::this());
+            others
+        });
         if let Some(one) = self.generations.get_mut(&generation) {
             one.begin_draining(now, &self.listeners);
-            drain.count(
-                &self.listeners.sockets_of(generation),
-                &one.server.processes(),
-            );
             one.drain = Some(drain);
         }
     }
