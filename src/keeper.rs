@@ -27,7 +27,7 @@ use crate::stub::OF_A_COMMAND;
 use crate::supervisor::Time;
 use crate::sys;
 use crate::sys::message::receive;
-use crate::sys::{process, seccomp};
+use crate::sys::{memory, process, seccomp};
 
 /// How a fresh hotswap knows that it is the keeper.
 const NAME: &str = "hotswap-keeper";
@@ -167,6 +167,9 @@ pub fn run() -> Result<ExitCode> {
         let others = channel.iter().map(AsFd::as_fd);
         let others = others.chain(living.iter().map(AsFd::as_fd));
         polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if living.is_some() {
+            memory::give_back();
+        }
         match poll(&mut polled, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             polled => polled?,

@@ -149,6 +149,7 @@ struct World {
     control_due: Alarm,
     /// When the unix paths were last looked at.
     paths_looked: Time,
+    memory: Footprint,
     keys: Keys,
     /// Asked for by a key.
     shows_status: bool,
@@ -160,6 +161,15 @@ struct World {
     /// It is started once there is something to keep.
     keeper: Option<Keeper>,
     ended: Option<u8>,
+}
+
+/// How much memory hotswap takes while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Footprint {
+    /// What it has needed so far.
+    Working,
+    /// What it needs to wait, since nothing but that was done.
+    Small,
 }
 
 /// What a command of ours is run for.

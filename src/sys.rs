@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod memory;
 pub mod message;
 pub mod process;
 pub mod seccomp;

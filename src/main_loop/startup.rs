@@ -20,7 +20,7 @@ use super::status::StatusData;
 use super::store::Passed;
 use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
-use super::{World, saved_state};
+use super::{Footprint, World, saved_state};
 use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::control::Control;
@@ -147,6 +147,7 @@ impl World {
             fitness_due: Alarm::default(),
             control_due: Alarm::default(),
             paths_looked: Time::ZERO,
+            memory: Footprint::Working,
             keys: if args.dev { Keys::open() } else { Keys::none() },
             shows_status: false,
             directory,

@@ -12,14 +12,15 @@ use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
-use super::World;
 use super::generation::Part;
+use super::{Footprint, World};
 use crate::log::{self as lines, PendingLines};
 use crate::polled::{Alarm, Polled};
 use crate::record::Record;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
+use crate::sys::memory;
 
 /// Who has something in the poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,12 @@ impl World {
         let due = supervisor.deadline();
         let beat = due.map(|_| self.pulse.next());
         let next = self.deadline().into_iter().chain(due).chain(beat).min();
-        let woken = self.poll(next)?;
+        let is_large = self.memory == Footprint::Working;
+        let rests = is_large && due.is_none() && self.awaits_nothing();
+        if rests {
+            self.memory = Footprint::Small;
+        }
+        let woken = self.poll(next, rests)?;
         self.pulse.beat(next);
         let now = sys::now();
         let mut batch = Batch::default();
@@ -90,12 +96,15 @@ impl World {
             .collect())
     }
 
-    fn poll(&self, due: Option<Time>) -> Result<Vec<(Source, RawFd, PollFlags)>> {
+    fn poll(&self, due: Option<Time>, rests: bool) -> Result<Vec<(Source, RawFd, PollFlags)>> {
         let polled = self.polled();
         let mut fds: Vec<PollFd> = polled
             .iter()
             .map(|(_, (fd, flags))| PollFd::new(*fd, *flags))
             .collect();
+        if rests {
+            memory::give_back();
+        }
         // To the nanosecond: it never wakes before its time, only to wait again.
         let timeout = due.map(|due| TimeSpec::from_duration(due.saturating_sub(sys::now())));
         match ppoll(&mut fds, timeout, None) {
@@ -159,6 +168,13 @@ impl World {
         let rooms = rooms.filter_map(|(_, room)| room.deadline());
         let others = [self.paths_due(), self.build.deadline()];
         rooms.chain(others.into_iter().flatten()).min()
+    }
+
+    /// It will be a while before something happens: no room has begun what it has to go on with.
+    fn awaits_nothing(&self) -> bool {
+        let regular = |source| matches!(source, Source::Watch | Source::Manager);
+        let mut rooms = self.rooms().into_iter();
+        rooms.all(|(source, room)| regular(source) || room.deadline().is_none())
     }
 
     fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
@@ -319,6 +335,7 @@ impl World {
             self.repair_control_socket();
         }
         if watch_is_due {
+            self.memory = Footprint::Working;
             self.repair_control();
             self.note_writers();
             let changed = self.watch.look(now);
