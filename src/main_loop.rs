@@ -135,7 +135,8 @@ struct World {
     says_ready: bool,
     /// What was said once about captured servers.
     hints: Vec<capture::Warning>,
-    /// How many restarts in a row have died before they bound anything.
+    /// How many restarts in a row have died before they bound anything: up to the number that lets captured sockets go,
+    /// and one more once that has happened.
     unbound_restarts: u32,
     /// When the stop began: from then on, connections that have sent nothing hold up a drain for 1s at most.
     stopping_since: Option<Time>,

@@ -19,6 +19,8 @@ use crate::sys;
 
 /// Restarts in a row that die before they bind; after them the captured addresses are free.
 const MOST_UNBOUND_RESTARTS: u32 = 2;
+/// They were, and are closed until a restart has bound something.
+const LET_GO: u32 = MOST_UNBOUND_RESTARTS + 1;
 /// How often a server asks at its own address at most, before it gives up.
 const MOST_TRIES: usize = 8;
 
@@ -168,17 +170,16 @@ impl World {
         };
         if one.has_bound || one.serving_since.is_some() {
             self.unbound_restarts = 0;
-        } else if one.restarts > 0 {
+        } else if one.restarts > 0 && self.unbound_restarts < MOST_UNBOUND_RESTARTS {
             self.unbound_restarts += 1;
         }
     }
 
-    /// Before a restart: what those before it died without binding is free for it. Whether anything is.
+    /// Before a restart: what those before it died without binding is free for it. Whether anything is, or was for the last.
     pub(super) fn let_captured_go(&mut self) -> bool {
         if self.unbound_restarts < MOST_UNBOUND_RESTARTS {
             return false;
         }
-        self.unbound_restarts = 0;
         let closed = self.listeners.close_unowned();
         let addresses = closed.join(", ");
         if let Some(first) = closed.first() {
@@ -187,7 +188,10 @@ impl World {
                  until the next one listens\ntry: --listen {first}, for a server that takes its socket from there"
             ));
         }
-        !closed.is_empty()
+        if !closed.is_empty() {
+            self.unbound_restarts = LET_GO;
+        }
+        self.unbound_restarts == LET_GO
     }
 
     /// Where a candidate that died without listening has found that the serving generation answers: somebody of this host

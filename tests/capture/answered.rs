@@ -1,6 +1,6 @@
 //! Servers that first ask whether somebody answers at their address, and end if so.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use nix::sys::signal::{Signal, kill};
 
@@ -53,6 +53,37 @@ fn after_a_crash_it_comes_back_at_the_third_try() {
     let mut clients = site.clients(2);
     clients.until_answered(4);
     clients.expect_no_failure();
+}
+
+/// The third try fails for another reason, and the fourth is slow: clients reach it, or it is not serving.
+#[test]
+fn after_a_crash_a_later_try_has_to_listen_as_well() {
+    let address = free_address();
+    let (host, port) = (address.ip(), address.port());
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import os, socket, sys, time, http.server\n\
+             generation = int(os.environ['HOTSWAP_GENERATION'])\n\
+             if socket.socket().connect_ex(('{host}', {port})) == 0 or generation == 4:\n    \
+                 sys.exit('no')\n\
+             if generation == 5: time.sleep(3)\n\
+             http.server.HTTPServer(('{host}', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()\n"
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 5 is serving");
+    let client = TcpStream::connect(address);
+    assert!(client.is_ok(), "{client:?}: {}", site.log.timed());
+    assert_eq!(
+        site.log.count("restarts in a row"),
+        1,
+        "{}",
+        site.log.timed()
+    );
 }
 
 /// Other clients of this host ask there all the time.
