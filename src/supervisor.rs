@@ -43,6 +43,8 @@ const KILLED: u8 = 137;
 const CLIENTS_WAIT: Duration = Duration::from_secs(30);
 /// A candidate that takes less long than this does not hang.
 const SLOW_START: Duration = Duration::from_secs(5);
+/// How many programs can be had back: those that turn out to be the same are forgotten.
+const MOST_PREVIOUS: usize = 8;
 /// Generous: a cut-over is one setsockopt or rename per listener.
 const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -134,8 +136,8 @@ pub struct Supervisor {
     longest_start: Duration,
     /// How long clients wait for the next version, where only a change brings one.
     clients_wait_until: Option<Time>,
-    /// Whose program a roll back runs.
-    previous: Option<Generation>,
+    /// Whose programs can be had back, the last one first.
+    previous: Vec<Generation>,
     hold: Hold,
 }
 
@@ -158,7 +160,7 @@ impl Supervisor {
             rejected: false,
             longest_start: Duration::ZERO,
             clients_wait_until: None,
-            previous: None,
+            previous: Vec::new(),
             hold: Hold::default(),
         }
     }
@@ -207,7 +209,8 @@ impl Supervisor {
             Event::Quiet(generation) => self.quiet(generation),
             Event::StopAsked(by) => self.stop(now, by, self.policy.stop_quiesce),
             Event::Interrupted => self.stop(now, None, self.policy.interrupt_quiesce),
-            Event::RollBackAsked(by) => self.roll_back(now, by),
+            Event::RollBackAsked(by, to) => self.roll_back(now, by, to),
+            Event::SameProgram(generation) => self.forget_program(generation),
             Event::CheckAsked(by) => self.check(now, by),
             Event::UpgradeAsked => {
                 self.upgrade_asked = true;
@@ -295,9 +298,9 @@ impl Supervisor {
             before,
             self.last_good,
             self.fallen_back,
-            self.previous,
         ];
-        wanted.into_iter().flatten()
+        let previous = self.previous.iter().copied();
+        wanted.into_iter().flatten().chain(previous)
     }
 
     /// How long requests in flight may take.

@@ -58,7 +58,7 @@ impl World {
                 self.publish_incidents(&incidents);
             }
             Action::Inherit(generation) => return self.inherit(generation),
-            Action::Serve(generation) => self.serve(generation),
+            Action::Serve(generation) => return self.serve(generation),
             Action::Lose(generation) => self.lose(generation),
             Action::Empty(generation) => self.empty(generation),
             Action::Relay(generation) => {
@@ -271,7 +271,7 @@ impl World {
         }
     }
 
-    fn serve(&mut self, generation: Generation) {
+    fn serve(&mut self, generation: Generation) -> Vec<Event> {
         if let Some(one) = self.generations.get_mut(&generation) {
             one.serving_since = Some(sys::now());
             one.readiness = None;
@@ -286,6 +286,7 @@ impl World {
         self.explain_stopped(generation);
         self.watch.serves();
         self.keep_program(generation);
+        self.programs_that_serve_again()
     }
 
     fn reopen(&mut self, generation: Generation) {

@@ -80,23 +80,30 @@ impl World {
     pub(super) fn roll_back(&mut self, supervisor: &Supervisor, now: Time) -> Vec<Event> {
         let mut events = Vec::new();
         for client in std::mem::take(&mut self.status_data.rollback_clients) {
-            let target = supervisor.rollback_target().map_err(str::to_owned);
+            let targets = supervisor.rollback_targets().map_err(str::to_owned);
             let serving = supervisor.serving().map(|serving| serving.generation);
             let programs = &self.status_data.programs;
-            let held = target.and_then(|target| {
-                let held = self.held_program(target).map_err(|why| {
+            let target = targets.and_then(|targets| {
+                let is_other = |target: &&Generation| {
+                    !serving.is_some_and(|serving| programs.are_same(**target, serving))
+                };
+                let other = targets.iter().find(is_other);
+                let target = *other
+                    .or(targets.first())
+                    .ok_or("nothing has served before")?;
+                self.held_program(target).map_err(|why| {
                     let name = self.control.name();
                     format!("{why}\ntry: hotswap swap {name}, after putting the old files back")
                 })?;
-                if serving.is_some_and(|serving| programs.are_same(target, serving)) {
+                if other.is_none() {
                     return Err(format!(
                         "{target} ran the same program as the one that serves"
                     ));
                 }
-                Ok(held)
+                Ok(target)
             });
-            match held {
-                Ok(_) => events.push(Event::RollBackAsked(client)),
+            match target {
+                Ok(target) => events.push(Event::RollBackAsked(client, target)),
                 Err(why) => self
                     .control
                     .refuse(client, &format!("cannot roll back: {why}"), now),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::World;
 use super::generation::Spawned;
-use crate::supervisor::Generation;
+use crate::supervisor::{Event, Generation};
 use crate::watch::runs_others::runs_others;
 use crate::{handoff, proc, program};
 
@@ -54,6 +54,19 @@ impl World {
             };
             self.programs.insert(generation, held);
         }
+    }
+
+    /// What a generation ran that a later one runs as well need not be had back from it.
+    pub(super) fn programs_that_serve_again(&self) -> Vec<Event> {
+        let known = &self.status_data.programs;
+        let is_again = |one: &&Generation| {
+            let mut later = self.programs.keys().filter(|later| later > one);
+            later.any(|later| known.are_same(**one, *later))
+        };
+        let again = self.programs.keys().filter(is_again);
+        // a launcher is the same program each time, and what it runs is not held
+        let again = again.filter(|one| self.held_program(**one).is_ok());
+        again.map(|one| Event::SameProgram(*one)).collect()
     }
 
     /// The program of a generation that has served, or why it cannot be had.

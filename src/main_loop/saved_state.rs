@@ -74,7 +74,11 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
         restarts: u32::try_from(state["restarts"].as_u64()?).ok()?,
         last_good: generation(&state["last_good"]),
         fallen_back: generation(&state["fallen_back"]),
-        previous: generation(&state["previous"]),
+        previous: match &state["previous"] {
+            Value::Array(all) => all.iter().map(generation).collect::<Option<_>>()?,
+            // an older hotswap has one at most
+            one => generation(one).into_iter().collect(),
+        },
         restart_at: time(&state["restart_at"]),
         rejected: state["rejected"].as_bool().unwrap_or_default(),
         longest_start: time(&state["longest_start"]).unwrap_or_default(),
@@ -279,7 +283,7 @@ mod tests {
             restarts: 3,
             last_good: Some(Generation(6)),
             fallen_back: None,
-            previous: Some(Generation(5)),
+            previous: vec![Generation(5), Generation(2)],
             restart_at: Some(seconds(70)),
             rejected: true,
             longest_start: seconds(4),

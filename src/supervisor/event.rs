@@ -36,7 +36,10 @@ pub enum Event {
     /// SIGINT, or a terminal that has closed: somebody waits for the end.
     Interrupted,
     /// A client wants the program back that served before.
-    RollBackAsked(ClientId),
+    /// To the program of that generation, one of those that can be had back.
+    RollBackAsked(ClientId, Generation),
+    /// What that one ran, one that served later runs as well.
+    SameProgram(Generation),
     /// A client wants to know whether the next version gets ready.
     CheckAsked(ClientId),
     /// A new version of hotswap exists and runs.

@@ -17,7 +17,7 @@ pub struct SavedState {
     pub rejected: bool,
     pub longest_start: Duration,
     pub clients_wait_until: Option<Time>,
-    pub previous: Option<Generation>,
+    pub previous: Vec<Generation>,
     /// When the next restart is due.
     pub restart_at: Option<Time>,
 }
@@ -57,7 +57,7 @@ impl Supervisor {
             rejected: *rejected,
             longest_start: *longest_start,
             clients_wait_until: *clients_wait_until,
-            previous: *previous,
+            previous: previous.clone(),
             restart_at: swap.as_ref().and_then(Swap::deadline),
         }
     }

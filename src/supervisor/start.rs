@@ -20,8 +20,8 @@ impl Supervisor {
                 .fallen_back
                 .map_or(ProgramChoice::Current, ProgramChoice::Of);
         }
-        if let Some(previous) = self.previous.filter(|_| cause == Cause::RollBack) {
-            swap.program = ProgramChoice::Of(previous);
+        if let (Cause::RollBack, Some(previous)) = (cause, self.previous.first()) {
+            swap.program = ProgramChoice::Of(*previous);
         }
         let prepares = match cause {
             Cause::First => self.policy.before_first,
@@ -43,28 +43,37 @@ impl Supervisor {
         }
     }
 
-    /// The generation whose program a client could have back; or why there is none.
-    pub fn rollback_target(&self) -> Result<Generation, &'static str> {
+    /// The generations whose programs a client could have back, the last one first; or why there is none.
+    pub fn rollback_targets(&self) -> Result<&[Generation], &'static str> {
         if self.shutdown.is_some() {
             return Err("hotswap is stopping");
         }
         if self.swap.is_some() {
             return Err("a swap is under way");
         }
-        self.previous
-            .filter(|_| self.serving.is_some())
-            .ok_or("no other program has served since the last roll back, or at all")
+        if self.previous.is_empty() || self.serving.is_none() {
+            return Err("no other program has served since the last roll back, or at all");
+        }
+        Ok(&self.previous)
     }
 
-    pub(super) fn roll_back(&mut self, now: Time, by: ClientId) -> Vec<Action> {
-        match self.rollback_target() {
-            Ok(_) => {
-                let mut actions = self.hold();
-                actions.extend(self.begin(now, Cause::RollBack, vec![by]));
-                actions
-            }
-            Err(why) => vec![Action::Refuse(by, why)],
+    pub(super) fn roll_back(&mut self, now: Time, by: ClientId, to: Generation) -> Vec<Action> {
+        if let Err(why) = self.rollback_targets() {
+            return vec![Action::Refuse(by, why)];
         }
+        // those that served later run what serves now
+        let later = self.previous.iter().take_while(|one| **one != to);
+        let later = later.count().min(self.previous.len() - 1);
+        self.previous.drain(..later);
+        let mut actions = self.hold();
+        actions.extend(self.begin(now, Cause::RollBack, vec![by]));
+        actions
+    }
+
+    /// The same program is not kept twice.
+    pub(super) fn forget_program(&mut self, generation: Generation) -> Vec<Action> {
+        self.previous.retain(|previous| *previous != generation);
+        Vec::new()
     }
 
     /// Starts a candidate that is discarded once it is ready.

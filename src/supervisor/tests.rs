@@ -10,7 +10,7 @@ use super::Action::{
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,
     FileChanged, FileTouched, FilesJudged, Gone, Interrupted, Launched, ProgramChecked, Queued,
-    Quiet, Ready, ReopenAsked, RollBackAsked, StopAsked, SwapAsked, UpgradeAsked,
+    Quiet, Ready, ReopenAsked, RollBackAsked, SameProgram, StopAsked, SwapAsked, UpgradeAsked,
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,

@@ -1,8 +1,8 @@
 //! Cuts over to a ready candidate, lets it prove itself, and reaches the verdict.
 
 use super::{
-    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, Reason, Serving,
-    Stage, Supervisor, Swap, Time, Transition, Verdict,
+    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, MOST_PREVIOUS,
+    Reason, Serving, Stage, Supervisor, Swap, Time, Transition, Verdict,
 };
 
 impl Supervisor {
@@ -102,8 +102,11 @@ impl Supervisor {
         let before = old.or(good);
         match cause {
             Cause::Restart => {}
-            Cause::RollBack => self.previous = None,
-            Cause::First | Cause::Asked | Cause::File => self.previous = before,
+            Cause::RollBack => self.previous.clear(),
+            Cause::First | Cause::Asked | Cause::File => {
+                self.previous.splice(0..0, before);
+                self.previous.truncate(MOST_PREVIOUS);
+            }
         }
         self.has_served = true;
         self.clients_wait_until = None;

@@ -19,11 +19,39 @@ fn of(generation: Generation, program: Generation) -> Action {
 fn a_roll_back_runs_the_program_that_served_before_and_only_once() {
     let mut drill = Drill::draining_first_generation();
     drill.upgrades();
-    drill.at(8, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(8, RollBackAsked(BOB, G1), &[of(G3, G1)]);
     drill.at(9, Ready(G3), &[CutOver(G3)]);
     drill.at(9, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
     let why = "no other program has served since the last roll back, or at all";
-    drill.at(10, RollBackAsked(ANN), &[Refuse(ANN, why)]);
+    drill.at(10, RollBackAsked(ANN, G1), &[Refuse(ANN, why)]);
+}
+
+#[test]
+fn a_roll_back_passes_over_those_that_ran_what_serves() {
+    let mut drill = Drill::draining_first_generation();
+    third_serves(&mut drill);
+    drill.at(11, RollBackAsked(BOB, G1), &[of(G4, G1)]);
+}
+
+#[test]
+fn a_program_that_serves_again_is_held_once() {
+    let mut drill = Drill::draining_first_generation();
+    third_serves(&mut drill);
+    drill.at(11, SameProgram(G2), &[]);
+    drill.upgrades();
+    assert_eq!(drill.supervisor.rollback_targets(), Ok(&[G1][..]));
+    drill.at(12, SameProgram(G1), &[]);
+    let why = "no other program has served since the last roll back, or at all";
+    drill.at(12, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
+}
+
+fn third_serves(drill: &mut Drill) {
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, SwapAsked(None), &[CheckProgram]);
+    drill.at(9, ProgramChecked(Ok(())), &[fresh(G3)]);
+    drill.at(10, Ready(G3), &[CutOver(G3)]);
+    drill.at(10, CutOverDone(G3), &[Empty(G2)]);
 }
 
 #[test]
@@ -31,7 +59,7 @@ fn a_restart_after_a_roll_back_does_not_run_what_was_left() {
     let mut drill = Drill::draining_first_generation();
     drill.at(8, Died(G1, Exit::Status(0)), &[]);
     drill.at(8, Gone(G1), &[]);
-    drill.at(9, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(9, RollBackAsked(BOB, G1), &[of(G3, G1)]);
     drill.at(10, Ready(G3), &[CutOver(G3)]);
     drill.at(10, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
     let again = running(into_target(G4), G3);
@@ -43,9 +71,9 @@ fn a_restart_after_a_roll_back_does_not_run_what_was_left() {
 fn a_roll_back_waits_for_nothing_and_nothing_takes_its_place() {
     let mut drill = Drill::starting_second_generation();
     let why = "a swap is under way";
-    drill.at(6, RollBackAsked(BOB), &[Refuse(BOB, why)]);
+    drill.at(6, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
     let mut drill = Drill::draining_first_generation();
-    drill.at(8, RollBackAsked(BOB), &[of(G3, G1)]);
+    drill.at(8, RollBackAsked(BOB, G1), &[of(G3, G1)]);
     drill.at(9, FileChanged, &[]);
     drill.at(9, Ready(G3), &[CutOver(G3)]);
     drill.at(

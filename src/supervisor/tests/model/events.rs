@@ -81,7 +81,7 @@ impl Model {
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
             // no history asks for these: drills do
-            RollBackAsked(_) | CheckAsked(_) | Event::LeftAlone(_) => {}
+            RollBackAsked(..) | SameProgram(_) | CheckAsked(_) | Event::LeftAlone(_) => {}
             Elapsed => self.elapse(),
         }
     }
