@@ -75,8 +75,8 @@ use writers::Writers;
 const BREATH: Duration = Duration::from_millis(5);
 /// The time between two looks at files in a directory that is too noisy to listen to.
 const NOISY_POLL: Duration = Duration::from_millis(20);
-/// How long a change waits for others that are still settling, so that all of them become one swap; never more than two
-/// debounce times.
+/// How long a change waits for others that are still settling, so that all of them become one swap; never less than two
+/// debounce times, because a late event makes a file settle anew.
 const COMPANY: Duration = Duration::from_millis(200);
 /// Longer than any wait, and small enough to add to a time.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
@@ -225,10 +225,11 @@ impl Watch {
         }
         self.say_what_is_watched();
         let settling = self.is_settling();
-        if !settling && !self.trees.iter().any(WatchedTree::is_behind) {
+        let others_may_follow = settling || self.trees.iter().any(WatchedTree::is_behind);
+        if !others_may_follow {
             self.writers.forget();
         }
-        let found = if settling && now < self.found_at + self.company() {
+        let found = if others_may_follow && now < self.found_at + self.company() {
             Vec::new()
         } else {
             std::mem::take(&mut self.found)
@@ -252,7 +253,7 @@ impl Watch {
     }
 
     fn company(&self) -> Duration {
-        COMPANY.min(self.debounce * 2)
+        COMPANY.max(self.debounce * 2)
     }
 
     /// A command starts. One before a swap builds from what is there now.
