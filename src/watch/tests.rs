@@ -48,11 +48,19 @@ impl Bench {
     }
 
     fn with_debounce(debounce: Duration, targets: impl FnOnce(&Path) -> WatchTargets) -> Self {
+        Self::with_times(debounce, POLL, targets)
+    }
+
+    fn with_times(
+        debounce: Duration,
+        poll: Duration,
+        targets: impl FnOnce(&Path) -> WatchTargets,
+    ) -> Self {
         // A writer that opens the file during our lease raises it; hotswap itself blocks it.
         sys::catch_and_ignore(Signal::SIGIO).unwrap();
         let home = tempfile::tempdir().unwrap();
         let targets = targets(home.path());
-        let (watch, warnings) = Watch::new(targets, debounce, POLL, sys::now()).unwrap();
+        let (watch, warnings) = Watch::new(targets, debounce, poll, sys::now()).unwrap();
         let mut bench = Self {
             home,
             watch,
