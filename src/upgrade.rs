@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
 
 use crate::handoff::{Incoming, Outgoing};
+use crate::retry::pause;
 use crate::stub::{oom_score, open_files};
 use crate::{program, sys};
 
@@ -144,7 +145,7 @@ impl Upgraded {
 
 fn retry_old_version(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
     if ticket.tries < TRIES {
-        std::thread::sleep(PAUSE);
+        pause(PAUSE);
         let ticket = Ticket {
             tries: ticket.tries + 1,
             ..*ticket

@@ -8,7 +8,6 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::Duration;
 
 use nix::unistd::{Uid, getpid};
@@ -16,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::proc;
 use crate::proc::process::namespace;
+use crate::retry::retry_while_blocked;
 use crate::server::Traces;
 use crate::supervisor::Generation;
 use crate::{handoff, sys};
 
-/// How often to try the lock, 10 ms apart: one that was killed lets go of its sockets first.
-const LOCK_TRIES: u32 = 100;
-const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+/// How long to wait for the lock: one that was killed lets go of its sockets first.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who a hotswap is, so that no other takes over what it has left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,28 +89,23 @@ impl Memory {
         let mut path = control.as_os_str().to_owned();
         path.push(".state");
         let path = PathBuf::from(path);
-        for _ in 0..LOCK_TRIES {
-            let mut file = open(&path)?;
-            match sys::lock(file.as_fd()) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(BETWEEN_TRIES),
-                Err(error) => return Err(error),
-                // the one before may have removed it just then
-                Ok(()) if !is_at(&file, &path) => {}
-                Ok(()) => {
-                    let remembered = read(&mut file);
-                    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-                    let memory = Self {
-                        file,
-                        path,
-                        written: None,
-                        others: Vec::new(),
-                        length,
-                    };
-                    return Ok((memory, remembered));
-                }
-            }
-        }
-        Err(ErrorKind::WouldBlock.into())
+        let mut file = retry_while_blocked(LOCK_PATIENCE, || {
+            let file = open(&path)?;
+            sys::lock(file.as_fd())?;
+            // the one before may have removed it just then
+            let is_it = is_at(&file, &path);
+            is_it.then_some(file).ok_or(ErrorKind::WouldBlock.into())
+        })?;
+        let remembered = read(&mut file);
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        let memory = Self {
+            file,
+            path,
+            written: None,
+            others: Vec::new(),
+            length,
+        };
+        Ok((memory, remembered))
     }
 
     /// Makes the file again if somebody has removed it: whether it was, and is to be written anew.

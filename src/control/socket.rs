@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -18,16 +17,15 @@ use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::socket_dirs::file_of;
-use crate::retry::retry;
+use crate::retry::{retry, retry_while_blocked};
 use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
 const BACKLOG: i32 = 128;
 /// How many instances may have one name, the first without a number.
 const NAMESAKES: u32 = 999;
-/// How often to try the lock of a directory: another user could hold it without end.
-const LOCK_TRIES: u32 = 100;
-const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+/// How long to wait for the lock of a directory: another user could hold it without end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A control socket of ours.
 #[derive(Debug, Serialize, Deserialize)]
@@ -199,13 +197,7 @@ fn lock(directory: &Path) -> io::Result<File> {
 
 /// Only at the start, when nobody waits for hotswap.
 fn wait_for_lock(directory: &Path) -> Option<File> {
-    for _ in 0..LOCK_TRIES {
-        match lock(directory) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BETWEEN_TRIES),
-            locked => return locked.ok(),
-        }
-    }
-    None
+    retry_while_blocked(LOCK_PATIENCE, || lock(directory)).ok()
 }
 
 #[cfg(test)]

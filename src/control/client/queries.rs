@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -11,6 +10,7 @@ use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind};
 use crate::control::socket_dirs::SocketDirs;
 use crate::escape::{escape, escape_but_for_hints};
+use crate::retry::pause;
 use crate::status;
 
 /// How often `status --watch` looks.
@@ -41,7 +41,7 @@ pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
         if let Err(error) = print(&text) {
             return written(Err(error));
         }
-        sleep(EVERY);
+        pause(EVERY);
     }
 }
 

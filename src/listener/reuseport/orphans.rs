@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,6 +19,7 @@ use crate::listener::listening_socket::{Interest, ListeningSocket};
 use crate::listener::member_index::{MemberIndex, to_member, to_member_but_for};
 use crate::listener::orphan::{OrphanSocket, Orphans};
 use crate::listener::snapshot::Snapshots;
+use crate::retry::retry_while_blocked;
 use crate::socket::client::{client_of, connect_now};
 use crate::socket::inet::InetAddress;
 use crate::socket::{Inode, bound_to, inode_of};
@@ -28,9 +28,8 @@ use crate::sys;
 
 /// How often to join if others join or leave at the same moment.
 const ATTEMPTS: usize = 20;
-/// How long a server may take to accept a probe, and how often that is looked at.
-const LOOKS: u32 = 50;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+/// How long a server may take to accept a probe.
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl ReuseportGroup {
     /// Joins them with a spare, and leads new connections to the serving one among them. What was kept beside them is a
@@ -125,16 +124,14 @@ impl ReuseportGroup {
             if connected.is_err() {
                 continue; // its queue is full
             }
-            let accepted = (0..LOOKS).find_map(|look| {
-                if look > 0 {
-                    sleep(BETWEEN_LOOKS);
-                }
+            let accepted = retry_while_blocked(ACCEPT_TIMEOUT, || {
                 let inode = inode_of_server_end(from, to).ok().flatten();
-                inode.filter(|inode| *inode != 0)
+                let inode = inode.filter(|inode| *inode != 0);
+                inode.ok_or(io::ErrorKind::WouldBlock.into())
             });
             let is_there = match accepted {
-                Some(inode) => (orphans.serving_has)(inode.into()),
-                None => self.queue(target) > queued,
+                Ok(inode) => (orphans.serving_has)(inode.into()),
+                Err(_) => self.queue(target) > queued,
             };
             if is_there {
                 self.members.found(target, index);
