@@ -493,10 +493,10 @@ pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> 
         .map(|held| ReadyTarget::of(held, Need::Nothing, false))
         .collect();
     let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
-    let waiting = blocked_threads::look(pids, &sought).waiting;
+    let seen = blocked_threads::look(pids, &sought);
     let is_waited_on = |target: &&ReadyTarget| {
         let socket = target.socket.as_ref();
-        socket.is_some_and(|socket| waiting.contains(&socket.inode))
+        socket.is_some_and(|socket| seen.would_hear_on(socket.inode))
     };
     all.iter()
         .filter(is_waited_on)

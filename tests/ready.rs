@@ -6,7 +6,7 @@ use std::process::Output;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::at;
+use crate::capture::{at, python};
 use crate::commands::{run, said};
 use crate::common::crowd::{Crowd, Habit};
 use crate::common::eventually;
@@ -304,4 +304,47 @@ fn after_shell(address: SocketAddr, first: &str) -> Plan {
 
 fn is_running(pid: nix::unistd::Pid) -> bool {
     fs::read_dir(format!("/proc/{pid}")).is_ok()
+}
+
+/// As in Go and with tokio, whose runtimes register each socket when they make it. It listens at once, warms up, and then
+/// accepts, or ends.
+#[test]
+fn a_server_that_warms_up_behind_its_runtime_is_not_ready() {
+    let address = free_address();
+    let code = format!(
+        "import http.server, os, select, socket, sys, threading, time\n\
+         generation = int(os.environ['HOTSWAP_GENERATION'])\n\
+         class Handler(http.server.BaseHTTPRequestHandler):\n    \
+             def do_GET(self):\n        \
+                 self.send_response(200)\n        \
+                 self.send_header('content-length', '2')\n        \
+                 self.end_headers()\n        \
+                 self.wfile.write(b'v%d' % generation)\n    \
+             def log_message(self, *words): pass\n\
+         server = http.server.HTTPServer(('127.0.0.1', {}), Handler)\n\
+         runtime = select.epoll()\n\
+         runtime.register(server.socket, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)\n\
+         def hear():\n    \
+             while True: runtime.poll()\n\
+         threading.Thread(target=hear, daemon=True).start()\n\
+         if generation > 1: time.sleep(1)\n\
+         if generation == 2: sys.exit(9)\n\
+         server.serve_forever()\n",
+        address.port()
+    );
+    let Some(plan) = python(at(address), &code) else {
+        return;
+    };
+    let site = plan.serving("v1");
+    let mut clients = site.clients(4);
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("exited with status 9"), "{verdict}");
+    site.swap();
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    assert!(
+        site.log.says("(accepted a probe after "),
+        "{}",
+        site.log.timed()
+    );
 }

@@ -59,6 +59,8 @@ pub enum Evidence {
     Nothing,
     /// Not a proof: hotswap itself may have called listen(2).
     Listens,
+    /// A thread of a runtime would hear of a client, and perhaps let it wait: one probe tells, at once.
+    Registered,
     /// A thread waits on it.
     Waits,
     AcceptedAProbe,
@@ -298,7 +300,8 @@ impl Auto {
             let proof = match observed.evidence {
                 Evidence::Nothing => continue,
                 Evidence::Listens => None,
-                Evidence::Waits => Some((Proof::Seen, now)),
+                Evidence::Registered if observed.probeable => None,
+                Evidence::Registered | Evidence::Waits => Some((Proof::Seen, now)),
                 Evidence::AcceptedAProbe => Some((Proof::Probed, now)),
             };
             let since = *progress.listens_since.get_or_insert(now);
@@ -307,7 +310,8 @@ impl Auto {
                 continue;
             }
             let counts = observed.need != Need::Nothing || !beside;
-            if observed.probeable && counts && (look.blind || now >= since + WHILE) {
+            let at_once = look.blind || observed.evidence == Evidence::Registered;
+            if observed.probeable && counts && (at_once || now >= since + WHILE) {
                 unseen.push(observed.listener);
             } else if !observed.probeable && look.blind && now >= started + WHILE {
                 progress.proof = Some((Proof::Assumed, now));

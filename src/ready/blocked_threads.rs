@@ -1,7 +1,8 @@
 //! Whether some thread of a generation waits for a client: the strong rule.
 //!
 //! It waits if it is blocked in accept on the socket, in poll or select with the socket in the set, or in epoll_wait on
-//! a set that holds it. A socket that listens, or is registered in an epoll set, proves nothing. All of this is read from
+//! a set that holds it. A socket that listens, or is registered in an epoll set, proves nothing: the runtimes of Go and of
+//! tokio register each socket when they make it, and wait for all of them, whether the program accepts yet or not. All of this is read from
 //! /proc and from the arguments of the blocked calls; the server notices nothing.
 
 use std::collections::HashSet;
@@ -18,6 +19,8 @@ use crate::proc::{descriptor, is_gone, memory};
 const EPOLL_PWAIT2: c_long = 441;
 /// POLLIN and POLLRDNORM; EPOLLIN and EPOLLRDNORM are the same bits.
 const READABLE: u32 = 0x41;
+/// EPOLLET and EPOLLOUT, which nobody asks for who means to accept: a runtime has registered it, whatever it is.
+const BY_RUNTIME: u32 = 0x8000_0004;
 /// How many descriptors of a poll or select are looked at.
 const SET: usize = 4096;
 
@@ -26,8 +29,17 @@ const SET: usize = 4096;
 pub struct BlockedThreads {
     /// The inodes of the sockets on which a thread waits.
     pub waiting: HashSet<u64>,
+    /// Of those on which none waits: a thread of a runtime would hear of a client, and perhaps let it wait.
+    pub registered: HashSet<u64>,
     /// Some process could not be inspected, so its threads were not seen.
     pub blind: bool,
+}
+
+impl BlockedThreads {
+    /// Whether a thread would hear of a client there.
+    pub fn would_hear_on(&self, inode: u64) -> bool {
+        self.waiting.contains(&inode) || self.registered.contains(&inode)
+    }
 }
 
 /// A socket to look for, by inode.
@@ -55,8 +67,10 @@ pub fn look(pids: &[Pid], sought: &[SoughtSocket]) -> BlockedThreads {
         if seen.waiting.len() == sought.len() {
             break;
         }
-        seen.blind |= look_into(*pid, sought, &mut seen.waiting).is_err();
+        seen.blind |= look_into(*pid, sought, &mut seen).is_err();
     }
+    seen.registered
+        .retain(|inode| !seen.waiting.contains(inode));
     seen
 }
 
@@ -64,7 +78,7 @@ pub fn look(pids: &[Pid], sought: &[SoughtSocket]) -> BlockedThreads {
 ///
 /// # Errors
 /// If that is not permitted.
-fn look_into(pid: Pid, sought: &[SoughtSocket], waiting: &mut HashSet<u64>) -> io::Result<()> {
+fn look_into(pid: Pid, sought: &[SoughtSocket], seen: &mut BlockedThreads) -> io::Result<()> {
     for thread in process::threads(pid) {
         match process::blocked_in(thread) {
             Ok(call) => {
@@ -72,7 +86,12 @@ fn look_into(pid: Pid, sought: &[SoughtSocket], waiting: &mut HashSet<u64>) -> i
                 let found = wait.map(|wait| waited_for(wait, thread, sought));
                 // A stopped thread still shows the call it was stopped in.
                 if let Some(found) = found.filter(|found| !found.is_empty() && runs(thread)) {
-                    waiting.extend(found);
+                    let (registered, waiting): (Vec<_>, Vec<_>) =
+                        found.into_iter().partition(|(_, by_runtime)| *by_runtime);
+                    let inodes =
+                        |found: Vec<(u64, bool)>| found.into_iter().map(|(inode, _)| inode);
+                    seen.waiting.extend(inodes(waiting));
+                    seen.registered.extend(inodes(registered));
                 }
             }
             Err(error) if is_gone(&error) => {}
@@ -131,14 +150,14 @@ fn older_wait(_number: c_long, _first: u64, _second: u64) -> Option<BlockedCall>
     None
 }
 
-/// The sockets that would end this wait.
-fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<u64> {
+/// The sockets that would end this wait, and whether only a runtime has registered them.
+fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<(u64, bool)> {
     let of = |fd: u64, what: fn(&SoughtSocket) -> bool| {
         let inode = descriptor::socket_inode(thread, RawFd::try_from(fd).ok()?);
         let sought = sought
             .iter()
             .filter(|one| Some(one.inode) == inode && what(one));
-        sought.map(|one| one.inode).next()
+        sought.map(|one| (one.inode, false)).next()
     };
     match wait {
         BlockedCall::Accept { fd } => of(fd, |one| !one.datagrams).into_iter().collect(),
@@ -146,12 +165,11 @@ fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<u6
         BlockedCall::Epoll { fd } => {
             let members = RawFd::try_from(fd).map(|set| descriptor::epoll_members(thread, set));
             let members = members.unwrap_or_default().into_iter();
-            let readable: HashSet<u64> = members
-                .filter(|member| member.events & READABLE != 0)
-                .map(|member| member.inode)
-                .collect();
-            let sought = sought.iter().map(|one| one.inode);
-            sought.filter(|inode| readable.contains(inode)).collect()
+            let readable = members.filter(|member| member.events & READABLE != 0);
+            let by_runtime = |events: u32| events & BY_RUNTIME == BY_RUNTIME;
+            let readable = readable.map(|member| (member.inode, by_runtime(member.events)));
+            let is_sought = |inode: u64| sought.iter().any(|one| one.inode == inode);
+            readable.filter(|(inode, _)| is_sought(*inode)).collect()
         }
         BlockedCall::Poll { set, length } => {
             let length = usize::try_from(length).unwrap_or(SET).min(SET);

@@ -35,15 +35,15 @@ impl Observer {
         self.probes.look(now);
         let targets = targets(view);
         let sought: Vec<_> = targets.iter().filter_map(|target| target.socket).collect();
-        let BlockedThreads { waiting, blind } =
-            if sought.is_empty() || self.auto.only_lacks_ready_message() {
-                BlockedThreads::default()
-            } else {
-                self.look_for_waiting(now, view, &sought)
-            };
+        let seen = if sought.is_empty() || self.auto.only_lacks_ready_message() {
+            BlockedThreads::default()
+        } else {
+            self.look_for_waiting(now, view, &sought)
+        };
         let evidence = |target: &ReadyTarget| match target.socket {
-            Some(socket) if waiting.contains(&socket.inode) => Evidence::Waits,
+            Some(socket) if seen.waiting.contains(&socket.inode) => Evidence::Waits,
             Some(_) if self.probes.is_accepted(target.listener) => Evidence::AcceptedAProbe,
+            Some(socket) if seen.registered.contains(&socket.inode) => Evidence::Registered,
             Some(_) => Evidence::Listens,
             None => Evidence::Nothing,
         };
@@ -58,7 +58,7 @@ impl Observer {
         let listeners: Vec<_> = targets.iter().map(observed).collect();
         let mut look = Observation {
             listeners: &listeners,
-            blind,
+            blind: seen.blind,
             rank: view.rank,
             captured: view.captured,
             outside: Evidence::Nothing,

@@ -26,7 +26,7 @@ pub fn look(processes: &[Pid]) -> Evidence {
         return Evidence::Nothing;
     }
     let seen = blocked_threads::look(processes, &sought);
-    if seen.waiting.is_empty() {
+    if seen.waiting.is_empty() && seen.registered.is_empty() {
         Evidence::Listens
     } else {
         Evidence::Waits

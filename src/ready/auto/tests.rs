@@ -141,7 +141,7 @@ fn accepts(proof: Proof, missing: &[ListenerId]) -> AutoVerdict {
     }
 }
 
-use Evidence::{AcceptedAProbe, Listens, Nothing, Waits};
+use Evidence::{AcceptedAProbe, Listens, Nothing, Registered, Waits};
 
 #[test]
 fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
@@ -239,6 +239,24 @@ fn a_probe_decides_at_once_if_nothing_can_be_seen() {
         &[own(A, AcceptedAProbe), own(B, Listens)],
         &accepts(Proof::Probed, &[]),
     );
+}
+
+/// The runtime of Go hears of clients from the moment the socket listens.
+#[test]
+fn a_probe_decides_at_once_where_only_a_runtime_would_hear_of_a_client() {
+    let mut drill = Drill::of_second_generation();
+    drill.probes(1, &[own(A, Registered)], &[A]);
+    drill.ends(
+        2000,
+        &[own(A, AcceptedAProbe)],
+        &accepts(Proof::Probed, &[]),
+    );
+}
+
+#[test]
+fn what_a_runtime_would_hear_of_counts_where_it_cannot_be_probed() {
+    let mut drill = Drill::of_second_generation();
+    drill.ends(1, &[shared(A, Registered)], &accepts(Proof::Seen, &[]));
 }
 
 #[test]
