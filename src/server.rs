@@ -11,15 +11,16 @@ mod tree;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::{fs, io};
 
 use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::capture::filter::Stops;
@@ -315,6 +316,12 @@ impl Server {
     /// Whether this process is one of them; it asks for less than all of them do.
     pub fn has(&self, process: Pid) -> bool {
         self.tree.has(process)
+    }
+
+    /// Whether its main process is one of this user.
+    pub fn is_of(&self, user: Uid) -> bool {
+        let owner = fs::metadata(format!("/proc/{}", self.tree.main)).map(|found| found.uid());
+        owner.is_ok_and(|owner| owner == user.as_raw())
     }
 
     /// It was killed, and so is whatever of it is seen from now on.

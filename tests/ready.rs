@@ -6,13 +6,13 @@ use std::process::Output;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::{at, python};
+use crate::capture::{at, find, python};
 use crate::commands::{run, said};
 use crate::common::crowd::{Crowd, Habit};
-use crate::common::eventually;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
+use crate::common::{eventually, server};
 
 mod first;
 mod reasons;
@@ -347,4 +347,30 @@ fn a_server_that_warms_up_behind_its_runtime_is_not_ready() {
         "{}",
         site.log.timed()
     );
+}
+
+/// As the helper of a start script: it is reaped before hotswap reads its message.
+#[test]
+fn a_helper_that_has_ended_by_now_is_heard() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let send = "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); \
+                s.sendto(b'READY=1', chr(0) + os.environ['NOTIFY_SOCKET'][1:])";
+    let script = format!(
+        "#!/bin/sh\ncd $(dirname $0)\nVERSION=v1 {} 127.0.0.1:0 & server=$!\ntrap 'kill $server' TERM\n\
+         until [ -e go ]; do sleep 0.01; done\n{} -c \"{send}\"\ntouch sent\nwait $server; wait $server\n",
+        server("hello").display(),
+        python.display(),
+    );
+    let plan = Site::at(Place::Tcp4).with(&["--ready", "notify"]);
+    let site = plan.by_script(&script, &[]).opening("v1");
+    site.log.wait_for("generation 1 started");
+    site.while_stopped(|site| {
+        fs::write(site.dir().join("go"), "").expect("a file");
+        eventually("the end of the helper", || {
+            site.dir().join("sent").exists().then_some(())
+        });
+    });
+    site.log.wait_for("generation 1 is serving");
 }

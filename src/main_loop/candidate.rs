@@ -9,12 +9,14 @@ use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
 use crate::listener::ListenerId;
+use crate::proc::process::Stat;
 use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
 use crate::record::{Record, RecordKind};
 use crate::server::Server;
 use crate::supervisor::{Event, Exit, Generation, Time};
 use crate::sys;
+use crate::sys::message::Sender;
 
 /// How long after it began to serve a generation may still say by a signal that it is ready.
 const LATE_WORD: Duration = Duration::from_secs(1);
@@ -194,7 +196,11 @@ impl World {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        let messages = one.notify.woken(now, |pid| one.server.has(pid));
+        // A helper may have ended by now. Nobody else has the address, and another user could not use it.
+        let is_gone = |sender: Sender| Stat::of(sender.pid).is_none();
+        let messages = one.notify.woken(now, |sender| {
+            one.server.has(sender.pid) || (is_gone(sender) && one.server.is_of(sender.uid))
+        });
         if !messages.contains(&NotifyMessage::Ready) {
             return;
         }

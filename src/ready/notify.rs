@@ -13,13 +13,12 @@ use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket,
 };
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::handoff;
 use crate::polled::Polled;
 use crate::supervisor::Time;
-use crate::sys::message::receive;
+use crate::sys::message::{Sender, receive};
 
 /// At most this many messages are read in each span of time.
 const BATCH: usize = 64;
@@ -85,10 +84,14 @@ impl NotifySocket {
         self.paused = self.paused.filter(|until| now < *until);
     }
 
-    /// Reads messages; `belongs` tells whether a process is part of the generation.
-    pub fn woken(&mut self, now: Time, mut belongs: impl FnMut(Pid) -> bool) -> Vec<NotifyMessage> {
+    /// Reads messages; `belongs` tells whether their sender is part of the generation.
+    pub fn woken(
+        &mut self,
+        now: Time,
+        mut belongs: impl FnMut(Sender) -> bool,
+    ) -> Vec<NotifyMessage> {
         let mut heard: Vec<NotifyMessage> = Vec::new();
-        let mut known: Option<(Pid, bool)> = None;
+        let mut known: Option<(Sender, bool)> = None;
         let mut message = [0; MESSAGE];
         if now >= self.read.0 + SPAN {
             self.read = (now, 0);
@@ -101,7 +104,7 @@ impl NotifySocket {
             self.read.1 += 1;
             let Some(sender) = sender else { continue };
             let is_theirs = match known {
-                Some((pid, is_theirs)) if pid == sender => is_theirs,
+                Some((known, is_theirs)) if known == sender => is_theirs,
                 _ => belongs(sender),
             };
             known = Some((sender, is_theirs));
@@ -119,7 +122,7 @@ impl NotifySocket {
     }
 
     /// The length of a message, 0 if it was too long, and its sender.
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<Sender>)> {
         let message = loop {
             match receive(self.socket.as_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -166,6 +169,8 @@ mod tests {
 
     use nix::sys::socket::{ControlMessage, connect, sendmsg};
 
+    use nix::unistd::Pid;
+
     use super::*;
 
     const NOW: Time = Time::from_secs(50);
@@ -201,7 +206,7 @@ mod tests {
         ));
         assert!(send(&server, b"READY=1\nSTATUS=fine\x1b[31m\nMAINPID=1\n"));
         assert!(send(&server, b"STOPPING=1"));
-        let heard = notify.woken(NOW, |pid| pid == Pid::this());
+        let heard = notify.woken(NOW, |sender| sender.pid == Pid::this());
         let status = NotifyMessage::Status("fine[31m".into());
         assert_eq!(
             heard,

@@ -5,7 +5,7 @@ use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::MsgFlags;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 /// One message, or a piece of a stream.
 #[derive(Debug)]
@@ -15,7 +15,14 @@ pub struct ReceivedMessage {
     /// As many as this process could take: fewer than were sent if it is out of descriptors.
     pub descriptors: Vec<OwnedFd>,
     /// Where the socket has `SO_PASSCRED`.
-    pub sender: Option<Pid>,
+    pub sender: Option<Sender>,
+}
+
+/// Who sent a message, as the kernel had it then: it may be gone by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    pub pid: Pid,
+    pub uid: Uid,
 }
 
 /// recvmsg(2) with at most 253 descriptors (`SCM_MAX_FD`), which arrive close-on-exec and are owned from then on.
@@ -73,7 +80,10 @@ pub fn receive(
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
                 // SAFETY: the data is long enough to be one ucred.
                 let sender = unsafe { data.cast::<libc::ucred>().read_unaligned() };
-                message.sender = Some(Pid::from_raw(sender.pid));
+                message.sender = Some(Sender {
+                    pid: Pid::from_raw(sender.pid),
+                    uid: Uid::from_raw(sender.uid),
+                });
             }
             _ => {}
         }
