@@ -292,3 +292,16 @@ fn a_failed_build_gives_a_kept_connection_to_the_old_version() {
     build_ends(&site);
     assert_eq!(browser.ask(), "v2");
 }
+
+/// The one that takes over its server lets it answer while the next version is built.
+#[test]
+fn a_kept_connection_that_waits_when_hotswap_is_killed_is_answered_by_the_old_version() {
+    let Some((mut site, mut browser)) = keeping() else {
+        return;
+    };
+    assert_eq!(browser.ask(), "v1");
+    save(&site, "v2");
+    site.kill_hotswap().start_again();
+    site.log.wait_for("adopting generation 1");
+    assert_eq!(browser.ask(), "v1");
+}

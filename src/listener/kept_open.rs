@@ -4,6 +4,7 @@ use nix::unistd::Pid;
 
 use super::Listeners;
 use super::context::ListenerContext;
+use super::muted;
 use crate::socket::generation_socket::SocketKind;
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, Time};
@@ -49,6 +50,11 @@ impl Listeners {
         if !self.context.holds() {
             self.context.muted.look_again(now);
         }
+    }
+
+    /// A hotswap that was killed may have left connections of this generation muted. These processes have them.
+    pub fn unmute_left(&self, generation: Generation, processes: &[Pid]) {
+        muted::unmute_left(&self.steered_ports(generation), processes);
     }
 
     fn steered_ports(&self, generation: Generation) -> Vec<(Family, u16)> {

@@ -311,10 +311,37 @@ impl MutedConnections {
     }
 }
 
+/// Gives back what a hotswap that was killed has left muted at these ports of these processes. No server is known to set
+/// SO_RCVLOWAT itself; one that did would only be woken early.
+pub fn unmute_left(ports: &[(Family, u16)], processes: &[Pid]) {
+    let open = accepted_on(ports).unwrap_or_default();
+    let open: HashSet<Inode> = open.iter().map(|one| one.inode).collect();
+    for process in processes {
+        let Ok(pidfd) = sys::pidfd_open(*process, *process) else {
+            continue;
+        };
+        for (_, number) in descriptor::places_of(*process, &open).unwrap_or_default() {
+            let Ok(fd) = sys::pidfd_getfd(pidfd.as_fd(), number) else {
+                continue; // closed meanwhile, or nothing could be muted either
+            };
+            let wakes_at = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+            if wakes_at.is_ok_and(|bytes| bytes > 1) {
+                set_wake_up(fd.as_fd(), 1);
+            }
+        }
+    }
+}
+
 /// The accepted connections of these ports whose servers have read all that came, and have sent something last. An answer
 /// may still go on: for that nothing need be read.
 fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
-    let mut idle = HashSet::new();
+    let idle = accepted_on(ports)?.into_iter();
+    let idle = idle.filter(|one| one.activity != Activity::Busy);
+    Ok(idle.map(|one| one.inode).collect())
+}
+
+fn accepted_on(ports: &[(Family, u16)]) -> io::Result<Vec<inet::Connection>> {
+    let mut accepted = Vec::new();
     for family in [Family::V4, Family::V6] {
         let of_family = ports.iter().filter(|port| port.0 == family);
         let numbers: Vec<u16> = of_family.map(|port| port.1).collect();
@@ -323,10 +350,9 @@ fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
         }
         let found = inet::connections(family, &numbers)?.into_iter();
         let found = found.map(|(_, one)| one);
-        let found = found.filter(|one| one.inode != 0 && one.activity != Activity::Busy);
-        idle.extend(found.map(|one| one.inode));
+        accepted.extend(found.filter(|one| one.inode != 0));
     }
-    Ok(idle)
+    Ok(accepted)
 }
 
 fn is_nonblocking(connection: &OwnedFd) -> bool {

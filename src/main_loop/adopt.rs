@@ -219,6 +219,7 @@ impl World {
         if let Some(binder) = binder {
             server.bound_by(binder);
         }
+        self.listeners.unmute_left(generation, &server.processes());
         let notify = NotifySocket::new().context("cannot make a notify socket")?;
         let started = server.started();
         let mut one = Spawned::new(server, notify);
