@@ -8,7 +8,7 @@ mod blocked_threads;
 mod cpu_use;
 mod exec;
 mod fd;
-mod http;
+pub mod http;
 mod mode;
 pub mod notify;
 mod observe;

@@ -4,6 +4,8 @@
 
 mod client;
 mod http;
+mod interruption;
+mod protocol;
 mod report;
 mod subject;
 mod tally;
@@ -13,13 +15,14 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use client::{Request, Site};
 use http::Peer;
+use interruption::Ending;
 use report::Report;
 use subject::{ReportedListener, Subject};
 use tally::Habit;
@@ -39,12 +42,12 @@ const CLIENTS: [(Habit, usize); 4] = [
 ];
 /// How long the server is asked before the first swap, and after each.
 const BETWEEN: Duration = Duration::from_millis(400);
-/// Between two lines of progress.
-const SECOND: Duration = Duration::from_secs(1);
 /// What a start may take beyond the ready timeout.
 const START: Duration = Duration::from_secs(10);
 /// How long a verdict may take, with all of the drain; hotswap's own deadlines are shorter unless the user made them long.
 const VERDICT: Duration = Duration::from_secs(600);
+/// How often the one who waits for a verdict looks whether the trial is over.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Tries it; the exit status: 0 if no request failed, 1 if some did or the server did not come up.
 ///
@@ -55,7 +58,8 @@ pub fn run(trial: &Trial) -> Result<u8> {
     // a file that cannot be written is found before the trial, not after it
     let mut junit = trial.junit.as_deref().map(create).transpose()?;
     let mut screen = Screen::new(trial);
-    let mut subject = Subject::start(&trial.options, &trial.command)?;
+    let ending = Ending::by_signals()?;
+    let mut subject = Subject::start(&trial.options, &trial.command, Arc::clone(&ending))?;
     let mut report = Report {
         wanted: trial.swaps,
         ..Report::default()
@@ -64,19 +68,28 @@ pub fn run(trial: &Trial) -> Result<u8> {
         Ok(state) => {
             let state = subject.with_port(state);
             report.listeners = subject::listeners(&state);
-            let targets = targets(&report.listeners, &state);
-            try_swaps(trial, &subject, targets, &mut report, &mut screen)
+            match targets(trial, &report.listeners, &state) {
+                Ok(targets) => {
+                    let site = Site::new(trial.request(), targets, Arc::clone(&ending));
+                    try_swaps(trial, &subject, &Arc::new(site), &mut report, &mut screen)
+                }
+                Err(why) => Some(why),
+            }
         }
         Err(error) => Some(format!("{error:#}")),
     };
+    if let Some(signal) = ending.signal() {
+        report.problem = Some(format!("interrupted by {signal}"));
+    }
     let lines = report.problem.as_ref().map(|_| subject.last_lines());
-    drop(subject);
     report.took = begun.elapsed();
     screen.finish(&report, &lines.unwrap_or_default());
     if let (Some(file), Some(path)) = (&mut junit, &trial.junit) {
         file.write_all(report.junit().as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    // only now, because who has interrupted it may not wait for the report
+    drop(subject);
     Ok(u8::from(report.problem.is_some()))
 }
 
@@ -84,54 +97,80 @@ fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Where clients go: to the listeners that hotswap owns, those for clients if it has any, else to those of the server itself.
-fn targets(listeners: &[ReportedListener], state: &serde_json::Value) -> Vec<Peer> {
+/// Where clients go: where the user says, else to the listeners that hotswap owns, those for clients if it has any, else to
+/// those of the server itself.
+fn targets(
+    trial: &Trial,
+    listeners: &[ReportedListener],
+    state: &serde_json::Value,
+) -> Result<Vec<Peer>, String> {
+    let is_asked = |address: &str| trial.ask.iter().any(|one| one.matches(address));
+    let any = !trial.ask.is_empty() || !listeners.iter().any(ReportedListener::is_for_clients);
+    let owned = listeners.iter().filter(|one| any || one.is_for_clients());
+    let owned = owned.filter_map(|one| Some((one.address.clone(), subject::target(&one.address)?)));
+    let mut all: Vec<(String, Peer)> = owned.collect();
     if listeners.is_empty() {
-        return subject::unowned(state);
+        let unowned = subject::unowned(state).into_iter();
+        all = unowned.map(|peer| (peer.to_string(), peer)).collect();
     }
-    let any = !listeners.iter().any(ReportedListener::is_for_clients);
-    let asked = listeners.iter().filter(|one| any || one.is_for_clients());
-    asked
-        .filter_map(|one| subject::target(&one.address))
-        .collect()
+    let names: Vec<String> = all.iter().map(|one| one.0.clone()).collect();
+    if !trial.ask.is_empty() {
+        all.retain(|(address, peer)| is_asked(address) || is_asked(&peer.to_string()));
+    }
+    if names.is_empty() {
+        let why = "cannot find an address to ask: the server does not listen";
+        return Err(format!("{why}\ntry: --listen 127.0.0.1:0"));
+    }
+    if all.is_empty() {
+        let why = "cannot find the address of --ask among those of the server";
+        return Err(format!(
+            "{why}: {}\ntry: --ask {}",
+            names.join(", "),
+            names[0]
+        ));
+    }
+    Ok(all.into_iter().map(|one| one.1).collect())
 }
 
 /// The swaps, under clients; what went wrong.
 fn try_swaps(
     trial: &Trial,
     subject: &Subject,
-    targets: Vec<Peer>,
+    site: &Arc<Site>,
     report: &mut Report,
     screen: &mut Screen,
 ) -> Option<String> {
-    if targets.is_empty() {
-        let why = "cannot find an address to ask: the server does not listen";
-        return Some(format!("{why}\ntry: --listen 127.0.0.1:0"));
-    }
-    let site = Arc::new(Site::new(trial.request(), targets));
-    let on_signal = Arc::clone(&site);
-    // without it an interrupted trial ends, too, but leaves hotswap to end by itself
-    let _ = ctrlc::set_handler(move || on_signal.close());
-    let clients: Vec<_> = CLIENTS
-        .iter()
-        .flat_map(|(habit, count)| std::iter::repeat_n(*habit, *count))
-        .map(|habit| {
-            let site = Arc::clone(&site);
-            thread::spawn(move || site.visit(habit))
-        })
-        .collect();
-    let ended = swap_under_load(trial, subject, &site, report, screen);
-    let interrupted = !site.wait(Duration::ZERO);
-    site.close();
-    for client in clients {
-        let _ = client.join();
+    let clients = start_clients(site);
+    let ended = swap_under_load(trial, subject, site, report, screen);
+    site.ending.close();
+    // who is interrupted does not wait for a slow answer
+    if site.ending.signal().is_none() {
+        for client in clients {
+            let _ = client.join();
+        }
     }
     report.tally = site.tally().clone();
-    let lost = report::explain(report, &trial.path);
-    ended
-        .err()
-        .or(lost)
-        .or_else(|| interrupted.then(|| "interrupted".to_owned()))
+    if site.ending.signal().is_none() {
+        let only_failed = |peer: &&Peer| {
+            let count = report.tally.by_address.get(&peer.to_string());
+            count.is_some_and(tally::Count::has_only_failed)
+        };
+        let strange = site.targets.iter().filter(only_failed);
+        let tls = strange.filter(|peer| protocol::speaks_tls(peer));
+        report.tls = tls.map(ToString::to_string).collect();
+    }
+    ended.err().or_else(|| report::explain(report, &trial.path))
+}
+
+fn start_clients(site: &Arc<Site>) -> Vec<JoinHandle<()>> {
+    let habits = CLIENTS.iter();
+    let habits = habits.flat_map(|(habit, count)| std::iter::repeat_n(*habit, *count));
+    habits
+        .map(|habit| {
+            let site = Arc::clone(site);
+            thread::spawn(move || site.visit(habit))
+        })
+        .collect()
 }
 
 fn swap_under_load(
@@ -148,13 +187,13 @@ fn swap_under_load(
         if swap > 0 {
             let mut instance = subject.connect().map_err(no_answer)?;
             site.swap_steps.fetch_add(1, Ordering::Relaxed);
-            swap_once(&mut instance, || screen.progress(swap, site))
+            swap_once(&mut instance, &site.ending, || screen.progress(swap, site))
                 .map_err(|why| format!("swap {swap} failed: {why}"))?;
             site.swap_steps.fetch_add(1, Ordering::Relaxed);
             report.swaps = swap;
             follow(&mut events, site, report);
         }
-        let goes_on = site.wait(BETWEEN);
+        let goes_on = site.ending.wait(BETWEEN);
         screen.progress(swap, site);
         // what fails before the first swap is no fault of a swap
         if !goes_on || (swap == 0 && site.tally().all.failed() > 0) {
@@ -165,14 +204,18 @@ fn swap_under_load(
 }
 
 /// One swap to its end: the old generation is gone.
-fn swap_once(instance: &mut Instance, mut progress: impl FnMut()) -> Result<(), String> {
+fn swap_once(
+    instance: &mut Instance,
+    ending: &Ending,
+    mut progress: impl FnMut(),
+) -> Result<(), String> {
     instance.ask(&RequestKind::Swap(SwapRequest {
         drained: true,
         ..SwapRequest::default()
     }));
     let until = Instant::now() + VERDICT;
-    while Instant::now() < until {
-        match instance.next(Some(Instant::now() + SECOND)) {
+    while Instant::now() < until && ending.signal().is_none() {
+        match instance.next(Some(Instant::now() + LOOK)) {
             Received::Said(Reply::Verdict(verdict)) if verdict.serving => return Ok(()),
             Received::Said(Reply::Verdict(verdict)) => return Err(verdict.text),
             Received::Said(Reply::Error(why) | Reply::Refused(why)) => return Err(why),

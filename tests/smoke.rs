@@ -1,8 +1,11 @@
 //! `hotswap smoke`: it tells a server that keeps its requests from one that loses some.
 
 use std::process::{Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -228,4 +231,108 @@ fn a_line_that_cannot_be_understood_is_a_usage_error() {
 #[test]
 fn no_swap_proves_nothing_and_is_refused() {
     attempt(&["smoke", "--swaps", "0", "--", "/bin/true"]).is_refused(2, &["--swaps", "0"]);
+}
+
+/// A trial that gets this signal amid its swaps.
+struct Interrupted {
+    dir: TempDir,
+    output: Output,
+    junit: String,
+}
+
+impl Interrupted {
+    fn by(signal: Signal) -> Interrupted {
+        let dir = tempfile::tempdir().expect("a directory");
+        let junit = dir.path().join("junit.xml");
+        let mut smoke = hotswap(hotswap_program(), dir.path());
+        smoke
+            .env("TMPDIR", dir.path())
+            .args(["smoke", "--json", "--swaps", "500", "--junit"])
+            .arg(&junit)
+            .args(["--listen", "127.0.0.1:0", "--", &program("hello")]);
+        let smoke = smoke.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut smoke = smoke.spawn().expect("a trial");
+        let progress = Log::of(smoke.stderr.take().expect("its words"), Instant::now());
+        progress.wait_for(" of 500");
+        let pid = Pid::from_raw(smoke.id().try_into().expect("a pid"));
+        kill(pid, signal).expect("a signal");
+        let output = smoke.wait_with_output().expect("its end");
+        let junit = fs::read_to_string(junit).expect("the JUnit file");
+        Interrupted { dir, output, junit }
+    }
+
+    fn expect_no_process(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !processes::of_site(self.dir.path()).is_empty() {
+            assert!(Instant::now() < deadline, "processes are left");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_trial_that_is_asked_to_end_writes_its_report_and_leaves_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+        let trial = Interrupted::by(signal);
+        assert_eq!(trial.output.status.code(), Some(1), "{signal}");
+        let report: Value = serde_json::from_slice(&trial.output.stdout).expect("JSON");
+        let said = format!("interrupted by {signal}");
+        assert_eq!(report["problem"], said, "{report}");
+        assert!(
+            trial.junit.contains(&said) && trial.junit.ends_with("</testsuite>\n"),
+            "{}",
+            trial.junit
+        );
+        trial.expect_no_process();
+        let left = fs::read_dir(trial.dir.path()).expect("the directory");
+        let mut left = left.map(|one| one.expect("an entry").file_name());
+        assert!(
+            !left.any(|one| one.to_string_lossy().starts_with("hotswap-smoke")),
+            "files are left after {signal}"
+        );
+    }
+}
+
+#[test]
+fn a_trial_that_is_killed_leaves_no_process() {
+    Interrupted::by(Signal::SIGKILL).expect_no_process();
+}
+
+#[test]
+fn a_server_of_tls_is_named_with_its_address() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let address = free_address().to_string();
+    let command = [&program("odd"), &format!("at={address}"), "tls"];
+    let output = smoke(&dir, &["--swaps", "2"], &command);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let tls = format!("at {address}, which answers with TLS\ntry: the server without TLS");
+    assert!(said.contains(&tls), "{said}");
+}
+
+/// As a server with a port of its own for something else.
+#[test]
+fn an_address_that_does_not_speak_http_is_named_and_may_be_left_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ours, other) = (free_address().to_string(), free_address().to_string());
+    // what `rpc` speaks is no HTTP, and `and` does
+    let command = [
+        &program("odd"),
+        &format!("at={other}"),
+        &format!("and={ours}"),
+        "rpc",
+    ];
+    // by then it listens on both
+    let options = ["--swaps", "1", "--ready", "after:300ms"];
+    let output = smoke(&dir, &options, &command);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("at {other}, which answered none")),
+        "{said}"
+    );
+    let hint = format!("\ntry: --ask {ours}");
+    assert!(said.contains(&hint), "{said}");
+    let output = smoke(&dir, &[&options[..], &["--ask", &ours]].concat(), &command);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }

@@ -9,11 +9,14 @@ use clap::Args;
 
 use super::options::RunArgs;
 use super::usage::{self, NotParsed};
+use crate::address::AddressPattern;
 
 /// What the user wants of `hotswap smoke`.
 #[derive(Clone, Debug)]
 pub struct Trial {
     pub swaps: u32,
+    /// Empty for all that the server listens on.
+    pub ask: Vec<AddressPattern>,
     pub path: String,
     pub slow_path: Option<String>,
     pub expected: Vec<Expected>,
@@ -38,6 +41,9 @@ pub struct SmokeArgs {
     /// How many swaps
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     swaps: u32,
+    /// Ask this address alone: a port, an address or a path
+    #[arg(long, value_name = "ADDR")]
+    ask: Vec<AddressPattern>,
     /// The path that clients ask for
     #[arg(long, value_name = "P", default_value = "/", value_parser = url_path)]
     path: String,
@@ -61,7 +67,15 @@ pub struct SmokeArgs {
 }
 
 /// The long options above that take a value.
-const WITH_VALUE: [&str; 6] = ["swaps", "path", "slow-path", "expect", "max-ms", "junit"];
+const WITH_VALUE: [&str; 7] = [
+    "swaps",
+    "ask",
+    "path",
+    "slow-path",
+    "expect",
+    "max-ms",
+    "junit",
+];
 
 impl SmokeArgs {
     /// What to try; `arguments` are those behind the word `smoke`.
@@ -71,6 +85,7 @@ impl SmokeArgs {
         let options = arguments.get(..dashes).unwrap_or_default();
         Ok(Trial {
             swaps: self.swaps,
+            ask: self.ask,
             path: self.path,
             slow_path: self.slow_path,
             expected: self.expect,

@@ -11,7 +11,7 @@ use crate::listener::ListenerId;
 use crate::supervisor::Time;
 use exchange::{Exchange, Greeting};
 
-mod exchange;
+pub mod exchange;
 
 /// The requests to one candidate, one at a time.
 #[derive(Debug)]

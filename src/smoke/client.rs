@@ -1,11 +1,12 @@
 //! The clients: each one thread that asks again and again in its own way, until it is told to leave.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::http::{HttpConnection, Peer, RequestFailure};
-use super::tally::{Habit, Tally};
+use super::interruption::Ending;
+use super::tally::{Habit, RequestOutcome, Tally};
 use crate::cli::smoke::Expected;
 
 /// Between two requests of one client; one that keeps its connection leaves the server time to see it idle.
@@ -71,12 +72,11 @@ pub struct Site {
     pub swap_steps: AtomicU32,
     next: AtomicUsize,
     tally: Mutex<Tally>,
-    leaving: Mutex<bool>,
-    left: Condvar,
+    pub ending: Arc<Ending>,
 }
 
 impl Site {
-    pub fn new(request: Request, targets: Vec<Peer>) -> Self {
+    pub fn new(request: Request, targets: Vec<Peer>, ending: Arc<Ending>) -> Self {
         Self {
             request,
             targets,
@@ -84,8 +84,7 @@ impl Site {
             swap_steps: AtomicU32::new(0),
             next: AtomicUsize::new(0),
             tally: Mutex::default(),
-            leaving: Mutex::default(),
-            left: Condvar::new(),
+            ending,
         }
     }
 
@@ -93,28 +92,12 @@ impl Site {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every client ends with the request it is at.
-    pub fn close(&self) {
-        *self.leaving.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.left.notify_all();
-    }
-
-    /// Lets time pass; false as soon as the site is closed.
-    pub fn wait(&self, time: Duration) -> bool {
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self
-            .left
-            .wait_timeout_while(leaving, time, |leaving| !*leaving);
-        let (leaving, _) = result.unwrap_or_else(PoisonError::into_inner);
-        !*leaving
-    }
-
     fn target(&self) -> Option<&Peer> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.targets.get(next.checked_rem(self.targets.len())?)
     }
 
-    /// Asks in this way until the site is closed.
+    /// Asks in this way until the trial ends.
     pub fn visit(&self, habit: Habit) {
         let mut visit = Visit {
             site: self,
@@ -126,7 +109,7 @@ impl Site {
         } else {
             PAUSE
         };
-        while self.wait(pause) {
+        while self.ending.wait(pause) {
             visit.request();
         }
     }
@@ -145,77 +128,104 @@ struct Visit<'a> {
     kept: Option<KeptConnection<'a>>,
 }
 
-impl Visit<'_> {
+/// One request, and what came of it.
+struct Attempt<'a> {
+    target: &'a Peer,
+    /// The one that served when the connection was opened.
+    generation: u32,
+    /// An earlier request went over the same connection.
+    was_kept: bool,
+    failure: Option<RequestFailure>,
+}
+
+impl Attempt<'_> {
+    /// As any HTTP client does, whose connection the server has closed meanwhile.
+    fn is_repeated(&self) -> bool {
+        let closed = matches!(
+            self.failure,
+            Some(RequestFailure::NoAnswer | RequestFailure::Reset)
+        );
+        self.was_kept && closed
+    }
+}
+
+impl<'a> Visit<'a> {
     fn request(&mut self) {
         let since = Instant::now();
         let steps = || self.site.swap_steps.load(Ordering::Relaxed);
         let before = steps();
-        let mut result = self.attempt(since);
-        if let Err((RequestFailure::NoAnswer | RequestFailure::Reset, Freshness::Kept, _)) = result
-        {
-            self.site.tally().repeated += 1;
-            result = self.attempt(since);
-        }
-        let (failure, generation) = match result {
-            Ok(generation) => (None, generation),
-            Err((failure, _, generation)) => (Some(failure), generation),
+        let Some(mut attempt) = self.attempt(since) else {
+            return;
         };
+        if attempt.is_repeated() {
+            self.site.tally().repeated += 1;
+            attempt = self.attempt(since).unwrap_or(attempt);
+        }
         let in_swap = before % 2 == 1 || steps() != before;
-        let took = since.elapsed();
-        let mut tally = self.site.tally();
-        tally.add(self.habit, generation, took, failure.as_ref(), in_swap);
+        self.site.tally().add(&RequestOutcome {
+            habit: self.habit,
+            address: attempt.target.to_string(),
+            generation: attempt.generation,
+            took: since.elapsed(),
+            failure: attempt.failure,
+            in_swap,
+        });
     }
 
-    /// One request; the generation that served when its connection was opened.
-    fn attempt(&mut self, since: Instant) -> Result<u32, (RequestFailure, Freshness, u32)> {
-        let (mut kept, freshness) = match self.kept.take() {
-            Some(kept) => (kept, Freshness::Kept),
-            None => (self.open()?, Freshness::New),
+    /// Nothing if there is nobody to ask.
+    fn attempt(&mut self, since: Instant) -> Option<Attempt<'a>> {
+        let kept = self.kept.take();
+        let was_kept = kept.is_some();
+        let (connection, target, generation) = if let Some(kept) = kept {
+            (Some(kept.connection), kept.target, kept.generation)
+        } else {
+            let generation = self.site.serving.load(Ordering::Relaxed);
+            (None, self.site.target()?, generation)
         };
-        let generation = kept.generation;
-        let fail = |failure| (failure, freshness, generation);
-        let bytes = self.site.request.bytes(self.habit, kept.target);
+        let failure = match self.ask(connection, target, since) {
+            Ok(connection) => {
+                self.kept = connection.map(|connection| KeptConnection {
+                    connection,
+                    target,
+                    generation,
+                });
+                None
+            }
+            Err(failure) => Some(failure),
+        };
+        Some(Attempt {
+            target,
+            generation,
+            was_kept,
+            failure,
+        })
+    }
+
+    /// Over this connection or a new one; what comes back may be used again.
+    fn ask(
+        &self,
+        connection: Option<HttpConnection>,
+        target: &Peer,
+        since: Instant,
+    ) -> Result<Option<HttpConnection>, RequestFailure> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => HttpConnection::open(target)?,
+        };
+        let bytes = self.site.request.bytes(self.habit, target);
         let halved = self.habit == Habit::Slow && self.site.request.slow_path.is_none();
         if self.habit == Habit::Hesitating {
-            self.site.wait(SILENCE);
+            self.site.ending.wait(SILENCE);
         }
         let (first, second) = bytes.split_at(if halved { bytes.len() / 2 } else { 0 });
         if halved {
-            kept.connection.send(first).map_err(fail)?;
-            self.site.wait(SILENCE);
+            connection.send(first)?;
+            self.site.ending.wait(SILENCE);
         }
-        kept.connection.send(second).map_err(fail)?;
-        let answer = kept.connection.receive().map_err(fail)?;
-        self.site
-            .request
-            .judge(answer.status, since.elapsed())
-            .map_err(fail)?;
-        if self.habit == Habit::Kept && answer.keeps {
-            self.kept = Some(kept);
-        }
-        Ok(generation)
-    }
-}
-
-/// Whether an earlier request went over the same connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freshness {
-    New,
-    Kept,
-}
-
-impl<'a> Visit<'a> {
-    fn open(&self) -> Result<KeptConnection<'a>, (RequestFailure, Freshness, u32)> {
-        let generation = self.site.serving.load(Ordering::Relaxed);
-        let fail = |failure| (failure, Freshness::New, generation);
-        let target = self
-            .site
-            .target()
-            .ok_or_else(|| fail(RequestFailure::Refused))?;
-        Ok(KeptConnection {
-            connection: HttpConnection::open(target).map_err(fail)?,
-            target,
-            generation,
-        })
+        connection.send(second)?;
+        let answer = connection.receive()?;
+        self.site.request.judge(answer.status, since.elapsed())?;
+        let is_kept = self.habit == Habit::Kept && answer.keeps;
+        Ok(is_kept.then_some(connection))
     }
 }

@@ -1,5 +1,6 @@
 //! What came of it: a table for people, an object for programs, a JUnit file for CI.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Report {
     pub swaps: u32,
     pub wanted: u32,
     pub tally: Tally,
+    /// The addresses where the server answers with TLS.
+    pub tls: BTreeSet<String>,
     /// How many old generations ended by a stop signal that they do not handle, and how many in their own way.
     pub killed: usize,
     pub graceful: usize,
@@ -105,6 +108,7 @@ impl Report {
     /// Keys are only ever added.
     pub fn to_json(&self) -> Value {
         let clients = self.tally.by_habit.iter();
+        let addresses = self.tally.by_address.iter();
         let generations = self.tally.by_generation.iter();
         json!({
             "ok": self.problem.is_none(),
@@ -115,6 +119,7 @@ impl Report {
             "repeated": self.tally.repeated,
             "all": count_to_json(&self.tally.all),
             "clients": clients.map(|(habit, count)| (habit.to_string(), count_to_json(count))).collect::<serde_json::Map<_, _>>(),
+            "addresses": addresses.map(|(address, count)| (address.clone(), count_to_json(count))).collect::<serde_json::Map<_, _>>(),
             "generations": generations
                 .map(|(generation, requests)| json!({"generation": generation, "requests": requests}))
                 .collect::<Vec<_>>(),
@@ -160,16 +165,42 @@ fn case(name: &str, took: Duration, failure: Option<&str>) -> String {
 }
 
 fn describe(count: &Count) -> String {
+    format!("{}: {}", describe_number(count), describe_kinds(count))
+}
+
+fn describe_number(count: &Count) -> String {
+    format!("{} of {} requests failed", count.failed(), count.requests)
+}
+
+fn describe_kinds(count: &Count) -> String {
     let kinds = count
         .failures
         .iter()
         .map(|(failure, times)| format!("{times} {failure}"));
     let kinds: Vec<String> = kinds.collect();
+    kinds.join(", ")
+}
+
+/// The same with the addresses where they failed, and what is known of those.
+fn describe_by_address(report: &Report) -> String {
+    let failed = report.tally.by_address.iter();
+    let failed = failed.filter(|one| one.1.failed() > 0);
+    let parts = failed.map(|(address, count)| {
+        let kinds = describe_kinds(count);
+        let what = if report.tls.contains(address) {
+            ", which answers with TLS"
+        } else if count.has_only_failed() && report.tally.by_address.len() > 1 {
+            ", which answered none as it should"
+        } else {
+            ""
+        };
+        format!("{kinds} at {address}{what}")
+    });
+    let parts: Vec<String> = parts.collect();
     format!(
-        "{} of {} requests failed: {}",
-        count.failed(),
-        count.requests,
-        kinds.join(", ")
+        "{}: {}",
+        describe_number(&report.tally.all),
+        parts.join("; ")
     )
 }
 
@@ -212,14 +243,31 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         return Some("no request was made".to_owned());
     }
     let (most, _) = all.failures.iter().max_by_key(|(_, times)| **times)?;
+    let well = report.tally.by_address.iter();
+    let well = well.filter(|one| one.1.failed() == 0);
+    let well: Vec<String> = well.map(|one| format!("--ask {}", one.0)).collect();
+    let addresses = &report.tally.by_address;
+    let asks_wrong_ones = !well.is_empty()
+        && addresses
+            .values()
+            .all(|one| one.failed() == 0 || one.has_only_failed());
     let advice = match most {
+        _ if asks_wrong_ones => {
+            let well = well.join(" ");
+            format!("try: {well}, if the server speaks something else than plain HTTP elsewhere")
+        }
+        _ if !report.tls.is_empty() => {
+            "try: the server without TLS, or --ask with a port where it speaks plain HTTP"
+                .to_owned()
+        }
         RequestFailure::Status(status) => {
             format!(
                 "try: --path with one that answers 2xx or 3xx instead of {path}, or --expect {status}"
             )
         }
-        RequestFailure::Tls => "try: a port where the server speaks plain HTTP".to_owned(),
-        RequestFailure::NotHttp => "try: a port where the server speaks HTTP/1.1".to_owned(),
+        RequestFailure::Tls | RequestFailure::NotHttp => {
+            "try: --ask with a port where the server speaks HTTP/1.1".to_owned()
+        }
         RequestFailure::TooSlow => "try: a larger --max-ms".to_owned(),
         _ if report.fails_without_a_swap() => {
             "try: the server without hotswap; it fails requests while no swap is under way"
@@ -237,11 +285,12 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         }
         _ => "try: --quiesce or --drain-timeout longer than its longest request".to_owned(),
     };
-    Some(format!("{}\n{advice}", describe(all)))
+    Some(format!("{}\n{advice}", describe_by_address(report)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tally::RequestOutcome;
     use super::*;
 
     fn met(failure: Option<&RequestFailure>, in_swap: bool) -> Report {
@@ -256,12 +305,22 @@ mod tests {
             graceful: 2,
             ..Report::default()
         };
-        report
-            .tally
-            .add(Habit::New, 1, Duration::from_millis(3), None, true);
-        report
-            .tally
-            .add(Habit::Kept, 2, Duration::from_millis(7), failure, in_swap);
+        report.tally.add(&RequestOutcome {
+            habit: Habit::New,
+            address: "127.0.0.1:8080".into(),
+            generation: 1,
+            took: Duration::from_millis(3),
+            failure: None,
+            in_swap: true,
+        });
+        report.tally.add(&RequestOutcome {
+            habit: Habit::Kept,
+            address: "127.0.0.1:8080".into(),
+            generation: 2,
+            took: Duration::from_millis(7),
+            failure: failure.cloned(),
+            in_swap,
+        });
         report.problem = explain(&report, "/");
         report
     }
@@ -294,7 +353,7 @@ mod tests {
     fn a_failure_says_what_to_do() {
         for (failure, advice) in [
             (RequestFailure::Status(404), "--expect 404"),
-            (RequestFailure::Tls, "plain HTTP"),
+            (RequestFailure::Tls, "HTTP/1.1"),
             (RequestFailure::Reset, "--quiesce"),
             (RequestFailure::Truncated, "a graceful stop"),
         ] {
@@ -310,6 +369,28 @@ mod tests {
             );
             assert!(report.junit().contains("failures=\"2\""));
         }
+    }
+
+    #[test]
+    fn the_address_that_failed_is_named_with_what_it_speaks() {
+        let mut report = report(None);
+        report.tally.add(&RequestOutcome {
+            habit: Habit::New,
+            address: "127.0.0.1:8443".into(),
+            generation: 1,
+            took: Duration::from_millis(3),
+            failure: Some(RequestFailure::NoAnswer),
+            in_swap: false,
+        });
+        let problem = |report: &Report| explain(report, "/").unwrap();
+        assert_eq!(
+            problem(&report),
+            "1 of 3 requests failed: 1 closed without an answer at 127.0.0.1:8443, which answered none as it should\n\
+             try: --ask 127.0.0.1:8080, if the server speaks something else than plain HTTP elsewhere"
+        );
+        report.tls.insert("127.0.0.1:8443".into());
+        assert!(problem(&report).contains("at 127.0.0.1:8443, which answers with TLS\n"));
+        assert_eq!(report.to_json()["addresses"]["127.0.0.1:8443"]["failed"], 1);
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -16,12 +18,14 @@ use nix::unistd::{Pid, mkdtemp};
 use serde_json::Value;
 
 use super::http::Peer;
+use super::interruption::Ending;
 use crate::connections::listening::listening;
 use crate::control::client::{self, Instance, Received};
 use crate::control::protocol::{Reply, RequestKind};
 use crate::control::socket_dirs::SocketDirs;
 use crate::proc::{descriptor, process};
 use crate::socket::inet::Family;
+use crate::sys;
 
 /// How often a hotswap that starts is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -52,6 +56,7 @@ impl ReportedListener {
 pub struct Subject {
     child: Child,
     directory: PathBuf,
+    ending: Arc<Ending>,
 }
 
 impl Subject {
@@ -59,7 +64,7 @@ impl Subject {
     ///
     /// # Errors
     /// If there is no place for its files, or no process for it.
-    pub fn start(options: &[OsString], command: &[OsString]) -> Result<Self> {
+    pub fn start(options: &[OsString], command: &[OsString], ending: Arc<Ending>) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find hotswap's own program")?;
         let mut parent = std::env::temp_dir();
         if parent.as_os_str().len() > LONGEST_DIRECTORY {
@@ -69,7 +74,8 @@ impl Subject {
         let directory = mkdtemp(&template)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
         let log = File::create(directory.join("log")).context("cannot make a log")?;
-        let child = Command::new(program)
+        let mut hotswap = Command::new(program);
+        hotswap
             .args(options)
             .arg("--control")
             .arg(directory.join("control.sock"))
@@ -78,9 +84,15 @@ impl Subject {
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot make a log")?)
             .stderr(log)
-            .spawn();
-        match child {
-            Ok(child) => Ok(Self { child, directory }),
+            // what is sent to our group, as Ctrl-C, comes to the trial alone, which stops it in its time
+            .process_group(0);
+        sys::process::tie_to_this_thread(&mut hotswap);
+        match hotswap.spawn() {
+            Ok(child) => Ok(Self {
+                child,
+                directory,
+                ending,
+            }),
             Err(error) => {
                 let _ = fs::remove_dir_all(&directory);
                 Err(error).context("cannot run hotswap")
@@ -105,6 +117,9 @@ impl Subject {
             {
                 return Ok(state);
             }
+            if self.ending.signal().is_some() {
+                return Err(anyhow!("interrupted"));
+            }
             if Instant::now() > until {
                 return Err(anyhow!(
                     "the server did not come up in time\ntry: hotswap smoke --ready-timeout 2m"
@@ -121,7 +136,7 @@ impl Subject {
             let listeners = listeners(state);
             !listeners.is_empty() && !listeners.iter().any(ReportedListener::is_for_clients)
         };
-        while lacks_port(&state) && Instant::now() < until {
+        while lacks_port(&state) && Instant::now() < until && self.ending.signal().is_none() {
             pause(LOOK);
             state = self.state().unwrap_or(state);
         }
@@ -176,11 +191,12 @@ impl Drop for Subject {
     /// Everything ends with us; the second signal ends a stop that hangs.
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
-        for patience in [
-            Duration::from_secs(10),
-            Duration::from_secs(5),
-            Duration::from_secs(5),
-        ] {
+        // who has interrupted it waits for some seconds at most
+        let patience = match self.ending.signal() {
+            Some(_) => [3, 1, 1],
+            None => [10, 5, 5],
+        };
+        for patience in patience.map(Duration::from_secs) {
             if let Ok(pid) = pid {
                 let _ = kill(pid, Signal::SIGTERM);
             }

@@ -39,6 +39,11 @@ pub struct Count {
 }
 
 impl Count {
+    /// Not one request was answered as it should be.
+    pub fn has_only_failed(&self) -> bool {
+        self.requests > 0 && self.failed() == self.requests
+    }
+
     pub fn failed(&self) -> usize {
         self.failures.values().sum()
     }
@@ -56,6 +61,7 @@ impl Count {
 pub struct Tally {
     pub all: Count,
     pub by_habit: BTreeMap<Habit, Count>,
+    pub by_address: BTreeMap<String, Count>,
     /// Failures of requests that were over before a swap began, or made after the last one had ended.
     pub apart_from_swaps: usize,
     /// Requests by the generation that served when their connection was opened.
@@ -64,18 +70,31 @@ pub struct Tally {
     pub repeated: usize,
 }
 
+/// One request, and what came of it.
+#[derive(Clone, Debug)]
+pub struct RequestOutcome {
+    pub habit: Habit,
+    pub address: String,
+    /// The one that served when the connection was opened.
+    pub generation: u32,
+    pub took: Duration,
+    pub failure: Option<RequestFailure>,
+    pub in_swap: bool,
+}
+
 impl Tally {
-    pub fn add(
-        &mut self,
-        habit: Habit,
-        generation: u32,
-        took: Duration,
-        failure: Option<&RequestFailure>,
-        in_swap: bool,
-    ) {
-        self.apart_from_swaps += usize::from(failure.is_some() && !in_swap);
-        self.all.add(took, failure);
-        self.by_habit.entry(habit).or_default().add(took, failure);
-        *self.by_generation.entry(generation).or_default() += 1;
+    pub fn add(&mut self, outcome: &RequestOutcome) {
+        let RequestOutcome { took, failure, .. } = outcome;
+        self.apart_from_swaps += usize::from(failure.is_some() && !outcome.in_swap);
+        let address = self.by_address.entry(outcome.address.clone());
+        let counts = [
+            &mut self.all,
+            self.by_habit.entry(outcome.habit).or_default(),
+            address.or_default(),
+        ];
+        for count in counts {
+            count.add(*took, failure.as_ref());
+        }
+        *self.by_generation.entry(outcome.generation).or_default() += 1;
     }
 }

@@ -3,9 +3,9 @@
 use std::ffi::{CString, c_char, c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, clone};
@@ -59,6 +59,23 @@ pub fn spawn(memory: ChildMemory, child: &mut dyn FnMut() -> u8) -> io::Result<P
     };
     sigprocmask(set, Some(&before), None)?;
     Ok(started?)
+}
+
+/// The program that this thread starts with it gets SIGTERM when this thread has ended, in whatever way.
+pub fn tie_to_this_thread(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let tie = move || {
+        // SAFETY: takes two integers.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
+        // it may have ended before that
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(Errno::ESRCH.into())
+        }
+    };
+    // SAFETY: it makes two system calls, allocates nothing and takes no lock.
+    unsafe { command.pre_exec(tie) };
 }
 
 /// What execve(2) takes, ready for it: an exec out of shared memory frees nothing, so that none of it may be made then.

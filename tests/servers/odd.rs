@@ -37,7 +37,7 @@
 //! | `host=NAME` | answers 404 to those that ask for another host |
 //! | `half` | breaks off in the middle of its answers |
 //! | `garbage`, `tls`, `closes` | answers in another protocol, or not at all |
-//! | `rpc` | speaks another protocol on a unix path, and HTTP on the address of `and` alone |
+//! | `rpc` | speaks another protocol where it binds first, and HTTP on the address of `and` alone |
 //! | `echo` | answers datagrams |
 
 use std::collections::HashMap;
@@ -321,8 +321,9 @@ impl Words {
                     0 => return Ok(()),
                     n => asked += &String::from_utf8_lossy(&buffer[..n]).to_lowercase(),
                 }
-                let on_path = stream.local_addr().is_err();
-                if let Some(bytes) = self.strange_answer(&buffer, on_path) {
+                let here = stream.local_addr().ok().map(|address| address.to_string());
+                let is_first = here.as_ref() != self.0.get("and");
+                if let Some(bytes) = self.strange_answer(&buffer, is_first) {
                     return stream.write_all(bytes);
                 }
             }
@@ -363,11 +364,11 @@ impl Words {
 
 impl Words {
     /// What one that speaks no HTTP says to the first bytes that it gets.
-    fn strange_answer(&self, asked: &[u8], on_path: bool) -> Option<&'static [u8]> {
+    fn strange_answer(&self, asked: &[u8], is_first: bool) -> Option<&'static [u8]> {
         // A TLS server says nothing in clear text, and sends an alert to a hello that it does not like.
         let hello = asked.starts_with(&[0x16, 3]);
         match () {
-            () if self.has("garbage") || (self.has("rpc") && on_path) => Some(b"SSH-2.0-odd\r\n"),
+            () if self.has("garbage") || (self.has("rpc") && is_first) => Some(b"SSH-2.0-odd\r\n"),
             () if self.has("tls") && hello => Some(&[0x15, 3, 3, 0, 2, 2, 40]),
             () if self.has("tls") || self.has("closes") => Some(b""),
             () => None,

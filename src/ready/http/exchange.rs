@@ -37,7 +37,7 @@ impl Greeting<'_> {
 }
 
 /// A ClientHello of TLS 1.2 (RFC 5246) without extensions, in a record of its own.
-fn client_hello() -> Vec<u8> {
+pub fn client_hello() -> Vec<u8> {
     // ECDHE and RSA with AES-GCM
     const SUITES: [u8; 8] = [0xc0, 0x2b, 0xc0, 0x2f, 0x00, 0x9c, 0x00, 0x35];
     let mut hello = vec![3, 3];
@@ -54,7 +54,7 @@ fn client_hello() -> Vec<u8> {
 }
 
 /// It begins as a record of TLS does: an alert or a handshake, of any version.
-fn is_tls(answer: &[u8]) -> bool {
+pub fn is_tls(answer: &[u8]) -> bool {
     matches!(answer, [21 | 22, 3, ..])
 }
 
