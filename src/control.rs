@@ -73,8 +73,9 @@ impl Control {
         path: Option<&Path>,
         name: &str,
         asked_for: bool,
+        is_own: impl Fn(&Path, &str) -> bool,
     ) -> Result<(Self, Option<String>)> {
-        Self::open_in(&SocketDirs::ours(), path, name, asked_for)
+        Self::open_in(&SocketDirs::ours(), path, name, asked_for, is_own)
     }
 
     fn open_in(
@@ -82,6 +83,7 @@ impl Control {
         path: Option<&Path>,
         name: &str,
         asked_for: bool,
+        is_own: impl Fn(&Path, &str) -> bool,
     ) -> Result<(Self, Option<String>)> {
         if let Some(path) = path {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -94,7 +96,7 @@ impl Control {
                 let socket = ControlSocket::of(&directory, name)?;
                 return Ok((socket, name.to_owned()));
             }
-            ControlSocket::named(&directory, name)
+            ControlSocket::named(&directory, name, is_own)
         });
         Ok(match made {
             Err(error) if asked_for && error.kind() == io::ErrorKind::AddrInUse => {

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::common::log::Log;
 use crate::common::place::Place;
-use crate::common::plan::Plan;
+use crate::common::plan::{Plan, Start};
 use crate::common::site::Site;
 use crate::common::{processes, skipped};
 use crate::nonroot::{SETPRIV, as_nobody};
@@ -97,6 +97,31 @@ fn a_wrong_start_that_fails_leaves_what_the_right_one_adopts() {
         },
         |site| assert!(!site.end().success()),
     );
+}
+
+/// Both are killed, and a supervisor starts them in another order.
+#[test]
+fn of_two_of_one_program_each_adopts_what_it_has_left_itself() {
+    let mut site = Site::serving("v1");
+    let (first, mut second) = (site.start.clone(), site.start.clone());
+    second.line.push("another".into());
+    let started = |start: &Start| {
+        let mut hotswap = start.command(site.dir()).spawn().expect("hotswap");
+        let stderr = hotswap.stderr.take().expect("its stderr");
+        (hotswap, Log::of(stderr, Instant::now()))
+    };
+    let (mut other, log) = started(&second);
+    log.wait_for("is serving");
+    other.kill().and_then(|()| other.wait()).expect("its end");
+    kill(site.hotswap(), Signal::SIGKILL).expect("a signal to the first");
+    for start in [second, first] {
+        let (mut again, log) = started(&start);
+        log.wait_for("adopting generation 1");
+        log.wait_for("generation 2 is serving");
+        kill(Pid::from_raw(again.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+        assert!(again.wait().expect("its end").success());
+    }
+    site.end();
 }
 
 #[test]

@@ -80,15 +80,29 @@ pub struct Memory {
     length: usize,
 }
 
+/// The file beside a control socket.
+fn beside(control: &Path) -> PathBuf {
+    let mut path = control.as_os_str().to_owned();
+    path.push(".state");
+    PathBuf::from(path)
+}
+
+/// What is remembered beside this control socket, by a hotswap that may live.
+pub fn remembered_beside(control: &Path) -> Vec<Remembered> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(beside(control));
+    file.map(|mut file| read(&mut file)).unwrap_or_default()
+}
+
 impl Memory {
     /// The file that belongs to this control socket, and what it says, each with its own identity.
     ///
     /// # Errors
     /// `WouldBlock` if a living hotswap has it; those of open(2).
     pub fn open(control: &Path) -> io::Result<(Self, Vec<Remembered>)> {
-        let mut path = control.as_os_str().to_owned();
-        path.push(".state");
-        let path = PathBuf::from(path);
+        let path = beside(control);
         let mut file = retry_while_blocked(LOCK_PATIENCE, || {
             let file = open(&path)?;
             sys::lock(file.as_fd())?;

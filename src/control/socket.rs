@@ -3,6 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -59,19 +60,35 @@ impl ControlSocket {
         Self::at(&directory.join(file_of(name)))
     }
 
-    /// A socket of that name in the directory, with a number behind it if the name is in use; and the name it got.
+    /// A socket of that name in the directory, with a number behind it if the name is in use; and the name it got. Of the
+    /// names that are free, that one comes first under which a killed hotswap has left what the caller may adopt.
     ///
     /// # Errors
     /// Those of bind(2).
-    pub fn named(directory: &Path, name: &str) -> io::Result<(Self, String)> {
+    pub fn named(
+        directory: &Path,
+        name: &str,
+        is_own: impl Fn(&Path, &str) -> bool,
+    ) -> io::Result<(Self, String)> {
         let _lock = wait_for_lock(directory);
-        for number in 1..=NAMESAKES {
-            let name = if number == 1 {
-                name.to_owned()
-            } else {
-                format!("{name}-{number}")
-            };
-            match Self::claim(&directory.join(file_of(&name))) {
+        let names = (1..=NAMESAKES).map(|number| match number {
+            1 => name.to_owned(),
+            _ => format!("{name}-{number}"),
+        });
+        let mut names: Vec<_> = names
+            .map(|name| (directory.join(file_of(&name)), name))
+            .collect();
+        // what is not there has left nothing either
+        let there = fs::read_dir(directory).into_iter().flatten().flatten();
+        let there: Vec<_> = there.map(|entry| entry.path()).collect();
+        let has_left = |path: &Path| {
+            let path = path.as_os_str().as_bytes();
+            let mut there = there.iter().map(|entry| entry.as_os_str().as_bytes());
+            there.any(|entry| entry.len() > path.len() && entry.starts_with(path))
+        };
+        names.sort_by_cached_key(|(path, name)| !(has_left(path) && is_own(path, name)));
+        for (path, name) in names {
+            match Self::claim(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 claimed => return Ok((claimed?, name)),
             }
@@ -209,7 +226,7 @@ mod tests {
     #[test]
     fn only_the_owner_may_connect() {
         let room = tempfile::tempdir().unwrap();
-        let (socket, name) = ControlSocket::named(room.path(), "api").unwrap();
+        let (socket, name) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
         assert_eq!(name, "api");
         let mode = fs::metadata(socket.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -218,8 +235,8 @@ mod tests {
     #[test]
     fn a_name_in_use_gets_a_number() {
         let room = tempfile::tempdir().unwrap();
-        let (_first, _) = ControlSocket::named(room.path(), "api").unwrap();
-        let (second, name) = ControlSocket::named(room.path(), "api").unwrap();
+        let (_first, _) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
+        let (second, name) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
         assert_eq!(name, "api-2");
         assert!(second.path().ends_with("api-2.sock"));
     }
@@ -229,10 +246,20 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("api.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert_eq!(ControlSocket::named(room.path(), "api").unwrap().1, "api");
+        assert_eq!(
+            ControlSocket::named(room.path(), "api", |_, _| false)
+                .unwrap()
+                .1,
+            "api"
+        );
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
-        assert_eq!(ControlSocket::named(room.path(), "api").unwrap().1, "api-2");
+        assert_eq!(
+            ControlSocket::named(room.path(), "api", |_, _| false)
+                .unwrap()
+                .1,
+            "api-2"
+        );
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::World;
 use super::generation::Spawned;
 use super::store::Passed;
-use crate::adoption;
-use crate::adoption::memory::{Identity, Memory, Remembered};
-use crate::adoption::{Adoption, Orphan};
+use crate::adoption::memory::{self, Identity, Memory, Remembered};
+use crate::adoption::{self, Adoption, Orphan};
 use crate::cli::options::RunArgs;
 use crate::control::Control;
 use crate::handoff::Incoming;
@@ -41,7 +41,14 @@ impl Claimed {
         directory: &OsStr,
     ) -> Result<Self> {
         let (name, asked_for) = (args.instance(), args.name.is_some());
-        let (mut control, warning) = Control::open(args.control.as_deref(), &name, asked_for)?;
+        let is_own = |control: &Path, name: &str| {
+            let identity = identity(args, name, directory);
+            let left = memory::remembered_beside(control);
+            left.iter()
+                .any(|one| one.identity == identity && is_left(one))
+        };
+        let control = args.control.as_deref();
+        let (mut control, warning) = Control::open(control, &name, asked_for, is_own)?;
         let heritage = Heritage::of(args, &control, directory);
         let orphans = heritage.listening();
         let Passed {
@@ -116,7 +123,7 @@ impl Heritage {
                 };
             }
         };
-        let identity = identity(args, control, directory);
+        let identity = identity(args, control.name(), directory);
         let (mut ours, mut others): (Vec<_>, Vec<_>) = remembered
             .into_iter()
             .partition(|one| one.identity == identity);
@@ -164,10 +171,10 @@ fn is_left(remembered: &Remembered) -> bool {
     !adoption::living(remembered).is_empty()
 }
 
-fn identity(args: &RunArgs, control: &Control, directory: &OsStr) -> Identity {
+fn identity(args: &RunArgs, name: &str, directory: &OsStr) -> Identity {
     let command = args.command.iter().map(|word| word.as_bytes().to_vec());
     let directory = directory.as_bytes().to_vec();
-    Identity::new(control.name(), command.collect(), directory)
+    Identity::new(name, command.collect(), directory)
 }
 
 impl World {
@@ -291,7 +298,7 @@ impl World {
         self.heritage.is_outdated = false;
         let directory = self.directory.path().as_os_str();
         let remembered = Remembered {
-            identity: identity(&self.args, &self.control, directory),
+            identity: identity(&self.args, self.control.name(), directory),
             serving: self.listeners.serving(),
             generations: self
                 .generations
