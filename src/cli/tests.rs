@@ -277,6 +277,13 @@ fn an_unknown_word_gets_the_nearest_command() {
         ("list", "status"),
         ("reload api", "swap"),
         ("dev", "--dev -- ./server"),
+        ("version", "--version"),
+        ("log", "events"),
+        ("hist", "history"),
+        // a guess must not stop a server, and one that is far off helps nobody
+        ("sto", "--help"),
+        ("stpo", "--help"),
+        ("nonsense", "--help"),
     ] {
         let word = words.split(' ').next().unwrap();
         let said = format!("unknown command {word:?}\ntry: hotswap {meant}");
@@ -286,6 +293,28 @@ fn an_unknown_word_gets_the_nearest_command() {
     let (status, lines) = refused_with("env X=1 server", &[("PATH", "/usr/bin:/bin")]);
     assert_eq!(status, 125);
     assert!(lines.ends_with("try: hotswap -- env X=1 server"), "{lines}");
+}
+
+#[test]
+fn a_word_too_many_and_an_empty_command_are_told_as_such() {
+    let (_, lines) = refused("man x");
+    assert!(
+        lines.starts_with("cannot use \"x\": nothing more fits there\n"),
+        "{lines}"
+    );
+    let (_, lines) = refused("status api x");
+    assert!(
+        lines.starts_with("cannot use \"x\": there is a name already\n"),
+        "{lines}"
+    );
+    let usage = parse(&["--".into(), "".into()], |_| None).unwrap_err();
+    assert_eq!(
+        (usage.status, usage.lines.as_str()),
+        (
+            125,
+            "the command is an empty word\ntry: hotswap -- ./server"
+        )
+    );
 }
 
 #[test]

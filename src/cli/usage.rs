@@ -79,7 +79,13 @@ fn option_of(error: &clap::Error) -> String {
 
 fn unknown_argument(error: &clap::Error, option: &str) -> String {
     if !option.starts_with('-') {
-        return format!("cannot use {option:?}: there is a name already\n{HELP}");
+        let usage = text(error, ContextKind::Usage);
+        let why = if usage.contains("[NAME]") {
+            "there is a name already"
+        } else {
+            "nothing more fits there"
+        };
+        return format!("cannot use {option:?}: {why}\n{HELP}");
     }
     let suggested = text(error, ContextKind::SuggestedArg);
     if suggested.is_empty() {
@@ -155,29 +161,48 @@ pub fn blame_variable(not_parsed: NotParsed, from_variables: &[OsString]) -> Not
 }
 
 /// What other programs call what ours calls otherwise.
-const CALLED_OTHERWISE: [(&str, &str); 14] = [
+const CALLED_OTHERWISE: [(&str, &str); 24] = [
     ("list", "status"),
     ("ls", "status"),
     ("ps", "status"),
+    ("info", "status"),
+    ("show", "status"),
+    ("version", "--version"),
     ("reload", "swap"),
     ("restart", "swap"),
     ("deploy", "swap"),
     ("undo", "rollback"),
     ("quit", "stop"),
     ("kill", "stop"),
+    ("log", "events"),
     ("logs", "events"),
+    ("follow", "events"),
     ("tail", "events"),
     ("test", "smoke"),
     ("dev", "--dev -- ./server"),
     ("run", "-- ./server"),
+    ("start", "-- ./server"),
+    ("serve", "-- ./server"),
+    ("server", "-- ./server"),
+    ("exec", "-- ./server"),
+    ("update", "upgrade"),
 ];
+
+/// A letter that is wrong, missing or one too many, and two that are exchanged: a command is rarely further away than that.
+const TYPING_MISTAKES: usize = 2;
 
 /// The first word is no command of ours, and no program either: `hotswap statsu`.
 pub fn unknown_command(word: &str, commands: &[&str]) -> Usage {
     let called = CALLED_OTHERWISE.iter().find(|(known, _)| *known == word);
     let nearest = || {
-        let distance = |command: &&&str| strsim::damerau_levenshtein(word, command);
-        commands.iter().min_by_key(distance).copied()
+        let distance = |command: &str| strsim::damerau_levenshtein(word, command);
+        // a guess that is followed must not stop a server
+        let others = commands.iter().filter(|command| **command != "stop");
+        let near = others.filter(|command| {
+            let is_near = distance(command) <= TYPING_MISTAKES.min(word.len() / 2);
+            is_near || (word.len() > 2 && command.starts_with(word))
+        });
+        near.min_by_key(|command| distance(command)).copied()
     };
     let meant = called.map(|(_, meant)| *meant).or_else(nearest);
     Usage {
@@ -199,6 +224,10 @@ pub fn expect_command_behind_dashes(
         let lines = format!("no command to run\ntry: {called} -- ./server");
         return Err(NotParsed::Usage(lines));
     };
+    if program.is_empty() {
+        let lines = format!("the command is an empty word\ntry: {called} -- ./server");
+        return Err(NotParsed::Usage(lines));
+    }
     let options = arguments.len().saturating_sub(command.len());
     if options > 0 && arguments[options - 1] == "--" {
         return Ok(());
