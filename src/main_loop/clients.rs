@@ -80,7 +80,15 @@ impl World {
     pub(super) fn roll_back(&mut self, supervisor: &Supervisor, now: Time) -> Vec<Event> {
         let mut events = Vec::new();
         for client in std::mem::take(&mut self.status_data.rollback_clients) {
-            let targets = supervisor.rollback_targets().map_err(str::to_owned);
+            let targets = supervisor.rollback_targets().map_err(|why| {
+                let way = self.way_out_of_swap(supervisor);
+                way.map_or(why.to_owned(), |way| {
+                    format!(
+                        "{why}
+try: {way}"
+                    )
+                })
+            });
             let serving = supervisor.serving().map(|serving| serving.generation);
             let programs = &self.status_data.programs;
             let target = targets.and_then(|targets| {
@@ -110,6 +118,21 @@ impl World {
             }
         }
         events
+    }
+
+    /// What a client can do who wants the swap under way to end.
+    fn way_out_of_swap(&self, supervisor: &Supervisor) -> Option<String> {
+        let swap = supervisor.swap().filter(|_| !supervisor.is_stopping())?;
+        let generation = swap.generation;
+        let candidate = self.generations.get(&generation);
+        let keeps_serving = supervisor.serving().map(|serving| serving.generation);
+        Some(match candidate.zip(keeps_serving) {
+            Some((candidate, old)) => {
+                let pid = candidate.server.pid();
+                format!("kill {pid}, which ends {generation}; then {old} keeps serving")
+            }
+            None => format!("the same again once there is a verdict on {generation}"),
+        })
     }
 
     /// Answers status and history requests.
