@@ -33,6 +33,14 @@ pub fn divide_hint(text: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Continues the sentence of one of our own messages: its hint stays behind that, on its own line.
+pub fn continue_before_hint(text: &str, more: &str) -> String {
+    match divide_hint(text) {
+        (what, Some(hint)) => format!("{what}{more}{HINT}{hint}"),
+        (what, None) => format!("{what}{more}"),
+    }
+}
+
 /// What follows a color (`ESC [ 1 ; 3 1 m`), if the text begins with one.
 fn color(first: char, rest: &str) -> Option<&str> {
     let rest = rest.strip_prefix('[').filter(|_| first == '\x1b')?;
@@ -51,6 +59,16 @@ mod tests {
         assert_eq!(escape("naïve ü 漢字"), "naïve ü 漢字");
         assert_eq!(escape("\x1b[1;31mred\x1b[0m"), "red");
         assert_eq!(escape("a\x1b[2Jb\r\n\u{9b}c"), r"a\u{1b}[2Jb\r\n\u{9b}c");
+    }
+
+    #[test]
+    fn a_sentence_goes_on_before_its_hint() {
+        let text = continue_before_hint("cannot run x\ntry: chmod +x x", "; the old one serves");
+        assert_eq!(text, "cannot run x; the old one serves\ntry: chmod +x x");
+        assert_eq!(
+            continue_before_hint("cannot run x", "; so"),
+            "cannot run x; so"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use log::Level;
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value};
 
+use crate::escape::{continue_before_hint, divide_hint};
 use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
 
 /// The event's name, in JSON and in HOTSWAP_EVENT: `rolled-back`.
@@ -142,7 +143,8 @@ impl Record {
             (RecordKind::Aborted, "aborted")
         };
         let seen = seen.map(|seen| format!(": {seen}")).unwrap_or_default();
-        let reason = reason(&failure.reason, failure.rolled_back) + &seen;
+        let reason = reason(&failure.reason, failure.rolled_back);
+        let reason = continue_before_hint(&reason, &seen);
         let age = age
             .map(|age| format!(", started {} ago", format_duration(age)))
             .unwrap_or_default();
@@ -150,7 +152,7 @@ impl Record {
             .keeps_serving
             .map(|old| format!("; {old} keeps serving{age}"))
             .unwrap_or_default();
-        let text = format!("{verb}: {reason}{old}");
+        let text = continue_before_hint(&format!("{verb}: {reason}"), &old);
         let after = if let Reason::Exited(_, after) = &failure.reason {
             Some(*after)
         } else {
@@ -189,10 +191,8 @@ impl Record {
             Then::WaitForChange => "; waiting for a change".into(),
             Then::End => String::new(),
         };
-        let text = format!(
-            "is dead: {exit} after {} of serving{next}",
-            format_duration(after)
-        );
+        let next = format!(" after {} of serving{next}", format_duration(after));
+        let text = continue_before_hint(&format!("is dead: {exit}"), &next);
         let level = if *exit == Exit::Status(0) {
             Level::Info
         } else {
@@ -207,7 +207,12 @@ impl Record {
     }
 
     pub fn gone(generation: Generation, after: Duration, exit: Option<&Exit>) -> Self {
-        let how = exit.map(|exit| format!(" ({exit})")).unwrap_or_default();
+        // what to try was said when it ended
+        let how = exit.map(ToString::to_string).unwrap_or_default();
+        let how = match divide_hint(&how).0 {
+            "" => String::new(),
+            how => format!(" ({how})"),
+        };
         let text = format!("is gone after {}{how}", format_duration(after));
         let reason = exit.map(ToString::to_string);
         Self {
@@ -395,6 +400,33 @@ mod tests {
         assert_eq!(
             Record::gone(one, ms(1200), Some(&Exit::Status(0))).text,
             "generation 1 is gone after 1.2s (exited with status 0)"
+        );
+    }
+
+    #[test]
+    fn what_to_try_stands_behind_the_whole_sentence() {
+        let exit = Exit::CannotRun(126, "cannot run ./server\ntry: chmod +x ./server".into());
+        let failure = Failure {
+            generation: Generation(3),
+            cause: crate::supervisor::Cause::Asked,
+            reason: Reason::Exited(exit.clone(), ms(2)),
+            rolled_back: false,
+            keeps_serving: Some(Generation(2)),
+        };
+        let hint = "\ntry: chmod +x ./server";
+        assert_eq!(
+            Record::failed(&failure, None, Some(ms(1000))).text,
+            format!(
+                "generation 3 aborted: cannot run ./server; generation 2 keeps serving, started 1s ago{hint}"
+            )
+        );
+        assert_eq!(
+            Record::dead(Generation(3), &exit, ms(2), Then::End).text,
+            format!("generation 3 is dead: cannot run ./server after 2ms of serving{hint}")
+        );
+        assert_eq!(
+            Record::gone(Generation(3), ms(2), Some(&exit)).text,
+            "generation 3 is gone after 2ms (cannot run ./server)"
         );
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::commands::{run, said};
@@ -166,6 +167,47 @@ fn has_its_hash(site: &Site) {
         let one = serving(site);
         one["program"]["hash"].as_str().map(str::to_owned)
     });
+}
+
+#[test]
+fn a_roll_back_while_a_swap_is_under_way_says_how_to_end_that() {
+    let flags = ["--min-ready", "30s"];
+    let site = Site::at(Place::Tcp4).with(&flags).serving("v1");
+    site.publish("v2").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 is proving");
+    let output = run(&site, &["rollback", "server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let way = format!(
+        "cannot roll back: a swap is under way\n\
+         try: kill {}, which ends generation 2; then generation 1 keeps serving",
+        site.pid(2)
+    );
+    assert!(said(&output).contains(&way), "{}", said(&output));
+    kill(site.pid(2), Signal::SIGTERM).expect("a signal");
+    site.log.wait_for("generation 1 keeps serving");
+}
+
+#[test]
+fn what_to_try_stands_alone_behind_the_verdict() {
+    let site = Site::serving("v1");
+    site.publish_file(b"#!/bin/sh\r\nexit 0\r\n", 0o755);
+    let output = run(&site, &["swap", "server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let (stem, hint) = ("; generation 1 keeps serving\n", "try: save ");
+    assert!(
+        said(&output).contains(&format!("{stem}{hint}")),
+        "{}",
+        said(&output)
+    );
+    let status = run(&site, &["status", "server"]);
+    assert!(
+        said(&status).contains(&format!("{stem}    {hint}")),
+        "{}",
+        said(&status)
+    );
+    let verdict = &json(&site, &["history", "server", "--json"], 0)[0]["message"];
+    let verdict = verdict.as_str().expect("a message");
+    assert!(verdict.contains(&format!("{stem}{hint}")), "{verdict}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::waivers::Waivers;
 use super::{Footprint, World};
 use crate::cli::options::Stdin;
 use crate::control::SwapResult;
+use crate::escape::divide_hint;
 use crate::log as lines;
 use crate::ready::NotReadyReason;
 use crate::record::{self, Record, RecordKind};
@@ -132,10 +133,10 @@ impl World {
         if let Some(hint) = hint {
             record.text = format!("{}\ntry: {hint}", record.text);
         } else if let Some(address) = self.answered_itself(failure) {
+            let text = format!("; somebody had asked at {address}, where that one answered");
             record.text = format!(
-                "{}; somebody had asked at {address}, where that one answered\n\
-                 try: --listen {address}, for a server that takes its socket from there",
-                record.text
+                "{}\ntry: --listen {address}, for a server that takes its socket from there",
+                divide_hint(&record.text).0.to_owned() + &text
             );
         }
         match self.generations.get(&failure.generation) {

@@ -50,7 +50,12 @@ pub fn table(state: &Value) -> String {
     }
     if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
         let ago = duration(last, "ago_ms").map_or(NOTHING.into(), format_duration);
-        let _ = writeln!(text, "  last swap {ago} ago: {}", string(last, "message"));
+        let message = last.get("message").and_then(Value::as_str);
+        let (what, hint) = divide_hint(message.unwrap_or(NOTHING));
+        let _ = writeln!(text, "  last swap {ago} ago: {}", escape(what));
+        if let Some(hint) = hint {
+            let _ = writeln!(text, "    try: {}", escape(hint));
+        }
     }
     text
 }

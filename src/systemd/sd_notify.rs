@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use super::message::{ManagerSocket, Message};
 use super::store::{Store, Wanted};
-use crate::escape::escape;
+use crate::escape::{divide_hint, escape};
 use crate::polled::Polled;
 use crate::supervisor::{Cause, Supervisor, Time};
 use crate::sys::clock;
@@ -203,6 +203,7 @@ fn describe(supervisor: &Supervisor, failed: Option<&str>) -> String {
         String::new()
     };
     let failed = failed.filter(|_| candidate.is_none());
-    let failed = failed.map(|failed| format!("; {}", escape(failed)));
+    // one line: what to try is in the log
+    let failed = failed.map(|failed| format!("; {}", escape(divide_hint(failed).0)));
     format!("{state}{draining}{}", failed.unwrap_or_default())
 }

@@ -111,7 +111,7 @@ pub fn about_mount(path: &Path) -> Option<String> {
     let is_mount = real.is_file() && mount_points(&mounts).any(|point| point == real);
     is_mount.then(|| {
         let path = path.display();
-        format!("{path} is mounted by itself, so that a new file in its place is not seen; try: mount its directory")
+        format!("{path} is mounted by itself, so that a new file in its place is not seen\ntry: mount its directory")
     })
 }
 

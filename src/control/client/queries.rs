@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind};
 use crate::control::socket_dirs::SocketDirs;
-use crate::escape::{escape, escape_but_for_hints};
+use crate::escape::escape_but_for_hints;
 use crate::retry::pause;
 use crate::status;
 
@@ -130,7 +130,7 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                     event.to_string()
                 } else {
                     let text = event.get("message").and_then(Value::as_str);
-                    escape(text.unwrap_or_default())
+                    escape_but_for_hints(text.unwrap_or_default())
                 };
                 // The reader has gone: that is how one stops following.
                 if let Err(error) = print(&format!("{line}\n")) {
