@@ -206,12 +206,16 @@ impl Capture {
     }
 
     /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, else in use as long as it holds the first.
+    /// While that does not listen, as one that connects from there, the kernel decides.
     fn check_twice(&self, request: &BindRequest) -> io::Result<Option<&BoundSocket>> {
         let first = self.bound_sockets.at(&request.address);
-        if first.is_some() && !request.server_socket.reuses_port() {
-            return Err(Errno::EADDRINUSE.into());
+        if request.server_socket.reuses_port() {
+            return Ok(first);
         }
-        Ok(first)
+        match first {
+            Some(first) if first.listener.is_some() => Err(Errno::EADDRINUSE.into()),
+            _ => Ok(None),
+        }
     }
 
     /// The socket that the generation already has at that address.

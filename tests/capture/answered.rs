@@ -233,3 +233,33 @@ fn an_address_may_be_left_to_the_server() {
     let listening = site.log.count("hotswap: listening on ");
     assert_eq!(listening, 1, "{}", site.log.timed());
 }
+
+/// As active FTP does, and proxies that have a source port.
+#[test]
+fn a_server_may_connect_from_one_port_to_many() {
+    let (address, source) = (free_address(), free_address());
+    let peers = [free_address(), free_address()].map(|peer| peer.port());
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import socket, http.server\n\
+             peers, clients = [], []\n\
+             for port in {peers:?}:\n    \
+                 peer = socket.create_server(('127.0.0.1', port))\n    \
+                 client = socket.socket()\n    \
+                 client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n    \
+                 client.bind(('127.0.0.1', {}))\n    \
+                 client.connect(('127.0.0.1', port))\n    \
+                 peers.append(peer); clients.append(client)\n\
+             http.server.HTTPServer(('127.0.0.1', {}), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+            source.port(),
+            address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
