@@ -145,6 +145,13 @@ impl Command {
         let _ = killpg(self.main, Signal::SIGCONT);
     }
 
+    /// Asks it to end then, if it has more time.
+    pub fn hurry(&mut self, until: Time) {
+        if !self.asked_to_end {
+            self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
+        }
+    }
+
     pub fn kill(&mut self) {
         self.asked_to_end = true;
         self.deadline = None;

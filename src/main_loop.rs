@@ -103,7 +103,7 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             world.remember();
         }
         world.keep_sockets(sys::now());
-        if let Some(status) = world.ended {
+        if let Some(status) = world.ended_with(sys::now()) {
             return Ok(status);
         }
         events.extend(world.wait(&supervisor)?);
@@ -161,7 +161,8 @@ struct World {
     heritage: Heritage,
     /// It is started once there is something to keep.
     keeper: Option<Keeper>,
-    ended: Option<u8>,
+    /// The status to end with, and since when.
+    ended: Option<(u8, Time)>,
 }
 
 /// How much memory hotswap takes while it waits.

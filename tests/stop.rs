@@ -241,3 +241,27 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     assert!(site.stop().success());
     site.expect_nothing_left();
 }
+
+/// One after an event that hangs, and one that asks a candidate for ever.
+#[test]
+fn no_command_outlives_hotswap() {
+    let hangs = Site::at(Place::Tcp4).with(&["--on-event", "sleep 300"]);
+    let mut site = hangs.serving("v1");
+    assert!(site.stop().success());
+    site.expect_nothing_left();
+    let asks = Site::at(Place::Tcp4).with(&["--ready", "exec:sleep 300", "--ready-timeout", "1s"]);
+    let mut site = asks.opening("v1");
+    site.expect_status(124).expect_nothing_left();
+}
+
+#[test]
+fn a_command_after_the_last_event_has_a_moment_to_finish() {
+    let plan = Site::at(Place::Tcp4);
+    let done = plan.dir().join("run/done");
+    let hook = format!("sleep 1; echo $HOTSWAP_EVENT >>{}", done.display());
+    let mut site = plan.with(&["--on-event", &hook]).serving("v1");
+    assert!(site.stop().success());
+    let events = std::fs::read_to_string(&done).expect("what it wrote");
+    assert!(events.contains("gone"), "{events}");
+    site.expect_no_process();
+}

@@ -102,7 +102,9 @@ impl World {
                 // before the first generation only hotswap itself has asked
                 let refused = self.listeners.take_refused();
                 self.publish_incidents(refused.filter(|_| self.has_served).as_slice());
-                self.ended = Some(status);
+                let now = sys::now();
+                self.ended = Some((status, now));
+                self.end_commands(now);
             }
         }
         Vec::new()

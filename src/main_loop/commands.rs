@@ -17,7 +17,31 @@ const HOOK: Duration = Duration::from_secs(60);
 /// How many of them run at one time; further ones are left out, and that is said.
 const HOOKS: usize = 16;
 
+/// The same, from the end of hotswap on: a service manager would not wait for longer either.
+const HOOK_AT_THE_END: Duration = Duration::from_secs(5);
+/// When hotswap ends in any case.
+const LATEST_END: Duration = Duration::from_secs(10);
+
 impl World {
+    /// Nothing is left to be swapped: commands for that are killed, and those after an event are to end soon.
+    pub(super) fn end_commands(&mut self, now: Time) {
+        for (purpose, command) in &mut self.commands {
+            if *purpose == Purpose::OnEvent {
+                command.hurry(now + HOOK_AT_THE_END);
+            } else {
+                command.kill();
+            }
+        }
+        self.commands
+            .retain(|(purpose, _)| *purpose == Purpose::OnEvent);
+    }
+
+    /// The status to end with, once that has come.
+    pub(super) fn ended_with(&self, now: Time) -> Option<u8> {
+        let (status, since) = self.ended?;
+        (self.commands.is_empty() || now >= since + LATEST_END).then_some(status)
+    }
+
     pub(super) fn run_before_swap(&mut self, generation: Generation) -> Option<Event> {
         let line = self.args.before_swap.clone()?;
         self.clear_screen();
