@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -346,9 +347,34 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubE
         .map(|interpreter| format!(" by {interpreter}"))
         .unwrap_or_default();
     let advice = path.and_then(program::advice).unwrap_or_default();
+    // as somebody types it who has just built it
+    let is_here = missing && path.is_none() && Path::new(command).is_file();
     let command = String::from_utf8_lossy(command.as_bytes());
+    let advice = if is_here {
+        format!("\ntry: ./{command}")
+    } else {
+        advice
+    };
     StubError {
         status: if missing { 127 } else { 126 },
         reason: format!("cannot run {command}{interpreter}: {error}{advice}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_here_and_not_in_path_is_given_its_path() {
+        let missing = Errno::ENOENT.into();
+        let here = cannot_run(OsStr::new("Cargo.toml"), &missing, None);
+        assert!(
+            here.reason.ends_with("\ntry: ./Cargo.toml"),
+            "{}",
+            here.reason
+        );
+        let nowhere = cannot_run(OsStr::new("no such program"), &missing, None);
+        assert!(!nowhere.reason.contains("try:"), "{}", nowhere.reason);
     }
 }

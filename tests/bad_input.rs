@@ -344,3 +344,11 @@ fn a_runtime_directory_that_cannot_be_written_is_a_warning() {
         attempt.said
     );
 }
+
+#[test]
+fn an_address_that_is_given_twice_is_refused() {
+    let address = crate::common::place::free_address().to_string();
+    let twice = ["--listen", &address, "--listen", &address, "--", "true"];
+    let why = format!("cannot listen on {address} twice");
+    attempt(&twice).is_refused(125, &[&why]);
+}
