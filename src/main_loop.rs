@@ -48,6 +48,7 @@ mod startup;
 mod status;
 mod store;
 mod upgrade;
+mod upkeep;
 mod wait;
 mod waivers;
 mod worked;
@@ -57,6 +58,7 @@ use addresses::CountingAddresses;
 use adopt::Heritage;
 use generation::Spawned;
 use status::StatusData;
+use upkeep::Upkeep;
 use waivers::Waivers;
 use worked::Worked;
 
@@ -146,8 +148,7 @@ struct World {
     status_data: StatusData,
     /// The program is being written: when to look again whether it is complete.
     fitness_due: Alarm,
-    /// The control socket was removed while another hotswap claims one beside it: when to make it again.
-    control_due: Alarm,
+    upkeep: Upkeep,
     /// When the unix paths were last looked at.
     paths_looked: Time,
     memory: Footprint,

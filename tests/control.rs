@@ -141,11 +141,32 @@ fn a_socket_is_where_it_was_asked_for() {
 
 #[test]
 fn a_socket_that_was_removed_is_made_again() {
-    let site = Site::at(Place::Tcp4).serving("v1");
+    let site = Site::at(Place::Tcp4).with(&["--poll", "0"]).serving("v1");
     let socket = site.dir().join("run/hotswap/server.sock");
     std::fs::remove_dir_all(socket.parent().expect("its directory")).expect("removed");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
     site.signal(Signal::SIGHUP).log.wait_for("is made again");
+    assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
+}
+
+/// As in production, where nobody watches a file.
+#[test]
+fn a_socket_that_was_removed_is_back_at_the_next_poll() {
+    let site = Site::at(Place::Tcp4).with(&["--poll", "50ms"]);
+    let site = site.serving("v1");
+    let directory = site.dir().join("run/hotswap");
+    let both = ["server.sock", "server.sock.state"].map(|name| directory.join(name));
+    for _ in 0..2 {
+        fs::remove_dir_all(&directory).expect("removed");
+        for path in &both {
+            eventually("what was removed", || path.exists().then_some(()));
+        }
+    }
+    let [socket, state] = both;
+    fs::remove_file(&state).expect("removed");
+    eventually("the state file", || state.exists().then_some(()));
+    fs::rename(&socket, directory.join("moved")).expect("moved");
+    eventually("the socket", || socket.exists().then_some(()));
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
 }
 

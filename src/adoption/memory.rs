@@ -122,6 +122,10 @@ impl Memory {
         Ok((memory, remembered))
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes the file again if somebody has removed it: whether it was, and is to be written anew.
     ///
     /// # Errors

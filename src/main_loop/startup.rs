@@ -18,6 +18,7 @@ use super::captures::CaptureSetting;
 use super::keys::Keys;
 use super::status::StatusData;
 use super::store::Passed;
+use super::upkeep::Upkeep;
 use super::waivers::Waivers;
 use super::working_directory::WorkingDirectory;
 use super::{Footprint, World, saved_state};
@@ -145,7 +146,7 @@ impl World {
             manager: Passed::by(kept, now),
             status_data: StatusData::new(now),
             fitness_due: Alarm::default(),
-            control_due: Alarm::default(),
+            upkeep: Upkeep::new(now),
             paths_looked: Time::ZERO,
             memory: Footprint::Working,
             keys: if args.dev { Keys::open() } else { Keys::none() },

@@ -2,7 +2,6 @@
 //!
 //! Within one wake-up deaths come first, then readiness, then requests, then what has elapsed.
 
-use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use anyhow::{Context, Result};
@@ -15,8 +14,7 @@ use nix::unistd::Pid;
 use super::generation::Part;
 use super::{Footprint, World};
 use crate::log::{self as lines, PendingLines};
-use crate::polled::{Alarm, Polled};
-use crate::record::Record;
+use crate::polled::Polled;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
@@ -29,6 +27,7 @@ enum Source {
     Lines,
     Listeners,
     Control,
+    Upkeep,
     Watch,
     Keys,
     Keeper,
@@ -130,12 +129,12 @@ impl World {
             (Source::Lines, &PendingLines),
             (Source::Listeners, &self.listeners),
             (Source::Control, &self.control),
+            (Source::Upkeep, &self.upkeep),
             (Source::Watch, &self.watch),
             (Source::Keys, &self.keys),
             (Source::Manager, &self.manager),
             (Source::Programs, &self.status_data.programs),
             (Source::Fitness, &self.fitness_due),
-            (Source::Control, &self.control_due),
         ];
         let keeper = self.keeper.iter();
         all.extend(keeper.map(|keeper| (Source::Keeper, keeper as &dyn Polled)));
@@ -172,7 +171,7 @@ impl World {
 
     /// It will be a while before something happens: no room has begun what it has to go on with.
     fn awaits_nothing(&self) -> bool {
-        let regular = |source| matches!(source, Source::Watch | Source::Manager);
+        let regular = |source| matches!(source, Source::Watch | Source::Upkeep | Source::Manager);
         let mut rooms = self.rooms().into_iter();
         rooms.all(|(source, room)| regular(source) || room.deadline().is_none())
     }
@@ -189,6 +188,7 @@ impl World {
                 }
             }
             Source::Control => self.handle_clients(fd, flags, now, batch),
+            Source::Upkeep => self.upkeep.woken(self.next_poll()),
             Source::Watch => {
                 self.watch.woken(now);
                 self.note_writers();
@@ -280,29 +280,6 @@ impl World {
         });
     }
 
-    /// A cleaner of /tmp or a logout may have removed it, and what is beside it.
-    fn repair_control(&mut self) {
-        self.repair_control_socket();
-        self.repair_memory();
-    }
-
-    fn repair_control_socket(&mut self) {
-        self.control_due = Alarm::default();
-        match self.control.repair() {
-            Ok(Some(done)) => self.publish(&Record::notice(done)),
-            Ok(None) => self.status_data.control_lost = None,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.control_due = Alarm(Some(sys::now() + self.args.poll));
-            }
-            Err(error) => {
-                let why = error.to_string();
-                if self.status_data.control_lost.replace(why.clone()).as_ref() != Some(&why) {
-                    self.warn(why);
-                }
-            }
-        }
-    }
-
     fn look(&mut self, now: Time, batch: &mut Batch) {
         self.look_at_lingering(now, batch);
         self.name_listeners(None, now);
@@ -331,12 +308,11 @@ impl World {
         if watch_is_due || self.paths_due().is_some_and(|due| due <= now) {
             self.keep_paths_up();
         }
-        if self.control_due.is_due(now) {
-            self.repair_control_socket();
+        if watch_is_due || self.upkeep.is_due(now) {
+            self.repair_control();
         }
         if watch_is_due {
             self.memory = Footprint::Working;
-            self.repair_control();
             self.note_writers();
             let changed = self.watch.look(now);
             batch.requests.extend(self.files_changed(&changed, now));
