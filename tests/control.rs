@@ -129,6 +129,29 @@ fn swap_of_all_ends_with_the_highest_status() {
 }
 
 #[test]
+fn one_that_does_not_answer_is_named_and_not_denied() {
+    let first = Site::at(Place::Tcp4).serving("v1");
+    let run_there = first.dir().join("run");
+    let second = Site::at(Place::Tcp4)
+        .variable("XDG_RUNTIME_DIR", run_there.to_str().expect("text"))
+        .with(&["--name", "stopped"])
+        .serving("w1");
+    second.while_stopped(|_| {
+        for options in [&["status"][..], &["status", "--json"]] {
+            let all = run_among_ours(&first, options);
+            assert_eq!(all.status.code(), Some(125), "{}", said(&all));
+            assert!(said(&all).contains("server"), "{}", said(&all));
+            assert!(said(&all).contains("stopped does not answer"));
+        }
+        let options = ["swap", "stopped", "--timeout", "100ms"];
+        let swap = run_among_ours(&first, &options);
+        assert_eq!(swap.status.code(), Some(124), "{}", said(&swap));
+        assert!(!said(&swap).contains("goes on"), "{}", said(&swap));
+        assert!(said(&swap).contains("stopped does not answer"));
+    });
+}
+
+#[test]
 fn a_socket_is_where_it_was_asked_for() {
     let site = Site::at(Place::Tcp4);
     let path = site.dir().join("control");

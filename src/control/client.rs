@@ -37,6 +37,8 @@ pub struct Instance {
     pub name: String,
     path: PathBuf,
     own: bool,
+    /// Something has come from it.
+    pub has_answered: bool,
     stream: UnixStream,
     input: Vec<u8>,
 }
@@ -166,11 +168,13 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
     }
 }
 
-/// Every instance that runs and answers.
-pub fn all(dirs: &SocketDirs) -> Vec<Instance> {
-    let mut greeted = meet(dirs.all(), None).greeted;
+/// Every instance that runs and answers, and the names of those that do not.
+pub fn all(dirs: &SocketDirs) -> (Vec<Instance>, Vec<String>) {
+    let Candidates {
+        mut greeted, mute, ..
+    } = meet(dirs.all(), None);
     greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-    greeted
+    (greeted, mute.into_iter().map(|one| one.name).collect())
 }
 
 /// The instances at some sockets.
@@ -243,6 +247,7 @@ impl Instance {
             name,
             path,
             own,
+            has_answered: false,
             stream,
             input,
         })
@@ -263,6 +268,7 @@ impl Instance {
             while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
                 if let Some(message) = Reply::read(&line) {
+                    self.has_answered = true;
                     return Received::Said(message);
                 }
             }

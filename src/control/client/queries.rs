@@ -29,14 +29,14 @@ pub struct StatusOptions {
 pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
     let clear = options.watch && !options.json && stdout().is_terminal();
     loop {
-        let text = match look(name, options.json) {
-            Ok(text) => text,
+        let (text, status) = match look(name, options.json) {
+            Ok(looked) => looked,
             Err(status) => return status,
         };
         let home = if clear { "\x1b[H\x1b[2J" } else { "" };
         let text = format!("{home}{text}");
         if !options.watch {
-            return print_all(&text);
+            return print_all(&text).max(status);
         }
         if let Err(error) = print(&text) {
             return written(Err(error));
@@ -45,20 +45,28 @@ pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
     }
 }
 
-/// The status of one or all instances, as a table or as JSON.
-fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
+/// The status of one or all instances, as a table or as JSON; and the exit status, by those that do not answer.
+fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
     let dirs = SocketDirs::ours();
     let Some(name) = name else {
-        let instances = client::all(&dirs);
+        let (instances, mute) = client::all(&dirs);
+        for name in &mute {
+            complain(format!("{name} does not answer"));
+        }
+        let asked = instances.len() + mute.len();
         let states: Vec<Value> = instances
             .into_iter()
             .filter_map(|mut instance| state_of(&mut instance).ok())
             .collect();
-        return Ok(if json {
+        let status = if states.len() < asked { LOST } else { 0 };
+        let text = if json {
             format!("{}\n", Value::Array(states))
+        } else if states.is_empty() && status != 0 {
+            String::new()
         } else {
             status::tables(&states)
-        });
+        };
+        return Ok((text, status));
     };
     let found = client::find(&dirs, Some(name), None);
     let mut instance = found.map_err(|nobody| {
@@ -66,11 +74,12 @@ fn look(name: Option<&str>, json: bool) -> Result<String, u8> {
         nobody.status
     })?;
     let state = state_of(&mut instance)?;
-    Ok(if json {
+    let text = if json {
         format!("{state}\n")
     } else {
         status::table(&state)
-    })
+    };
+    Ok((text, 0))
 }
 
 /// What `hotswap status --json` shows.

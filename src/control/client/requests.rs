@@ -45,11 +45,14 @@ pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
 /// `hotswap swap --all`: all at once; the highest of their statuses.
 pub fn swap_all(options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
-    let mut instances = client::all(&SocketDirs::ours());
+    let (mut instances, mute) = client::all(&SocketDirs::ours());
     for instance in &mut instances {
         instance.ask(&options.what);
     }
-    if instances.is_empty() {
+    for name in &mute {
+        complain(format!("{name} does not answer"));
+    }
+    if instances.is_empty() && mute.is_empty() {
         complain("no instance is running");
         return client::NOBODY;
     }
@@ -57,7 +60,8 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
         let whose = format!("{}: ", instance.name);
         follow(instance, until, options, &whose)
     });
-    statuses.max().unwrap_or(0)
+    let lost = (!mute.is_empty()).then_some(LOST);
+    statuses.chain(lost).max().unwrap_or(0)
 }
 
 /// `hotswap stop [NAME]`; the exit status.
@@ -182,7 +186,12 @@ fn follow(
             Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
             Received::TimedOut => {
                 let patience = format_duration(options.timeout.unwrap_or_default());
-                let why = format!("no verdict within {patience}; the swap goes on");
+                let then = if instance.has_answered {
+                    "the swap goes on".to_owned()
+                } else {
+                    format!("{} does not answer, but may still act on it", instance.name)
+                };
+                let why = format!("no verdict within {patience}; {then}");
                 break (TIMED_OUT, "timeout", why);
             }
             Received::Lost => {
