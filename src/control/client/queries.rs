@@ -58,15 +58,15 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
             .into_iter()
             .filter_map(|mut instance| state_of(&mut instance).ok())
             .collect();
-        let status = if states.len() < asked { LOST } else { 0 };
+        let exit = if states.len() < asked { LOST } else { 0 };
         let text = if json {
             format!("{}\n", Value::Array(states))
-        } else if states.is_empty() && status != 0 {
+        } else if states.is_empty() && exit != 0 {
             String::new()
         } else {
             status::tables(&states)
         };
-        return Ok((text, status));
+        return Ok((text, exit));
     };
     let found = client::find(&dirs, Some(name), None);
     let mut instance = found.map_err(|nobody| {
