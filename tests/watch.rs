@@ -387,3 +387,19 @@ fn a_swap_that_is_asked_for_waits_for_the_writer_and_no_longer() {
         assert!(verdict.contains(why), "{verdict}");
     }
 }
+
+#[test]
+fn a_program_that_cannot_be_run_is_named_once_it_is_at_rest() {
+    let site = Plan::at(Place::Tcp4).watching().serving("v1");
+    site.publish_file(b"#!/bin/sh\n", 0o644);
+    site.log
+        .wait_for("server has changed, but is not executable; waiting");
+    site.log.wait_for("try: chmod +x ");
+    site.publish("v2").log.wait_for("generation 2 is serving");
+    assert_eq!(
+        site.log.count("has changed, but"),
+        1,
+        "{}",
+        site.log.timed()
+    );
+}

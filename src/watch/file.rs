@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
-use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity};
+use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 use crate::watch::elf::ExecFormat;
 use crate::watch::events::HowArrived;
@@ -20,6 +20,9 @@ use crate::watch::symlinks::{PathStep, steps};
 const SOON: Duration = Duration::from_millis(20);
 /// The most time between them, for a file that has been written for long.
 const LATE: Duration = Duration::from_millis(500);
+
+/// How long a program that cannot be run must have been at rest before that is said: a build may go on.
+const AT_REST: Duration = Duration::from_secs(2);
 
 /// Which gates a file must pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct WatchedFile {
     fresh: Option<NewContent>,
     settling: bool,
     again: Option<Time>,
+    /// Why a new program cannot be run, until that is said.
+    pub unfit: Option<String>,
 }
 
 impl WatchedFile {
@@ -70,6 +75,7 @@ impl WatchedFile {
             fresh: None,
             settling: false,
             again: None,
+            unfit: None,
         };
         watched.take_as_tried();
         watched.serves();
@@ -202,9 +208,13 @@ impl WatchedFile {
                 let patience = now.saturating_sub(fresh.begun) / 4;
                 self.again = Some(now + patience.clamp(SOON, LATE));
             }
-            Completeness::Shut { certain: true, .. } => {}
-            Completeness::Shut { certain: false, .. } => {
-                self.again = Some(fresh.since + BLIND_SETTLE).filter(|&again| again > now);
+            Completeness::Shut { why, certain } => {
+                let settled = fresh.since + BLIND_SETTLE;
+                let settles = !certain && settled > now;
+                self.again = settles.then_some(settled);
+                if !settles && self.role == FileRole::Program && !fresh.is_told {
+                    self.note_unfit(now, &mut fresh, why);
+                }
             }
             Completeness::Open(passed) if passed.identity != identity => self.again = Some(now),
             Completeness::Open(passed) => {
@@ -220,6 +230,20 @@ impl WatchedFile {
         }
         self.fresh = Some(fresh);
         false
+    }
+
+    fn note_unfit(&mut self, now: Time, fresh: &mut NewContent, why: String) {
+        let file = completeness::open(&self.path);
+        let is_written = file.is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
+        let rests = fresh.since + AT_REST;
+        if rests > now {
+            self.again = Some(rests);
+        } else if is_written {
+            self.again = Some(now + AT_REST);
+        } else {
+            fresh.is_told = true;
+            self.unfit = Some(why);
+        }
     }
 
     /// Whether it is another file than the last one tried, and complete: a first look at a file that was touched.
@@ -270,6 +294,7 @@ impl WatchedFile {
                 arrived: false,
                 is_open: before_is_open,
                 content: Content::Unread,
+                is_told: false,
             },
         };
         match arrival {

@@ -24,7 +24,17 @@ impl Watch {
                 continue;
             }
             let arrival = arrival(hints, file.steps());
-            if !file.look(now, arrival, self.debounce, self.usual) {
+            let is_new = file.look(now, arrival, self.debounce, self.usual);
+            if let Some(why) = file.unfit.take() {
+                let path = escaped(&file.as_given);
+                let hint = if why == "is not executable" {
+                    format!("chmod +x {path}")
+                } else {
+                    format!("install -m 755 PROGRAM {path}")
+                };
+                log::warn!("{path} has changed, but {why}; waiting\ntry: {hint}");
+            }
+            if !is_new {
                 continue;
             }
             let path = file.as_given.clone();
