@@ -71,8 +71,8 @@ fn a_program_that_is_mounted_by_itself_is_pointed_out() {
         return skipped(test, "no mounts in namespaces here");
     }
     let site = plan.inside(&wrapper).serving("v1");
-    let line = site.log.wait_for("is mounted by itself");
-    assert!(line.contains("try: mount its directory"), "{line}");
+    site.log
+        .wait_for_all(&["is mounted by itself", "try: mount its directory"]);
 }
 
 /// Nobody but its owner can ask whether a file is being written.
