@@ -15,7 +15,7 @@ use crate::address::AddressPattern;
 #[derive(Clone, Debug)]
 pub struct Trial {
     pub swaps: u32,
-    /// Empty for all that the server listens on.
+    /// Empty if not given: then those of the server's listeners that are for clients.
     pub ask: Vec<AddressPattern>,
     pub path: String,
     pub slow_path: Option<String>,

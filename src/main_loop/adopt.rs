@@ -137,8 +137,8 @@ impl Heritage {
         let warning = (!pids.is_empty()).then(|| {
             let pids = pids.join(" ");
             format!(
-                "what a hotswap of this name that is gone has left was started by another command or in another \
-                 directory or network, and is left alone: pid {pids}\ntry: kill {pids}"
+                "processes of an earlier hotswap of this name are still running; they were started by another command \
+                 or in another directory or network, and are left alone: pid {pids}\ntry: kill {pids}"
             )
         });
         memory.keep(others);

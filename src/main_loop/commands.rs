@@ -17,9 +17,9 @@ const HOOK: Duration = Duration::from_secs(60);
 /// How many of them run at one time; further ones are left out, and that is said.
 const HOOKS: usize = 16;
 
-/// The same, from the end of hotswap on: a service manager would not wait for longer either.
+/// How long it may still take once hotswap is about to exit: a service manager would not wait longer, either.
 const HOOK_AT_THE_END: Duration = Duration::from_secs(5);
-/// When hotswap ends in any case.
+/// How long after that point hotswap exits even if a command is still running.
 const LATEST_END: Duration = Duration::from_secs(10);
 
 impl World {

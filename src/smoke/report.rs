@@ -254,7 +254,7 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
     let advice = match most {
         _ if asks_wrong_ones => {
             let well = well.join(" ");
-            format!("try: {well}, if the server speaks something else than plain HTTP elsewhere")
+            format!("try: {well}, if the server speaks something other than plain HTTP elsewhere")
         }
         _ if !report.tls.is_empty() => {
             "try: the server without TLS, or --ask with a port where it speaks plain HTTP"
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(
             problem(&report),
             "1 of 3 requests failed: 1 closed without an answer at 127.0.0.1:8443, which answered none as it should\n\
-             try: --ask 127.0.0.1:8080, if the server speaks something else than plain HTTP elsewhere"
+             try: --ask 127.0.0.1:8080, if the server speaks something other than plain HTTP elsewhere"
         );
         report.tls.insert("127.0.0.1:8443".into());
         assert!(problem(&report).contains("at 127.0.0.1:8443, which answers with TLS\n"));

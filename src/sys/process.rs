@@ -61,7 +61,7 @@ pub fn spawn(memory: ChildMemory, child: &mut dyn FnMut() -> u8) -> io::Result<P
     Ok(started?)
 }
 
-/// The program that this thread starts with it gets SIGTERM when this thread has ended, in whatever way.
+/// A child that this thread spawns from `command` gets SIGTERM when this thread ends, however it ends.
 pub fn tie_to_this_thread(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let tie = move || {
