@@ -12,7 +12,7 @@ use crate::common::site::Site;
 use crate::common::{alone, server, skipped};
 
 mod answered;
-mod closed;
+pub mod closed;
 mod early;
 mod life;
 mod private;
@@ -56,7 +56,7 @@ fn loses_none_of(plan: Plan, clients: impl FnOnce(&Site) -> Crowd) {
 }
 
 /// A server in Python, if that is installed.
-pub fn python(plan: Plan, code: &str) -> Option<Plan> {
+fn python(plan: Plan, code: &str) -> Option<Plan> {
     Some(plan.by_program(find("python3")?, &["-c", code]))
 }
 

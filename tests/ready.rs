@@ -6,7 +6,8 @@ use std::process::Output;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::{at, find, python};
+use crate::capture::closed::python;
+use crate::capture::{at, find};
 use crate::commands::{run, said};
 use crate::common::crowd::{Crowd, Habit};
 use crate::common::place::{Place, Target, free_address};
@@ -306,31 +307,23 @@ fn is_running(pid: nix::unistd::Pid) -> bool {
 #[test]
 fn a_server_that_warms_up_behind_its_runtime_is_not_ready() {
     let address = free_address();
-    let code = format!(
-        "import http.server, os, select, socket, sys, threading, time\n\
-         generation = int(os.environ['HOTSWAP_GENERATION'])\n\
-         class Handler(http.server.BaseHTTPRequestHandler):\n    \
-             def do_GET(self):\n        \
-                 self.send_response(200)\n        \
-                 self.send_header('content-length', '2')\n        \
-                 self.end_headers()\n        \
-                 self.wfile.write(b'v%d' % generation)\n    \
-             def log_message(self, *words): pass\n\
-         server = http.server.HTTPServer(('127.0.0.1', {}), Handler)\n\
-         runtime = select.epoll()\n\
-         runtime.register(server.socket, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)\n\
-         def hear():\n    \
-             while True: runtime.poll()\n\
-         threading.Thread(target=hear, daemon=True).start()\n\
-         if generation > 1: time.sleep(1)\n\
-         if generation == 2: sys.exit(9)\n\
-         server.serve_forever()\n",
-        address.port()
-    );
-    let Some(plan) = python(at(address), &code) else {
+    let script = "
+import os, select, threading, time
+one = listen('127.0.0.1')
+runtime = select.epoll()
+runtime.register(one, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+def hear():
+    while True: runtime.poll()
+threading.Thread(target=hear, daemon=True).start()
+generation = int(os.environ['HOTSWAP_GENERATION'])
+if generation > 1: time.sleep(1)
+if generation == 2: sys.exit(9)
+serve(one)
+";
+    let Some(plan) = python(at(address), address, script) else {
         return;
     };
-    let site = plan.serving("v1");
+    let site = plan.serving("");
     let mut clients = site.clients(4);
     let verdict = site.swap_in_vain();
     assert!(verdict.contains("exited with status 9"), "{verdict}");

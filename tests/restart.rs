@@ -4,7 +4,8 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::capture::{at, python};
+use crate::capture::at;
+use crate::capture::closed::python;
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
@@ -94,27 +95,17 @@ fn a_first_start_that_leaves_a_daemon_behind_has_failed() {
 #[test]
 fn a_server_that_hands_itself_over_to_a_child_is_restarted() {
     let address = free_address();
-    let Some(plan) = python(
-        at(address),
-        &format!(
-            "import http.server, os, threading, time\n\
-             class Handler(http.server.BaseHTTPRequestHandler):\n    \
-                 def do_GET(self):\n        \
-                     self.send_response(200)\n        \
-                     self.send_header('content-length', '2')\n        \
-                     self.end_headers()\n        \
-                     self.wfile.write(b'v1')\n    \
-                 def log_message(self, *words): pass\n\
-             server = http.server.HTTPServer(('127.0.0.1', {port}), Handler)\n\
-             if os.environ['HOTSWAP_GENERATION'] == '1' and os.fork():\n    \
-                 threading.Timer(1, lambda: os._exit(0)).start()\n\
-             server.serve_forever()\n",
-            port = address.port()
-        ),
-    ) else {
+    let script = "
+import threading
+one = listen('127.0.0.1')
+if os.environ['HOTSWAP_GENERATION'] == '1' and os.fork():
+    threading.Timer(1, lambda: os._exit(0)).start()
+serve(one)
+";
+    let Some(plan) = python(at(address), address, script) else {
         return;
     };
-    let site = plan.serving("v1");
+    let site = plan.serving("");
     let mut clients = site.clients(4);
     site.log.wait_for("generation 2 is serving");
     clients.until_answered(20);
