@@ -242,7 +242,7 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     site.expect_nothing_left();
 }
 
-/// One after an event that hangs, and one that asks a candidate for ever.
+/// A hook that hangs, and a readiness command that never ends.
 #[test]
 fn no_command_outlives_hotswap() {
     let hangs = Site::at(Place::Tcp4).with(&["--on-event", "sleep 300"]);

@@ -43,7 +43,7 @@ impl Supervisor {
         }
     }
 
-    /// The generations whose programs a client could have back, the last one first; or why there is none.
+    /// The generations whose programs a client could have back, the last one first; or why no client could.
     pub fn rollback_targets(&self) -> Result<&[Generation], &'static str> {
         if self.shutdown.is_some() {
             return Err("hotswap is stopping");
