@@ -233,7 +233,14 @@ impl Listeners {
     pub fn listen_again(&mut self, inode: Inode) -> Option<io::Result<ListenerId>> {
         let mut all = self.all.iter_mut();
         let listener = all.find(|listener| listener.steering.has(inode))?;
-        let done = listener.steering.listen_again(inode, &mut self.context);
+        let mut done = listener.steering.listen_again(inode, &mut self.context);
+        // clients wait in a spare since it was shut down
+        if let Some(serving) = self.serving.filter(|_| !self.context.is_closed())
+            && listener.steering.is_waiting()
+        {
+            let cut_over = |()| listener.steering.cut_over(serving, &mut self.context);
+            done = done.and_then(cut_over).map(drop);
+        }
         Some(done.map(|()| listener.id))
     }
 

@@ -146,7 +146,8 @@ impl ReuseportGroup {
         connected.map(|()| probe)
     }
 
-    /// The kernel has removed these from the group. The target is needed: it listens again, and joins last.
+    /// The kernel has removed these from the group. If clients need one, a spare takes its place: if it listened again, the
+    /// threads of its server would stay in accept(2), which they leave when it is shut down.
     fn shut_down(&mut self, inodes: &[Inode], context: &mut ListenerContext) {
         self.members.leave_together(inodes);
         for inode in inodes {
@@ -156,26 +157,38 @@ impl ReuseportGroup {
             let socket = &mut self.sockets[at];
             // The server itself may have called listen(2) again.
             socket.listens = listens(socket.fd());
-            if !socket.listens && self.members.target() == Some(*inode) && context.repairs {
-                let again = sys::listen(socket.fd(), context.options.backlog);
-                socket.listens = again.is_ok();
-                context.incident(Incident::listens_again(self.address(), again));
-            }
-            let socket = &self.sockets[at];
             if socket.listens {
                 self.members.append(*inode, role_of(socket));
             }
         }
         let target = self.members.target();
-        if let Some(target) = target.filter(|target| self.members.index_of(*target).is_some()) {
-            // attached first: a new connection may come at any moment
-            let attached = self.steer(target);
-            let guarded = attached.and_then(|()| self.guard(context));
-            if let Err(error) = guarded.and_then(|()| self.make_sure(target, context)) {
-                context.incident(Incident::broken(self.address(), &error));
-            }
-            self.find_out(context);
+        let Some(target) =
+            target.filter(|target| inodes.contains(target) || self.is_member(*target))
+        else {
+            return;
+        };
+        let is_there = self.is_member(target);
+        if !is_there && !context.repairs {
+            return;
         }
+        // attached first: a new connection may come at any moment
+        let attached = if is_there {
+            self.steer(target)
+        } else {
+            self.lead_to_spare(context)
+        };
+        let guarded = attached.and_then(|()| self.guard(context));
+        let target = self.members.target().unwrap_or(target);
+        let sure = guarded.and_then(|()| self.make_sure(target, context));
+        match sure {
+            Ok(()) if is_there => {}
+            done => context.incident(Incident::listens_again(self.address(), done)),
+        }
+        self.find_out(context);
+    }
+
+    fn is_member(&self, inode: Inode) -> bool {
+        self.members.index_of(inode).is_some()
     }
 
     /// Attaches the program that picks this socket.
@@ -202,6 +215,13 @@ impl ReuseportGroup {
             self.grow(context)?;
         }
         Ok(())
+    }
+
+    /// New connections go to a spare, one that is there already if there is one.
+    fn lead_to_spare(&mut self, context: &ListenerContext) -> io::Result<()> {
+        let spare = self.listening_spare();
+        let spare = spare.map_or_else(|| self.grow(context), Ok)?;
+        self.steer(spare)
     }
 
     /// One more spare, last in the group.

@@ -120,6 +120,8 @@ impl SharedSocket {
             sys::listen(self.socket.fd(), context.options.backlog)?;
         } else if self.is_remade_alone() {
             self.remake(context)?;
+        } else if matches!(self.at, SharedAddress::Tcp(_)) {
+            self.listen_once_more(context)?;
         }
         let Some((dir, file)) = &self.path else {
             return Ok(());
@@ -137,6 +139,10 @@ impl SharedSocket {
     /// An abstract name is free once nobody has the socket that was shut down.
     fn is_remade_alone(&self) -> bool {
         self.abstract_name().is_some() && self.had_by.is_empty()
+    }
+
+    fn is_tcp(&self) -> bool {
+        matches!(self.at, SharedAddress::Tcp(_))
     }
 
     /// A new socket at the same unix address; whoever had the old one keeps it, and hears nothing from it.
@@ -243,8 +249,16 @@ impl Steering for SharedSocket {
         self.repair(context)
     }
 
-    fn leave(&mut self, generation: Generation, _: Time, _: &mut ListenerContext) {
+    fn leave(&mut self, generation: Generation, _: Time, context: &mut ListenerContext) {
         self.had_by.remove(&generation);
+        // clients wait for the next one
+        if !self.socket.listens
+            && self.is_tcp()
+            && context.repairs
+            && let Err(error) = self.listen_once_more(context)
+        {
+            context.incident(Incident::broken(self.address(), &error));
+        }
     }
 
     /// A plain connection: it reaches whichever generation accepts first.
@@ -263,12 +277,14 @@ impl Steering for SharedSocket {
         }
     }
 
-    /// Somebody has shut it down, for everybody.
+    /// Somebody has shut it down, for everybody: that is undone for the others. Of one that has it alone, threads would stay
+    /// in accept(2), which they leave when it is shut down; it listens again for the next.
     fn woken(&mut self, _: &[(Inode, bool)], context: &mut ListenerContext) {
         let listener = self.address();
         context.try_to_watch(&mut self.socket, None, &listener);
         self.socket.listens = self.abstract_name().is_none() && listens(self.socket.fd());
-        if context.repairs {
+        let is_for_one = self.is_tcp() && self.had_by.len() == 1;
+        if context.repairs && !is_for_one {
             let again = self.listen_once_more(context);
             context.incident(Incident::listens_again(listener, again));
         }

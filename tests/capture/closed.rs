@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+
 use super::{at, find, free_address, swap};
 use crate::common::crowd::Habit;
 use crate::common::plan::Plan;
@@ -186,4 +188,76 @@ fn a_path_that_is_closed_at_run_time_is_refused() {
     ask_to_close(client);
     until_refused(|| UnixStream::connect(&path));
     expect_the_rest_served(&site, address);
+}
+
+/// Threads wait in accept(2), which they leave when the main thread shuts the listener down.
+const WITH_THREADS: &str = "\
+import queue
+came = queue.Queue()
+def accept(one):
+    try:
+        while True:
+            came.put(one.accept()[0])
+    except OSError:
+        pass
+
+def end(one):
+    one.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join()
+    one.close()
+
+one = listen('127.0.0.1')
+threads = [threading.Thread(target=accept, args=[one]) for _ in range(16)]
+for thread in threads:
+    thread.start()
+";
+
+#[test]
+fn a_server_may_shut_its_listener_down_and_bind_another() {
+    let address = free_address();
+    let script = format!(
+        "{WITH_THREADS}
+client = came.get()
+client.recv(100)
+end(one)
+one = listen('0.0.0.0')
+client.close()
+serve(one)"
+    );
+    let Some(plan) = python(at(address), address, &script) else {
+        return;
+    };
+    let site = plan.opening("");
+    site.log.wait_for("generation 1 is serving");
+    ask_to_close(TcpStream::connect(address).expect("it listens"));
+    site.log
+        .wait_for(&format!("listening on 0.0.0.0:{}", address.port()));
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    clients.expect_no_failure();
+    assert_eq!(site.log.count("generation 2"), 0, "{}", site.log.timed());
+}
+
+/// As servers with threads do when they are told to stop.
+#[test]
+fn threads_end_when_their_server_shuts_its_listener_down() {
+    for flags in [&[][..], &["--share"]] {
+        let address = free_address();
+        let script = format!(
+            "import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+{WITH_THREADS}
+signal.sigwait([signal.SIGTERM])
+end(one)"
+        );
+        let Some(plan) = python(at(address).with(flags), address, &script) else {
+            return;
+        };
+        let mut site = plan.opening("");
+        site.log.wait_for("generation 1 is serving");
+        kill(site.pid(1), Signal::SIGTERM).expect("a signal to the server");
+        site.log.wait_for("generation 1 is dead");
+        assert!(site.end().success(), "{}", site.log.timed());
+    }
 }

@@ -177,12 +177,12 @@ impl Steering for ReuseportGroup {
         let Some(at) = self.position(inode) else {
             return Ok(());
         };
-        if !listens(self.sockets[at].fd()) {
-            self.shut_down(&[inode], context);
-        }
         let socket = &mut self.sockets[at];
+        let was_shut = !listens(socket.fd());
         sys::listen(socket.fd(), context.options.backlog)?;
-        if !std::mem::replace(&mut socket.listens, true) {
+        if was_shut && socket.listens {
+            self.shut_down(&[inode], context);
+        } else if !std::mem::replace(&mut socket.listens, true) {
             let role = role_of(socket);
             self.members.append(inode, role);
             self.guard(context)?;

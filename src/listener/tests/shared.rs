@@ -17,15 +17,33 @@ fn all_generations_have_the_same_socket() {
 }
 
 #[test]
-fn a_tcp_socket_that_was_shut_down_listens_again() {
+fn a_tcp_socket_that_one_of_two_shuts_down_listens_again() {
     let mut fixture = Fixture::with(&["127.0.0.1:0"], |options| options.share = true);
-    let server = fixture.serving(G1);
-    server.shuts_down();
+    let first = fixture.serving(G1);
+    let second = fixture.serving(G2);
+    first.shuts_down();
     fixture.wake();
     let _client = fixture.client();
-    assert_eq!(server.answers(), 1);
+    assert_eq!(second.answers(), 1);
     let listener = fixture.address();
     assert_eq!(fixture.incidents, [Incident::Repaired { listener }]);
+}
+
+#[test]
+fn a_tcp_socket_that_its_only_server_shuts_down_listens_for_the_next() {
+    for is_gone in [false, true] {
+        let mut fixture = Fixture::with(&["127.0.0.1:0"], |options| options.share = true);
+        let server = fixture.serving(G1);
+        server.shuts_down();
+        fixture.wake();
+        assert!(!crate::socket::listens(server.0.fd.as_fd()));
+        if is_gone {
+            fixture.leave(G1);
+        }
+        let next = fixture.spawn(G2, SocketChoice::Own);
+        let _client = fixture.client();
+        assert_eq!(next.answers(), 1);
+    }
 }
 
 #[test]

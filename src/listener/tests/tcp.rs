@@ -126,15 +126,40 @@ fn a_cut_over_knows_of_what_was_shut_down_a_moment_ago() {
 }
 
 #[test]
-fn a_serving_socket_that_was_shut_down_listens_again() {
+fn clients_of_a_socket_that_was_shut_down_wait_for_the_next_generation() {
     let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
-    let server = fixture.serving(G1);
-    server.shuts_down();
+    let first = fixture.serving(G1);
+    first.shuts_down();
     fixture.wake();
     let listener = fixture.address();
     assert_eq!(fixture.incidents, [Incident::Repaired { listener }]);
+    // what its threads have left it for stays so
+    assert!(!crate::socket::listens(first.0.fd.as_fd()));
     let _client = fixture.client();
-    assert_eq!(server.answers(), 1);
+    let next = fixture.spawn(G2, SocketChoice::Own);
+    assert_eq!(next.answers(), 1);
+    fixture.cut_over(G2);
+    fixture.leave(G1);
+    let _client = fixture.client();
+    assert_eq!(next.answers(), 1);
+}
+
+#[test]
+fn a_server_that_listens_again_after_a_shutdown_has_its_clients_again() {
+    for heard in [false, true] {
+        let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+        let server = fixture.serving(G1);
+        server.shuts_down();
+        let mut clients = Vec::new();
+        if heard {
+            fixture.wake();
+            clients.push(fixture.client());
+        }
+        let inode = fixture.listeners.sockets_of(G1)[0].inode;
+        fixture.listeners.listen_again(inode).unwrap().unwrap();
+        clients.push(fixture.client());
+        assert_eq!(server.answers(), clients.len(), "{heard}");
+    }
 }
 
 #[test]
