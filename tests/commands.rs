@@ -1,5 +1,6 @@
 //! The commands of a deployment: they wait, they say what happened, and their status is true.
 
+use std::fs;
 use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
@@ -85,6 +86,27 @@ fn swap_says_what_the_command_before_it_said() {
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
     assert!(said.contains("\nno-compiler\n"), "{said}");
+}
+
+#[test]
+fn swap_says_what_the_command_before_it_is_though_another_swap_has_begun_it() {
+    let plan = Site::at(Place::Tcp4);
+    let busy = plan.dir().join("busy");
+    let build = format!("while test -e {}; do sleep 0.05; done", busy.display());
+    let site = plan.with(&["--before-swap", &build]).serving("v1");
+    fs::write(&busy, "").expect("a file");
+    let first = start(&site, &["swap", "server"]);
+    site.log.wait_for("generation 2 waits for: while");
+    let told = format!("generation 2 waits for: {build}, ");
+    let timeout = ["swap", "server", "--timeout", "300ms"];
+    for options in [&[][..], &["--json"]] {
+        let second = run(&site, &[&timeout, options].concat());
+        assert_eq!(second.status.code(), Some(124), "{}", said(&second));
+        assert!(said(&second).contains(&told), "{}", said(&second));
+    }
+    fs::remove_file(busy).expect("the file");
+    let first = first.wait_with_output().expect("its output");
+    assert_eq!(first.status.code(), Some(0), "{}", said(&first));
 }
 
 #[test]

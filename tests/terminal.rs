@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 
 use crate::common::plan::hotswap;
@@ -52,9 +54,13 @@ fn read_on(mut master: File, said: String, until: &str) -> String {
     while !String::from_utf8_lossy(&said).contains(until) {
         assert!(
             start.elapsed() < PATIENCE,
-            "{}",
+            "never said {until:?}, but {}",
             String::from_utf8_lossy(&said)
         );
+        let mut polled = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut polled, PollTimeout::from(100u8)).expect("a poll") == 0 {
+            continue;
+        }
         let count = master
             .read(&mut bytes)
             .expect("a terminal that says something");
@@ -97,9 +103,13 @@ struct Desk {
 
 impl Desk {
     fn open(options: &[&str], server: &Server) -> Self {
+        Self::at(options, &server.script("v1"))
+    }
+
+    fn at(options: &[&str], script: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("server");
-        install(&program, server.script("v1").as_bytes(), 0o755);
+        install(&program, script.as_bytes(), 0o755);
         let terminal = openpty(None, None).expect("a terminal");
         let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
         let mut command = hotswap("setsid", dir.path());
@@ -175,6 +185,20 @@ fn keys_swap_show_the_last_verdict_and_stop() {
     eventually("the end of all", || {
         processes::of_site(desk.dir.path()).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_key_during_a_build_is_answered_with_what_is_waited_for() {
+    let build = "test $HOTSWAP_GENERATION = 1 || exec sleep 600";
+    let mut desk = Desk::open(&["--dev", "--before-swap", build], &Server::hello());
+    desk.sees("generation 1 is serving");
+    desk.types("r");
+    desk.sees("generation 2 waits for: test");
+    desk.types("r");
+    desk.sees("generation 2 waits for: test");
+    desk.sees(" at most");
+    desk.types("q");
+    assert!(desk.child.wait().expect("its end").success());
 }
 
 /// A browser keeps the connection of its last request, and has another one ready for the next. The server has no

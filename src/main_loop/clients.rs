@@ -7,6 +7,7 @@ use log::Level;
 use nix::poll::PollFlags;
 use serde_json::Value;
 
+use super::commands::one_line;
 use super::wait::Batch;
 use super::waivers::Waivers;
 use super::{Footprint, World};
@@ -67,13 +68,28 @@ impl World {
             .then_some("cannot check on a shared socket: the candidate would accept clients")
     }
 
-    /// Tells a client what its request waits for.
-    pub(super) fn postpone(&mut self, client: ClientId, other: Generation, until: Option<Time>) {
-        let now = sys::now();
-        let left = until.map(|until| format_duration(until.saturating_sub(now)));
+    /// Says what a request waits for: to its client, or in the log if a key or a signal has asked.
+    pub(super) fn postpone(
+        &mut self,
+        client: Option<ClientId>,
+        other: Generation,
+        until: Option<Time>,
+    ) {
+        let left = until.map(|until| format_duration(until.saturating_sub(sys::now())));
         let at_most = left.map_or(String::new(), |left| format!(", {left} at most"));
-        let text = format!("waiting for the verdict on {other} first{at_most}");
-        self.control.progress(client, &text);
+        let text = match self.args.before_swap.as_deref().map(one_line) {
+            Some(command) if self.build.running_for == Some(other) => {
+                format!("{other} waits for: {command}{at_most}")
+            }
+            _ if self.generations.contains_key(&other) => {
+                format!("waiting for the verdict on {other} first{at_most}")
+            }
+            _ => format!("waiting for {other} to start{at_most}"),
+        };
+        match client {
+            Some(client) => self.control.progress(client, &text),
+            None => log::info!("{text}"),
+        }
     }
 
     /// What clients want of the core that the loop must look at first.

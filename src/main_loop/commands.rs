@@ -22,6 +22,11 @@ const HOOK_AT_THE_END: Duration = Duration::from_secs(5);
 /// How long after that point hotswap exits even if a command is still running.
 const LATEST_END: Duration = Duration::from_secs(10);
 
+/// A command as it is shown.
+pub(super) fn one_line(command: &str) -> String {
+    command.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 impl World {
     /// Nothing is left to be swapped: commands for that are killed, and those after an event are to end soon.
     pub(super) fn end_commands(&mut self, now: Time) {
@@ -53,8 +58,7 @@ impl World {
         match self.run(Purpose::BeforeSwap, &line, &state, None) {
             Ok(()) => {
                 self.build.begins(generation);
-                let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-                let text = format!("waits for: {line}");
+                let text = format!("waits for: {}", one_line(&line));
                 self.publish(&Record::of(RecordKind::Notice, generation, text));
                 None
             }

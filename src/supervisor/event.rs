@@ -93,8 +93,9 @@ pub enum Action {
     Answer(Vec<ClientId>, Verdict),
     Upgrade(Box<SavedState>),
     RefuseUpgrade(&'static str),
-    /// That client's request waits for the verdict on another candidate, which comes at this time at the latest.
-    Postpone(ClientId, Generation, Option<Time>),
+    /// A request, of a client if there is one, waits for that generation, until this time at the latest: it has joined the
+    /// swap to it, or waits for the verdict on it first.
+    Postpone(Option<ClientId>, Generation, Option<Time>),
     /// Nothing is done for that client, and why.
     Refuse(ClientId, &'static str),
     /// hotswap's own exit status.

@@ -103,9 +103,13 @@ impl Supervisor {
 
     /// It joins a swap that is not spawned yet, replaces it, or waits until it has ended.
     fn join_or_replace(&mut self, now: Time, cause: Cause, by: Option<ClientId>) -> Vec<Action> {
+        let waits_for = |swap: &Swap| {
+            let wait = Action::Postpone(by, swap.generation, swap.deadline());
+            Vec::from_iter((cause == Cause::Asked).then_some(wait))
+        };
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.is_prepared()) {
             swap.clients.extend(by);
-            return Vec::new();
+            return waits_for(swap);
         }
         self.postpone(cause, by);
         let waits = match &self.swap {
@@ -113,12 +117,8 @@ impl Supervisor {
             Some(swap) => !swap.gives_way_to(cause, now) && !self.hangs(swap, now),
             None => self.shutdown.is_some(),
         };
-        let busy_with = self.swap.as_ref().filter(|_| waits);
-        if let Some((swap, client)) = busy_with.zip(by) {
-            return vec![Action::Postpone(client, swap.generation, swap.deadline())];
-        }
         if waits {
-            return Vec::new();
+            return self.swap.as_ref().map(waits_for).unwrap_or_default();
         }
         if self.swap.is_some() {
             return self.replace(now, cause);

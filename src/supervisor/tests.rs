@@ -122,7 +122,7 @@ struct Drill {
     now: Time,
     said: Vec<Transition>,
     /// The clients that were told what they wait for.
-    postponed: Vec<(ClientId, Generation)>,
+    postponed: Vec<(Option<ClientId>, Generation)>,
 }
 
 impl Drill {

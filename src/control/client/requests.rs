@@ -11,7 +11,7 @@ use super::queries::{complain, written};
 use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
-use crate::escape::{escape, escape_but_for_hints};
+use crate::escape::{divide_hint, escape, escape_but_for_hints};
 use crate::record::format_duration;
 
 const FAILED: u8 = 1;
@@ -161,20 +161,26 @@ fn follow(
     whose: &str,
 ) -> u8 {
     let mut progress = ProgressLine::new(whose);
+    let mut last = None;
     let (status, result, message) = loop {
         match instance.next(until) {
-            Received::Said(Reply::Event(_) | Reply::Progress(_)) if options.json => {}
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
+                last = text("message").map(str::to_owned);
                 let is_end = text("event").is_some_and(|event| {
                     ["serving", "aborted", "rolled-back", "notice"].contains(&event)
                 });
                 // The verdict says it too.
-                if text("event") != Some("gone") {
+                if !options.json && text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
                 }
             }
-            Received::Said(Reply::Progress(text)) => progress.step(&text, false),
+            Received::Said(Reply::Progress(text)) => {
+                if !options.json {
+                    progress.step(&text, false);
+                }
+                last = Some(text);
+            }
             Received::Said(Reply::Verdict(verdict)) if options.json => {
                 write_object(&instance.name, json!(verdict));
                 return if verdict.is_good() { 0 } else { FAILED };
@@ -191,7 +197,10 @@ fn follow(
                 } else {
                     format!("{} does not answer, but may still act on it", instance.name)
                 };
-                let why = format!("no verdict within {patience}; {then}");
+                let last = last.map_or(String::new(), |last| {
+                    format!("; the last word was: {}", divide_hint(&last).0)
+                });
+                let why = format!("no verdict within {patience}; {then}{last}");
                 break (TIMED_OUT, "timeout", why);
             }
             Received::Lost => {

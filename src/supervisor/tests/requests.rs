@@ -289,7 +289,7 @@ fn a_request_replaces_a_candidate_that_hangs_where_no_file_tells_of_another() {
         ..policy()
     });
     drill.at(9, SwapAsked(Some(BOB)), &[]);
-    assert_eq!(drill.postponed, [(BOB, G2)]);
+    assert_eq!(drill.postponed, [(Some(BOB), G2)]);
     drill.elapses_at(10, &[Stop(G2), CheckProgram]);
     drill.says(&replaced(G2, Cause::Asked));
     drill.at(10, ProgramChecked(Ok(())), &[fresh(G3)]);
@@ -319,7 +319,7 @@ fn a_candidate_hangs_once_it_has_taken_twice_as_long_as_any_before() {
 fn a_request_waits_for_a_candidate_that_hangs_where_files_tell_of_another() {
     let mut drill = Drill::starting_second_generation();
     drill.at(30, SwapAsked(Some(BOB)), &[]);
-    assert_eq!(drill.postponed, [(BOB, G2)]);
+    assert_eq!(drill.postponed, [(Some(BOB), G2)]);
     assert_eq!(drill.supervisor.deadline(), Some(seconds(35)));
 }
 
