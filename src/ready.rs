@@ -38,7 +38,7 @@ use http::Http;
 pub use mode::ReadyMode;
 use observe::{Observer, look_by_probes};
 use probe::{Probe, Probes};
-pub use reason::{NotReadyReason, stopped_by};
+pub use reason::{NotReadyReason, hint_at_stopped, stopped_by};
 pub use stopped::{Stopped, stopped_among};
 use target::{ReadyTarget, targets};
 

@@ -201,6 +201,35 @@ fn a_key_during_a_build_is_answered_with_what_is_waited_for() {
     assert!(desk.child.wait().expect("its end").success());
 }
 
+#[test]
+fn ctrl_d_is_answered_and_leaves_the_keys_as_they_are() {
+    let mut desk = Desk::open(&["--dev"], &Server::hello());
+    desk.sees("generation 1 is serving");
+    for _ in 0..3 {
+        desk.master.write_all(b"\x04").expect("typed");
+        desk.sees("keys: r swap");
+    }
+    desk.types("r");
+    desk.sees("generation 2 is serving");
+    desk.is_interrupted();
+}
+
+/// Once continued it would be stopped again: it still asks at the terminal.
+#[test]
+fn a_server_that_asks_at_the_terminal_is_not_to_be_continued() {
+    let script = format!(
+        "#!/bin/sh\nread key </dev/tty\n{}",
+        Server::hello().script("v1")
+    );
+    let mut desk = Desk::at(&["--dev"], &script);
+    desk.sees("generation 1 is stopped by SIGTTIN: it wants the terminal");
+    desk.sees("try: ");
+    let hint = desk.sees("\n");
+    assert!(hint.contains("no server can read the terminal"), "{hint}");
+    assert!(!hint.contains("kill"), "{hint}");
+    desk.is_interrupted();
+}
+
 /// A browser keeps the connection of its last request, and has another one ready for the next. The server has no
 /// graceful stop: what it waits for itself is its own affair.
 #[test]

@@ -133,7 +133,8 @@ impl World {
                 } else {
                     format!("process {pid} of {candidate}")
                 };
-                self.warn(format!("{who} {how}\ntry: kill -CONT {pid}"));
+                let hint = ready::hint_at_stopped(&stopped);
+                self.warn(format!("{who} {how}\ntry: {hint}"));
             }
         }
     }

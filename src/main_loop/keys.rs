@@ -20,6 +20,8 @@ use crate::supervisor::{Event, Supervisor, Time};
 const HELP: &str = "keys: r swap, s status, c clear, q stop, ? help; then Enter";
 /// A longer line is no key.
 const LONGEST: usize = 4096;
+/// Ctrl-D ends the input of a terminal for a moment. One that ends this often in a row has nobody at it.
+const MOST_ENDS: u32 = 100;
 /// Lines that hotswap prints itself, as a stream of their own.
 const STREAM: u64 = u64::MAX;
 
@@ -39,6 +41,8 @@ pub(super) struct Keys {
     stdin: Option<Stdin>,
     /// The beginning of a line.
     line: Vec<u8>,
+    /// How often in a row the input has ended.
+    ends: u32,
 }
 
 impl Keys {
@@ -46,6 +50,7 @@ impl Keys {
         Self {
             stdin: None,
             line: Vec::new(),
+            ends: 0,
         }
     }
 
@@ -58,24 +63,30 @@ impl Keys {
         }
         Self {
             stdin,
-            line: Vec::new(),
+            ..Self::none()
         }
     }
 
-    /// The keys that have been sent. The end of the input ends the reading, and nothing else.
+    /// The keys that have been sent. What is typed after Ctrl-D is read, too.
     fn read(&mut self) -> Vec<Key> {
         let Some(stdin) = self.stdin.as_ref().filter(|stdin| is_in_front(stdin)) else {
             return Vec::new();
         };
         let mut bytes = [0; 512];
         let count = match read(stdin.as_fd(), &mut bytes) {
+            Ok(0) if self.ends < MOST_ENDS => {
+                self.ends += 1;
+                return vec![Key::Help];
+            }
             Ok(0) => {
+                log::warn!("the input of the terminal has ended: no key is read any more");
                 self.stdin = None;
                 return Vec::new();
             }
             Ok(count) => count,
             Err(_) => return Vec::new(),
         };
+        self.ends = 0;
         self.line.extend(bytes.iter().take(count));
         let mut keys = Vec::new();
         while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 
+use super::stopped::Stopped;
 use crate::supervisor::Exit;
 
 /// `Address` is how a listener is named: as the log names it, by default.
@@ -103,6 +104,22 @@ pub fn stopped_by(signal: Option<i32>) -> String {
         }
         Some(signal) => format!("is stopped by {signal}"),
         None => "is stopped by a signal".to_owned(),
+    }
+}
+
+/// What the user can do about it. Continued, one that wants the terminal would be stopped again at once.
+pub fn hint_at_stopped(stopped: &Stopped) -> String {
+    let signal = stopped
+        .signal
+        .and_then(|number| Signal::try_from(number).ok());
+    match signal {
+        Some(Signal::SIGTTIN) => {
+            "what it asks for in a file, a variable or an option of its own, since no server can read the terminal".into()
+        }
+        Some(Signal::SIGTTOU) => {
+            "stty -tostop, if it only writes there, or an option by which it leaves the terminal alone".into()
+        }
+        _ => format!("kill -CONT {}", stopped.pid),
     }
 }
 
