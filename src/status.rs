@@ -166,6 +166,10 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
 
 /// What an instance waits for before there is a generation.
 pub fn waits(supervisor: &Supervisor, now: Time) -> Option<Waits> {
+    if Doing::of(supervisor) == Doing::Waiting {
+        let what = "a change or a request to swap".to_owned();
+        return Some(Waits { what, left: None });
+    }
     let swap = supervisor.swap();
     swap.filter(|swap| swap.spawned.is_none())
         .map(|swap| waits_of_swap(swap, now))

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::common::log::Log;
@@ -107,6 +108,32 @@ fn swap_says_what_the_command_before_it_is_though_another_swap_has_begun_it() {
     fs::remove_file(busy).expect("the file");
     let first = first.wait_with_output().expect("its output");
     assert_eq!(first.status.code(), Some(0), "{}", said(&first));
+}
+
+#[test]
+fn status_says_why_nothing_serves_and_what_is_waited_for() {
+    let plan = Site::at(Place::Tcp4);
+    let broken = plan.dir().join("broken");
+    fs::write(&broken, "").expect("a file");
+    let build = format!("test ! -e {}", broken.display());
+    let site = plan
+        .watching()
+        .with(&["--dev", "--before-swap", &build])
+        .starting("v1");
+    site.log.wait_for("waiting for a change");
+    let status = || said(&run(&site, &["status", "server"]));
+    let expect = |why: &str| {
+        let status = status();
+        assert!(status.contains("waits for a change"), "{status}");
+        assert!(status.contains(why), "{status}");
+    };
+    expect("ago: generation 1 aborted: the command before the swap failed: exited with status 1");
+    fs::remove_file(broken).expect("the file");
+    site.swap();
+    assert!(!status().contains("aborted"), "{}", status());
+    kill(site.pid(2), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("generation 2 is dead");
+    expect("ago: generation 2 is dead: killed by SIGKILL");
 }
 
 #[test]

@@ -56,7 +56,9 @@ impl World {
             } => {
                 let after = self.since(*generation, |one| one.serving_since);
                 self.hint_at_stdin(*generation, exit, after < AT_ONCE_SERVING);
-                Record::dead(*generation, exit, after, *then)
+                let record = Record::dead(*generation, exit, after, *then);
+                self.status_data.goes_down(*generation, &record.text);
+                record
             }
             Transition::Gone { generation, exit } => {
                 let record = self.gone(*generation, exit.as_ref());
@@ -111,6 +113,7 @@ impl World {
         let record = Record::serving(generation, &how, after, draining);
         let outcome = Record::serving(generation, &how, after, None).text;
         self.status_data.counters.ready_after(after);
+        self.status_data.is_up();
         if matches!(cause, Cause::Asked | Cause::File | Cause::RollBack) {
             self.status_data.counters.swaps += 1;
         }
@@ -147,6 +150,10 @@ impl World {
             }
             Some(_) => {}
             None => self.waivers = Waivers::default(),
+        }
+        let is_news = !matches!(failure.reason, Reason::Replaced | Reason::Stopping);
+        if failure.keeps_serving.is_none() && is_news {
+            self.status_data.goes_down(failure.generation, &record.text);
         }
         let result = if failure.rolled_back {
             self.status_data.counters.roll_backs += 1;

@@ -56,6 +56,9 @@ pub(super) struct StatusData {
     /// The last verdicts, the oldest first.
     history: VecDeque<SwapVerdict>,
     last_swap: Option<(LastSwap, Time)>,
+    /// Why nothing serves, until something does.
+    #[serde(default)]
+    down: Option<(LastSwap, Time)>,
     #[serde(skip)]
     last_state: Option<(Value, Time)>,
 }
@@ -76,6 +79,7 @@ impl StatusData {
             programs: Programs::default(),
             history: VecDeque::new(),
             last_swap: None,
+            down: None,
             last_state: None,
         }
     }
@@ -109,6 +113,31 @@ impl StatusData {
     pub fn failed_swap(&self) -> Option<&str> {
         let (swap, _) = self.last_swap.as_ref().filter(|(swap, _)| !swap.serving)?;
         Some(&swap.outcome)
+    }
+
+    /// Nothing serves any more, and why.
+    pub fn goes_down(&mut self, generation: Generation, text: &str) {
+        let last = LastSwap {
+            generation,
+            serving: false,
+            text: text.to_owned(),
+            outcome: text.to_owned(),
+            ago: Duration::ZERO,
+        };
+        self.down = Some((last, sys::now()));
+    }
+
+    pub fn is_up(&mut self) {
+        self.down = None;
+    }
+
+    /// The last verdict, or why nothing serves.
+    fn last_swap(&self, now: Time) -> Option<LastSwap> {
+        let (last, since) = self.down.as_ref().or(self.last_swap.as_ref())?;
+        Some(LastSwap {
+            ago: now.saturating_sub(*since),
+            ..last.clone()
+        })
     }
 
     pub fn incident(&mut self, incident: &Incident) {
@@ -200,14 +229,6 @@ impl World {
         for generation in &mut generations {
             self.fill_in(generation, now);
         }
-        let last_swap = self
-            .status_data
-            .last_swap
-            .as_ref()
-            .map(|(swap, since)| LastSwap {
-                ago: now.saturating_sub(*since),
-                ..swap.clone()
-            });
         let words = self.args.command.iter();
         let state = InstanceStatus {
             name: self.control.name().to_owned(),
@@ -220,7 +241,7 @@ impl World {
             waits: status::waits(supervisor, now),
             listeners: self.listener_states(),
             generations,
-            last_swap,
+            last_swap: self.status_data.last_swap(now),
             watch: self.watch.report(),
             counters: self.status_data.counters.clone(),
         };
