@@ -43,6 +43,8 @@ mod generation;
 mod identity;
 mod keep;
 mod keys;
+mod programs;
+mod rejected;
 mod saved_state;
 mod startup;
 mod status;

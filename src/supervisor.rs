@@ -130,7 +130,7 @@ pub struct Supervisor {
     last_good: Option<Generation>,
     /// Whose program restarts run, after a fallback.
     fallen_back: Option<Generation>,
-    /// The path leads to a program that did not get to serve, and nobody has asked for it since.
+    /// The path leads to a program that did not get to serve, or that was left by a roll back.
     rejected: bool,
     /// From a spawn to readiness.
     longest_start: Duration,
@@ -196,6 +196,7 @@ impl Supervisor {
                 self.hold.judged_by = None;
                 Vec::new()
             }
+            Event::FileRejected(rejected) => self.file_rejected(rejected),
             Event::BeforeSwapEnded(result) => self.prepared(now, result),
             Event::ProgramChecked(result) => self.checked(now, result),
             Event::CannotSpawn(generation, why) => self.not_spawned(now, generation, why),

@@ -36,6 +36,7 @@ mod pid1;
 mod promises;
 mod readme;
 mod ready;
+mod rejected;
 mod remote;
 mod rescue;
 mod restart;

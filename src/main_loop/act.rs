@@ -175,6 +175,9 @@ impl World {
         };
         self.watch.starts(built, now);
         self.identify(generation, choice);
+        if matches!(cause, Cause::First | Cause::Asked | Cause::File) {
+            self.asked_for(generation);
+        }
         let server = self.spawn_remembered(launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.
             match error.raw_os_error() {
@@ -288,6 +291,7 @@ impl World {
         self.explain_stopped(generation);
         self.watch.serves();
         self.keep_program(generation);
+        self.accept_program_of(generation);
         self.programs_that_serve_again()
     }
 

@@ -36,9 +36,15 @@ impl World {
                 generation,
                 cause,
                 draining,
-            } => self.serving(*generation, *cause, *draining),
+            } => {
+                if *cause == Cause::RollBack {
+                    self.reject_file();
+                }
+                self.serving(*generation, *cause, *draining)
+            }
             Transition::Failed(failure) => {
                 self.listeners.put_links_back();
+                self.reject(failure);
                 if let Reason::Exited(exit, after) = &failure.reason {
                     self.hint_at_stdin(failure.generation, exit, *after < AT_ONCE);
                 }
@@ -56,6 +62,9 @@ impl World {
             } => {
                 let after = self.since(*generation, |one| one.serving_since);
                 self.hint_at_stdin(*generation, exit, after < AT_ONCE_SERVING);
+                if *exit == Exit::Background {
+                    self.reject_program_of(*generation);
+                }
                 let record = Record::dead(*generation, exit, after, *then);
                 self.status_data.goes_down(*generation, &record.text);
                 record
@@ -267,8 +276,10 @@ impl World {
 
     fn falling_back(&self, good: Generation) -> Record {
         let program = format!("the last good program, that of {good},");
+        let unwatched = self.args.no_watch && self.args.watch.is_empty();
+        let until = if unwatched { "swap" } else { "change" };
         let text = match self.held_program(good) {
-            Ok(_) => format!("{program} runs again until the next change"),
+            Ok(_) => format!("{program} runs again until the next {until}"),
             Err(why) => format!("{program} cannot be run again: {why}; what is on disk runs"),
         };
         Record::warning(text).at(Level::Error)

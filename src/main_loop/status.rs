@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::World;
-use super::identity::Programs;
+use super::programs::Programs;
 use crate::connections::activity::ActivityCounter;
 use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;

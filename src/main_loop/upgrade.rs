@@ -165,6 +165,7 @@ impl World {
     /// The first thing the next version does: it looks where the one before looked.
     pub(super) fn resume(&mut self, supervisor: &Supervisor) {
         let now = sys::now();
+        self.reject_as_before(supervisor);
         self.captures().for_each(Capture::resume);
         for one in supervisor.draining() {
             let waits = matches!(one.phase, Phase::Emptying { .. } | Phase::Quiescing { .. });

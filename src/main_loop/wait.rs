@@ -82,13 +82,21 @@ impl World {
         }
         batch.requests.extend(self.roll_back(supervisor, now));
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
+        let restarts = supervisor.backs_off() && elapsed.is_some();
+        let restarts = restarts
+            || batch
+                .deaths
+                .iter()
+                .any(|death| matches!(death, Event::Died(..)));
+        let judged = restarts.then(|| self.judge_file(supervisor)).flatten();
         let Batch {
             deaths,
             readiness,
             requests,
         } = batch;
-        Ok(deaths
+        Ok(judged
             .into_iter()
+            .chain(deaths)
             .chain(readiness)
             .chain(requests)
             .chain(elapsed)

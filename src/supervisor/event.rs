@@ -16,6 +16,8 @@ pub enum Event {
     FileTouched,
     /// Nothing is being judged any more. What has changed was said before.
     FilesJudged,
+    /// Whether the program on disk is one that did not get to serve, and nobody has asked for since; said before a restart.
+    FileRejected(bool),
     BeforeSwapEnded(Result<(), String>),
     ProgramChecked(Result<(), String>),
     CannotSpawn(Generation, String),

@@ -44,7 +44,7 @@ impl Reason {
     }
 
     /// The program is not good enough, or not complete.
-    pub(super) fn is_of_the_program(&self) -> bool {
+    pub fn is_of_the_program(&self) -> bool {
         match self {
             Reason::Exited(..)
             | Reason::NotReady(_)
@@ -197,6 +197,24 @@ impl Supervisor {
         let tried = self.fallen_back;
         let good = self.last_good.take_if(|good| may && Some(*good) != tried)?;
         Some(self.run_again(good))
+    }
+
+    /// Restarts run another program than the one at the path.
+    pub fn avoids_file(&self) -> bool {
+        self.rejected || self.fallen_back.is_some()
+    }
+
+    /// A restart waits until its time has come.
+    pub fn backs_off(&self) -> bool {
+        let mut swap = self.swap.iter();
+        swap.any(|swap| matches!(swap.stage, Stage::BackingOff { .. }))
+    }
+
+    /// Another program at the path, one that was not rejected, is what restarts run.
+    pub(super) fn file_rejected(&mut self, rejected: bool) -> Vec<Action> {
+        self.rejected = rejected;
+        self.fallen_back.take_if(|_| !rejected);
+        Vec::new()
     }
 
     /// What the path leads to did not get to serve: the dead one's own program did.

@@ -261,8 +261,6 @@ impl Supervisor {
             swap.stage = Stage::WaitingFor(failed.generation);
             return Vec::new();
         }
-        // what was rejected has another chance only once it is really tried again
-        self.rejected &= swap.cause == Cause::Restart;
         let until = now + ready_timeout;
         swap.stage = Stage::Starting { until };
         swap.spawned = Some(now);

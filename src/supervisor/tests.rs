@@ -9,8 +9,9 @@ use super::Action::{
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,
-    FileChanged, FileTouched, FilesJudged, Gone, Interrupted, Launched, ProgramChecked, Queued,
-    Quiet, Ready, ReopenAsked, RollBackAsked, SameProgram, StopAsked, SwapAsked, UpgradeAsked,
+    FileChanged, FileRejected, FileTouched, FilesJudged, Gone, Interrupted, Launched,
+    ProgramChecked, Queued, Quiet, Ready, ReopenAsked, RollBackAsked, SameProgram, StopAsked,
+    SwapAsked, UpgradeAsked,
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
@@ -85,11 +86,16 @@ fn into_target(generation: Generation) -> Action {
 
 /// With the program of the first generation.
 fn again(generation: Generation) -> Action {
+    running(generation, G1)
+}
+
+/// With the program of an older one.
+fn running(generation: Generation, program: Generation) -> Action {
     Action::Spawn {
         generation,
         cause: Cause::Asked,
         sockets: SocketChoice::Target,
-        program: ProgramChoice::Of(G1),
+        program: ProgramChoice::Of(program),
         ready_timeout: seconds(30),
     }
 }
@@ -158,6 +164,15 @@ impl Drill {
 
     fn starting_second_generation() -> Self {
         Self::starting_with(policy())
+    }
+
+    /// The second generation did not get to serve.
+    fn rejecting_second_generation() -> Self {
+        let mut drill = Self::starting_second_generation();
+        let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
+        drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
+        drill.at(6, Gone(G2), &[]);
+        drill
     }
 
     /// The second generation serves since 7, and the first drains.

@@ -155,7 +155,6 @@ impl Supervisor {
             return Vec::new();
         };
         let (cause, status) = (swap.cause, reason.status());
-        self.rejected |= reason.is_of_the_program();
         let mut actions = self.dismiss(now, swap, reason);
         actions.extend(if self.serving.is_none() {
             self.retry_or_end(now, cause, status)

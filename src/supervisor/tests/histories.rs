@@ -27,6 +27,9 @@ enum Move {
     },
     /// The next spawn or cut-over does not work.
     Fails,
+    FileIs {
+        rejected: bool,
+    },
     /// The next cut-over is not heard of again.
     Hangs,
     Ready(usize),
@@ -70,6 +73,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => prop::bool::weighted(0.7).prop_map(|well| Move::BeforeSwapEnds { well }),
         6 => prop::bool::weighted(0.8).prop_map(|fit| Move::ProgramIs { fit }),
         1 => Just(Move::Fails),
+        2 => any::<bool>().prop_map(|rejected| Move::FileIs { rejected }),
         1 => Just(Move::Hangs),
         6 => one().prop_map(Move::Ready),
         4 => (one(), exits()).prop_map(|(which, exit)| Move::Dies(which, exit)),
@@ -191,6 +195,7 @@ impl Simulation {
             Move::Touch => Some(FileTouched),
             Move::Judged => Some(FilesJudged),
             Move::BeforeSwapEnds { well } => Some(BeforeSwapEnded(result(well))),
+            Move::FileIs { rejected } => Some(FileRejected(rejected)),
             Move::ProgramIs { fit } => Some(ProgramChecked(result(fit))),
             Move::Fails | Move::Hangs => {
                 self.flaw = Some(step);

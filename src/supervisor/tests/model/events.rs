@@ -80,8 +80,12 @@ impl Model {
             Interrupted => self.stop(None, self.policy.interrupt_quiesce),
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
-            // no history asks for these: drills do
-            RollBackAsked(..) | SameProgram(_) | CheckAsked(_) | Event::LeftAlone(_) => {}
+            // which program runs, and no history asks for the others: drills do
+            FileRejected(_)
+            | RollBackAsked(..)
+            | SameProgram(_)
+            | CheckAsked(_)
+            | Event::LeftAlone(_) => {}
             Elapsed => self.elapse(),
         }
     }

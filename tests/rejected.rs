@@ -1,0 +1,121 @@
+//! What a restart runs after a bad build: the program on disk, unless that very one was rejected.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::commands::{run, said};
+use crate::common::place::Place;
+use crate::common::plan::Plan;
+use crate::common::site::Site;
+use crate::watch::binary;
+
+/// What is said when the program that served last is run instead of the one on disk.
+const FALLS_BACK: &str = "the last good program, that of ";
+
+/// It does not get to serve.
+const BAD: &str = "exit=3";
+
+fn plan() -> Plan {
+    Site::at(Place::Tcp4).by_binary(binary(1))
+}
+
+/// That generation is killed, and the next one serves.
+fn crashes(site: &Site, generation: u32) {
+    kill(site.pid(generation), Signal::SIGKILL).expect("a signal to the server");
+    let next = generation + 1;
+    site.log.wait_for(&format!("generation {next} is serving"));
+}
+
+/// What is on disk was rejected, and is not run after a crash; what is installed then is run after the next one.
+fn runs_what_came_later(site: &Site, serving: u32) {
+    let clients = site.clients(2);
+    crashes(site, serving);
+    let said = site.log.count(FALLS_BACK);
+    site.publish("v7");
+    crashes(site, serving + 1);
+    assert_eq!(site.log.count(FALLS_BACK), said, "{}", site.log.timed());
+    clients.until_all_see("v7");
+    assert!(!site.log.says("is dead: exited with status 3"));
+}
+
+#[test]
+fn a_program_installed_after_a_rejected_one_is_run_after_a_crash() {
+    let site = plan().serving("v1");
+    site.publish_odd("v2", BAD).swap_in_vain();
+    site.publish("v3");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
+    site.clients(2).until_all_see("v3");
+}
+
+#[test]
+fn a_rejected_program_that_is_put_back_is_not_run_after_a_crash() {
+    let site = plan().serving("v1");
+    site.publish_odd("v2", BAD).swap_in_vain();
+    site.publish_odd("v3", BAD).swap_in_vain();
+    site.publish_file(&binary(4), 0o755);
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 4 is serving");
+    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
+    for (number, version) in [(4, "v2"), (5, "v3")] {
+        site.publish_odd(version, BAD);
+        crashes(&site, number);
+    }
+    let line = site.log.wait_for(FALLS_BACK);
+    assert!(
+        line.ends_with("that of generation 4, runs again until the next swap"),
+        "{line}"
+    );
+    assert_eq!(site.log.count(" aborted: "), 2, "{}", site.log.timed());
+}
+
+#[test]
+fn a_program_installed_after_one_that_was_rolled_back_is_run_after_a_crash() {
+    let site = plan().with(&["--min-ready", "10s"]).serving("v1");
+    site.publish_odd("v2", "exit=3 after=300ms");
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("generation 2 rolled back"), "{verdict}");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    runs_what_came_later(&site, 3);
+}
+
+#[test]
+fn a_program_installed_after_a_roll_back_is_run_after_a_crash() {
+    let site = plan().serving("v1");
+    site.publish_file(&binary(2), 0o755).swap();
+    let back = run(&site, &["rollback", "server"]);
+    assert_eq!(back.status.code(), Some(0), "{}", said(&back));
+    runs_what_came_later(&site, 3);
+}
+
+#[test]
+fn a_program_installed_after_stop_first_met_a_bad_one_is_run_after_a_crash() {
+    let site = plan().with(&["--order", "stop-first"]).serving("v1");
+    site.publish_odd("v2", BAD).swap_in_vain();
+    site.log.wait_for("generation 3 is serving");
+    runs_what_came_later(&site, 3);
+}
+
+#[test]
+fn a_program_installed_after_an_unfit_one_is_run_after_a_crash() {
+    let site = plan().serving("v1");
+    let verdict = site.publish_file(b"", 0o755).swap_in_vain();
+    assert!(verdict.contains("generation 2 aborted"), "{verdict}");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    runs_what_came_later(&site, 3);
+    assert_eq!(site.log.count(" aborted: "), 1, "{}", site.log.timed());
+}
+
+#[test]
+fn an_upgrade_remembers_which_program_was_rejected() {
+    let site = plan().serving("v1");
+    site.publish_odd("v2", BAD).swap_in_vain();
+    let upgrade = run(&site, &["upgrade", "server"]);
+    assert_eq!(upgrade.status.code(), Some(0), "{}", said(&upgrade));
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    assert!(site.log.says(FALLS_BACK), "{}", site.log.timed());
+    runs_what_came_later(&site, 3);
+}
