@@ -70,6 +70,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Any(port) => write!(f, ":{port}"),
             Self::At(address) => address.fmt(f),
+            Self::Named(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Named(host, port) => write!(f, "{host}:{port}"),
         }
     }
@@ -93,12 +94,13 @@ impl FromStr for Address {
         if let Some(rest) = text.strip_prefix("unix:") {
             return unix(rest);
         }
-        if let Some(rest) = text.strip_prefix("udp:") {
-            return endpoint(rest).map(Self::Udp);
-        }
-        if let Some((_, rest)) = text.split_once("://") {
+        if let Some((scheme, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or(rest);
-            return Err(Unreadable::new("it is a URL", host));
+            return Err(Unreadable::new("it is a URL", &host_of_url(scheme, host)));
+        }
+        if let Some(rest) = text.strip_prefix("udp:") {
+            let udp = endpoint(rest).map(Self::Udp);
+            return udp.map_err(|error| error.behind("udp:"));
         }
         if text.starts_with('@') {
             return Err(Unreadable::new(
@@ -111,6 +113,17 @@ impl FromStr for Address {
         }
         endpoint(text).map(Self::Tcp)
     }
+}
+
+/// With the port that the scheme has if there is none.
+fn host_of_url(scheme: &str, host: &str) -> String {
+    let udp = if scheme == "udp" { "udp:" } else { "" };
+    let port = if scheme == "https" { 443 } else { 80 };
+    let with_port = format!("{host}:{port}");
+    let readable = [host, &with_port]
+        .into_iter()
+        .find(|text| endpoint(text).is_ok());
+    format!("{udp}{}", readable.unwrap_or("127.0.0.1:8080"))
 }
 
 fn unix(text: &str) -> Result<Address, Unreadable> {
@@ -156,6 +169,9 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(Endpoint::At(address));
     }
+    if let Some(scoped) = text.strip_prefix('[').and_then(scoped) {
+        return scoped;
+    }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let instead = SocketAddr::new(address, 8080).to_string();
         return Err(Unreadable::new("the port is missing", &instead));
@@ -164,7 +180,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
         Some((host, port)) => (host, port),
         None if text.bytes().all(|byte| byte.is_ascii_digit()) => ("", text),
         None => {
-            let host = if is_host(text) { text } else { "localhost" };
+            let host = if names_host(text) { text } else { "localhost" };
             return Err(Unreadable::new(
                 "the port is missing",
                 &format!("{host}:8080"),
@@ -178,7 +194,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
         .ok_or_else(|| {
             Unreadable::new(
                 "the port is not a number from 0 to 65535",
-                &if is_host(host) {
+                &if names_host(host) {
                     format!("{host}:8080")
                 } else {
                     "8080".to_owned()
@@ -188,7 +204,8 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     if host.is_empty() {
         return Ok(Endpoint::Any(number));
     }
-    if host.parse::<Ipv6Addr>().is_ok() {
+    let without_interface = host.split('%').next().unwrap_or(host);
+    if without_interface.parse::<Ipv6Addr>().is_ok() {
         return Err(Unreadable::new(
             "an IPv6 address wants brackets",
             &format!("[{host}]:{port}"),
@@ -197,17 +214,40 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     if !is_host(host) {
         return Err(Unreadable::new("the host is not a name", "127.0.0.1:8080"));
     }
-    // 1.2.3.400 and 127.1 are mistakes, not names: a resolver may read something else into them.
-    if host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if !names_host(host) {
         return Err(Unreadable::new(
             "the host is not an IPv4 address",
             "127.0.0.1:8080",
         ));
     }
     Ok(Endpoint::Named(host.to_owned(), number))
+}
+
+/// `fe80::1%eth0]:8080`: the name of an interface behind an IPv6 address, which is looked up with it.
+fn scoped(text: &str) -> Option<Result<Endpoint, Unreadable>> {
+    let (host, port) = text.split_once("]:")?;
+    let (address, interface) = host.split_once('%')?;
+    let (address, port) = (address.parse::<Ipv6Addr>().ok()?, port.parse::<u16>().ok()?);
+    let plain = SocketAddr::from((address, port)).to_string();
+    Some(if !address.is_unicast_link_local() {
+        let why = "an interface belongs to an address that begins with fe80";
+        Err(Unreadable::new(why, &plain))
+    } else if is_host(interface) {
+        Ok(Endpoint::Named(host.to_owned(), port))
+    } else {
+        Err(Unreadable::new(
+            "the interface is not a name",
+            &format!("[{address}%eth0]:{port}"),
+        ))
+    })
+}
+
+/// 1.2.3.400 and 127.1 are mistakes, not names: a resolver may read something else into them.
+fn names_host(text: &str) -> bool {
+    let is_number = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    is_host(text) && (!is_number || text.parse::<Ipv4Addr>().is_ok())
 }
 
 fn is_host(text: &str) -> bool {
@@ -247,7 +287,10 @@ impl FromStr for Listen {
         Ok(Self {
             name: name.map(str::to_owned),
             as_given: as_given.to_owned(),
-            address: address.parse()?,
+            address: address.parse().map_err(|error: Unreadable| match name {
+                Some(name) => error.behind(&format!("{name}=")),
+                None => error,
+            })?,
         })
     }
 }
@@ -270,6 +313,15 @@ impl Unreadable {
             why: why.to_owned(),
             instead: instead.to_owned(),
         }
+    }
+
+    /// What was written before the part that cannot be read.
+    fn behind(self, before: &str) -> Self {
+        if self.instead.contains(' ') {
+            return self;
+        }
+        let instead = format!("{before}{}", self.instead);
+        Self { instead, ..self }
     }
 }
 

@@ -80,6 +80,14 @@ fn a_refusal_says_what_to_try() {
         ("=80", "the name", "web=80"),
         ("34007=0", "the name 34007 is a number", "127.0.0.1:34007"),
         ("[127.0.0.1]:x", "not a number", "127.0.0.1:8080"),
+        ("udp:1.2.3.4.5", "the port is missing", "udp:localhost:8080"),
+        ("udp:1.2.3.4:x", "not a number", "udp:1.2.3.4:8080"),
+        ("udp://1.2.3.4:53", "a URL", "udp:1.2.3.4:53"),
+        ("dns=udp:x", "the port is missing", "dns=udp:x:8080"),
+        ("http://localhost", "a URL", "localhost:80"),
+        ("https://[::1]/", "a URL", "[::1]:443"),
+        ("fe80::1%eth0:80", "wants brackets", "[fe80::1%eth0]:80"),
+        ("[::1%lo]:80", "begins with fe80", "[::1]:80"),
     ] {
         let said = refusal(text);
         let (first, second) = said.split_once("\ntry: ").unwrap_or_default();
