@@ -59,7 +59,7 @@ pub use completeness::{FileIdentity, Fitness};
 use elf::ExecFormat;
 use events::Events;
 use file::{FileRole, WatchedFile};
-pub use filter::IgnoreOptions;
+pub use filter::{IgnoreOptions, split_glob};
 use new_files::NewFiles;
 pub use own_writes::HookKind;
 use own_writes::OwnWrites;

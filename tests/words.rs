@@ -243,6 +243,52 @@ fn who_has_the_port_that_a_server_cannot_bind_is_said() {
     site.log.wait_for(&advice);
 }
 
+/// Word by word, as a shell reads it.
+#[test]
+fn what_is_to_be_tried_for_a_wrong_value_is_accepted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let told = |options: &str| {
+        let mut command = hotswap("sh", dir.path());
+        let line = format!("exec \"$HOTSWAP_UNDER_TEST\" {options} -- /bin/sh -c 'exit 3'");
+        command.args(["-c", &line]).current_dir(dir.path());
+        command.env(
+            "HOTSWAP_UNDER_TEST",
+            hotswap_program().canonicalize().expect("it"),
+        );
+        let output = command.output().expect("its output");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    for wrong in [
+        "--ignore '['",
+        "--ignore 'src/[id/{a b'",
+        "--watch '['",
+        "--watch 'src/[id/*.ts'",
+        "--ready fd:2000000000",
+        "--poll 99999999999999999999",
+        "--poll 100000d",
+        "--listen udp:1.2.3.4.5",
+        "--listen dns=udp:1.2.3.4:x",
+        "--listen http://localhost/",
+        "--listen '[::1%lo]:0'",
+        "--listen fe80::1%lo:0",
+    ] {
+        let (status, said) = told(wrong);
+        assert_eq!(status, Some(125), "{wrong}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        let [what, hint] = lines[..] else {
+            panic!("{wrong}: {said}");
+        };
+        assert!(
+            what.starts_with("hotswap: cannot use --"),
+            "{wrong}: {said}"
+        );
+        let hint = hint.strip_prefix("try: --").expect("something to try");
+        let (_, said) = told(&format!("--{hint}"));
+        assert!(!said.contains("cannot use --"), "{wrong}: {hint}: {said}");
+    }
+}
+
 #[test]
 fn an_option_that_does_nothing_is_named() {
     let site = Site::at(Place::Tcp4).with(&["--clear"]).serving("v1");

@@ -123,7 +123,7 @@ fn wrong_value(error: &clap::Error, option: &str) -> String {
         return format!("cannot use {option} {value:?}: {said}");
     };
     // a value to write, or a piece of advice
-    let option_again = if instead.contains(' ') {
+    let option_again = if instead.contains(' ') && !instead.starts_with('\'') {
         String::new()
     } else {
         format!("{option} ")
@@ -243,7 +243,7 @@ pub fn expect_command_behind_dashes(
 }
 
 /// As it may be pasted into a shell, on one line.
-fn quoted(word: &OsStr) -> String {
+pub fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_./:=@,+%{}[]".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -10,6 +10,8 @@ use ignore::gitignore::GitignoreBuilder;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Group, Uid, User};
 
+use super::usage;
+
 /// Beyond this a deadline would overflow before anybody had waited for it.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -44,15 +46,24 @@ impl fmt::Display for InvalidValue {
 
 impl std::error::Error for InvalidValue {}
 
-/// A line of a .gitignore file.
+/// A line of a .gitignore file. A bracket that is never closed would match nothing that anybody means.
 pub fn glob(text: &str) -> Result<String, InvalidValue> {
-    let mut builder = GitignoreBuilder::new("/");
     if text.trim().is_empty() || text.starts_with('#') {
         return Err(InvalidValue::new("not a glob").instead("'*.log'"));
     }
-    builder
-        .add_line(None, text)
-        .map_err(|error| InvalidValue::new(format!("not a glob: {error}")))?;
+    let read = |text: &str| {
+        let mut builder = GitignoreBuilder::new("/");
+        builder.allow_unclosed_class(false);
+        builder.add_line(None, text).map(|_| ())
+    };
+    let literal = text.replace('[', r"\[").replace('{', r"\{");
+    read(text).map_err(|error| {
+        let instead = match read(&literal) {
+            Ok(()) => usage::quoted(OsStr::new(&literal)),
+            Err(_) => "'*.log'".to_owned(),
+        };
+        InvalidValue::new(format!("not a glob: {error}")).instead(instead)
+    })?;
     Ok(text.to_owned())
 }
 
@@ -67,17 +78,18 @@ pub fn ending(text: &str) -> Result<String, InvalidValue> {
 
 /// `500ms`, `1.5s`, `1m30s`, and a plain `0`.
 pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
-    let read = humantime::parse_duration(text).map_err(|_| {
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            InvalidValue::new("a duration needs a unit").instead(format!("{text}s"))
-        } else {
-            InvalidValue::new("not a duration").instead("30s")
+    let too_long = || InvalidValue::new("longer than 100 years").instead("30s");
+    match humantime::parse_duration(text) {
+        Ok(read) if read > LONGEST => Err(too_long()),
+        Ok(read) => Ok(read),
+        Err(humantime::DurationError::NumberOverflow) => Err(too_long()),
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let with_unit = format!("{text}s");
+            duration(&with_unit)?;
+            Err(InvalidValue::new("a duration needs a unit").instead(with_unit))
         }
-    })?;
-    if read > LONGEST {
-        return Err(InvalidValue::new("longer than 100 years"));
+        Err(_) => Err(InvalidValue::new("not a duration").instead("30s")),
     }
-    Ok(read)
 }
 
 /// A duration that somebody has to get something done in.

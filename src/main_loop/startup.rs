@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::time::TimeSpec;
 
 use super::addresses::CountingAddresses;
@@ -24,10 +25,12 @@ use super::working_directory::WorkingDirectory;
 use super::{Footprint, World, saved_state};
 use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
+use crate::cli::values;
 use crate::control::Control;
 use crate::control::name::{self, NameHolder};
 use crate::listener::{ListenerContext, SocketOptions};
 use crate::polled::{Alarm, Polled};
+use crate::ready::ReadyMode;
 use crate::record::{Record, RecordKind};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
@@ -35,7 +38,7 @@ use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
 use crate::sys::clock::Pulse;
 use crate::upgrade::{Upgraded, lost};
-use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher};
+use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher, split_glob};
 use crate::{connections, program, sys, upgrade};
 
 /// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
@@ -191,6 +194,7 @@ struct Prerequisites {
 
 impl Prerequisites {
     fn open(args: &RunArgs, directory: &WorkingDirectory) -> Result<Self> {
+        check_ready_fd(args)?;
         let own_path = upgrade::own_path();
         check_proc()?;
         // Before any thread: ctrlc's here, the watcher's below.
@@ -276,7 +280,38 @@ fn server_config(args: &RunArgs, control: &Control, capture: Option<Stops>) -> S
     }
 }
 
+/// The number must be one that the system lets the server have.
+fn check_ready_fd(args: &RunArgs) -> Result<()> {
+    let (_, most) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
+    if let ReadyMode::Fd(number) = args.ready
+        && u64::try_from(number).is_ok_and(|number| number >= most)
+    {
+        bail!(
+            "cannot use --ready \"fd:{number}\": the limit of open files is {most}\ntry: --ready fd:3"
+        );
+    }
+    Ok(())
+}
+
+/// A path with a glob in it must be one that can be read, unless there is a file of that very name.
+fn check_globs(args: &RunArgs, directory: &WorkingDirectory) -> Result<()> {
+    for path in &args.watch {
+        let text = path.to_string_lossy();
+        let is_glob = split_glob(directory.path(), path).is_some();
+        if let Some(invalid) = is_glob.then(|| values::glob(&text).err()).flatten() {
+            let instead = invalid.instead.unwrap_or_default();
+            bail!(
+                "cannot use --watch {text:?}: {}\ntry: --watch {instead}",
+                invalid.why
+            );
+        }
+    }
+    Ok(())
+}
+
 fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<String>)> {
+    check_globs(args, directory)?;
     let path = std::env::var_os("PATH");
     let find = |name: &OsStr| program::find(name, args.chdir.as_deref(), path.as_deref()).ok();
     let (at, program) = launcher::behind(&args.command, find);
