@@ -175,7 +175,8 @@ impl ReuseportGroup {
         let attached = if is_there {
             self.steer(target)
         } else {
-            self.lead_to_spare(context)
+            // a new one, whose index is known for sure: others may have left as well
+            self.grow(context).and_then(|spare| self.steer(spare))
         };
         let guarded = attached.and_then(|()| self.guard(context));
         let target = self.members.target().unwrap_or(target);
@@ -215,13 +216,6 @@ impl ReuseportGroup {
             self.grow(context)?;
         }
         Ok(())
-    }
-
-    /// New connections go to a spare, one that is there already if there is one.
-    fn lead_to_spare(&mut self, context: &ListenerContext) -> io::Result<()> {
-        let spare = self.listening_spare();
-        let spare = spare.map_or_else(|| self.grow(context), Ok)?;
-        self.steer(spare)
     }
 
     /// One more spare, last in the group.

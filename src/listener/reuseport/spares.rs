@@ -89,8 +89,14 @@ impl ReuseportGroup {
     /// New connections go to a socket that only hotswap has.
     pub(super) fn steer_to_spare(&mut self, context: &mut ListenerContext) -> io::Result<()> {
         self.snapshot(context);
-        let spare = self.listening_spare();
-        let spare = spare.map_or_else(|| self.grow(context), Ok)?;
+        let spare = self.spare().find(|spare| {
+            let known = self.members.index_of(spare.inode).is_some();
+            spare.listens && known
+        });
+        let spare = match spare.map(|spare| spare.inode) {
+            Some(spare) => spare,
+            None => self.grow(context)?,
+        };
         self.fill(spare, context)?;
         self.make_sure(spare, context)?;
         self.steer(spare)?;
@@ -99,13 +105,6 @@ impl ReuseportGroup {
         }
         self.update_interests(context);
         Ok(())
-    }
-
-    /// One with a known index.
-    pub(super) fn listening_spare(&self) -> Option<Inode> {
-        let mut spares = self.spare().filter(|spare| spare.listens);
-        let spare = spares.find(|spare| self.members.index_of(spare.inode).is_some())?;
-        Some(spare.inode)
     }
 
     pub(super) fn spare(&self) -> impl Iterator<Item = &ListeningSocket> {
