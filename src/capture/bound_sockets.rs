@@ -120,7 +120,8 @@ impl BoundSockets {
     /// Drops those of the wanted ones that the server has closed, and returns which listeners they were.
     ///
     /// The cheapest first: the known descriptor, then the same number in every process of the generation, and only then all
-    /// their descriptors. A socket in a message between processes counts as closed.
+    /// their descriptors. One that is on its way from one process to another is in no table: none counts as closed while
+    /// descriptors are.
     pub fn drop_closed(
         &mut self,
         wanted: impl Fn(&BoundSocket) -> bool,
@@ -145,7 +146,11 @@ impl BoundSockets {
                 suspects.remove(&bound.inode);
             }
         }
-        if suspects.is_empty() || !self.find_elsewhere(&mut suspects, &processes) {
+        if suspects.is_empty()
+            || !self.find_elsewhere(&mut suspects, &processes)
+            || suspects.is_empty()
+            || processes.iter().copied().any(descriptor::has_on_the_way)
+        {
             return Vec::new();
         }
         let closed = self

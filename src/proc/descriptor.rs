@@ -125,6 +125,23 @@ pub fn open_for_writing(
     files
 }
 
+/// Whether descriptors are on their way to a process: in messages that wait on its unix sockets (since Linux 5.6), or false if
+/// it may not be read.
+pub fn has_on_the_way(process: Pid) -> bool {
+    let mut found = false;
+    let _ = each_link(process, |fd, link| {
+        let is_socket = inode_in(link).is_some();
+        found = is_socket && awaits_descriptors(&description(process, fd));
+        !found
+    });
+    found
+}
+
+fn awaits_descriptors(description: &[u8]) -> bool {
+    let count = after(description, "scm_fds:").and_then(|count| in_base(count, 10));
+    count.is_some_and(|count| count > 0)
+}
+
 /// How many descriptors a process has; 0 where the kernel does not tell (before Linux 6.2).
 pub fn count(process: Pid) -> u64 {
     fs::metadata(format!("/proc/{process}/fd")).map_or(0, |fd| fd.len())
@@ -179,10 +196,12 @@ fn description(process: Pid, fd: RawFd) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::net::TcpListener;
     use std::os::fd::{AsFd, AsRawFd};
 
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use nix::sys::stat::fstat;
 
     use super::*;
@@ -215,6 +234,20 @@ mod tests {
         let nobody = Pid::from_raw(i32::MAX);
         assert!(is_gone(&sockets(nobody).unwrap_err()));
         assert_eq!((socket_inode(nobody, fd), count(nobody)), (None, 0));
+    }
+
+    #[test]
+    fn a_descriptor_in_a_message_is_on_its_way() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let is_on_the_way = || awaits_descriptors(&description(Pid::this(), there.as_raw_fd()));
+        assert!(!is_on_the_way());
+        let sent = [here.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&sent)];
+        let bytes = [IoSlice::new(b"x")];
+        let flags = MsgFlags::empty();
+        sendmsg::<()>(here.as_raw_fd(), &bytes, &message, flags, None).unwrap();
+        assert!(is_on_the_way());
+        assert!(has_on_the_way(Pid::this()));
     }
 
     #[test]

@@ -261,3 +261,32 @@ end(one)"
         assert!(site.end().success(), "{}", site.log.timed());
     }
 }
+
+/// A parent that may bind passes its listener to a worker, and closes its own copy at once.
+#[test]
+fn a_listener_may_be_on_its_way_to_another_process() {
+    let address = free_address();
+    let script = "\
+ours, its = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    time.sleep(0.4)
+    passed = socket.recv_fds(its, 10, 1)[1]
+    serve(socket.socket(fileno=passed[0]))
+its.close()
+one = listen('127.0.0.1')
+socket.send_fds(ours, [b'x'], [one.fileno()])
+one.close()
+os.wait()";
+    let Some(plan) = python(at(address), address, script) else {
+        return;
+    };
+    let site = plan.opening("");
+    site.log.wait_for(&format!("listening on {address}"));
+    site.log.wait_for("generation 1 is serving");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    swap(&site, 1);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
