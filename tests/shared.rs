@@ -1,8 +1,11 @@
 //! Listeners that all generations share: nothing is lost there either, with servers that stop gracefully.
 
+use nix::sys::signal::Signal;
+
+use crate::capture::closed::python;
 use crate::common::crowd::Habit;
 use crate::common::datagrams::Datagrams;
-use crate::common::place::Place;
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{alone, server};
@@ -67,4 +70,29 @@ fn a_shared_socket_that_is_shut_down_listens_again() {
     site.publish("v2").swap().wait_until_gone(1);
     let clients = site.clients(4);
     clients.until_all_see("v2");
+}
+
+/// All generations have one socket there, which hotswap keeps open while none runs.
+#[test]
+fn clients_of_a_captured_name_wait_under_stop_first() {
+    let name = format!("hotswap-test-{}", free_address());
+    let target = Target::Abstract(name.clone());
+    let script = format!(
+        "if os.environ['HOTSWAP_GENERATION'] == '2':
+    time.sleep(0.3)
+one = socket.socket(socket.AF_UNIX)
+one.bind('\\0{name}')
+one.listen(128)
+serve(one)"
+    );
+    let plan = Site::at(Place::Given(target)).with(&["--order", "stop-first"]);
+    let Some(plan) = python(plan, free_address(), &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    clients.expect_no_failure();
 }

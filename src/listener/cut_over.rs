@@ -105,8 +105,11 @@ impl Listeners {
         // clients wait for one that is not spawned yet; a running one that has not bound an address may never do so
         let unborn = self.spawning < Some(generation);
         let is_due = |listener: &Listener| {
-            let due = unborn || listener.captured.is_none();
-            due && listener.steering.is_steered() && listener.held(generation).is_none()
+            let due = match listener.captured {
+                None => listener.steering.is_steered(),
+                Some(_) => unborn,
+            };
+            due && listener.held(generation).is_none()
         };
         if !self.all.iter().any(is_due) {
             return Ok(());
