@@ -251,7 +251,8 @@ impl Server {
         Vec::new()
     }
 
-    fn read_channel(&mut self) -> Vec<ServerEvent> {
+    /// What the stub has reported so far.
+    pub fn read_channel(&mut self) -> Vec<ServerEvent> {
         let answers = self
             .channel
             .as_mut()
@@ -337,7 +338,6 @@ impl Server {
     /// Its main process has been reaped; `sockets` are the inodes of those that it has been given or has bound. `others` are
     /// not its own, whatever they hold: hotswap has started them, and they may not have come to their exec yet.
     pub fn died(&mut self, status: ExitStatus, sockets: &HashSet<u64>, others: &[Pid]) -> Exit {
-        self.read_channel();
         self.channel = None;
         let stderr = self.output.as_ref().map(Output::pipe_inode);
         self.tree.lose_main(|process| {

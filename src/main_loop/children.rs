@@ -59,6 +59,10 @@ impl World {
         now: Time,
         batch: &mut Batch,
     ) {
+        // what a server that ends at once has reported is not read yet, and a child of it may go on
+        let one = self.generations.get_mut(&generation);
+        let reports = one.map(|one| one.server.read_channel()).unwrap_or_default();
+        self.hear_reports(generation, reports, now, batch);
         self.note_death(generation);
         let mains = self.generations.values().map(|one| one.server.pid());
         let commands = self.commands.iter().map(|(_, command)| command.pid());
@@ -125,11 +129,22 @@ impl World {
         now: Time,
         batch: &mut Batch,
     ) {
-        let Some(one) = self.generations.get_mut(&generation) else {
+        let one = self.generations.get_mut(&generation);
+        let reports = one.map(|one| one.server.woken(fd)).unwrap_or_default();
+        self.hear_reports(generation, reports, now, batch);
+    }
+
+    fn hear_reports(
+        &mut self,
+        generation: Generation,
+        reports: Vec<ServerEvent>,
+        now: Time,
+        batch: &mut Batch,
+    ) {
+        let Some(one) = self.generations.get(&generation) else {
             return;
         };
         let pid = one.server.pid();
-        let reports = one.server.woken(fd);
         for report in reports {
             match report {
                 ServerEvent::Running => self.watch.confirm(pid, now),

@@ -125,6 +125,7 @@ impl Site {
             WaitStatus::Signaled(_, signal, _) => signal as i32,
             other => panic!("it did not end: {other:?}"),
         };
+        self.reports.extend(self.server.read_channel());
         let exit = self
             .server
             .died(ExitStatus::from_raw(raw), &HashSet::new(), &[]);
