@@ -61,7 +61,7 @@ use adopt::Heritage;
 use generation::Spawned;
 use status::StatusData;
 use upkeep::Upkeep;
-use waivers::Waivers;
+use waivers::{SaidReady, Waivers};
 use worked::Worked;
 
 /// Runs the server until hotswap ends; the exit status.
@@ -135,8 +135,7 @@ struct World {
     waivers: Waivers,
     /// A generation has served, be it under the hotswap before an upgrade.
     has_served: bool,
-    /// A generation that got to serve has said READY=1: the next one must, too.
-    says_ready: bool,
+    said_ready: SaidReady,
     /// What was said once about captured servers.
     hints: Vec<capture::Warning>,
     /// How many restarts in a row have died before they bound anything: up to the number that lets captured sockets go,

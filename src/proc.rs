@@ -27,12 +27,6 @@ pub fn path_of(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// As [`path_of`], for other processes.
-pub fn path_for_others(file: &impl AsRawFd) -> PathBuf {
-    let own = std::process::id();
-    PathBuf::from(format!("/proc/{own}/fd/{}", file.as_raw_fd()))
-}
-
 /// The name of the file that a process runs, lossily as text.
 pub fn program(process: Pid) -> Option<String> {
     let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;

@@ -79,7 +79,7 @@ pub struct Launch {
     /// What it inherits from hotswap's environment and the env file.
     pub variables: Variables,
     /// Run there, instead of in `--chdir`.
-    pub directory: Option<PathBuf>,
+    pub directory: Option<OwnedFd>,
 }
 
 /// What a generation's own descriptors had to say.
@@ -148,9 +148,8 @@ impl Server {
             command: environment::arguments(&server_config.command, generation, &sockets)?,
             environment,
             listen_pid: !sockets.is_empty(),
-            chdir: directory
-                .or_else(|| server_config.chdir.clone())
-                .map(PathBuf::into_os_string),
+            chdir: server_config.chdir.clone().map(PathBuf::into_os_string),
+            directory: directory.as_ref().map(AsFd::as_fd),
             user: server_config.user.clone(),
             group: server_config.group.clone(),
             capture: server_config.capture.map(|stops| Stops { paths, ..stops }),

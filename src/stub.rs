@@ -22,7 +22,9 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getpid, pipe2, setpgid};
+use nix::unistd::{
+    Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, getpid, pipe2, setpgid,
+};
 
 use crate::capture::filter;
 use crate::sys;
@@ -140,6 +142,11 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
     setpgid(own_group, own_group)
         .map_err(io::Error::from)
         .map_err(ours("make its process group"))?;
+    if let Some(directory) = request.directory {
+        fchdir(directory)
+            .map_err(io::Error::from)
+            .map_err(ours("change to the last directory that worked"))?;
+    }
     let program = take_descriptors(request, line).map_err(ours("take its sockets"))?;
     // Looked up first: under the filter and without privileges the name service may not work.
     let identity =
@@ -174,7 +181,8 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
         environment = identity.in_environment(environment);
     }
     // As the server's own user: what that may not enter, the server shall not start in.
-    if let Some(directory) = &request.chdir {
+    let named = request.chdir.as_ref();
+    if let Some(directory) = named.filter(|_| request.directory.is_none()) {
         chdir(directory.as_os_str()).map_err(|error| {
             StubError::ours(
                 &format!("change to {}", directory.display()),

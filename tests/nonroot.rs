@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::place::Place;
@@ -11,6 +12,7 @@ use crate::common::plan::Plan;
 use crate::common::processes::status;
 use crate::common::site::Site;
 use crate::common::{hotswap_program, skipped};
+use crate::upgrade::upgrade;
 
 const NOBODY: u32 = 65_534;
 
@@ -99,6 +101,29 @@ fn the_server_runs_as_it_is_told() {
     );
     let hotswap: Pid = site.hotswap();
     assert!(status(hotswap, "Uid").is_some_and(|uid| uid.starts_with('0')));
+}
+
+/// As between the `rm` and the `ln` of a deployment. The other user cannot reach what hotswap has open.
+#[test]
+fn a_server_whose_directory_is_gone_is_restarted_as_its_user() {
+    let plan = Site::at(Place::Tcp4);
+    let directory = plan.dir().join("releases");
+    fs::create_dir(&directory).expect("a directory");
+    let mut flags = vec!["--chdir", directory.to_str().expect("a path")];
+    if nix::unistd::geteuid().is_root() {
+        flags.extend(["--user", "65534", "--group", "65534"]);
+    }
+    let site = plan.with(&flags).serving("v1");
+    fs::remove_dir(&directory).expect("to remove it");
+    for restarted in 2..=3 {
+        let server = site.pid(restarted - 1);
+        kill(server, Signal::SIGKILL).expect("a signal to the server");
+        let serving = format!("generation {restarted} is serving");
+        site.log.wait_for(&serving);
+        upgrade(&site);
+    }
+    assert!(site.log.says("using the last one that worked"));
+    site.clients(2).until_answered(20);
 }
 
 #[test]

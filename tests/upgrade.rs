@@ -13,7 +13,7 @@ use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 
-fn upgrade(site: &Site) -> String {
+pub fn upgrade(site: &Site) -> String {
     let output = run(site, &["upgrade", "server"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     said(&output)

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
 use crate::common::place::Place;
@@ -59,4 +59,8 @@ fn readiness_that_was_said_once_can_be_forgotten() {
     site.publish_odd("v2", "");
     assert_eq!(swap(&site, &[]), Some(1), "it does not say READY=1");
     assert_eq!(swap(&site, &["--forget-ready"]), Some(0));
+    // what runs again says no more than before
+    kill(site.pid(3), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 4 is serving");
+    assert_eq!(swap(&site, &[]), Some(1), "a swap is excused once");
 }

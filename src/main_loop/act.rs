@@ -142,7 +142,7 @@ impl World {
             &self.ready_mode,
             now,
             ready_timeout,
-            self.says_ready && !waivers.forget_ready,
+            self.must_say_ready(cause, program) && !waivers.forget_ready,
         )
         .context("cannot make its ready pipe")?;
         let choice = program;
@@ -280,7 +280,7 @@ impl World {
         if let Some(one) = self.generations.get_mut(&generation) {
             one.serving_since = Some(sys::now());
             one.readiness = None;
-            self.says_ready |= one.said_ready;
+            self.said_ready.serves(one.said_ready);
             self.counting.accepted = std::mem::take(&mut one.accepts);
             let variables = std::mem::take(&mut one.variables);
             self.remember_worked(variables);

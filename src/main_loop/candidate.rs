@@ -206,7 +206,9 @@ impl World {
             return;
         }
         one.said_ready = true;
-        self.says_ready |= one.serving_since.is_some();
+        if one.serving_since.is_some() {
+            self.said_ready.serves(true);
+        }
         if let Some(readiness) = &mut one.readiness {
             readiness.said_ready();
         }

@@ -17,6 +17,9 @@ pub(super) struct HeldProgram {
     #[serde(with = "handoff::descriptor")]
     pub program: OwnedFd,
     pub written: Option<Written>,
+    /// By the time it served, it had said READY=1.
+    #[serde(default)]
+    pub said_ready: bool,
     /// By the time it served, another file ran in its process.
     #[serde(default)]
     pub started_another: bool,
@@ -49,6 +52,7 @@ impl World {
         if let Some(program) = program {
             let held = HeldProgram {
                 written: written(&program),
+                said_ready: one.is_some_and(|one| one.said_ready),
                 started_another: one.is_some_and(|one| has_started_another(one, &program)),
                 program,
             };

@@ -20,7 +20,7 @@ use super::keys::Keys;
 use super::status::StatusData;
 use super::store::Passed;
 use super::upkeep::Upkeep;
-use super::waivers::Waivers;
+use super::waivers::{SaidReady, Waivers};
 use super::working_directory::WorkingDirectory;
 use super::{Footprint, World, saved_state};
 use crate::capture::filter::Stops;
@@ -141,7 +141,7 @@ impl World {
             counting: CountingAddresses::default(),
             waivers: Waivers::default(),
             has_served: false,
-            says_ready: false,
+            said_ready: SaidReady::default(),
             hints: Vec::new(),
             unbound_restarts: 0,
             stopping_since: None,

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::waivers::SaidReady;
 use super::{Purpose, World, saved_state};
 use crate::capture::Capture;
 use crate::command::Command;
@@ -17,7 +18,6 @@ use crate::handoff::{Incoming, Outgoing};
 use crate::listener::{ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
-use crate::server::environment;
 use crate::supervisor::{Event, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
@@ -32,8 +32,8 @@ struct WorldState {
     accepted_on: Vec<ListenerId>,
     #[serde(default)]
     late: Vec<ListenerId>,
-    #[serde(default)]
-    says_ready: bool,
+    #[serde(flatten)]
+    said_ready: SaidReady,
     #[serde(default = "one_had_served")]
     has_served: bool,
     #[serde(default)]
@@ -118,6 +118,7 @@ impl World {
         outgoing.put("generations", &self.generations)?;
         outgoing.put("programs", &self.programs)?;
         outgoing.put("directory", &self.directory)?;
+        outgoing.put("worked", &self.worked)?;
         outgoing.put("hints", &self.hints)?;
         outgoing.put("keeper", &self.keeper)?;
         outgoing.put("store", self.manager.store())?;
@@ -129,7 +130,7 @@ impl World {
         WorldState {
             accepted_on: self.counting.accepted.clone(),
             late: self.counting.late.clone(),
-            says_ready: self.says_ready,
+            said_ready: self.said_ready,
             has_served: self.has_served,
             unbound_restarts: self.unbound_restarts,
             lives: Map::new(),
@@ -146,7 +147,7 @@ impl World {
         self.programs = incoming.take("programs")?;
         self.counting.accepted = state.accepted_on;
         self.counting.late = state.late;
-        self.says_ready = state.says_ready;
+        self.said_ready = state.said_ready;
         self.has_served = state.has_served;
         self.unbound_restarts = state.unbound_restarts;
         self.hints = incoming.take("hints")?;
@@ -155,9 +156,7 @@ impl World {
             *self.manager.store_mut() = store;
         }
         self.status_data = incoming.take("figures")?;
-        if let Ok(variables) = environment::inherited_by(&self.server_config) {
-            self.remember_worked(variables);
-        }
+        self.worked = incoming.take("worked")?;
         self.signals.resume(incoming.take("signals")?);
         Ok(())
     }

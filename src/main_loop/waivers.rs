@@ -1,7 +1,11 @@
-//! What a user excuses one swap from.
+//! What a user excuses one swap from, and what a restart is excused from.
 
+use serde::{Deserialize, Serialize};
+
+use super::World;
 use crate::address::AddressPattern;
 use crate::control::SwapRequest;
+use crate::supervisor::{Cause, ProgramChoice};
 
 /// What one swap is excused from.
 #[derive(Clone, Debug, Default)]
@@ -24,5 +28,37 @@ impl Waivers {
     pub fn add(&mut self, others: Waivers) {
         self.without.extend(others.without);
         self.forget_ready |= others.forget_ready;
+    }
+}
+
+/// Which of the generations that got to serve have said READY=1.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(super) struct SaidReady {
+    /// One of them: the next one must, too.
+    #[serde(default, rename = "says_ready")]
+    ever: bool,
+    /// The one that served last.
+    #[serde(default, rename = "last_said_ready")]
+    last: bool,
+}
+
+impl SaidReady {
+    pub fn serves(&mut self, said: bool) {
+        self.ever |= said;
+        self.last = said;
+    }
+}
+
+impl World {
+    /// Whether a generation is ready only once it has said READY=1. What runs again need not say more than before.
+    pub(super) fn must_say_ready(&self, cause: Cause, program: ProgramChoice) -> bool {
+        let said_before = match (cause, program) {
+            (Cause::Restart | Cause::RollBack, ProgramChoice::Of(good)) => {
+                self.programs.get(&good).is_none_or(|held| held.said_ready)
+            }
+            (Cause::Restart, ProgramChoice::Current) => self.said_ready.last,
+            _ => true,
+        };
+        self.said_ready.ever && said_before
     }
 }

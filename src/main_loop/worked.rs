@@ -1,21 +1,23 @@
 //! The environment and the directory of the last generation that served, for a restart that finds today's broken.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use super::World;
-use crate::proc;
+use crate::handoff;
 use crate::server::environment::{self, Variables};
 use crate::supervisor::Cause;
 
 /// What a generation was started with, and served.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Worked {
     variables: Variables,
     /// `--chdir`, kept open: it may be removed.
+    #[serde(with = "handoff::optional_descriptor")]
     directory: Option<OwnedFd>,
 }
 
@@ -36,16 +38,21 @@ impl World {
     }
 
     /// Where a generation is to run, if not in the directory that the options name.
-    pub(super) fn directory_that_worked(&mut self, cause: Cause) -> Option<PathBuf> {
+    pub(super) fn directory_that_worked(&mut self, cause: Cause) -> Option<OwnedFd> {
         let named = self.server_config.chdir.as_ref();
-        let named = named.filter(|named| cause == Cause::Restart && !named.is_dir())?;
-        let path = proc::path_for_others(self.worked.as_ref()?.directory.as_ref()?);
-        let text = format!(
-            "cannot run in {}: not a directory; using the last one that worked",
-            named.display()
-        );
-        self.warn(text);
-        Some(path)
+        let named = named.filter(|_| cause == Cause::Restart)?;
+        let why = match fs::metadata(named) {
+            Ok(found) if found.is_dir() => return None,
+            Ok(_) => "not a directory".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let directory = self.worked.as_ref()?.directory.as_ref()?;
+        let directory = directory.try_clone().ok()?;
+        let named = named.display();
+        self.warn(format!(
+            "cannot run in {named}: {why}; using the last one that worked"
+        ));
+        Some(directory)
     }
 
     /// A generation that was started with these serves.
@@ -55,6 +62,9 @@ impl World {
             let opened = File::options().read(true).custom_flags(flags).open(path);
             opened.ok().map(OwnedFd::from)
         });
+        // it may have been started in this one again
+        let before = self.worked.take().and_then(|before| before.directory);
+        let directory = directory.or(before);
         self.worked = Some(Worked {
             variables,
             directory,

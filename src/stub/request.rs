@@ -16,6 +16,8 @@ pub struct StubRequest<'a> {
     /// Set LISTEN_PID, which only the stub knows.
     pub listen_pid: bool,
     pub chdir: Option<OsString>,
+    /// Run there instead: its path may lead nowhere by now, or not for the user.
+    pub directory: Option<BorrowedFd<'a>>,
     pub user: Option<String>,
     pub group: Option<String>,
     /// Install the filter that stops bind(2), and send its notification descriptor.
