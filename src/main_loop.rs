@@ -4,6 +4,7 @@
 //! What fails while doing comes back as an event, too; only a poll that is itself broken ends the loop.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -136,6 +137,8 @@ struct World {
     /// A generation has served, be it under the hotswap before an upgrade.
     has_served: bool,
     said_ready: SaidReady,
+    /// Where the next version of hotswap says which one it is.
+    next_version: Option<File>,
     /// What was said once about captured servers.
     hints: Vec<capture::Warning>,
     /// How many restarts in a row have died before they bound anything: up to the number that lets captured sockets go,

@@ -93,12 +93,19 @@ fn a_restart_that_waits_for_its_time_comes_after_it() {
 fn a_new_file_that_does_not_run_is_refused() {
     let (plan, copy) = from_a_copy(Place::Tcp4);
     let site = plan.serving("v1");
-    for broken in [&b"#!/bin/sh\nexit 3\n"[..], b"\x7fELF no more", b""] {
+    let another = b"#!/bin/sh\necho 'another 1.0'\n";
+    for broken in [
+        &b"#!/bin/sh\nexit 3\n"[..],
+        b"\x7fELF no more",
+        b"",
+        another,
+    ] {
         put(broken, &copy);
         let output = run(&site, &["upgrade", "server"]);
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     }
-    site.log.wait_for("cannot upgrade to");
+    site.log
+        .wait_for("another program, whose --version says \"another 1.0\"");
     assert_eq!(
         run(site.publish("v2"), &["swap", "server"]).status.code(),
         Some(0)

@@ -180,8 +180,10 @@ impl World {
                     self.build.awaits_judgment(result, now);
                 }
             }
-            Purpose::Upgrade if well => batch.requests.push(Event::UpgradeAsked),
-            Purpose::Upgrade => self.refuse_upgrade(&ended.exit.to_string()),
+            Purpose::Upgrade => {
+                let asked = self.version_said(&ended.exit, !was_asked_to_end);
+                batch.requests.extend(asked);
+            }
             Purpose::Ready(generation) => self.ready_command_ended(generation, ended.exit),
             Purpose::OnEvent => {
                 self.watch.command_ends(watch::HookKind::OnEvent, now);

@@ -142,6 +142,7 @@ impl World {
             waivers: Waivers::default(),
             has_served: false,
             said_ready: SaidReady::default(),
+            next_version: None,
             hints: Vec::new(),
             unbound_restarts: 0,
             stopping_since: None,
@@ -170,10 +171,8 @@ impl World {
             return Ok((world, Some(saved)));
         }
         for address in world.listeners.listening() {
-            world.publish(&Record::new(
-                RecordKind::Listening,
-                format!("listening on {address}"),
-            ));
+            let text = format!("listening on {address}");
+            world.publish(&Record::new(RecordKind::Listening, text));
         }
         for warning in warnings {
             world.warn(warning);

@@ -1,11 +1,12 @@
 //! Hands the state of all rooms over to the next version of hotswap, and restores it there.
 
-use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -18,10 +19,12 @@ use crate::handoff::{Incoming, Outgoing};
 use crate::listener::{ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
-use crate::supervisor::{Event, Phase, SavedState, Supervisor};
+use crate::supervisor::{Event, Exit, Phase, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
 
+/// How much is read of what the new file says of its version.
+const VERSION: usize = 80;
 /// How long the new file may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -60,15 +63,15 @@ impl World {
         }
         let command = vec![self.own_path.clone().into_os_string(), "--version".into()];
         let until = sys::now() + VERSION_TIMEOUT;
-        // the answer that it runs well is its status
-        let nowhere = File::options().write(true).open("/dev/null");
-        let started = nowhere.and_then(|nowhere| {
+        let started = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
+        let started = started.and_then(|(version, theirs)| {
+            self.next_version = Some(version.into());
             Command::start(
                 Purpose::Upgrade.name(),
                 command,
                 &[],
                 None,
-                Some(nowhere.as_fd()),
+                Some(theirs.as_fd()),
                 self.server_config.stderr,
                 Some(until),
             )
@@ -77,6 +80,27 @@ impl World {
             Ok(command) => self.commands.push((Purpose::Upgrade, command)),
             Err(error) => self.refuse_upgrade(&error.to_string()),
         }
+    }
+
+    /// The new file has said its version, or has not.
+    pub(super) fn version_said(&mut self, exit: &Exit, in_time: bool) -> Option<Event> {
+        let mut said = [0; VERSION];
+        let version = self.next_version.take();
+        let bytes = version.and_then(|mut version| version.read(&mut said).ok());
+        let said = String::from_utf8_lossy(&said[..bytes.unwrap_or(0)]);
+        let line = said.lines().next().unwrap_or_default();
+        let why = if !in_time {
+            let limit = VERSION_TIMEOUT.as_secs();
+            format!("its --version did not end within {limit}s")
+        } else if *exit != Exit::Status(0) {
+            exit.to_string()
+        } else if line.starts_with("hotswap ") {
+            return Some(Event::UpgradeAsked);
+        } else {
+            format!("it is another program, whose --version says {line:?}")
+        };
+        self.refuse_upgrade(&why);
+        None
     }
 
     pub(super) fn refuse_upgrade(&mut self, why: &str) {

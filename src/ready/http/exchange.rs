@@ -10,6 +10,8 @@ use crate::supervisor::Time;
 const ANSWER: usize = 64 * 1024;
 /// How long a server may take to end an answer after its status.
 const REST: Duration = Duration::from_millis(100);
+/// The one interim status that no other follows.
+const SWITCHING_PROTOCOLS: u16 = 101;
 /// How long to wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -144,18 +146,27 @@ impl<S: Read + Write> Exchange<S> {
     }
 }
 
-/// The status in the first line of an answer, once that is complete.
-fn status(answer: &[u8]) -> io::Result<Option<u16>> {
-    let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
-        return Ok(None);
-    };
-    let line = String::from_utf8_lossy(answer.get(..end).unwrap_or_default());
-    let mut words = line.split_ascii_whitespace();
-    let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/"));
-    let status = words.next().and_then(|word| word.parse().ok());
-    match status.filter(|_| is_http) {
-        Some(status) => Ok(Some(status)),
-        None => Err(ErrorKind::InvalidData.into()),
+/// The status in the first line of an answer, once that is complete. Interim answers (RFC 9110, section 15.2) are none.
+fn status(mut answer: &[u8]) -> io::Result<Option<u16>> {
+    loop {
+        let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
+        let line = String::from_utf8_lossy(answer.get(..end).unwrap_or_default());
+        let mut words = line.split_ascii_whitespace();
+        let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/"));
+        let status = words.next().and_then(|word| word.parse().ok());
+        let Some(status) = status.filter(|_| is_http) else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        if !(100..200).contains(&status) || status == SWITCHING_PROTOCOLS {
+            return Ok(Some(status));
+        }
+        let end_of_head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let Some(end) = end_of_head else {
+            return Ok(None);
+        };
+        answer = answer.get(end + 4..).unwrap_or_default();
     }
 }
 
@@ -226,6 +237,17 @@ mod tests {
             drop(server);
             assert_eq!(exchange.go_on(START), Some(expected), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn an_interim_answer_is_followed_by_another() {
+        let (mut exchange, mut server) = asked();
+        let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n";
+        server.write_all(interim.as_bytes()).unwrap();
+        assert_eq!(exchange.go_on(START + REST), None);
+        server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        drop(server);
+        assert_eq!(exchange.go_on(START), Some(HttpAnswer::Status(200)));
     }
 
     #[test]
