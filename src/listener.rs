@@ -210,6 +210,9 @@ impl Listeners {
         if !self.all.iter().any(is_asked) {
             return Ok(inherited_sockets);
         }
+        // between the processes of a generation, nobody waits for the next one
+        let private = self.all.iter().filter(|one| !self.counts(one));
+        let private: Vec<ListenerId> = private.map(|one| one.id).collect();
         self.with_snapshots(|all, context| {
             for listener in all {
                 if listener.captured.is_none() {
@@ -224,6 +227,7 @@ impl Listeners {
                 } else if sockets == SocketChoice::Target
                     && listener.steering.is_steered()
                     && !context.awaited.has(listener.id)
+                    && !private.contains(&listener.id)
                 {
                     // one that it has not bound yet is kept for it, with the clients that wait there
                     listener

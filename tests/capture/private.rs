@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+
 use super::{find, free_address, swap};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
@@ -119,4 +121,41 @@ own.serve_forever()"
     swap(&site, 3);
     clients.until_answered(8);
     clients.expect_no_failure();
+}
+
+/// As pm2-runtime, which waits for an answer from the one before.
+#[test]
+fn a_private_path_of_a_dead_generation_answers_nobody() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = free_address();
+    let script = format!(
+        "{SERVER}
+path = f'{{directory}}/own.sock'
+try:
+    before = socket.socket(socket.AF_UNIX)
+    before.connect(path)
+    before.recv(1)
+except OSError:
+    pass
+listen(path)
+serve()"
+    );
+    let arguments = [
+        "-c",
+        &script,
+        &address.port().to_string(),
+        directory.path().to_str().expect("text"),
+    ];
+    let site = Site::at(Place::Given(Target::Tcp(address)))
+        .with(&["--capture", "always", "--no-watch", "--ready-timeout", "8s"])
+        .by_program(python, &arguments)
+        .serving("");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let outcome = site
+        .log
+        .wait_after(0, &["generation 2 is serving", "generation 2 aborted"]);
+    assert!(outcome.contains("is serving"), "{outcome}");
 }
