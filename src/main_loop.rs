@@ -50,6 +50,7 @@ mod saved_state;
 mod startup;
 mod status;
 mod store;
+mod turns;
 mod upgrade;
 mod upkeep;
 mod wait;

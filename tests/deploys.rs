@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Child;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, said};
+use crate::commands::{run, said, start};
+use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::program::install;
 use crate::common::site::Site;
@@ -169,22 +172,55 @@ fn has_its_hash(site: &Site) {
     });
 }
 
-#[test]
-fn a_roll_back_while_a_swap_is_under_way_says_how_to_end_that() {
-    let flags = ["--min-ready", "30s"];
-    let site = Site::at(Place::Tcp4).with(&flags).serving("v1");
-    site.publish("v2").signal(Signal::SIGHUP);
+/// A client that has asked while the second generation is proving, and what it has heard by the time that it waits.
+fn asking_while_proving(site: &Site, arguments: &[&str]) -> (Child, Log) {
+    site.publish_file(&binary(2), 0o755).signal(Signal::SIGHUP);
     site.log.wait_for("generation 2 is proving");
-    let output = run(&site, &["rollback", "server"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let way = format!(
-        "cannot roll back: a swap is under way\n\
-         try: kill {}, which ends generation 2; then generation 1 keeps serving",
-        site.pid(2)
-    );
-    assert!(said(&output).contains(&way), "{}", said(&output));
-    kill(site.pid(2), Signal::SIGTERM).expect("a signal");
-    site.log.wait_for("generation 1 keeps serving");
+    let mut client = start(site, arguments);
+    let heard = Log::of(client.stdout.take().expect("its stdout"), Instant::now());
+    heard.wait_for("waiting for the verdict on generation 2 first, ");
+    (client, heard)
+}
+
+fn proving(time: &str) -> Site {
+    let plan = Site::at(Place::Tcp4).with(&["--min-ready", time]);
+    plan.by_binary(binary(1)).serving("v1")
+}
+
+fn ends_with(mut client: Child, status: i32) {
+    assert_eq!(client.wait().expect("its end").code(), Some(status));
+}
+
+#[test]
+fn a_roll_back_waits_until_the_swap_under_way_has_its_verdict() {
+    let site = proving("1s");
+    let (client, _) = asking_while_proving(&site, &["rollback", "server"]);
+    ends_with(client, 0);
+    site.log.wait_for("generation 3 is serving");
+    assert_eq!(serving(&site)["program"]["size"], binary(1).len());
+}
+
+#[test]
+fn a_roll_back_that_waits_says_how_to_end_the_swap_under_way() {
+    let site = proving("30s");
+    let (client, heard) = asking_while_proving(&site, &["rollback", "server"]);
+    let pid = site.pid(2);
+    heard.wait_for(&format!(
+        "try: kill {pid}, which ends generation 2; then generation 1 keeps serving"
+    ));
+    kill(pid, Signal::SIGTERM).expect("a signal");
+    ends_with(client, 1);
+    assert_eq!(serving(&site)["generation"], 1);
+    assert_eq!(site.log.count("started, pid"), 2);
+}
+
+#[test]
+fn a_check_waits_until_the_swap_under_way_has_its_verdict() {
+    let site = proving("1s");
+    let (client, _) = asking_while_proving(&site, &["swap", "server", "--check"]);
+    ends_with(client, 0);
+    site.log.wait_for("generation 3 is ready");
+    assert_eq!(serving(&site)["generation"], 2);
 }
 
 #[test]

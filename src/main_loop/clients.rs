@@ -8,6 +8,7 @@ use nix::poll::PollFlags;
 use serde_json::Value;
 
 use super::commands::one_line;
+use super::turns::{Turn, WaitingRequest};
 use super::wait::Batch;
 use super::waivers::Waivers;
 use super::{Footprint, World};
@@ -36,8 +37,10 @@ impl World {
                     if let Some(why) = self.cannot_check() {
                         self.control.refuse_usage(client, why, now);
                     } else {
-                        self.waivers.add(Waivers::of(&swap));
-                        batch.requests.push(Event::CheckAsked(client));
+                        let check = Turn::Check(Waivers::of(&swap));
+                        self.status_data
+                            .turns
+                            .push(WaitingRequest::new(client, check));
                     }
                 }
                 RequestKind::Swap(swap) => {
@@ -45,7 +48,11 @@ impl World {
                     log::debug!("a client of user {} asks for a swap", request.uid);
                     batch.requests.push(Event::SwapAsked(Some(client)));
                 }
-                RequestKind::Rollback => self.status_data.rollback_clients.push(client),
+                RequestKind::Rollback => {
+                    self.status_data
+                        .turns
+                        .push(WaitingRequest::new(client, Turn::Rollback));
+                }
                 RequestKind::Stop => batch.requests.push(Event::StopAsked(Some(client))),
                 RequestKind::Status => self.status_data.status_clients.push(client),
                 RequestKind::History => self.status_data.history_clients.push(client),
@@ -75,9 +82,17 @@ impl World {
         other: Generation,
         until: Option<Time>,
     ) {
+        let text = self.what_is_waited_for(other, until);
+        match client {
+            Some(client) => self.control.progress(client, &text),
+            None => log::info!("{text}"),
+        }
+    }
+
+    pub(super) fn what_is_waited_for(&self, other: Generation, until: Option<Time>) -> String {
         let left = until.map(|until| format_duration(until.saturating_sub(sys::now())));
         let at_most = left.map_or(String::new(), |left| format!(", {left} at most"));
-        let text = match self.args.before_swap.as_deref().map(one_line) {
+        match self.args.before_swap.as_deref().map(one_line) {
             Some(command) if self.build.running_for == Some(other) => {
                 format!("{other} waits for: {command}{at_most}")
             }
@@ -85,70 +100,7 @@ impl World {
                 format!("waiting for the verdict on {other} first{at_most}")
             }
             _ => format!("waiting for {other} to start{at_most}"),
-        };
-        match client {
-            Some(client) => self.control.progress(client, &text),
-            None => log::info!("{text}"),
         }
-    }
-
-    /// What clients want of the core that the loop must look at first.
-    pub(super) fn roll_back(&mut self, supervisor: &Supervisor, now: Time) -> Vec<Event> {
-        let mut events = Vec::new();
-        for client in std::mem::take(&mut self.status_data.rollback_clients) {
-            let targets = supervisor.rollback_targets().map_err(|why| {
-                let way = self.way_out_of_swap(supervisor);
-                way.map_or(why.to_owned(), |way| {
-                    format!(
-                        "{why}
-try: {way}"
-                    )
-                })
-            });
-            let serving = supervisor.serving().map(|serving| serving.generation);
-            let programs = &self.status_data.programs;
-            let target = targets.and_then(|targets| {
-                let is_other = |target: &&Generation| {
-                    !serving.is_some_and(|serving| programs.are_same(**target, serving))
-                };
-                let other = targets.iter().find(is_other);
-                let target = *other
-                    .or(targets.first())
-                    .ok_or("nothing has served before")?;
-                self.held_program(target).map_err(|why| {
-                    let name = self.control.name();
-                    format!("{why}\ntry: hotswap swap {name}, after putting the old files back")
-                })?;
-                if other.is_none() {
-                    return Err(format!(
-                        "{target} ran the same program as the one that serves"
-                    ));
-                }
-                Ok(target)
-            });
-            match target {
-                Ok(target) => events.push(Event::RollBackAsked(client, target)),
-                Err(why) => self
-                    .control
-                    .refuse(client, &format!("cannot roll back: {why}"), now),
-            }
-        }
-        events
-    }
-
-    /// What a client can do who wants the swap under way to end.
-    fn way_out_of_swap(&self, supervisor: &Supervisor) -> Option<String> {
-        let swap = supervisor.swap().filter(|_| !supervisor.is_stopping())?;
-        let generation = swap.generation;
-        let candidate = self.generations.get(&generation);
-        let keeps_serving = supervisor.serving().map(|serving| serving.generation);
-        Some(match candidate.zip(keeps_serving) {
-            Some((candidate, old)) => {
-                let pid = candidate.server.pid();
-                format!("kill {pid}, which ends {generation}; then {old} keeps serving")
-            }
-            None => format!("the same again once there is a verdict on {generation}"),
-        })
     }
 
     /// Answers status and history requests.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use super::programs::Programs;
+use super::turns::WaitingRequest;
 use crate::connections::activity::ActivityCounter;
 use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;
@@ -38,9 +39,10 @@ pub(super) struct StatusData {
     started: Time,
     /// Restarts in a row.
     restarts: u32,
-    /// Clients that want the program back that served before, or to know what happened.
+    /// Requests that wait until no swap is under way.
     #[serde(skip)]
-    pub rollback_clients: Vec<ClientId>,
+    pub turns: Vec<WaitingRequest>,
+    /// Clients that want to know what happened.
     #[serde(skip)]
     pub history_clients: Vec<ClientId>,
     /// Who asked last for a swap: the uid of a client, or nobody where it was a signal.
@@ -71,7 +73,7 @@ impl StatusData {
             command_lines: Vec::new(),
             started,
             restarts: 0,
-            rollback_clients: Vec::new(),
+            turns: Vec::new(),
             history_clients: Vec::new(),
             asked_by: None,
             control_lost: None,

@@ -48,11 +48,19 @@ pub(super) struct Batch {
     pub requests: Vec<Event>,
 }
 
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.deaths.is_empty() && self.readiness.is_empty() && self.requests.is_empty()
+    }
+}
+
 impl World {
     pub(super) fn wait(&mut self, supervisor: &Supervisor) -> Result<Vec<Event>> {
         let due = supervisor.deadline();
         let beat = due.map(|_| self.pulse.next());
-        let next = self.deadline().into_iter().chain(due).chain(beat).min();
+        let turn = self.turn_is_due(supervisor).then(sys::now);
+        let next = self.deadline().into_iter();
+        let next = next.chain(due).chain(beat).chain(turn).min();
         let is_large = self.memory == Footprint::Working;
         let rests = is_large && due.is_none() && self.awaits_nothing();
         if rests {
@@ -80,8 +88,10 @@ impl World {
         {
             self.watch.asked();
         }
-        batch.requests.extend(self.roll_back(supervisor, now));
         let elapsed = due.filter(|due| *due <= now).map(|_| Event::Elapsed);
+        if batch.is_empty() && elapsed.is_none() {
+            batch.requests.extend(self.take_turn(supervisor, now));
+        }
         let restarts = supervisor.backs_off() && elapsed.is_some();
         let restarts = restarts
             || batch

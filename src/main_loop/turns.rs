@@ -1,0 +1,129 @@
+//! Requests that must wait until the swap under way has its verdict: checks, and rolling back.
+
+use super::World;
+use super::waivers::Waivers;
+use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time};
+
+pub(super) struct WaitingRequest {
+    client: ClientId,
+    wants: Turn,
+    /// What it was told that it waits for.
+    told: Option<Generation>,
+    /// What served when it began to wait for a swap: if it still does, nothing is left to be rolled back.
+    served: Option<Generation>,
+}
+
+pub(super) enum Turn {
+    Check(Waivers),
+    Rollback,
+}
+
+impl WaitingRequest {
+    pub fn new(client: ClientId, wants: Turn) -> Self {
+        Self {
+            client,
+            wants,
+            told: None,
+            served: None,
+        }
+    }
+}
+
+impl World {
+    /// Whether a request need not wait any longer.
+    pub(super) fn turn_is_due(&self, supervisor: &Supervisor) -> bool {
+        let is_free = supervisor.swap().is_none() || supervisor.is_stopping();
+        is_free && !self.status_data.turns.is_empty()
+    }
+
+    /// What the first of them asks of the core, if it is its turn. The others are told what they wait for.
+    pub(super) fn take_turn(&mut self, supervisor: &Supervisor, now: Time) -> Option<Event> {
+        if self.turn_is_due(supervisor) {
+            let WaitingRequest {
+                client,
+                wants,
+                served,
+                ..
+            } = self.status_data.turns.remove(0);
+            return match wants {
+                Turn::Check(waivers) => {
+                    self.waivers.add(waivers);
+                    Some(Event::CheckAsked(client))
+                }
+                Turn::Rollback => match self.rollback_target(supervisor, served) {
+                    Ok(target) => Some(Event::RollBackAsked(client, target)),
+                    Err(why) => {
+                        let why = format!("cannot roll back: {why}");
+                        self.control.refuse(client, &why, now);
+                        None
+                    }
+                },
+            };
+        }
+        let swap = supervisor.swap()?;
+        let serving = supervisor.serving().map(|serving| serving.generation);
+        let mut waiting = std::mem::take(&mut self.status_data.turns);
+        for one in &mut waiting {
+            if one.told.replace(swap.generation) == Some(swap.generation) {
+                continue;
+            }
+            let mut text = self.what_is_waited_for(swap.generation, swap.deadline());
+            if matches!(one.wants, Turn::Rollback) && !swap.check {
+                one.served = one.served.or(serving);
+                let way = self.way_out_of_swap(supervisor);
+                let way = way.map(|way| format!("\ntry: {way}"));
+                text.extend(way);
+            }
+            self.control.progress(one.client, &text);
+        }
+        self.status_data.turns = waiting;
+        None
+    }
+
+    fn rollback_target(
+        &self,
+        supervisor: &Supervisor,
+        served: Option<Generation>,
+    ) -> Result<Generation, String> {
+        let targets = supervisor.rollback_targets()?;
+        let serving = supervisor.serving().map(|serving| serving.generation);
+        if let Some(old) = served.filter(|_| served == serving) {
+            return Err(format!(
+                "the swap under way has failed, and {old} keeps serving"
+            ));
+        }
+        let programs = &self.status_data.programs;
+        let is_other = |target: &&Generation| {
+            !serving.is_some_and(|serving| programs.are_same(**target, serving))
+        };
+        let other = targets.iter().find(is_other);
+        let target = *other
+            .or(targets.first())
+            .ok_or("nothing has served before")?;
+        self.held_program(target).map_err(|why| {
+            let name = self.control.name();
+            format!("{why}\ntry: hotswap swap {name}, after putting the old files back")
+        })?;
+        if other.is_none() {
+            return Err(format!(
+                "{target} ran the same program as the one that serves"
+            ));
+        }
+        Ok(target)
+    }
+
+    /// What a client can do who wants the swap under way to end.
+    fn way_out_of_swap(&self, supervisor: &Supervisor) -> Option<String> {
+        let swap = supervisor.swap().filter(|_| !supervisor.is_stopping())?;
+        let generation = swap.generation;
+        let candidate = self.generations.get(&generation);
+        let keeps_serving = supervisor.serving().map(|serving| serving.generation);
+        Some(match candidate.zip(keeps_serving) {
+            Some((candidate, old)) => {
+                let pid = candidate.server.pid();
+                format!("kill {pid}, which ends {generation}; then {old} keeps serving")
+            }
+            None => return None,
+        })
+    }
+}
