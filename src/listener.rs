@@ -178,6 +178,8 @@ pub struct Listeners {
     door: Option<Door>,
     /// What the links to the paths of the generation that served said before the last spawn.
     links: Option<(Generation, Vec<Link>)>,
+    /// Private paths of generations that were replaced.
+    bound_before: Vec<CapturedAddress>,
 }
 
 impl Listeners {

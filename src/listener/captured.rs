@@ -181,6 +181,11 @@ impl Listeners {
         let path_use = path
             .as_ref()
             .map(|path| PathUse::new(generation, path.names_process));
+        let path_use = if self.bound_before.contains(asked) {
+            path_use.map(PathUse::remembered)
+        } else {
+            path_use
+        };
         let dir = match (asked, path) {
             (CapturedAddress::Path(entry), Some(BoundPath { directory, .. })) => {
                 let (name, path) = (entry.name.clone(), entry.path.clone());

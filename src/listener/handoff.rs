@@ -57,6 +57,7 @@ impl Listeners {
             adopted,
             door: None,
             links: None,
+            bound_before: Vec::new(),
         })
     }
 }

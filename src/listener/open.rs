@@ -64,6 +64,7 @@ impl Listeners {
             adopted: None,
             door: None,
             links: None,
+            bound_before: Vec::new(),
         };
         Ok((listeners, warnings))
     }

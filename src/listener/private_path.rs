@@ -12,6 +12,9 @@ use crate::sys;
 /// A path that names a process of its generation is for clients only if nothing else has come by then.
 const ALONE_AFTER: Duration = Duration::from_secs(2);
 
+/// Of how many paths it is remembered that a generation has bound them.
+const MOST_REMEMBERED: usize = 64;
+
 /// What is known of a captured path.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct PathUse {
@@ -35,6 +38,12 @@ impl PathUse {
 
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// A generation before the first has bound it.
+    pub fn remembered(mut self) -> Self {
+        self.shared = true;
+        self
     }
 }
 
@@ -86,14 +95,20 @@ impl Listeners {
         }
     }
 
-    /// Closes private paths whose generation is gone, and leaves their files alone.
+    /// Closes private paths whose generation is gone, and leaves their files alone. If that was replaced, it is remembered
+    /// for the next one, which may bind them only now; one that dies may have left what its successor is not to find.
     pub(super) fn forget_private(&mut self) {
         let gone: Vec<ListenerId> = (self.all.iter())
             .filter(|listener| !listener.steering.is_owned() && !self.counts(listener))
             .map(|listener| listener.id)
             .collect();
+        let was_replaced = self.serving.is_some();
         for mut listener in self.all.extract_if(.., |one| gone.contains(&one.id)) {
             listener.steering.close(&mut self.context);
+            let is_named = listener.path_use.is_some_and(|used| used.names_process);
+            if was_replaced && !is_named && self.bound_before.len() < MOST_REMEMBERED {
+                self.bound_before.extend(listener.captured);
+            }
         }
     }
 }

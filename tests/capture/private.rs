@@ -1,12 +1,15 @@
 //! Sockets between the processes of one generation are no listeners of hotswap's.
 
 use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 
 use super::{find, free_address, swap};
 use crate::common::crowd::Habit;
+use crate::common::eventually;
 use crate::common::place::{Place, Target};
 use crate::common::site::Site;
 
@@ -158,4 +161,48 @@ serve()"
         .log
         .wait_after(0, &["generation 2 is serving", "generation 2 aborted"]);
     assert!(outcome.contains("is serving"), "{outcome}");
+}
+
+/// By the time it does so, the one before it is gone.
+#[test]
+fn a_path_that_each_generation_binds_late_is_a_listener_from_the_second_on() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("own.sock");
+    let address = free_address();
+    let script = format!(
+        "{SERVER}
+import threading
+threading.Thread(target=serve, daemon=True).start()
+time.sleep(0.7)
+one = listen(f'{{directory}}/own.sock')
+while True:
+    client = one.accept()[0]
+    client.recv(1000)
+    client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
+    client.close()"
+    );
+    let arguments = [
+        "-c",
+        &script,
+        &address.port().to_string(),
+        directory.path().to_str().expect("text"),
+    ];
+    let site = Site::at(Place::Given(Target::Unix(path.clone())))
+        .with(&["--capture", "always", "--no-watch"])
+        .by_program(python, &arguments)
+        .serving("");
+    let mut first = eventually("the first path", || UnixStream::connect(&path).ok());
+    first.write_all(b"x").expect("it reads");
+    io::copy(&mut first, &mut io::sink()).expect("an answer");
+    swap(&site, 1);
+    site.log
+        .wait_for(&format!("listening on {}", path.display()));
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    site.swap().wait_until_gone(2);
+    clients.until_answered(8);
+    clients.expect_no_failure();
 }
