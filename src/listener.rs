@@ -20,6 +20,7 @@ mod member_index;
 mod muted;
 mod open;
 mod orphan;
+mod own_probes;
 mod port_holder;
 mod private_path;
 mod relay;
@@ -306,7 +307,9 @@ impl Listeners {
     pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
         let listener = self.all.iter_mut().find(|other| other.id == listener);
         let listener = listener.ok_or(io::ErrorKind::NotFound)?;
-        listener.steering.probe(generation)
+        let probe = listener.steering.probe(generation)?;
+        self.context.probes.add(&probe);
+        Ok(probe)
     }
 
     /// Whether clients have come to captured sockets, so that it is worth a look whether a server has closed one of them.

@@ -4,8 +4,10 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use crate::capture::at;
+use crate::capture::closed::python;
 use crate::common::crowd::Habit;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::server;
@@ -249,4 +251,35 @@ fn nothing_of_it_is_left() {
     assert!(!is_alive(pid));
     let only_v1 = crate::common::processes::of_site(site.dir());
     assert_eq!(only_v1.len(), 2, "hotswap and generation 1: {only_v1:?}");
+}
+
+/// As gunicorn with `--reuse-port` starts workers that fail to load the application: each listens, and ends.
+#[test]
+fn one_whose_workers_listen_and_die_is_not_ready() {
+    let address = free_address();
+    let script = "\
+def work():
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(('127.0.0.1', port))
+    one.listen()
+    if os.environ['HOTSWAP_GENERATION'] == '1':
+        serve(one)
+    time.sleep(0.7)
+    os._exit(3)
+
+while True:
+    if os.fork() == 0:
+        work()
+    os.wait()";
+    let plan = at(address).with(&["--ready-timeout", "4s"]);
+    let Some(plan) = python(plan, address, script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("generation 2 aborted"), "{verdict}");
+    clients.until_answered(8);
+    clients.expect_no_failure();
 }

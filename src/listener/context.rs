@@ -8,6 +8,7 @@ use super::incident::Incident;
 use super::kept::{Awaited, KeptSocket, KeptSockets};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::muted::MutedConnections;
+use super::own_probes::OwnProbes;
 use super::port_holder;
 use super::relay::{Destination, Relays, canonical, has_left, peer_of};
 use super::snapshot::Snapshots;
@@ -55,6 +56,7 @@ pub struct ListenerContext {
     pub watcher: Watcher,
     pub relays: Relays,
     pub muted: MutedConnections,
+    pub probes: OwnProbes,
     /// The last look at the kernel's tables, for each listener to take its part.
     pub snapshots: Snapshots,
     /// The user has been told what relaying means.
@@ -82,6 +84,7 @@ impl ListenerContext {
             watcher: Watcher::new()?,
             relays: Relays::default(),
             muted: MutedConnections::default(),
+            probes: OwnProbes::default(),
             snapshots: Snapshots::default(),
             has_relayed: false,
             exhausted: None,
@@ -353,6 +356,10 @@ impl ListenerContext {
             return Ok(Some(RelayOutcome::Found));
         }
         if has_left(&client) {
+            return Ok(Some(RelayOutcome::HasLeft));
+        }
+        if self.probes.have(&client) {
+            reset(&client);
             return Ok(Some(RelayOutcome::HasLeft));
         }
         let Some((server, to)) = server else {

@@ -96,6 +96,7 @@ impl Listeners {
                 let inode = inode_of(client.as_fd())?;
                 let server = self.all[at].steering.probe(candidate)?;
                 let context = &mut self.context;
+                context.probes.add(&server);
                 context
                     .relays
                     .join(client.into(), server, &context.watcher)?;

@@ -106,6 +106,25 @@ fn clients_of_a_gone_generation_on_a_path_are_answered_too() {
     assert_eq!((&heard, said.as_str()), (b"hello", "there"));
 }
 
+/// The serving generation would answer for the candidate.
+#[test]
+fn a_probe_of_a_candidate_that_leaves_is_not_relayed() {
+    for listen in ["127.0.0.1:0", "[::1]:0", "0"] {
+        let mut fixture = Fixture::listening(&[listen]);
+        let first = fixture.serving(G1);
+        let second = fixture.spawn(G2, SocketChoice::Own);
+        let probe = fixture.listeners.probe(G2, ListenerId(0)).unwrap();
+        drop(second);
+        fixture.leave(G2);
+        fixture.wake();
+        let end = TcpStream::from(probe).read(&mut [0; 8]);
+        let reset = std::io::ErrorKind::ConnectionReset;
+        assert_eq!(end.map_err(|end| end.kind()), Err(reset), "{listen}");
+        assert_eq!(first.answers(), 0, "{listen}");
+        assert_eq!(fixture.incidents, [], "{listen}");
+    }
+}
+
 #[test]
 fn a_reset_is_passed_on_as_a_reset() {
     let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
