@@ -27,7 +27,7 @@ use hold::Hold;
 pub use phase::{Draining, Phase, Queue};
 pub use policy::{Policy, RestartPolicy, StartOrder};
 pub use saved_state::SavedState;
-pub use swap::{Cause, ProgramChoice, Stage, Swap};
+pub use swap::{Cause, OnDisk, ProgramChoice, Stage, Swap};
 use verdict::answer;
 
 /// A moment on the monotonic clock, since the machine started.
@@ -130,8 +130,7 @@ pub struct Supervisor {
     last_good: Option<Generation>,
     /// Whose program restarts run, after a fallback.
     fallen_back: Option<Generation>,
-    /// The path leads to a program that did not get to serve, or that was left by a roll back.
-    rejected: bool,
+    on_disk: OnDisk,
     /// From a spawn to readiness.
     longest_start: Duration,
     /// How long clients wait for the next version, where only a change brings one.
@@ -157,7 +156,7 @@ impl Supervisor {
             restarts: 0,
             last_good: None,
             fallen_back: None,
-            rejected: false,
+            on_disk: OnDisk::Same,
             longest_start: Duration::ZERO,
             clients_wait_until: None,
             previous: Vec::new(),
@@ -196,7 +195,7 @@ impl Supervisor {
                 self.hold.judged_by = None;
                 Vec::new()
             }
-            Event::FileRejected(rejected) => self.file_rejected(rejected),
+            Event::OnDisk(what) => self.find_on_disk(what),
             Event::BeforeSwapEnded(result) => self.prepared(now, result),
             Event::ProgramChecked(result) => self.checked(now, result),
             Event::CannotSpawn(generation, why) => self.not_spawned(now, generation, why),

@@ -108,6 +108,58 @@ fn a_program_installed_after_an_unfit_one_is_run_after_a_crash() {
     assert_eq!(site.log.count(" aborted: "), 1, "{}", site.log.timed());
 }
 
+/// Nobody has asked for a swap to what is on disk by now.
+fn serves_again_after(break_file: impl Fn(&Site)) {
+    for serving in [1, 2] {
+        let site = plan().serving("v1");
+        if serving == 2 {
+            site.publish_file(&binary(2), 0o755).swap();
+        }
+        break_file(&site);
+        crashes(&site, serving);
+        let line = site.log.wait_for(FALLS_BACK);
+        assert!(
+            line.contains(&format!("that of generation {serving}, ")),
+            "{line}"
+        );
+        assert_eq!(site.log.count(" aborted: "), 0, "{}", site.log.timed());
+    }
+}
+
+#[test]
+fn a_program_file_that_is_gone_does_not_keep_its_server_from_being_restarted() {
+    serves_again_after(|site| std::fs::remove_file(site.program()).expect("the program"));
+}
+
+#[test]
+fn a_program_file_that_is_not_fit_does_not_keep_its_server_from_being_restarted() {
+    serves_again_after(|site| {
+        site.publish_file(&binary(3), 0o644);
+    });
+    serves_again_after(|site| {
+        site.publish_file(&binary(1)[..9000], 0o755);
+    });
+}
+
+#[test]
+fn the_program_that_served_is_run_when_one_that_nobody_asked_for_does_not_start() {
+    for serving in [1, 2] {
+        let site = plan().serving("v1");
+        if serving == 2 {
+            site.publish_file(&binary(2), 0o755).swap();
+        }
+        site.publish_odd("v3", BAD);
+        kill(site.pid(serving), Signal::SIGKILL).expect("a signal to the server");
+        let next = serving + 2;
+        site.log.wait_for(&format!("generation {next} is serving"));
+        let line = site.log.wait_for(FALLS_BACK);
+        assert!(
+            line.contains(&format!("that of generation {serving}, ")),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn an_upgrade_remembers_which_program_was_rejected() {
     let site = plan().serving("v1");

@@ -176,7 +176,7 @@ impl World {
         self.watch.starts(built, now);
         self.identify(generation, choice);
         if matches!(cause, Cause::First | Cause::Asked | Cause::File) {
-            self.asked_for(generation);
+            self.accept_program_of(generation);
         }
         let server = self.spawn_remembered(launch, now).map_err(|error| {
             // What is wrong with the command line says so itself.

@@ -48,8 +48,15 @@ impl Programs {
         self.known.get(&generation)
     }
 
-    /// Reads what is left of a rejected program, to compare it with this one.
-    pub fn finish_rejected(&mut self, like: &ProgramIdentity) {
+    /// Whether only the content tells this one from a rejected program, or from that of the serving generation.
+    pub fn may_be_known(&self, program: &ProgramIdentity, serving: Option<Generation>) -> bool {
+        let serving = serving.and_then(|one| self.known.get(&one));
+        let mut all = self.rejected.files().chain(serving);
+        all.any(|one| one.has_size_of(program) && !one.is_same(program))
+    }
+
+    /// Reads what is left of the programs that are as long as this one.
+    pub fn finish_like(&mut self, like: &ProgramIdentity) {
         while self.hashing.iter().any(|(file, _)| file.2 == like.file.2) {
             self.hash_on();
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::World;
 use super::identity::ProgramIdentity;
-use crate::supervisor::{Event, Failure, Generation, Reason, Supervisor};
+use crate::supervisor::{Event, Failure, Generation, OnDisk, Supervisor};
 use crate::watch::Fitness;
 
 /// More are not told apart.
@@ -17,8 +17,6 @@ const MOST: usize = 16;
 pub(super) struct RejectedPrograms {
     /// The oldest first.
     files: Vec<ProgramIdentity>,
-    /// The file at the path could not even be started.
-    unfit: bool,
 }
 
 impl RejectedPrograms {
@@ -31,7 +29,7 @@ impl RejectedPrograms {
     }
 
     fn is_empty(&self) -> bool {
-        self.files.is_empty() && !self.unfit
+        self.files.is_empty()
     }
 
     fn add(&mut self, program: ProgramIdentity) {
@@ -49,19 +47,12 @@ impl RejectedPrograms {
     fn has(&self, program: &ProgramIdentity) -> bool {
         self.files.iter().any(|one| one.is_same(program))
     }
-
-    fn have_size_of(&self, program: &ProgramIdentity) -> bool {
-        self.files.iter().any(|one| one.has_size_of(program))
-    }
 }
 
 impl World {
     /// That one did not get to serve.
     pub(super) fn reject(&mut self, failure: &Failure) {
-        let programs = &mut self.status_data.programs;
-        if let Reason::NotFit(_) = failure.reason {
-            programs.rejected.unfit = true;
-        } else if failure.reason.is_of_the_program() {
+        if failure.reason.is_of_the_program() {
             self.reject_program_of(failure.generation);
         }
     }
@@ -82,13 +73,7 @@ impl World {
         }
     }
 
-    /// Somebody has asked for this generation.
-    pub(super) fn asked_for(&mut self, generation: Generation) {
-        self.status_data.programs.rejected.unfit = false;
-        self.accept_program_of(generation);
-    }
-
-    /// Another chance, or a proof.
+    /// Somebody has asked for it, or it serves.
     pub(super) fn accept_program_of(&mut self, generation: Generation) {
         let programs = &mut self.status_data.programs;
         if let Some(program) = programs.get(generation).cloned() {
@@ -103,29 +88,36 @@ impl World {
         }
     }
 
-    /// Before a restart: whether the program on disk is a rejected one, if that is news to the core.
+    /// Before a restart: what is on disk, if that is news to the core.
     pub(super) fn judge_file(&mut self, supervisor: &Supervisor) -> Option<Event> {
-        let is_rejected =
-            !self.status_data.programs.rejected.is_empty() && self.has_rejected_file();
-        (is_rejected != supervisor.avoids_file()).then_some(Event::FileRejected(is_rejected))
+        let serving = supervisor.serving().map(|serving| serving.generation);
+        let found = self.found_on_disk(serving);
+        let avoids = found == OnDisk::Rejected;
+        let is_news = found != supervisor.on_disk() || (!avoids && supervisor.avoids_file());
+        is_news.then_some(Event::OnDisk(found))
     }
 
-    fn has_rejected_file(&mut self) -> bool {
-        if self.watch.fit() != Fitness::Fit {
-            return true;
-        }
-        let Some((mut program, file)) = self.path_of_program().and_then(ProgramIdentity::of) else {
-            return true;
+    fn found_on_disk(&mut self, serving: Option<Generation>) -> OnDisk {
+        let file = self.path_of_program().and_then(ProgramIdentity::of);
+        let Some((mut program, file)) = file.filter(|_| self.watch.fit() == Fitness::Fit) else {
+            return OnDisk::Rejected;
         };
         let programs = &mut self.status_data.programs;
+        let served = serving.and_then(|one| programs.get(one));
+        program.hash = served
+            .filter(|served| served.is_same(&program))
+            .and_then(|served| served.hash.clone());
+        if program.hash.is_none() && programs.may_be_known(&program, serving) {
+            programs.finish_like(&program);
+            program.read(file);
+        }
+        let is_it = |one: &ProgramIdentity| one.is_same(&program);
         if programs.rejected.has(&program) {
-            return true;
+            OnDisk::Rejected
+        } else if serving.and_then(|one| programs.get(one)).is_some_and(is_it) {
+            OnDisk::Same
+        } else {
+            OnDisk::Another
         }
-        if !programs.rejected.have_size_of(&program) {
-            return false;
-        }
-        programs.finish_rejected(&program);
-        program.read(file);
-        programs.rejected.has(&program)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, ClientId, Exit, Generation, ProgramChoice, Queue, SavedState, Time};
+use super::{Cause, ClientId, Exit, Generation, OnDisk, ProgramChoice, Queue, SavedState, Time};
 
 /// What has happened, as reported by the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub enum Event {
     FileTouched,
     /// Nothing is being judged any more. What has changed was said before.
     FilesJudged,
-    /// Whether the program on disk is one that did not get to serve, and nobody has asked for since; said before a restart.
-    FileRejected(bool),
+    /// Said before a restart.
+    OnDisk(OnDisk),
     BeforeSwapEnded(Result<(), String>),
     ProgramChecked(Result<(), String>),
     CannotSpawn(Generation, String),

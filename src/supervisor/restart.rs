@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::swap::{Cause, Stage, Swap};
 use super::{
-    Action, CLIENTS_WAIT, Draining, Exit, Generation, OWN_FAILURE, Reason, RestartPolicy, Serving,
-    StartOrder, Supervisor, TIMED_OUT, Then, Time, Transition,
+    Action, CLIENTS_WAIT, Draining, Exit, Generation, OWN_FAILURE, OnDisk, Reason, RestartPolicy,
+    Serving, StartOrder, Supervisor, TIMED_OUT, Then, Time, Transition,
 };
 
 /// A generation that has served this long has worked.
@@ -90,7 +90,10 @@ impl Supervisor {
         };
         if served >= PROVEN {
             self.restarts = 0;
-        } else {
+        }
+        if self.on_disk == OnDisk::Another {
+            self.last_good = Some(dead.generation);
+        } else if served < PROVEN {
             self.last_good = dead.before.or(self.last_good);
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
@@ -201,7 +204,7 @@ impl Supervisor {
 
     /// Restarts run another program than the one at the path.
     pub fn avoids_file(&self) -> bool {
-        self.rejected || self.fallen_back.is_some()
+        self.on_disk == OnDisk::Rejected || self.fallen_back.is_some()
     }
 
     /// A restart waits until its time has come.
@@ -210,16 +213,21 @@ impl Supervisor {
         swap.any(|swap| matches!(swap.stage, Stage::BackingOff { .. }))
     }
 
-    /// Another program at the path, one that was not rejected, is what restarts run.
-    pub(super) fn file_rejected(&mut self, rejected: bool) -> Vec<Action> {
-        self.rejected = rejected;
-        self.fallen_back.take_if(|_| !rejected);
+    pub fn on_disk(&self) -> OnDisk {
+        self.on_disk
+    }
+
+    /// A program that was not rejected is what restarts run.
+    pub(super) fn find_on_disk(&mut self, what: OnDisk) -> Vec<Action> {
+        self.on_disk = what;
+        self.fallen_back.take_if(|_| what != OnDisk::Rejected);
         Vec::new()
     }
 
     /// What the path leads to did not get to serve: the dead one's own program did.
     fn avoid_rejected(&mut self, dead: &Serving) -> Option<Action> {
-        let avoids = self.policy.fallback && self.rejected && self.fallen_back.is_none();
+        let avoids =
+            self.policy.fallback && self.on_disk == OnDisk::Rejected && self.fallen_back.is_none();
         avoids.then(|| self.run_again(dead.generation))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, Draining, Generation, Policy, Serving, Stage, Supervisor, Swap, Time};
+use super::{Cause, Draining, Generation, OnDisk, Policy, Serving, Stage, Supervisor, Swap, Time};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedState {
@@ -39,7 +39,7 @@ impl Supervisor {
             restarts,
             last_good,
             fallen_back,
-            rejected,
+            on_disk,
             longest_start,
             clients_wait_until,
             previous,
@@ -54,7 +54,7 @@ impl Supervisor {
             restarts: *restarts,
             last_good: *last_good,
             fallen_back: *fallen_back,
-            rejected: *rejected,
+            rejected: *on_disk == OnDisk::Rejected,
             longest_start: *longest_start,
             clients_wait_until: *clients_wait_until,
             previous: previous.clone(),
@@ -90,7 +90,11 @@ impl Supervisor {
             restarts,
             last_good,
             fallen_back,
-            rejected,
+            on_disk: if rejected {
+                OnDisk::Rejected
+            } else {
+                OnDisk::Same
+            },
             longest_start,
             clients_wait_until,
             previous,

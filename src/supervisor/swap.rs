@@ -40,6 +40,17 @@ pub enum ProgramChoice {
     Of(Generation),
 }
 
+/// What the path of the program leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisk {
+    /// What the serving generation runs.
+    Same,
+    /// Another one, which may or may not work.
+    Another,
+    /// Nothing that can be run, or what did not get to serve and nobody has asked for since.
+    Rejected,
+}
+
 /// The stage of a swap, and how long it may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {

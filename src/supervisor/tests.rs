@@ -9,14 +9,13 @@ use super::Action::{
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,
-    FileChanged, FileRejected, FileTouched, FilesJudged, Gone, Interrupted, Launched,
-    ProgramChecked, Queued, Quiet, Ready, ReopenAsked, RollBackAsked, SameProgram, StopAsked,
-    SwapAsked, UpgradeAsked,
+    FileChanged, FileTouched, FilesJudged, Gone, Interrupted, Launched, ProgramChecked, Queued,
+    Quiet, Ready, ReopenAsked, RollBackAsked, SameProgram, StopAsked, SwapAsked, UpgradeAsked,
 };
 use super::{
-    Action, Cause, ClientId, Event, Exit, Failure, Generation, Policy, ProgramChoice, Queue,
-    Reason, Refusal, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time, Transition,
-    Verdict,
+    Action, Cause, ClientId, Event, Exit, Failure, Generation, OnDisk, Policy, ProgramChoice,
+    Queue, Reason, Refusal, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time,
+    Transition, Verdict,
 };
 
 mod adopting;

@@ -37,7 +37,7 @@ fn the_last_good_program_is_run_when_a_refused_one_is_what_the_path_names() {
     let refused = [CutOver(G1), Stop(G2), refused(&[ANN], failure)];
     drill.at(6, CannotCutOver(G2, "no memory".into()), &refused);
     dies(&mut drill, 7, G2, &[]);
-    drill.at(20, FileRejected(true), &[]);
+    drill.at(20, Event::OnDisk(OnDisk::Rejected), &[]);
     drill.upgrades();
     drill.at(20, Died(G1, crash()), &[again(G3)]);
     drill.says(&Transition::FallingBack { to: G1 });
@@ -121,7 +121,7 @@ fn a_request_does_not_join_a_restart_that_waits() {
 #[test]
 fn a_rejected_program_is_run_again_only_once_somebody_asks() {
     let mut drill = Drill::rejecting_second_generation();
-    drill.at(30, FileRejected(true), &[]);
+    drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[again(G3)]);
     serves(&mut drill, 31, G3);
     dies(&mut drill, 60, G3, &[again(G4)]);
@@ -133,26 +133,39 @@ fn a_rejected_program_is_run_again_only_once_somebody_asks() {
 #[test]
 fn a_program_that_takes_the_place_of_a_rejected_one_is_what_is_restarted() {
     let mut drill = Drill::rejecting_second_generation();
-    drill.at(30, FileRejected(true), &[]);
+    drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[again(G3)]);
     serves(&mut drill, 31, G3);
-    drill.at(60, FileRejected(false), &[]);
+    drill.at(60, Event::OnDisk(OnDisk::Another), &[]);
     drill.upgrades();
     dies(&mut drill, 60, G3, &[into_target(G4)]);
     serves(&mut drill, 61, G4);
-    drill.at(90, FileRejected(true), &[]);
+    drill.at(90, Event::OnDisk(OnDisk::Rejected), &[]);
     drill.at(90, Died(G4, crash()), &[running(Generation(5), G4)]);
+}
+
+#[test]
+fn the_program_that_served_is_run_when_one_that_nobody_asked_for_does_not_start() {
+    let mut drill = Drill::draining_first_generation();
+    drill.at(8, Died(G1, Exit::Status(0)), &[]);
+    drill.at(8, Gone(G1), &[]);
+    drill.at(9, Event::OnDisk(OnDisk::Another), &[]);
+    dies(&mut drill, 9, G2, &[into_target(G3)]);
+    drill.at(10, Died(G3, crash()), &[]);
+    drill.says(&Transition::FallingBack { to: G2 });
+    drill.at(10, Gone(G3), &[]);
+    drill.at(11, Elapsed, &[running(G4, G2)]);
 }
 
 #[test]
 fn a_program_that_comes_while_a_restart_waits_is_what_is_restarted() {
     let mut drill = Drill::rejecting_second_generation();
-    drill.at(30, FileRejected(true), &[]);
+    drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[again(G3)]);
     serves(&mut drill, 31, G3);
     dies(&mut drill, 32, G3, &[]);
     assert!(drill.supervisor.backs_off());
-    drill.at(33, FileRejected(false), &[]);
+    drill.at(33, Event::OnDisk(OnDisk::Another), &[]);
     drill.at(33, Elapsed, &[into_target(G4)]);
 }
 
@@ -165,7 +178,7 @@ fn without_a_fallback_a_rejected_program_is_what_is_restarted() {
     let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
     drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
     drill.at(6, Gone(G2), &[]);
-    drill.at(30, FileRejected(true), &[]);
+    drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[into_target(G3)]);
 }
 

@@ -27,9 +27,7 @@ enum Move {
     },
     /// The next spawn or cut-over does not work.
     Fails,
-    FileIs {
-        rejected: bool,
-    },
+    FileIs(OnDisk),
     /// The next cut-over is not heard of again.
     Hangs,
     Ready(usize),
@@ -63,6 +61,7 @@ fn exits() -> impl Strategy<Value = Exit> {
 
 fn moves() -> impl Strategy<Value = Move> {
     let one = any::<usize>;
+    let files = [OnDisk::Same, OnDisk::Another, OnDisk::Rejected];
     let queues = [Queue::Waiting, Queue::Empty, Queue::Settled, Queue::Stuck];
     let queue = (one(), prop::sample::select(queues.to_vec()));
     prop_oneof![
@@ -73,7 +72,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => prop::bool::weighted(0.7).prop_map(|well| Move::BeforeSwapEnds { well }),
         6 => prop::bool::weighted(0.8).prop_map(|fit| Move::ProgramIs { fit }),
         1 => Just(Move::Fails),
-        2 => any::<bool>().prop_map(|rejected| Move::FileIs { rejected }),
+        2 => prop::sample::select(files.to_vec()).prop_map(Move::FileIs),
         1 => Just(Move::Hangs),
         6 => one().prop_map(Move::Ready),
         4 => (one(), exits()).prop_map(|(which, exit)| Move::Dies(which, exit)),
@@ -195,7 +194,7 @@ impl Simulation {
             Move::Touch => Some(FileTouched),
             Move::Judged => Some(FilesJudged),
             Move::BeforeSwapEnds { well } => Some(BeforeSwapEnded(result(well))),
-            Move::FileIs { rejected } => Some(FileRejected(rejected)),
+            Move::FileIs(what) => Some(Event::OnDisk(what)),
             Move::ProgramIs { fit } => Some(ProgramChecked(result(fit))),
             Move::Fails | Move::Hangs => {
                 self.flaw = Some(step);

@@ -81,7 +81,7 @@ impl Model {
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
             // which program runs, and no history asks for the others: drills do
-            FileRejected(_)
+            Event::OnDisk(_)
             | RollBackAsked(..)
             | SameProgram(_)
             | CheckAsked(_)
