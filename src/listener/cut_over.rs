@@ -107,15 +107,18 @@ impl Listeners {
         let is_due = |listener: &Listener| {
             let due = match listener.captured {
                 None => listener.steering.is_steered(),
-                Some(_) => unborn,
+                // what only one generation has is not made for the next one
+                Some(_) => unborn && self.counts(listener),
             };
             due && listener.held(generation).is_none()
         };
-        if !self.all.iter().any(is_due) {
+        let due = self.all.iter().filter(|listener| is_due(listener));
+        let due: Vec<ListenerId> = due.map(|listener| listener.id).collect();
+        if due.is_empty() {
             return Ok(());
         }
         self.with_snapshots(|all, context| {
-            for listener in all.iter_mut().filter(|listener| is_due(listener)) {
+            for listener in all.iter_mut().filter(|one| due.contains(&one.id)) {
                 listener
                     .steering
                     .inherited_socket(generation, SocketChoice::Own, context)?;

@@ -206,3 +206,38 @@ while True:
     clients.until_answered(8);
     clients.expect_no_failure();
 }
+
+/// As PostgreSQL does: it sets the mode of what it has bound.
+#[test]
+fn a_private_path_is_there_once_it_is_bound_under_stop_first() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = free_address();
+    let script = format!(
+        "{SERVER}
+import signal
+path = f'{{directory}}/own.sock'
+def end(*_):
+    os.unlink(path)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+listen(path)
+os.chmod(path, 0o777)
+serve()"
+    );
+    let arguments = [
+        "-c",
+        &script,
+        &address.port().to_string(),
+        directory.path().to_str().expect("text"),
+    ];
+    let site = Site::at(Place::Given(Target::Tcp(address)))
+        .with(&["--capture", "always", "--no-watch"])
+        .with(&["--order", "stop-first"])
+        .by_program(python, &arguments)
+        .serving("");
+    swap(&site, 3);
+    assert!(!site.log.says("aborted"), "{}", site.log.timed());
+}
