@@ -292,6 +292,7 @@ fn reason(reason: &Reason, proving: bool) -> String {
         Reason::NotReady(patience) => format!("not ready within {}", format_duration(*patience)),
         Reason::CannotSpawn(why)
         | Reason::CannotCutOver(why)
+        | Reason::NotProven(why)
         | Reason::NotFit(why)
         | Reason::BeforeSwap(why) => why.clone(),
         Reason::BeforeSwapTooLong(patience) => {
@@ -314,6 +315,7 @@ pub fn cause(reason: &Reason) -> &'static str {
         Reason::NotReady(_) => "not_ready",
         Reason::CannotSpawn(_) => "cannot_spawn",
         Reason::CannotCutOver(_) => "cannot_cut_over",
+        Reason::NotProven(_) => "not_proven",
         Reason::NotFit(_) => "not_fit",
         Reason::BeforeSwap(_) | Reason::BeforeSwapTooLong(_) => "before_swap",
         Reason::Replaced => "replaced",

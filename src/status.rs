@@ -139,7 +139,7 @@ impl GenerationRole {
 pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
     let candidate = supervisor.swap().filter(|swap| swap.spawned.is_some());
     let candidate = candidate.map(|swap| {
-        let role = if matches!(swap.stage, Stage::Proving { .. }) {
+        let role = if swap.is_proving() {
             GenerationRole::Proving
         } else {
             GenerationRole::Starting

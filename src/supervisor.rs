@@ -202,6 +202,7 @@ impl Supervisor {
             Event::Ready(generation) => self.promote(now, generation),
             Event::CutOverDone(generation) => self.prove(now, generation),
             Event::CannotCutOver(generation, why) => self.not_cut_over(now, generation, why),
+            Event::Unproven(generation, how) => self.unproven(now, generation, how),
             Event::Died(generation, exit) => self.died(now, generation, exit),
             Event::Gone(generation) => self.forget(generation),
             Event::LeftAlone(generation) => self.leave_alone(generation),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::capture::at;
 use crate::capture::closed::python;
@@ -226,6 +226,54 @@ fn it_crashes_while_it_proves_itself() {
     let mut clients = site.clients(8);
     clients.until_answered(100);
     clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn one_that_is_stopped_while_it_has_to_prove_itself_is_rolled_back() {
+    let site = on_tcp().with(&["--min-ready", "1s"]).serving("v1");
+    site.publish("v2").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 is proving");
+    kill(site.pid(2), Signal::SIGSTOP).expect("a signal to the server");
+    let verdict = site
+        .log
+        .wait_after(0, &["generation 2 rolled back", "generation 2 is serving"]);
+    assert!(verdict.contains("it is stopped by SIGSTOP"), "{verdict}");
+    site.clients(4).until_all_see("v1");
+}
+
+#[test]
+fn one_that_closes_its_socket_while_it_has_to_prove_itself_is_rolled_back() {
+    let address = free_address();
+    let words = format!("at={address}");
+    let plan = at(address).with(&["--min-ready", "2s"]).by_odd(&words);
+    let site = plan.serving("v1");
+    let verdict = site
+        .publish_odd("v2", &format!("{words} close=300ms"))
+        .swap_in_vain();
+    let expected = format!("rolled back: it no longer listens on {address}");
+    assert!(verdict.contains(&expected), "{verdict}");
+    site.clients(4).until_all_see("v1");
+}
+
+#[test]
+fn one_that_is_left_alone_still_has_to_prove_itself() {
+    let site = on_tcp().with(&["--min-ready", "10s"]).serving("v1");
+    site.publish_odd("v2", "exit=3 after=1s")
+        .signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 is proving");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let verdict = site
+        .log
+        .wait_after(0, &["generation 2 rolled back", "generation 2 is serving"]);
+    assert!(verdict.contains("exited with status 3"), "{verdict}");
+}
+
+#[test]
+fn one_that_comes_after_the_old_one_has_to_prove_itself() {
+    let flags = ["--order", "stop-first", "--min-ready", "10s"];
+    let site = on_tcp().with(&flags).serving("v1");
+    let verdict = site.publish_odd("v2", "exit=3 after=300ms").swap_in_vain();
+    assert!(verdict.contains("generation 2 rolled back"), "{verdict}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
 use crate::record::{Record, RecordKind};
 use crate::server::Server;
-use crate::supervisor::{Event, Exit, Generation, Time};
+use crate::supervisor::{Event, Exit, Generation, Supervisor, Time};
 use crate::sys;
 use crate::sys::message::Sender;
 
@@ -146,6 +146,35 @@ impl World {
         for stopped in ready::stopped_among(processes.unwrap_or_default()) {
             self.explain(generation, ReadyNotice::Stopped(stopped));
         }
+    }
+
+    /// Why what lives does not prove itself: it has closed a socket that clients need, or, in the end, a signal has stopped it.
+    pub(super) fn unproven(&mut self, supervisor: &Supervisor, now: Time) -> Option<Event> {
+        let swap = supervisor.swap().filter(|swap| swap.is_proving())?;
+        let generation = swap.generation;
+        let is_over = swap.deadline().is_some_and(|until| until <= now);
+        let one = self.generations.get(&generation)?;
+        let counting = one.accepts.iter().copied();
+        let counting = counting.filter(|one| self.counting.accepted.contains(one));
+        let counting = counting.map(|listener| (listener, self.listeners.address_of(listener)));
+        let counting: Vec<(ListenerId, String)> = counting.collect();
+        if is_over {
+            self.release_closed_listeners(now);
+        }
+        let held = self.listeners.sockets_of(generation);
+        let is_closed = |listener| held.iter().all(|held| held.listener != listener);
+        let closed = counting.iter().find(|(listener, _)| is_closed(*listener));
+        let why = if let Some((_, address)) = closed {
+            format!("it no longer listens on {address}")
+        } else if is_over {
+            let one = self.generations.get(&generation)?;
+            let serves = [Some(one.server.pid()), one.binder()];
+            let stopped = ready::stopped_among(serves.into_iter().flatten().collect());
+            format!("it {}", ready::stopped_by(stopped.first()?.signal))
+        } else {
+            return None;
+        };
+        Some(Event::Unproven(generation, why))
     }
 
     fn readiness_of(&mut self, generation: Generation) -> Option<&mut Readiness> {

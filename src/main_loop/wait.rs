@@ -99,6 +99,7 @@ impl World {
                 .iter()
                 .any(|death| matches!(death, Event::Died(..)));
         let judged = restarts.then(|| self.judge_file(supervisor)).flatten();
+        let unproven = self.unproven(supervisor, now);
         let Batch {
             deaths,
             readiness,
@@ -107,6 +108,7 @@ impl World {
         Ok(judged
             .into_iter()
             .chain(deaths)
+            .chain(unproven)
             .chain(readiness)
             .chain(requests)
             .chain(elapsed)

@@ -24,6 +24,8 @@ pub enum Event {
     Ready(Generation),
     CutOverDone(Generation),
     CannotCutOver(Generation, String),
+    /// What was to prove itself does not, and why: a signal has stopped it, or it has closed its socket.
+    Unproven(Generation, String),
     /// Its main process has ended.
     Died(Generation, Exit),
     /// Nothing of it is left.
@@ -195,6 +197,8 @@ pub enum Reason {
     /// hotswap could not spawn it.
     CannotSpawn(String),
     CannotCutOver(String),
+    /// It lives, and has not proven itself.
+    NotProven(String),
     /// The program file is missing, not executable or not complete.
     NotFit(String),
     BeforeSwap(String),

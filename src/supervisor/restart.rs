@@ -35,6 +35,7 @@ impl Reason {
             Reason::NotReady(_)
             | Reason::CannotSpawn(_)
             | Reason::CannotCutOver(_)
+            | Reason::NotProven(_)
             | Reason::NotFit(_)
             | Reason::BeforeSwap(_)
             | Reason::BeforeSwapTooLong(_)
@@ -49,6 +50,7 @@ impl Reason {
             Reason::Exited(..)
             | Reason::NotReady(_)
             | Reason::CannotCutOver(_)
+            | Reason::NotProven(_)
             | Reason::NotFit(_) => true,
             Reason::CannotSpawn(_)
             | Reason::BeforeSwap(_)
@@ -103,8 +105,9 @@ impl Supervisor {
             actions.extend(quiesce);
             match swap.stage {
                 Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
-                Stage::Proving { .. } => actions.extend(self.serve(now)),
-                Stage::BeforeSwap { .. }
+                // new connections go to it already, and it proves itself still
+                Stage::Proving { .. }
+                | Stage::BeforeSwap { .. }
                 | Stage::Checking { .. }
                 | Stage::WaitingFor(_)
                 | Stage::BackingOff { .. }

@@ -115,6 +115,10 @@ impl Swap {
         matches!(self.stage, Stage::Starting { .. })
     }
 
+    pub fn is_proving(&self) -> bool {
+        matches!(self.stage, Stage::Proving { .. })
+    }
+
     /// A swap, not a restart, that is not spawned yet: new changes and requests join it.
     pub fn is_prepared(&self) -> bool {
         self.spawned.is_none()

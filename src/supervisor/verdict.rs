@@ -64,14 +64,31 @@ impl Supervisor {
         if swap.spawned.is_none() {
             return self.make_room(now);
         }
-        if self.serving.is_none() || self.policy.min_ready.is_zero() {
+        // what nobody has asked for is all there is
+        let is_alone =
+            self.serving.is_none() && matches!(swap.cause, Cause::First | Cause::Restart);
+        if is_alone || self.policy.min_ready.is_zero() {
             return self.serve(now);
         }
         swap.stage = Stage::Proving {
             since: now,
             until: now + self.policy.min_ready,
         };
+        self.clients_wait_until = None;
         vec![Action::Announce(Transition::Proving(generation))]
+    }
+
+    pub(super) fn unproven(
+        &mut self,
+        now: Time,
+        generation: Generation,
+        how: String,
+    ) -> Vec<Action> {
+        let is_it = |swap: &Swap| swap.generation == generation && swap.is_proving();
+        if self.swap.as_ref().is_some_and(is_it) {
+            return self.fail(now, Reason::NotProven(how));
+        }
+        Vec::new()
     }
 
     /// Stop-first: clients wait in the queue of the next one while the old one drains.
@@ -180,7 +197,7 @@ impl Supervisor {
             generation: swap.generation,
             cause: swap.cause,
             reason,
-            rolled_back: matches!(swap.stage, Stage::Proving { .. }),
+            rolled_back: swap.is_proving(),
             keeps_serving,
         };
         actions.push(Action::Announce(Transition::Failed(failure.clone())));

@@ -31,6 +31,7 @@ enum Move {
     /// The next cut-over is not heard of again.
     Hangs,
     Ready(usize),
+    DoesNotProve(usize),
     Dies(usize, Exit),
     Goes(usize),
     Queue(usize, Queue),
@@ -75,6 +76,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => prop::sample::select(files.to_vec()).prop_map(Move::FileIs),
         1 => Just(Move::Hangs),
         6 => one().prop_map(Move::Ready),
+        1 => one().prop_map(Move::DoesNotProve),
         4 => (one(), exits()).prop_map(|(which, exit)| Move::Dies(which, exit)),
         5 => one().prop_map(Move::Goes),
         4 => queue.prop_map(|(which, queue)| Move::Queue(which, queue)),
@@ -201,6 +203,10 @@ impl Simulation {
                 None
             }
             Move::Ready(which) => self.pick(which, true).map(Ready),
+            Move::DoesNotProve(which) => {
+                let one = self.pick(which, true);
+                one.map(|one| Event::Unproven(one, String::new()))
+            }
             Move::Dies(which, exit) => self.pick(which, true).map(|one| Died(one, exit)),
             Move::Goes(which) => self.pick(which, false).map(Gone),
             Move::Queue(which, queue) => self.pick(which, true).map(|one| Queued(one, queue)),

@@ -267,14 +267,42 @@ fn a_crash_while_proving_cuts_back_first() {
 }
 
 #[test]
-fn the_new_one_serves_at_once_if_the_old_one_dies_while_it_proves() {
+fn the_new_one_still_has_to_prove_itself_if_the_old_one_dies() {
     let mut drill = Drill::proving_second_generation();
     let verdict = Verdict::Serving {
         generation: G2,
         replaced: None,
     };
-    drill.at(8, Died(G1, crash()), &[Answer(vec![ANN], verdict)]);
+    drill.at(8, Died(G1, crash()), &[]);
+    drill.elapses_at(10, &[Answer(vec![ANN], verdict)]);
     drill.serves(G2);
+}
+
+#[test]
+fn the_last_good_program_runs_again_if_both_die() {
+    let mut drill = Drill::proving_second_generation();
+    drill.at(8, Died(G1, crash()), &[]);
+    let failure = Failure {
+        rolled_back: true,
+        keeps_serving: None,
+        ..aborted(G2, Reason::Exited(crash(), seconds(2)), G1)
+    };
+    drill.at(9, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    drill.at(9, Gone(G2), &[again(G3)]);
+}
+
+#[test]
+fn what_has_not_proven_itself_is_rolled_back() {
+    let mut drill = Drill::proving_second_generation();
+    let why = || "it is stopped by SIGSTOP".to_owned();
+    let failure = Failure {
+        rolled_back: true,
+        ..aborted(G2, Reason::NotProven(why()), G1)
+    };
+    let unproven = [CutOver(G1), Stop(G2), refused(&[ANN], failure)];
+    drill.at(10, Event::Unproven(G2, why()), &unproven);
+    drill.at(10, Event::Unproven(G2, why()), &[]);
+    drill.serves(G1);
 }
 
 #[test]

@@ -54,6 +54,10 @@ impl Way {
         }
     }
 
+    fn was_asked_for(&self) -> bool {
+        !matches!(self.cause, Cause::First | Cause::Restart)
+    }
+
     /// New connections may go to it already.
     fn is_cut_over_to(self) -> bool {
         matches!(self.at, At::Room | At::CuttingOver | At::Proving)
@@ -222,7 +226,8 @@ impl Model {
         rule!(*event != Elapsed || !overdue, "it is still due");
         let candidate = self.way.filter(|way| way.at >= At::CuttingOver);
         let candidate = candidate.map(|way| way.number);
-        let well = serving.is_none() || self.target == serving || self.target == candidate;
+        // held ones go nowhere for now
+        let well = serving.is_none() || self.held || [serving, candidate].contains(&self.target);
         rule!(well, "new connections go to {:?}", self.target);
         let leaving: Vec<_> = core.draining().iter().map(|one| one.generation).collect();
         rule!(leaving == self.in_order(), "{leaving:?} leave");

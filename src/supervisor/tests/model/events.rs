@@ -63,6 +63,12 @@ impl Model {
                     self.fail(Reason::CannotCutOver(why.clone()));
                 }
             }
+            Event::Unproven(generation, how) => {
+                let proving = self.on_way(At::Proving).map(|way| way.number);
+                if proving == Some(*generation) {
+                    self.fail(Reason::NotProven(how.clone()));
+                }
+            }
             Died(generation, exit) => self.die(*generation, exit, falls_back),
             Gone(generation) => drop(self.lives.remove(generation)),
             Queued(generation, queue) => {
@@ -157,7 +163,6 @@ impl Model {
         let on_change = self.policy.restart == RestartPolicy::OnChange;
         match self.way {
             Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
-            Some(way) if way.at == At::Proving => self.serve(),
             Some(way) if way.spawned.is_some() || on_change => {}
             None if on_change => self.clients_wait(),
             _ => self.start_again(exit, background && !falls_back),

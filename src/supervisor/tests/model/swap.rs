@@ -135,10 +135,10 @@ impl Model {
                 self.wait_to_spawn(old);
                 self.drain(old);
             }
-            At::CuttingOver if self.serving.is_none() || self.policy.min_ready.is_zero() => {
-                self.serve();
-            }
+            At::CuttingOver if self.policy.min_ready.is_zero() => self.serve(),
+            At::CuttingOver if self.serving.is_none() && !way.was_asked_for() => self.serve(),
             At::CuttingOver => {
+                self.clients_wait_until = None;
                 self.reach(At::Proving, self.policy.min_ready);
                 if let Some(way) = &mut self.way {
                     way.spawned = Some(self.now);
