@@ -381,7 +381,8 @@ impl Capture {
         if let Some(asked) = bound.next().map(|bound| bound.address.clone())
             && let Some(there) = listeners.served_beside(self.generation, &asked)
         {
-            self.warn_of_change(&asked, &there);
+            // what to do is part of the verdict
+            self.warn_of_change(&asked, &there, "");
         }
         self.announced += 1;
         if self.announced > MOST_ANNOUNCED {

@@ -53,7 +53,7 @@ impl Capture {
     /// Warns why the server gets `EADDRINUSE`: because of an earlier generation, or of another process.
     pub(super) fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
         if let Some(there) = listeners.served_beside(self.generation, asked) {
-            self.warn_of_change(asked, &there);
+            self.warn_of_change(asked, &there, "\ntry: stop hotswap, and start it again");
         } else if let CapturedAddress::Tcp { at, .. } = asked
             && let Some(holder) = others_at_port(*at)
         {
@@ -62,13 +62,12 @@ impl Capture {
         }
     }
 
-    pub(super) fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str) {
+    pub(super) fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str, hint: &str) {
         let generation = self.generation;
         self.warn_once(
             Warning::AddressChanged,
             format!(
-                "address changed: {generation} asks for {asked}, while {there} is still served\n\
-                 try: stop hotswap, and start it again"
+                "address changed: {generation} asks for {asked}, while {there} is still served{hint}"
             ),
         );
     }

@@ -234,7 +234,11 @@ impl World {
             // without these it would serve nobody
             return None;
         }
+        let port = |address: &str| Some(address.rsplit_once(':')?.1.to_owned());
         Some(match (other, missing.as_slice()) {
+            (Some(other), [address]) if port(&other) == port(address) => {
+                format!("{hint}, if it has moved to {other}")
+            }
             (Some(other), [address]) => format!(
                 "--listen {address}, if it took {other} because its port was in use, or {hint}, if it has moved there"
             ),

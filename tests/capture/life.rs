@@ -167,6 +167,10 @@ fn a_candidate_that_asks_for_another_address_is_told_so() {
     site.swap_in_vain();
     site.log
         .wait_for("address changed: generation 2 asks for 0.0.0.0:");
+    site.log.wait_for(&format!(
+        "try: hotswap swap --without {address}, if it has moved"
+    ));
+    assert_eq!(site.log.count("try:"), 1, "{}", site.log.timed());
     clients.expect_no_failure().expect_never_seen("v2");
 }
 
