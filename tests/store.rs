@@ -12,13 +12,14 @@ use std::time::Duration;
 use nix::cmsg_space;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::unistd::geteuid;
 
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
-use crate::common::{eventually, processes, server};
+use crate::common::{eventually, processes, server, skipped};
 
 /// What stands in for systemd.
 struct Manager {
@@ -353,6 +354,27 @@ fn a_captured_address_that_the_next_version_does_not_bind_is_let_go() {
     eventually("a refusal", || TcpStream::connect(first).err());
     site.targets = vec![Target::Tcp(second)];
     manager.until_it_keeps(&[name(&site)]);
+}
+
+/// It takes all addresses of the host, so that they come to it by another socket.
+#[test]
+fn clients_are_answered_at_an_address_that_covers_theirs() {
+    const NAME: &str = "clients_are_answered_at_an_address_that_covers_theirs";
+    if !geteuid().is_root() {
+        return skipped(NAME, "needs root");
+    }
+    let address = free_address();
+    let (manager, mut site) = Manager::serving(Site::at(Place::Captured(address)));
+    manager.until_it_keeps(&[name(&site)]);
+    assert!(site.stop().success());
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_asked(4);
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
+    site.publish_file(hello_at(everywhere).as_bytes(), 0o755);
+    manager.start_again(&mut site);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+    assert!(!site.log.says("address changed"), "{}", site.log.timed());
 }
 
 fn hello_at(address: SocketAddr) -> String {

@@ -333,7 +333,10 @@ impl Listeners {
     /// The address of another generation alone that overlaps with this one.
     pub fn served_beside(&self, generation: Generation, asked: &CapturedAddress) -> Option<String> {
         let mut overlapping = self.overlapping(asked);
-        let there = overlapping.find(|listener| listener.held(generation).is_none())?;
+        let of_others = |listener: &&Listener| {
+            listener.held(generation).is_none() && listener.steering.is_owned()
+        };
+        let there = overlapping.find(of_others)?;
         Some(there.steering.address())
     }
 
@@ -346,7 +349,8 @@ impl Listeners {
         })
     }
 
-    /// Where this generation does not listen, but at an address that covers it, new connections go there.
+    /// Where this generation does not listen, but at an address that covers it, new connections go there, and so do those
+    /// that wait for a generation.
     pub(super) fn hide_covered(&mut self, generation: Generation) {
         let own = |listener: &&Listener| listener.held(generation).is_some_and(|own| own.listens);
         let served: Vec<CapturedAddress> = (self.all.iter().filter(own))
@@ -356,10 +360,14 @@ impl Listeners {
             let Some(asked) = listener.captured.as_ref().filter(|_| !own(&&*listener)) else {
                 continue;
             };
-            if served.iter().any(|there| there.covers(asked))
-                && let Err(error) = listener.steering.hide()
-            {
+            if !served.iter().any(|there| there.covers(asked)) {
+                continue;
+            }
+            if let Err(error) = listener.steering.hide(&mut self.context) {
                 log::debug!("clients of {asked} stay where they are: {error}");
+            }
+            if !listener.steering.is_owned() {
+                self.context.awaited.came(listener.id);
             }
         }
     }

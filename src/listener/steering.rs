@@ -105,7 +105,7 @@ pub trait Steering {
 
     /// The generation that new connections go to has no socket here, and one at an address that overlaps: from now on
     /// they go there.
-    fn hide(&mut self) -> io::Result<()> {
+    fn hide(&mut self, _: &mut ListenerContext) -> io::Result<()> {
         Ok(())
     }
 

@@ -239,8 +239,15 @@ impl Steering for ReuseportGroup {
         self.hidden.is_some()
     }
 
-    fn hide(&mut self) -> io::Result<()> {
-        self.hide_all()
+    fn hide(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.hide_all()?;
+        if self.is_hidden() && !self.is_owned() {
+            let to = Destination::Inet(self.address.at);
+            for socket in self.sockets.iter().filter(|socket| socket.listens) {
+                context.empty(socket, &self.address(), &to);
+            }
+        }
+        Ok(())
     }
 
     fn probe(&mut self, generation: Generation) -> io::Result<OwnedFd> {
