@@ -37,6 +37,7 @@ mod new_content;
 mod new_files;
 mod notifier;
 mod own_writes;
+mod pace;
 mod repeats;
 mod report;
 mod rules_above;
@@ -63,6 +64,7 @@ pub use filter::{IgnoreOptions, split_glob};
 use new_files::NewFiles;
 pub use own_writes::HookKind;
 use own_writes::OwnWrites;
+use pace::Pace;
 use repeats::Repeats;
 use server_writes::ServerWrites;
 pub use targets::WatchTargets;
@@ -102,6 +104,7 @@ pub struct Watch {
     brake: Brake,
     new_files: NewFiles,
     repeats: Repeats,
+    pace: Pace,
     /// The form of the last program that execve(2) accepted.
     usual: Option<ExecFormat>,
     /// When to look because a file was touched or another look is due.
@@ -153,6 +156,7 @@ impl Watch {
             brake: Brake::default(),
             new_files: NewFiles::default(),
             repeats: Repeats::default(),
+            pace: Pace::default(),
             usual: targets
                 .program
                 .as_deref()
@@ -229,21 +233,33 @@ impl Watch {
         if !others_may_follow {
             self.writers.forget();
         }
-        let found = if others_may_follow && now < self.found_at + self.company() {
+        let awaits_others = others_may_follow && now < self.found_at + self.company();
+        let waits = awaits_others || !self.found.is_empty() && self.pace.holds(now);
+        let found = if waits {
             Vec::new()
         } else {
             std::mem::take(&mut self.found)
         };
+        self.note_pace(&found, now);
+        self.go_on_judging(settling);
+        found
+    }
+
+    /// These changes start a generation, if there are any.
+    fn note_pace(&mut self, found: &[Changed], now: Time) {
+        if found.is_empty() {
+            return;
+        }
+        if self.pace.starts(now) {
+            log::info!("files change faster than the server starts: changes wait for its verdict");
+        }
         // a program may be built as often as its author likes
         let is_program = found.iter().any(|one| one.path == self.as_given);
-        if !found.is_empty()
-            && !is_program
-            && let Some(line) = self.repeats.note(&found, now)
+        if (!is_program || self.pace.is_slowed())
+            && let Some(line) = self.repeats.note(found, now)
         {
             log::warn!("{line}");
         }
-        self.go_on_judging(settling);
-        found
     }
 
     fn is_settling(&self) -> bool {
@@ -327,6 +343,7 @@ impl Watch {
         self.brake.release_all();
         self.new_files.release_all();
         self.repeats.end();
+        self.pace.end();
     }
 
     /// execve(2) has succeeded in `pid`: looks again, because the file may have changed since the last look.
@@ -347,6 +364,14 @@ impl Watch {
             .and_then(completeness::exec_format_at);
         self.usual = usual.or(self.usual);
         self.hinted = Some(now);
+    }
+
+    /// There is a verdict on the last candidate.
+    pub fn decided(&mut self, now: Time) {
+        self.pace.decided();
+        if !self.found.is_empty() {
+            self.hinted = Some(now);
+        }
     }
 
     /// The last candidate serves: a file that returns to its content has not changed.
@@ -385,7 +410,10 @@ impl Polled for Watch {
         let trees = self.trees.iter().filter_map(WatchedTree::deadline);
         let poll = self.poll_interval().map(|interval| self.looked + interval);
         let paths = self.paths.iter().filter_map(NamedPath::deadline);
-        let found = (!self.found.is_empty()).then(|| self.found_at + self.company());
+        let found = (!self.found.is_empty()).then(|| {
+            let company = self.found_at + self.company();
+            self.pace.due().map_or(company, |due| due.max(company))
+        });
         let ours = [poll, self.hinted, found, self.brake.deadline()];
         files
             .chain(trees)

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use crate::common::eventually;
@@ -114,6 +115,36 @@ fn what_a_person_saves_often_always_counts() {
     let mark = site.log.mark();
     save(&site, "the last one");
     site.log.wait_after(mark, &["src/version changed"]);
+}
+
+/// A generator, or a tool that copies files over and over. Each start takes longer than the pause between two changes.
+#[test]
+fn files_that_change_faster_than_the_server_starts_do_not_keep_it_from_being_swapped() {
+    let plan = watching_source();
+    let late = Server::odd("late=400ms").script("v2").into_bytes();
+    let site = plan.by_binary(late).serving("v1");
+    let file = site.dir().join("src/version");
+    let stop = AtomicBool::new(false);
+    thread::scope(|others| {
+        others.spawn(|| {
+            for version in 0.. {
+                fs::write(&file, version.to_string()).expect("the source");
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                sleep(Duration::from_millis(100));
+            }
+        });
+        site.log.wait_for("changes wait for its verdict");
+        let replaced = site.log.count("replaced by a newer one");
+        eventually("two swaps", || (swaps(&site) >= 2).then_some(()));
+        let more = site.log.count("replaced by a newer one") - replaced;
+        stop.store(true, Ordering::Relaxed);
+        assert!(more <= 5, "{more} were replaced");
+    });
+    // and what is there at the end counts
+    let mark = site.log.mark();
+    site.log.wait_after(mark, &["is serving"]);
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl World {
         let outcome = Record::serving(generation, &how, after, None).text;
         self.status_data.counters.ready_after(after);
         self.status_data.is_up();
+        self.watch.decided(sys::now());
         if matches!(cause, Cause::Asked | Cause::File | Cause::RollBack) {
             self.status_data.counters.swaps += 1;
         }
@@ -161,6 +162,9 @@ impl World {
             None => self.waivers = Waivers::default(),
         }
         let is_news = !matches!(failure.reason, Reason::Replaced | Reason::Stopping);
+        if is_news {
+            self.watch.decided(sys::now());
+        }
         if failure.keeps_serving.is_none() && is_news {
             self.status_data.goes_down(failure.generation, &record.text);
         }

@@ -48,6 +48,8 @@ struct Streak {
 
 struct Braked {
     last: Time,
+    /// How long it must not have changed before it counts again.
+    rest: Duration,
     /// It was left out for what may happen at any time, not only at a start.
     at_any_time: bool,
     /// It has changed later than in the first second of a generation, and has not only grown.
@@ -57,7 +59,7 @@ struct Braked {
 impl Braked {
     /// When it counts again.
     fn release(&self) -> Option<Time> {
-        (self.late || !self.at_any_time).then_some(self.last + RELEASE)
+        (self.late || !self.at_any_time).then_some(self.last + self.rest)
     }
 }
 
@@ -163,10 +165,28 @@ impl Brake {
         self.insert(path, true, now);
     }
 
+    /// What it is now counts, once it has been at rest for so long.
+    pub fn keep_back(&mut self, path: &Path, rest: Duration, now: Time) {
+        self.streaks.remove(path);
+        let braked = Braked {
+            last: now,
+            rest,
+            at_any_time: true,
+            late: true,
+        };
+        self.braked.insert(path.to_owned(), braked);
+    }
+
+    /// It counts at once again.
+    pub fn trust(&mut self, path: &Path) {
+        self.braked.remove(path);
+    }
+
     fn insert(&mut self, path: &Path, at_any_time: bool, now: Time) {
         self.streaks.remove(path);
         let braked = Braked {
             last: now,
+            rest: RELEASE,
             at_any_time,
             late: false,
         };

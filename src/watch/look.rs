@@ -103,7 +103,7 @@ impl Watch {
         let writer = self.writer(difference);
         let may_be_server = match writer {
             KnownWriter::Server => true,
-            KnownWriter::Unknown => self.writers.may_be_server(*changed, &difference.directory),
+            KnownWriter::Unknown => self.may_be_server(difference, 0),
             KnownWriter::SomebodyElse => false,
         };
         if !may_be_server {
@@ -115,6 +115,9 @@ impl Watch {
             return self.server_change_counts(path, *how, now);
         }
         self.server_writes.changed_by_others(path);
+        if self.is_suspect(difference, writer, now) {
+            return false;
+        }
         let grew = *how == HowChanged::Grew;
         // what the server did not write has nothing to do with its start
         let at = Some(*changed).filter(|_| writer == KnownWriter::Unknown);
@@ -130,6 +133,36 @@ impl Watch {
         // From the next change on it is known who made it.
         self.writers.ask_about(&difference.directory);
         counts
+    }
+
+    /// Whether a file that has changed very often, each time while the server was writing, must come to rest first.
+    fn is_suspect(&mut self, difference: &Difference, writer: KnownWriter, now: Time) -> bool {
+        let size = difference.identity.map_or(0, |identity| identity.size);
+        let by_server = writer == KnownWriter::Unknown
+            && difference.how != HowChanged::Grew
+            && self.may_be_server(difference, size);
+        let path = &difference.path;
+        let was_suspect = self.repeats.suspects(path);
+        let Some((rest, is_news)) = self.repeats.weigh(path, by_server, now) else {
+            if was_suspect {
+                self.brake.trust(path);
+            }
+            return false;
+        };
+        self.brake.keep_back(path, rest, now);
+        if is_news {
+            let path = escaped(path);
+            log::warn!(
+                "{path} changes whenever the server writes, and counts only when it has not changed for a while\n\
+                 try: --ignore {path}, if the server writes it"
+            );
+        }
+        true
+    }
+
+    fn may_be_server(&self, difference: &Difference, size: u64) -> bool {
+        let (moment, directory) = (difference.changed, &difference.directory);
+        self.writers.may_be_server(moment, directory, size)
     }
 
     fn writer(&mut self, difference: &Difference) -> KnownWriter {

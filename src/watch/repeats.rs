@@ -1,7 +1,11 @@
-//! Says when one file alone has caused many swaps: the server may write it unseen.
+//! One file that alone causes many swaps in a row: the server may write it unseen.
+//!
+//! That is said, once for each file. If the server was writing enough at each of these changes, the file is a suspect: a
+//! change of it counts only when it has been at rest for a while, which grows from change to change. What a person saves
+//! there is late then, and never lost.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
@@ -11,16 +15,51 @@ use crate::watch::changed::{Changed, escaped};
 const MANY: u32 = 6;
 const SOON: Duration = Duration::from_secs(10);
 
+/// How many make a suspect, and how long that must be at rest before it counts.
+const SUSPICIOUS: u32 = 5;
+const FIRST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 pub struct Repeats {
     path: PathBuf,
     count: u32,
     last: Time,
+    /// The server may have made all of these changes, and may have made the last one.
+    by_server: bool,
+    last_by_server: bool,
     /// What was said before.
     said: HashSet<PathBuf>,
+    /// How long each of them must be at rest.
+    suspects: HashMap<PathBuf, Duration>,
 }
 
 impl Repeats {
+    pub fn suspects(&self, path: &Path) -> bool {
+        self.suspects.contains_key(path)
+    }
+
+    /// This file has changed, and perhaps it was the server. Returns how long it must be at rest before it counts, and
+    /// whether that is news.
+    pub fn weigh(&mut self, path: &Path, by_server: bool, now: Time) -> Option<(Duration, bool)> {
+        self.last_by_server = by_server;
+        if !by_server {
+            self.suspects.remove(path);
+            return None;
+        }
+        if let Some(rest) = self.suspects.get_mut(path) {
+            let now_and_later = *rest;
+            *rest = (now_and_later * 2).min(LONGEST_REST);
+            return Some((now_and_later, false));
+        }
+        let in_a_row = self.path == path && self.count >= SUSPICIOUS && now < self.last + SOON;
+        if !in_a_row || !self.by_server {
+            return None;
+        }
+        self.suspects.insert(path.to_owned(), FIRST_REST * 2);
+        Some((FIRST_REST, true))
+    }
+
     /// These changes cause a swap. Returns a line about it, once for each path.
     pub fn note(&mut self, changed: &[Changed], now: Time) -> Option<String> {
         let [Changed { path, others }] = changed else {
@@ -29,18 +68,20 @@ impl Repeats {
         };
         let follows = others.is_empty() && *path == self.path && now < self.last + SOON;
         self.count = if follows { self.count + 1 } else { 1 };
+        self.by_server = self.last_by_server && (self.by_server || !follows);
         self.path.clone_from(path);
         self.last = now;
         let is_news = self.count == MANY && self.said.insert(path.clone());
         is_news.then(|| {
             let path = escaped(path);
-            format!("{path} alone has caused {MANY} swaps in a row\ntry: --ignore {path}, if the server writes it")
+            format!("{path} alone has started {MANY} generations in a row\ntry: --ignore {path}, if the server writes it")
         })
     }
 
     /// Somebody asked for a swap.
     pub fn end(&mut self) {
         self.count = 0;
+        self.suspects.clear();
     }
 }
 
@@ -64,6 +105,36 @@ mod tests {
         assert!(line.contains("try: --ignore src/data.json, "), "{line}");
         for second in 7..20 {
             assert_eq!(repeats.swap("src/data.json", second), None);
+        }
+    }
+
+    #[test]
+    fn what_changes_whenever_the_server_writes_must_come_to_rest() {
+        let mut repeats = Repeats::default();
+        let path = Path::new("src/data.json");
+        let at = Time::from_secs;
+        for second in 0..5 {
+            assert_eq!(repeats.weigh(path, true, at(second)), None);
+            repeats.swap("src/data.json", second);
+        }
+        let rest = |seconds, is_news| Some((at(seconds), is_news));
+        assert_eq!(repeats.weigh(path, true, at(5)), rest(2, true));
+        assert_eq!(repeats.weigh(path, true, at(9)), rest(4, false));
+        assert_eq!(repeats.weigh(path, false, at(20)), None, "the server slept");
+        assert_eq!(repeats.weigh(path, true, at(21)), None);
+    }
+
+    #[test]
+    fn one_change_without_the_server_is_enough_to_trust() {
+        let mut repeats = Repeats::default();
+        for second in 0..20 {
+            let by_server = second % 5 != 0;
+            let weighed = repeats.weigh(Path::new("a"), by_server, Time::from_secs(second));
+            assert_eq!(weighed, None);
+            repeats.swap("a", second);
+            if !by_server {
+                repeats.count = 0;
+            }
         }
     }
 

@@ -53,6 +53,8 @@ struct Writing {
     until: FileTime,
     /// To files on a disk, too.
     to_disk: bool,
+    /// How many bytes to anything, by the process that wrote most.
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -143,30 +145,32 @@ impl Writers {
         let servers = self.servers.iter();
         let written = servers.map(|pid| (*pid, BytesWritten::by(*pid))).collect();
         let before = mem::replace(&mut self.written, written);
-        let has_grown = |count: fn(BytesWritten) -> u64| {
-            self.written.iter().any(|(pid, written)| {
+        let most = |count: fn(BytesWritten) -> u64| {
+            let each = self.written.iter().map(|(pid, written)| {
                 let before = before.get(pid).copied().flatten().unwrap_or_default();
-                written.is_none_or(|written| count(written) > count(before))
-            })
+                written.map_or(u64::MAX, |now| count(now).saturating_sub(count(before)))
+            });
+            each.max().unwrap_or(0)
         };
-        let to_disk = has_grown(|bytes| bytes.to_disk);
-        let wrote = to_disk || has_grown(|bytes| bytes.in_all);
-        if let Some(since) = self.measured.filter(|_| wrote) {
+        let to_disk = most(|bytes| bytes.to_disk) > 0;
+        let bytes = most(|bytes| bytes.in_all);
+        if let Some(since) = self.measured.filter(|_| to_disk || bytes > 0) {
             self.writing.push(Writing {
                 since,
                 until: now,
                 to_disk,
+                bytes,
             });
         }
         self.measured = Some(now);
     }
 
-    /// Whether the server was writing at that moment, as far as is known, and may have written there.
-    pub fn may_be_server(&self, moment: FileTime, directory: &Path) -> bool {
+    /// Whether the server was writing at that moment, as far as is known, and may have written so many bytes there.
+    pub fn may_be_server(&self, moment: FileTime, directory: &Path, size: u64) -> bool {
         let is_disk = statfs(directory).is_ok_and(|found| DISKS.contains(&found.filesystem_type()));
         let may_be = |one: &Writing| {
             let is_then = one.since <= moment && nanoseconds(one.until, moment) <= RENAMED_AFTER;
-            is_then && (one.to_disk || !is_disk)
+            is_then && one.bytes >= size && (one.to_disk || !is_disk)
         };
         self.measured.is_none() || self.writing.iter().any(may_be)
     }
