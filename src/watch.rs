@@ -77,9 +77,6 @@ use writers::Writers;
 const BREATH: Duration = Duration::from_millis(5);
 /// The time between two looks at files in a directory that is too noisy to listen to.
 const NOISY_POLL: Duration = Duration::from_millis(20);
-/// How long a change waits for others that are still settling, so that all of them become one swap; never less than two
-/// debounce times, because a late event makes a file settle anew.
-const COMPANY: Duration = Duration::from_millis(200);
 /// Longer than any wait, and small enough to add to a time.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 
@@ -206,70 +203,6 @@ impl Watch {
         } else {
             Some(self.poll).filter(|poll| !poll.is_zero())
         }
-    }
-
-    /// The changes that have passed all gates since the last look.
-    pub fn look(&mut self, now: Time) -> Vec<Changed> {
-        self.hinted = None;
-        self.build_is_unseen = false;
-        self.looked = now;
-        let hints = self.events.take(now);
-        self.paths.iter_mut().for_each(|path| path.look(now));
-        self.find_steps();
-        if self.found.is_empty() {
-            self.found_at = now;
-        }
-        self.look_at_files(now, &hints);
-        self.look_at_trees(now, &hints);
-        for path in self.brake.release(now) {
-            self.found.push(Changed::of(path));
-        }
-        if let Some(complaint) = self.complaint() {
-            log::warn!("{complaint}");
-        }
-        self.say_what_is_watched();
-        let settling = self.is_settling();
-        let others_may_follow = settling || self.trees.iter().any(WatchedTree::is_behind);
-        if !others_may_follow {
-            self.writers.forget();
-        }
-        let awaits_others = others_may_follow && now < self.found_at + self.company();
-        let waits = awaits_others || !self.found.is_empty() && self.pace.holds(now);
-        let found = if waits {
-            Vec::new()
-        } else {
-            std::mem::take(&mut self.found)
-        };
-        self.note_pace(&found, now);
-        self.go_on_judging(settling);
-        found
-    }
-
-    /// These changes start a generation, if there are any.
-    fn note_pace(&mut self, found: &[Changed], now: Time) {
-        if found.is_empty() {
-            return;
-        }
-        if self.pace.starts(now) {
-            log::info!("files change faster than the server starts: changes wait for its verdict");
-        }
-        // a program may be built as often as its author likes
-        let is_program = found.iter().any(|one| one.path == self.as_given);
-        if (!is_program || self.pace.is_slowed())
-            && let Some(line) = self.repeats.note(found, now)
-        {
-            log::warn!("{line}");
-        }
-    }
-
-    fn is_settling(&self) -> bool {
-        let mut files = self.files.iter();
-        let files = files.any(|file| self.is_judged(file) && file.is_settling());
-        files || self.trees.iter().any(WatchedTree::is_settling)
-    }
-
-    fn company(&self) -> Duration {
-        COMPANY.max(self.debounce * 2)
     }
 
     /// A command starts. One before a swap builds from what is there now.
