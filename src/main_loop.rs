@@ -19,7 +19,7 @@ use crate::polled::Alarm;
 use crate::ready::ReadyMode;
 use crate::server::ServerConfig;
 use crate::signals::Signals;
-use crate::supervisor::{Event, Generation, Supervisor, Time};
+use crate::supervisor::{Action, Event, Generation, Supervisor, Time};
 use crate::sys;
 use crate::sys::clock::Pulse;
 use crate::systemd::ServiceManager;
@@ -97,7 +97,12 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             let by_signal = event == Event::SwapAsked(None);
             let mut results = Vec::new();
             for action in supervisor.step(sys::now(), event) {
-                results.extend(world.act(action));
+                if matches!(action, Action::Upgrade(_)) && !events.is_empty() {
+                    // what has been heard is not known to the next version
+                    events.push_back(Event::UpgradeAsked);
+                } else {
+                    results.extend(world.act(action));
+                }
             }
             world.report(&supervisor, by_signal);
             // Results of these actions come before older events.

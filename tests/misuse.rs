@@ -22,7 +22,7 @@ fn socket(site: &Site) -> PathBuf {
     site.dir().join("run/hotswap/server.sock")
 }
 
-fn caller(site: &Site) -> UnixStream {
+pub fn caller(site: &Site) -> UnixStream {
     let stream = UnixStream::connect(socket(site)).expect("a connection");
     let patience = Some(Duration::from_secs(60));
     stream.set_read_timeout(patience).expect("its timeout");

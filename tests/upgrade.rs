@@ -1,17 +1,22 @@
 //! hotswap itself is replaced while its server serves: the same process, and nothing is lost.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::commands::{run, said, start};
 use crate::common::families::on_every_family;
-use crate::common::hotswap_program;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
+use crate::common::processes::is_alive;
 use crate::common::site::Site;
+use crate::common::{eventually, hotswap_program};
+use crate::misuse::caller;
 
 pub fn upgrade(site: &Site) -> String {
     let output = run(site, &["upgrade", "server"]);
@@ -110,6 +115,38 @@ fn a_new_file_that_does_not_run_is_refused() {
         run(site.publish("v2"), &["swap", "server"]).status.code(),
         Some(0)
     );
+}
+
+/// Both are heard at once: that the new file runs, and the request.
+#[test]
+fn a_request_in_the_moment_of_an_upgrade_is_carried_out() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let (real, asked) = (copy.with_extension("real"), copy.with_extension("asked"));
+    let site = plan.serving("v1");
+    // found by its program's name
+    let _ = site.hotswap();
+    fs::rename(&copy, &real).expect("another name");
+    let (real, said_by) = (real.display(), asked.display());
+    let script = format!(
+        "#!/bin/sh\n[ $1 = --version ] || exec {real} \"$@\"\n\
+         echo $$ > {said_by}.new && mv {said_by}.new {said_by}\nread line < {said_by}.go\nexec {real} --version\n"
+    );
+    let go = PathBuf::from(format!("{said_by}.go"));
+    mkfifo(&go, Mode::S_IRWXU).expect("a pipe");
+    put(script.as_bytes(), &copy);
+    let mut asking = caller(&site);
+    site.signal(Signal::SIGUSR2);
+    let version = eventually("a question for the version", || {
+        fs::read_to_string(&asked).ok()?.trim().parse().ok()
+    });
+    site.while_stopped(|_| {
+        asking.write_all(b"{\"do\":\"swap\"}\n").expect("a request");
+        fs::write(&go, "go\n").expect("a line");
+        let has_ended = || (!is_alive(Pid::from_raw(version))).then_some(());
+        eventually("its version", has_ended);
+    });
+    site.log.wait_for("upgraded to");
+    site.log.wait_for("generation 2 is serving");
 }
 
 #[test]
