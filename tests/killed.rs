@@ -9,6 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::capture::at;
+use crate::capture::closed::python;
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::families::on_every_family;
@@ -272,6 +274,40 @@ fn a_stop_of_one_that_has_not_served_yet_stops_what_it_has_adopted() {
     site.start_again().log.wait_for("generation 2 started");
     assert!(site.stop().success());
     site.expect_nothing_left();
+}
+
+/// Its path was removed with the first request to stop: nobody can come by it any more.
+#[test]
+fn an_orphan_that_was_being_stopped_is_stopped_by_the_next() {
+    let address = free_address();
+    let script = "
+import signal, tempfile
+signal.signal(signal.SIGTERM, lambda *_: None)
+one = listen('127.0.0.1')
+path = socket.socket(socket.AF_UNIX)
+path.bind(tempfile.gettempdir() + '/of-the-server.sock')
+path.listen()
+serve(one)
+";
+    let Some(plan) = python(
+        at(address).with(&["--drain-timeout", "2s"]),
+        address,
+        script,
+    ) else {
+        return;
+    };
+    let dir = plan.dir().to_str().expect("text").to_owned();
+    let mut site = plan.variable("TMPDIR", &dir).serving("");
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("stopping");
+    eventually("the end of its path", || {
+        (!site.dir().join("of-the-server.sock").exists()).then_some(())
+    });
+    site.kill_hotswap().start_again();
+    site.log.wait_for("adopting generation 1");
+    let serving = site.log.wait_for("generation 2 is serving");
+    assert!(serving.contains("; generation 1 is draining"), "{serving}");
+    site.wait_until_gone(1);
 }
 
 #[test]

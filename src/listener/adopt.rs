@@ -84,7 +84,9 @@ impl Listeners {
         };
         let tcp = orphans.tcp.iter();
         let tcp = tcp.map(|(at, socket)| (socket.generation, at.at.to_string()));
-        let paths = orphans.paths.iter();
+        // at a path that is gone nobody reaches it
+        let is_there = |one: &&OrphanPath| one.path.symlink_metadata().is_ok();
+        let paths = orphans.paths.iter().filter(is_there);
         let paths = paths.map(|one| (one.socket.generation, one.path.display().to_string()));
         let all = tcp.chain(paths);
         all.filter(|(generation, address)| !has(*generation, address))
