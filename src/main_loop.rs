@@ -97,9 +97,10 @@ fn serve(world: &mut World, mut supervisor: Supervisor, first: Option<Event>) ->
             let by_signal = event == Event::SwapAsked(None);
             let mut results = Vec::new();
             for action in supervisor.step(sys::now(), event) {
-                if matches!(action, Action::Upgrade(_)) && !events.is_empty() {
+                let is_last = events.is_empty() && results.is_empty();
+                if matches!(action, Action::Upgrade(_)) && !(is_last && world.nobody_waits()) {
                     // what has been heard is not known to the next version
-                    events.push_back(Event::UpgradeAsked);
+                    world.upgrade_later();
                 } else {
                     results.extend(world.act(action));
                 }

@@ -37,10 +37,8 @@ impl World {
                     if let Some(why) = self.cannot_check() {
                         self.control.refuse_usage(client, why, now);
                     } else {
-                        let check = Turn::Check(Waivers::of(&swap));
-                        self.status_data
-                            .turns
-                            .push(WaitingRequest::new(client, check));
+                        let check = Turn::Check(client, Waivers::of(&swap));
+                        self.status_data.turns.push(WaitingRequest::new(check));
                     }
                 }
                 RequestKind::Swap(swap) => {
@@ -51,7 +49,7 @@ impl World {
                 RequestKind::Rollback => {
                     self.status_data
                         .turns
-                        .push(WaitingRequest::new(client, Turn::Rollback));
+                        .push(WaitingRequest::new(Turn::Rollback(client)));
                 }
                 RequestKind::Stop => batch.requests.push(Event::StopAsked(Some(client))),
                 RequestKind::Status => self.status_data.status_clients.push(client),

@@ -1,11 +1,10 @@
-//! Requests that must wait until the swap under way has its verdict: checks, and rolling back.
+//! What must wait until the swap under way has its verdict: checks, rolling back, and an upgrade amid other requests.
 
 use super::World;
 use super::waivers::Waivers;
 use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time};
 
 pub(super) struct WaitingRequest {
-    client: ClientId,
     wants: Turn,
     /// What it was told that it waits for.
     told: Option<Generation>,
@@ -14,14 +13,15 @@ pub(super) struct WaitingRequest {
 }
 
 pub(super) enum Turn {
-    Check(Waivers),
-    Rollback,
+    Check(ClientId, Waivers),
+    Rollback(ClientId),
+    /// It would lose what else has happened, but is not done yet.
+    Upgrade,
 }
 
 impl WaitingRequest {
-    pub fn new(client: ClientId, wants: Turn) -> Self {
+    pub fn new(wants: Turn) -> Self {
         Self {
-            client,
             wants,
             told: None,
             served: None,
@@ -30,27 +30,34 @@ impl WaitingRequest {
 }
 
 impl World {
+    /// Nothing else may be under way.
+    pub(super) fn upgrade_later(&mut self) {
+        self.status_data
+            .turns
+            .push(WaitingRequest::new(Turn::Upgrade));
+    }
+
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.status_data.turns.is_empty()
+    }
+
     /// Whether a request need not wait any longer.
     pub(super) fn turn_is_due(&self, supervisor: &Supervisor) -> bool {
         let is_free = supervisor.swap().is_none() || supervisor.is_stopping();
-        is_free && !self.status_data.turns.is_empty()
+        is_free && !self.nobody_waits()
     }
 
     /// What the first of them asks of the core, if it is its turn. The others are told what they wait for.
     pub(super) fn take_turn(&mut self, supervisor: &Supervisor, now: Time) -> Option<Event> {
         if self.turn_is_due(supervisor) {
-            let WaitingRequest {
-                client,
-                wants,
-                served,
-                ..
-            } = self.status_data.turns.remove(0);
+            let WaitingRequest { wants, served, .. } = self.status_data.turns.remove(0);
             return match wants {
-                Turn::Check(waivers) => {
+                Turn::Check(client, waivers) => {
                     self.waivers.add(waivers);
                     Some(Event::CheckAsked(client))
                 }
-                Turn::Rollback => match self.rollback_target(supervisor, served) {
+                Turn::Upgrade => Some(Event::UpgradeAsked),
+                Turn::Rollback(client) => match self.rollback_target(supervisor, served) {
                     Ok(target) => Some(Event::RollBackAsked(client, target)),
                     Err(why) => {
                         let why = format!("cannot roll back: {why}");
@@ -67,14 +74,17 @@ impl World {
             if one.told.replace(swap.generation) == Some(swap.generation) {
                 continue;
             }
+            let (Turn::Check(client, _) | Turn::Rollback(client)) = one.wants else {
+                continue;
+            };
             let mut text = self.what_is_waited_for(swap.generation, swap.deadline());
-            if matches!(one.wants, Turn::Rollback) && !swap.check {
+            if matches!(one.wants, Turn::Rollback(_)) && !swap.check {
                 one.served = one.served.or(serving);
                 let way = self.way_out_of_swap(supervisor);
                 let way = way.map(|way| format!("\ntry: {way}"));
                 text.extend(way);
             }
-            self.control.progress(one.client, &text);
+            self.control.progress(client, &text);
         }
         self.status_data.turns = waiting;
         None
