@@ -1,13 +1,16 @@
 //! How generations follow one another: `--order`, `--max-draining`, `--ready`, and what runs before and after.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
+use crate::commands::{run, said};
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
@@ -30,6 +33,35 @@ on_every_family! {
         clients.until_all_see("v2");
         clients.expect_no_failure();
     }
+}
+
+/// Nobody will answer those that wait for the next one.
+#[test]
+fn a_stop_turns_away_those_that_wait_under_stop_first() {
+    let plan = Site::at(Place::Tcp4).with(&["--order", "stop-first"]);
+    let site = plan.by_odd("think=4s").serving("v1");
+    let slow = site.guests().and(1, Habit::default()).come();
+    slow.until_asked(1);
+    let old = site.pid(1);
+    site.publish("v2").signal(Signal::SIGHUP);
+    let makes_room = || {
+        said(&run(&site, &["status"]))
+            .contains("to be gone")
+            .then_some(())
+    };
+    eventually("the old one making room", makes_room);
+    let [Target::Tcp(address)] = site.targets[..] else {
+        panic!("a port");
+    };
+    let mut waiting = TcpStream::connect(address).expect("a connection");
+    waiting
+        .write_all(b"GET / HTTP/1.0\r\n\r\n")
+        .expect("a request");
+    site.signal(Signal::SIGTERM);
+    let mut answer = Vec::new();
+    let ended = waiting.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{ended:?}");
+    assert!(is_alive(old), "the old one still has a request");
 }
 
 #[test]

@@ -330,12 +330,13 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
             ) => next == Some(&Free(*generation)),
             Serve(_) => matches!(next, Some(Action::Announce(Transition::Serving { .. }))),
             Lose(_) => matches!(next, Some(Action::Announce(Transition::Dead { .. }))),
-            Free(_) => matches!(
-                last,
-                Some(Action::Announce(
-                    Transition::Gone { .. } | Transition::Unkillable(_)
-                ))
-            ),
+            Free(generation) => match last {
+                Some(Action::Announce(Transition::Gone { .. } | Transition::Unkillable(_))) => true,
+                Some(Action::Announce(Transition::Failed(failure))) => {
+                    failure.reason == Reason::Stopping && failure.generation == *generation
+                }
+                _ => false,
+            },
             // What never began, for the end, is not announced.
             Answer(_, Verdict::Failed(failure)) if failure.reason == Reason::Stopping => true,
             Answer(_, verdict) => before.iter().any(|said| is_said(said, verdict)),

@@ -209,6 +209,9 @@ impl Supervisor {
             }
             self.draining
                 .push(Draining::failed(swap.generation, now, exit));
+        } else if matches!(swap.stage, Stage::WaitingFor(_)) && failure.reason == Reason::Stopping {
+            // stop-first: clients wait in its sockets
+            actions.push(Action::Free(swap.generation));
         }
         if matches!(swap.stage, Stage::BeforeSwap { .. }) {
             actions.push(Action::EndBeforeSwap);
