@@ -5,6 +5,7 @@
 //! sleeps until hotswap is dead. From then on it passes on what is written, lets the kernel carry out what is called, and
 //! ends with the last of those servers. It decides nothing.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
@@ -31,6 +33,8 @@ use crate::sys::{memory, process, seccomp};
 
 /// How a fresh hotswap knows that it is the keeper.
 const NAME: &str = "hotswap-keeper";
+/// The same, as ps(1) and top(1) show it.
+const SHOWN_NAME: &CStr = c"hotswap-keeper";
 const STDERR: u8 = b'E';
 const CALLS: u8 = b'C';
 /// One that ends sooner has failed. After this many in a row, none is started.
@@ -134,6 +138,8 @@ struct KeptDescriptor {
 pub fn run() -> Result<ExitCode> {
     // a Ctrl-C or a hang-up is meant for others
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    // "exe" by now, from the path that was executed
+    set_name(SHOWN_NAME)?;
     process::close_range(3, i32::MAX)?;
     let _ = std::env::set_current_dir("/");
     let hotswap = std::env::args().nth(1).and_then(|pid| pid.parse().ok());

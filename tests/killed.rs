@@ -144,6 +144,9 @@ fn the_keeper_is_replaced_and_ends_with_the_last_server() {
         })
     };
     let first = keeper(&site);
+    let name = || fs::read_to_string(format!("/proc/{first}/comm")).ok();
+    let is_named = || (name()?.trim() == "hotswap-keeper").then_some(());
+    eventually("its name, as top(1) shows it", is_named);
     kill(first, Signal::SIGKILL).expect("a signal to the keeper");
     eventually("its end", || (!is_keeper(first)).then_some(()));
     assert_ne!(keeper(&site), first);
