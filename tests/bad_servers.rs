@@ -4,14 +4,17 @@
 //! `bad_candidates` has those that only fail to start.
 
 use std::fs;
+use std::net::TcpStream;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use crate::bad_candidates::in_vain;
+use crate::capture::at;
+use crate::capture::closed::python;
 use crate::commands::{run, said};
 use crate::common::crowd::Habit;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::{self, status};
 use crate::common::site::Site;
@@ -303,4 +306,30 @@ fn a_candidate_that_dies_of_its_first_word_is_rolled_back() {
     );
     clients.until_answered(100);
     clients.expect_no_failure().expect_never_seen("v2");
+}
+
+/// As redis-server with `--daemonize`, whose title takes the room of its variables.
+#[test]
+fn a_daemon_that_writes_over_its_variables_does_not_get_away() {
+    let address = free_address();
+    let script = "\
+if os.fork() != 0:
+    os._exit(0)
+os.setsid()
+for number in (0, 1, 2):
+    os.dup2(os.open(os.devnull, os.O_RDWR), number)
+time.sleep(0.1)
+begin, end = map(int, open('/proc/self/stat').read().rsplit(')', 1)[1].split()[47:49])
+with open('/proc/self/mem', 'r+b', 0) as memory:
+    memory.seek(begin)
+    memory.write(bytes(end - begin))
+serve(listen('127.0.0.1'))";
+    let Some(plan) = python(at(address), address, script) else {
+        return;
+    };
+    let mut site = plan.starting("");
+    site.log.wait_for("puts itself into the background");
+    site.expect_status(125);
+    let answer = TcpStream::connect(address).map(drop);
+    assert!(answer.is_err(), "{}", site.log.timed());
 }

@@ -164,17 +164,21 @@ impl ProcessTree {
         self.mark.iter().all(|own| carried.contains(own.as_slice())) && !is_of_a_command(&carried)
     }
 
-    /// Its main process has been reaped. Orphans that carry nothing (their title has taken the room, or they were started
-    /// with no variables) belong to it if `descends` proves it: on hotswap as process 1 of a container, others become
-    /// orphans, too.
+    /// Its main process has been reaped. Its orphans are remembered, since a title may take the room of their variables.
+    /// Those that carry nothing already (or were started with no variables) belong to it if `descends` proves it: on
+    /// hotswap as process 1 of a container, others become orphans, too.
     pub fn lose_main(&mut self, descends: impl Fn(Pid) -> bool) {
         for child in children(getpid()) {
             let Some(stat) = Stat::of(child) else {
                 continue;
             };
-            let carries_nothing =
-                || environment(child).is_some_and(|environment| says_nothing(&environment));
-            if stat.started >= self.since && descends(child) && carries_nothing() {
+            if stat.started < self.since || child == self.main {
+                continue;
+            }
+            let Some(environment) = environment(child) else {
+                continue;
+            };
+            if self.is_marked(&environment) || (says_nothing(&environment) && descends(child)) {
                 self.strays.push(ProcessId {
                     pid: child,
                     started: stat.started,
