@@ -389,6 +389,18 @@ fn a_swap_that_is_asked_for_waits_for_the_writer_and_no_longer() {
 }
 
 #[test]
+fn a_directory_in_the_place_of_the_program_is_named_with_what_makes_room() {
+    let site = watching().serving("v1");
+    site.publish("v2").log.wait_for("generation 2 is serving");
+    run(&site, 0, "sed s/v2/v3/ server > new; rm server; mkdir server");
+    site.log
+        .wait_for("server has changed, but is a directory; waiting");
+    let hint = site.log.wait_for("try: mv ");
+    let (_, hint) = hint.split_once("try: ").expect("something to try");
+    run(&site, 1, &hint.replace("PROGRAM", "new"));
+}
+
+#[test]
 fn a_program_that_cannot_be_run_is_named_once_it_is_at_rest() {
     let site = Plan::at(Place::Tcp4).watching().serving("v1");
     site.publish_file(b"#!/bin/sh\n", 0o644);

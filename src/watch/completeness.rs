@@ -130,6 +130,9 @@ fn shut(why: &str) -> Completeness {
 
 /// The gates of a file that is only read: it is a regular file, and nobody is writing it.
 pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
+    if metadata.is_dir() {
+        return shut("is a directory");
+    }
     if !metadata.is_file() {
         return shut("is not a regular file");
     }

@@ -97,10 +97,13 @@ impl Watch {
             let is_new = file.look(now, arrival, self.debounce, self.usual);
             if let Some(why) = file.unfit.take() {
                 let path = escaped(&file.as_given);
-                let hint = if why == "is not executable" {
-                    format!("chmod +x {path}")
-                } else {
-                    format!("install -m 755 PROGRAM {path}")
+                let hint = match why.as_str() {
+                    "is not executable" => format!("chmod +x {path}"),
+                    // install(1) would put the program into it
+                    "is a directory" => {
+                        format!("mv {path} {path}.old; install -m 755 PROGRAM {path}")
+                    }
+                    _ => format!("install -m 755 PROGRAM {path}"),
                 };
                 log::warn!("{path} has changed, but {why}; waiting\ntry: {hint}");
             }

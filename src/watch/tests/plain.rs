@@ -340,7 +340,7 @@ fn only_a_whole_program_that_nobody_writes_is_fit() {
         unfit("cannot be run: No such file or directory (os error 2)")
     );
     fs::create_dir(&server).unwrap();
-    assert_eq!(fit(), unfit("is not a regular file"));
+    assert_eq!(fit(), unfit("is a directory"));
 }
 
 #[test]
