@@ -55,7 +55,7 @@ pub use kept::{KeptAt, KeptSocket};
 use link::Link;
 use listening_socket::ListeningSocket;
 pub use orphan::{OrphanPath, OrphanSocket, Orphans};
-pub use port_holder::others_at_port;
+pub use port_holder::others_at;
 use private_path::PathUse;
 use reuseport::ReuseportGroup;
 use shared::SharedSocket;

@@ -1,10 +1,13 @@
 //! The words on the screen: one line an event, in these words and no others.
 
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::capture::find;
 use crate::common::place::Place;
 use crate::common::plan::hotswap;
 use crate::common::program::install;
@@ -241,6 +244,22 @@ fn who_has_the_port_that_a_server_cannot_bind_is_said() {
     assert!(line.contains(&holder), "{line}");
     let advice = format!("stop it first: kill {}", std::process::id());
     site.log.wait_for(&advice);
+}
+
+#[test]
+fn who_has_the_abstract_name_that_a_server_cannot_bind_is_said() {
+    let Some(python) = find("python3") else {
+        return;
+    };
+    let name = format!("hotswap-words-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let _theirs = UnixListener::bind_addr(&address).expect("the name");
+    let script = format!("import socket\nsocket.socket(socket.AF_UNIX).bind('\\0{name}')");
+    let plan = Site::at(Place::Nowhere).by_program(python, &["-c", &script]);
+    let site = plan.opening("v1");
+    let holder = format!("it is held by pid {} ", std::process::id());
+    let line = site.log.wait_for("generation 1 cannot bind ");
+    assert!(line.contains(&holder), "{line}");
 }
 
 /// Word by word, as a shell reads it.

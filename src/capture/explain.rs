@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::bind::BindRequest;
 use super::notification::PATIENCE;
 use super::{Capture, CaptureEvent, Warning};
-use crate::listener::{CapturedAddress, Listeners, others_at_port};
+use crate::listener::{CapturedAddress, Listeners, others_at};
 use crate::supervisor::Generation;
 
 impl Capture {
@@ -54,9 +54,7 @@ impl Capture {
     pub(super) fn explain(&mut self, asked: &CapturedAddress, listeners: &Listeners) {
         if let Some(there) = listeners.served_beside(self.generation, asked) {
             self.warn_of_change(asked, &there, "\ntry: stop hotswap, and start it again");
-        } else if let CapturedAddress::Tcp { at, .. } = asked
-            && let Some(holder) = others_at_port(*at)
-        {
+        } else if let Some(holder) = others_at(asked) {
             let text = format!("{} cannot bind {asked}: {holder}", self.generation);
             self.warn_once(Warning::InUse, text);
         }

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
 
+use super::captured_address::CapturedAddress;
 use super::unix_dir::BESIDE;
 use crate::address::{Address, Endpoint};
 use crate::escape::escape;
@@ -92,9 +92,14 @@ impl HolderProcess {
     }
 }
 
-/// Which other processes have the port that a server has asked for; `None` if hotswap itself is among them.
-pub fn others_at_port(at: SocketAddr) -> Option<PortHolder> {
-    let holder = of(&Address::Tcp(Endpoint::At(at)))?;
+/// Which other processes have what a server has asked for; `None` if hotswap itself is among them.
+pub fn others_at(asked: &CapturedAddress) -> Option<PortHolder> {
+    let address = match asked {
+        CapturedAddress::Tcp { at, .. } => Address::Tcp(Endpoint::At(*at)),
+        CapturedAddress::Abstract(name) => Address::Abstract(String::from_utf8(name.clone()).ok()?),
+        CapturedAddress::Path(_) | CapturedAddress::Udp(_) => return None,
+    };
+    let holder = of(&address)?;
     let we = |process: &HolderProcess| process.pid == Pid::this();
     (!holder.processes.iter().any(we)).then_some(holder)
 }
