@@ -13,7 +13,7 @@ const DELAY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What hotswap says on any day.
-const ROUTINE: [&str; 11] = [
+const ROUTINE: [&str; 13] = [
     "hotswap: watching ",
     "hotswap: listening on ",
     " started, pid ",
@@ -23,6 +23,8 @@ const ROUTINE: [&str; 11] = [
     "/server changed",
     "hotswap: upgraded to ",
     "hotswap: stopping",
+    "hotswap: waiting for the verdict on ",
+    "hotswap: waiting for generation ",
     "hotswap: the last good program, that of ",
     " does not get SIGUSR1: it has no use for it",
 ];
