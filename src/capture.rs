@@ -321,6 +321,9 @@ impl Capture {
                 Ok(self.unlink(&call, directory, path, context.listeners))
             }
             Call::SetOption {
+                fd, level, name, ..
+            } if self.leads_clients(&call, fd, (level, name)) => Ok(CallResult::Succeed),
+            Call::SetOption {
                 fd,
                 level,
                 name,

@@ -54,7 +54,7 @@ struct Calls {
 pub struct Stops {
     /// Clients come by a unix path: unlink(2).
     pub paths: bool,
-    /// hotswap cannot duplicate the server's sockets: setsockopt(2), for the options of [`learned`].
+    /// hotswap cannot duplicate the server's sockets: setsockopt(2), for all options of [`learned`].
     pub options: bool,
 }
 
@@ -87,7 +87,7 @@ const ALLOW: sock_filter = op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
 const STOP: sock_filter = op(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
 
 /// Stops setsockopt(2) for a list of options: level and name in one word, as both are small.
-fn options() -> Vec<sock_filter> {
+fn options(all: &[(i32, i32)]) -> Vec<sock_filter> {
     let mut program = vec![
         op(LOAD, SECOND_ARGUMENT, 0, 0),
         op(SHIFT_LEFT, 16, 0, 0),
@@ -95,8 +95,9 @@ fn options() -> Vec<sock_filter> {
         op(LOAD, THIRD_ARGUMENT, 0, 0),
         op(OR_KEPT, 0, 0, 0),
     ];
-    let all = learned::OPTIONS.iter().chain(&learned::NOT_TO_COPY);
-    let words = all.map(|(level, name)| level.cast_unsigned() << 16 | name.cast_unsigned());
+    let words = all
+        .iter()
+        .map(|(level, name)| level.cast_unsigned() << 16 | name.cast_unsigned());
     // the last of them first: the way from each to the end
     let found = (1..=u8::MAX)
         .zip(words)
@@ -130,10 +131,15 @@ fn program(calls: &Calls, stops: Stops) -> Vec<sock_filter> {
         ]
     };
     let removes_directory = libc::AT_REMOVEDIR.cast_unsigned();
-    let mut rules = vec![(calls.listen, vec![STOP])];
-    if stops.options {
-        rules.push((calls.setsockopt, options()));
-    }
+    let stopped = if stops.options {
+        [&learned::OPTIONS[..], &learned::NOT_TO_COPY].concat()
+    } else {
+        learned::OF_THE_GROUP.to_vec()
+    };
+    let mut rules = vec![
+        (calls.listen, vec![STOP]),
+        (calls.setsockopt, options(&stopped)),
+    ];
     if stops.paths {
         rules.push((calls.bind, vec![STOP]));
         rules.extend(calls.unlink.map(|unlink| (unlink, vec![STOP])));
@@ -296,6 +302,17 @@ mod tests {
         ] {
             assert!(!is_stopped(level, name), "{level} {name}");
         }
+    }
+
+    #[test]
+    fn else_only_the_program_of_a_group_is() {
+        let filter = program(&X86_64, PLAIN);
+        let is_stopped = |(level, name): (i32, i32)| {
+            let arguments = [level, name].map(i32::cast_unsigned);
+            verdict(&filter, X86_64.architecture, 54, arguments) != libc::SECCOMP_RET_ALLOW
+        };
+        assert!(learned::OF_THE_GROUP.into_iter().all(is_stopped));
+        assert!(!learned::OPTIONS.into_iter().any(is_stopped));
     }
 
     #[test]

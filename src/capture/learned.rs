@@ -13,6 +13,7 @@ use super::Capture;
 use super::caller::Caller;
 use super::notification::{Notification, read_value};
 use crate::handoff;
+use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
 use crate::proc::status::Status;
 use crate::socket::inet::SO_BINDTOIFINDEX;
@@ -65,6 +66,12 @@ pub const OPTIONS: [(i32, i32); 24] = [
     (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
 ];
 
+/// The program of a reuseport group: that of a captured address is hotswap's.
+pub const OF_THE_GROUP: [(i32, i32); 2] = [
+    (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF),
+    (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF),
+];
+
 /// Options that hold pointers, descriptors or rules: no other socket can be given them from here.
 pub const NOT_TO_COPY: [(i32, i32); 13] = [
     (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER),
@@ -107,6 +114,21 @@ impl SetOption {
 
 impl Capture {
     /// The kernel carries it out, and it is done again on the copy of the socket at its bind(2).
+    /// A server's own program would lead clients to a candidate that is not ready. All its sockets at an address are one,
+    /// so there is nothing for it to choose from.
+    pub(super) fn leads_clients(
+        &mut self,
+        call: &Notification,
+        fd: RawFd,
+        option: (i32, i32),
+    ) -> bool {
+        let inode = descriptor::socket_inode(call.thread, fd);
+        let bound = inode.and_then(|inode| self.bound_sockets.of(inode));
+        let is_tcp =
+            bound.is_some_and(|bound| matches!(bound.address, CapturedAddress::Tcp { .. }));
+        OF_THE_GROUP.contains(&option) && is_tcp && call.is_valid()
+    }
+
     pub(super) fn learn(
         &mut self,
         call: &Notification,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::closed::python;
-use super::{free_address, swap};
+use super::{at, free_address, swap};
 use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
@@ -77,4 +77,35 @@ fn a_new_version_may_listen_on_a_narrower_address_as_well() {
     swap(&site, 2);
     clients.until_answered(8);
     clients.expect_no_failure();
+}
+
+/// A server pinned to its processors attaches a program of its own, which would lead every second client to it.
+#[test]
+fn a_program_that_a_candidate_attaches_leads_no_client_to_it() {
+    let address = free_address();
+    let script = "\
+import ctypes, struct
+RANDOM = 0xfffff000 + 56
+code = b''.join(struct.pack('HBBI', *step) for step in [(0x20, 0, 0, RANDOM), (0x94, 0, 0, 2), (0x16, 0, 0, 0)])
+kept = ctypes.create_string_buffer(code)
+program = struct.pack('HL', 3, ctypes.addressof(kept))
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+one.bind(('127.0.0.1', port))
+one.listen()
+one.setsockopt(socket.SOL_SOCKET, 51, program)
+if os.environ['HOTSWAP_GENERATION'] == '2':
+    time.sleep(0.5)
+    os._exit(3)
+serve(one)";
+    let Some(plan) = python(at(address), address, script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("exited with status 3"), "{verdict}");
+    clients.until_answered(8);
+    clients.expect_no_failure();
+    assert!(!site.log.says("queued on"), "{}", site.log.timed());
 }
