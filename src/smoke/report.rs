@@ -1,5 +1,7 @@
 //! What came of it: a table for people, an object for programs, a JUnit file for CI.
 
+mod junit;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
@@ -131,37 +133,6 @@ impl Report {
             "graceful": self.is_graceful(),
         })
     }
-
-    /// One test case for the start and the swaps, and one for each kind of client.
-    pub fn junit(&self) -> String {
-        let mut cases = case("swaps", self.took, self.problem.as_deref());
-        for (habit, count) in &self.tally.by_habit {
-            let failed = (count.failed() > 0).then(|| describe(count));
-            cases += &case(
-                &format!("{habit} clients"),
-                count.slowest,
-                failed.as_deref(),
-            );
-        }
-        let tests = 1 + self.tally.by_habit.len();
-        let failures = cases.matches("<failure ").count();
-        format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <testsuite name=\"hotswap smoke\" tests=\"{tests}\" failures=\"{failures}\" errors=\"0\" time=\"{}\">\n\
-             {cases}</testsuite>\n",
-            self.took.as_secs_f64()
-        )
-    }
-}
-
-fn case(name: &str, took: Duration, failure: Option<&str>) -> String {
-    let inner = failure.map_or_else(String::new, |why| {
-        format!("<failure message=\"{}\"/>", escaped(why))
-    });
-    let (name, took) = (escaped(name), took.as_secs_f64());
-    format!(
-        "  <testcase classname=\"hotswap\" name=\"{name}\" time=\"{took}\">{inner}</testcase>\n"
-    )
 }
 
 fn describe(count: &Count) -> String {
@@ -202,24 +173,6 @@ fn describe_by_address(report: &Report) -> String {
         describe_number(&report.tally.all),
         parts.join("; ")
     )
-}
-
-/// Fit for an attribute of XML 1.0, which has no way to spell most control characters.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\n' | '\r' | '\t' => escaped.push(' '),
-            '\u{fffe}' | '\u{ffff}' => escaped.push('?'),
-            c if c.is_control() => escaped.push('?'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 fn count_to_json(count: &Count) -> Value {
@@ -391,13 +344,5 @@ mod tests {
         report.tls.insert("127.0.0.1:8443".into());
         assert!(problem(&report).contains("at 127.0.0.1:8443, which answers with TLS\n"));
         assert_eq!(report.to_json()["addresses"]["127.0.0.1:8443"]["failed"], 1);
-    }
-
-    #[test]
-    fn no_text_breaks_the_junit_file() {
-        assert_eq!(
-            escaped("a<b>&\"c\"\x1b\n"),
-            "a&lt;b&gt;&amp;&quot;c&quot;? "
-        );
     }
 }
