@@ -8,14 +8,15 @@ pub mod smoke;
 pub mod usage;
 pub mod values;
 
+mod checks;
 mod completions;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -268,7 +269,7 @@ fn run(
     let (line, matches) = read(arguments)?;
     usage::expect_command_behind_dashes("hotswap", arguments, &line.run.command)?;
 
-    let from_variables = options_from_variables(&matches, variable)?;
+    let from_variables = variables::as_options(&grammar(), &matches, variable)?;
     let (line, matches) = read(&[&from_variables, arguments].concat())
         .map_err(|not_parsed| usage::blame_variable(not_parsed, &from_variables))?;
     let mut run = line.run;
@@ -283,49 +284,6 @@ fn run(
     };
     run.check().map_err(NotParsed::Usage)?;
     Ok(Invocation::Run(Box::new(run)))
-}
-
-/// The options that the environment asks for, and the line does not, as if they had been written first on it.
-fn options_from_variables(
-    matches: &ArgMatches,
-    variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Vec<OsString>, NotParsed> {
-    let mut options = Vec::new();
-    for argument in grammar().get_arguments() {
-        let Some(long) = argument.get_long() else {
-            continue;
-        };
-        if matches!(long, "help" | "version") {
-            continue;
-        }
-        let name = usage::variable_of(long);
-        let on_the_line =
-            matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
-        let Some(value) = variable(&name).filter(|value| !on_the_line && !value.is_empty()) else {
-            continue;
-        };
-        if !argument.get_action().takes_values() {
-            if values::switch(&value).map_err(|why| {
-                NotParsed::Usage(format!("cannot use {name}={}: {why}", value.display()))
-            })? {
-                options.push(format!("--{long}").into());
-            }
-        } else if matches!(argument.get_action(), clap::ArgAction::Append) {
-            let words = value.as_bytes().split(u8::is_ascii_whitespace);
-            options.extend(
-                words
-                    .filter(|word| !word.is_empty())
-                    .map(|word| option(long, word)),
-            );
-        } else {
-            options.push(option(long, value.as_bytes()));
-        }
-    }
-    Ok(options)
-}
-
-fn option(long: &str, value: &[u8]) -> OsString {
-    OsString::from_vec([b"--", long.as_bytes(), b"=", value].concat())
 }
 
 fn request(
