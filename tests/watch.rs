@@ -392,7 +392,11 @@ fn a_swap_that_is_asked_for_waits_for_the_writer_and_no_longer() {
 fn a_directory_in_the_place_of_the_program_is_named_with_what_makes_room() {
     let site = watching().serving("v1");
     site.publish("v2").log.wait_for("generation 2 is serving");
-    run(&site, 0, "sed s/v2/v3/ server > new; rm server; mkdir server");
+    run(
+        &site,
+        0,
+        "sed s/v2/v3/ server > new; rm server; mkdir server",
+    );
     site.log
         .wait_for("server has changed, but is a directory; waiting");
     let hint = site.log.wait_for("try: mv ");
