@@ -5,6 +5,7 @@
 pub mod client;
 mod connection;
 pub mod name;
+mod others;
 pub mod protocol;
 mod socket;
 pub mod socket_dirs;

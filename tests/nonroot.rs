@@ -7,6 +7,8 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::commands::{run_among_ours, said};
+use crate::common::attempt;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::status;
@@ -136,4 +138,40 @@ fn a_unix_socket_has_the_mode_it_is_told() {
         assert_eq!(socket.permissions().mode() & 0o777, 0o604);
         site.publish(version).swap();
     }
+}
+
+#[test]
+fn swapping_all_leaves_the_instances_of_other_users_alone() {
+    let test = "swapping_all_leaves_the_instances_of_other_users_alone";
+    let Some(plan) = as_nobody(test, Place::Tcp4) else {
+        return;
+    };
+    let site = plan.serving("v1");
+    if !nix::unistd::geteuid().is_root() {
+        return; // they are its own
+    }
+    let output = run_among_ours(&site, &["swap", "--all"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert_eq!(site.log.count("started, pid"), 1);
+}
+
+#[test]
+fn the_status_names_what_other_users_run() {
+    const OTHER: u32 = 65_521;
+    let test = "the_status_names_what_other_users_run";
+    let Some(plan) = as_user(test, Place::Tcp4, OTHER) else {
+        return;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return; // there is one user alone
+    }
+    // where users without a runtime directory have theirs
+    let plan = plan.variable("XDG_RUNTIME_DIR", "");
+    let _site = plan.serving("v1");
+    let room = tempfile::tempdir().expect("a directory");
+    let status = attempt::as_nobody(room, &["status"]);
+    assert_eq!(status.status, Some(0), "{}", status.said);
+    let others = format!("1 instance of user uid {OTHER}: server\ntry: sudo hotswap status");
+    assert!(status.said.contains(&others), "{}", status.said);
+    let _ = std::fs::remove_dir(format!("/tmp/hotswap-{OTHER}"));
 }

@@ -17,6 +17,7 @@ use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::others;
 use super::protocol::{Reply, RequestKind, line_of};
 use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
@@ -114,10 +115,10 @@ pub fn find(
             greeted.push(last);
             Err(NoInstance::because(several(&greeted, name)))
         }
-        (None, None) => Err(NoInstance::because(format!(
-            "no instance is running (looked in {})",
-            dirs.places()
-        ))),
+        (None, None) => Err(NoInstance::because(match of_others(dirs) {
+            Some(others) => others,
+            None => format!("no instance is running (looked in {})", dirs.places()),
+        })),
         (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
             "no instance of yours is at {path}"
         ))),
@@ -168,11 +169,21 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
     }
 }
 
-/// Every instance that runs and answers, and the names of those that do not.
-pub fn all(dirs: &SocketDirs) -> (Vec<Instance>, Vec<String>) {
+/// That only other users have instances, if they have any.
+pub fn of_others(dirs: &SocketDirs) -> Option<String> {
+    let others = others::in_words(dirs)?;
+    Some(format!(
+        "no instance of yours is running, but {others}\ntry: sudo hotswap status"
+    ))
+}
+
+/// Every instance that runs and answers, and the names of those that do not: of this user alone, or for root of all.
+pub fn all(dirs: &SocketDirs, only_own: bool) -> (Vec<Instance>, Vec<String>) {
+    let mut found = dirs.all();
+    found.retain(|found| found.own || !only_own);
     let Candidates {
         mut greeted, mute, ..
-    } = meet(dirs.all(), None);
+    } = meet(found, None);
     greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     (greeted, mute.into_iter().map(|one| one.name).collect())
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
-const ENDING: &str = "sock";
+pub const ENDING: &str = "sock";
 
 /// What determines the directories; the real one is [`SocketDirs::ours`].
 #[derive(Clone, Debug)]
@@ -133,9 +133,7 @@ impl SocketDirs {
             }
             _ => None,
         });
-        let uid = uid.filter(|uid| *uid != self.uid.as_raw())?;
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        Some(user.map_or_else(|| format!("uid {uid}"), |user| user.name))
+        uid.filter(|uid| *uid != self.uid.as_raw()).map(user_name)
     }
 
     /// Where clients look, in words.
@@ -208,6 +206,11 @@ impl SocketDirs {
         }
         Ok(directory)
     }
+}
+
+pub fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 /// The file name of an instance's socket.

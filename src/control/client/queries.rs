@@ -49,7 +49,7 @@ pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
 fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
     let dirs = SocketDirs::ours();
     let Some(name) = name else {
-        let (instances, mute) = client::all(&dirs);
+        let (instances, mute) = client::all(&dirs, false);
         for name in &mute {
             complain(format!("{name} does not answer"));
         }
@@ -59,9 +59,13 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
             .filter_map(|mut instance| state_of(&mut instance).ok())
             .collect();
         let exit = if states.len() < asked { LOST } else { 0 };
+        let others = (asked == 0).then(|| client::of_others(&dirs)).flatten();
+        if let Some(others) = &others {
+            complain(others);
+        }
         let text = if json {
             format!("{}\n", Value::Array(states))
-        } else if states.is_empty() && exit != 0 {
+        } else if states.is_empty() && (exit != 0 || others.is_some()) {
             String::new()
         } else {
             status::tables(&states)

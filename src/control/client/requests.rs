@@ -45,7 +45,8 @@ pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
 /// `hotswap swap --all`: all at once; the highest of their statuses.
 pub fn swap_all(options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
-    let (mut instances, mute) = client::all(&SocketDirs::ours());
+    let dirs = SocketDirs::ours();
+    let (mut instances, mute) = client::all(&dirs, true);
     for instance in &mut instances {
         instance.ask(&options.what);
     }
@@ -53,7 +54,8 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
         complain(format!("{name} does not answer"));
     }
     if instances.is_empty() && mute.is_empty() {
-        complain("no instance is running");
+        let others = client::of_others(&dirs);
+        complain(others.unwrap_or_else(|| "no instance is running".into()));
         return client::NOBODY;
     }
     let statuses = instances.iter_mut().map(|instance| {
