@@ -13,6 +13,7 @@ pub mod filter;
 mod impersonate;
 mod learned;
 mod listen;
+mod new_listeners;
 mod notification;
 mod options;
 mod receiver;
@@ -40,6 +41,7 @@ use crate::sys::seccomp;
 use bound_sockets::{BoundSocket, BoundSockets};
 use filter::Stops;
 use learned::LearnedOptions;
+use new_listeners::NewListener;
 use notification::{Call, Notification, ReceivedCall};
 use receiver::Receiver;
 
@@ -47,13 +49,8 @@ pub use availability::available;
 
 /// How many calls are answered at once, so that a server that binds in a tight loop does not block the others.
 const AT_ONE_GO: usize = 8;
-/// How many addresses of a generation are logged: some servers listen anew for every client.
-const MOST_ANNOUNCED: usize = 64;
 /// How many binding processes are remembered; the first ones matter.
 const MOST_BINDERS: usize = 64;
-
-/// A new listener is logged once it is this old: many servers try an address and close it at once.
-const NAMED_AFTER: Time = Time::from_millis(100);
 
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,13 +91,6 @@ pub struct CallContext<'a> {
     pub capture_not: &'a [AddressPattern],
     /// All processes of the generation.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
-}
-
-/// A new listener that has not been logged yet.
-struct NewListener {
-    id: ListenerId,
-    since: Time,
-    as_given: String,
 }
 
 /// How a call ends, unless it fails.
@@ -238,11 +228,6 @@ impl Capture {
         }
     }
 
-    /// The main process is dead: what this generation has just come to listen on is not named.
-    pub fn name_nothing(&mut self) {
-        self.new_listeners.clear();
-    }
-
     /// Answers some of the calls that wait.
     pub fn woken(&mut self, flags: PollFlags, context: &mut CallContext) -> Vec<CaptureEvent> {
         let mut answered = 0;
@@ -269,29 +254,6 @@ impl Capture {
     /// Whether there is anything to log, now or later.
     pub fn has_news(&self) -> bool {
         !self.new_listeners.is_empty() || !self.events.is_empty()
-    }
-
-    /// Logs the new listeners that are old enough, or all at once because their generation is ready.
-    pub fn name_listeners(
-        &mut self,
-        is_ready: bool,
-        context: &mut CallContext,
-    ) -> Vec<CaptureEvent> {
-        let due = self.deadline().is_some_and(|due| due <= context.now);
-        if due || (is_ready && !self.new_listeners.is_empty()) {
-            let new: Vec<ListenerId> = self.new_listeners.iter().map(|new| new.id).collect();
-            let is_new = |bound: &BoundSocket| bound.listener.is_some_and(|id| new.contains(&id));
-            self.release_closed(is_new, context);
-            let lasted = |new: &mut NewListener| is_ready || new.since + NAMED_AFTER <= context.now;
-            let lasting: Vec<_> = self.new_listeners.extract_if(.., lasted).collect();
-            for new in lasting
-                .into_iter()
-                .filter(|new| context.listeners.has(new.id))
-            {
-                self.name(new, context.listeners);
-            }
-        }
-        std::mem::take(&mut self.events)
     }
 
     /// Gives up the listeners that the server has closed: otherwise hotswap would keep them open, and nobody would answer.
@@ -377,25 +339,6 @@ impl Capture {
             self.binders.push(process);
         }
     }
-
-    fn name(&mut self, new: NewListener, listeners: &Listeners) {
-        let bound = self.bound_sockets.all.iter();
-        let mut bound = bound.filter(|bound| bound.listener == Some(new.id));
-        if let Some(asked) = bound.next().map(|bound| bound.address.clone())
-            && let Some(there) = listeners.served_beside(self.generation, &asked)
-        {
-            // what to do is part of the verdict
-            self.warn_of_change(&asked, &there, "");
-        }
-        self.announced += 1;
-        if self.announced > MOST_ANNOUNCED {
-            let generation = self.generation;
-            let text = format!("{generation} listens on more addresses than are logged");
-            self.warn_once(Warning::TooManyToName, text);
-        } else {
-            self.events.push(CaptureEvent::Listens(new.as_given));
-        }
-    }
 }
 
 impl Polled for Capture {
@@ -415,7 +358,7 @@ impl Polled for Capture {
     /// When new listeners are to be logged.
     fn deadline(&self) -> Option<Time> {
         let new = self.new_listeners.first();
-        new.map(|new| new.since + NAMED_AFTER)
+        new.map(NewListener::due)
     }
 }
 

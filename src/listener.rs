@@ -20,6 +20,7 @@ mod member_index;
 mod muted;
 mod open;
 mod orphan;
+mod overlap;
 mod own_probes;
 mod port_holder;
 mod private_path;

@@ -9,9 +9,10 @@ use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 
 use super::caller::Caller;
+use super::new_listeners::NewListener;
 use super::notification::Notification;
 use super::server_socket::{ServerSocket, SocketType};
-use super::{CallContext, CallResult, Capture, NewListener, Warning};
+use super::{CallContext, CallResult, Capture, Warning};
 use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
 use crate::sys;
