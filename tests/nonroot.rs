@@ -167,11 +167,12 @@ fn the_status_names_what_other_users_run() {
     }
     // where users without a runtime directory have theirs
     let plan = plan.variable("XDG_RUNTIME_DIR", "");
-    let _site = plan.serving("v1");
+    let mut site = plan.serving("v1");
     let room = tempfile::tempdir().expect("a directory");
     let status = attempt::as_nobody(room, &["status"]);
     assert_eq!(status.status, Some(0), "{}", status.said);
     let others = format!("1 instance of user uid {OTHER}: server\ntry: sudo hotswap status");
     assert!(status.said.contains(&others), "{}", status.said);
+    site.stop();
     let _ = std::fs::remove_dir(format!("/tmp/hotswap-{OTHER}"));
 }
