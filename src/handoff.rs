@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -28,6 +28,8 @@ thread_local! {
     static DUPLICATES: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
     /// Numbers that came with the exec and that no room has taken yet.
     static UNTAKEN: RefCell<BTreeSet<RawFd>> = const { RefCell::new(BTreeSet::new()) };
+    /// Of those that a room has taken, what came: it stays open until all rooms are there, or for the one before.
+    static TAKEN: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The state that leaves. Dropping it closes the duplicates, so that a failed exec has changed nothing.
@@ -60,7 +62,7 @@ impl Outgoing {
     }
 }
 
-/// The state that has arrived. Dropping it closes what no room has taken.
+/// The state that has arrived. While it lasts, the hotswap before can have all of it back; dropping it closes what came.
 pub struct Incoming {
     rooms: BTreeMap<String, Value>,
 }
@@ -92,7 +94,13 @@ impl Drop for Incoming {
         for number in UNTAKEN.take() {
             drop(sys::adopt(number));
         }
+        drop(TAKEN.take());
     }
+}
+
+/// Whether the hotswap before may go on after all: what is dropped by then leaves all names as they are.
+pub fn may_go_back() -> bool {
+    TAKEN.with_borrow(|taken| !taken.is_empty())
 }
 
 /// A duplicate that the exec keeps, by its number.
@@ -109,9 +117,10 @@ fn adopt(number: RawFd) -> io::Result<OwnedFd> {
         let why = format!("descriptor {number} did not come with the upgrade");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    let descriptor = sys::adopt(number)?;
-    fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(descriptor)
+    let came = sys::adopt(number)?;
+    let own = fcntl(&came, FcntlArg::F_DUPFD_CLOEXEC(0));
+    TAKEN.with_borrow_mut(|taken| taken.push(came));
+    sys::adopt(own?)
 }
 
 /// A field that owns a descriptor: `OwnedFd`, `File`, `UnixStream` and the like.
@@ -233,6 +242,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::path::PathBuf;
 
+    use nix::fcntl::FdFlag;
     use nix::unistd::Pid;
 
     use super::*;

@@ -130,6 +130,7 @@ fn run() -> Result<ExitCode> {
         Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
         Ok(Invocation::Upgrade { name }) => requests::upgrade(name.as_deref()),
         Err(usage) => {
+            upgrade::go_back_from_usage(&usage.lines);
             log::last_words(&usage.lines);
             usage.status
         }

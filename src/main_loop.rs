@@ -146,6 +146,8 @@ struct World {
     said_ready: SaidReady,
     /// Where the next version of hotswap says which one it is.
     next_version: Option<File>,
+    /// Why the next version could not go on with what it was handed, so that this one was executed again.
+    not_upgraded: Option<String>,
     /// What was said once about captured servers.
     hints: Vec<capture::Warning>,
     /// How many restarts in a row have died before they bound anything: up to the number that lets captured sockets go,

@@ -1,22 +1,25 @@
 //! Replaces hotswap with its next version: the same process, another program.
 //!
-//! What crosses is in [`handoff`](crate::handoff); this file makes the exec, and finds what the one before has left.
+//! What crosses is in [`handoff`](crate::handoff); this file makes the exec, and finds what the one before has left. If the
+//! next version cannot go on with that, the one before is executed again.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
 use nix::unistd::execve;
 
 use crate::handoff::{Incoming, Outgoing};
-use crate::retry::pause;
+use crate::retry::{pause, retry};
 use crate::stub::{oom_score, open_files};
 use crate::{program, sys};
 
@@ -40,9 +43,12 @@ pub fn own_path() -> PathBuf {
 /// Becomes the program at that path. Returns only on failure, and then nothing has changed.
 pub fn execute(path: &Path, outgoing: &Outgoing) -> io::Error {
     let executed = outgoing.write().and_then(|memory| {
+        let before = own_program()?;
         let ticket = Ticket {
             memory: memory.as_raw_fd(),
             tries: 0,
+            before: Some(before.as_raw_fd()),
+            why_back: None,
         };
         become_program(path, &ticket)
     });
@@ -50,6 +56,13 @@ pub fn execute(path: &Path, outgoing: &Outgoing) -> io::Error {
         Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// The program of this process, whatever is at its path by now, open across an exec.
+fn own_program() -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH;
+    let program = retry(|| open("/proc/self/exe", flags, Mode::empty()))?;
+    Ok(program)
 }
 
 /// Returns only on failure.
@@ -90,20 +103,56 @@ struct Ticket {
     memory: RawFd,
     /// How often the one that was to take over has begun again.
     tries: u32,
+    /// The program that can go on if this one cannot. An older hotswap does not hand it over.
+    before: Option<RawFd>,
+    /// This is that program, and the next version could not go on.
+    why_back: Option<String>,
 }
 
 impl Ticket {
     fn written(&self) -> String {
-        let Self { memory, tries } = self;
-        format!("{}:{memory}:{tries}", std::process::id())
+        let Self { memory, tries, .. } = self;
+        let before = self.before.map(|before| before.to_string());
+        let (before, why_back) = (before.unwrap_or_default(), self.why_back.as_deref());
+        let why_back = why_back.unwrap_or_default();
+        format!(
+            "{}:{memory}:{tries}:{before}:{why_back}",
+            std::process::id()
+        )
     }
 
     fn read(written: &OsStr) -> Option<Self> {
-        let mut numbers = written.to_str()?.split(':');
-        let mut next = || numbers.next();
+        let mut parts = written.to_str()?.splitn(5, ':');
+        let mut next = || parts.next();
         let process: u32 = next()?.parse().ok()?;
         let (memory, tries) = (next()?.parse().ok()?, next()?.parse().ok()?);
-        (process == std::process::id()).then_some(Self { memory, tries })
+        let before = next().and_then(|before| before.parse().ok());
+        let why_back = next().filter(|why| !why.is_empty()).map(str::to_owned);
+        (process == std::process::id()).then_some(Self {
+            memory,
+            tries,
+            before,
+            why_back,
+        })
+    }
+
+    fn of_this_process() -> Option<Self> {
+        let written = std::env::var_os(VARIABLE)?;
+        Self::read(&written)
+    }
+
+    /// The program before goes on with all that it has handed over. Returns only if there is none, or it fails.
+    fn go_back(&self, why: String) {
+        let Some(before) = self.before else { return };
+        let ticket = Self {
+            memory: self.memory,
+            tries: 0,
+            before: None,
+            why_back: Some(why),
+        };
+        let program = format!("/proc/self/fd/{before}");
+        let Err(error) = become_program(Path::new(&program), &ticket);
+        log::warn!("cannot go back to the hotswap before: {error}");
     }
 }
 
@@ -111,8 +160,9 @@ impl Ticket {
 pub struct Upgraded {
     pub state: Incoming,
     ticket: Ticket,
-    /// It stays open across an exec.
+    /// They stay open across an exec.
     _memory: File,
+    _before: Option<OwnedFd>,
 }
 
 impl Upgraded {
@@ -121,42 +171,62 @@ impl Upgraded {
     /// # Errors
     /// If what was handed over cannot be read.
     pub fn at_start() -> Result<Option<Self>> {
-        let written = std::env::var_os(VARIABLE);
-        let Some(ticket) = written.as_deref().and_then(Ticket::read) else {
+        let Some(ticket) = Ticket::of_this_process() else {
             return Ok(None);
         };
         let memory = File::from(sys::adopt(ticket.memory).map_err(lost)?);
         match Incoming::read(&memory) {
             Ok(state) => Ok(Some(Self {
                 state,
-                ticket,
                 _memory: memory,
+                _before: ticket.before.and_then(|before| sys::adopt(before).ok()),
+                ticket,
             })),
-            Err(error) => Err(retry_old_version(&ticket, error)),
+            Err(error) => Err(start_over(&ticket, error)),
         }
+    }
+
+    /// Why the next version could not go on, if this is the one before.
+    pub fn why_back(&self) -> Option<String> {
+        self.ticket.why_back.clone()
+    }
+
+    /// This version cannot go on with what was handed over: the one before does. Returns only if it cannot either.
+    pub fn go_back(&self, error: anyhow::Error) -> anyhow::Error {
+        self.ticket.go_back(format!("{error:#}"));
+        lost(error)
     }
 
     /// This process could not get what it needs for itself: it starts over a little later. Only while nothing has been
     /// taken; returns only if it has tried often enough.
-    pub fn retry_old_version(self, error: anyhow::Error) -> anyhow::Error {
-        retry_old_version(&self.ticket, error)
+    pub fn start_over(self, error: anyhow::Error) -> anyhow::Error {
+        start_over(&self.ticket, error)
     }
 }
 
-fn retry_old_version(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
+/// This version does not know the command line of the one before, which goes on. Returns if it has handed nothing over.
+pub fn go_back_from_usage(error: &str) {
+    if let Some(ticket) = Ticket::of_this_process() {
+        ticket.go_back(error.lines().next().unwrap_or_default().to_owned());
+    }
+}
+
+fn start_over(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
     if ticket.tries < TRIES {
         pause(PAUSE);
         let ticket = Ticket {
             tries: ticket.tries + 1,
+            why_back: ticket.why_back.clone(),
             ..*ticket
         };
         let _ = become_program(Path::new("/proc/self/exe"), &ticket);
     }
+    ticket.go_back(format!("{error:#}"));
     lost(error)
 }
 
 /// The error of a room that cannot continue.
-pub fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
+fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error: anyhow::Error = error.into();
     error.context("cannot go on where the hotswap before ended; its generations keep serving")
 }

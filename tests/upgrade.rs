@@ -4,12 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::commands::{run, said, start};
+use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -115,6 +117,52 @@ fn a_new_file_that_does_not_run_is_refused() {
         run(site.publish("v2"), &["swap", "server"]).status.code(),
         Some(0)
     );
+}
+
+/// A build that has another name for something.
+fn rename_in(program: &Path, name: &str, other: &str) {
+    let rename = format!("s/{name}/{other}/g");
+    let mut sed = Command::new("sed");
+    sed.env("LC_ALL", "C").arg("-i").arg(rename).arg(program);
+    let renamed = sed.status().expect("sed");
+    assert!(renamed.success(), "{renamed}");
+}
+
+fn is_refused_by_the_new_version(plan: Plan, copy: &Path, (name, other): (&str, &str), why: &str) {
+    let site = plan.serving("v1");
+    // found by its program's name
+    let _ = site.hotswap();
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    let beside = copy.with_extension("other");
+    for _ in 0..2 {
+        fs::copy(hotswap_program(), &beside).expect("a copy");
+        rename_in(&beside, name, other);
+        fs::rename(&beside, copy).expect("in its place");
+        let output = run(&site, &["upgrade", "server"]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    fs::copy(hotswap_program(), &beside).expect("a copy");
+    fs::rename(&beside, copy).expect("in its place");
+    upgrade(&site);
+    site.publish("v2").swap();
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
+#[test]
+fn a_new_version_that_cannot_read_the_state_leaves_it_to_the_one_before() {
+    let (plan, copy) = from_a_copy(Place::Unix);
+    let why = "cannot read the state of its Figures";
+    is_refused_by_the_new_version(plan, &copy, ("figures", "Figures"), why);
+}
+
+#[test]
+fn a_new_version_that_lacks_an_option_leaves_all_to_the_one_before() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let plan = plan.with(&["--min-ready", "1ms"]);
+    is_refused_by_the_new_version(plan, &copy, ("min-ready", "Min-ready"), "--min-ready");
 }
 
 /// Both are heard at once: that the new file runs, and the request.

@@ -71,7 +71,7 @@ impl Drop for BoundSocket {
             directory, name, ..
         } = path;
         let own = matches!(&self.address, CapturedAddress::Path(entry) if entry.name == *name);
-        if !own && path.is_there() {
+        if !own && path.is_there() && !handoff::may_go_back() {
             let _ = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }

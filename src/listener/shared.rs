@@ -19,6 +19,7 @@ use super::incident::Incident;
 use super::listening_socket::{Interest, ListeningSocket};
 use super::steering::Steering;
 use super::unix_dir::{FileId, UnixDir};
+use crate::handoff;
 use crate::socket::client::{client_of, connect_now, unix_client};
 use crate::socket::generation_socket::SocketKind;
 use crate::socket::{Inode, bound_to, listens, unix_stream};
@@ -354,7 +355,9 @@ impl Steering for SharedSocket {
 
 impl Drop for SharedSocket {
     fn drop(&mut self) {
-        if let Some((dir, file)) = &self.path {
+        if let Some((dir, file)) = &self.path
+            && !handoff::may_go_back()
+        {
             dir.remove_if(*file);
             dir.remove(&dir.beside(NOBODYS));
         }

@@ -366,7 +366,7 @@ impl UnixDir {
 
 impl Drop for UnixDir {
     fn drop(&mut self) {
-        if self.lock.is_some() {
+        if self.lock.is_some() && !handoff::may_go_back() {
             // while it is locked, so that nobody's is removed but ours
             self.remove(&self.with(".lock"));
         }

@@ -269,8 +269,9 @@ impl UnixPath {
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if self.private {
-            return; // the file is its server's affair
+        // the file of a private one is its server's affair
+        if self.private || handoff::may_go_back() {
+            return;
         }
         for NamedSocket { name, file, .. } in &self.sockets {
             self.dir.remove_if(*file);

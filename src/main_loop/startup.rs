@@ -22,12 +22,13 @@ use super::store::Passed;
 use super::upkeep::Upkeep;
 use super::waivers::{SaidReady, Waivers};
 use super::working_directory::WorkingDirectory;
-use super::{Footprint, World, saved_state};
+use super::{Footprint, World};
 use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::cli::values;
 use crate::control::Control;
 use crate::control::name::{self, NameHolder};
+use crate::handoff::Incoming;
 use crate::listener::{ListenerContext, SocketOptions};
 use crate::polled::{Alarm, Polled};
 use crate::ready::ReadyMode;
@@ -37,7 +38,7 @@ use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
 use crate::sys::clock::Pulse;
-use crate::upgrade::{Upgraded, lost};
+use crate::upgrade::Upgraded;
 use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher, split_glob};
 use crate::{connections, program, sys, upgrade};
 
@@ -80,12 +81,12 @@ impl World {
         open_files::raise();
         oom_score::lower();
         let mut upgraded = Upgraded::at_start()?;
-        // Before anything asks what time it is.
-        let mut directory = None;
-        if let Some(upgraded) = &mut upgraded {
-            sys::clock::resume(upgraded.state.take("clock").map_err(lost)?);
-            directory = upgraded.state.take("directory").map_err(lost)?;
-        }
+        let directory = match &mut upgraded {
+            Some(upgraded) => {
+                clock_and_directory(&mut upgraded.state).map_err(|error| upgraded.go_back(error))?
+            }
+            None => None,
+        };
         let directory = directory.unwrap_or_else(WorkingDirectory::at_start);
         // What it was given at its start the hotswap before has handed over with its listeners.
         let mut passed = if upgraded.is_none() {
@@ -95,13 +96,12 @@ impl World {
         };
         let kept = passed.take_names();
         let ground = match (Prerequisites::open(&args, &directory), upgraded) {
-            (Err(error), Some(upgraded)) => return Err(upgraded.retry_old_version(error)),
+            (Err(error), Some(upgraded)) => return Err(upgraded.start_over(error)),
             (ground, before) => {
                 upgraded = before;
                 ground?
             }
         };
-        let mut incoming = upgraded.map(|upgraded| upgraded.state);
         let Prerequisites {
             own_path,
             mut signals,
@@ -110,11 +110,12 @@ impl World {
             watch,
             warnings: of_watch,
         } = ground;
-        if incoming.is_none() {
+        if upgraded.is_none() {
             wait_for_name(&args, &mut signals)?;
         }
-        let claimed = match &mut incoming {
-            Some(incoming) => Claimed::handed_over(incoming, context).map_err(lost)?,
+        let claimed = match &mut upgraded {
+            Some(upgraded) => Claimed::handed_over(&mut upgraded.state, context)
+                .map_err(|error| upgraded.go_back(error))?,
             None => Claimed::at_start(&args, context, passed, directory.path().as_os_str())?,
         };
         let Claimed {
@@ -143,6 +144,7 @@ impl World {
             has_served: false,
             said_ready: SaidReady::default(),
             next_version: None,
+            not_upgraded: None,
             hints: Vec::new(),
             unbound_restarts: 0,
             stopping_since: None,
@@ -163,11 +165,10 @@ impl World {
             ended: None,
             args,
         };
-        if let Some(mut incoming) = incoming {
-            let saved = incoming.take("core").map_err(lost)?;
-            let saved = saved_state::from_json(&saved).context("cannot read the state of its core");
-            let saved = saved.map_err(lost)?;
-            world.restore(incoming).map_err(lost)?;
+        if let Some(mut upgraded) = upgraded {
+            let saved = world.restore(&mut upgraded.state);
+            let saved = saved.map_err(|error| upgraded.go_back(error))?;
+            world.not_upgraded = upgraded.why_back();
             return Ok((world, Some(saved)));
         }
         for address in world.listeners.listening() {
@@ -179,6 +180,12 @@ impl World {
         }
         Ok((world, None))
     }
+}
+
+/// Before anything asks what time it is, or what a relative path means.
+fn clock_and_directory(incoming: &mut Incoming) -> Result<Option<WorkingDirectory>> {
+    sys::clock::resume(incoming.take("clock")?);
+    incoming.take("directory")
 }
 
 /// What hotswap needs in any case. If it cannot be opened, nothing has happened yet.

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
@@ -162,11 +162,14 @@ impl World {
     }
 
     /// Takes up what [`World::outgoing`] put, in a world that has been opened but for these rooms.
-    pub(super) fn restore(&mut self, mut incoming: Incoming) -> Result<()> {
+    /// What the core remembers it leaves to the caller.
+    pub(super) fn restore(&mut self, incoming: &mut Incoming) -> Result<SavedState> {
+        let saved = saved_state::from_json(&incoming.take("core")?);
+        let saved = saved.context("cannot read the state of its core")?;
         let state: WorldState = incoming.take("world")?;
         self.generations = match incoming.take("generations")? {
             Some(generations) => generations,
-            None => saved_state::older_generations(&state.lives, &mut incoming)?,
+            None => saved_state::older_generations(&state.lives, incoming)?,
         };
         self.programs = incoming.take("programs")?;
         self.counting.accepted = state.accepted_on;
@@ -182,7 +185,7 @@ impl World {
         self.status_data = incoming.take("figures")?;
         self.worked = incoming.take("worked")?;
         self.signals.resume(incoming.take("signals")?);
-        Ok(())
+        Ok(saved)
     }
 
     /// The first thing the next version does: it looks where the one before looked.
@@ -213,11 +216,13 @@ impl World {
             self.watch.confirm(pid, now);
             self.watch.serves();
         }
-        self.publish(&Record::new(
-            RecordKind::Upgraded,
-            format!("upgraded to {}", env!("CARGO_PKG_VERSION")),
-        ));
-        self.control.upgraded(Ok(()), now);
+        if let Some(why) = self.not_upgraded.take() {
+            self.refuse_upgrade(&why);
+        } else {
+            let text = format!("upgraded to {}", env!("CARGO_PKG_VERSION"));
+            self.publish(&Record::new(RecordKind::Upgraded, text));
+            self.control.upgraded(Ok(()), now);
+        }
         let failed = self.status_data.failed_swap();
         self.manager.follow(supervisor, failed, now);
     }

@@ -59,6 +59,16 @@ fn swaps_go_on_after_a_re_execution() {
 }
 
 #[test]
+fn a_path_stays_if_the_next_version_cannot_read_what_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let fixture = Fixture::listening(&[&format!("unix:{}", path.display())]);
+    let state = (&fixture.listeners.all, "what follows");
+    assert!(handoff::carry::<(Vec<Listener>, u32)>(&state).is_err());
+    UnixStream::connect(&path).unwrap();
+}
+
+#[test]
 fn a_relayed_client_does_not_notice() {
     let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
     fixture.serving(G1);
