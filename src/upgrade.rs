@@ -105,7 +105,7 @@ struct Ticket {
     tries: u32,
     /// The program that can go on if this one cannot. An older hotswap does not hand it over.
     before: Option<RawFd>,
-    /// This is that program, and the next version could not go on.
+    /// This is that program itself: the next version could not go on.
     why_back: Option<String>,
 }
 
@@ -143,11 +143,13 @@ impl Ticket {
 
     /// The program before goes on with all that it has handed over. Returns only if there is none, or it fails.
     fn go_back(&self, why: String) {
-        let Some(before) = self.before else { return };
+        let Some(before) = self.before.filter(|_| self.why_back.is_none()) else {
+            return;
+        };
         let ticket = Self {
             memory: self.memory,
             tries: 0,
-            before: None,
+            before: self.before,
             why_back: Some(why),
         };
         let program = format!("/proc/self/fd/{before}");

@@ -131,7 +131,9 @@ fn rename_in(program: &Path, name: &str, other: &str) {
 fn is_refused_by_the_new_version(plan: Plan, copy: &Path, (name, other): (&str, &str), why: &str) {
     let site = plan.serving("v1");
     // found by its program's name
-    let _ = site.hotswap();
+    let open = PathBuf::from(format!("/proc/{}/fd", site.hotswap()));
+    let open = || fs::read_dir(&open).expect("descriptors").count();
+    let before = open();
     let mut clients = site.guests().and(4, Habit::default()).come();
     let beside = copy.with_extension("other");
     for _ in 0..2 {
@@ -142,6 +144,7 @@ fn is_refused_by_the_new_version(plan: Plan, copy: &Path, (name, other): (&str, 
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(why), "{said}");
+        eventually("as few descriptors", || (open() <= before).then_some(()));
     }
     fs::copy(hotswap_program(), &beside).expect("a copy");
     fs::rename(&beside, copy).expect("in its place");
