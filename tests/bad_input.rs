@@ -329,8 +329,12 @@ fn a_port_of_root_is_refused_to_others() {
 fn a_runtime_directory_that_cannot_be_written_is_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::create_dir(dir.path().join("run")).expect("a directory");
-    fs::write(dir.path().join("run/hotswap"), "no directory").expect("a file");
-    let attempt = attempt_in(dir, &["--listen", "127.0.0.1:0", "--", "false"], |_| {});
+    let file = dir.path().join("run/hotswap");
+    fs::write(&file, "no directory").expect("a file");
+    let line = ["--listen", "127.0.0.1:0", "--", "false"];
+    let attempt = attempt_in(dir, &line, |command| {
+        command.env("RUNTIME_DIRECTORY", &file);
+    });
     assert_eq!(
         attempt.status,
         Some(1),

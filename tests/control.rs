@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Instant;
 
@@ -36,6 +37,25 @@ fn a_name_in_use_gets_a_number() {
     assert!(second.stop().success());
     assert_eq!(run(&first, &["stop", "server-2"]).status.code(), Some(3));
     assert_eq!(run(&first, &["swap", "server"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_runtime_directory_that_others_may_write_to_is_passed_over() {
+    let plan = Site::at(Place::Tcp4);
+    let open = plan.dir().join("open");
+    fs::create_dir(&open).expect("a directory");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("its mode");
+    let name = format!("passed-over-{}", std::process::id());
+    let mut site = plan
+        .variable("XDG_RUNTIME_DIR", open.to_str().expect("text"))
+        .with(&["--name", &name])
+        .serving("v1");
+    let output = run(&site, &["swap", &name]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let left = fs::read_dir(&open).expect("the directory").count();
+    assert_eq!(left, 0, "nothing is in it");
+    // it would leave its socket behind otherwise
+    assert!(site.stop().success());
 }
 
 /// A plan for an instance of the same user as the first, by the name of that one.

@@ -244,7 +244,11 @@ fn with_file_system(name: &str, plan: Plan, dir: &str, options: &str) -> Option<
 }
 
 fn serves_without_a_control_socket(name: &str, options: &str, why: &str) {
-    let plan = with_file_system(name, Site::at(Place::Tcp4), "run", options);
+    let plan = Site::at(Place::Tcp4);
+    // without an alternative, as that of a service is
+    let run = plan.dir().join("run").display().to_string();
+    let plan = plan.variable("RUNTIME_DIRECTORY", &run);
+    let plan = with_file_system(name, plan, "run", options);
     let Some(mut site) = plan.map(|plan| plan.serving("v1")) else {
         return;
     };

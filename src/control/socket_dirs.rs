@@ -54,15 +54,17 @@ impl SocketDirs {
     /// The directory for our own socket, which is made if necessary.
     ///
     /// # Errors
-    /// If the directory belongs to another user, and those of mkdir(2).
+    /// If the last of them belongs to another user or can be exchanged by others, and those of mkdir(2).
     pub fn own_directory(&self) -> io::Result<PathBuf> {
         if let Some(first) = self.runtime_directories().next() {
             return Ok(first);
         }
         // another user's, as su(1) leaves it, would let that user replace what is in it
         let user = self.xdg_runtime_dir();
-        if let Some(user) = user.filter(|user| is_owned(user, self.uid.as_raw())) {
-            return self.private(user.join("hotswap"));
+        if let Some(user) = user.filter(|user| is_owned(user, self.uid.as_raw()))
+            && let Ok(own) = self.private(user.join("hotswap"))
+        {
+            return Ok(own);
         }
         if self.uid.is_root()
             && let Ok(own) = make(self.run.join("hotswap"))
@@ -186,20 +188,21 @@ impl SocketDirs {
 
     /// Whether no other user can write into a directory, or replace it.
     fn private(&self, directory: PathBuf) -> io::Result<PathBuf> {
-        let directory = make(directory)?;
-        let metadata = fs::symlink_metadata(&directory)?;
+        let shown = directory.display().to_string();
         let refuse = |why: &str| {
-            let why = format!("{} {why}", directory.display());
+            let why = format!("{shown} {why}");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
         };
+        if directory.parent().is_none_or(lets_others_rename) {
+            return refuse("can be exchanged by others");
+        }
+        let directory = make(directory)?;
+        let metadata = fs::symlink_metadata(&directory)?;
         if !metadata.is_dir() {
             return refuse("is not a directory");
         }
         if metadata.uid() != self.uid.as_raw() {
             return refuse("belongs to another user");
-        }
-        if directory.parent().is_none_or(lets_others_rename) {
-            return refuse("can be exchanged by others");
         }
         if is_open_to_others(&metadata) {
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
@@ -329,18 +332,19 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_exchange_or_is_a_link_is_not_used() {
+    fn the_next_directory_is_used_where_others_can_exchange_one_or_it_is_a_link() {
         let (room, mut dirs) = dirs();
         let open = room.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        let refused = |dirs: &SocketDirs| dirs.own_directory().unwrap_err().to_string();
+        dirs.run = room.path().join("missing");
         dirs.xdg_runtime_dir = Some(open.clone().into());
-        assert!(refused(&dirs).contains("can be exchanged"));
+        let next = room.path().join(format!("tmp/hotswap-{}", dirs.uid));
+        assert_eq!(dirs.own_directory().unwrap(), next);
+        assert!(entries(&open).is_empty(), "nothing is left in it");
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
-        fs::remove_dir(open.join("hotswap")).unwrap();
         std::os::unix::fs::symlink(room.path().join("run"), open.join("hotswap")).unwrap();
-        assert!(refused(&dirs).contains("is not a directory"));
+        assert_eq!(dirs.own_directory().unwrap(), next);
     }
 
     #[test]
