@@ -115,6 +115,26 @@ fn the_history_says_what_happened_and_outlives_an_upgrade() {
 }
 
 #[test]
+fn the_history_knows_the_hash_of_each_program_and_the_checks_that_went_well() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    let hash = |results: &[&str]| {
+        let history = json(&site, &["history", "server", "--json"], 0);
+        let verdicts = history.as_array().expect("a list");
+        let found: Vec<&Value> = verdicts.iter().map(|verdict| &verdict["result"]).collect();
+        assert_eq!(found, results);
+        Some(history[0]["program"]["hash"].as_str()?.to_owned())
+    };
+    let first = eventually("the hash of the first", || hash(&["serving"]));
+    install(&site.program(), &binary(22_222), 0o755);
+    let check = &["swap", "server", "--check", "--json"];
+    assert_eq!(json(&site, check, 0)["result"], "checked");
+    let second = eventually("that of the second", || hash(&["checked", "serving"]));
+    assert_ne!(first, second);
+    let status = json(&site, &["status", "server", "--json"], 0);
+    assert!(status["last_swap"].is_null(), "nothing was swapped");
+}
+
+#[test]
 fn a_roll_back_brings_the_program_back_that_served_before() {
     let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
     let bytes = |site: &Site| serving(site)["program"]["size"].as_u64();

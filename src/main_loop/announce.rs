@@ -28,10 +28,7 @@ impl World {
                 let (how, after) = self.shown_ready(*generation);
                 Record::proving(*generation, &how, after)
             }
-            Transition::Checked(generation) => {
-                let (how, after) = self.shown_ready(*generation);
-                Record::checked(*generation, &how, after)
-            }
+            Transition::Checked(generation) => self.checked(*generation),
             Transition::Serving {
                 generation,
                 cause,
@@ -135,6 +132,16 @@ impl World {
             outcome,
             Vec::new(),
         );
+        record
+    }
+
+    /// Nothing is swapped by a check, but it has a verdict.
+    fn checked(&mut self, generation: Generation) -> Record {
+        let (how, after) = self.shown_ready(generation);
+        let record = Record::checked(generation, &how, after);
+        let outcome = record.text.clone();
+        let (cause, result) = (Cause::Asked, SwapResult::Checked);
+        self.note_verdict(generation, cause, result, &record, outcome, Vec::new());
         record
     }
 

@@ -15,7 +15,7 @@ use super::{Footprint, World};
 use crate::cli::options::Order;
 use crate::control::{RequestKind, SwapResult};
 use crate::record::{Record, format_duration};
-use crate::supervisor::{Cause, ClientId, Event, Generation, Supervisor, Time, Verdict};
+use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
@@ -134,12 +134,7 @@ impl World {
                 };
                 (Some(said.unwrap_or_else(unsaid)), None)
             }
-            Verdict::Checked(generation) => {
-                let (how, after) = self.shown_ready(*generation);
-                let text = Record::checked(*generation, &how, after).text;
-                let verdict = self.verdict_of(*generation, Cause::Asked, SwapResult::Checked, text);
-                (Some(verdict), None)
-            }
+            Verdict::Checked(generation) => (self.status_data.verdict_on(*generation), None),
         };
         let replaced = replaced.filter(|old| self.generations.contains_key(old));
         self.control

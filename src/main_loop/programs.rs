@@ -62,8 +62,12 @@ impl Programs {
         }
     }
 
+    /// Those that are still read are kept for the verdicts on them.
     pub fn retain(&mut self, is_wanted: impl Fn(Generation) -> bool) {
-        self.known.retain(|generation, _| is_wanted(*generation));
+        let hashing = &self.hashing;
+        let is_read = |one: &ProgramIdentity| hashing.iter().any(|(file, _)| *file == one.file);
+        self.known
+            .retain(|generation, one| is_wanted(*generation) || is_read(one));
         let (known, rejected) = (&self.known, &self.rejected);
         self.hashing.retain(|(file, _)| {
             let mut wanted = known.values().chain(rejected.files());

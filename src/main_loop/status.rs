@@ -105,8 +105,28 @@ impl StatusData {
             .cloned()
     }
 
+    /// Reads one more piece of a program.
+    pub fn hash_on(&mut self) {
+        self.programs.hash_on();
+        self.fill_in_hashes();
+    }
+
+    /// Of programs that were still read when the verdict on them came.
+    fn fill_in_hashes(&mut self) {
+        for verdict in &mut self.history {
+            let program = verdict.program.as_mut();
+            if let Some(hash) = program.and_then(|program| program.get_mut("hash"))
+                && hash.is_null()
+                && let Some(known) = self.programs.get(Generation(verdict.generation))
+            {
+                *hash = json!(known.hash);
+            }
+        }
+    }
+
     /// The last verdicts, the newest first.
-    pub fn history(&self) -> Value {
+    pub fn history(&mut self) -> Value {
+        self.fill_in_hashes();
         let verdicts = self.history.iter().rev();
         verdicts.map(|verdict| json!(verdict)).collect()
     }
@@ -174,7 +194,8 @@ impl World {
             last_lines,
             ..self.verdict_of(generation, cause, result, record.text.clone())
         };
-        if generation > Generation(1) && cause != Cause::Restart {
+        let was_swap = cause != Cause::Restart && result != SwapResult::Checked;
+        if generation > Generation(1) && was_swap {
             let swap = LastSwap {
                 generation,
                 serving: verdict.serving,

@@ -318,7 +318,7 @@ impl World {
         self.control.look(now);
         // clients wait for what is ready
         if batch.readiness.is_empty() {
-            self.status_data.programs.hash_on();
+            self.status_data.hash_on();
         }
         self.manager.look(now);
         if self.fitness_due.is_due(now) {
