@@ -35,6 +35,16 @@ fn limit(pid: Pid, resource: &str, to: usize) {
     assert!(prlimit.status().expect("prlimit").success());
 }
 
+#[test]
+fn a_stop_without_a_free_descriptor_still_asks_the_server_to_stop() {
+    let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "5s"]);
+    let mut site = plan.serving("v1");
+    spare_descriptors(site.hotswap(), 0);
+    assert!(site.stop().success(), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    site.expect_nothing_left();
+}
+
 /// One more descriptor than it has at each try, until it has enough.
 #[test]
 fn a_start_without_descriptors_is_125_until_there_are_enough() {

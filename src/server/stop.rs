@@ -77,13 +77,16 @@ impl Server {
         };
         let main_lives = self.tree.main_lives;
         let main = self.tree.main;
+        let ids = turn.into_iter().filter_map(|one| self.tree.id_of(one));
+        let ids: Vec<ProcessId> = ids.collect();
+        let main_id = self.tree.id_of(main);
         let generation = self.generation;
         let Some(stopping) = &mut self.stopping else {
             return;
         };
         let main_is_next = binder.is_none() && main_lives && !stopping.asked.is_empty();
         let was_asked = |id| stopping.asked.contains(&id);
-        if main_is_next && !ProcessId::of(main).is_some_and(was_asked) {
+        if main_is_next && !main_id.is_some_and(was_asked) {
             let now = sys::now();
             let due = *stopping.main_due.get_or_insert(now + LAST_WORDS);
             if now < due {
@@ -95,10 +98,11 @@ impl Server {
         let wanted = stopping
             .signal
             .and_then(|number| Signal::try_from(number).ok());
-        for process in turn {
-            let Some(id) = ProcessId::of(process).filter(|id| !stopping.asked.contains(id)) else {
+        for id in ids {
+            if stopping.asked.contains(&id) {
                 continue;
-            };
+            }
+            let process = id.pid;
             let signal = wanted.unwrap_or_else(|| profile::stop_signal(process));
             log::debug!("{generation}: process {process} is asked to stop by {signal}");
             let _ = kill(process, signal);

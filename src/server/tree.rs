@@ -117,6 +117,17 @@ impl ProcessTree {
         false
     }
 
+    /// A main process that is not reaped has its pid to itself, so /proc is not needed, which cannot be read without a
+    /// free descriptor.
+    pub fn id_of(&self, process: Pid) -> Option<ProcessId> {
+        let is_child = process == self.main && self.main_lives && !self.adopted;
+        let main = ProcessId {
+            pid: self.main,
+            started: self.since,
+        };
+        is_child.then_some(main).or_else(|| ProcessId::of(process))
+    }
+
     pub fn is_empty(&self) -> bool {
         // somebody else reaps the adopted ones, or does not
         let has_group = !self.adopted && self.group_exists();
