@@ -148,7 +148,7 @@ impl World {
     fn failed(&mut self, failure: &Failure, age: Option<Duration>) -> Record {
         let seen = self.not_ready_reason(failure);
         let hint = seen.as_ref().and_then(|seen| self.hint_at(failure, seen));
-        let seen = seen.map(|seen| seen.to_string());
+        let seen = seen.map(|seen| self.with_last_words(failure.generation, &seen));
         let mut record = Record::failed(failure, seen.as_deref(), age);
         if let Some(hint) = hint {
             record.text = format!("{}\ntry: {hint}", record.text);
@@ -224,6 +224,15 @@ impl World {
         let one = self.generations.get(&failure.generation)?;
         let reason = one.readiness.as_ref()?.not_ready_reason()?;
         Some(reason.named(|listener| self.listeners.address_of(listener)))
+    }
+
+    /// In every mode: what it said of itself is often why.
+    fn with_last_words(&self, generation: Generation, seen: &NotReadyReason) -> String {
+        let one = self.generations.get(&generation);
+        match one.and_then(|one| one.notify.last_words()) {
+            Some(said) => format!("{seen} ({said})"),
+            None => seen.to_string(),
+        }
     }
 
     fn hint_at(&self, failure: &Failure, seen: &NotReadyReason) -> Option<String> {

@@ -35,6 +35,8 @@ pub enum NotifyMessage {
     Stopping,
     /// For people to read, without control characters.
     Status(String),
+    /// What went wrong, as a number of errno(3).
+    Errno(i32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +50,11 @@ pub struct NotifySocket {
     /// A whole batch was read: do not poll until then.
     #[serde(skip)]
     paused: Option<Time>,
+    /// What it said last.
+    #[serde(skip)]
+    status: Option<String>,
+    #[serde(skip)]
+    errno: Option<i32>,
 }
 
 impl NotifySocket {
@@ -71,12 +78,25 @@ impl NotifySocket {
             address,
             read: (Time::ZERO, 0),
             paused: None,
+            status: None,
+            errno: None,
         })
     }
 
     /// The value of NOTIFY_SOCKET.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// `STATUS=opening the database, ERRNO=2`: what it said last, if it has said anything.
+    pub fn last_words(&self) -> Option<String> {
+        let status = self
+            .status
+            .as_ref()
+            .map(|status| format!("STATUS={status}"));
+        let errno = self.errno.map(|errno| format!("ERRNO={errno}"));
+        let words: Vec<String> = status.into_iter().chain(errno).collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     /// The deadline has come.
@@ -110,6 +130,11 @@ impl NotifySocket {
             known = Some((sender, is_theirs));
             if is_theirs {
                 for notice in messages(message.get(..bytes).unwrap_or_default()) {
+                    match &notice {
+                        NotifyMessage::Status(status) => self.status = Some(status.clone()),
+                        NotifyMessage::Errno(errno) => self.errno = Some(*errno),
+                        NotifyMessage::Ready | NotifyMessage::Stopping => {}
+                    }
                     heard.retain(|other| {
                         std::mem::discriminant(other) != std::mem::discriminant(&notice)
                     });
@@ -156,10 +181,14 @@ fn messages(message: &[u8]) -> impl Iterator<Item = NotifyMessage> {
     text.lines().filter_map(|line| match line {
         "READY=1" => Some(NotifyMessage::Ready),
         "STOPPING=1" => Some(NotifyMessage::Stopping),
-        _ => line.strip_prefix("STATUS=").map(|status| {
-            let printable = status.chars().filter(|character| !character.is_control());
-            NotifyMessage::Status(printable.take(STATUS).collect())
-        }),
+        _ => match line.split_once('=')? {
+            ("STATUS", status) => {
+                let printable = status.chars().filter(|character| !character.is_control());
+                Some(NotifyMessage::Status(printable.take(STATUS).collect()))
+            }
+            ("ERRNO", errno) => errno.parse().ok().map(NotifyMessage::Errno),
+            _ => None,
+        },
     })
 }
 
@@ -213,6 +242,11 @@ mod tests {
             [NotifyMessage::Ready, status, NotifyMessage::Stopping]
         );
         assert!(notify.polled().len() == 1);
+        assert!(send(&server, b"ERRNO=two"));
+        assert!(send(&server, b"STATUS=no database\nERRNO=2"));
+        notify.woken(NOW, |_| true);
+        let last = notify.last_words();
+        assert_eq!(last.as_deref(), Some("STATUS=no database, ERRNO=2"));
     }
 
     #[test]

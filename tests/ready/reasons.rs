@@ -3,8 +3,8 @@
 use crate::common::place::Place;
 use crate::common::site::Site;
 
-/// The second generation misbehaves so, and this is said of it.
-fn says(mode: &str, good: &str, bad: &str, expected: &str) {
+/// The second generation misbehaves so, and this is said of it; the whole verdict.
+fn says(mode: &str, good: &str, bad: &str, expected: &str) -> String {
     let flags = ["--ready", mode, "--ready-timeout", "2500ms"];
     let site = Site::at(Place::Tcp4)
         .with(&flags)
@@ -18,6 +18,7 @@ fn says(mode: &str, good: &str, bad: &str, expected: &str) {
         verdict.contains("; generation 1 keeps serving"),
         "{verdict}"
     );
+    verdict
 }
 
 #[test]
@@ -80,4 +81,13 @@ fn what_was_never_said_is_named() {
         "READY=1 was not sent, as it was before",
     );
     says("fd:9", "newline=9", "", "no newline on descriptor 9");
+}
+
+#[test]
+fn the_last_words_of_one_that_did_not_get_ready_are_named() {
+    let never = "READY=1 was never sent (STATUS=warming-up)";
+    says("notify", "ready", "notify=STATUS=warming-up", never);
+    let hangs = "hang notify=STATUS=no-database";
+    let verdict = says("auto", "", hangs, "does not accept on 127.0.0.1:");
+    assert!(verdict.contains(" (STATUS=no-database); "), "{verdict}");
 }

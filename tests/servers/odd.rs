@@ -25,6 +25,7 @@
 //! | `uid=N` | becomes another user |
 //! | `exec=MOMENT` | becomes `sleep`, which holds whatever it had open |
 //! | `ready`, `parent` | sends READY=1, or SIGTERM to its parent |
+//! | `notify=TEXT` | sends that where READY=1 goes |
 //! | `newline=FD` | writes a newline there |
 //! | `notify-flood`, `stderr-flood`, `stderr-flood=LENGTH` | as fast as it can, for ever; in lines, or in one |
 //! | `hang`, `hang=D` | waits before it accepts |
@@ -235,6 +236,9 @@ impl Words {
 
     /// How it says that it is ready, true or not.
     fn announce(&self) -> io::Result<()> {
+        if let Some(text) = self.value("notify") {
+            notify(text.as_bytes())?;
+        }
         if self.has("ready") {
             notify(b"READY=1\n")?;
         }
