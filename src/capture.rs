@@ -314,6 +314,11 @@ impl Capture {
         self.bound_sockets.are_in_use()
     }
 
+    /// Whether it has bound something that cannot be looked into.
+    pub fn is_hidden(&self) -> bool {
+        self.warned.contains(&Warning::CannotLook)
+    }
+
     /// Whether it listens on a port that the kernel has chosen for it, which no client can know beforehand.
     pub fn listens_on_chosen_port(&self) -> bool {
         self.bound_sockets.listens_on_chosen_port

@@ -93,6 +93,8 @@ pub struct CandidateView<'a> {
     pub rank: Rank,
     /// It has called bind or listen itself.
     pub captured: bool,
+    /// It has bound something that could not be looked into.
+    pub hidden: bool,
     /// It listens on a port that the kernel has chosen for it.
     pub chosen_port: bool,
     /// Under `--dev`: how long to wait for the last address once another accepts.

@@ -79,6 +79,19 @@ fn anybody_can_swap_on_a_unix_path() {
 }
 
 #[test]
+fn a_server_that_lets_nobody_look_into_it_is_not_said_to_listen_nowhere() {
+    let test = "a_server_that_lets_nobody_look_into_it_is_not_said_to_listen_nowhere";
+    let Some(plan) = as_nobody(test, Place::captured()) else {
+        return;
+    };
+    let site = plan.by_odd("hidden").starting("v1");
+    site.log.wait_for("generation 1 is serving");
+    assert!(site.log.says("cannot look into generation 1"));
+    let nowhere = "does not listen on anything yet";
+    assert!(!site.log.says(nowhere), "{}", site.log.timed());
+}
+
+#[test]
 fn the_server_runs_as_it_is_told() {
     if !nix::unistd::geteuid().is_root() {
         return skipped("the_server_runs_as_it_is_told", "needs root");

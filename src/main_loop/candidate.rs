@@ -59,6 +59,7 @@ impl World {
             processes: &|| server.processes(),
             rank: one.rank,
             captured: capture.is_some_and(Capture::called_bind_or_listen),
+            hidden: capture.is_some_and(Capture::is_hidden),
             chosen_port: capture.is_some_and(Capture::listens_on_chosen_port),
             patience,
             cpu_time,

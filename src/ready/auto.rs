@@ -185,6 +185,8 @@ pub struct Auto {
     cpu_use: CpuUse,
     /// It listens nowhere, as far as the last look showed.
     listens_nowhere: bool,
+    /// What it does cannot be seen, and it has no listener, since then.
+    hidden_since: Option<Time>,
     /// When to tell the user that, unless they were told.
     explain_at: Option<Time>,
 }
@@ -199,6 +201,7 @@ impl Auto {
             progress: Vec::new(),
             cpu_use: CpuUse::since(started),
             listens_nowhere: false,
+            hidden_since: None,
             explain_at: Some(started + EXPLAIN),
         }
     }
@@ -271,8 +274,12 @@ impl Auto {
             self.cpu_use.note_running(now, work.running);
         }
         let outside = look.outside != Evidence::Nothing;
-        self.listens_nowhere = look.listeners.is_empty() && !look.captured && !outside;
-        let verdict = if self.listens_nowhere {
+        let nowhere = look.listeners.is_empty() && !look.captured && !outside;
+        self.listens_nowhere = nowhere && !look.blind;
+        if nowhere && look.blind {
+            self.hidden_since.get_or_insert(now);
+        }
+        let verdict = if nowhere {
             self.without_listener(now, look)
         } else if self.must_say && !self.said {
             AutoVerdict::Wait
@@ -323,10 +330,12 @@ impl Auto {
     /// Neither it nor the one before it has a listener, or it is the first and has none yet.
     fn without_listener(&self, now: Time, look: &Observation) -> AutoVerdict {
         let work = look.work.unwrap_or_default();
+        let hidden = self.hidden_since.filter(|_| !work.stopped);
         match look.rank {
             Rank::Candidate | Rank::Restart if self.said => AutoVerdict::Said,
             Rank::Candidate | Rank::Restart if self.must_say => AutoVerdict::Wait,
             Rank::Candidate | Rank::Restart if now >= self.started + WHILE => AutoVerdict::Alive,
+            Rank::First if hidden.is_some_and(|since| now >= since + WHILE) => AutoVerdict::Alive,
             Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,
             Rank::First if now >= self.give_up && self.said => AutoVerdict::Said,
             Rank::First if work.stopped || now < self.give_up => AutoVerdict::Wait,

@@ -58,7 +58,7 @@ impl Observer {
         let listeners: Vec<_> = targets.iter().map(observed).collect();
         let mut look = Observation {
             listeners: &listeners,
-            blind: seen.blind,
+            blind: seen.blind || view.hidden,
             rank: view.rank,
             captured: view.captured,
             outside: Evidence::Nothing,

@@ -6,6 +6,7 @@
 //! | before it listens | |
 //! |---|---|
 //! | `say=TEXT` | a line on stderr |
+//! | `hidden` | no other user may look into it |
 //! | `deaf` | never hears SIGTERM |
 //! | `helpers=N`, `escaped=N` | starts N processes in its group, or in sessions of their own |
 //! | `background`, `daemon` | starts itself once more and ends with 0, and only then the other goes on; in a session of its own |
@@ -121,6 +122,9 @@ impl Words {
     fn start(&self) -> io::Result<()> {
         if let Some(text) = self.value("say") {
             eprintln!("{text}");
+        }
+        if self.has("hidden") {
+            nix::sys::prctl::set_dumpable(false)?;
         }
         // A blocked signal is as unheard as an ignored one, and can be waited for where it is a moment.
         if self.has("deaf") || self.0.values().any(|value| value == "term") {

@@ -456,6 +456,18 @@ fn what_is_waited_for_is_said_once_after_five_seconds() {
 }
 
 #[test]
+fn a_first_generation_that_hides_what_it_does_is_not_said_to_listen_nowhere() {
+    let mut drill = Drill::of_first_generation();
+    drill.waits(4500, &[]);
+    drill.blind = true;
+    drill.waits(4600, &[]);
+    drill.waits(5500, &[]);
+    let now = drill.auto.started + Duration::from_millis(5500);
+    assert!(!drill.auto.take_explanation(now));
+    drill.ends(5600, &[], &AutoVerdict::Alive);
+}
+
+#[test]
 fn a_first_generation_may_accept_where_hotswap_holds_nothing() {
     let mut drill = Drill::of_first_generation();
     drill.outside = Listens;
