@@ -327,6 +327,31 @@ fn an_orphan_that_dies_before_the_next_is_ready_leaves_its_clients_in_the_queue(
     clients.expect_no_failure();
 }
 
+/// A restart has the socket of the dead one, and its name.
+#[test]
+fn nothing_is_left_beside_a_path_of_an_orphan_that_was_restarted() {
+    let plan = Site::at(Place::CapturedUnix).by_odd("deaf");
+    let mut site = plan.serving("v1");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 2 is serving");
+    site.publish_odd("v2", "deaf").swap();
+    let orphan = site.pid(2);
+    site.kill_hotswap().start_again();
+    site.log.wait_for("generation 4 is serving");
+    kill(orphan, Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 2 is gone");
+    let names = || {
+        let all = fs::read_dir(site.dir()).expect("its names").flatten();
+        let names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains(".hotswap-")).collect()
+    };
+    eventually("only names of those that live", || {
+        let names: Vec<String> = names();
+        let lives = |name: &String| name.ends_with("-3") || name.ends_with("-4");
+        names.iter().all(lives).then_some(())
+    });
+}
+
 #[test]
 fn a_path_leads_to_the_orphan_until_the_next_version_serves() {
     for place in [Place::Unix, Place::CapturedUnix] {

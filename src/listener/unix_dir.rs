@@ -83,7 +83,7 @@ impl UnixDir {
         let mut dir = Self::of(path)?;
         dir.lock()?;
         dir.check_free()?;
-        dir.sweep();
+        dir.sweep(|_| false);
         Ok(dir)
     }
 
@@ -94,7 +94,7 @@ impl UnixDir {
     pub fn take_over(path: &Path) -> io::Result<Self> {
         let mut dir = Self::of(path)?;
         dir.lock()?;
-        dir.sweep();
+        dir.sweep(|_| false);
         Ok(dir)
     }
 
@@ -275,8 +275,8 @@ impl UnixDir {
         }
     }
 
-    /// Removes what a killed hotswap has left beside the path; the caller has the lock.
-    fn sweep(&self) {
+    /// Removes what a killed hotswap has left beside the path, and nobody answers on; the caller has the lock.
+    pub fn sweep(&self, is_known: impl Fn(&OsStr) -> bool) {
         let prefix = self.with(BESIDE);
         let Ok(entries) = std::fs::read_dir(proc::path_of(&self.directory)) else {
             return;
@@ -284,6 +284,7 @@ impl UnixDir {
         for entry in entries.flatten() {
             let name = entry.file_name();
             if name.as_bytes().starts_with(prefix.as_bytes())
+                && !is_known(&name)
                 && self.is_stale(&name).unwrap_or(false)
             {
                 self.remove(&name);

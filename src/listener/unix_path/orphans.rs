@@ -115,10 +115,18 @@ impl UnixPath {
 
     pub(super) fn forget_orphan(&mut self, generation: Generation) {
         let own = |one: &mut NamedOrphan| one.socket.generation == generation;
-        for NamedOrphan { name, file, .. } in self.orphans.extract_if(.., own) {
-            if self.dir.file(&name).is_ok_and(|there| there == file) {
+        let gone: Vec<NamedOrphan> = self.orphans.extract_if(.., own).collect();
+        for NamedOrphan { name, file, .. } in gone {
+            if self.dir.has(&name, file) {
                 self.dir.remove(&name);
+                continue;
             }
+            // a restart has the socket of the dead one, and its name
+            let sockets = self.sockets.iter().map(|socket| &socket.name);
+            let orphans = self.orphans.iter().map(|orphan| &orphan.name);
+            let names: Vec<_> = sockets.chain(orphans).collect();
+            self.dir
+                .sweep(|there| names.iter().any(|name| *name == there));
         }
     }
 }
