@@ -137,7 +137,7 @@ fn a_server_whose_directory_is_gone_is_restarted_as_its_user() {
         site.log.wait_for(&serving);
         upgrade(&site);
     }
-    assert!(site.log.says("using the last one that worked"));
+    assert!(site.log.says("using the last directory that worked"));
     site.clients(2).until_answered(20);
 }
 

@@ -17,7 +17,7 @@ use crate::ready::ReadyMode;
 #[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
 #[allow(rustdoc::broken_intra_doc_links)] // the help is plain text, where [::1] is an address
 pub struct RunArgs {
-    /// Listen on this address, and give every generation a socket of it
+    /// Listen on this address, and give every generation a socket for it
     ///
     /// 8080 and :8080 are all addresses of this host; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
     /// udp:127.0.0.1:53. Port 0 picks one and says which. May be repeated.
@@ -168,7 +168,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub dev: bool,
 
-    /// Under --dev, let new connections wait for the next version from a change on
+    /// Under --dev, once a file changes, make new connections wait for the next version
     #[arg(long, help_heading = "Watching")]
     pub hold: bool,
 
@@ -180,7 +180,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub no_fallback: bool,
 
-    /// Keep nothing for the server if hotswap is killed
+    /// Do not start the process that keeps the server's stderr open if hotswap is killed
     #[arg(long, help_heading = "Instance")]
     pub no_keeper: bool,
 

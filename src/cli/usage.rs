@@ -81,9 +81,9 @@ fn unknown_argument(error: &clap::Error, option: &str) -> String {
     if !option.starts_with('-') {
         let usage = text(error, ContextKind::Usage);
         let why = if usage.contains("[NAME]") {
-            "there is a name already"
+            "only one name is allowed"
         } else {
-            "nothing more fits there"
+            "no argument is allowed there"
         };
         return format!("cannot use {option:?}: {why}\n{HELP}");
     }

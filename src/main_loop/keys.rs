@@ -79,7 +79,7 @@ impl Keys {
                 return vec![Key::Help];
             }
             Ok(0) => {
-                log::warn!("the input of the terminal has ended: no key is read any more");
+                log::warn!("the terminal's input has ended: keys no longer work");
                 self.stdin = None;
                 return Vec::new();
             }

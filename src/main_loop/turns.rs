@@ -99,7 +99,7 @@ impl World {
         let serving = supervisor.serving().map(|serving| serving.generation);
         if let Some(old) = served.filter(|_| served == serving) {
             return Err(format!(
-                "the swap under way has failed, and {old} keeps serving"
+                "the swap that it waited for has failed, and {old} keeps serving"
             ));
         }
         let programs = &self.status_data.programs;

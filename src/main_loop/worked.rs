@@ -50,7 +50,7 @@ impl World {
         let directory = directory.try_clone().ok()?;
         let named = named.display();
         self.warn(format!(
-            "cannot run in {named}: {why}; using the last one that worked"
+            "cannot run in {named}: {why}; using the last directory that worked"
         ));
         Some(directory)
     }

@@ -114,10 +114,10 @@ pub fn hint_at_stopped(stopped: &Stopped) -> String {
         .and_then(|number| Signal::try_from(number).ok());
     match signal {
         Some(Signal::SIGTTIN) => {
-            "what it asks for in a file, a variable or an option of its own, since no server can read the terminal".into()
+            "a file, a variable or an option for what it asks, since no server can read the terminal".into()
         }
         Some(Signal::SIGTTOU) => {
-            "stty -tostop, if it only writes there, or an option by which it leaves the terminal alone".into()
+            "stty -tostop, if it only writes to the terminal, or an option that keeps it off the terminal".into()
         }
         _ => format!("kill -CONT {}", stopped.pid),
     }

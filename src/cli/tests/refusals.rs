@@ -48,12 +48,12 @@ fn an_unknown_word_gets_the_nearest_command() {
 fn a_word_too_many_and_an_empty_command_are_told_as_such() {
     let (_, lines) = refused("man x");
     assert!(
-        lines.starts_with("cannot use \"x\": nothing more fits there\n"),
+        lines.starts_with("cannot use \"x\": no argument is allowed there\n"),
         "{lines}"
     );
     let (_, lines) = refused("status api x");
     assert!(
-        lines.starts_with("cannot use \"x\": there is a name already\n"),
+        lines.starts_with("cannot use \"x\": only one name is allowed\n"),
         "{lines}"
     );
     let usage = parse(&["--".into(), "".into()], |_| None).unwrap_err();

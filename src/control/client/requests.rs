@@ -200,7 +200,7 @@ fn follow(
                     format!("{} does not answer, but may still act on it", instance.name)
                 };
                 let last = last.map_or(String::new(), |last| {
-                    format!("; the last word was: {}", divide_hint(&last).0)
+                    format!("; the last message was: {}", divide_hint(&last).0)
                 });
                 let why = format!("no verdict within {patience}; {then}{last}");
                 break (TIMED_OUT, "timeout", why);
