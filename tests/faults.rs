@@ -193,7 +193,11 @@ fn plan(place: Place) -> Plan {
     fs::write(tree.join("file"), "").expect("a file in it");
     let tree = tree.display().to_string();
     let waits = ["--ready-timeout", "5s", "--drain-timeout", "5s"];
-    plan.with(&waits).with(&["--watch", &tree])
+    // where its own directory cannot be used, its socket is among those of others
+    let name = format!("faults-{}", std::process::id());
+    plan.with(&waits)
+        .with(&["--watch", &tree])
+        .with(&["--name", &name])
 }
 
 fn descriptors(pid: Pid) -> Vec<PathBuf> {
