@@ -111,8 +111,8 @@ serve(one)
     clients.until_answered(20);
     let tally = clients.leave();
     assert!(
-        tally.failures.len() <= 2,
-        "only what either process had accepted: {tally}"
+        tally.failures.len() <= 4,
+        "only what either process had accepted of each client: {tally}"
     );
 }
 

@@ -103,7 +103,7 @@ fn an_end_for_another_reason_is_not_put_down_to_it() {
     };
     let site = plan.serving("");
     let mut clients = site.clients(4);
-    clients.until_answered(8);
+    clients.until_answered(40);
     site.swap_in_vain();
     assert_eq!(site.log.count("--listen"), 0, "{}", site.log.timed());
     clients.expect_no_failure();

@@ -304,7 +304,8 @@ fn hotswap_killed(life: &mut Life, chance: &mut Chance) {
     life.forget_hotswap();
     life.ledger.permit(&["adopting generation ", " relayed"]);
     life.site.log.wait_for(" is serving (");
-    life.ledger.excuse(cause, from, life.site.age());
+    // at a candidate that was being ended
+    life.ledger.excuse_for_good(cause, from, life.site.age());
 }
 
 /// A generation's helpers may end before it; those that outlive it are killed when its time is up.

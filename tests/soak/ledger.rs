@@ -34,6 +34,8 @@ struct Excuse {
     cause: &'static str,
     from: Duration,
     until: Duration,
+    /// What began in it may be lost later: it waits at a generation that is to be killed.
+    lingers: bool,
 }
 
 #[derive(Default)]
@@ -47,7 +49,25 @@ pub struct Ledger {
 impl Ledger {
     /// What the servers had in hand between these moments may be lost: connections that end without their answer.
     pub fn excuse(&mut self, cause: &'static str, from: Duration, until: Duration) {
-        self.excuses.push(Excuse { cause, from, until });
+        let lingers = false;
+        self.excuses.push(Excuse {
+            cause,
+            from,
+            until,
+            lingers,
+        });
+    }
+
+    /// The same, and what began in that time may be lost whenever it ends.
+    pub fn excuse_for_good(&mut self, cause: &'static str, from: Duration, until: Duration) {
+        self.excuse(cause, from, until);
+        let lingers = true;
+        self.excuses.push(Excuse {
+            cause,
+            from,
+            until,
+            lingers,
+        });
     }
 
     /// One that is given up may have to be killed. Where nothing serves, it has had the clients that wait from its start.
@@ -99,8 +119,11 @@ impl Excuse {
     fn covers(&self, incident: &Incident) -> bool {
         let lost = [Failure::Reset, Failure::Eof, Failure::Truncated];
         let began = incident.at.saturating_sub(incident.age);
-        lost.contains(&incident.failure)
-            && began <= self.until
-            && (self.from..=self.until + DELAY).contains(&incident.at)
+        let in_time = if self.lingers {
+            self.from <= began
+        } else {
+            (self.from..=self.until + DELAY).contains(&incident.at)
+        };
+        lost.contains(&incident.failure) && began <= self.until && in_time
     }
 }
