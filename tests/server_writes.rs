@@ -141,7 +141,8 @@ fn expect_new_left_out(plan: Plan) {
         ask(&site);
     }
     sleep(QUIET);
-    assert!(swaps(&site) <= 3, "{} swaps", swaps(&site));
+    // a write that nobody sees is one of somebody else's
+    assert!(swaps(&site) <= 5, "{} swaps", swaps(&site));
     let line = site.log.wait_for(NEW_LEFT_OUT);
     assert!(line.contains("/src/cache"), "{line}");
     site.log.wait_for("try: --ignore ");
