@@ -115,7 +115,7 @@ impl FromStr for Address {
     }
 }
 
-/// With the port that the scheme has if there is none.
+/// With the port of the scheme where the text has no port.
 fn host_of_url(scheme: &str, host: &str) -> String {
     let udp = if scheme == "udp" { "udp:" } else { "" };
     let port = if scheme == "https" { 443 } else { 80 };

@@ -141,7 +141,7 @@ impl Ticket {
         Self::read(&written)
     }
 
-    /// The program before goes on with all that it has handed over. Returns only if there is none, or it fails.
+    /// The program before goes on with all that it has handed over. Returns only if no such program was handed over, or it fails.
     fn go_back(&self, why: String) {
         let Some(before) = self.before.filter(|_| self.why_back.is_none()) else {
             return;

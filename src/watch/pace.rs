@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::supervisor::Time;
 
-/// So many candidates in a row without a verdict.
+/// The number of candidates in a row without a verdict.
 const MANY: u32 = 5;
 const LEAST: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_millis(2500);
