@@ -141,7 +141,8 @@ impl Ticket {
         Self::read(&written)
     }
 
-    /// The program before goes on with all that it has handed over. Returns only if no such program was handed over, or it fails.
+    /// The program before goes on with all that it has handed over. Returns only if it has not handed itself over, or it
+    /// fails.
     fn go_back(&self, why: String) {
         let Some(before) = self.before.filter(|_| self.why_back.is_none()) else {
             return;

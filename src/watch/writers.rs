@@ -165,7 +165,8 @@ impl Writers {
         self.measured = Some(now);
     }
 
-    /// Whether the server was writing at that moment, as far as is known, and may have written that number of bytes there.
+    /// Whether the server was writing at that moment, as far as is known, and may have written that number of bytes
+    /// there.
     pub fn may_be_server(&self, moment: FileTime, directory: &Path, size: u64) -> bool {
         let is_disk = statfs(directory).is_ok_and(|found| DISKS.contains(&found.filesystem_type()));
         let may_be = |one: &Writing| {
