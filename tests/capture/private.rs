@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use super::{find, free_address, swap};
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::place::{Place, Target};
+use crate::common::plan::Plan;
 use crate::common::site::Site;
 
 /// A server in Python with `listen(PATH)`, which lasts as long as the server, and `serve()`, which answers at its port.
@@ -35,6 +37,14 @@ def serve():
     at_port().serve_forever()
 ";
 
+/// Under capture, by a script that knows its port and its directory.
+fn plan(target: Target, address: SocketAddr, directory: &Path, script: &str) -> Option<Plan> {
+    let python = find("python3")?;
+    let (port, directory) = (address.port().to_string(), directory.to_str()?);
+    let plan = Site::at(Place::Given(target)).with(&["--capture", "always", "--no-watch"]);
+    Some(plan.by_program(python, &["-c", script, &port, directory]))
+}
+
 fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory").flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -43,22 +53,13 @@ fn names_in(directory: &Path) -> Vec<String> {
 
 /// Starts and swaps at its port, and nobody speaks of the path.
 fn is_left_alone(script: &str) {
-    let Some(python) = find("python3") else {
-        return;
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let address = free_address();
     let script = format!("{SERVER}\n{script}");
-    let arguments = [
-        "-c",
-        &script,
-        &address.port().to_string(),
-        directory.path().to_str().expect("text"),
-    ];
-    let site = Site::at(Place::Given(Target::Tcp(address)))
-        .with(&["--capture", "always", "--no-watch"])
-        .by_program(python, &arguments)
-        .serving("");
+    let Some(plan) = plan(Target::Tcp(address), address, directory.path(), &script) else {
+        return;
+    };
+    let site = plan.serving("");
     site.log.wait_for("listening on 127.0.0.1");
     let mut clients = site.guests().and(4, Habit::default()).come();
     swap(&site, 3);
@@ -91,9 +92,6 @@ fn a_path_that_is_another_for_each_generation_is_no_listener() {
 
 #[test]
 fn a_path_that_two_generations_bind_is_a_listener_beside_a_port() {
-    let Some(python) = find("python3") else {
-        return;
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("own.sock");
     let address = free_address();
@@ -110,16 +108,10 @@ own = at_port()
 threading.Thread(target=answer, args=(listen(f'{{directory}}/own.sock'),), daemon=True).start()
 own.serve_forever()"
     );
-    let arguments = [
-        "-c",
-        &script,
-        &address.port().to_string(),
-        directory.path().to_str().expect("text"),
-    ];
-    let site = Site::at(Place::Given(Target::Unix(path)))
-        .with(&["--capture", "always", "--no-watch"])
-        .by_program(python, &arguments)
-        .serving("");
+    let Some(plan) = plan(Target::Unix(path), address, directory.path(), &script) else {
+        return;
+    };
+    let site = plan.serving("");
     let mut clients = site.guests().and(4, Habit::default()).come();
     swap(&site, 3);
     clients.until_answered(8);
@@ -129,9 +121,6 @@ own.serve_forever()"
 /// As pm2-runtime, which waits for an answer from the one before.
 #[test]
 fn a_private_path_of_a_dead_generation_answers_nobody() {
-    let Some(python) = find("python3") else {
-        return;
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let address = free_address();
     let script = format!(
@@ -146,16 +135,10 @@ except OSError:
 listen(path)
 serve()"
     );
-    let arguments = [
-        "-c",
-        &script,
-        &address.port().to_string(),
-        directory.path().to_str().expect("text"),
-    ];
-    let site = Site::at(Place::Given(Target::Tcp(address)))
-        .with(&["--capture", "always", "--no-watch", "--ready-timeout", "8s"])
-        .by_program(python, &arguments)
-        .serving("");
+    let Some(plan) = plan(Target::Tcp(address), address, directory.path(), &script) else {
+        return;
+    };
+    let site = plan.with(&["--ready-timeout", "8s"]).serving("");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     let outcome = site
         .log
@@ -166,9 +149,6 @@ serve()"
 /// By the time it does so, the one before it is gone.
 #[test]
 fn a_path_that_each_generation_binds_late_is_a_listener_from_the_second_on() {
-    let Some(python) = find("python3") else {
-        return;
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("own.sock");
     let address = free_address();
@@ -184,16 +164,15 @@ while True:
     client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
     client.close()"
     );
-    let arguments = [
-        "-c",
+    let Some(plan) = plan(
+        Target::Unix(path.clone()),
+        address,
+        directory.path(),
         &script,
-        &address.port().to_string(),
-        directory.path().to_str().expect("text"),
-    ];
-    let site = Site::at(Place::Given(Target::Unix(path.clone())))
-        .with(&["--capture", "always", "--no-watch"])
-        .by_program(python, &arguments)
-        .serving("");
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
     let mut first = eventually("the first path", || UnixStream::connect(&path).ok());
     first.write_all(b"x").expect("it reads");
     io::copy(&mut first, &mut io::sink()).expect("an answer");
@@ -210,9 +189,6 @@ while True:
 /// As PostgreSQL does: it sets the mode of what it has bound.
 #[test]
 fn a_private_path_is_there_once_it_is_bound_under_stop_first() {
-    let Some(python) = find("python3") else {
-        return;
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let address = free_address();
     let script = format!(
@@ -227,17 +203,10 @@ listen(path)
 os.chmod(path, 0o777)
 serve()"
     );
-    let arguments = [
-        "-c",
-        &script,
-        &address.port().to_string(),
-        directory.path().to_str().expect("text"),
-    ];
-    let site = Site::at(Place::Given(Target::Tcp(address)))
-        .with(&["--capture", "always", "--no-watch"])
-        .with(&["--order", "stop-first"])
-        .by_program(python, &arguments)
-        .serving("");
+    let Some(plan) = plan(Target::Tcp(address), address, directory.path(), &script) else {
+        return;
+    };
+    let site = plan.with(&["--order", "stop-first"]).serving("");
     swap(&site, 3);
     assert!(!site.log.says("aborted"), "{}", site.log.timed());
 }

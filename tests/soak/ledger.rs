@@ -49,19 +49,16 @@ pub struct Ledger {
 impl Ledger {
     /// What the servers had in hand between these moments may be lost: connections that end without their answer.
     pub fn excuse(&mut self, cause: &'static str, from: Duration, until: Duration) {
-        let lingers = false;
-        self.excuses.push(Excuse {
-            cause,
-            from,
-            until,
-            lingers,
-        });
+        self.add(cause, from, until, false);
     }
 
     /// The same, and what began in that time may be lost whenever it ends.
     pub fn excuse_for_good(&mut self, cause: &'static str, from: Duration, until: Duration) {
         self.excuse(cause, from, until);
-        let lingers = true;
+        self.add(cause, from, until, true);
+    }
+
+    fn add(&mut self, cause: &'static str, from: Duration, until: Duration, lingers: bool) {
         self.excuses.push(Excuse {
             cause,
             from,
