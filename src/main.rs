@@ -49,6 +49,7 @@ use control::{RequestKind, SwapRequest};
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
+    sys::keep_ended_children();
     let result = if capture::trial::was_asked_for() {
         Ok(capture::trial::run())
     } else if keeper::was_asked_for() {

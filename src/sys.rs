@@ -296,6 +296,14 @@ pub fn catch_and_ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells the kernel to keep what ended children leave until it is asked for. It does not where SIGCHLD is ignored, and who
+/// starts a program may have it so.
+pub fn keep_ended_children() {
+    // SAFETY: the default runs no code.
+    let set = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    set.expect("SIGCHLD is a signal that may be set");
+}
+
 /// A set of signals by their numbers: nix does not name real-time ones.
 pub fn signal_set(numbers: impl IntoIterator<Item = c_int>) -> SigSet {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();

@@ -89,6 +89,20 @@ fn signals_that_mean_nothing_here_never_end_hotswap() {
     site.expect_nothing_left();
 }
 
+/// As daemons hand it on to what they start.
+#[test]
+fn where_sigchld_is_ignored_deaths_are_noticed() {
+    let plan = Site::at(Place::Tcp4).inside(&["env", "--ignore-signal=CHLD"]);
+    let site = plan.serving("v1");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal");
+    site.log.wait_for("killed by SIGKILL");
+    site.log.wait_for("generation 2 is serving");
+    site.swap().wait_until_gone(2);
+    assert_eq!(site.log.count("its time to end has passed"), 0);
+    site.publish_odd("bad", "exit=3");
+    assert!(site.swap_in_vain().contains("exited with status 3"));
+}
+
 #[test]
 fn winch_is_not_passed_on_and_the_wrong_signals_do_nothing() {
     let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
