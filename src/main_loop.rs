@@ -44,6 +44,7 @@ mod generation;
 mod identity;
 mod keep;
 mod keys;
+mod poll;
 mod programs;
 mod rejected;
 mod saved_state;
@@ -166,10 +167,10 @@ struct World {
     paths_looked: Time,
     memory: Footprint,
     keys: Keys,
-    /// Asked for by a key.
-    shows_status: bool,
     directory: WorkingDirectory,
     pulse: Pulse,
+    /// The limit of descriptors is lower than what is polled, and that was said.
+    polls_in_parts: bool,
     /// What the last generation that served was started with.
     worked: Option<Worked>,
     heritage: Heritage,

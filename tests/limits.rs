@@ -120,6 +120,34 @@ fn a_swap_without_descriptors_is_aborted_until_there_are_enough_on_a_unix_path()
     swaps_once_there_are_descriptors(Place::Unix);
 }
 
+/// poll(2) itself refuses more descriptors than the limit.
+#[test]
+fn a_limit_lowered_below_what_is_open_does_not_take_hotswap_down() {
+    let mut site = Site::at(Place::Tcp4)
+        .with(&["--drain-timeout", "3s"])
+        .serving("v1");
+    let mut clients = site.clients(4);
+    let hotswap = site.hotswap();
+    for few in [4, 2] {
+        limit(hotswap, "nofile", few);
+        let verdict = site.publish("v2").swap_for_a_verdict();
+        assert!(
+            verdict.ends_with(&format!("{NO_DESCRIPTORS}; generation 1 keeps serving")),
+            "{verdict}"
+        );
+        let line = site.log.wait_for(&format!("descriptors is {few} now"));
+        assert!(line.contains("it goes on, but slower"), "{line}");
+        clients.until_answered(20);
+        limit(hotswap, "nofile", 1024);
+    }
+    site.publish("v3").swap();
+    clients.until_all_see("v3");
+    clients.expect_no_failure();
+    limit(hotswap, "nofile", 3);
+    assert!(site.stop().success(), "{}", site.log.timed());
+    site.expect_nothing_left();
+}
+
 #[test]
 fn who_asks_hotswap_waits_while_there_is_no_descriptor_for_it() {
     let site = Site::serving("v1");

@@ -43,6 +43,8 @@ pub(super) struct Keys {
     line: Vec<u8>,
     /// How often in a row the input has ended.
     ends: u32,
+    /// The table is asked for.
+    shows_status: bool,
 }
 
 impl Keys {
@@ -51,6 +53,7 @@ impl Keys {
             stdin: None,
             line: Vec::new(),
             ends: 0,
+            shows_status: false,
         }
     }
 
@@ -132,7 +135,7 @@ impl World {
                     self.status_data.asked_by = None;
                     batch.requests.push(Event::SwapAsked(None));
                 }
-                Key::Status => self.shows_status = true,
+                Key::Status => self.keys.shows_status = true,
                 Key::Clear => lines::clear_terminal(),
                 Key::Stop => batch.requests.push(Event::StopAsked(None)),
                 Key::Help => lines::pass_on(STREAM, format!("{HELP}\n").as_bytes()),
@@ -142,7 +145,7 @@ impl World {
 
     /// The table of `hotswap status`, with the last verdict, however long ago that has scrolled away.
     pub(super) fn show_status(&mut self, supervisor: &Supervisor, now: Time) {
-        if std::mem::take(&mut self.shows_status) {
+        if std::mem::take(&mut self.keys.shows_status) {
             let table = status::table(&self.state(supervisor, now));
             lines::pass_on(STREAM, table.as_bytes());
         }

@@ -4,14 +4,13 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
-use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
 use super::generation::Part;
+use super::poll::{PollOutcome, poll};
 use super::{Footprint, World};
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
@@ -115,7 +114,7 @@ impl World {
             .collect())
     }
 
-    fn poll(&self, due: Option<Time>, rests: bool) -> Result<Vec<(Source, RawFd, PollFlags)>> {
+    fn poll(&mut self, due: Option<Time>, rests: bool) -> Result<Vec<(Source, RawFd, PollFlags)>> {
         let polled = self.polled();
         let mut fds: Vec<PollFd> = polled
             .iter()
@@ -125,13 +124,13 @@ impl World {
             memory::give_back();
         }
         // To the nanosecond: it never wakes before its time, only to wait again.
-        let timeout = due.map(|due| TimeSpec::from_duration(due.saturating_sub(sys::now())));
-        match ppoll(&mut fds, timeout, None) {
-            Ok(_) => {}
-            // No memory now: what is due is looked at, and the poll tried again.
-            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => return Ok(Vec::new()),
-            Err(error) => return Err(error).context("cannot poll"),
+        let timeout = due.map(|due| due.saturating_sub(sys::now()));
+        let outcome = poll(&mut fds, timeout)?;
+        // What is due is looked at, and the poll tried again.
+        if outcome == PollOutcome::Nothing {
+            return Ok(Vec::new());
         }
+        let count = fds.len();
         let ready = polled
             .iter()
             .zip(&fds)
@@ -139,7 +138,24 @@ impl World {
                 let flags = polled.revents().filter(|flags| !flags.is_empty())?;
                 Some((*room, fd.as_raw_fd(), flags))
             });
-        Ok(ready.collect())
+        let ready = ready.collect();
+        self.note_poll(outcome, count);
+        Ok(ready)
+    }
+
+    /// Says once that the limit of descriptors was lowered below what hotswap has open.
+    fn note_poll(&mut self, outcome: PollOutcome, count: usize) {
+        let PollOutcome::InParts(limit) = outcome else {
+            self.polls_in_parts = false;
+            return;
+        };
+        if !std::mem::replace(&mut self.polls_in_parts, true) {
+            let pid = std::process::id();
+            self.warn(format!(
+                "the limit of open descriptors is {limit} now, and hotswap waits for {count} of them: it goes on, but slower\n\
+                 try: prlimit --pid {pid} --nofile=1024"
+            ));
+        }
     }
 
     /// All that the poll serves.
