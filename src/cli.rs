@@ -11,8 +11,6 @@ pub mod values;
 mod checks;
 mod completions;
 #[cfg(test)]
-mod documents;
-#[cfg(test)]
 mod tests;
 mod variables;
 

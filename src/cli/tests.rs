@@ -11,6 +11,7 @@ use super::values::{self, SocketOwner};
 use super::{Invocation, Usage, parse};
 use crate::ready::ReadyMode;
 
+mod documents;
 mod refusals;
 
 /// A line as typed, quotes aside, with no variable set.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::grammar;
+use crate::cli::{grammar, parse};
 use crate::record::{Record, RecordKind};
 use crate::supervisor::Generation;
 
-const MANUAL: &str = include_str!("../../man/hotswap.1");
-const README: &str = include_str!("../../README.md");
-const RECIPES: &str = include_str!("../../tests/servers/README.md");
+const MANUAL: &str = include_str!("../../../man/hotswap.1");
+const README: &str = include_str!("../../../README.md");
+const RECIPES: &str = include_str!("../../../tests/servers/README.md");
 
 /// Long options with the defaults that are told for them, where one is.
 type Options = BTreeMap<String, Option<String>>;
@@ -174,7 +174,7 @@ fn every_command_of_the_readme_and_the_recipes_is_valid() {
     assert!(commands.len() > 35, "{commands:?}");
     for command in commands {
         let words = words(command);
-        let read = super::parse(&words[1..], |_| None);
+        let read = parse(&words[1..], |_| None);
         assert!(read.is_ok(), "{command}: {read:?}");
     }
 }
