@@ -9,7 +9,7 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 pub use counters::Counters;
@@ -27,7 +27,7 @@ pub struct InstanceStatus {
     pub uptime: Duration,
     pub doing: Doing,
     /// What the instance waits for: a back-off, a command before the swap.
-    pub waits: Option<Waits>,
+    pub waits: Waits,
     pub listeners: Vec<ListenerState>,
     pub generations: Vec<GenerationState>,
     pub last_swap: Option<LastSwap>,
@@ -36,7 +36,8 @@ pub struct InstanceStatus {
     pub counters: Counters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Doing {
     /// Nothing serves, and a generation is starting.
     Starting,
@@ -48,7 +49,7 @@ pub enum Doing {
     Stopping,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ListenerState {
     pub name: String,
     /// `127.0.0.1:8080`, or a path.
@@ -59,7 +60,8 @@ pub struct ListenerState {
     pub queue: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GenerationRole {
     Starting,
     Proving,
@@ -67,27 +69,32 @@ pub enum GenerationRole {
     Draining,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct GenerationState {
     pub generation: Generation,
     pub role: GenerationRole,
     pub pid: Option<i32>,
+    #[serde(rename = "age_ms", serialize_with = "in_milliseconds")]
     pub age: Option<Duration>,
     pub connections: Option<usize>,
+    #[serde(flatten)]
     pub memory: MemoryUse,
     /// Restarts in a row that led to it.
     pub restarts: u32,
-    pub waits: Option<Waits>,
+    #[serde(flatten)]
+    pub waits: Waits,
     /// Since when it serves, or lives, in RFC 3339.
     pub since: Option<String>,
     /// What it runs: path, size, modified, hash, differs.
     pub program: Option<Value>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Waits {
-    pub what: String,
+    #[serde(rename = "waits_for")]
+    pub what: Option<String>,
     /// The time left at most.
+    #[serde(rename = "left_ms", serialize_with = "in_milliseconds")]
     pub left: Option<Duration>,
 }
 
@@ -112,27 +119,6 @@ impl Doing {
             (Some(_), Some(_)) => Doing::Swapping,
         }
     }
-
-    fn name(self) -> &'static str {
-        match self {
-            Doing::Starting => "starting",
-            Doing::Serving => "serving",
-            Doing::Swapping => "swapping",
-            Doing::Waiting => "waiting",
-            Doing::Stopping => "stopping",
-        }
-    }
-}
-
-impl GenerationRole {
-    fn name(self) -> &'static str {
-        match self {
-            GenerationRole::Starting => "starting",
-            GenerationRole::Proving => "proving",
-            GenerationRole::Serving => "serving",
-            GenerationRole::Draining => "draining",
-        }
-    }
 }
 
 /// Every generation that the core knows, the newest first.
@@ -144,19 +130,22 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
         } else {
             GenerationRole::Starting
         };
-        GenerationState::new(swap.generation, role, Some(waits_of_swap(swap, now)))
+        GenerationState::new(swap.generation, role, waits_of_swap(swap, now))
     });
-    let serving = supervisor
-        .serving()
-        .map(|serving| GenerationState::new(serving.generation, GenerationRole::Serving, None));
+    let serving = supervisor.serving().map(|serving| {
+        GenerationState::new(
+            serving.generation,
+            GenerationRole::Serving,
+            Waits::default(),
+        )
+    });
     let draining = supervisor.draining().iter().map(|one| {
         let waits = waits_of_draining(one, now);
-        GenerationState::new(one.generation, GenerationRole::Draining, Some(waits))
+        GenerationState::new(one.generation, GenerationRole::Draining, waits)
     });
     let orphans = supervisor.orphans().iter().map(|orphan| {
-        let what = "the next generation to serve".to_owned();
-        let waits = Waits { what, left: None };
-        GenerationState::new(*orphan, GenerationRole::Draining, Some(waits))
+        let waits = Waits::new("the next generation to serve", None);
+        GenerationState::new(*orphan, GenerationRole::Draining, waits)
     });
     let others = draining.chain(orphans);
     let mut all: Vec<GenerationState> = others.chain(serving).chain(candidate).collect();
@@ -165,14 +154,12 @@ pub fn generations(supervisor: &Supervisor, now: Time) -> Vec<GenerationState> {
 }
 
 /// What an instance waits for before there is a generation.
-pub fn waits(supervisor: &Supervisor, now: Time) -> Option<Waits> {
+pub fn waits(supervisor: &Supervisor, now: Time) -> Waits {
     if Doing::of(supervisor) == Doing::Waiting {
-        let what = "a change or a request to swap".to_owned();
-        return Some(Waits { what, left: None });
+        return Waits::new("a change or a request to swap", None);
     }
-    let swap = supervisor.swap();
-    swap.filter(|swap| swap.spawned.is_none())
-        .map(|swap| waits_of_swap(swap, now))
+    let swap = supervisor.swap().filter(|swap| swap.spawned.is_none());
+    swap.map_or_else(Waits::default, |swap| waits_of_swap(swap, now))
 }
 
 fn waits_of_swap(swap: &Swap, now: Time) -> Waits {
@@ -186,7 +173,7 @@ fn waits_of_swap(swap: &Swap, now: Time) -> Waits {
         Stage::Proving { .. } => "it to be proven".to_owned(),
     };
     let left = swap.deadline().map(|until| until.saturating_sub(now));
-    Waits { what, left }
+    Waits::new(what, left)
 }
 
 fn waits_of_draining(draining: &Draining, now: Time) -> Waits {
@@ -201,14 +188,18 @@ fn waits_of_draining(draining: &Draining, now: Time) -> Waits {
         Phase::Stopping => "it to finish",
         Phase::Killed { .. } => "its end",
     };
-    Waits {
-        what: what.to_owned(),
-        left: Some(draining.deadline().saturating_sub(now)),
+    Waits::new(what, Some(draining.deadline().saturating_sub(now)))
+}
+
+impl Waits {
+    fn new(what: impl Into<String>, left: Option<Duration>) -> Self {
+        let what = Some(what.into());
+        Self { what, left }
     }
 }
 
 impl GenerationState {
-    fn new(generation: Generation, role: GenerationRole, waits: Option<Waits>) -> Self {
+    fn new(generation: Generation, role: GenerationRole, waits: Waits) -> Self {
         Self {
             generation,
             role,
@@ -221,35 +212,6 @@ impl GenerationState {
             since: None,
             program: None,
         }
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "generation": self.generation.0,
-            "role": self.role.name(),
-            "pid": self.pid,
-            "age_ms": self.age.map(milliseconds),
-            "connections": self.connections,
-            "rss_bytes": self.memory.rss,
-            "pss_bytes": self.memory.pss,
-            "restarts": self.restarts,
-            "since": self.since,
-            "program": self.program,
-            "waits_for": self.waits.as_ref().map(|waits| waits.what.as_str()),
-            "left_ms": self.waits.as_ref().and_then(|waits| waits.left).map(milliseconds),
-        })
-    }
-}
-
-impl ListenerState {
-    fn to_json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "address": self.address,
-            "steered": self.steered,
-            "captured": self.captured,
-            "queue": self.queue,
-        })
     }
 }
 
@@ -267,25 +229,28 @@ impl LastSwap {
 impl InstanceStatus {
     /// The object of `hotswap status NAME --json`. Keys are only ever added.
     pub fn to_json(&self) -> Value {
-        let listeners = self.listeners.iter().map(ListenerState::to_json);
-        let generations = self.generations.iter().map(GenerationState::to_json);
         json!({
             "name": self.name,
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "command": self.command,
             "socket": self.socket.as_ref().map(|path| path.to_string_lossy()),
-            "state": self.doing.name(),
+            "state": self.doing,
             "uptime_ms": milliseconds(self.uptime),
-            "waits_for": self.waits.as_ref().map(|waits| waits.what.as_str()),
-            "left_ms": self.waits.as_ref().and_then(|waits| waits.left).map(milliseconds),
-            "listeners": listeners.collect::<Vec<_>>(),
-            "generations": generations.collect::<Vec<_>>(),
+            "waits_for": self.waits.what,
+            "left_ms": self.waits.left.map(milliseconds),
+            "listeners": self.listeners,
+            "generations": self.generations,
             "last_swap": self.last_swap.as_ref().map(LastSwap::to_json),
             "watch": self.watch,
             "counters": self.counters,
         })
     }
+}
+
+#[allow(clippy::ref_option, reason = "serde wants it so")]
+fn in_milliseconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(milliseconds).serialize(to)
 }
 
 fn milliseconds(duration: Duration) -> u64 {

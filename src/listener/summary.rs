@@ -2,23 +2,13 @@
 
 use super::{Listener, Listeners};
 use crate::connections::accept_queue::waiting_clients;
-
-/// A listener, for the status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerSummary {
-    pub name: String,
-    pub address: String,
-    pub steered: bool,
-    pub captured: bool,
-    /// Clients that wait to be accepted at the target.
-    pub queue: Option<u32>,
-}
+use crate::status::ListenerState;
 
 impl Listeners {
     /// Every listener, as it is now.
-    pub fn summaries(&self) -> Vec<ListenerSummary> {
+    pub fn summaries(&self) -> Vec<ListenerState> {
         let shown = self.all.iter().filter(|listener| self.counts(listener));
-        let shown = shown.map(|listener| ListenerSummary {
+        let shown = shown.map(|listener| ListenerState {
             name: listener.name.clone(),
             address: listener.steering.address(),
             steered: listener.steering.is_steered(),

@@ -14,9 +14,7 @@ use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;
 use crate::ready;
 use crate::record::Record;
-use crate::status::{
-    self, Counters, Doing, GenerationState, InstanceStatus, LastSwap, ListenerState, MemoryUse,
-};
+use crate::status::{self, Counters, Doing, GenerationState, InstanceStatus, LastSwap, MemoryUse};
 use crate::supervisor::{Cause, ClientId, Generation, Supervisor, Time};
 use crate::sys;
 
@@ -27,7 +25,7 @@ const FRESH: Duration = Duration::from_millis(100);
 const HISTORY: usize = 50;
 
 /// An upgrade keeps the figures, and drops what was only remembered for the next moment.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct StatusData {
     pub counters: Counters,
     /// Clients that asked for the status.
@@ -68,21 +66,8 @@ pub(super) struct StatusData {
 impl StatusData {
     pub fn new(started: Time) -> Self {
         Self {
-            counters: Counters::default(),
-            status_clients: Vec::new(),
-            command_lines: Vec::new(),
             started,
-            restarts: 0,
-            turns: Vec::new(),
-            history_clients: Vec::new(),
-            asked_by: None,
-            control_lost: None,
-            waiting: 0,
-            programs: Programs::default(),
-            history: VecDeque::new(),
-            last_swap: None,
-            down: None,
-            last_state: None,
+            ..Self::default()
         }
     }
 
@@ -262,7 +247,7 @@ impl World {
             uptime: now.saturating_sub(self.status_data.started),
             doing: Doing::of(supervisor),
             waits: status::waits(supervisor, now),
-            listeners: self.listener_states(),
+            listeners: self.listeners.summaries(),
             generations,
             last_swap: self.status_data.last_swap(now),
             watch: self.watch.report(),
@@ -271,18 +256,6 @@ impl World {
         let state = state.to_json();
         self.status_data.last_state = Some((state.clone(), now));
         state
-    }
-
-    fn listener_states(&self) -> Vec<ListenerState> {
-        let shown = self.listeners.summaries().into_iter();
-        let states = shown.map(|shown| ListenerState {
-            name: shown.name,
-            address: shown.address,
-            steered: shown.steered,
-            captured: shown.captured,
-            queue: shown.queue,
-        });
-        states.collect()
     }
 
     fn fill_in(&mut self, state: &mut GenerationState, now: Time) {
@@ -294,8 +267,8 @@ impl World {
             .readiness
             .as_ref()
             .and_then(|readiness| readiness.stopped().first());
-        if let (Some(stopped), Some(waits)) = (stopped, &mut state.waits) {
-            waits.what = format!("{}; it {}", waits.what, ready::stopped_by(stopped.signal));
+        if let (Some(stopped), Some(what)) = (stopped, &mut state.waits.what) {
+            *what = format!("{what}; it {}", ready::stopped_by(stopped.signal));
         }
         let processes = one.server.processes();
         let held = self.listeners.sockets_of(generation);

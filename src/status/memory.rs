@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use serde::Serialize;
 
 use crate::proc::memory;
 
@@ -12,11 +13,13 @@ const LARGE: u64 = 1 << 30;
 const TIME_LIMIT: Duration = Duration::from_millis(20);
 
 /// In bytes, over all processes; `None` if it cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryUse {
     /// Resident: shared memory counts once for each process.
+    #[serde(rename = "rss_bytes")]
     pub rss: Option<u64>,
     /// Proportional: shared memory is divided among the processes. Left out if it is large.
+    #[serde(rename = "pss_bytes")]
     pub pss: Option<u64>,
 }
 

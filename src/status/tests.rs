@@ -20,10 +20,10 @@ fn state() -> InstanceStatus {
             rss: Some(20 << 20),
             pss: Some(12 << 20),
         },
-        ..GenerationState::new(Generation(number), role, None)
+        ..GenerationState::new(Generation(number), role, Waits::default())
     };
     let waits = Waits {
-        what: "its connections".into(),
+        what: Some("its connections".into()),
         left: Some(Duration::from_secs(9)),
     };
     InstanceStatus {
@@ -32,7 +32,7 @@ fn state() -> InstanceStatus {
         socket: Some("/run/hotswap/api.sock".into()),
         uptime: Duration::from_secs(3600),
         doing: Doing::Serving,
-        waits: None,
+        waits: Waits::default(),
         listeners: vec![ListenerState {
             name: "listen1".into(),
             address: "127.0.0.1:8080".into(),
@@ -43,7 +43,7 @@ fn state() -> InstanceStatus {
         generations: vec![
             generation(2, GenerationRole::Serving),
             GenerationState {
-                waits: Some(waits),
+                waits,
                 ..generation(1, GenerationRole::Draining)
             },
         ],
@@ -81,7 +81,7 @@ fn the_json_has_every_key_even_where_nothing_is_known() {
         generations: vec![GenerationState::new(
             Generation(1),
             GenerationRole::Starting,
-            None,
+            Waits::default(),
         )],
         last_swap: None,
         watch: serde_json::Value::Null,
