@@ -1,16 +1,12 @@
-//! What the core remembers, as JSON and back, and what an older hotswap remembered of generations.
+//! What the core remembers, as JSON and back.
 //!
 //! The core knows only std, so this is written by hand. Each struct is taken apart by name: the compiler refuses a field
 //! that is forgotten.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::generation::Spawned;
-use crate::handoff::Incoming;
 use crate::supervisor::{Draining, Exit, Generation, Phase, Queue, SavedState, Serving, Time};
 
 pub fn to_json(saved: &SavedState) -> Value {
@@ -63,22 +59,12 @@ pub fn from_json(state: &Value) -> Option<SavedState> {
             .iter()
             .map(draining_from_json)
             .collect::<Option<_>>()?,
-        orphans: match state.get("orphans") {
-            None => Vec::new(),
-            Some(orphans) => {
-                let orphans = orphans.as_array()?.iter();
-                orphans.map(generation).collect::<Option<_>>()?
-            }
-        },
+        orphans: generations(&state["orphans"])?,
         has_served: state["has_served"].as_bool().unwrap_or(true),
         restarts: u32::try_from(state["restarts"].as_u64()?).ok()?,
         last_good: generation(&state["last_good"]),
         fallen_back: generation(&state["fallen_back"]),
-        previous: match &state["previous"] {
-            Value::Array(all) => all.iter().map(generation).collect::<Option<_>>()?,
-            // an older hotswap has one at most
-            one => generation(one).into_iter().collect(),
-        },
+        previous: generations(&state["previous"])?,
         restart_at: time(&state["restart_at"]),
         rejected: state["rejected"].as_bool().unwrap_or_default(),
         longest_start: time(&state["longest_start"]).unwrap_or_default(),
@@ -184,42 +170,12 @@ fn exit_from_json(state: &Value) -> Option<Exit> {
     state["background"].as_bool().map(|_| Exit::Background)
 }
 
-/// The generations as an older hotswap has written them: each in several rooms.
-pub fn older_generations(
-    lives: &Map<String, Value>,
-    incoming: &mut Incoming,
-) -> Result<BTreeMap<Generation, Spawned>> {
-    let mut generations = BTreeMap::new();
-    for (number, life) in lives {
-        let mut one = with_durations(life);
-        for room in ["server", "notify", "capture"] {
-            one[room] = incoming.take(&format!("{room} {number}"))?;
-        }
-        let one = serde_json::from_value(one).context("cannot read generations")?;
-        generations.insert(Generation(number.parse()?), one);
-    }
-    Ok(generations)
-}
-
-/// Its times were nanoseconds.
-fn with_durations(life: &Value) -> Value {
-    let mut one = life.clone();
-    for name in ["serving_since", "drains_since", "ready_timeout"] {
-        one[name] = json!(time(&life[name]));
-    }
-    if let Some(after) = life["ready"].get(1) {
-        one["ready"][1] = json!(time(after));
-    }
-    let until = time(&life["lingers"]);
-    one["lingers"] = json!(until.map(|until| json!({ "until": until })));
-    let bound = life["bound"].as_array().into_iter().flatten();
-    let bound = bound.map(|pair| (pair[0].to_string(), json!(time(&pair[1]))));
-    one["bound"] = bound.collect();
-    one
-}
-
 fn generation(state: &Value) -> Option<Generation> {
     u32::try_from(state.as_u64()?).ok().map(Generation)
+}
+
+fn generations(state: &Value) -> Option<Vec<Generation>> {
+    state.as_array()?.iter().map(generation).collect()
 }
 
 fn nanoseconds(time: Time) -> u64 {
@@ -302,30 +258,5 @@ mod tests {
         ] {
             assert_eq!(from_json(&state), None, "{state}");
         }
-    }
-
-    #[test]
-    fn what_an_older_hotswap_has_written_is_read() {
-        let times = |times: [Value; 4]| {
-            let [ready, lingers, bound, since] = times;
-            json!({"restarts": 2, "ready": ["seen", ready], "lingers": lingers, "bound": bound,
-                "serving_since": since, "drains_since": null, "ready_timeout": since})
-        };
-        let since = json!({"secs": 1, "nanos": 5});
-        let older = [
-            json!(7),
-            json!(8),
-            json!([[3, 9]]),
-            json!(1_000_000_005_u64),
-        ];
-        let newer = [7, 8, 9].map(|nanos| json!({"secs": 0, "nanos": nanos}));
-        let [ready, until, bound] = newer;
-        let newer = [
-            ready,
-            json!({ "until": until }),
-            json!({ "3": bound }),
-            since,
-        ];
-        assert_eq!(with_durations(&times(older)), times(newer));
     }
 }

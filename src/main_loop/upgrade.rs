@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::waivers::SaidReady;
 use super::{Purpose, World, saved_state};
@@ -37,18 +36,9 @@ struct WorldState {
     late: Vec<ListenerId>,
     #[serde(flatten)]
     said_ready: SaidReady,
-    #[serde(default = "one_had_served")]
     has_served: bool,
     #[serde(default)]
     unbound_restarts: u32,
-    /// Where an older hotswap had its generations.
-    #[serde(default, skip_serializing)]
-    lives: Map<String, Value>,
-}
-
-/// As long as it was not said.
-fn one_had_served() -> bool {
-    true
 }
 
 impl World {
@@ -157,7 +147,6 @@ impl World {
             said_ready: self.said_ready,
             has_served: self.has_served,
             unbound_restarts: self.unbound_restarts,
-            lives: Map::new(),
         }
     }
 
@@ -167,10 +156,7 @@ impl World {
         let saved = saved_state::from_json(&incoming.take("core")?);
         let saved = saved.context("cannot read the state of its core")?;
         let state: WorldState = incoming.take("world")?;
-        self.generations = match incoming.take("generations")? {
-            Some(generations) => generations,
-            None => saved_state::older_generations(&state.lives, incoming)?,
-        };
+        self.generations = incoming.take("generations")?;
         self.programs = incoming.take("programs")?;
         self.counting.accepted = state.accepted_on;
         self.counting.late = state.late;
