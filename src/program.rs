@@ -60,6 +60,14 @@ pub fn find(
     Err(error.into())
 }
 
+/// The same with hotswap's own PATH.
+///
+/// # Errors
+/// As there.
+pub fn find_in_own_path(command: &OsStr, directory: Option<&Path>) -> io::Result<PathBuf> {
+    find(command, directory, std::env::var_os("PATH").as_deref())
+}
+
 /// Keeps the program in the file open, so that it can be executed even after another has taken its place. `None` for a
 /// script, whose interpreter opens it by name, and for a file that does not exist.
 pub fn hold(path: &Path) -> Option<OwnedFd> {

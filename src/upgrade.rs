@@ -32,8 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The path that hotswap was started by, with its symlinks: what it leads to later is the next version.
 pub fn own_path() -> PathBuf {
     let called = std::env::args_os().next().unwrap_or_default();
-    let path = std::env::var_os("PATH");
-    let found = program::find(&called, None, path.as_deref());
+    let found = program::find_in_own_path(&called, None);
     let found = found.and_then(std::path::absolute);
     found
         .or_else(|_| std::env::current_exe())

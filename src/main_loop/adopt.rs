@@ -216,9 +216,8 @@ impl World {
         let sockets: Vec<_> = held.iter().map(|held| held.inode).collect();
         let binder = orphan.binder(&sockets);
         let command = self.server_config.command.first();
-        let path = std::env::var_os("PATH");
         let command = command.and_then(|command| {
-            program::find(command, self.args.chdir.as_deref(), path.as_deref()).ok()
+            program::find_in_own_path(command, self.args.chdir.as_deref()).ok()
         });
         let command = command.and_then(|command| std::path::absolute(command).ok());
         let program = command.and_then(|command| orphan.program(&command));

@@ -94,9 +94,8 @@ impl World {
     /// Why COMMAND's program is not what changes.
     fn runs_others(&self) -> Option<String> {
         let (command, arguments) = self.args.command.split_first()?;
-        let path = std::env::var_os("PATH");
         let chdir = self.args.chdir.as_deref();
-        let program = program::find(command, chdir, path.as_deref());
+        let program = program::find_in_own_path(command, chdir);
         // a file that is gone may still be known by its name
         let program = program.unwrap_or_else(|_| command.into());
         runs_others(&program, arguments, chdir)

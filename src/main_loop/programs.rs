@@ -143,9 +143,8 @@ impl World {
     /// The file that changes from one version to the next: the program, or the script that an interpreter runs.
     pub(super) fn path_of_program(&self) -> Option<PathBuf> {
         let (command, arguments) = self.args.command.split_first()?;
-        let path = std::env::var_os("PATH");
         let chdir = self.args.chdir.as_deref();
-        let program = program::find(command, chdir, path.as_deref()).ok()?;
+        let program = program::find_in_own_path(command, chdir).ok()?;
         let script = advice::interpreter(&program).and_then(|_| advice::script(arguments, chdir));
         Some(script.unwrap_or(program))
     }

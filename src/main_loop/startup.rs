@@ -318,8 +318,7 @@ fn check_globs(args: &RunArgs, directory: &WorkingDirectory) -> Result<()> {
 
 fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<String>)> {
     check_globs(args, directory)?;
-    let path = std::env::var_os("PATH");
-    let find = |name: &OsStr| program::find(name, args.chdir.as_deref(), path.as_deref()).ok();
+    let find = |name: &OsStr| program::find_in_own_path(name, args.chdir.as_deref()).ok();
     let (at, program) = launcher::behind(&args.command, find);
     let targets = WatchTargets {
         command: args.command.get(at..).unwrap_or_default().to_vec(),
