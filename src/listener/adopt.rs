@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -17,18 +17,9 @@ use super::reuseport::ReuseportGroup;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
 use super::{Incident, Listener, ListenerId, ListenerKind, Listeners};
-use crate::socket::Inode;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
-
-/// A socket that should be kept.
-pub struct ToKeep<'a> {
-    pub address: String,
-    pub inode: Inode,
-    /// `None` while an orphan has it.
-    pub socket: Option<BorrowedFd<'a>>,
-    pub captured: bool,
-}
+use crate::systemd::store::Wanted;
 
 impl Listeners {
     /// New connections go to the serving one of these until the first cut-over. With `captures` what no `--listen` names
@@ -205,8 +196,9 @@ impl Listeners {
         self.context.awaited.until.get_or_insert(until);
     }
 
-    /// The sockets that new connections go to, where each generation has one of its own.
-    pub fn to_keep(&self) -> Vec<ToKeep<'_>> {
+    /// The sockets that new connections go to, where each generation has one of its own. Before the first has `served`,
+    /// it may bind some only to look for a free port.
+    pub fn to_keep(&self, served: bool) -> Vec<Wanted<'_>> {
         let counting = self.all.iter().filter(|listener| self.counts(listener));
         let steered = counting.filter(|listener| {
             let steering = &listener.steering;
@@ -218,11 +210,11 @@ impl Listeners {
                 Some(target) => KeptAt::of(target.fd())?.to_string(),
                 None => listener.steering.address(),
             };
-            Some(ToKeep {
+            Some(Wanted {
                 address,
                 inode: target.map_or(0, |target| target.inode),
                 socket: target.map(super::ListeningSocket::fd),
-                captured: listener.captured.is_some(),
+                is_early: listener.captured.is_some() && !served,
             })
         });
         to_keep.collect()

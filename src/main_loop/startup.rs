@@ -94,7 +94,7 @@ impl World {
         } else {
             Passed::default()
         };
-        let kept = passed.take_names();
+        let kept = std::mem::take(&mut passed.names);
         let ground = match (Prerequisites::open(&args, &directory), upgraded) {
             (Err(error), Some(upgraded)) => return Err(upgraded.start_over(error)),
             (ground, before) => {

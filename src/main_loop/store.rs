@@ -6,7 +6,7 @@ use super::World;
 use crate::listener::{KeptAt, KeptSocket};
 use crate::socket::{Inode, inode_of};
 use crate::supervisor::{Generation, Time};
-use crate::systemd::store::{self, Wanted};
+use crate::systemd::store;
 use crate::systemd::{self, ServiceManager};
 
 /// What the service manager has passed.
@@ -14,7 +14,7 @@ use crate::systemd::{self, ServiceManager};
 pub(super) struct Passed {
     pub kept: Vec<KeptSocket>,
     pub inherited: Vec<(OwnedFd, String)>,
-    names: Vec<(String, Inode)>,
+    pub names: Vec<(String, Inode)>,
 }
 
 impl Passed {
@@ -45,28 +45,13 @@ impl Passed {
         }
         manager
     }
-
-    pub fn take_names(&mut self) -> Vec<(String, Inode)> {
-        std::mem::take(&mut self.names)
-    }
 }
 
 impl World {
     /// The service manager keeps what new connections go to.
     pub(super) fn keep_sockets(&mut self, now: Time) {
         let (listeners, served) = (&self.listeners, self.has_served);
-        let wanted = || {
-            let all = listeners.to_keep().into_iter();
-            let wanted = all.map(|one| Wanted {
-                address: one.address,
-                inode: one.inode,
-                socket: one.socket,
-                // servers look for a free port by binding some
-                is_early: one.captured && !served,
-            });
-            wanted.collect()
-        };
-        self.manager.keep(wanted, now);
+        self.manager.keep(|| listeners.to_keep(served), now);
     }
 
     /// The first generation serves: what it has not bound soon is not bound by this version.
