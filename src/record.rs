@@ -241,8 +241,6 @@ impl Record {
 
     /// The fields of a JSON event, without its time.
     pub fn fields(&self) -> Map<String, Value> {
-        let milliseconds =
-            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let fields = [
             ("event", Some(Value::from(self.kind.name()))),
             (
@@ -352,6 +350,10 @@ pub fn draining_text(generation: Generation, connections: Option<usize>) -> Stri
         .map(|count| format!(", {}", plural(count, "connection")))
         .unwrap_or_default();
     format!("{generation} is draining{count}")
+}
+
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub fn plural(count: usize, noun: &str) -> String {

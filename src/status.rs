@@ -16,6 +16,7 @@ pub use counters::Counters;
 pub use memory::MemoryUse;
 pub use table::{history, table, tables};
 
+use crate::record::milliseconds;
 use crate::supervisor::{Draining, Generation, Phase, Queue, Stage, Supervisor, Swap, Time};
 
 /// An instance at one moment.
@@ -251,10 +252,6 @@ impl InstanceStatus {
 #[allow(clippy::ref_option, reason = "serde wants it so")]
 fn in_milliseconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     time.map(milliseconds).serialize(to)
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::unix_dir::LedTo;
+use crate::record::plural;
 use crate::supervisor::Refusal;
 
 /// Something to report to the user.
@@ -56,7 +57,7 @@ impl fmt::Display for Incident {
                 listener,
                 connections,
             } => {
-                let these = count(*connections);
+                let these = plural(*connections, "connection");
                 write!(f, "{these} that waited on {listener} had to be closed")
             }
             Self::Relayed {
@@ -64,7 +65,7 @@ impl fmt::Display for Incident {
                 connections,
                 first,
             } => {
-                let these = count(*connections);
+                let these = plural(*connections, "connection");
                 let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
@@ -78,7 +79,7 @@ impl fmt::Display for Incident {
                 "clients of {listener} do not wait for the next version: all generations share its socket"
             ),
             Self::Refused { connections, why } => {
-                let these = count(*connections);
+                let these = plural(*connections, "connection");
                 let were = if *connections == 1 { "was" } else { "were" };
                 let meanwhile = match why {
                     Refusal::NothingServes => "while nothing served",
@@ -106,12 +107,5 @@ impl fmt::Display for Incident {
             ),
             Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
         }
-    }
-}
-
-fn count(connections: usize) -> String {
-    match connections {
-        1 => "1 connection".to_owned(),
-        more => format!("{more} connections"),
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::http::RequestFailure;
 use super::subject::ReportedListener;
 use super::tally::{Count, Habit, Tally};
+use crate::record::milliseconds;
 
 /// The whole trial.
 #[derive(Clone, Debug, Default)]
@@ -183,10 +184,6 @@ fn count_to_json(count: &Count) -> Value {
         "slowest_ms": milliseconds(count.slowest),
         "failures": failures.map(|(failure, times)| (failure.to_string(), json!(times))).collect::<serde_json::Map<_, _>>(),
     })
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why requests failed, in one line, and what the user can do about it.
