@@ -12,7 +12,7 @@ pub mod status;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -27,16 +27,19 @@ pub fn path_of(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// A directory, to be named by [`path_of`] or relative to its descriptor.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_directory(path: impl AsRef<Path>) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
 /// The name of the file that a process runs, lossily as text.
 pub fn program(process: Pid) -> Option<String> {
     let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
     Some(path.file_name()?.to_string_lossy().into_owned())
-}
-
-/// The file that a process runs: its device and inode.
-pub fn program_file(process: Pid) -> Option<(u64, u64)> {
-    let file = std::fs::metadata(format!("/proc/{process}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
 }
 
 /// Which start of the machine this is.

@@ -1,10 +1,10 @@
 //! Unix paths as the server sees them: resolves and binds them for it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::impersonate::as_caller;
 use crate::address::LONGEST_PATH;
 use crate::listener::{self, BoundPath, PathEntry};
-use crate::proc::{descriptor, path_of};
+use crate::proc::{descriptor, open_directory, path_of};
 use crate::socket::client::unix_client;
 use crate::supervisor::Generation;
 
@@ -91,10 +91,7 @@ fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(parent.unwrap_or(Path::new(".")))?;
+    let directory = open_directory(parent.unwrap_or(Path::new(".")))?;
     Ok((directory.into(), name))
 }
 

@@ -1,11 +1,10 @@
 //! Listeners for what a hotswap that is gone has captured, so that a candidate can join it, and what is left for the next
 //! hotswap.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::captured_address::{CapturedAddress, PathEntry};
@@ -17,6 +16,7 @@ use super::reuseport::ReuseportGroup;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
 use super::{Incident, Listener, ListenerId, ListenerKind, Listeners};
+use crate::proc::open_directory;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
 use crate::systemd::store::Wanted;
@@ -127,12 +127,7 @@ impl Listeners {
         path_use: Option<PathUse>,
         kept: Option<OwnedFd>,
     ) -> io::Result<ListenerId> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let parent = at.parent().unwrap_or(Path::new("/"));
-        let directory = File::options()
-            .read(true)
-            .custom_flags(flags)
-            .open(parent)?;
+        let directory = open_directory(at.parent().unwrap_or(Path::new("/")))?;
         let found = directory.metadata()?;
         let name = at.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let entry = PathEntry {

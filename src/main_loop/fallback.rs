@@ -1,15 +1,17 @@
 //! Keeps the programs that have served open, for when a newer one does not start.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 
 use super::World;
 use super::generation::Spawned;
+use crate::proc::process;
 use crate::supervisor::{Event, Generation};
 use crate::watch::runs_others::runs_others;
-use crate::{handoff, proc, program};
+use crate::{handoff, program};
 
 /// A program that is kept open while another file takes its place.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,10 +39,8 @@ fn written(program: impl AsFd) -> Option<Written> {
 fn has_started_another(one: &Spawned, program: impl AsFd) -> bool {
     let held = fstat(program).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let processes = [Some(one.server.pid()), one.binder()];
-    let mut run = processes
-        .into_iter()
-        .flatten()
-        .filter_map(proc::program_file);
+    let run = processes.into_iter().flatten().flat_map(process::image);
+    let mut run = run.map(|image| (image.dev(), image.ino()));
     run.any(|run| Some(run) != held)
 }
 

@@ -1,14 +1,14 @@
 //! The environment and the directory of the last generation that served, for a restart that finds today's broken.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::World;
 use crate::handoff;
+use crate::proc::open_directory;
 use crate::server::environment::{self, Variables};
 use crate::supervisor::Cause;
 
@@ -57,11 +57,8 @@ impl World {
 
     /// A generation that was started with these serves.
     pub(super) fn remember_worked(&mut self, variables: Variables) {
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let directory = self.server_config.chdir.as_ref().and_then(|path| {
-            let opened = File::options().read(true).custom_flags(flags).open(path);
-            opened.ok().map(OwnedFd::from)
-        });
+        let named = self.server_config.chdir.as_ref();
+        let directory = named.and_then(|path| Some(open_directory(path).ok()?.into()));
         // it may have been started in this one again
         let before = self.worked.take().and_then(|before| before.directory);
         let directory = directory.or(before);

@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::{after, is_gone, number, read, words};
+use super::{after, is_gone, number, open_directory, read, words};
 
 /// An exec takes fewer looks than this.
 const TRIES: usize = 200;
@@ -228,11 +227,6 @@ pub fn root(thread: Pid) -> io::Result<File> {
 /// As [`root`].
 pub fn directory(thread: Pid) -> io::Result<File> {
     open_directory(format!("/proc/{thread}/cwd"))
-}
-
-fn open_directory(path: String) -> io::Result<File> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    File::options().read(true).custom_flags(flags).open(path)
 }
 
 /// The namespace of a kind (`net`, `user`, ...) that a thread is in; `None` if it may not be read.
