@@ -116,6 +116,18 @@ on_every_family! {
     }
 }
 
+on_every_family! {
+    /// As of a page whose head is sent while its body is made, or of a stream.
+    fn an_answer_that_comes_in_parts_is_finished(plan: Plan) {
+        let site = plan.by_odd("parts=1500ms").serving("v1");
+        let mut clients = site.guests().and(8, Habit::default()).come();
+        clients.until_asked(8);
+        site.publish("v2").swap();
+        let tally = clients.expect_no_failure();
+        assert!(tally.versions.get("v1") >= Some(&8), "{tally}");
+    }
+}
+
 /// The answer takes longer than the swap.
 fn a_request_in_flight_is_finished(plan: Plan) {
     let site = plan.serving("v1");

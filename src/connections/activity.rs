@@ -41,6 +41,8 @@ pub struct ActivityCounter {
     owners: ProcessSockets,
     /// The connections that were undecided at the last count.
     undecided: HashMap<u64, Undecided>,
+    /// How many bytes each had received when its server was first seen to have had the last word.
+    answered: HashMap<u64, u64>,
 }
 
 /// How many bytes a connection had received, and at how many counts in a row it had received more while undecided.
@@ -54,6 +56,7 @@ struct Undecided {
 #[derive(Clone, Copy, Debug)]
 struct FoundConnection {
     inode: u64,
+    received: u64,
     activity: Activity,
     /// It belongs to the generation, whatever process holds it.
     is_certain: bool,
@@ -73,7 +76,7 @@ impl ActivityCounter {
             return UNKNOWN;
         };
         if found.len() > MANY && !found.iter().any(|one| self.is_busy(one)) {
-            self.remember_undecided(&found);
+            self.remember(&found);
             return ActivityCount::default();
         }
         self.count_found(&found, pids)
@@ -112,11 +115,16 @@ impl ActivityCounter {
             self.owners.refresh(pids);
             activity = self.judge(found);
         }
-        self.remember_undecided(found);
+        self.remember(found);
         activity
     }
 
-    fn remember_undecided(&mut self, found: &[FoundConnection]) {
+    fn remember(&mut self, found: &[FoundConnection]) {
+        for one in found {
+            if !matches!(one.activity, Activity::Busy | Activity::Unsure) {
+                self.answered.entry(one.inode).or_insert(one.received);
+            }
+        }
         let undecided = found
             .iter()
             .filter_map(|one| Some((one.inode, self.undecided(one)?)));
@@ -142,19 +150,25 @@ impl ActivityCounter {
         }
     }
 
-    /// An undecided connection is busy unless it keeps receiving: then its requests are too short to see.
+    /// An undecided connection is busy unless it keeps receiving: then its requests are too short to see. One that has
+    /// paused is busy unless it has received more since: a client that asks again has had its answer.
     fn is_busy(&self, one: &FoundConnection) -> bool {
         match one.activity {
             Activity::Busy | Activity::Unsure => true,
             Activity::Quiet => false,
-            Activity::Undecided { .. } => self.undecided(one).is_none_or(|now| now.gained < NEVER),
+            Activity::Paused => {
+                let before = self.answered.get(&one.inode);
+                before.is_none_or(|before| one.received <= *before)
+            }
+            Activity::Undecided => self.undecided(one).is_none_or(|now| now.gained < NEVER),
         }
     }
 
     fn undecided(&self, one: &FoundConnection) -> Option<Undecided> {
-        let Activity::Undecided { received } = one.activity else {
+        if one.activity != Activity::Undecided {
             return None;
-        };
+        }
+        let received = one.received;
         let gained = self.undecided.get(&one.inode).map_or(0, |before| {
             if before.received == received {
                 0
@@ -207,6 +221,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
         let accepted = accepted.into_iter().filter(|(_, one)| one.inode != 0);
         found.extend(accepted.map(|(port, one)| FoundConnection {
             inode: one.inode,
+            received: one.received,
             activity: if ports.contains(&(*family, port, true)) {
                 one.activity
             } else {
@@ -227,6 +242,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
                 .into_iter()
                 .map(|inode| FoundConnection {
                     inode,
+                    received: 0,
                     activity,
                     is_certain: steered,
                 }),
@@ -351,7 +367,8 @@ mod tests {
         let mut is_busy = |received| {
             let found = FoundConnection {
                 inode: 5,
-                activity: Activity::Undecided { received },
+                received,
+                activity: Activity::Undecided,
                 is_certain: true,
             };
             let busy = counter.is_busy(&found);
@@ -364,6 +381,28 @@ mod tests {
         assert!(is_busy(160), "it is where it was");
         let busy: Vec<_> = (3..=6).map(|asked| is_busy(80 * asked)).collect();
         assert_eq!(busy, [true, true, true, false], "it never pauses");
+    }
+
+    #[test]
+    fn an_answer_may_go_on_until_the_client_asks_again() {
+        let mut counter = ActivityCounter::default();
+        let mut is_busy = |received, activity| {
+            let found = FoundConnection {
+                inode: 5,
+                received,
+                activity,
+                is_certain: true,
+            };
+            let busy = counter.is_busy(&found);
+            counter.remember(&[found]);
+            busy
+        };
+        assert!(is_busy(80, Activity::Busy));
+        assert!(is_busy(80, Activity::Paused), "the head");
+        assert!(is_busy(80, Activity::Undecided), "a piece");
+        assert!(is_busy(80, Activity::Paused));
+        assert!(is_busy(160, Activity::Busy), "another request");
+        assert!(!is_busy(160, Activity::Paused), "its answer");
     }
 
     #[test]

@@ -25,14 +25,18 @@ const TIMER_OF_TIME_WAIT: u8 = 3;
 const MESSAGE: usize = 72;
 /// Up to this many ports are requested one by one; beyond that, reading the connections of all ports costs less.
 const FEW: usize = 8;
-/// After this many milliseconds, what was sent counts as a complete answer.
+/// How many milliseconds the parts of an answer that is made at once are apart.
 const A_PART_AGO: u32 = 40;
+/// And those of one that takes its time: a page whose head is sent first, a stream.
+const A_SLOW_PART_AGO: u32 = 3_000;
 
 /// One connection, from the server's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// 0 until it is accepted, and once no process has it any more.
     pub inode: u64,
+    /// How many bytes.
+    pub received: u64,
     pub activity: Activity,
 }
 
@@ -44,10 +48,10 @@ pub enum Activity {
     /// A request may be on its way: nothing has come yet. Or the kernel does not tell: a unix connection.
     Unsure,
     /// The last answer is not acknowledged, or came within the same tick of the kernel's clock as the last request, so
-    /// that their order is unknown; or something was sent just now, and may not be all. `received` counts bytes.
-    Undecided {
-        received: u64,
-    },
+    /// that their order is unknown; or something was sent just now, and may not be all.
+    Undecided,
+    /// Something was sent a while ago, and may not be all.
+    Paused,
     Quiet,
 }
 
@@ -188,6 +192,7 @@ fn parse(message: &[u8]) -> Option<Connection> {
     let traffic = Traffic::parse(message, info);
     Some(Connection {
         inode: u64::from(number(message, 68)?),
+        received: traffic.as_ref().map_or(0, |traffic| traffic.received),
         activity: traffic.map_or(Activity::Busy, |traffic| traffic.activity()),
     })
 }
@@ -236,18 +241,22 @@ impl Traffic {
         if !has_asked || self.to_read > fin || self.unsent > 0 {
             return Activity::Busy;
         }
-        let undecided = Activity::Undecided {
-            received: self.received,
+        let answered = if self.since_sent < A_SLOW_PART_AGO {
+            Activity::Paused
+        } else {
+            Activity::Quiet
         };
         match self.since_received.cmp(&self.since_sent) {
             Ordering::Less => Activity::Busy,
             // A client that sends the next request at once acknowledges the answer with it.
-            Ordering::Equal | Ordering::Greater if self.to_send > 0 => undecided,
+            Ordering::Equal | Ordering::Greater if self.to_send > 0 => Activity::Undecided,
             // Many servers write the header and the body of an answer separately.
-            Ordering::Equal | Ordering::Greater if self.since_sent < A_PART_AGO => undecided,
-            Ordering::Greater => Activity::Quiet,
-            Ordering::Equal if self.answer_is_acknowledged() => Activity::Quiet,
-            Ordering::Equal => undecided,
+            Ordering::Equal | Ordering::Greater if self.since_sent < A_PART_AGO => {
+                Activity::Undecided
+            }
+            Ordering::Greater => answered,
+            Ordering::Equal if self.answer_is_acknowledged() => answered,
+            Ordering::Equal => Activity::Undecided,
         }
     }
 

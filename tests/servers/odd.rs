@@ -32,6 +32,7 @@
 //! | `hang`, `hang=D` | waits before it accepts |
 //! | `and=ADDRESS`, `and-late=D` | binds and serves another TCP address as well, D after the first |
 //! | `single`, `think=D` | one connection at a time, each answer takes D |
+//! | `parts=D` | sends the head of an answer at once, and its body D later |
 //! | `greet=D` | speaks first, after D |
 //! | `status=STATUS`, `health=STATUS` | what it answers to everything, and to `/health` |
 //! | `writes=HOW:PATH` | on each request: `in-place`, `rename`, `new` files in a directory, `deep` in a new one, `database` |
@@ -361,7 +362,13 @@ impl Words {
             } else {
                 whole.len()
             };
-            stream.write_all(&whole.as_bytes()[..sent])?;
+            let head = self.time("parts").map_or(0, |pause| {
+                let head = whole.len() - length;
+                let _ = stream.write_all(&whole.as_bytes()[..head]);
+                thread::sleep(pause);
+                head
+            });
+            stream.write_all(&whole.as_bytes()[head..sent])?;
             if self.has("single") || self.has("half") || asked.contains("connection: close") {
                 return Ok(());
             }

@@ -80,44 +80,50 @@ fn a_connection_is_busy_until_it_is_answered() {
     assert!(busy((0, 9), &stuck), "an answer is not sent");
     assert_eq!(
         activity(1, (0, 5), &exchange(100, 900, 80)),
-        Activity::Undecided { received: 80 },
+        Activity::Undecided,
         "an answer is not acknowledged"
     );
     assert_eq!(
-        activity(1, (0, 0), &exchange(100, 900, 80)),
+        activity(1, (0, 0), &exchange(3100, 3900, 80)),
         Activity::Quiet
     );
 }
 
 #[test]
 fn what_was_sent_just_now_may_be_a_part_of_an_answer() {
-    let sent = |ago| activity(1, (0, 0), &exchange(ago, 300, 80));
-    assert_eq!(sent(39), Activity::Undecided { received: 80 });
-    assert_eq!(sent(40), Activity::Quiet);
+    let sent = |ago| activity(1, (0, 0), &exchange(ago, 9000, 80));
+    assert_eq!(sent(39), Activity::Undecided);
+    assert_eq!(sent(40), Activity::Paused);
+    assert_eq!(sent(2999), Activity::Paused);
+    assert_eq!(sent(3000), Activity::Quiet);
 }
 
 #[test]
 fn within_one_tick_the_acknowledgement_tells_an_answer_from_a_request() {
     let at_once = |ago, segments| activity(1, (0, 0), &info(ago, 80, segments));
-    let undecided = Activity::Undecided { received: 80 };
+    let undecided = Activity::Undecided;
     assert_eq!(
-        at_once((300, 300, 300), (4, 1)),
+        at_once((3300, 3300, 3300), (4, 1)),
         Activity::Quiet,
         "answered, acknowledged"
     );
     assert_eq!(
-        at_once((300, 300, 260), (6, 2)),
+        at_once((3300, 3300, 3260), (6, 2)),
         Activity::Quiet,
         "acknowledged later"
     );
     assert_eq!(
-        at_once((300, 300, 300), (5, 2)),
+        at_once((3300, 3300, 3300), (5, 2)),
         undecided,
         "a second request"
     );
-    assert_eq!(at_once((300, 300, 300), (23, 11)), undecided, "an eleventh");
     assert_eq!(
-        at_once((300, 300, 300), (22, 10)),
+        at_once((3300, 3300, 3300), (23, 11)),
+        undecided,
+        "an eleventh"
+    );
+    assert_eq!(
+        at_once((3300, 3300, 3300), (22, 10)),
         Activity::Quiet,
         "ten answers"
     );
@@ -181,9 +187,9 @@ fn life_of_a_connection(address: SocketAddr, family: Family) {
     std::thread::sleep(Duration::from_millis(30));
     server.write_all(b"answer").unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
-    until(|| all() == [(inode, Activity::Quiet)]);
+    until(|| all() == [(inode, Activity::Paused)]);
     client.shutdown(Shutdown::Write).unwrap();
-    until(|| all() == [(inode, Activity::Quiet)]);
+    until(|| all() == [(inode, Activity::Paused)]);
     drop(server);
     until(|| all().iter().all(|one| one.0 == 0));
 }
