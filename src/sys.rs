@@ -109,22 +109,33 @@ pub fn socket_name(socket: BorrowedFd) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of getsockopt(2).
 pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<c_int> {
-    let mut value: c_int = 0;
-    let mut bytes = length::<c_int>();
     // Whether a socket listens is worth a second look.
-    retry(|| {
-        // SAFETY: the kernel writes at most one int, which `value` holds.
-        check(unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                (&raw mut value).cast(),
-                &raw mut bytes,
-            )
-        })
+    // SAFETY: it is an integer.
+    retry(|| unsafe { option(socket, level, name) })
+}
+
+/// Any option of getsockopt(2).
+///
+/// # Safety
+/// Whatever bytes the kernel writes, and zeroes, must be a valid `T`.
+///
+/// # Errors
+/// Those of getsockopt(2).
+unsafe fn option<T>(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut bytes = length::<T>();
+    // SAFETY: the kernel writes at most `bytes` bytes into `value`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
     })?;
-    Ok(value)
+    // SAFETY: the caller promises it.
+    Ok(unsafe { value.assume_init() })
 }
 
 /// An integer option of setsockopt(2).
@@ -169,20 +180,8 @@ pub fn set_socket_option_bytes(
 /// # Errors
 /// Those of getsockopt(2).
 pub fn tcp_info(socket: BorrowedFd) -> io::Result<libc::tcp_info> {
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut bytes = length::<libc::tcp_info>();
-    // SAFETY: the kernel writes at most `bytes` bytes into `info`.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    })?;
-    // SAFETY: zeroes are a valid tcp_info, whatever part of it the kernel wrote.
-    Ok(unsafe { info.assume_init() })
+    // SAFETY: it is made of integers.
+    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
 /// Attaches a classic BPF program that picks the member of the socket's reuseport group for each new connection.
@@ -331,19 +330,8 @@ pub fn is_ignored(signal: Signal) -> bool {
 /// # Errors
 /// Those of getsockopt(2).
 pub fn network_of(socket: BorrowedFd) -> io::Result<u64> {
-    let mut cookie: u64 = 0;
-    let mut bytes = length::<u64>();
-    // SAFETY: the kernel writes at most eight bytes, which `cookie` holds.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut bytes,
-        )
-    })?;
-    Ok(cookie)
+    // SAFETY: it is an integer.
+    unsafe { option(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE) }
 }
 
 /// setgroups(2) for this thread alone; the C library's own function changes every thread of the process.

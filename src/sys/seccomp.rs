@@ -4,13 +4,14 @@ use std::ffi::{c_int, c_ulong};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::without_provenance_mut;
 
 use nix::errno::Errno;
 
 use super::{check, check_long, sock_fprog};
 
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: the notifier runs on the waiting thread's processor (Linux 6.6).
-const SYNC_WAKE_UP: c_ulong = 1;
+const SYNC_WAKE_UP: usize = 1;
 
 /// seccomp(2) with a filter and a listener for its notifications; for this thread and what it becomes or forks.
 ///
@@ -44,28 +45,18 @@ pub fn install(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
 /// `ENOENT` if the caller has died or was interrupted, `EAGAIN` and `EINTR` where nothing waits.
 pub fn receive(listener: BorrowedFd) -> io::Result<libc::seccomp_notif> {
     let mut notification = MaybeUninit::<libc::seccomp_notif>::zeroed();
+    let request = libc::SECCOMP_IOCTL_NOTIF_RECV as _;
     // SAFETY: the kernel wants a zeroed seccomp_notif and fills it.
-    check(unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_RECV as _,
-            notification.as_mut_ptr(),
-        )
-    })?;
+    unsafe { ioctl(listener, request, notification.as_mut_ptr()) }?;
     // SAFETY: zeroes are a valid seccomp_notif, whatever the kernel wrote.
     Ok(unsafe { notification.assume_init() })
 }
 
 /// `SECCOMP_IOCTL_NOTIF_ID_VALID`: the caller still waits for this notification.
-pub fn is_valid(listener: BorrowedFd, id: u64) -> bool {
+pub fn is_valid(listener: BorrowedFd, mut id: u64) -> bool {
+    let request = libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _;
     // SAFETY: the kernel reads one u64.
-    unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _,
-            &raw const id,
-        ) == 0
-    }
+    unsafe { ioctl(listener, request, &raw mut id) }.is_ok()
 }
 
 /// `SECCOMP_IOCTL_NOTIF_SEND`: the call returns 0, or fails with `errno`, or is carried out by the kernel (`continue_call`).
@@ -85,15 +76,9 @@ pub fn answer(listener: BorrowedFd, id: u64, errno: c_int, continue_call: bool) 
         error: -errno,
         flags,
     };
+    let request = libc::SECCOMP_IOCTL_NOTIF_SEND as _;
     // SAFETY: the kernel reads one seccomp_notif_resp.
-    check(unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_SEND as _,
-            &raw mut response,
-        )
-    })
-    .map(drop)
+    unsafe { ioctl(listener, request, &raw mut response) }
 }
 
 /// `SECCOMP_IOCTL_NOTIF_ADDFD` with `SETFD`: puts a duplicate of `source` in the place of the caller's descriptor `target`.
@@ -119,25 +104,32 @@ pub fn replace_descriptor(
             0
         },
     };
+    let request = libc::SECCOMP_IOCTL_NOTIF_ADDFD as _;
     // SAFETY: the kernel reads one seccomp_notif_addfd.
-    check(unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_ADDFD as _,
-            &raw mut addfd,
-        )
-    })
-    .map(drop)
+    unsafe { ioctl(listener, request, &raw mut addfd) }
 }
 
 /// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`: wake the notifier on the caller's own processor; older kernels refuse it, at no loss.
 pub fn wake_synchronously(listener: BorrowedFd) {
-    // SAFETY: the third argument is a plain integer.
-    unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as _,
-            SYNC_WAKE_UP,
+    let request = libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as _;
+    // SAFETY: its argument is a plain integer in the place of a pointer.
+    let _ = unsafe {
+        ioctl(
+            listener,
+            request,
+            without_provenance_mut::<()>(SYNC_WAKE_UP),
         )
     };
+}
+
+/// An ioctl(2) of a listener.
+///
+/// # Safety
+/// `argument` must be what the request reads and fills.
+///
+/// # Errors
+/// Those of the request.
+unsafe fn ioctl<T>(listener: BorrowedFd, request: libc::Ioctl, argument: *mut T) -> io::Result<()> {
+    // SAFETY: the caller promises it.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), request, argument) }).map(drop)
 }
