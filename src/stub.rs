@@ -10,7 +10,7 @@ pub mod oom_score;
 pub mod open_files;
 pub mod request;
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -32,7 +32,7 @@ use crate::sys::process::{self, ChildMemory, Execution};
 use crate::{proc, program};
 use channel::{StubChannel, StubEnd};
 use credentials::Credentials;
-use request::{StubRequest, c_string};
+use request::{StubRequest, c_string, c_strings};
 
 /// The first number that a server looks for its sockets at (sd_listen_fds(3)).
 pub const FIRST: RawFd = 3;
@@ -290,10 +290,6 @@ impl PreparedProgram {
                 .map_err(|error| cannot_run(&command, &error, None))?
                 .into_os_string(),
         };
-        let strings = |list: &[OsString]| {
-            let strings = list.iter().map(|text| c_string(text));
-            strings.collect::<io::Result<Vec<CString>>>()
-        };
         let mut environment: Vec<OsString> = environment
             .iter()
             .filter(|(name, _)| !request.listen_pid || name != "LISTEN_PID")
@@ -302,8 +298,8 @@ impl PreparedProgram {
         if request.listen_pid {
             environment.push(format!("LISTEN_PID={}", getpid()).into());
         }
-        let arguments = strings(&request.command).map_err(bad)?;
-        let environment = strings(&environment).map_err(bad)?;
+        let arguments = c_strings(&request.command).map_err(bad)?;
+        let environment = c_strings(&environment).map_err(bad)?;
         let name = c_string(&path).map_err(bad)?;
         let rest = arguments.iter().skip(1).cloned();
         let of_shell = [SHELL.to_owned(), name.clone()].into_iter().chain(rest);

@@ -4,11 +4,10 @@
 //! next version cannot go on with that, the one before is executed again.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use nix::unistd::execve;
 
 use crate::handoff::{Incoming, Outgoing};
 use crate::retry::{pause, retry};
+use crate::stub::request::{c_string, c_strings};
 use crate::stub::{oom_score, open_files};
 use crate::{program, sys};
 
@@ -71,14 +71,9 @@ fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
         .map(|(name, value)| [name.as_os_str(), &value].join(OsStr::new("=")))
         .collect();
     environment.push(format!("{VARIABLE}={}", ticket.written()).into());
-    let path = c_string(path.as_os_str().to_owned())?;
-    let arguments = std::env::args_os()
-        .map(c_string)
-        .collect::<io::Result<Vec<CString>>>()?;
-    let environment = environment
-        .into_iter()
-        .map(c_string)
-        .collect::<io::Result<Vec<CString>>>()?;
+    let path = c_string(path.as_os_str())?;
+    let arguments = c_strings(&std::env::args_os().collect::<Vec<_>>())?;
+    let environment = c_strings(&environment)?;
 
     // Between exec and its own handler SIGINT would end it.
     let mut interrupt = SigSet::empty();
@@ -91,10 +86,6 @@ fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     oom_score::lower();
     let _ = interrupt.thread_unblock();
     Ok(result?)
-}
-
-fn c_string(text: OsString) -> io::Result<CString> {
-    Ok(CString::new(text.into_vec())?)
 }
 
 /// Where the state is, and for which process: a variable that another process left behind is ignored.

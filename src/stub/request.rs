@@ -65,6 +65,10 @@ pub fn c_string(text: &OsStr) -> io::Result<CString> {
     Ok(CString::new(text.as_bytes())?)
 }
 
+pub fn c_strings(texts: &[OsString]) -> io::Result<Vec<CString>> {
+    texts.iter().map(|text| c_string(text)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,12 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use super::message::Message;
-use crate::socket::Inode;
+use crate::socket::{Inode, has_hung_up};
 use crate::supervisor::Time;
 
 /// What the names of hotswap's own sockets begin with.
@@ -163,8 +162,7 @@ impl Store {
 impl TrialPipe {
     /// Nobody has the other end any more.
     fn has_failed(&self) -> bool {
-        let mut polled = [PollFd::new(self.end.as_fd(), PollFlags::empty())];
-        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        has_hung_up(self.end.as_fd())
     }
 }
 
