@@ -3,7 +3,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::unistd::Pid;
+
 use super::inet::request;
+use super::process_sockets::ProcessSockets;
 use super::sock_diag::{self, Scope, attributes, number};
 use crate::socket::Inode;
 use crate::socket::inet::Family;
@@ -36,6 +39,15 @@ pub fn listening(family: Family, port: u16) -> io::Result<Vec<Listening>> {
         found.extend(parse(family, message));
     })?;
     Ok(found)
+}
+
+/// Those that these processes have.
+pub fn of_processes(processes: &[Pid]) -> Vec<Listening> {
+    let mut owners = ProcessSockets::default();
+    owners.refresh(processes);
+    let all = Family::ALL.map(|family| listening(family, 0).unwrap_or_default());
+    let all = all.into_iter().flatten();
+    all.filter(|one| owners.have(one.inode)).collect()
 }
 
 /// `struct inet_diag_msg` of linux/inet_diag.h; `None` if it is too short.

@@ -5,23 +5,16 @@ use nix::unistd::Pid;
 
 use super::auto::Evidence;
 use super::blocked_threads::{self, SoughtSocket};
-use crate::connections::listening::listening;
-use crate::connections::process_sockets::ProcessSockets;
-use crate::socket::inet::Family;
+use crate::connections::listening::of_processes;
 
 /// What these processes do with listening TCP sockets of theirs.
 pub fn look(processes: &[Pid]) -> Evidence {
-    let mut owners = ProcessSockets::default();
-    owners.refresh(processes);
-    let families = [Family::V4, Family::V6];
-    let listening = families.map(|family| listening(family, 0).unwrap_or_default());
-    let listening = listening.iter().flatten().map(|socket| socket.inode);
-    let own = listening.filter(|inode| owners.have(*inode));
-    let sought = |inode| SoughtSocket {
-        inode,
+    let own = of_processes(processes).into_iter();
+    let sought = own.map(|socket| SoughtSocket {
+        inode: socket.inode,
         datagrams: false,
-    };
-    let sought: Vec<_> = own.map(sought).collect();
+    });
+    let sought: Vec<_> = sought.collect();
     if sought.is_empty() {
         return Evidence::Nothing;
     }

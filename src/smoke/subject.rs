@@ -1,10 +1,9 @@
 //! The hotswap that is tried, as a child: how it is started, asked and stopped.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,19 +11,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, mkdtemp};
 use serde_json::Value;
 
 use super::http::Peer;
 use super::interruption::Ending;
-use crate::connections::listening::listening;
+use crate::address::ways_to;
+use crate::connections::listening::of_processes;
 use crate::control::client::{self, Instance, Received};
 use crate::control::protocol::{Reply, RequestKind};
 use crate::control::socket_dirs::SocketDirs;
-use crate::proc::{descriptor, process};
-use crate::socket::inet::Family;
+use crate::proc::process;
+use crate::retry::pause;
 use crate::sys;
 
 /// How often a hotswap that starts is looked at.
@@ -215,13 +214,6 @@ impl Drop for Subject {
     }
 }
 
-fn pause(time: Duration) {
-    let _ = poll(
-        &mut [],
-        PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO),
-    );
-}
-
 /// The listeners of a state.
 pub fn listeners(state: &Value) -> Vec<ReportedListener> {
     let all = state["listeners"].as_array().into_iter().flatten();
@@ -247,16 +239,8 @@ pub fn unowned(state: &Value) -> Vec<Peer> {
         processes.extend(process::children(*process));
         next += 1;
     }
-    let sockets: HashSet<u64> = processes
-        .into_iter()
-        .filter_map(|process| descriptor::sockets(process).ok())
-        .flatten()
-        .collect();
-    [Family::V4, Family::V6]
-        .into_iter()
-        .filter_map(|family| listening(family, 0).ok())
-        .flatten()
-        .filter(|one| sockets.contains(&one.inode))
+    let listening = of_processes(&processes).into_iter();
+    listening
         .filter_map(|one| target(&one.address.to_string()))
         .collect()
 }
@@ -266,11 +250,6 @@ pub fn target(address: &str) -> Option<Peer> {
     if address.starts_with('/') {
         return Some(Peer::Unix(Path::new(address).to_owned()));
     }
-    let mut address: SocketAddr = address.parse().ok()?;
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V4(_) | IpAddr::V6(_) => {}
-    }
-    Some(Peer::Tcp(address))
+    let ways = ways_to(address.parse().ok()?);
+    ways.first().copied().map(Peer::Tcp)
 }
