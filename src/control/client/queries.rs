@@ -72,11 +72,7 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
         };
         return Ok((text, exit));
     };
-    let found = client::find(&dirs, Some(name), None);
-    let mut instance = found.map_err(|nobody| {
-        complain(&nobody);
-        nobody.status
-    })?;
+    let mut instance = find(Some(name), None)?;
     let state = state_of(&mut instance)?;
     let text = if json {
         format!("{state}\n")
@@ -84,6 +80,17 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
         status::table(&state)
     };
     Ok((text, 0))
+}
+
+/// The instance of that name, or the only one.
+///
+/// # Errors
+/// The exit status, once the user has been told why there is none.
+pub fn find(name: Option<&str>, until: Option<Instant>) -> Result<Instance, u8> {
+    client::find(&SocketDirs::ours(), name, until).map_err(|nobody| {
+        complain(&nobody);
+        nobody.status
+    })
 }
 
 /// What `hotswap status --json` shows.
@@ -96,12 +103,9 @@ pub fn state_of(instance: &mut Instance) -> Result<Value, u8> {
 
 /// `hotswap history [NAME]`; the exit status.
 pub fn history(name: Option<&str>, json: bool) -> u8 {
-    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+    let mut instance = match find(name, None) {
         Ok(instance) => instance,
-        Err(nobody) => {
-            complain(&nobody);
-            return nobody.status;
-        }
+        Err(status) => return status,
     };
     match answer(&mut instance, &RequestKind::History) {
         Ok(verdicts) if json => print_all(&format!("{verdicts}\n")),
@@ -128,12 +132,9 @@ fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
 
 /// `hotswap events [NAME]`, until hotswap ends; the exit status.
 pub fn events(name: Option<&str>, json: bool) -> u8 {
-    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+    let mut instance = match find(name, None) {
         Ok(instance) => instance,
-        Err(nobody) => {
-            complain(&nobody);
-            return nobody.status;
-        }
+        Err(status) => return status,
     };
     instance.ask(&RequestKind::Events);
     loop {

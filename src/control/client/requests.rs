@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::queries::{complain, written};
+use super::queries::{complain, find, written};
 use crate::control::client::{self, Instance, LOST, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
@@ -30,15 +30,12 @@ pub struct SwapOptions {
 /// `hotswap swap [NAME]` and `hotswap rollback [NAME]`; the exit status.
 pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
-    match client::find(&SocketDirs::ours(), name, until) {
+    match find(name, until) {
         Ok(mut instance) => {
             instance.ask(&options.what);
             follow(&mut instance, until, options, "")
         }
-        Err(nobody) => {
-            complain(&nobody);
-            nobody.status
-        }
+        Err(status) => status,
     }
 }
 
@@ -69,12 +66,9 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
 /// `hotswap stop [NAME]`; the exit status.
 pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
     let until = deadline(timeout);
-    let mut instance = match client::find(&SocketDirs::ours(), name, until) {
+    let mut instance = match find(name, until) {
         Ok(instance) => instance,
-        Err(nobody) => {
-            complain(&nobody);
-            return nobody.status;
-        }
+        Err(status) => return status,
     };
     instance.ask(&RequestKind::Stop);
     let (status, result, message) = match end(&mut instance, until, !json) {
@@ -109,12 +103,9 @@ fn write_object(name: &str, mut object: Value) {
 
 /// `hotswap upgrade [NAME]`; the exit status.
 pub fn upgrade(name: Option<&str>) -> u8 {
-    let mut instance = match client::find(&SocketDirs::ours(), name, None) {
+    let mut instance = match find(name, None) {
         Ok(instance) => instance,
-        Err(nobody) => {
-            complain(&nobody);
-            return nobody.status;
-        }
+        Err(status) => return status,
     };
     instance.ask(&RequestKind::Upgrade);
     match end(&mut instance, None, true) {
