@@ -13,12 +13,13 @@ use nix::sys::stat::fstat;
 use super::bound_sockets::{BoundSocket, MOST_LISTENERS};
 use super::caller::Caller;
 use super::notification::{Notification, read_address};
-use super::server_socket::{ServerSocket, SocketType, make_ours, set_nonblocking};
+use super::server_socket::{ServerSocket, SocketType, make_ours};
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::address::AddressPattern;
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement};
 use crate::proc::net;
+use crate::socket::set_nonblocking;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -250,13 +251,14 @@ impl Capture {
         request: &BindRequest,
         given: &Replacement,
     ) -> io::Result<CallResult> {
-        let (socket, flags) = (given.socket.as_fd(), request.server_socket.flags);
+        let own = &request.server_socket;
+        let (socket, nonblocking) = (given.socket.as_fd(), own.is_nonblocking());
         if given.steered {
-            options::copy(request.server_socket.socket.as_fd(), socket);
+            options::copy(own.socket.as_fd(), socket);
         }
         // a server that made its own socket non-blocking would hang in accept(2) on a blocking one
-        if given.steered || flags & libc::O_NONBLOCK != 0 {
-            set_nonblocking(socket, flags)?;
+        if given.steered || nonblocking {
+            set_nonblocking(socket, nonblocking)?;
         }
         self.replace(call, request, socket)?;
         let mut bound = request.bound(socket)?;

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::fstat;
 use nix::unistd::{fchown, geteuid};
@@ -16,7 +15,7 @@ use super::learned::LearnedOptions;
 use super::options;
 use crate::proc::{descriptor, path_of};
 use crate::socket::inet::SO_BINDTOIFINDEX;
-use crate::socket::unix_stream;
+use crate::socket::{set_nonblocking, unix_stream};
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +85,7 @@ impl ServerSocket {
             return Ok(None);
         };
         let (socket, flags) = (kind.make(v6)?, descriptor::flags(caller.thread, fd));
-        set_nonblocking(socket.as_fd(), flags)?;
+        set_nonblocking(socket.as_fd(), flags & libc::O_NONBLOCK != 0)?;
         let mut lacks = learned.replay(caller, inode, socket.as_fd()).err();
         if caller.waits_on_by_epoll(fd, inode) {
             lacks = Some("it has put the socket into an epoll set");
@@ -100,6 +99,10 @@ impl ServerSocket {
             v6,
             flags,
         }))
+    }
+
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags & libc::O_NONBLOCK != 0
     }
 
     /// Whether its server set `SO_REUSEPORT`: it means to bind the same address again.
@@ -127,7 +130,7 @@ impl ServerSocket {
     pub fn another(&self) -> io::Result<OwnedFd> {
         let other = self.kind.make(self.v6)?;
         options::copy(self.socket.as_fd(), other.as_fd());
-        set_nonblocking(other.as_fd(), self.flags)?;
+        set_nonblocking(other.as_fd(), self.is_nonblocking())?;
         Ok(other)
     }
 }
@@ -204,14 +207,6 @@ fn read_name(protocol: &[u8]) -> Option<(SocketType, bool)> {
         b"UNIX-STREAM" | b"UNIX" => (SocketType::UnixStream, false),
         _ => return None,
     })
-}
-
-/// `O_NONBLOCK` as in those flags.
-pub fn set_nonblocking(socket: BorrowedFd, flags: i32) -> io::Result<()> {
-    let mut now = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    now.set(OFlag::O_NONBLOCK, flags & libc::O_NONBLOCK != 0);
-    fcntl(socket, FcntlArg::F_SETFL(now))?;
-    Ok(())
 }
 
 /// All sockets of a group have the same owner: a socket made by a server of another user must become ours.
