@@ -196,7 +196,7 @@ impl Listeners {
         let is_early = self.is_served_elsewhere(generation, asked);
         let context = &self.context;
         let share = context.options.share;
-        let steering = match (asked.tcp(), dir) {
+        let mut steering = match (asked.tcp(), dir) {
             (Some(_), _) if !share && is_early => {
                 ListenerKind::Group(ReuseportGroup::hidden(socket, generation, context)?)
             }
@@ -217,21 +217,8 @@ impl Listeners {
                 steering
             }
         };
-        let id = ListenerId(self.given_out);
-        self.given_out += 1;
-        self.all.push(Listener {
-            id,
-            name: String::new(),
-            as_given: asked.to_string(),
-            captured: Some(asked.clone()),
-            path_use,
-            steering,
-        });
-        if let Some(new) = self.all.last_mut() {
-            new.steering.resume(&mut self.context);
-        }
-        self.review_paths();
-        Ok(id)
+        steering.resume(&mut self.context);
+        Ok(self.add_captured(asked.clone(), path_use, steering))
     }
 
     /// A server calls listen(2) again on a listener; `None` if hotswap does not know the socket.

@@ -102,14 +102,7 @@ impl UnixDir {
     fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let (directory, name) = open_parent(&path)?;
-        Ok(Self {
-            directory,
-            name,
-            path,
-            aliases: Vec::new(),
-            names_seen: 0,
-            lock: None,
-        })
+        Ok(Self::within(directory, name, path))
     }
 
     /// The same, by a descriptor of its directory; the path is only shown.
