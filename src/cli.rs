@@ -34,42 +34,7 @@ const INSTANCE: &str = "HOTSWAP_INSTANCE";
 #[derive(Debug)]
 pub enum Invocation {
     Run(Box<RunArgs>),
-    Swap {
-        name: Option<String>,
-        timeout: Option<Duration>,
-        drained: bool,
-        without: Vec<AddressPattern>,
-        forget_ready: bool,
-        all: bool,
-        json: bool,
-        check: bool,
-    },
-    Rollback {
-        name: Option<String>,
-        timeout: Option<Duration>,
-        json: bool,
-    },
-    History {
-        name: Option<String>,
-        json: bool,
-    },
-    Status {
-        name: Option<String>,
-        json: bool,
-        watch: bool,
-    },
-    Stop {
-        name: Option<String>,
-        timeout: Option<Duration>,
-        json: bool,
-    },
-    Events {
-        name: Option<String>,
-        json: bool,
-    },
-    Upgrade {
-        name: Option<String>,
-    },
+    Client(ClientCommand),
     Smoke(Box<Trial>),
     /// Help, version or completions: for stdout, status 0.
     Print(String),
@@ -101,11 +66,31 @@ struct CommandLine {
     #[command(flatten)]
     run: RunArgs,
     #[command(subcommand)]
-    request: Option<ClientCommand>,
+    verb: Option<Verb>,
 }
 
+/// What the first word asks for.
 #[derive(Debug, Subcommand)]
-enum ClientCommand {
+enum Verb {
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Prove that a server can be swapped: send it requests during swaps
+    ///
+    /// Runs hotswap with the options that are not its own, asks the server with new, kept, slow and hesitating clients
+    /// through N swaps, and fails if a request failed (status 1).
+    Smoke(Box<SmokeArgs>),
+    /// Print completions for a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// What is asked of a running hotswap.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
     /// Swap, and wait for the verdict
     Swap {
         #[command(flatten)]
@@ -186,25 +171,35 @@ enum ClientCommand {
         #[command(flatten)]
         target: InstanceArg,
     },
-    /// Prove that a server can be swapped: send it requests during swaps
-    ///
-    /// Runs hotswap with the options that are not its own, asks the server with new, kept, slow and hesitating clients
-    /// through N swaps, and fails if a request failed (status 1).
-    Smoke(Box<SmokeArgs>),
-    /// Print completions for a shell
-    Completions {
-        #[arg(value_name = "SHELL")]
-        shell: Shell,
-    },
-    /// Print the manual page
-    Man,
 }
 
 #[derive(Debug, Args)]
-struct InstanceArg {
+pub struct InstanceArg {
     /// The instance, or the path of its control socket; may be left out if only one is running
     #[arg(value_name = "NAME", value_parser = values::instance)]
-    name: Option<String>,
+    pub name: Option<String>,
+}
+
+impl ClientCommand {
+    fn target(&mut self) -> &mut InstanceArg {
+        match self {
+            Self::Swap { target, .. }
+            | Self::Rollback { target, .. }
+            | Self::History { target, .. }
+            | Self::Status { target, .. }
+            | Self::Stop { target, .. }
+            | Self::Events { target, .. }
+            | Self::Upgrade { target } => target,
+        }
+    }
+}
+
+impl InstanceArg {
+    /// Without a name it is the hotswap that runs us, if one does.
+    fn name_our_own(&mut self, instance: Option<OsString>) {
+        let ours = instance.and_then(|name| name.into_string().ok());
+        self.name = self.name.take().or(ours).filter(|name| !name.is_empty());
+    }
 }
 
 /// Reads the arguments behind the program's own name. `variable` looks a name up in the environment.
@@ -289,75 +284,16 @@ fn request(
     arguments: &[OsString],
     instance: Option<OsString>,
 ) -> Result<Invocation, NotParsed> {
-    let or_our_own = |target: InstanceArg| {
-        target
-            .name
-            .or_else(|| instance.and_then(|name| name.into_string().ok()))
-            .filter(|name| !name.is_empty())
-    };
-    Ok(match line.request {
+    Ok(match line.verb {
         None => return Err(NotParsed::Usage("no command to run".into())),
-        Some(ClientCommand::Swap {
-            target,
-            timeout,
-            drained,
-            without,
-            forget_ready,
-            all,
-            json,
-            check,
-        }) => Invocation::Swap {
-            name: if all { None } else { or_our_own(target) },
-            timeout,
-            drained,
-            without,
-            forget_ready,
-            all,
-            json,
-            check,
-        },
-        Some(ClientCommand::Rollback {
-            target,
-            timeout,
-            json,
-        }) => Invocation::Rollback {
-            name: or_our_own(target),
-            timeout,
-            json,
-        },
-        Some(ClientCommand::History { target, json }) => Invocation::History {
-            name: or_our_own(target),
-            json,
-        },
-        Some(ClientCommand::Status {
-            target,
-            json,
-            watch,
-        }) => Invocation::Status {
-            name: or_our_own(target),
-            json,
-            watch,
-        },
-        Some(ClientCommand::Stop {
-            target,
-            timeout,
-            json,
-        }) => Invocation::Stop {
-            name: or_our_own(target),
-            timeout,
-            json,
-        },
-        Some(ClientCommand::Events { target, json }) => Invocation::Events {
-            name: or_our_own(target),
-            json,
-        },
-        Some(ClientCommand::Upgrade { target }) => Invocation::Upgrade {
-            name: or_our_own(target),
-        },
-        Some(ClientCommand::Smoke(smoke)) => Invocation::Smoke(Box::new(
+        Some(Verb::Client(mut command)) => {
+            command.target().name_our_own(instance);
+            Invocation::Client(command)
+        }
+        Some(Verb::Smoke(smoke)) => Invocation::Smoke(Box::new(
             smoke.trial(arguments.get(1..).unwrap_or_default())?,
         )),
-        Some(ClientCommand::Completions { shell }) => Invocation::Print(completions::script(shell)),
-        Some(ClientCommand::Man) => Invocation::Manual(include_str!("../man/hotswap.1").into()),
+        Some(Verb::Completions { shell }) => Invocation::Print(completions::script(shell)),
+        Some(Verb::Man) => Invocation::Manual(include_str!("../man/hotswap.1").into()),
     })
 }

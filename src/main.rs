@@ -40,7 +40,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
 
-use cli::Invocation;
+use cli::{ClientCommand, Invocation};
 use control::client::queries::{self, StatusOptions};
 use control::client::requests::{self, SwapOptions};
 use control::{RequestKind, SwapRequest};
@@ -78,8 +78,23 @@ fn run() -> Result<ExitCode> {
                 queries::print_all(&text)
             }
         }
-        Ok(Invocation::Swap {
-            name,
+        Ok(Invocation::Client(command)) => ask(command),
+        Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
+        Err(usage) => {
+            upgrade::go_back_from_usage(&usage.lines);
+            log::last_words(&usage.lines);
+            usage.status
+        }
+    };
+    log::finish();
+    Ok(ExitCode::from(status))
+}
+
+/// Asks a running hotswap; the exit status.
+fn ask(command: ClientCommand) -> u8 {
+    match command {
+        ClientCommand::Swap {
+            target,
             timeout,
             drained,
             without,
@@ -87,7 +102,7 @@ fn run() -> Result<ExitCode> {
             all,
             json,
             check,
-        }) => {
+        } => {
             let request = SwapRequest {
                 drained,
                 check,
@@ -102,42 +117,36 @@ fn run() -> Result<ExitCode> {
             if all {
                 requests::swap_all(&options)
             } else {
-                requests::swap(name.as_deref(), &options)
+                requests::swap(target.name.as_deref(), &options)
             }
         }
-        Ok(Invocation::Status { name, json, watch }) => {
-            queries::status(name.as_deref(), StatusOptions { json, watch })
-        }
-        Ok(Invocation::Rollback {
-            name,
+        ClientCommand::Rollback {
+            target,
             timeout,
             json,
-        }) => {
+        } => {
             let what = RequestKind::Rollback;
             let options = SwapOptions {
                 what,
                 timeout,
                 json,
             };
-            requests::swap(name.as_deref(), &options)
+            requests::swap(target.name.as_deref(), &options)
         }
-        Ok(Invocation::History { name, json }) => queries::history(name.as_deref(), json),
-        Ok(Invocation::Stop {
-            name,
+        ClientCommand::History { target, json } => queries::history(target.name.as_deref(), json),
+        ClientCommand::Status {
+            target,
+            json,
+            watch,
+        } => queries::status(target.name.as_deref(), StatusOptions { json, watch }),
+        ClientCommand::Stop {
+            target,
             timeout,
             json,
-        }) => requests::stop(name.as_deref(), timeout, json),
-        Ok(Invocation::Events { name, json }) => queries::events(name.as_deref(), json),
-        Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
-        Ok(Invocation::Upgrade { name }) => requests::upgrade(name.as_deref()),
-        Err(usage) => {
-            upgrade::go_back_from_usage(&usage.lines);
-            log::last_words(&usage.lines);
-            usage.status
-        }
-    };
-    log::finish();
-    Ok(ExitCode::from(status))
+        } => requests::stop(target.name.as_deref(), timeout, json),
+        ClientCommand::Events { target, json } => queries::events(target.name.as_deref(), json),
+        ClientCommand::Upgrade { target } => requests::upgrade(target.name.as_deref()),
+    }
 }
 
 /// man(1) formats it for a terminal, a page at a time.

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::options::{CaptureMode, LogFormat, Order, Restart, RunArgs, Stderr, Stdin};
 use super::values::{self, SocketOwner};
-use super::{Invocation, Usage, parse};
+use super::{ClientCommand, InstanceArg, Invocation, Usage, parse};
 use crate::ready::ReadyMode;
 
 mod documents;
@@ -178,7 +178,10 @@ fn other_variables_and_those_of_requests_are_ignored() {
     ];
     assert!(matches!(
         line_with("swap", &variables),
-        Ok(Invocation::Swap { timeout: None, .. })
+        Ok(Invocation::Client(ClientCommand::Swap {
+            timeout: None,
+            ..
+        }))
     ));
     run_with("-- x", &variables[..2]);
     run_with("-- x", &variables[3..]);
@@ -216,7 +219,7 @@ fn dev_changes_what_was_not_said() {
 fn a_client_asks_its_own_instance_unless_it_names_one() {
     let inside = [("HOTSWAP_INSTANCE", "api")];
     let name_of = |words| match line_with(words, &inside) {
-        Ok(Invocation::Swap { name, .. } | Invocation::Status { name, .. }) => name,
+        Ok(Invocation::Client(mut command)) => command.target().name.take(),
         other => panic!("{other:?}"),
     };
     assert_eq!(name_of("swap").as_deref(), Some("api"));
@@ -225,11 +228,11 @@ fn a_client_asks_its_own_instance_unless_it_names_one() {
         name_of("swap /run/api.sock").as_deref(),
         Some("/run/api.sock")
     );
-    assert_eq!(name_of("swap --all"), None);
     assert_eq!(name_of("status").as_deref(), Some("api"));
     assert!(matches!(
         line("stop api --timeout 3s"),
-        Ok(Invocation::Stop { name: Some(_), timeout: Some(limit), .. }) if limit.as_secs() == 3
+        Ok(Invocation::Client(ClientCommand::Stop { target: InstanceArg { name: Some(_) }, timeout: Some(limit), .. }))
+            if limit.as_secs() == 3
     ));
 }
 
