@@ -5,17 +5,15 @@
 mod sink;
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Write, stderr};
+use std::io::{IsTerminal, stderr};
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use env_logger::fmt::Formatter;
-use log::kv::{Key, Source, Value, VisitSource};
-use log::{Level, LevelFilter, Record as LogRecord};
+use log::{Level, LevelFilter, Log, Metadata, Record as LogRecord};
 use nix::poll::PollFlags;
 use nix::sys::stat::fstat;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::cli::options::{LogFormat, RunArgs};
 use crate::escape::escape_but_for_hints;
@@ -27,6 +25,7 @@ use sink::Sink;
 const TARGET: &str = env!("CARGO_CRATE_NAME");
 
 static SINK: Mutex<Sink> = Mutex::new(Sink::new());
+static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,25 +86,23 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
         before: Before::on_stderr(),
     };
     sink().choose_way();
-    let mut logger = env_logger::Builder::new();
+    let mut wanted = env_logger::Builder::new();
     // What crates say to themselves is not for users.
-    logger.filter_level(LevelFilter::Off);
+    wanted.filter_level(LevelFilter::Off);
     let filter = filter.filter(|filter| !filter.is_empty());
     let understood = filter
         .and_then(OsStr::to_str)
         .filter(|filter| is_filter(filter));
     match understood {
-        _ if run.quiet => logger.filter_module(TARGET, LevelFilter::Warn),
-        _ if run.verbose => logger.filter_module(TARGET, LevelFilter::Debug),
-        Some(filter) => logger.parse_filters(filter),
-        None => logger.filter_module(TARGET, LevelFilter::Info),
+        _ if run.quiet => wanted.filter_module(TARGET, LevelFilter::Warn),
+        _ if run.verbose => wanted.filter_module(TARGET, LevelFilter::Debug),
+        Some(filter) => wanted.parse_filters(filter),
+        None => wanted.filter_module(TARGET, LevelFilter::Info),
     };
-    logger.format(move |out, record| write_record(out, record, look));
-    logger.target(env_logger::Target::Pipe(Box::new(ToSink)));
-    // colors have been decided on: what gets here is not to be stripped of them
-    logger.write_style(env_logger::WriteStyle::Always);
+    let wanted = wanted.build();
+    log::set_max_level(wanted.filter());
     // a second logger can only be one that a test has set up
-    let _ = logger.try_init();
+    let _ = log::set_logger(LOGGER.get_or_init(|| Logger { wanted, look }));
     if let (Some(filter), None) = (filter, understood) {
         log_record(&Record::warning(format!(
             "cannot use HOTSWAP_LOG={}: it is not a filter\ntry: HOTSWAP_LOG=debug",
@@ -128,18 +125,14 @@ fn is_filter(filter: &str) -> bool {
 
 /// Says what happened.
 pub fn log_record(record: &Record) {
-    if record.level <= log::max_level() {
-        as_record(record, |record| log::logger().log(record));
+    if let Some(logger) = LOGGER.get() {
+        let mut line = LogRecord::builder();
+        line.level(record.level).target(TARGET);
+        logger.write(
+            &line.args(format_args!("{}", record.text)).build(),
+            record.fields(),
+        );
     }
-}
-
-fn as_record<R>(record: &Record, f: impl FnOnce(&LogRecord) -> R) -> R {
-    f(&LogRecord::builder()
-        .args(format_args!("{}", record.text))
-        .level(record.level)
-        .target(TARGET)
-        .key_values(&Fields(record.fields()))
-        .build())
 }
 
 /// The line that `main` ends with; it needs no logger. It is an answer rather than an event, and has no time.
@@ -195,16 +188,29 @@ fn sink() -> MutexGuard<'static, Sink> {
     SINK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct ToSink;
+/// Which lines are wanted, and how they look.
+struct Logger {
+    wanted: env_logger::Logger,
+    look: LineStyle,
+}
 
-impl Write for ToSink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        sink().push(bytes);
-        Ok(bytes.len())
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.wanted.enabled(metadata)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn log(&self, line: &LogRecord) {
+        self.write(line, Map::new());
+    }
+
+    fn flush(&self) {}
+}
+
+impl Logger {
+    fn write(&self, line: &LogRecord, fields: Map<String, Value>) {
+        if self.wanted.matches(line) {
+            sink().push(format!("{}\n", self.look.line(line, fields)).as_bytes());
+        }
     }
 }
 
@@ -216,18 +222,23 @@ fn colors_fit() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-fn write_record(out: &mut Formatter, record: &LogRecord, look: LineStyle) -> io::Result<()> {
-    let fields = collect(record);
-    if look.format == LogFormat::Json {
-        let time = out.timestamp_millis().to_string();
-        return writeln!(out, "{}", object(time, record, fields));
-    }
-    let event = fields.get("event").and_then(serde_json::Value::as_str);
-    let text = escape_but_for_hints(&record.args().to_string());
-    let line = look.before.line(record.level(), &text);
-    match color(record.level(), event, look) {
-        Some(color) => writeln!(out, "\x1b[{color}m{line}\x1b[0m"),
-        None => writeln!(out, "{line}"),
+impl LineStyle {
+    fn line(self, line: &LogRecord, fields: Map<String, Value>) -> String {
+        if self.format == LogFormat::Json {
+            let time = humantime::format_rfc3339_millis(SystemTime::now());
+            return object(time.to_string(), line, fields);
+        }
+        let color = color(
+            line.level(),
+            fields.get("event").and_then(Value::as_str),
+            self,
+        );
+        let text = escape_but_for_hints(&line.args().to_string());
+        let line = self.before.line(line.level(), &text);
+        match color {
+            Some(color) => format!("\x1b[{color}m{line}\x1b[0m"),
+            None => line,
+        }
     }
 }
 
@@ -262,7 +273,7 @@ const KEYS: [&str; 8] = [
     "message",
 ];
 
-fn object(time: String, record: &LogRecord, mut fields: Map<String, serde_json::Value>) -> String {
+fn object(time: String, record: &LogRecord, mut fields: Map<String, Value>) -> String {
     fields.insert("time".into(), time.into());
     fields.entry("event").or_insert_with(|| {
         let plain = match record.level() {
@@ -283,47 +294,6 @@ fn object(time: String, record: &LogRecord, mut fields: Map<String, serde_json::
         .map(|(key, value)| format!("\"{key}\":{value}"))
         .collect();
     format!("{{{}}}", pairs.join(","))
-}
-
-/// Fields of an event on their way through `log`.
-struct Fields(Map<String, serde_json::Value>);
-
-impl Source for Fields {
-    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), log::kv::Error> {
-        for (key, value) in &self.0 {
-            let value = match value {
-                serde_json::Value::String(text) => Value::from(text.as_str()),
-                serde_json::Value::Number(number) => number
-                    .as_u64()
-                    .map(Value::from)
-                    .or_else(|| number.as_i64().map(Value::from))
-                    .unwrap_or(Value::from(f64::NAN)),
-                other => Value::from_display(other),
-            };
-            visitor.visit_pair(Key::from_str(key), value)?;
-        }
-        Ok(())
-    }
-}
-
-/// The same fields, at the other end.
-fn collect(record: &LogRecord) -> Map<String, serde_json::Value> {
-    struct Collected(Map<String, serde_json::Value>);
-    impl<'kvs> VisitSource<'kvs> for Collected {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = match (value.to_u64(), value.to_i64()) {
-                (Some(number), _) => number.into(),
-                (None, Some(number)) => number.into(),
-                (None, None) => value.to_string().into(),
-            };
-            self.0.insert(key.as_str().to_owned(), value);
-            Ok(())
-        }
-    }
-    let mut collected = Collected(Map::new());
-    // the collector refuses nothing
-    let _ = record.key_values().visit(&mut collected);
-    collected.0
 }
 
 #[cfg(test)]
