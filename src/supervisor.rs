@@ -96,6 +96,8 @@ struct Shutdown {
     status: u8,
     /// `None` if the server has ended by itself, and the rest may drain.
     urgency: Option<Urgency>,
+    /// When it became so urgent.
+    since: Time,
 }
 
 /// How urgent the stop is.

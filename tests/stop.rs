@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -135,9 +136,26 @@ fn a_second_sigterm_does_not_wait_for_requests() {
     let clients = thinking(&site);
     site.signal(Signal::SIGTERM);
     site.log.wait_for("stopping");
+    sleep(Duration::from_millis(100));
     site.signal(Signal::SIGTERM);
     site.expect_status(0).expect_nothing_left();
     drop(clients);
+}
+
+/// The terminal sends Ctrl-C to all of its foreground, and a parent there passes it on; others signal a process and its
+/// group.
+#[test]
+fn one_signal_that_comes_twice_finishes_requests_in_flight() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let plan = Site::at(Place::Tcp4).with(&["--quiesce", "5s"]);
+        let mut site = plan.by_odd("think=700ms").serving("v1");
+        let mut clients = thinking(&site);
+        site.signal(signal);
+        sleep(Duration::from_millis(10));
+        site.signal(signal);
+        clients.expect_no_failure();
+        site.expect_status(0).expect_nothing_left();
+    }
 }
 
 #[test]
@@ -147,7 +165,7 @@ fn a_sigterm_after_the_stop_signal_kills_at_once() {
         .serving("v1");
     site.signal(Signal::SIGTERM);
     site.log.wait_for("stopping");
-    // Two that come at once are one.
+    // Those that come at once are one.
     let hotswap = site.hotswap();
     eventually("the end", || {
         let _ = kill(hotswap, Signal::SIGTERM);

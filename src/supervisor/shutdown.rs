@@ -7,6 +7,10 @@ use super::{
     Supervisor, Time, Transition, Urgency, Verdict, answer,
 };
 
+/// One Ctrl-C or one kill(1) may arrive twice: from the terminal, and from a parent that passes it on; or for the process,
+/// and for its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(50);
+
 impl Supervisor {
     /// The first time every generation drains, the second time those that have not are told to stop, then all are killed.
     pub(super) fn stop(
@@ -16,12 +20,15 @@ impl Supervisor {
         quiesce: Duration,
     ) -> Vec<Action> {
         let shutdown = self.shutdown.get_or_insert_default();
+        if shutdown.urgency.is_some() && (by.is_some() || now < shutdown.since + ONE_SIGNAL) {
+            return Vec::new();
+        }
+        shutdown.since = now;
         match shutdown.urgency {
             None => {
                 shutdown.urgency = Some(Urgency::Drain { quiesce });
                 self.drain_all(now, quiesce)
             }
-            Some(_) if by.is_some() => Vec::new(),
             Some(Urgency::Drain { .. }) => {
                 shutdown.urgency = Some(Urgency::Stop);
                 let told: Vec<Action> = self.draining.iter_mut().flat_map(Draining::stop).collect();
@@ -81,7 +88,7 @@ impl Supervisor {
     pub(super) fn end(&mut self, status: u8) -> Vec<Action> {
         self.shutdown = Some(Shutdown {
             status,
-            urgency: None,
+            ..Shutdown::default()
         });
         // one of a hotswap that is gone goes on serving
         self.orphans.clear();

@@ -124,6 +124,7 @@ pub struct Model {
     ends: Option<u8>,
     /// How often somebody has asked for that, and how long requests may take then.
     signals: u32,
+    signaled_at: Time,
     patience: Duration,
     longest_start: Duration,
     clients_wait_until: Option<Time>,
@@ -165,6 +166,7 @@ impl Model {
             owed: BTreeMap::new(),
             ends: None,
             signals: 0,
+            signaled_at: Time::ZERO,
             patience: policy.quiesce,
             policy,
             longest_start: Duration::ZERO,

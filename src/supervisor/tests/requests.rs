@@ -246,6 +246,16 @@ fn a_second_signal_stops_at_once_and_a_third_one_kills() {
 }
 
 #[test]
+fn signals_within_a_moment_are_one() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
+    drill.at_time(Time::from_millis(5_049), StopAsked(None), &[]);
+    drill.at_time(Time::from_millis(5_050), Interrupted, &[Stop(G1)]);
+    drill.at_time(Time::from_millis(5_099), Interrupted, &[]);
+    drill.at_time(Time::from_millis(5_100), Interrupted, &[Kill(G1)]);
+}
+
+#[test]
 fn a_second_signal_kills_where_every_stop_signal_has_been_sent() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);

@@ -108,8 +108,8 @@ fn a_stop_signal_while_the_rest_drains_is_the_first() {
     let mut drill = Drill::draining_first_generation();
     drill.at(8, Died(G2, Exit::Status(0)), &[ENDED]);
     drill.at(8, StopAsked(None), &[TURN_AWAY]);
-    drill.at(8, StopAsked(None), &[Stop(G1), Stop(G2)]);
-    drill.at(8, StopAsked(None), &[Kill(G1), Kill(G2)]);
+    drill.at(9, StopAsked(None), &[Stop(G1), Stop(G2)]);
+    drill.at(10, StopAsked(None), &[Kill(G1), Kill(G2)]);
 }
 
 #[test]

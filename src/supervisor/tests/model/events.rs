@@ -188,10 +188,11 @@ impl Model {
     }
 
     /// "Every generation drains; one that drains already keeps its deadline. A second signal sends the stop signals that
-    /// have not gone out yet; the next one kills."
+    /// have not gone out yet; the next one kills." What comes within 50ms is the same signal.
     fn stop(&mut self, by: Option<ClientId>, patience: Duration) {
         if self.signals > 0 {
-            if by.is_none() {
+            if by.is_none() && self.now >= self.signaled_at + Duration::from_millis(50) {
+                self.signaled_at = self.now;
                 let waits = self.leaving().any(|(_, one)| !one.told);
                 self.signals += 1;
                 if self.signals > 2 || !waits {
@@ -201,6 +202,7 @@ impl Model {
             return;
         }
         self.signals = 1;
+        self.signaled_at = self.now;
         self.patience = patience;
         self.clients_wait_until = None;
         self.ends.get_or_insert(0);
