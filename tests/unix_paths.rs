@@ -321,6 +321,34 @@ def listening():
     assert_eq!(house.mode(), 0o666);
 }
 
+/// It has no socket there yet that could have the mode.
+#[test]
+fn a_mode_that_a_candidate_sets_before_it_listens_is_gone_with_it() {
+    for then in ["pass", "time.sleep(0.3)"] {
+        let house = House::new();
+        let own = format!(
+            "
+def bound():
+    os.chmod(path, 0o600 if generation == 1 else 0o666)
+    if generation == 2:
+        {then}
+        sys.exit(3)
+"
+        );
+        let Some(site) = house.serving("", &own) else {
+            return;
+        };
+        assert_eq!(house.mode(), 0o600);
+        site.swap_in_vain();
+        eventually("the mode that it had", || {
+            (house.mode() == 0o600).then_some(())
+        });
+        site.swap();
+        house.expect_answered_by(3);
+        assert_eq!(house.mode(), 0o666);
+    }
+}
+
 /// As most servers do at each start: the path has that mode already.
 #[test]
 fn a_mode_that_each_generation_sets_anew_is_kept() {

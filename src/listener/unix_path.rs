@@ -43,6 +43,9 @@ pub struct UnixPath {
     /// The mode and owner at the path, as they were last, and of which file.
     #[serde(skip)]
     seen: Option<(FileId, Attributes)>,
+    /// The mode and owner that a candidate has given to the path before it listens there: its own socket gets them.
+    #[serde(skip)]
+    early: Option<(Generation, Attributes)>,
     /// Only processes of one generation use it: no name of ours is kept beside it, and its file is not removed.
     private: bool,
     /// What the path leads to instead of the target, once that was said.
@@ -97,6 +100,7 @@ impl UnixPath {
             orphans: Vec::new(),
             turned_away: false,
             seen: None,
+            early: None,
             private: false,
             led_to: None,
         }
@@ -130,6 +134,9 @@ impl UnixPath {
             self.dir.remove(&name);
         }
         let inode = added?;
+        if let Some((_, wanted)) = self.early.take_if(|early| early.0 == generation) {
+            self.dir.set_attributes(&name, wanted)?;
+        }
         if self.target.is_none() {
             self.target = Some(inode);
         }

@@ -325,8 +325,9 @@ impl World {
 
     pub(super) fn keep_paths_up(&mut self) {
         self.paths_looked = sys::now();
-        let mut generations = self.generations.iter();
-        let candidate = generations.find(|(_, one)| one.readiness.is_some());
+        // one that has failed may still be there
+        let mut generations = self.generations.iter().rev();
+        let candidate = generations.find(|(_, one)| one.serving_since.is_none());
         let candidate = candidate.map(|(generation, _)| *generation);
         let incidents = self.listeners.keep_paths_up(candidate);
         self.publish_incidents(&incidents);

@@ -112,7 +112,7 @@ impl UnixPath {
     }
 
     /// Takes note of the mode and owner at the path. While both have a socket there, a change is one of the newer one's:
-    /// the candidate cannot know that another has the path still. What it changes before it listens counts once it does.
+    /// the candidate cannot know that another has the path still. What it changes before it listens, it gets once it does.
     pub(super) fn note_attributes(&mut self, candidate: Option<Generation>) {
         let Some((_, file, _)) = self.live_name() else {
             return;
@@ -138,11 +138,13 @@ impl UnixPath {
         };
         let mut sockets = self.sockets.iter();
         let newer = sockets.position(|named| named.socket.owner == Some(candidate));
-        let Some(newer) = newer else {
-            return;
+        let given = if let Some(newer) = newer {
+            self.sockets[newer].has_attributes = true;
+            self.dir.set_attributes(&self.sockets[newer].name, found)
+        } else {
+            self.early = Some((candidate, found));
+            Ok(())
         };
-        let given = self.dir.set_attributes(&self.sockets[newer].name, found);
-        self.sockets[newer].has_attributes = true;
         let back = self.dir.set_attributes(self.dir.name(), before);
         if let Err(error) = given.and(back) {
             let path = self.dir.path().display();
