@@ -220,7 +220,7 @@ impl ReuseportGroup {
 
     /// One more spare, last in the group.
     fn grow(&mut self, context: &ListenerContext) -> io::Result<Inode> {
-        let socket = self.address.bind_in_group(true)?;
+        let socket = self.bound_address().bind_in_group(true)?;
         self.listen(socket, None, context)
     }
 

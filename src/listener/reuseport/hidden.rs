@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use serde::{Deserialize, Serialize};
 
 use super::ReuseportGroup;
-use crate::socket::inet::{Family, SO_BINDTOIFINDEX};
+use crate::socket::inet::{Family, InetAddress, SO_BINDTOIFINDEX};
 use crate::sys;
 
 /// No network device has this index.
@@ -60,6 +60,17 @@ impl ReuseportGroup {
         self.hidden = Some(Hidden::NoDevice(own));
         let mut sockets = self.sockets.iter();
         sockets.try_for_each(|socket| self.hide_member(socket.fd()))
+    }
+
+    /// Where a member is bound before it is hidden: an IPv6 address cannot be bound on a device that does not exist.
+    pub(super) fn bound_address(&self) -> InetAddress {
+        match self.hidden {
+            Some(Hidden::NoDevice(device)) => InetAddress {
+                device,
+                ..self.address
+            },
+            Some(Hidden::Dropped) | None => self.address,
+        }
     }
 
     /// If the others are hidden.
