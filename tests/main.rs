@@ -27,6 +27,7 @@ mod limits;
 mod loops;
 mod many;
 mod misuse;
+mod moved;
 mod names;
 mod neighbors;
 mod nonroot;

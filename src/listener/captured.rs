@@ -312,6 +312,28 @@ impl Listeners {
         }
     }
 
+    /// The generation is ready. What was kept for it and what it has not bound is no longer its own: clients wait there
+    /// until then, unless the address has moved.
+    pub fn release_kept(
+        &mut self,
+        generation: Generation,
+        bound: &[ListenerId],
+        moved: &[ListenerId],
+        (until, now): (Time, Time),
+    ) {
+        let kept = self.all.iter_mut().filter(|listener| {
+            let is_own = listener.steering.socket_of(generation).is_some();
+            listener.captured.is_some() && is_own && !bound.contains(&listener.id)
+        });
+        for listener in kept {
+            listener.steering.leave(generation, now, &mut self.context);
+            self.context.awaited.wait_for(listener.id, until);
+        }
+        for moved in moved {
+            self.context.awaited.came(*moved);
+        }
+    }
+
     /// A captured listener lives as long as a generation has it, or may still bind it. If nothing serves, clients wait for the
     /// next one.
     pub(super) fn forget_unowned(&mut self) {

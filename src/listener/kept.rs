@@ -104,7 +104,8 @@ impl KeptSockets {
     }
 }
 
-/// Captured listeners of the hotswap before: clients wait there until the server binds them, or has had the time to.
+/// Captured listeners that no generation has: of the hotswap before, or of a generation that is dead. Clients wait there
+/// until the server binds them, or has had the time to.
 #[derive(Default)]
 pub struct Awaited {
     pub listeners: Vec<ListenerId>,
@@ -116,7 +117,14 @@ impl Awaited {
         self.listeners.contains(&listener)
     }
 
-    /// A server binds it.
+    pub fn wait_for(&mut self, listener: ListenerId, until: Time) {
+        self.until = self.until.max(Some(until));
+        if !self.has(listener) {
+            self.listeners.push(listener);
+        }
+    }
+
+    /// A server binds it, or will not.
     pub fn came(&mut self, listener: ListenerId) {
         self.listeners.retain(|other| *other != listener);
     }

@@ -14,8 +14,9 @@ use crate::supervisor::Generation;
 /// How many names of a directory are looked at.
 const MOST_NAMES: usize = 4_096;
 
-/// A symlink, and what it says.
+/// A symlink to the path of this listener, and what it says.
 pub(super) struct Link {
+    of: ListenerId,
     at: PathBuf,
     to: PathBuf,
 }
@@ -26,9 +27,11 @@ impl Listeners {
         let serving = self.serving;
         let paths = self.all.iter().filter_map(|listener| {
             let live = self.is_of_one_generation(listener) && serving == owner_of(listener);
-            listener.steering.dir().filter(|_| live)
+            let dir = listener.steering.dir().filter(|_| live)?;
+            Some((listener.id, dir))
         });
-        let links = paths.flat_map(|dir| links_to(dir.path())).collect();
+        let links = paths.flat_map(|(id, dir)| links_to(id, dir.path()));
+        let links = links.collect();
         self.links = serving.map(|serving| (serving, links));
     }
 
@@ -36,7 +39,7 @@ impl Listeners {
     pub fn put_links_back(&mut self) {
         let of_serving = |links: &mut (Generation, _)| self.serving == Some(links.0);
         let links = self.links.take_if(of_serving).map(|(_, links)| links);
-        for Link { at, to } in links.into_iter().flatten() {
+        for Link { at, to, .. } in links.into_iter().flatten() {
             if let Err(error) = put_back(&at, &to) {
                 let (at, to) = (at.display(), to.display());
                 log::warn!("cannot lead {at} to {to} again: {error}");
@@ -44,17 +47,31 @@ impl Listeners {
         }
     }
 
-    /// Where this candidate listens instead of a path that only the serving generation has bound, beside which there is
-    /// nothing else.
-    pub fn path_instead(&self, candidate: Generation, of: ListenerId) -> Option<ListenerId> {
+    /// Which of those that a candidate has bound it has instead of a path that only the generation before it has bound,
+    /// beside which there is nothing else. While that one serves, clients must have come there by a link, or look for the
+    /// name of a process.
+    pub fn path_instead(
+        &self,
+        of: ListenerId,
+        bound: &[ListenerId],
+        nothing_serves: bool,
+    ) -> Option<ListenerId> {
         let bound_by_one = |listener: &&Listener| self.is_of_one_generation(listener);
         let mut all = self.all.iter().filter(bound_by_one);
-        all.clone().find(|listener| listener.id == of)?;
-        let own = all.find(|listener| {
-            let held = listener.held(candidate);
-            held.is_some_and(|held| held.listens)
-        })?;
+        let from = all.clone().find(|listener| listener.id == of)?;
+        let names_process = from.path_use.is_some_and(|used| used.names_process());
+        let mut links = self.links.iter().flat_map(|(_, links)| links);
+        let is_led_to = links.any(|link| link.of == of);
+        if !(nothing_serves || names_process || is_led_to) {
+            return None;
+        }
+        let own = all.find(|listener| bound.contains(&listener.id))?;
         Some(own.id)
+    }
+
+    pub fn is_path(&self, listener: ListenerId) -> bool {
+        let mut all = self.all.iter();
+        all.any(|other| other.id == listener && other.steering.dir().is_some())
     }
 
     /// A path that is not known by another name, and that no other generation has bound.
@@ -70,7 +87,7 @@ fn owner_of(listener: &Listener) -> Option<Generation> {
 }
 
 /// The symlinks in its directory that lead to this path.
-fn links_to(path: &Path) -> Vec<Link> {
+fn links_to(of: ListenerId, path: &Path) -> Vec<Link> {
     let Some(directory) = path.parent() else {
         return Vec::new();
     };
@@ -83,7 +100,7 @@ fn links_to(path: &Path) -> Vec<Link> {
             let at = entry.path();
             let to = fs::read_link(&at).ok()?;
             let leads_here = fs::canonicalize(&at).ok()? == fs::canonicalize(path).ok()?;
-            leads_here.then_some(Link { at, to })
+            leads_here.then_some(Link { of, at, to })
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! Captured addresses that overlap without being the same: of which generation clients reach the socket.
 
 use super::captured_address::CapturedAddress;
-use super::{Listener, Listeners};
+use super::{Listener, ListenerId, Listeners};
 use crate::supervisor::Generation;
 
 impl Listeners {
@@ -18,6 +18,14 @@ impl Listeners {
         };
         let there = overlapping.find(of_others)?;
         Some(there.steering.address())
+    }
+
+    /// Which of those that a candidate has bound overlaps with an address that it has not.
+    pub fn overlapping_instead(&self, of: ListenerId, bound: &[ListenerId]) -> Option<ListenerId> {
+        let of = self.all.iter().find(|listener| listener.id == of)?;
+        let mut overlapping = self.overlapping(of.captured.as_ref()?);
+        let own = overlapping.find(|listener| bound.contains(&listener.id))?;
+        Some(own.id)
     }
 
     /// Whether clients of that address reach another generation, by one that overlaps.

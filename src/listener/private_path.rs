@@ -40,6 +40,10 @@ impl PathUse {
         self.shared
     }
 
+    pub fn names_process(&self) -> bool {
+        self.names_process
+    }
+
     /// A generation before the first has bound it.
     pub fn remembered(mut self) -> Self {
         self.shared = true;

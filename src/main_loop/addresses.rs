@@ -27,6 +27,13 @@ pub(super) struct CountingAddresses {
     looked: Time,
 }
 
+/// A candidate listens there instead of an address that the generation before it had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved {
+    pub from: ListenerId,
+    pub to: ListenerId,
+}
+
 impl CountingAddresses {
     /// It is time to look at the serving generation again.
     pub fn is_due(&self, now: Time) -> bool {
@@ -113,11 +120,57 @@ impl World {
         held.captured && bound.is_some_and(|bound| *bound > since + one.ready_timeout)
     }
 
+    /// Where a candidate listens instead of an address of the generation before it. Each may have a path of its own, and
+    /// lead clients there by a link. Where nothing serves, it may also take another address of the same port.
+    pub(super) fn moved(&self, generation: Generation, candidate: &Spawned) -> Vec<Moved> {
+        let bound = candidate.listens_on(generation, &self.listeners);
+        if bound.is_empty() {
+            return Vec::new();
+        }
+        let nothing_serves = self.serving_generation().is_none();
+        let instead_of = |from: ListenerId| {
+            let overlapping = || self.listeners.overlapping_instead(from, &bound);
+            let path = self.listeners.path_instead(from, &bound, nothing_serves);
+            let to = path.or_else(|| overlapping().filter(|_| nothing_serves));
+            to.map(|to| Moved { from, to })
+        };
+        let all = self.listeners.ids().into_iter();
+        let others = all.filter(|listener| !bound.contains(listener));
+        others.filter_map(instead_of).collect()
+    }
+
+    /// Before the cut-over to it.
+    pub(super) fn release_kept(&mut self, generation: Generation, now: Time) {
+        let Some(one) = self.generations.get(&generation) else {
+            return;
+        };
+        let until = one.server.started() + one.ready_timeout;
+        let bound = one.listens_on(generation, &self.listeners);
+        let moved = self.moved(generation, one);
+        // that it listens at another path says enough, and a first one has nothing to change
+        let is_said = |moved: &&Moved| {
+            let is_path = self.listeners.is_path(moved.from);
+            one.rank != Rank::First && !is_path
+        };
+        let changed: Vec<Moved> = moved.iter().filter(is_said).copied().collect();
+        let moved: Vec<ListenerId> = moved.iter().map(|moved| moved.from).collect();
+        for Moved { from, to } in changed {
+            let [from, to] = [from, to].map(|listener| self.listeners.address_of(listener));
+            self.warn(format!(
+                "address changed: {generation} listens on {to} instead of {from}"
+            ));
+        }
+        let until = (until, now);
+        self.listeners
+            .release_kept(generation, &bound, &moved, until);
+    }
+
     /// Where a candidate must have a socket.
     pub(super) fn required_of(
         &self,
         generation: Generation,
         candidate: &Spawned,
+        moved: &[Moved],
         now: Time,
     ) -> Vec<Required> {
         if candidate.rank == Rank::First {
@@ -148,11 +201,10 @@ impl World {
                 accepts: false,
             }));
         }
-        // each generation may have a path of its own, and lead clients there by a link
         for one in &mut required {
-            if let Some(own) = self.listeners.path_instead(generation, one.listener) {
+            if let Some(moved) = moved.iter().find(|moved| moved.from == one.listener) {
                 *one = Required {
-                    listener: own,
+                    listener: moved.to,
                     accepts: true,
                 };
             }

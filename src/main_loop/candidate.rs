@@ -39,10 +39,12 @@ impl World {
         let Some(one) = self.generations.get(&candidate) else {
             return;
         };
-        let required = self.required_of(candidate, one, now);
+        let moved = self.moved(candidate, one);
+        let required = self.required_of(candidate, one, &moved, now);
         let optional = self.optional_for(one);
         let patience = self.patience();
-        let held = one.sockets(candidate, &self.listeners);
+        let mut held = one.sockets(candidate, &self.listeners);
+        held.retain(|held| moved.iter().all(|moved| moved.from != held.listener));
         let Some(one) = self.generations.get_mut(&candidate) else {
             return;
         };
@@ -104,6 +106,7 @@ impl World {
         if ready.doubtful {
             self.warn(format!("{candidate} was not seen accepting connections"));
         }
+        self.release_kept(candidate, now);
         for listener in ready.missing {
             let address = self.listeners.address_of(listener);
             let clients = if another_serves {

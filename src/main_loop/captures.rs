@@ -9,7 +9,7 @@ use super::World;
 use super::wait::Batch;
 use crate::capture::filter::{self, Stops};
 use crate::capture::{self, CallContext, Capture, CaptureEvent};
-use crate::cli::options::{self, RunArgs};
+use crate::cli::options::{self, Order, RunArgs};
 use crate::connections::inet::ended_from_here;
 use crate::record::{Record, RecordKind};
 use crate::socket::generation_socket::SocketKind;
@@ -17,7 +17,7 @@ use crate::socket::inet::Family;
 use crate::supervisor::{Event, Failure, Generation, Reason, Time};
 use crate::sys;
 
-/// Restarts in a row that die before they bind; after them the captured addresses are free.
+/// Restarts in a row that do not bind what is kept for them; after them the captured addresses are free.
 const MOST_UNBOUND_RESTARTS: u32 = 2;
 /// They were, and are closed until a restart has bound something.
 const LET_GO: u32 = MOST_UNBOUND_RESTARTS + 1;
@@ -163,29 +163,37 @@ impl World {
         self.publish(&Record::new(RecordKind::Listening, text));
     }
 
-    /// Servers that first ask whether their own address answers never bind it while clients wait there.
+    /// Servers that first ask whether their own address answers never bind it while clients wait there. Others listen
+    /// elsewhere by now.
     pub(super) fn note_death(&mut self, generation: Generation) {
         let Some(one) = self.generations.get(&generation) else {
             return;
         };
-        if one.has_bound || one.serving_since.is_some() {
+        let accepted = &self.counting.accepted;
+        let is_there = accepted.iter().any(|there| one.bound.contains_key(there));
+        let takes_over = is_there || (accepted.is_empty() && one.has_bound);
+        let was_alone = one.restarts > 0 || self.args.order == Order::StopFirst;
+        if takes_over || one.serving_since.is_some() {
             self.unbound_restarts = 0;
-        } else if one.restarts > 0 && self.unbound_restarts < MOST_UNBOUND_RESTARTS {
+        } else if was_alone && self.unbound_restarts < MOST_UNBOUND_RESTARTS {
             self.unbound_restarts += 1;
         }
     }
 
-    /// Before a restart: what those before it died without binding is free for it. Whether anything is, or was for the last.
+    /// Before a restart: what those before it did not bind is free for it. Whether anything is, or was for the last.
     pub(super) fn let_captured_go(&mut self) -> bool {
         if self.unbound_restarts < MOST_UNBOUND_RESTARTS {
             return false;
         }
-        let closed = self.listeners.close_unowned();
+        let kept = self.counting.accepted.iter();
+        let kept: Vec<_> = kept.map(|one| self.listeners.address_of(*one)).collect();
+        let mut closed = self.listeners.close_unowned();
+        closed.retain(|address| kept.is_empty() || kept.contains(address));
         let addresses = closed.join(", ");
         if let Some(first) = closed.first() {
             self.warn(format!(
-                "{MOST_UNBOUND_RESTARTS} restarts in a row died before they bound {addresses}: clients are refused there \
-                 until the next one listens\ntry: --listen {first}, for a server that takes its socket from there"
+                "{MOST_UNBOUND_RESTARTS} restarts in a row did not bind {addresses}: clients are refused there until the \
+                 next one does\ntry: --listen {first}, for a server that takes its socket from there"
             ));
         }
         if !closed.is_empty() {
@@ -225,8 +233,8 @@ impl World {
         let served = |listener| serving.iter().any(|held| held.listener == listener);
         let own = self.listeners.sockets_of(failure.generation);
         let other = own.iter().find(|own| {
-            let is_tcp = matches!(own.kind, SocketKind::Tcp { .. });
-            is_tcp && own.captured && own.listens && !served(own.listener)
+            let has_clients = matches!(own.kind, SocketKind::Tcp { .. } | SocketKind::Unix);
+            has_clients && own.captured && own.listens && !served(own.listener)
         })?;
         Some(self.listeners.address_of(other.listener))
     }

@@ -197,6 +197,13 @@ impl Spawned {
         all
     }
 
+    /// Captured listeners that it has bound itself.
+    pub fn listens_on(&self, generation: Generation, listeners: &Listeners) -> Vec<ListenerId> {
+        let all = self.sockets(generation, listeners);
+        let own = all.iter().filter(|one| one.captured && one.listens);
+        own.map(|one| one.listener).collect()
+    }
+
     /// It is told to end, or clients go elsewhere.
     pub fn begin_draining(&mut self, now: Time, listeners: &Listeners) {
         self.readiness = None;

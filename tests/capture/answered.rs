@@ -48,7 +48,7 @@ fn after_a_crash_it_comes_back_at_the_third_try() {
     let site = plan.serving("");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal");
     site.log.wait_for("generation 4 is serving");
-    let said = format!("2 restarts in a row died before they bound {address}");
+    let said = format!("2 restarts in a row did not bind {address}");
     assert_eq!(site.log.count(&said), 1, "{}", site.log.timed());
     let mut clients = site.clients(2);
     clients.until_answered(4);
