@@ -49,6 +49,9 @@ const VERDICT: Duration = Duration::from_secs(600);
 /// How often the one who waits for a verdict looks whether the trial is over.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The exit status of an invalid command line.
+const USAGE: u8 = 2;
+
 /// Tries it; the exit status: 0 if no request failed, 1 if some did or the server did not come up.
 ///
 /// # Errors
@@ -56,7 +59,13 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn run(trial: &Trial) -> Result<u8> {
     let begun = Instant::now();
     // a file that cannot be written is found before the trial, not after it
-    let mut junit = trial.junit.as_deref().map(create).transpose()?;
+    let mut junit = match trial.junit.as_deref().map(create).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            complain(format!("{error:#}"));
+            return Ok(USAGE);
+        }
+    };
     let mut screen = Screen::new(trial);
     let ending = Ending::by_signals()?;
     let mut subject = Subject::start(&trial.options, &trial.command, Arc::clone(&ending))?;
@@ -81,9 +90,11 @@ pub fn run(trial: &Trial) -> Result<u8> {
     if let Some(signal) = ending.signal() {
         report.problem = Some(format!("interrupted by {signal}"));
     }
-    let lines = report.problem.as_ref().map(|_| subject.last_lines());
+    if report.problem.is_some() {
+        report.last_lines = subject.last_lines();
+    }
     report.took = begun.elapsed();
-    screen.finish(&report, &lines.unwrap_or_default());
+    screen.finish(&report);
     if let (Some(file), Some(path)) = (&mut junit, &trial.junit) {
         file.write_all(report.junit().as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -296,7 +307,7 @@ impl Screen {
         }
     }
 
-    fn finish(&self, report: &Report, log: &[String]) {
+    fn finish(&self, report: &Report) {
         if self.terminal {
             print("\r\x1b[2K");
         }
@@ -307,10 +318,10 @@ impl Screen {
         }
         match &report.problem {
             Some(problem) => {
-                if !log.is_empty() {
+                if !report.last_lines.is_empty() {
                     let _ = writeln!(io::stderr(), "what hotswap and the server wrote last:");
                 }
-                for line in log {
+                for line in &report.last_lines {
                     let _ = writeln!(io::stderr(), "  {}", escape(line));
                 }
                 complain(problem);

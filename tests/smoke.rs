@@ -14,7 +14,7 @@ use crate::common::crowd::Guests;
 use crate::common::log::Log;
 use crate::common::place::{Target, free_address};
 use crate::common::plan::hotswap;
-use crate::common::{hotswap_program, processes, server};
+use crate::common::{eventually, hotswap_program, processes, server};
 
 /// One trial in a directory of its own, after which nothing is left.
 fn smoke(dir: &TempDir, options: &[&str], command: &[&str]) -> Output {
@@ -26,10 +26,10 @@ fn smoke(dir: &TempDir, options: &[&str], command: &[&str]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let output = smoke.output().expect("a trial");
-    assert!(
-        processes::of_site(dir.path()).is_empty(),
-        "processes are left"
-    );
+    // a keeper that has just been started still looks like hotswap
+    eventually("the end of every process", || {
+        processes::of_site(dir.path()).is_empty().then_some(())
+    });
     let left = dir.path().read_dir().expect("the directory").flatten();
     let left = left.filter(|one| {
         one.file_name()
@@ -91,7 +91,7 @@ fn a_report_that_cannot_be_written_is_named_before_the_trial() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = ["--junit", "/nowhere/junit.xml"];
     let output = smoke(&dir, &options, &[&program("hello")]);
-    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     let said = "hotswap: cannot write /nowhere/junit.xml: No such file or directory";
     assert!(stderr(&output).starts_with(said), "{}", stderr(&output));
     assert!(output.stdout.is_empty(), "a trial went on");
@@ -198,18 +198,62 @@ fn a_status_that_was_not_wanted_fails_before_the_first_swap() {
 #[test]
 fn a_server_that_never_comes_up_fails_with_its_own_words() {
     let dir = tempfile::tempdir().expect("a directory");
+    let junit = dir.path().join("junit.xml");
+    let junit_path = junit.to_str().expect("a path");
     let output = smoke(
         &dir,
-        &["--swaps", "3"],
+        &["--swaps", "3", "--json", "--junit", junit_path],
         &[&program("odd"), "say=no-database", "exit=3"],
     );
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("did not come up: hotswap ended with status 3"),
-        "{said}"
-    );
+    let why = "the server did not come up: it exited with status 3";
+    assert!(said.contains(why), "{said}");
     assert!(said.contains("no-database"), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let lines = report["last_lines"].as_array().expect("lines");
+    assert!(lines.contains(&"no-database".into()), "{report}");
+    let junit = fs::read_to_string(junit).expect("the JUnit file");
+    let failure = format!("<failure message=\"{why}\">");
+    let (_, lines) = junit.split_once(&failure).expect("a failure");
+    assert!(lines.contains("\nno-database\n"), "{junit}");
+}
+
+/// Each is told as what it is, and no advice is about what smoke does by itself.
+#[test]
+fn a_status_of_a_server_that_does_not_come_up_is_told_as_whose_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let odd = program("odd");
+    let never = ["--ready", "notify", "--ready-timeout", "200ms"];
+    for (options, command, why) in [
+        (
+            &never[..],
+            &[&*odd][..],
+            "it was not ready in time (status 124)",
+        ),
+        (
+            &[],
+            &["./nothing"],
+            "its program was not found (status 127)",
+        ),
+        (
+            &[],
+            &["sh", "-c", "kill -SEGV $$"],
+            "it was killed by SIGSEGV (status 139)",
+        ),
+        (
+            &["--user", "root", "--chdir", "/nowhere"],
+            &[&*odd],
+            "hotswap itself failed",
+        ),
+    ] {
+        let output = smoke(&dir, options, command);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let line = format!("hotswap: the server did not come up: {why}");
+        assert!(said.contains(&line), "{said}");
+        assert!(!said.contains("--watch"), "{said}");
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Report {
     pub graceful: usize,
     /// Why it counts as failed, and what the user can do.
     pub problem: Option<String>,
+    /// What hotswap and the server wrote last, if it failed.
+    pub last_lines: Vec<String>,
     pub took: Duration,
 }
 
@@ -116,6 +118,7 @@ impl Report {
         json!({
             "ok": self.problem.is_none(),
             "problem": self.problem,
+            "last_lines": self.last_lines,
             "swaps": self.swaps,
             "swaps_wanted": self.wanted,
             "took_ms": milliseconds(self.took),

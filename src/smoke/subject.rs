@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ impl Subject {
         let mut hotswap = Command::new(program);
         hotswap
             .args(options)
+            // a file that changes meanwhile is not part of the trial
+            .arg("--no-watch")
             .arg("--control")
             .arg(directory.join("control.sock"))
             .arg("--")
@@ -106,10 +108,8 @@ impl Subject {
     pub fn serving(&mut self, until: Instant) -> Result<Value> {
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for hotswap")? {
-                let status = status.code().map_or(137, |code| code);
-                return Err(anyhow!(
-                    "the server did not come up: hotswap ended with status {status}"
-                ));
+                let why = why_not_up(status);
+                return Err(anyhow!("the server did not come up: {why}"));
             }
             if let Ok(state) = self.state()
                 && state["state"] == "serving"
@@ -211,6 +211,21 @@ impl Drop for Subject {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// hotswap ends with the status of a server that did not come up, but for a few of its own.
+fn why_not_up(status: ExitStatus) -> String {
+    match status.code() {
+        None => "hotswap itself was killed".to_owned(),
+        Some(124) => "it was not ready in time (status 124)".to_owned(),
+        Some(125) => "hotswap itself failed (status 125)".to_owned(),
+        Some(126) => "it cannot be run (status 126)".to_owned(),
+        Some(127) => "its program was not found (status 127)".to_owned(),
+        Some(status) => match Signal::try_from(status - 128) {
+            Ok(signal) => format!("it was killed by {signal} (status {status})"),
+            Err(_) => format!("it exited with status {status}"),
+        },
     }
 }
 

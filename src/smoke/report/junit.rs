@@ -3,17 +3,24 @@
 use std::time::Duration;
 
 use super::{Report, describe};
+use crate::escape::escape;
 
 impl Report {
     /// One test case for the start and the swaps, and one for each kind of client.
     pub fn junit(&self) -> String {
-        let mut cases = case("swaps", self.took, self.problem.as_deref());
+        let mut cases = case(
+            "swaps",
+            self.took,
+            self.problem.as_deref(),
+            &self.last_lines,
+        );
         for (habit, count) in &self.tally.by_habit {
             let failed = (count.failed() > 0).then(|| describe(count));
             cases += &case(
                 &format!("{habit} clients"),
                 count.slowest,
                 failed.as_deref(),
+                &[],
             );
         }
         let tests = 1 + self.tally.by_habit.len();
@@ -27,9 +34,12 @@ impl Report {
     }
 }
 
-fn case(name: &str, took: Duration, failure: Option<&str>) -> String {
+/// `lines` are what was written until it failed.
+fn case(name: &str, took: Duration, failure: Option<&str>, lines: &[String]) -> String {
     let inner = failure.map_or_else(String::new, |why| {
-        format!("<failure message=\"{}\"/>", escaped(why))
+        let lines: Vec<String> = lines.iter().map(|line| escaped(&escape(line))).collect();
+        let (why, lines) = (escaped(why), lines.join("\n"));
+        format!("<failure message=\"{why}\">{lines}</failure>")
     });
     let (name, took) = (escaped(name), took.as_secs_f64());
     format!(
