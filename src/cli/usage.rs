@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// An invalid command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// What to end with: 125 where a server was to run, 2 for the client commands.
+    /// What to end with: 125 where a server was to run, 2 for the client commands, also for one that does not exist.
     pub status: u8,
     /// One line, or two if there is something to try.
     pub lines: String,
@@ -196,17 +196,21 @@ pub fn unknown_command(word: &str, commands: &[&str]) -> Usage {
     let called = CALLED_OTHERWISE.iter().find(|(known, _)| *known == word);
     let nearest = || {
         let distance = |command: &str| strsim::damerau_levenshtein(word, command);
-        // a guess that is followed must not stop a server
-        let others = commands.iter().filter(|command| **command != "stop");
-        let near = others.filter(|command| {
-            let is_near = distance(command) <= TYPING_MISTAKES.min(word.len() / 2);
+        let near = commands.iter().filter(|command| {
+            // a guess that is followed must not stop a server
+            let most = if **command == "stop" {
+                1
+            } else {
+                TYPING_MISTAKES
+            };
+            let is_near = distance(command) <= most.min(word.len() / 2);
             is_near || (word.len() > 2 && command.starts_with(word))
         });
         near.min_by_key(|command| distance(command)).copied()
     };
     let meant = called.map(|(_, meant)| *meant).or_else(nearest);
     Usage {
-        status: 125,
+        status: 2,
         lines: format!(
             "unknown command {word:?}\ntry: hotswap {}",
             meant.unwrap_or("--help")

@@ -29,14 +29,16 @@ fn an_unknown_word_gets_the_nearest_command() {
         ("version", "--version"),
         ("log", "events"),
         ("hist", "history"),
+        ("stpo api", "stop"),
+        ("sto", "stop"),
         // a guess must not stop a server, and one that is far off helps nobody
-        ("sto", "--help"),
-        ("stpo", "--help"),
+        ("stpoo", "--help"),
+        ("xtp", "--help"),
         ("nonsense", "--help"),
     ] {
         let word = words.split(' ').next().unwrap();
         let said = format!("unknown command {word:?}\ntry: hotswap {meant}");
-        assert_eq!(refused(words), (125, said));
+        assert_eq!(refused(words), (2, said));
     }
     // what there is to be run wants its dashes
     let (status, lines) = refused_with("env X=1 server", &[("PATH", "/usr/bin:/bin")]);
@@ -124,7 +126,6 @@ fn every_bad_line_gets_one_clear_line() {
         "--share --ready tcp -- x",
         "--capture never --ready http:/ -- x",
         "-l 80 swap",
-        "swpa",
     ] {
         let (status, lines) = refused(words);
         assert_eq!(status, 125, "{words:?}: {lines}");
@@ -150,6 +151,8 @@ fn every_bad_request_gets_one_clear_line_and_2() {
         "man x",
         "swap --drained=1",
         "help nonsense",
+        "swpa x",
+        "start ./server",
     ] {
         let (status, lines) = refused(words);
         assert_eq!(status, 2, "{words:?}: {lines}");
