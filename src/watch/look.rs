@@ -68,10 +68,8 @@ impl Watch {
         }
         // a program may be built as often as its author likes
         let is_program = found.iter().any(|one| one.path == self.as_given);
-        if (!is_program || self.pace.is_slowed())
-            && let Some(line) = self.repeats.note(found, now)
-        {
-            log::warn!("{line}");
+        if !is_program || self.pace.is_slowed() {
+            self.repeats.note(found, now);
         }
     }
 

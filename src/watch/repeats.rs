@@ -1,22 +1,19 @@
 //! One file that alone causes many swaps in a row: the server may write it unseen.
 //!
-//! That is said, once for each file. If the server was writing enough at each of these changes, the file is a suspect: a
-//! change of it counts only when it has been at rest for a while, which grows from change to change. What a person saves
-//! there is late then, and never lost.
+//! If the server was writing enough at each of these changes, the file is a suspect: a change of it counts only when it has
+//! been at rest for a while, which grows from change to change. What a person saves there is late then, and never lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::Time;
-use crate::watch::changed::{Changed, escaped};
+use crate::watch::changed::Changed;
 
-/// How many swaps in a row are reported, and how soon each must follow the one before.
-const MANY: u32 = 6;
-const SOON: Duration = Duration::from_secs(10);
-
-/// How many make a suspect, and how long that must be at rest before it counts.
+/// How many swaps in a row make a suspect, how soon each must follow the one before, and how long a suspect must be at rest
+/// before it counts.
 const SUSPICIOUS: u32 = 5;
+const SOON: Duration = Duration::from_secs(10);
 const FIRST_REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
@@ -28,8 +25,6 @@ pub struct Repeats {
     /// The server may have made all of these changes, and may have made the last one.
     by_server: bool,
     last_by_server: bool,
-    /// What was said before.
-    said: HashSet<PathBuf>,
     /// How long each of them must be at rest.
     suspects: HashMap<PathBuf, Duration>,
 }
@@ -60,22 +55,17 @@ impl Repeats {
         Some((FIRST_REST, true))
     }
 
-    /// These changes cause a swap. Returns a line about it, once for each path.
-    pub fn note(&mut self, changed: &[Changed], now: Time) -> Option<String> {
+    /// These changes cause a swap.
+    pub fn note(&mut self, changed: &[Changed], now: Time) {
         let [Changed { path, others }] = changed else {
             self.count = 0;
-            return None;
+            return;
         };
         let follows = others.is_empty() && *path == self.path && now < self.last + SOON;
         self.count = if follows { self.count + 1 } else { 1 };
         self.by_server = self.last_by_server && (self.by_server || !follows);
         self.path.clone_from(path);
         self.last = now;
-        let is_news = self.count == MANY && self.said.insert(path.clone());
-        is_news.then(|| {
-            let path = escaped(path);
-            format!("{path} alone has started {MANY} generations in a row\ntry: --ignore {path}, if the server writes it")
-        })
     }
 
     /// Somebody asked for a swap.
@@ -90,21 +80,15 @@ mod tests {
     use super::*;
 
     impl Repeats {
-        fn swap(&mut self, path: &str, second: u64) -> Option<String> {
-            self.note(&[Changed::of(path.into())], Time::from_secs(second))
+        fn swap(&mut self, path: &str, second: u64) {
+            self.note(&[Changed::of(path.into())], Time::from_secs(second));
         }
-    }
 
-    #[test]
-    fn a_file_that_alone_causes_many_swaps_is_named_once() {
-        let mut repeats = Repeats::default();
-        for second in 0..5 {
-            assert_eq!(repeats.swap("src/data.json", second), None);
-        }
-        let line = repeats.swap("src/data.json", 6).unwrap();
-        assert!(line.contains("try: --ignore src/data.json, "), "{line}");
-        for second in 7..20 {
-            assert_eq!(repeats.swap("src/data.json", second), None);
+        /// A swap, which the server may have caused.
+        fn repeat(&mut self, path: &str, second: u64) -> Option<(Duration, bool)> {
+            let weighed = self.weigh(Path::new(path), true, Time::from_secs(second));
+            self.swap(path, second);
+            weighed
         }
     }
 
@@ -143,11 +127,11 @@ mod tests {
         let mut repeats = Repeats::default();
         for second in 0..20 {
             let path = if second % 5 == 0 { "a" } else { "b" };
-            assert_eq!(repeats.swap(path, second), None);
-            assert_eq!(repeats.swap("c", 1000 + second * 10), None);
+            assert_eq!(repeats.repeat(path, second), None);
+            assert_eq!(repeats.repeat("c", 1000 + second * 10), None);
         }
         for second in 0..20 {
-            assert_eq!(repeats.swap("d", 9000 + second), None);
+            assert_eq!(repeats.repeat("d", 9000 + second), None);
             repeats.end();
         }
     }
