@@ -29,9 +29,10 @@ pub enum SignalRequest {
     Stop {
         sender: Pid,
     },
-    /// SIGQUIT, SIGPWR and SIGRTMIN+3, by which service managers and containers stop what they run, or a terminal that has
-    /// closed.
+    /// SIGQUIT, SIGPWR and SIGRTMIN+3, by which service managers and containers stop what they run.
     Quit,
+    /// The terminal has closed.
+    HungUp,
     /// SIGINT.
     Interrupt,
     Reopen,
@@ -177,7 +178,7 @@ impl Signals {
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
         if closed || (self.surroundings.had_terminal && !has_terminal()) {
-            Some(SignalRequest::Quit)
+            Some(SignalRequest::HungUp)
         } else {
             Some(SignalRequest::Swap)
         }

@@ -233,6 +233,7 @@ fn a_terminal_that_closes_is_a_stop() {
     let (mut site, terminal) = on_a_terminal(&[]);
     drop(terminal);
     site.expect_status(0).expect_nothing_left();
+    site.log.wait_for("stopping: the terminal was closed");
 }
 
 #[test]

@@ -91,6 +91,9 @@ impl World {
             }
             Transition::Refusing => self.refusing(),
             Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),
+            Transition::Stopping if self.status_data.terminal_closed => {
+                Record::new(RecordKind::Stopping, "stopping: the terminal was closed")
+            }
             Transition::Stopping => Record::new(RecordKind::Stopping, "stopping"),
         };
         self.publish(&record);

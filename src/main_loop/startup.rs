@@ -248,7 +248,10 @@ fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
         let stops = |asked: &SignalRequest| {
             matches!(
                 asked,
-                SignalRequest::Stop { .. } | SignalRequest::Quit | SignalRequest::Interrupt
+                SignalRequest::Stop { .. }
+                    | SignalRequest::Quit
+                    | SignalRequest::HungUp
+                    | SignalRequest::Interrupt
             )
         };
         if signals.read().iter().any(stops) {

@@ -52,6 +52,8 @@ pub(super) struct StatusData {
     /// The last logged number of waiting clients.
     #[serde(skip)]
     pub waiting: u32,
+    #[serde(skip)]
+    pub terminal_closed: bool,
     pub programs: Programs,
     /// The last verdicts, the oldest first.
     history: VecDeque<SwapVerdict>,

@@ -288,6 +288,10 @@ impl World {
                     Some(Event::SwapAsked(None))
                 }
                 SignalRequest::Stop { .. } | SignalRequest::Quit => Some(Event::StopAsked(None)),
+                SignalRequest::HungUp => {
+                    self.status_data.terminal_closed = true;
+                    Some(Event::StopAsked(None))
+                }
                 SignalRequest::Interrupt => Some(Event::Interrupted),
                 SignalRequest::Ignored(number) => {
                     let name = Signal::try_from(number).map(Signal::as_str);
