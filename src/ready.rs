@@ -55,6 +55,8 @@ const SHARE: u32 = 5;
 const EARLY: Duration = Duration::from_millis(10);
 /// A first generation is given the benefit of the doubt this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
+/// A candidate that is not ready by then gets a line that says what is waited for, if it has twice that time or more.
+const LATE: Duration = Duration::from_secs(5);
 /// How often the processes are looked for that are stopped.
 const BETWEEN_STOP_LOOKS: Duration = Duration::from_millis(250);
 
@@ -157,6 +159,8 @@ impl From<ReadyBy> for Ready {
 pub enum ReadyNotice {
     /// A first generation has been there for a while, and listens nowhere.
     ListensNowhere,
+    /// It has been there for a while, and is not ready.
+    NotYet,
     Stopped(Stopped),
 }
 
@@ -182,6 +186,8 @@ pub struct Readiness {
     missing: Vec<ListenerId>,
     stopped: Vec<Stopped>,
     stop_look: Time,
+    /// When it is late, until that was said.
+    late_at: Option<Time>,
     notices: Vec<ReadyNotice>,
 }
 
@@ -239,9 +245,11 @@ impl Readiness {
                 Method::After(*after)
             }
         };
+        let is_told = !matches!(mode, ReadyMode::After(_)) && timeout >= LATE * 2;
         Ok(Self {
             started,
             next,
+            late_at: is_told.then_some(started + LATE),
             requests: Vec::new(),
             method,
             satisfied: None,
@@ -321,7 +329,13 @@ impl Readiness {
             ready.accepts = self.accepts(view);
         }
         let took = sys::cpu_time().saturating_sub(view.cpu_time);
-        self.next = self.next_look(now, took, view.rank);
+        if ready.is_none() && self.late_at.take_if(|late| *late <= now).is_some() {
+            let is_said = self.notices.contains(&ReadyNotice::ListensNowhere);
+            self.notices
+                .extend((!is_said).then_some(ReadyNotice::NotYet));
+        }
+        let next = self.next_look(now, took, view.rank);
+        self.next = next.into_iter().chain(self.late_at).min();
         let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
         ready.filter(|_| !main_is_stopped)
     }

@@ -12,7 +12,7 @@ use crate::listener::ListenerId;
 use crate::proc::process::Stat;
 use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
-use crate::record::{Record, RecordKind};
+use crate::record::{Record, RecordKind, format_duration};
 use crate::server::Server;
 use crate::supervisor::{Event, Exit, Generation, Supervisor, Time};
 use crate::sys;
@@ -69,7 +69,7 @@ impl World {
         let ready = readiness.look(now, &view);
         let (requests, notices) = (readiness.requests(), readiness.take_notices());
         for notice in notices {
-            self.explain(candidate, notice);
+            self.explain(candidate, notice, now);
         }
         if let Some(ready) = ready {
             self.became_ready(candidate, ready, &optional, now);
@@ -120,12 +120,32 @@ impl World {
         }
     }
 
+    /// How long it may still take to get ready, as the end of a line.
+    fn time_left(&self, candidate: Generation, now: Time) -> String {
+        let one = self.generations.get(&candidate);
+        let until = one.map(|one| one.server.started() + one.ready_timeout);
+        let left = until.map(|until| format_duration(until.saturating_sub(now)));
+        left.map_or(String::new(), |left| {
+            format!("; waiting for it, {left} at most")
+        })
+    }
+
     /// What keeps it from getting ready.
-    fn explain(&mut self, candidate: Generation, notice: ReadyNotice) {
+    fn explain(&mut self, candidate: Generation, notice: ReadyNotice, now: Time) {
         match notice {
             ReadyNotice::ListensNowhere => {
                 let text = "does not listen on anything yet: it counts as ready when it has not used the processor for 10s";
-                let text = format!("{text}\ntry: --ready after:1s");
+                let at_most = self.time_left(candidate, now);
+                let text = format!("{text}{at_most}\ntry: --ready after:1s");
+                self.publish(&Record::of(RecordKind::Notice, candidate, text));
+            }
+            ReadyNotice::NotYet => {
+                let one = self.generations.get(&candidate);
+                let seen = one.and_then(|one| one.readiness.as_ref()?.not_ready_reason());
+                let seen = seen.map(|seen| seen.named(|one| self.listeners.address_of(one)));
+                let seen = seen.map_or(String::new(), |seen| format!(": {seen}"));
+                let at_most = self.time_left(candidate, now);
+                let text = format!("is not ready yet{seen}{at_most}");
                 self.publish(&Record::of(RecordKind::Notice, candidate, text));
             }
             ReadyNotice::Stopped(stopped) => {
@@ -148,7 +168,7 @@ impl World {
         let one = self.generations.get(&generation);
         let processes = one.map(|one| one.server.processes());
         for stopped in ready::stopped_among(processes.unwrap_or_default()) {
-            self.explain(generation, ReadyNotice::Stopped(stopped));
+            self.explain(generation, ReadyNotice::Stopped(stopped), sys::now());
         }
     }
 

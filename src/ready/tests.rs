@@ -21,6 +21,30 @@ const REQUIRED: Required = Required {
     accepts: true,
 };
 
+#[test]
+fn a_candidate_that_takes_long_is_told_of_once() {
+    let told = |mode: &ReadyMode, timeout| {
+        let mut candidate = Candidate::new(mode);
+        candidate.readiness = Readiness::new(mode, START, timeout, false).unwrap();
+        let mut told = |seconds| {
+            assert_eq!(candidate.look(Duration::from_secs(seconds)), None);
+            candidate.readiness.take_notices()
+        };
+        [4, 5, 6].map(&mut told)
+    };
+    let notify = ReadyMode::Notify;
+    assert_eq!(
+        told(&notify, TIMEOUT),
+        [vec![], vec![ReadyNotice::NotYet], vec![]]
+    );
+    let nothing = [vec![], vec![], vec![]];
+    assert_eq!(told(&notify, Duration::from_secs(9)), nothing);
+    assert_eq!(
+        told(&ReadyMode::After(Duration::from_secs(8)), TIMEOUT),
+        nothing
+    );
+}
+
 /// A candidate with one listener.
 struct Candidate<L> {
     listener: L,
@@ -250,8 +274,8 @@ fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
     candidate.requests(SECOND, &[]);
     assert_eq!(
         candidate.readiness.deadline(),
-        None,
-        "there is nothing to look for"
+        Some(START + LATE),
+        "there is nothing to look for before"
     );
     candidate.readiness.said_ready();
     assert_eq!(candidate.is_ready(SECOND).to_string(), "READY=1");

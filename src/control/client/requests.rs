@@ -160,9 +160,12 @@ fn follow(
             Received::Said(Reply::Event(event)) => {
                 let text = |key| event.get(key).and_then(Value::as_str);
                 last = text("message").map(str::to_owned);
-                let is_end = text("event").is_some_and(|event| {
-                    ["serving", "aborted", "rolled-back", "notice"].contains(&event)
-                });
+                let is_end = match text("event") {
+                    Some("serving" | "aborted" | "rolled-back") => true,
+                    // that a candidate which was only checked is ready
+                    Some("notice") => event.get("after_ms").is_some(),
+                    _ => false,
+                };
                 // The verdict says it too.
                 if !options.json && text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
