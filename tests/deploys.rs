@@ -153,6 +153,8 @@ fn a_roll_back_brings_the_program_back_that_served_before() {
     assert_eq!(serving(&site)["program"]["differs"], true);
     let again = run(&site, &["rollback", "server"]);
     assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    let why = "generation 3 already runs the program from before\ntry: hotswap swap server,";
+    assert!(said(&again).contains(why), "{}", said(&again));
     // a restart does not run what was left
     let pid = nix::unistd::Pid::from_raw(
         i32::try_from(serving(&site)["pid"].as_i64().expect("a pid")).expect("a pid"),

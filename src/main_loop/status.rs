@@ -118,6 +118,14 @@ impl StatusData {
         verdicts.map(|verdict| json!(verdict)).collect()
     }
 
+    /// The last swap that has succeeded was a rollback.
+    pub fn was_rolled_back(&self) -> bool {
+        let served = |one: &&SwapVerdict| one.result == SwapResult::Serving;
+        let mut verdicts = self.history.iter().rev().filter(served);
+        let swap = verdicts.find(|one| one.cause != "restart");
+        swap.is_some_and(|one| one.cause == "rollback")
+    }
+
     /// What the last swap came to, if it failed; without what goes on.
     pub fn failed_swap(&self) -> Option<&str> {
         let (swap, _) = self.last_swap.as_ref().filter(|(swap, _)| !swap.serving)?;

@@ -95,8 +95,14 @@ impl World {
         supervisor: &Supervisor,
         served: Option<Generation>,
     ) -> Result<Generation, String> {
-        let targets = supervisor.rollback_targets()?;
         let serving = supervisor.serving().map(|serving| serving.generation);
+        if let Some(serving) = serving.filter(|_| self.status_data.was_rolled_back()) {
+            let name = self.control.name();
+            return Err(format!(
+                "{serving} already runs the program from before\ntry: hotswap swap {name}, which runs the file on disk"
+            ));
+        }
+        let targets = supervisor.rollback_targets()?;
         if let Some(old) = served.filter(|_| served == serving) {
             return Err(format!(
                 "the swap that it waited for has failed, and {old} keeps serving"

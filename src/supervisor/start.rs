@@ -52,7 +52,7 @@ impl Supervisor {
             return Err("a swap is under way");
         }
         if self.previous.is_empty() || self.serving.is_none() {
-            return Err("no other program has served since the last roll back, or at all");
+            return Err("no other program has served before");
         }
         Ok(&self.previous)
     }

@@ -22,7 +22,7 @@ fn a_roll_back_runs_the_program_that_served_before_and_only_once() {
     drill.at(8, RollBackAsked(BOB, G1), &[of(G3, G1)]);
     drill.at(9, Ready(G3), &[CutOver(G3)]);
     drill.at(9, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
-    let why = "no other program has served since the last roll back, or at all";
+    let why = "no other program has served before";
     drill.at(10, RollBackAsked(ANN, G1), &[Refuse(ANN, why)]);
 }
 
@@ -41,7 +41,7 @@ fn a_program_that_serves_again_is_held_once() {
     drill.upgrades();
     assert_eq!(drill.supervisor.rollback_targets(), Ok(&[G1][..]));
     drill.at(12, SameProgram(G1), &[]);
-    let why = "no other program has served since the last roll back, or at all";
+    let why = "no other program has served before";
     drill.at(12, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
 }
 
