@@ -214,7 +214,7 @@ impl World {
         let at_once = at_once && generation == Generation(1);
         if at_once && *exit == Exit::Status(0) && self.args.stdin == Stdin::Null {
             self.warn(format!(
-                "{generation} ended with status 0 at once, and its stdin is /dev/null\ntry: --stdin open"
+                "{generation} ended with status 0 at once, and its stdin is /dev/null\ntry: --stdin open, if it ends when its stdin does"
             ));
         }
     }
