@@ -104,7 +104,8 @@ fn what_says_what_runs_is_made_again_if_somebody_removes_it() {
         if by_signal {
             site.publish("v2").swap().wait_until_gone(1);
         }
-        eventually("the file", || fs::metadata(&state).ok());
+        let is_written = || (fs::metadata(&state).ok()?.len() > 0).then_some(());
+        eventually("the file", is_written);
         let mut clients = site.clients(2);
         site.kill_hotswap();
         site.publish("v3");
