@@ -1,16 +1,17 @@
 //! The keeper: a process that holds what a server cannot live without, for the time between the death of its hotswap and
 //! the next one.
 //!
-//! It has a duplicate of the pipe that the server's stderr is, and of the descriptor that its stopped calls come by. It
-//! sleeps until hotswap is dead. From then on it passes on what is written, lets the kernel carry out what is called, and
-//! ends with the last of those servers. It decides nothing.
+//! hotswap sends it a duplicate of the pipe that the server's stderr is, and of the descriptor that its stopped calls come
+//! by. They wait in the channel while it sleeps, until hotswap is dead. From then on it passes on what is written, lets
+//! the kernel carry out what is called, and ends with the last of those servers. It decides nothing.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -20,7 +21,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
-use nix::unistd::{Pid, getppid};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::handoff;
@@ -31,15 +32,15 @@ use crate::sys;
 use crate::sys::message::receive;
 use crate::sys::{memory, process, seccomp};
 
-/// How a fresh hotswap knows that it is the keeper.
-const NAME: &str = "hotswap-keeper";
-/// The same, as ps(1) and top(1) show it.
-const SHOWN_NAME: &CStr = c"hotswap-keeper";
+/// How a fresh hotswap knows that it is the keeper, and what ps(1) and top(1) show.
+const NAME: &CStr = c"hotswap-keeper";
 const STDERR: u8 = b'E';
 const CALLS: u8 = b'C';
 /// One that ends sooner has failed. After this many in a row, none is started.
 const LASTING: Duration = Duration::from_secs(1);
 const MOST_FAILED: u32 = 3;
+/// A hotswap that dies closes the channel first.
+const DYING: u16 = 1_000;
 /// What is passed on at once.
 const PIECE: usize = 16 * 1024;
 
@@ -55,7 +56,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// # Errors
-    /// Those of socketpair(2) and fork(2).
+    /// Those of socketpair(2), pidfd_open(2) and fork(2).
     pub fn start(failed: u32) -> io::Result<Self> {
         let (channel, theirs) = socketpair(
             AddressFamily::Unix,
@@ -63,14 +64,15 @@ impl Keeper {
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
+        let hotswap = Pid::this();
         Command::new("/proc/self/exe")
-            .arg0(NAME)
-            .arg(std::process::id().to_string())
+            .arg0(OsStr::from_bytes(NAME.to_bytes()))
             .env_remove("HOTSWAP_GENERATION")
             // it holds what servers have, but it is not one of their processes
-            .env(OF_A_COMMAND, NAME)
+            .env(OF_A_COMMAND, OsStr::from_bytes(NAME.to_bytes()))
             .stdin(theirs)
-            .stdout(Stdio::null())
+            // a leaked end of the channel would hide the death of hotswap
+            .stdout(sys::pidfd_open(hotswap, hotswap)?)
             .process_group(0)
             .spawn()?;
         let started = sys::now();
@@ -84,7 +86,7 @@ impl Keeper {
     /// The end of the pipe that a server's stderr is read from.
     ///
     /// # Errors
-    /// Those of sendmsg(2): it has ended.
+    /// Those of sendmsg(2): it has ended, or is full.
     pub fn keep_stderr(&self, pipe: BorrowedFd) -> io::Result<()> {
         self.keep(STDERR, pipe)
     }
@@ -123,7 +125,9 @@ impl Polled for Keeper {
 
 /// Whether this process was started to be the keeper.
 pub fn was_asked_for() -> bool {
-    std::env::args_os().next().is_some_and(|name| name == *NAME)
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| name.as_bytes() == NAME.to_bytes())
 }
 
 struct KeptDescriptor {
@@ -131,69 +135,66 @@ struct KeptDescriptor {
     descriptor: File,
 }
 
-/// Keeps until hotswap is dead, and serves until those that it serves are.
+/// Sleeps until hotswap is dead, and serves until those that it serves are.
 ///
 /// # Errors
-/// Those of poll(2) and of pidfd_open(2).
+/// Those of poll(2).
 pub fn run() -> Result<ExitCode> {
     // a Ctrl-C or a hang-up is meant for others
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     // "exe" by now, from the path that was executed
-    set_name(SHOWN_NAME)?;
+    set_name(NAME)?;
     process::close_range(3, i32::MAX)?;
     let _ = std::env::set_current_dir("/");
-    let hotswap = std::env::args().nth(1).and_then(|pid| pid.parse().ok());
-    let hotswap = Pid::from_raw(hotswap.unwrap_or_default());
-    // A leaked end of the channel would hide its death. If it is dead by now, this process has another parent.
-    let mut living = if getppid() == hotswap {
-        Some(sys::pidfd_open(hotswap, hotswap)?)
-    } else {
-        None
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let (channel, hotswap) = (stdin.as_fd(), stdout.as_fd());
+    let says = |source, flags, patience: PollTimeout| -> nix::Result<bool> {
+        Ok(poll(&mut [PollFd::new(source, flags)], patience)? > 0)
     };
-    let mut channel = Some(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut kept: Vec<KeptDescriptor> = Vec::new();
-    loop {
-        if living.is_none() {
-            take(&mut channel, &mut kept);
-            channel = None;
-            if kept.is_empty() {
-                return Ok(ExitCode::SUCCESS);
-            }
+    let is_closed = says(channel, PollFlags::empty(), PollTimeout::ZERO)?;
+    if is_closed && !says(hotswap, PollFlags::POLLIN, DYING.into())? {
+        // another keeper has been started
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !is_closed && !says(hotswap, PollFlags::POLLIN, PollTimeout::ZERO)? {
+        memory::sleep_and_begin_again(channel, hotswap, NAME);
+    }
+    serve(received(channel))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What hotswap has sent.
+fn received(channel: BorrowedFd) -> Vec<KeptDescriptor> {
+    let mut kept = Vec::new();
+    let mut kind = [0];
+    while let Ok(message) = receive(channel, &mut kind, MsgFlags::MSG_DONTWAIT) {
+        if message.bytes == 0 {
+            break;
         }
-        let wanted = if living.is_some() {
-            PollFlags::empty()
-        } else {
-            PollFlags::POLLIN
-        };
+        let new = message.descriptors.into_iter();
+        kept.extend(new.map(|descriptor| KeptDescriptor {
+            kind: kind[0],
+            descriptor: descriptor.into(),
+        }));
+    }
+    kept
+}
+
+fn serve(mut kept: Vec<KeptDescriptor>) -> Result<()> {
+    while !kept.is_empty() {
         let mut polled: Vec<PollFd> = kept
             .iter()
-            .map(|kept| PollFd::new(kept.descriptor.as_fd(), wanted))
+            .map(|kept| PollFd::new(kept.descriptor.as_fd(), PollFlags::POLLIN))
             .collect();
-        let last = polled.len();
-        let others = channel.iter().map(AsFd::as_fd);
-        let others = others.chain(living.iter().map(AsFd::as_fd));
-        polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if living.is_some() {
-            memory::give_back();
-        }
-        match poll(&mut polled, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => continue,
-            polled => polled?,
-        };
+        poll(&mut polled, PollTimeout::NONE)?;
         let flags: Vec<PollFlags> = polled
             .iter()
             .map(|polled| polled.revents().unwrap_or(PollFlags::POLLERR))
             .collect();
-        let mut events = flags.iter().copied();
-        kept.retain_mut(|kept| is_left(kept, events.next().unwrap_or(PollFlags::empty())));
-        let mut events = flags.iter().skip(last);
-        if channel.is_some() && events.next().is_some_and(|flags| !flags.is_empty()) {
-            take(&mut channel, &mut kept);
-        }
-        if events.next().is_some_and(|flags| !flags.is_empty()) {
-            living = None;
-        }
+        let mut flags = flags.into_iter();
+        kept.retain_mut(|kept| is_left(kept, flags.next().unwrap_or(PollFlags::empty())));
     }
+    Ok(())
 }
 
 /// Serves it; false once there is nothing to serve any more.
@@ -219,24 +220,4 @@ fn is_left(kept: &mut KeptDescriptor, flags: PollFlags) -> bool {
             [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
         }
     }
-}
-
-/// What hotswap has sent, until it has closed its end.
-fn take(channel: &mut Option<OwnedFd>, kept: &mut Vec<KeptDescriptor>) {
-    let Some(open) = channel else { return };
-    let mut kind = [0];
-    loop {
-        match receive(open.as_fd(), &mut kind, MsgFlags::MSG_DONTWAIT) {
-            Ok(message) if message.bytes > 0 => {
-                let new = message.descriptors.into_iter();
-                kept.extend(new.map(|descriptor| KeptDescriptor {
-                    kind: kind[0],
-                    descriptor: descriptor.into(),
-                }));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(_) | Err(_) => break,
-        }
-    }
-    *channel = None;
 }

@@ -174,12 +174,21 @@ fn what_hotswap_does_not_run_while_it_waits_is_not_in_memory() {
     eventually("little of its program", || {
         (program(site.hotswap()) < few).then_some(())
     });
-    let keeper = all_of_site(site.dir())
-        .into_iter()
-        .find(|pid| is_keeper(*pid));
-    let keeper = keeper.expect("a keeper");
-    eventually("little of the keeper's", || {
-        (program(keeper) < few).then_some(())
-    });
     site.publish("v3").swap();
+}
+
+#[test]
+fn the_keeper_has_less_than_100_kb_for_itself_and_no_swap_wakes_it() {
+    let site = Site::at(Place::captured()).serving("v1");
+    let all = all_of_site(site.dir());
+    let keeper = all.into_iter().find(|pid| is_keeper(*pid));
+    let keeper = keeper.expect("a keeper");
+    let own = || ["Private_Clean", "Private_Dirty"].map(|figure| held(keeper, figure, |_| true));
+    eventually("less than 100 kB", || {
+        let own: u32 = own().into_iter().sum();
+        (1..100).contains(&own).then_some(())
+    });
+    let asleep = wakes(keeper).expect("its thread");
+    site.publish("v2").swap().wait_until_gone(1);
+    assert_eq!(asleep, wakes(keeper).expect("its thread"));
 }

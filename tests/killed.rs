@@ -135,15 +135,16 @@ fn a_server_may_write_and_bind_while_there_is_no_hotswap() {
     site.expect_nothing_left();
 }
 
+fn keeper(site: &Site) -> Pid {
+    eventually("a keeper", || {
+        let all = processes::all_of_site(site.dir());
+        all.into_iter().find(|pid| is_keeper(*pid))
+    })
+}
+
 #[test]
 fn the_keeper_is_replaced_and_ends_with_the_last_server() {
     let mut site = Site::at(Place::captured()).serving("v1");
-    let keeper = |site: &Site| {
-        eventually("a keeper", || {
-            let all = processes::all_of_site(site.dir());
-            all.into_iter().find(|pid| is_keeper(*pid))
-        })
-    };
     let first = keeper(&site);
     let name = || fs::read_to_string(format!("/proc/{first}/comm")).ok();
     let is_named = || (name()?.trim() == "hotswap-keeper").then_some(());
@@ -154,6 +155,24 @@ fn the_keeper_is_replaced_and_ends_with_the_last_server() {
     site.kill_hotswap();
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.expect_no_process();
+}
+
+/// What dead servers have left with it goes when it goes.
+#[test]
+fn another_keeper_takes_over_after_some_swaps() {
+    let plan = Site::at(Place::captured()).with(&["--quiesce", "50ms"]);
+    let mut site = plan.serving("v1");
+    let first = keeper(&site);
+    for _ in 1..16 {
+        site.swap();
+    }
+    eventually("the end of the first one", || {
+        (!is_keeper(first)).then_some(())
+    });
+    let second = keeper(&site);
+    site.kill_hotswap();
+    kill(site.pid(16), Signal::SIGKILL).expect("a signal to the server");
+    eventually("its end", || (!is_keeper(second)).then_some(()));
 }
 
 #[test]

@@ -5,9 +5,16 @@ use crate::capture::Capture;
 use crate::keeper::Keeper;
 use crate::supervisor::{Generation, Time};
 
+/// A keeper takes nothing while it sleeps: after so many generations another one gets what those have that live. To the
+/// kernel the descriptors are on their way, and of those a user may have no more than a process may have open.
+const GENERATIONS_KEPT: u32 = 16;
+
 impl World {
-    /// A server writes to hotswap.
+    /// It may write to hotswap.
     pub(super) fn keep_stderr_of(&mut self, generation: Generation) {
+        if generation.0.is_multiple_of(GENERATIONS_KEPT) && self.keeper.is_some() {
+            return self.start_keeper(0);
+        }
         let one = self.generations.get(&generation);
         let pipe = one.and_then(|one| one.server.stderr());
         let give = |keeper: &Keeper| pipe.is_none_or(|pipe| keeper.keep_stderr(pipe).is_ok());

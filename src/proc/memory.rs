@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::{after, number, read as read_file, words};
+use super::{after, in_base, lines, number, read as read_file, words};
 
 /// Reads another process's memory, as far as it goes.
 ///
@@ -29,6 +29,21 @@ pub fn read(process: Pid, address: u64, length: usize) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// What this process has mapped beside its stack: each with its address and length.
+pub fn mapped_beside_stack() -> Vec<(usize, usize)> {
+    let maps = read_file("/proc/self/maps").unwrap_or_default();
+    lines(&maps).filter_map(beside_stack).collect()
+}
+
+fn beside_stack(line: &[u8]) -> Option<(usize, usize)> {
+    let mut words = words(line);
+    let mut ends = words.next()?.split(|byte| *byte == b'-');
+    let mut end = || usize::try_from(in_base(ends.next()?, 16)?).ok();
+    let (from, to) = (end()?, end()?);
+    let is_stack = words.any(|word| word == b"[stack]");
+    (!is_stack).then_some((from, to.checked_sub(from)?))
 }
 
 /// Resident bytes; shared memory counts for each process.
@@ -74,9 +89,21 @@ mod tests {
         assert_eq!(proportional_size(b""), None);
     }
 
+    #[test]
+    fn all_that_is_mapped_is_known_but_for_the_stack() {
+        let program = b"55d0f000-55d10000 r-xp 00000000 fe:00 12 /bin/hotswap";
+        assert_eq!(beside_stack(program), Some((0x55d0_f000, 0x1000)));
+        let anonymous = b"7feb000-7fec000 rw-p 00000000 00:00 0 ";
+        assert_eq!(beside_stack(anonymous), Some((0x7fe_b000, 0x1000)));
+        let stack = b"7ffd000-7ffe000 rw-p 00000000 00:00 0    [stack]";
+        assert_eq!(beside_stack(stack), None);
+        assert_eq!(beside_stack(b""), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn nothing_that_is_read_is_trusted(bytes: Vec<u8>, size in "Pss:[ -]{0,3}[0-9]{0,22}( kB)?") {
+            beside_stack(&bytes);
             resident_pages(&bytes);
             proportional_size(&bytes);
             proportional_size(size.as_bytes());

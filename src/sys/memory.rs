@@ -1,9 +1,15 @@
 //! System calls that give memory back.
 
-use std::ffi::{c_int, c_void};
-use std::ptr::{null_mut, with_exposed_provenance_mut};
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{null, null_mut, with_exposed_provenance_mut};
 
 use nix::unistd::{SysconfVar, sysconf};
+
+use crate::proc;
+
+/// The most mappings that are given back: more than twice as many as a program has that has just begun.
+const MOST_MAPPINGS: usize = 64;
 
 /// Gives back what this process does not need while it sleeps: what it has freed, and the pages of its program, which the
 /// kernel maps again when they are next run. A breakpoint of a debugger is lost.
@@ -49,4 +55,59 @@ unsafe extern "C" fn unmap_read_only(
     }
     // others use the libraries, too
     1
+}
+
+/// Sleeps until `channel` is closed or `ended` is readable, and then executes this program anew, as `name`: with the same
+/// variables, and those descriptors that survive an exec.
+///
+/// Meanwhile it has nothing in memory but its stack and the piece of program that waits: no heap, and none of the pages
+/// that the dynamic linker has written to. So it can only go on by an exec.
+pub fn sleep_and_begin_again(channel: BorrowedFd, ended: BorrowedFd, name: &CStr) -> ! {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    let wait_for = |source: BorrowedFd, events| libc::pollfd {
+        fd: source.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    let sources = [wait_for(channel, 0), wait_for(ended, libc::POLLIN)];
+    let (path, arguments) = (c"/proc/self/exe".as_ptr(), [name.as_ptr(), null()]);
+    let before_next_try = libc::timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    let no = null::<c_void>();
+    let mut mappings = [(0, 0); MOST_MAPPINGS];
+    let mapped = proc::memory::mapped_beside_stack();
+    for (place, mapping) in mappings.iter_mut().zip(mapped) {
+        *place = mapping;
+    }
+    let system_call: unsafe extern "C" fn(c_long, ...) -> c_long = libc::syscall;
+    // SAFETY: signals are blocked, no other thread is there, and from the first call on nothing is used but the stack, and
+    // code that the kernel reads again from its file. So no function is called by its name: the table that leads to it
+    // is given back. What the kernel writes for the C library goes to a new page.
+    unsafe {
+        let (call, variables) = ((&raw const system_call).read_volatile(), environ);
+        let mut next = 0;
+        while next < MOST_MAPPINGS {
+            let (from, length) = mappings[next];
+            call(libc::SYS_madvise, from, length, libc::MADV_DONTNEED);
+            next += 1;
+        }
+        let two = 2_usize;
+        call(libc::SYS_ppoll, &raw const sources, two, no, no, 0_usize);
+        loop {
+            call(libc::SYS_execve, path, &raw const arguments, variables);
+            // out of memory, as may be when something has just been killed
+            call(
+                libc::SYS_ppoll,
+                no,
+                0_usize,
+                &raw const before_next_try,
+                no,
+                0_usize,
+            );
+        }
+    }
 }
