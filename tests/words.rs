@@ -313,3 +313,15 @@ fn an_option_that_does_nothing_is_named() {
     let site = Site::at(Place::Tcp4).with(&["--clear"]).serving("v1");
     site.log.wait_for("--clear does nothing without --dev");
 }
+
+#[test]
+fn how_much_time_requests_have_is_said_where_it_is_less_than_was_asked_for() {
+    let short = ["--quiesce", "9s", "--drain-timeout", "4s"];
+    let site = Site::at(Place::Tcp4).with(&short).serving("v1");
+    site.log
+        .wait_for("requests in flight have 2s, not the 9s of --quiesce");
+    site.log.wait_for("try: --drain-timeout 11s");
+    let enough = ["--quiesce", "9s", "--drain-timeout", "11s"];
+    let site = Site::at(Place::Tcp4).with(&enough).serving("v1");
+    assert_eq!(site.log.count("requests in flight have"), 0);
+}

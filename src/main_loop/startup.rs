@@ -32,7 +32,7 @@ use crate::handoff::Incoming;
 use crate::listener::{ListenerContext, SocketOptions};
 use crate::polled::{Alarm, Polled};
 use crate::ready::ReadyMode;
-use crate::record::{Record, RecordKind};
+use crate::record::{Record, RecordKind, format_duration};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
@@ -211,6 +211,7 @@ impl Prerequisites {
         let context = context.context("cannot make an epoll set")?;
         let (watch, mut warnings) = watch(args, directory)?;
         warnings.extend(without_netlink());
+        warnings.extend(less_time(args));
         Ok(Self {
             own_path,
             signals,
@@ -220,6 +221,23 @@ impl Prerequisites {
             warnings,
         })
     }
+}
+
+/// Where --drain-timeout leaves less than what --quiesce says.
+fn less_time(args: &RunArgs) -> Option<String> {
+    let reserve = policy(args).stop_reserve();
+    let left = args.drain_timeout.saturating_sub(reserve);
+    let shown = |time| format_duration(time).replace(' ', "");
+    (args.given.quiesce && args.quiesce > left).then(|| {
+        format!(
+            "requests in flight have {}, not the {} of --quiesce: the stop signal is sent {} before the drain timeout\n\
+             try: --drain-timeout {}",
+            shown(left),
+            shown(args.quiesce),
+            shown(reserve),
+            shown(args.quiesce.saturating_add(Policy::STOP_RESERVE)),
+        )
+    })
 }
 
 /// One that is stopping has the addresses as well as the name, so this comes before everything that it may have.

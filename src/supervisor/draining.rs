@@ -6,8 +6,6 @@ use super::{Action, Draining, Exit, Generation, Phase, Policy, Queue, Time, Tran
 
 /// How long handshakes begun before the cut-over are waited for once the accept queue is empty.
 const HANDSHAKES: Duration = Duration::from_secs(3);
-/// The part of the drain timeout that is reserved for the server's own graceful stop.
-const STOP_RESERVE: Duration = Duration::from_secs(2);
 /// How long a failed candidate has between the stop signal and SIGKILL.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL is repeated after this time, since a process that forks may have escaped the first.
@@ -17,12 +15,11 @@ const KILLS: u32 = 10;
 
 impl Draining {
     pub fn after_cut_over(generation: Generation, now: Time, policy: &Policy) -> Self {
-        let reserve = STOP_RESERVE.min(policy.drain_timeout / 2);
         let kill_at = now + policy.drain_timeout;
         let phase = Phase::Emptying {
             queue: Queue::Waiting,
             cut_at: now,
-            until: kill_at.saturating_sub(reserve),
+            until: kill_at.saturating_sub(policy.stop_reserve()),
         };
         Self {
             generation,

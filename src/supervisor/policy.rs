@@ -30,6 +30,16 @@ pub struct Policy {
     pub hold: bool,
 }
 
+impl Policy {
+    /// The most of the drain timeout that is reserved for the server's own graceful stop.
+    pub const STOP_RESERVE: Duration = Duration::from_secs(2);
+
+    /// How long before SIGKILL the stop signal is sent at the latest.
+    pub fn stop_reserve(&self) -> Duration {
+        Self::STOP_RESERVE.min(self.drain_timeout / 2)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartOrder {
     StartFirst,
