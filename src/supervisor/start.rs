@@ -168,8 +168,7 @@ impl Supervisor {
 
     /// A request may be for another program, and the candidate takes much longer than any that got ready.
     fn hangs(&self, swap: &Swap, now: Time) -> bool {
-        self.hangs_from(swap).is_some_and(|from| from <= now)
-            && swap.replaceable.is_some_and(|until| now < until)
+        self.hangs_from(swap).is_some_and(|from| from <= now) && swap.is_replaceable(now)
     }
 
     fn hangs_from(&self, swap: &Swap) -> Option<Time> {
@@ -184,9 +183,8 @@ impl Supervisor {
     pub(super) fn gives_way_at(&self) -> Option<Time> {
         let swap = self.swap.as_ref()?;
         let is_asked = self.pending.as_ref()?.cause == Cause::Asked;
-        self.hangs_from(swap).filter(|from| {
-            is_asked && !self.is_kept(swap) && swap.replaceable.is_some_and(|until| *from < until)
-        })
+        self.hangs_from(swap)
+            .filter(|from| is_asked && !self.is_kept(swap) && swap.is_replaceable(*from))
     }
 
     /// The pending swap begins, but for a changed file while too many drain: nobody has asked for requests to be cut.

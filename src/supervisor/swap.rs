@@ -133,13 +133,17 @@ impl Swap {
             Stage::BackingOff { .. } | Stage::WaitingFor(_) => true,
             Stage::Starting { .. } => {
                 let by_file = cause == Cause::File || self.cause == Cause::File;
-                by_file && self.replaceable.is_some_and(|until| now < until)
+                by_file && self.is_replaceable(now)
             }
             Stage::BeforeSwap { .. }
             | Stage::Checking { .. }
             | Stage::CuttingOver { .. }
             | Stage::Proving { .. } => false,
         }
+    }
+
+    pub fn is_replaceable(&self, now: Time) -> bool {
+        self.replaceable.is_some_and(|until| now < until)
     }
 
     /// New connections may go to it already.
