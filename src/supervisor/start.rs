@@ -62,9 +62,8 @@ impl Supervisor {
             return vec![Action::Refuse(by, why)];
         }
         // those that served later run what serves now
-        let later = self.previous.iter().take_while(|one| **one != to);
-        let later = later.count().min(self.previous.len() - 1);
-        self.previous.drain(..later);
+        let later = self.previous.iter().position(|one| *one == to);
+        self.previous.drain(..later.unwrap_or(0));
         let mut actions = self.hold();
         actions.extend(self.begin(now, Cause::RollBack, vec![by]));
         actions

@@ -34,6 +34,14 @@ fn a_roll_back_passes_over_those_that_ran_what_serves() {
 }
 
 #[test]
+fn a_roll_back_to_a_program_that_was_forgotten_meanwhile_is_to_the_last_one() {
+    let mut drill = Drill::draining_first_generation();
+    third_serves(&mut drill);
+    drill.at(11, SameProgram(G1), &[]);
+    drill.at(11, RollBackAsked(BOB, G1), &[of(G4, G2)]);
+}
+
+#[test]
 fn a_program_that_serves_again_is_held_once() {
     let mut drill = Drill::draining_first_generation();
     third_serves(&mut drill);
