@@ -209,7 +209,7 @@ impl Supervisor {
             }
             self.draining
                 .push(Draining::failed(swap.generation, now, exit));
-        } else if matches!(swap.stage, Stage::WaitingFor(_)) && failure.reason == Reason::Stopping {
+        } else if matches!(swap.stage, Stage::WaitingFor(_)) {
             // stop-first: clients wait in its sockets
             actions.push(Action::Free(swap.generation));
         }

@@ -236,6 +236,26 @@ fn a_candidate_that_proves_itself_drains_at_a_stop() {
 }
 
 #[test]
+fn sockets_that_only_clients_of_a_swap_waited_in_are_freed_at_a_stop() {
+    let mut drill = Drill::making_room();
+    let unfinished = Failure {
+        keeps_serving: None,
+        ..aborted(G2, Reason::Stopping, G1)
+    };
+    drill.at_in_full(
+        6,
+        StopAsked(None),
+        &[
+            TURN_AWAY,
+            Action::Announce(Transition::Stopping),
+            Action::Announce(Transition::Failed(unfinished.clone())),
+            Free(G2),
+            refused(&[ANN], unfinished),
+        ],
+    );
+}
+
+#[test]
 fn a_second_signal_stops_at_once_and_a_third_one_kills() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, StopAsked(None), &[TURN_AWAY, Empty(G1)]);
