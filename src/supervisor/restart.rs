@@ -73,9 +73,10 @@ impl Supervisor {
     pub(super) fn serving_died(&mut self, now: Time, dead: &Serving, exit: &Exit) -> Vec<Action> {
         self.nobody_serves();
         let served = now.saturating_sub(dead.since);
+        let has_worked = served >= PROVEN;
         // one that did its work first was asked to, as for an upgrade of its own
-        let background = *exit == Exit::Background
-            && (served < AT_ONCE || (served < PROVEN && self.restarts > 0));
+        let background =
+            *exit == Exit::Background && (served < AT_ONCE || (!has_worked && self.restarts > 0));
         let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
         self.draining.push(if background {
             Draining::failed(dead.generation, now, Some(exit.clone()))
@@ -90,12 +91,12 @@ impl Supervisor {
                 then,
             })
         };
-        if served >= PROVEN {
+        if has_worked {
             self.restarts = 0;
         }
         if self.on_disk == OnDisk::Another {
             self.last_good = Some(dead.generation);
-        } else if served < PROVEN {
+        } else if !has_worked {
             self.last_good = dead.before.or(self.last_good);
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
