@@ -28,6 +28,7 @@ mod lifecycle;
 mod model;
 mod requests;
 mod restarts;
+mod upgrades;
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);

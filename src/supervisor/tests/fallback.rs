@@ -163,10 +163,26 @@ fn a_program_that_comes_while_a_restart_waits_is_what_is_restarted() {
     drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[again(G3)]);
     serves(&mut drill, 31, G3);
+    assert!(!drill.supervisor.backs_off());
     dies(&mut drill, 32, G3, &[]);
     assert!(drill.supervisor.backs_off());
     drill.at(33, Event::OnDisk(OnDisk::Another), &[]);
     drill.at(33, Elapsed, &[into_target(G4)]);
+    assert!(!drill.supervisor.backs_off());
+}
+
+#[test]
+fn the_file_is_avoided_as_long_as_it_is_rejected_or_another_program_runs_instead() {
+    let mut drill = Drill::rejecting_second_generation();
+    assert!(!drill.supervisor.avoids_file());
+    drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
+    assert!(drill.supervisor.avoids_file());
+    drill.at(31, Event::OnDisk(OnDisk::Same), &[]);
+    assert!(!drill.supervisor.avoids_file());
+    let mut drill = Drill::draining_first_generation();
+    drill.at(7, Died(G2, Exit::Background), &[]);
+    drill.says(&Transition::FallingBack { to: G1 });
+    assert!(drill.supervisor.avoids_file());
 }
 
 #[test]

@@ -91,6 +91,17 @@ fn a_candidate_that_is_ready_waits_until_a_newer_change_is_judged() {
 }
 
 #[test]
+fn a_candidate_that_is_ready_waits_for_a_judgment_until_its_ready_timeout() {
+    let mut drill = Drill::serving_with(holding());
+    drill.at(5, FileChanged, &[Hold, CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(6, FileTouched, &[]);
+    drill.at(7, Ready(G2), &[]);
+    drill.elapses_at(35, &[CutOver(G2)]);
+    drill.at(35, CutOverDone(G2), &[Empty(G1)]);
+}
+
+#[test]
 fn a_change_while_another_version_proves_itself_is_waited_for() {
     let mut drill = Drill::serving_with(Policy {
         min_ready: seconds(3),

@@ -279,6 +279,19 @@ fn the_new_one_still_has_to_prove_itself_if_the_old_one_dies() {
 }
 
 #[test]
+fn what_was_asked_for_has_to_prove_itself_though_nothing_serves() {
+    let mut drill = Drill::starting_with(Policy {
+        min_ready: seconds(3),
+        ..policy()
+    });
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
+    drill.at(6, CutOverDone(G2), &[]);
+    drill.at(7, Ready(G2), &[CutOver(G2)]);
+    drill.at(7, CutOverDone(G2), &[]);
+    drill.says(&Transition::Proving(G2));
+}
+
+#[test]
 fn the_last_good_program_runs_again_if_both_die() {
     let mut drill = Drill::proving_second_generation();
     drill.at(8, Died(G1, crash()), &[]);

@@ -202,6 +202,25 @@ fn a_first_start_without_its_program_ends_with_what_a_shell_says() {
 }
 
 #[test]
+fn only_what_a_program_did_is_held_against_it() {
+    let why = String::new;
+    for (reason, is_of_the_program) in [
+        (Reason::Exited(crash(), seconds(1)), true),
+        (Reason::NotReady(seconds(30)), true),
+        (Reason::CannotCutOver(why()), true),
+        (Reason::NotProven(why()), true),
+        (Reason::NotFit(why()), true),
+        (Reason::CannotSpawn(why()), false),
+        (Reason::BeforeSwap(why()), false),
+        (Reason::BeforeSwapTooLong(seconds(600)), false),
+        (Reason::Replaced, false),
+        (Reason::Stopping, false),
+    ] {
+        assert_eq!(reason.is_of_the_program(), is_of_the_program, "{reason:?}");
+    }
+}
+
+#[test]
 fn a_first_server_in_the_background_cannot_be_followed() {
     let mut drill = Drill::serving_with(Policy {
         restart: RestartPolicy::Always,
@@ -216,11 +235,14 @@ fn a_first_server_in_the_background_cannot_be_followed() {
 #[test]
 fn a_server_that_goes_into_the_background_after_it_has_served_is_restarted_once() {
     let mut drill = Drill::serving_first_generation();
-    drill.at(5, Died(G1, Exit::Background), &[into_target(G2)]);
-    drill.at(5, Gone(G1), &[]);
-    drill.at(6, Ready(G2), &[CutOver(G2)]);
-    drill.at(6, CutOverDone(G2), &[]);
-    drill.at(9, Died(G2, Exit::Background), &[ENDED]);
+    let goes = |generation| Died(generation, Exit::Background);
+    drill.at_time(Duration::from_millis(1250), goes(G1), &[into_target(G2)]);
+    drill.at(2, Gone(G1), &[]);
+    serves(&mut drill, 2, G2);
+    drill.at(12, goes(G2), &[into_target(G3)]);
+    drill.at(12, Gone(G2), &[]);
+    serves(&mut drill, 13, G3);
+    drill.at(16, goes(G3), &[ENDED]);
 }
 
 #[test]
@@ -245,13 +267,16 @@ fn clients_do_not_wait_forever_for_a_change() {
         restart: RestartPolicy::OnChange,
         ..policy()
     });
+    assert!(!drill.supervisor.lets_clients_wait());
     drill.at(5, Died(G1, crash()), &[]);
     drill.at(5, Gone(G1), &[]);
     drill.at(20, FileChanged, &[CheckProgram]);
     drill.at(20, ProgramChecked(Err("it is empty".into())), &[]);
     drill.upgrades();
+    assert!(drill.supervisor.lets_clients_wait());
     drill.elapses_at(35, &[TurnAway(Refusal::NothingServes)]);
     drill.says(&Transition::Refusing);
+    assert!(!drill.supervisor.lets_clients_wait());
     assert_eq!(drill.supervisor.deadline(), None);
 }
 
