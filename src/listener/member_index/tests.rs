@@ -144,6 +144,34 @@ fn who_has_moved_beside_a_stranger_is_in_doubt() {
 }
 
 #[test]
+fn one_that_joins_strangers_is_the_last_and_their_order_is_unknown() {
+    let beside_two = MemberIndex::joined(&[1, 2], 3);
+    assert_eq!(beside_two.members().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(beside_two.uncertain_indexes(), [(0, 1), (1, 2)]);
+    assert_eq!(beside_two.index_of(3), Some(2));
+    let mut beside_one = MemberIndex::joined(&[1], 3);
+    assert_eq!(beside_one.uncertain_indexes(), []);
+    assert!(beside_one.may_close(3) && !beside_one.may_close(1));
+    // and the kernel has shown both already
+    beside_one.leave(1);
+    beside_one.append(9, MemberRole::ServerHeld);
+    beside_one.show(true);
+    assert_eq!(beside_one.uncertain_indexes(), [(0, 3), (1, 9)]);
+}
+
+#[test]
+fn only_one_that_nobody_can_have_joined_beside_has_joined_alone() {
+    let mut known = member_index(&[(1, MemberRole::Spare)], 1);
+    assert!(!known.has_joined_alone(1), "it was there before");
+    known.append(2, MemberRole::Spare);
+    assert!(known.has_joined_alone(2));
+    assert!(!known.has_joined_alone(1));
+    known.append(3, MemberRole::Spare);
+    assert!(!known.has_joined_alone(2));
+    assert!(!known.has_joined_alone(3));
+}
+
+#[test]
 fn what_is_found_changes_nothing_but_doubt() {
     let mut member_index = MemberIndex::default();
     for inode in 1..=5 {
