@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use nix::sys::stat::fstat;
 use nix::unistd::Pid;
@@ -17,11 +16,9 @@ use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
 use crate::sys;
 
-/// Whether one of the numbers in the path is the pid of one of these.
-fn names_one(path: &Path, processes: &[Pid]) -> bool {
-    let mut numbers = path
-        .as_os_str()
-        .as_bytes()
+/// Whether one of the numbers in the path or name is the pid of one of these.
+fn names_one(name: &[u8], processes: &[Pid]) -> bool {
+    let mut numbers = name
         .split(|byte| !byte.is_ascii_digit())
         .filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
     numbers.any(|number| processes.contains(&Pid::from_raw(number)))
@@ -63,11 +60,13 @@ impl Capture {
         if fstat(&socket)?.st_ino != inode {
             return Ok(CallResult::Continue);
         }
-        let mut path = bound.path.take();
-        if let (Some(path), CapturedAddress::Path(entry)) = (&mut path, &bound.address) {
-            let processes = (context.processes)();
-            path.names_process = names_one(&entry.path, &processes);
-        }
+        let path = bound.path.take();
+        let name = match &bound.address {
+            CapturedAddress::Path(entry) => entry.path.as_os_str().as_bytes(),
+            CapturedAddress::Abstract(name) => name,
+            CapturedAddress::Tcp { .. } | CapturedAddress::Udp(_) => &[],
+        };
+        let names_process = !name.is_empty() && names_one(name, &(context.processes)());
         if path.as_ref().is_some_and(|path| !path.is_there()) {
             let (generation, address) = (self.generation, bound.address.to_string());
             self.bound_sockets.forget(inode);
@@ -78,6 +77,9 @@ impl Capture {
             return Ok(CallResult::Continue);
         }
         let (listener, first) = listeners.listen(self.generation, &bound.address, socket, path)?;
+        if first && names_process {
+            listeners.names_process(listener);
+        }
         bound.kept = None;
         bound.listener = Some(listener);
         let (as_given, process) = (bound.address.to_string(), bound.process);

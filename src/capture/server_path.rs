@@ -80,7 +80,6 @@ pub fn bind_to(
             directory,
             name,
             file,
-            names_process: false,
         };
         Ok((socket, bound))
     })

@@ -137,6 +137,7 @@ impl Listeners {
             }
             steering.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
         }
+        self.meet(generation, id);
         self.inherited_socket_of(generation, id)
             .map(BindPlan::Instead)
     }
@@ -178,9 +179,8 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
-        let path_use = path
-            .as_ref()
-            .map(|path| PathUse::new(generation, path.names_process));
+        let may_be_private = path.is_some() || matches!(asked, CapturedAddress::Abstract(_));
+        let path_use = may_be_private.then(|| PathUse::new(generation));
         let path_use = if self.bound_before.contains(asked) {
             path_use.map(PathUse::remembered)
         } else {

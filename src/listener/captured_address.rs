@@ -59,8 +59,6 @@ pub struct BoundPath {
     #[serde(with = "handoff::os_string")]
     pub name: OsString,
     pub file: FileId,
-    /// It contains the pid of a process of its generation.
-    pub names_process: bool,
 }
 
 impl BoundPath {

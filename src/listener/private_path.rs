@@ -1,4 +1,4 @@
-//! Which captured unix paths are for clients, and which are only between the processes of one generation.
+//! Which captured unix paths and names are for clients, and which are only between the processes of one generation.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const ALONE_AFTER: Duration = Duration::from_secs(2);
 /// Of how many paths it is remembered that a generation has bound them.
 const MOST_REMEMBERED: usize = 64;
 
-/// What is known of a captured path.
+/// What is known of a captured path, or of an abstract name.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct PathUse {
     first: Generation,
@@ -27,11 +27,11 @@ pub struct PathUse {
 }
 
 impl PathUse {
-    pub fn new(first: Generation, names_process: bool) -> Self {
+    pub fn new(first: Generation) -> Self {
         Self {
             first,
             since: sys::now(),
-            names_process,
+            names_process: false,
             shared: false,
         }
     }
@@ -81,6 +81,18 @@ impl Listeners {
             .and_then(|listener| listener.path_use.as_mut());
         if let Some(used) = used {
             used.shared |= used.first != generation;
+        }
+        self.review_paths();
+    }
+
+    /// It contains the pid of a process of its generation.
+    pub fn names_process(&mut self, listener: ListenerId) {
+        let mut all = self.all.iter_mut();
+        let used = all
+            .find(|other| other.id == listener)
+            .and_then(|listener| listener.path_use.as_mut());
+        if let Some(used) = used {
+            used.names_process = true;
         }
         self.review_paths();
     }

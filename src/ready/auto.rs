@@ -29,7 +29,7 @@ pub struct ObservedListener {
     pub listener: ListenerId,
     pub need: Need,
     pub captured: bool,
-    /// A captured unix path: it may be between its own processes.
+    /// A captured unix path or name: it may be between its own processes.
     pub is_path: bool,
     /// A connection can be made to it that only the candidate can accept.
     pub probeable: bool,

@@ -51,7 +51,8 @@ impl Observer {
             listener: target.listener,
             need: target.need,
             captured: target.captured,
-            is_path: target.captured && target.kind == Some(SocketKind::Unix),
+            is_path: target.captured
+                && matches!(target.kind, Some(SocketKind::Unix | SocketKind::Abstract)),
             probeable: target.probeable,
             evidence: evidence(target),
         };

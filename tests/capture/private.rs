@@ -66,7 +66,7 @@ fn is_left_alone(script: &str) {
     clients.until_answered(8);
     clients.expect_no_failure();
     let said = site.log.timed();
-    for words in ["does not accept", "listening on /"] {
+    for words in ["does not accept", "listening on /", "listening on unix:"] {
         assert!(!said.contains(words), "{said}");
     }
     let names = names_in(directory.path());
@@ -87,6 +87,14 @@ fn a_path_that_names_a_process_is_no_listener() {
 fn a_path_that_is_another_for_each_generation_is_no_listener() {
     is_left_alone(
         "import threading\nthreading.Timer(0.3, lambda: listen(tempfile.mktemp(dir=directory))).start()\nserve()",
+    );
+}
+
+/// The managers of Python 3.9, and D-Bus.
+#[test]
+fn an_abstract_name_that_is_another_for_each_generation_is_no_listener() {
+    is_left_alone(
+        "listen(f'\\0listener-{os.getpid()}-0')\nlisten('\\0' + tempfile.mktemp(dir=directory))\nserve()",
     );
 }
 
