@@ -43,6 +43,8 @@ const KILLED: u8 = 137;
 const CLIENTS_WAIT: Duration = Duration::from_secs(30);
 /// A candidate that takes less long than this does not hang.
 const SLOW_START: Duration = Duration::from_secs(5);
+/// The same of a first generation: one that is not seen listening may serve, and counts as ready after 10s.
+const SLOW_FIRST_START: Duration = Duration::from_secs(12);
 /// How many programs can be had back: those that turn out to be the same are forgotten.
 const MOST_PREVIOUS: usize = 8;
 /// Generous: a cut-over is one setsockopt or rename per listener.

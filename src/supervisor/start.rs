@@ -1,8 +1,8 @@
 //! Starts a candidate: after a request, a changed file or a death.
 
 use super::{
-    Action, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason, SLOW_START,
-    SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
+    Action, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason, SLOW_FIRST_START,
+    SLOW_START, SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
 };
 
 impl Supervisor {
@@ -171,7 +171,12 @@ impl Supervisor {
     }
 
     fn hangs_from(&self, swap: &Swap) -> Option<Time> {
-        let usual = SLOW_START.max(self.longest_start * 2);
+        let least = if swap.cause == Cause::First {
+            SLOW_FIRST_START
+        } else {
+            SLOW_START
+        };
+        let usual = least.max(self.longest_start * 2);
         let starting = self.policy.unwatched && swap.is_starting();
         swap.spawned
             .filter(|_| starting)

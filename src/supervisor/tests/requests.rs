@@ -113,6 +113,25 @@ fn a_candidate_that_replaces_another_is_the_pending_swap_too() {
 }
 
 #[test]
+fn a_first_generation_that_is_not_seen_listening_has_time_to_count_as_ready() {
+    let mut drill = Drill::with(Policy {
+        unwatched: true,
+        ..policy()
+    });
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(6, SwapAsked(Some(ANN)), &[]);
+    drill.at(10, Ready(G1), &[CutOver(G1)]);
+    drill.at(10, CutOverDone(G1), &[CheckProgram]);
+    let mut drill = Drill::with(Policy {
+        unwatched: true,
+        ..policy()
+    });
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(6, SwapAsked(Some(ANN)), &[]);
+    drill.elapses_at(12, &[Stop(G1), CheckProgram]);
+}
+
+#[test]
 fn what_the_command_before_a_swap_writes_belongs_to_this_swap() {
     let mut drill = Drill::serving_with(Policy {
         before_swap: Some(seconds(600)),

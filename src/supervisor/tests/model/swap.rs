@@ -14,7 +14,7 @@ impl Model {
         if self.pending != Some(Cause::Asked) {
             self.pending = Some(cause);
         }
-        let usual = seconds(5).max(self.longest_start * 2);
+        let usual = old.map_or(Time::ZERO, |way| self.usual(&way));
         let gives_way = old.is_none_or(|way| match way.at {
             _ if way.cause == Cause::Restart && self.policy.before_swap.is_some() => false,
             At::Spawn => true,
@@ -36,6 +36,12 @@ impl Model {
         self.replace();
     }
 
+    /// What takes longer hangs.
+    fn usual(&self, way: &Way) -> Time {
+        let least = if way.cause == Cause::First { 12 } else { 5 };
+        seconds(least).max(self.longest_start * 2)
+    }
+
     /// "A request replaces a candidate that hangs", one that came before the candidate hung too.
     pub(super) fn gives_way_at(&self) -> Option<Time> {
         let kept = |way: &Way| way.cause == Cause::Restart && self.policy.before_swap.is_some();
@@ -43,7 +49,7 @@ impl Model {
         let way = self
             .way
             .filter(|way| way.at == At::Starting && !kept(way))?;
-        let from = way.spawned? + seconds(5).max(self.longest_start * 2);
+        let from = way.spawned? + self.usual(&way);
         (is_asked && way.replaceable.is_some_and(|until| from < until)).then_some(from)
     }
 
