@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::{Address, Endpoint, Unreadable};
@@ -21,6 +22,26 @@ enum PatternKind {
 }
 
 impl AddressPattern {
+    /// The same for a relative path, which is relative to this directory.
+    pub fn matches_in(&self, directory: &Path, address: &str) -> bool {
+        let path = Path::new(address).strip_prefix(directory);
+        let path = path.ok().and_then(Path::to_str);
+        let is_like_path = |path: &str| match &self.wanted {
+            PatternKind::Address(Address::Path(wanted)) => {
+                wanted
+                    .strip_prefix(".")
+                    .is_ok_and(|wanted| wanted == Path::new(path))
+                    || *wanted == Path::new(path)
+            }
+            PatternKind::Glob(glob) => {
+                let glob = glob.strip_prefix("./").unwrap_or(glob);
+                is_like(glob.as_bytes(), path.as_bytes())
+            }
+            PatternKind::Address(_) => false,
+        };
+        self.matches(address) || path.is_some_and(is_like_path)
+    }
+
     pub fn matches(&self, address: &str) -> bool {
         let inet = address.parse::<SocketAddr>().ok();
         let wanted = match &self.wanted {
@@ -81,6 +102,28 @@ impl fmt::Display for AddressPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relative_path_is_one_below_the_directory() {
+        let matches = |pattern: &str, address: &str| {
+            let pattern: AddressPattern = pattern.parse().unwrap();
+            pattern.matches_in(Path::new("/srv/app"), address)
+        };
+        for pattern in [
+            "./r.sock",
+            "unix:r.sock",
+            "*.sock",
+            "./*.sock",
+            "/srv/app/r.sock",
+        ] {
+            assert!(matches(pattern, "/srv/app/r.sock"), "{pattern}");
+            assert!(!matches(pattern, "/srv/r.sock"), "{pattern}");
+            assert!(!matches(pattern, "127.0.0.1:8080"), "{pattern}");
+        }
+        assert!(matches("8080", "127.0.0.1:8080"));
+        assert!(matches("run/*", "/srv/app/run/r.sock"));
+        assert!(!matches("*.sock", "/srv/app/run/r.sock"));
+    }
 
     #[test]
     fn an_address_is_named_by_its_port_or_in_full() {

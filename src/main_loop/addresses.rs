@@ -228,7 +228,9 @@ impl World {
         let all = self.listeners.ids();
         let matches = |listener: &ListenerId| {
             let address = self.listeners.address_of(*listener);
-            patterns.iter().any(|pattern| pattern.matches(&address))
+            let directory = self.directory.path();
+            let mut patterns = patterns.iter();
+            patterns.any(|pattern| pattern.matches_in(directory, &address))
         };
         all.into_iter().filter(matches).collect()
     }
