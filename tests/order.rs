@@ -131,14 +131,15 @@ fn events_are_told_to_a_command() {
     let plan = Site::at(Place::Tcp4);
     let told = plan.dir().join("run/told");
     let hook = format!(
-        "echo $HOTSWAP_EVENT $HOTSWAP_GENERATION >> {}",
+        "echo $HOTSWAP_EVENT $HOTSWAP_GENERATION $HOTSWAP_PID >> {}",
         told.display()
     );
     let site = plan.with(&["--on-event", &hook]).serving("v1");
     site.publish("v2").swap().wait_until_gone(1);
     site.publish_odd("v3", "exit=3").swap_in_vain();
-    for line in ["serving 1", "serving 2", "gone 1", "aborted 3"] {
-        eventually(line, || {
+    for (event, generation) in [("serving", 1), ("serving", 2), ("gone", 1), ("aborted", 3)] {
+        let line = format!("{event} {generation} {}", site.pid(generation));
+        eventually(&line, || {
             let told = fs::read_to_string(&told).unwrap_or_default();
             told.lines().any(|told| told == line).then_some(())
         });

@@ -102,9 +102,21 @@ impl World {
     /// To the log, the hooks and the clients.
     pub(super) fn publish(&mut self, record: &Record) {
         self.memory = Footprint::Working;
+        let record = &self.with_pid(record);
         lines::log_record(record);
         self.publish_to_clients(record);
         self.run_hook(record);
+    }
+
+    /// With the main process of its generation.
+    fn with_pid(&self, record: &Record) -> Record {
+        let generation = record.generation.as_ref();
+        let one = generation.and_then(|generation| self.generations.get(generation));
+        let pid = one.map(|one| one.server.pid().as_raw());
+        Record {
+            pid: record.pid.or(pid),
+            ..record.clone()
+        }
     }
 
     pub(super) fn warn(&mut self, text: impl Into<String>) {
