@@ -187,6 +187,31 @@ fn a_roll_back_goes_to_the_last_program_that_is_another_one() {
     assert_eq!(bytes(&site), first, "{}", site.log.timed());
 }
 
+#[test]
+fn a_roll_back_ends_a_crash_loop() {
+    let flags = ["--no-fallback", "--ready", "after:100ms"];
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).with(&flags);
+    let site = site.serving("v1");
+    let first = serving(&site)["program"]["size"].as_u64();
+    let marker = site.dir().join("marker").display().to_string();
+    let once =
+        format!("#!/bin/sh\ntest -e {marker} && exit 3\ntouch {marker}\nsleep 0.4; exit 3\n");
+    install(&site.program(), once.as_bytes(), 0o755);
+    site.swap();
+    site.log.wait_for("generation 2 is dead: ");
+    site.log.wait_for("generation 4 aborted: ");
+    let verdict = json(
+        &site,
+        &["rollback", "server", "--timeout", "20s", "--json"],
+        0,
+    );
+    assert_eq!(verdict["cause"], "rollback");
+    assert_eq!(serving(&site)["program"]["size"].as_u64(), first);
+    let mut clients = site.clients(2);
+    clients.until_answered(20);
+    clients.expect_no_failure();
+}
+
 fn has_its_hash(site: &Site) {
     eventually("its hash", || {
         let one = serving(site);

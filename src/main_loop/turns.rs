@@ -43,8 +43,11 @@ impl World {
 
     /// Whether a request need not wait any longer.
     pub(super) fn turn_is_due(&self, supervisor: &Supervisor) -> bool {
+        let first = self.status_data.turns.first();
+        // it takes the place of a restart that waits for its time
+        let goes_back = first.is_some_and(|one| matches!(one.wants, Turn::Rollback(_)));
         let is_free = supervisor.swap().is_none() || supervisor.is_stopping();
-        is_free && !self.nobody_waits()
+        first.is_some() && (is_free || goes_back && supervisor.backs_off())
     }
 
     /// What the first of them asks of the core, if it is its turn. The others are told what they wait for.

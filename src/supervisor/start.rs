@@ -48,10 +48,12 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return Err("hotswap is stopping");
         }
-        if self.swap.is_some() {
+        // A restart that waits for its time has nothing to lose.
+        let backs_off = self.backs_off();
+        if self.swap.is_some() && !backs_off {
             return Err("a swap is under way");
         }
-        if self.previous.is_empty() || self.serving.is_none() {
+        if self.previous.is_empty() || (self.serving.is_none() && !backs_off) {
             return Err("no other program has served before");
         }
         Ok(&self.previous)
@@ -65,6 +67,7 @@ impl Supervisor {
         let later = self.previous.iter().position(|one| *one == to);
         self.previous.drain(..later.unwrap_or(0));
         let mut actions = self.hold();
+        self.swap = None;
         actions.extend(self.begin(now, Cause::RollBack, vec![by]));
         actions
     }
