@@ -113,6 +113,8 @@ pub struct Watch {
     found_at: Time,
     /// What is watched has not been said yet.
     is_unsaid: bool,
+    /// Lines about changed programs that cannot be run.
+    unfit: Vec<String>,
 }
 
 impl Watch {
@@ -170,6 +172,7 @@ impl Watch {
             found: Vec::new(),
             found_at: now,
             is_unsaid: !is_idle,
+            unfit: Vec::new(),
         };
         watch.follow();
         warnings.extend(watch.complaint());
@@ -315,6 +318,11 @@ impl Watch {
     /// Nothing serves: any content other than the last one tried is a change.
     pub fn nothing_serves(&mut self) {
         self.files.iter_mut().for_each(WatchedFile::nothing_serves);
+    }
+
+    /// Why a program that has changed is not run, once for each content.
+    pub fn take_unfit(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unfit)
     }
 
     /// Whether a requested swap may run the program as it is now.

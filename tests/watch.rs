@@ -411,7 +411,20 @@ fn a_program_that_cannot_be_run_is_named_once_it_is_at_rest() {
     site.log
         .wait_for("server has changed, but is not executable; waiting");
     site.log.wait_for("try: chmod +x ");
+    let asked = |what| crate::commands::said(&crate::commands::run(&site, &[what, "server"]));
+    for what in ["status", "history"] {
+        let said = asked(what);
+        assert!(
+            said.contains("server has changed, but is not executable; waiting"),
+            "{what}: {said}"
+        );
+    }
     site.publish("v2").log.wait_for("generation 2 is serving");
+    assert!(
+        !asked("status").contains("not executable"),
+        "{}",
+        asked("status")
+    );
     assert_eq!(
         site.log.count("has changed, but"),
         1,

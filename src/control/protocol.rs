@@ -70,6 +70,8 @@ pub enum SwapResult {
     RolledBack,
     /// It was ready, and nobody wanted more.
     Checked,
+    /// The program has changed, but cannot be run: nothing was started.
+    Unfit,
 }
 
 /// The verdict on a swap.

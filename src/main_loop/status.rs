@@ -111,6 +111,13 @@ impl StatusData {
         }
     }
 
+    fn keep_verdict(&mut self, verdict: SwapVerdict) {
+        self.history.push_back(verdict);
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+    }
+
     /// The last verdicts, the newest first.
     pub fn history(&mut self) -> Value {
         self.fill_in_hashes();
@@ -200,11 +207,7 @@ impl World {
             };
             self.status_data.last_swap = Some((swap, now));
         }
-        let history = &mut self.status_data.history;
-        history.push_back(verdict);
-        if history.len() > HISTORY {
-            history.pop_front();
-        }
+        self.status_data.keep_verdict(verdict);
     }
 
     /// Without what only the log knows.
@@ -235,6 +238,13 @@ impl World {
             text,
             ..SwapVerdict::default()
         }
+    }
+
+    /// A changed program that is not run has no generation.
+    pub(super) fn note_unfit(&mut self, line: String) {
+        let verdict = self.verdict_of(Generation(0), Cause::File, SwapResult::Unfit, line.clone());
+        self.status_data.keep_verdict(verdict);
+        self.warn(line);
     }
 
     pub(super) fn state(&mut self, supervisor: &Supervisor, now: Time) -> Value {

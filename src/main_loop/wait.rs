@@ -355,6 +355,9 @@ impl World {
             self.memory = Footprint::Working;
             self.note_writers();
             let changed = self.watch.look(now);
+            for line in self.watch.take_unfit() {
+                self.note_unfit(line);
+            }
             batch.requests.extend(self.files_changed(&changed, now));
         }
         batch.requests.extend(self.conclude_build(now));

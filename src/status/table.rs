@@ -48,6 +48,11 @@ pub fn table(state: &Value) -> String {
     for line in list(state, "generations").filter_map(program_line) {
         let _ = writeln!(text, "  {line}");
     }
+    let watch = state.get("watch").unwrap_or(&Value::Null);
+    for file in list(watch, "watched").filter(|file| file.get("unfit").is_some()) {
+        let (path, why) = (string(file, "path"), string(file, "unfit"));
+        let _ = writeln!(text, "  {path} has changed, but {why}; waiting");
+    }
     if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
         let ago = duration(last, "ago_ms").map_or(NOTHING.into(), format_duration);
         let message = last.get("message").and_then(Value::as_str);

@@ -212,7 +212,7 @@ impl WatchedFile {
                 let settled = fresh.since + BLIND_SETTLE;
                 let settles = !certain && settled > now;
                 self.again = settles.then_some(settled);
-                if !settles && self.role == FileRole::Program && !fresh.is_told {
+                if !settles && self.role == FileRole::Program && fresh.unfit.is_none() {
                     self.note_unfit(now, &mut fresh, why);
                 }
             }
@@ -232,6 +232,11 @@ impl WatchedFile {
         false
     }
 
+    /// Why what is there now cannot be run, since that was said.
+    pub fn cannot_run(&self) -> Option<&str> {
+        self.fresh.as_ref()?.unfit.as_deref()
+    }
+
     fn note_unfit(&mut self, now: Time, fresh: &mut NewContent, why: String) {
         let file = completeness::open(&self.path);
         let is_written = file.is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
@@ -241,7 +246,7 @@ impl WatchedFile {
         } else if is_written {
             self.again = Some(now + AT_REST);
         } else {
-            fresh.is_told = true;
+            fresh.unfit = Some(why.clone());
             self.unfit = Some(why);
         }
     }
@@ -294,7 +299,7 @@ impl WatchedFile {
                 arrived: false,
                 is_open: before_is_open,
                 content: Content::Unread,
-                is_told: false,
+                unfit: None,
             },
         };
         match arrival {

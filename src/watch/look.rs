@@ -103,7 +103,8 @@ impl Watch {
                     }
                     _ => format!("install -m 755 PROGRAM {path}"),
                 };
-                log::warn!("{path} has changed, but {why}; waiting\ntry: {hint}");
+                let line = format!("{path} has changed, but {why}; waiting\ntry: {hint}");
+                self.unfit.push(line);
             }
             if !is_new {
                 continue;

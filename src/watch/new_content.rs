@@ -21,8 +21,8 @@ pub struct NewContent {
     /// Whether somebody writes it, as far as events tell.
     pub is_open: Option<bool>,
     pub content: Content,
-    /// It was said why it cannot be run.
-    pub is_told: bool,
+    /// Why it cannot be run, once that was said.
+    pub unfit: Option<String>,
 }
 
 pub enum Content {

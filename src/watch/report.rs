@@ -55,7 +55,12 @@ impl Watch {
                 FileRole::Settings => "env-file",
             };
             let exists = file.path().exists();
-            json!({"path": file.as_given.to_string_lossy(), "kind": kind, "exists": exists})
+            let mut shown =
+                json!({"path": file.as_given.to_string_lossy(), "kind": kind, "exists": exists});
+            if let Some(why) = file.cannot_run() {
+                shown["unfit"] = why.into();
+            }
+            shown
         });
         // A path that was named is a file or a tree, whichever is there.
         let files = files.filter(|file| file["kind"] != "file" || !self.is_tree(&file["path"]));
