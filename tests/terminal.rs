@@ -1,6 +1,6 @@
 //! hotswap on a terminal: colors there, if they are wanted, and nowhere else.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -107,6 +107,10 @@ impl Desk {
     }
 
     fn at(options: &[&str], script: &str) -> Self {
+        Self::with(options, script, &[("NO_COLOR", "1")])
+    }
+
+    fn with(options: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("server");
         install(&program, script.as_bytes(), 0o755);
@@ -120,7 +124,9 @@ impl Desk {
             .args(options)
             .args(["--listen", "127.0.0.1:0", "--"])
             .arg(&program)
-            .env("NO_COLOR", "1");
+            .env_remove("NO_COLOR")
+            .env("TERM", "xterm")
+            .envs(variables.iter().copied());
         let child = command
             .stdin(slave())
             .stdout(slave())
@@ -188,17 +194,49 @@ fn keys_swap_show_the_last_verdict_and_stop() {
 }
 
 #[test]
-fn a_key_during_a_build_is_answered_with_what_is_waited_for() {
-    let build = "test $HOTSWAP_GENERATION = 1 || exec sleep 600";
-    let mut desk = Desk::open(&["--dev", "--before-swap", build], &Server::hello());
+fn a_key_during_a_build_that_hangs_begins_it_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let hangs = dir.path().join("hangs");
+    fs::write(&hangs, "").expect("a file");
+    let build = format!(
+        "test $HOTSWAP_GENERATION = 1 || ! test -e {} || exec sleep 600",
+        hangs.display()
+    );
+    let mut desk = Desk::open(&["--dev", "--before-swap", &build], &Server::hello());
     desk.sees("generation 1 is serving");
     desk.types("r");
     desk.sees("generation 2 waits for: test");
+    // as often as somebody likes
+    for _ in 0..3 {
+        desk.types("r");
+        desk.sees("the build is ended; building again");
+        desk.sees("generation 2 waits for: test");
+        desk.sees(" at most");
+        desk.sees("generation 2 waits for: test");
+    }
+    fs::remove_file(hangs).expect("its end");
     desk.types("r");
-    desk.sees("generation 2 waits for: test");
-    desk.sees(" at most");
+    desk.sees("generation 2 is serving");
     desk.types("q");
     assert!(desk.child.wait().expect("its end").success());
+}
+
+#[test]
+fn a_key_at_a_version_that_dies_shows_it_in_red() {
+    let mut desk = Desk::with(&["--dev", "--no-watch"], &Server::hello().script("v1"), &[]);
+    desk.sees("generation 1 is serving");
+    install(
+        &desk.dir.path().join("server"),
+        b"#!/bin/sh\nexit 7\n",
+        0o755,
+    );
+    desk.types("r");
+    let said = desk.sees("generation 2 aborted: exited with status 7");
+    assert!(
+        said.ends_with("\x1b[1;31mhotswap: generation 2 aborted: exited with status 7"),
+        "{said:?}"
+    );
+    desk.is_interrupted();
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::commands::one_line;
 use super::wait::Batch;
 use super::{Purpose, World};
 use crate::log as lines;
-use crate::record::{Record, RecordKind};
+use crate::record::{Record, RecordKind, format_duration};
 use crate::supervisor::{Event, Generation, Time};
 use crate::watch::Changed;
 
@@ -18,6 +19,10 @@ const LONGEST: usize = 32 << 10;
 const LONGEST_JUDGMENT: Duration = Duration::from_secs(3);
 /// How many builds in a row are ended because something changed meanwhile; the next one runs to its end.
 const MOST_ENDED_EARLY: u32 = 2;
+
+/// A build that runs twice as long as the longest before it, and this long, may hang. The first one may take its time.
+const LATE: Duration = Duration::from_secs(10);
+const LATE_AT_FIRST: Duration = Duration::from_secs(60);
 
 /// Well, or why not, with the last lines of the output.
 type BuildResult = Result<(), (String, Vec<String>)>;
@@ -30,6 +35,11 @@ pub(super) struct Build {
     reason: Option<Record>,
     /// For which generation the command runs.
     pub running_for: Option<Generation>,
+    begun: Time,
+    /// How long the longest took that ended by itself.
+    longest: Duration,
+    /// When it takes long, until that was said.
+    late_at: Option<Time>,
     /// A file has changed while it ran.
     outdated: bool,
     /// It is to be begun again, once it has ended.
@@ -61,8 +71,10 @@ impl Build {
         OsString::from_vec(list)
     }
 
-    pub fn begins(&mut self, generation: Generation) {
+    pub fn begins(&mut self, generation: Generation, now: Time) {
         self.running_for = Some(generation);
+        self.begun = now;
+        self.late_at = Some(now + self.usual());
         self.changed.clear();
         self.outdated = false;
         self.is_done = false;
@@ -70,13 +82,30 @@ impl Build {
     }
 
     pub fn awaits_judgment(&mut self, result: BuildResult, now: Time) {
+        self.longest = self.longest.max(now.saturating_sub(self.begun));
         self.ended = Some((result, now));
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.ended
-            .as_ref()
-            .map(|(_, ended)| *ended + LONGEST_JUDGMENT)
+        let ended = self.ended.as_ref();
+        let judged = ended.map(|(_, ended)| *ended + LONGEST_JUDGMENT);
+        judged.or(self.late_at.filter(|_| self.runs()))
+    }
+
+    /// How long one may take that does not hang.
+    fn usual(&self) -> Duration {
+        match self.longest {
+            Duration::ZERO => LATE_AT_FIRST,
+            longest => LATE.max(longest * 2),
+        }
+    }
+
+    fn runs(&self) -> bool {
+        self.running_for.is_some() && self.ended.is_none()
+    }
+
+    fn may_hang(&self, now: Time) -> bool {
+        self.runs() && now >= self.begun + self.usual()
     }
 
     /// The generation to run it for again, if it is outdated.
@@ -132,18 +161,56 @@ impl World {
         }
         self.build.outdated = true;
         self.build.begins_again = self.args.dev;
-        if self.args.dev && self.build.ended_early < MOST_ENDED_EARLY {
-            let commands = self.commands.iter_mut();
-            for (_, command) in commands.filter(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
-                command.end(now);
-                self.build.ended_early += 1;
-            }
+        let may_be_ended = self.build.ended_early < MOST_ENDED_EARLY || self.build.may_hang(now);
+        if self.args.dev && may_be_ended {
+            self.end_build(now);
         }
         None
     }
 
+    fn end_build(&mut self, now: Time) {
+        let commands = self.commands.iter_mut();
+        for (_, command) in commands.filter(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
+            command.end(now);
+            self.build.ended_early += 1;
+        }
+    }
+
+    /// Somebody at the keys asks for a swap: a build that runs, and may hang, is ended and begun again.
+    pub(super) fn build_again(&mut self, now: Time) {
+        if self.build.runs() {
+            self.publish(&Record::notice("the build is ended; building again"));
+            self.build.begins_again = true;
+            self.end_build(now);
+        }
+    }
+
+    /// Says once of a build that it takes long, and what can be done.
+    fn say_that_it_is_late(&mut self, now: Time) {
+        let Some(generation) = self.build.running_for else {
+            return;
+        };
+        if !self.build.runs() || self.build.late_at.take_if(|late| *late <= now).is_none() {
+            return;
+        }
+        let command = self.args.before_swap.as_deref().map(one_line);
+        let after = format_duration(now.saturating_sub(self.build.begun));
+        let still = format!(
+            "still waits for: {}, after {after}",
+            command.unwrap_or_default()
+        );
+        let hint = if self.keys.are_read() {
+            "\ntry: r, then Enter, which ends it and begins it again"
+        } else {
+            ""
+        };
+        let text = format!("{still}{hint}");
+        self.publish(&Record::of(RecordKind::Notice, generation, text));
+    }
+
     /// The command has ended by itself: once all that changed meanwhile is known, it runs again, or its swap goes on.
     pub(super) fn conclude_build(&mut self, now: Time) -> Vec<Event> {
+        self.say_that_it_is_late(now);
         let is_seen = self.watch.has_seen_build();
         let is_due = |ended: Time| is_seen || now >= ended + LONGEST_JUDGMENT;
         let ended = self.build.ended.take_if(|(_, ended)| is_due(*ended));
@@ -210,6 +277,23 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_may_hang_once_it_takes_twice_as_long_as_any() {
+        let at = Time::from_secs;
+        let mut build = Build::default();
+        let runs = |build: &mut Build, from: u64| build.begins(Generation(1), at(from));
+        runs(&mut build, 100);
+        assert_eq!(build.deadline(), Some(at(160)));
+        build.awaits_judgment(Ok(()), at(120));
+        build.ended = None;
+        build.ends(true);
+        assert_eq!(build.deadline(), None);
+        runs(&mut build, 200);
+        assert!(!build.may_hang(at(239)) && build.may_hang(at(240)));
+        build.late_at = None;
+        assert_eq!(build.deadline(), None, "that is said once");
+    }
 
     #[test]
     fn what_changed_is_a_path_a_line_and_bounded() {

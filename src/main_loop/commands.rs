@@ -57,7 +57,7 @@ impl World {
         self.watch.command_begins(watch::HookKind::BeforeSwap);
         match self.run(Purpose::BeforeSwap, &line, &state, None) {
             Ok(()) => {
-                self.build.begins(generation);
+                self.build.begins(generation, sys::now());
                 let text = format!("waits for: {}", one_line(&line));
                 self.publish(&Record::of(RecordKind::Notice, generation, text));
                 None

@@ -70,6 +70,11 @@ impl Keys {
         }
     }
 
+    /// Somebody may be at them.
+    pub fn are_read(&self) -> bool {
+        self.stdin.is_some()
+    }
+
     /// The keys that have been sent. What is typed after Ctrl-D is read, too.
     fn read(&mut self) -> Vec<Key> {
         let Some(stdin) = self.stdin.as_ref().filter(|stdin| is_in_front(stdin)) else {
@@ -126,13 +131,14 @@ fn key(line: &str) -> Key {
 }
 
 impl World {
-    pub(super) fn handle_keys(&mut self, batch: &mut Batch) {
+    pub(super) fn handle_keys(&mut self, now: Time, batch: &mut Batch) {
         for key in self.keys.read() {
             match key {
                 Key::Nothing => {}
                 Key::Swap => {
                     log::debug!("a key asks for a swap");
                     self.status_data.asked_by = None;
+                    self.build_again(now);
                     batch.requests.push(Event::SwapAsked(None));
                 }
                 Key::Status => self.keys.shows_status = true,

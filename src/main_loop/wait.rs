@@ -232,7 +232,7 @@ impl World {
                     self.watch.look_at_touched();
                 }
             }
-            Source::Keys => self.handle_keys(batch),
+            Source::Keys => self.handle_keys(now, batch),
             Source::Keeper => self.keeper_ended(now),
             Source::Of(generation, Part::Server) => self.handle_server(generation, fd, now, batch),
             Source::Of(generation, Part::Capture) => {
