@@ -350,6 +350,20 @@ fn a_runtime_directory_that_cannot_be_written_is_a_warning() {
 }
 
 #[test]
+fn who_has_one_of_two_addresses_of_a_port_is_not_hotswap_itself() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+    let second = holder.local_addr().expect("its address").to_string();
+    let first = format!("[::1]{}", second.trim_start_matches("127.0.0.1"));
+    let pid = std::process::id();
+    let (held, hint) = (
+        format!("it is held by pid {pid} ("),
+        format!("first: kill {pid}"),
+    );
+    attempt(&["--listen", &first, "--listen", &second, "--", "true"])
+        .is_refused(125, &[&held, &hint]);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_refused() {
     let address = crate::common::place::free_address().to_string();
     let twice = ["--listen", &address, "--listen", &address, "--", "true"];

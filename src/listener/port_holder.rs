@@ -38,7 +38,12 @@ pub fn of(address: &Address) -> Option<PortHolder> {
     if inodes.is_empty() {
         return None;
     }
-    let processes = holders(&inodes);
+    // hotswap itself may have another address of that port
+    let ours = descriptor::sockets(Pid::this()).unwrap_or_default();
+    let mut processes = holders(&inodes.difference(&ours).copied().collect());
+    if processes.is_empty() {
+        processes = holders(&inodes);
+    }
     (!processes.is_empty()).then_some(PortHolder { processes })
 }
 
@@ -92,7 +97,7 @@ impl HolderProcess {
     }
 }
 
-/// Which other processes have what a server has asked for; `None` if hotswap itself is among them.
+/// Which other processes have what a server has asked for; `None` if only hotswap has it.
 pub fn others_at(asked: &CapturedAddress) -> Option<PortHolder> {
     let address = match asked {
         CapturedAddress::Tcp { at, .. } => Address::Tcp(Endpoint::At(*at)),
