@@ -85,6 +85,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         let supervisor = adopting.unwrap_or_else(|| Supervisor::new(policy));
         serve(&mut world, supervisor, Some(Event::Launched))
     };
+    world.refuse_turns(sys::now());
     world.control.close(sys::now());
     world.leave_kept();
     world.forget();

@@ -200,6 +200,11 @@ fn a_roll_back_ends_a_crash_loop() {
     site.swap();
     site.log.wait_for("generation 2 is dead: ");
     site.log.wait_for("generation 4 aborted: ");
+    let check = said(&run(
+        &site,
+        &["swap", "server", "--check", "--timeout", "20s"],
+    ));
+    assert!(check.contains("nothing serves"), "{check}");
     let verdict = json(
         &site,
         &["rollback", "server", "--timeout", "20s", "--json"],

@@ -43,11 +43,21 @@ impl World {
 
     /// Whether a request need not wait any longer.
     pub(super) fn turn_is_due(&self, supervisor: &Supervisor) -> bool {
-        let first = self.status_data.turns.first();
-        // it takes the place of a restart that waits for its time
-        let goes_back = first.is_some_and(|one| matches!(one.wants, Turn::Rollback(_)));
-        let is_free = supervisor.swap().is_none() || supervisor.is_stopping();
-        first.is_some() && (is_free || goes_back && supervisor.backs_off())
+        // a restart that waits for its time holds nothing up: it may be one of many
+        let waits = supervisor.swap().is_none() || supervisor.backs_off();
+        (waits || supervisor.is_stopping()) && !self.nobody_waits()
+    }
+
+    /// hotswap ends before it is their turn.
+    pub(super) fn refuse_turns(&mut self, now: Time) {
+        for one in std::mem::take(&mut self.status_data.turns) {
+            let (client, why) = match one.wants {
+                Turn::Check(client, _) => (client, "hotswap is stopping"),
+                Turn::Rollback(client) => (client, "cannot roll back: hotswap is stopping"),
+                Turn::Upgrade => continue,
+            };
+            self.control.refuse(client, why, now);
+        }
     }
 
     /// What the first of them asks of the core, if it is its turn. The others are told what they wait for.

@@ -83,11 +83,11 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return vec![Action::Refuse(by, "hotswap is stopping")];
         }
-        if self.swap.is_some() {
-            return vec![Action::Refuse(by, "a swap is under way")];
-        }
         if self.serving.is_none() {
             return vec![Action::Refuse(by, "nothing serves")];
+        }
+        if self.swap.is_some() {
+            return vec![Action::Refuse(by, "a swap is under way")];
         }
         let actions = self.begin(now, Cause::Asked, vec![by]);
         if let Some(swap) = &mut self.swap {
