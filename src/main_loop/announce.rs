@@ -291,8 +291,9 @@ impl World {
     fn refusing(&self) -> Record {
         let waited = usize::try_from(self.listeners.queued()).unwrap_or_default();
         let clients = record::plural(waited, "client");
+        let are = if waited == 1 { "is" } else { "are" };
         Record::warning(format!(
-            "nothing serves: {clients} waited too long and are refused, like all others until a generation serves"
+            "nothing serves: {clients} waited too long and {are} refused, like all others until a generation serves"
         ))
     }
 
