@@ -76,7 +76,12 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
         Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
         Received::TimedOut => {
             let patience = format_duration(timeout.unwrap_or_default());
-            let why = format!("{} is still stopping after {patience}", instance.name);
+            let name = &instance.name;
+            let why = if instance.has_answered {
+                format!("{name} is still stopping after {patience}")
+            } else {
+                format!("{name} does not answer within {patience}, but may still act on it")
+            };
             (TIMED_OUT, "timeout", Some(why))
         }
         Received::Said(_) | Received::Lost => {
@@ -207,10 +212,8 @@ fn follow(
         }
     };
     if options.json {
-        write_object(
-            &instance.name,
-            json!({"result": result, "message": message}),
-        );
+        let object = json!({"result": result, "serving": false, "message": message});
+        write_object(&instance.name, object);
     } else {
         progress.clear();
         complain(format!("{whose}{message}"));
