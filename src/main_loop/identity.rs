@@ -3,6 +3,7 @@
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,9 @@ use crate::watch::content_hash::{HashInProgress, HashProgress};
 
 /// Digits of the hash that are shown.
 pub(super) const SHORT: usize = 12;
+
+/// Of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A program file as it was when a generation was started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +37,7 @@ impl ProgramIdentity {
         let known = Self {
             path: std::path::absolute(&path).unwrap_or(path),
             file: stamp(&metadata),
-            modified: humantime::format_rfc3339_seconds(modified).to_string(),
+            modified: written(modified),
             hash: None,
             identity: Some(FileIdentity::of(&metadata)),
         };
@@ -72,6 +76,17 @@ impl ProgramIdentity {
     }
 }
 
+/// The time of a file, which may be any, as one between the years 1970 and 9999: others cannot be written as users know
+/// them.
+fn written(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let shown = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
+    humantime::format_rfc3339_seconds(shown).to_string()
+}
+
 pub(super) fn short(hash: u64) -> String {
     format!("{hash:016x}")[..SHORT].to_owned()
 }
@@ -88,4 +103,27 @@ pub(super) fn stamp(metadata: &Metadata) -> FileStamp {
         time.0,
         time.1,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_be_of_any_time() {
+        for (since, shown) in [
+            (-3_600, "1970-01-01T00:00:00Z"),
+            (0, "1970-01-01T00:00:00Z"),
+            (1_000_000_000, "2001-09-09T01:46:40Z"),
+            (316_516_204_800, "9999-12-31T23:59:59Z"),
+        ] {
+            let distance = Duration::from_secs(i64::unsigned_abs(since));
+            let time = if since < 0 {
+                UNIX_EPOCH - distance
+            } else {
+                UNIX_EPOCH + distance
+            };
+            assert_eq!(written(time), shown);
+        }
+    }
 }
