@@ -22,16 +22,23 @@ pub fn is_node(process: Pid) -> bool {
 }
 
 fn known_stop_signal(name: &[u8]) -> Option<Signal> {
-    // Debian's php-fpm is called after its version: php-fpm8.2.
-    if name.starts_with(b"nginx") || name.starts_with(b"php-fpm") {
-        return Some(Signal::SIGQUIT);
-    }
-    match name {
-        b"openresty" | b"unicorn" | b"unicorn_rails" | b"rainbows" => Some(Signal::SIGQUIT),
-        b"httpd" | b"apache2" => Some(Signal::SIGWINCH),
+    match without_version(name) {
+        b"nginx" | b"php-fpm" | b"openresty" | b"unicorn" | b"unicorn_rails" | b"rainbows" => {
+            Some(Signal::SIGQUIT)
+        }
+        b"httpd" | b"apache" => Some(Signal::SIGWINCH),
         b"haproxy" => Some(Signal::SIGUSR1),
         _ => None,
     }
+}
+
+/// Debian has an apache2 and a php-fpm8.2, and others an nginx-debug or nginx.debug: nginx-prometheus-exporter is another program.
+fn without_version(name: &[u8]) -> &[u8] {
+    let mut name = name.strip_suffix(b"debug").unwrap_or(name);
+    while let [start @ .., b'0'..=b'9' | b'.' | b'-'] = name {
+        name = start;
+    }
+    name
 }
 
 /// What a process may be known by: the file that it runs, what it calls itself, and, of a script, the script.
@@ -92,6 +99,10 @@ mod tests {
             "nginx",
             "php-fpm",
             "php-fpm8.2",
+            "php-fpm-8.4",
+            "nginx1.24",
+            "nginx-debug",
+            "nginx.debug",
             "unicorn",
             "openresty",
             "rainbows",
@@ -105,7 +116,15 @@ mod tests {
         assert_eq!(known_stop_signal(b"apache2"), Some(Signal::SIGWINCH));
         assert_eq!(known_stop_signal(b"httpd"), Some(Signal::SIGWINCH));
         assert_eq!(known_stop_signal(b"haproxy"), Some(Signal::SIGUSR1));
-        assert_eq!(known_stop_signal(b"uvicorn"), None);
+        for name in [
+            "uvicorn",
+            "nginx-prometheus-exporter",
+            "nginx-ingress-controller",
+            "php-fpm_exporter",
+            "haproxy_exporter",
+        ] {
+            assert_eq!(known_stop_signal(name.as_bytes()), None, "{name}");
+        }
         assert_eq!(stop_signal(Pid::this()), Signal::SIGTERM);
     }
 
