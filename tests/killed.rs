@@ -175,6 +175,40 @@ fn another_keeper_takes_over_after_some_swaps() {
     eventually("its end", || (!is_keeper(second)).then_some(()));
 }
 
+/// By its pid nothing of it is to be seen any more.
+const FIRST_THREAD_ENDS: &str = "#!/usr/bin/env python3
+import ctypes, http.server, os, sys, threading, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/slow':
+            print('begun', file=sys.stderr, flush=True)
+            time.sleep(1)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'hello from v1, generation 1')
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)
+threading.Thread(target=server.serve_forever).start()
+exit = 60 if os.uname().machine == 'x86_64' else 93
+ctypes.CDLL(None).syscall(exit, 0)
+";
+
+#[test]
+fn a_server_whose_first_thread_has_ended_is_drained_and_adopted() {
+    let address = free_address();
+    let port = address.port().to_string();
+    let plan = Site::at(Place::Captured(address)).by_script(FIRST_THREAD_ENDS, &[&port]);
+    let mut site = plan.serving("v1");
+    let client = std::thread::spawn(move || get(address, "/slow"));
+    site.log.wait_for("begun");
+    site.swap().wait_until_gone(1);
+    let answer = client.join().expect("a client");
+    assert!(answer.contains("200"), "{answer}");
+    site.kill_hotswap();
+    site.start_again().log.wait_for("adopting generation 2");
+    site.log.wait_for("generation 3 is serving");
+    site.wait_until_gone(2);
+}
+
 #[test]
 fn there_is_no_keeper_where_it_is_not_wanted() {
     let plan = Site::at(Place::captured()).with(&["--no-keeper"]);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::readlinkat;
 use nix::unistd::Pid;
 
+use super::process::other_living_thread;
 use super::{USUAL_SIZE, after, in_base, is_gone, lines, number, words};
 
 /// The most that is read about one descriptor: an epoll set has a line for each member.
@@ -88,7 +89,19 @@ pub fn epoll_sets(process: Pid, most: usize) -> Vec<RawFd> {
 
 /// Passes every descriptor to `look`, until it returns false.
 fn each_link(process: Pid, mut look: impl FnMut(RawFd, &OsStr) -> bool) -> io::Result<()> {
-    let path = format!("/proc/{process}/fd");
+    let mut is_empty = true;
+    each_link_of(process, |fd, link| {
+        is_empty = false;
+        look(fd, link)
+    })?;
+    if is_empty && let Some(thread) = other_living_thread(process) {
+        each_link_of(thread, look)?;
+    }
+    Ok(())
+}
+
+fn each_link_of(thread: Pid, mut look: impl FnMut(RawFd, &OsStr) -> bool) -> io::Result<()> {
+    let path = format!("/proc/{thread}/fd");
     let directory = File::open(&path)?;
     for entry in fs::read_dir(&path)? {
         let name = entry?.file_name();

@@ -23,6 +23,8 @@ pub struct Stat {
     pub session: Pid,
     /// In clock ticks since the machine started: together with the pid it names one process for good.
     pub started: u64,
+    /// Of the process.
+    threads: u32,
     /// The signal that stopped it, while it is stopped; 0 on kernels that do not tell.
     code: i32,
 }
@@ -46,12 +48,17 @@ impl Stat {
             group: pid(5)?,
             session: pid(6)?,
             started: number(field(22)?)?,
+            threads: field(20).and_then(number).unwrap_or(1),
             code: field(52).and_then(number).unwrap_or(0),
         })
     }
 
-    /// It is a zombie.
+    /// It is a zombie. A process whose first thread has ended looks like one while another lives.
     pub fn has_ended(&self) -> bool {
+        self.has_thread_ended() && self.threads <= 1
+    }
+
+    fn has_thread_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 
@@ -144,6 +151,15 @@ pub fn threads(pid: Pid) -> impl Iterator<Item = Pid> {
     numbered(format!("/proc/{pid}/task"))
 }
 
+/// A thread by which a process can be looked into whose first thread has ended: by its own pid nothing is to be seen.
+pub(super) fn other_living_thread(process: Pid) -> Option<Pid> {
+    let lives = |thread: Pid| Stat::of(thread).is_some_and(|stat| !stat.has_thread_ended());
+    if lives(process) {
+        return None;
+    }
+    threads(process).find(|thread| lives(*thread))
+}
+
 fn numbered(directory: impl AsRef<Path>) -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| number(entry.file_name().as_bytes()).map(Pid::from_raw))
@@ -180,6 +196,11 @@ pub fn environment(pid: Pid) -> Option<Vec<u8>> {
         let environment = read(format!("/proc/{pid}/environ")).ok()?;
         // during an exec nothing of a process can be seen, not even its arguments
         let in_exec = || arguments(pid).is_ok_and(|arguments| arguments.is_empty());
+        if environment.is_empty()
+            && let Some(thread) = other_living_thread(pid)
+        {
+            return read(format!("/proc/{thread}/environ")).ok();
+        }
         if !environment.is_empty() || !in_exec() {
             return Some(environment);
         }
@@ -231,7 +252,8 @@ pub fn directory(thread: Pid) -> io::Result<File> {
 
 /// The namespace of a kind (`net`, `user`, ...) that a thread is in; `None` if it may not be read.
 pub fn namespace(thread: Pid, kind: &str) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{thread}/ns/{kind}")).ok()
+    let of = |thread: Pid| fs::read_link(format!("/proc/{thread}/ns/{kind}")).ok();
+    of(thread).or_else(|| of(other_living_thread(thread)?))
 }
 
 /// The system call that a thread is blocked in, and its first two arguments; `None` if it runs.
