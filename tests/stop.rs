@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::common::crowd::Habit;
 use crate::common::eventually;
 use crate::common::families::on_every_family;
-use crate::common::place::Place;
+use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::server;
 use crate::common::site::Site;
@@ -258,6 +258,21 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     clients.expect_no_failure();
     assert!(!site.log.says("is killed"), "{}", site.log.timed());
     assert!(site.stop().success());
+    site.expect_nothing_left();
+}
+
+/// It ends as soon as it is asked, and the wrapper reaps it before hotswap looks again.
+#[test]
+fn a_captured_server_that_its_wrapper_starts_again_at_once_is_stopped_too() {
+    let address = free_address();
+    let quick = server("quick").display().to_string();
+    let script = format!("#!/bin/sh\nwhile :; do VERSION=v1 {quick} {address}; done\n");
+    let plan = Site::at(Place::Captured(address)).by_script(&script, &[]);
+    let mut site = plan.serving("v1");
+    site.swap().wait_until_gone(1);
+    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(site.stop().success());
+    assert!(!site.log.says("is killed"), "{}", site.log.timed());
     site.expect_nothing_left();
 }
 

@@ -95,6 +95,11 @@ impl Server {
             }
         }
         stopping.main_due = None;
+        // before it is asked: it may end, and be reaped by what has started it, at once
+        stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
+        if binder.is_some() && stopping.death.is_none() {
+            stopping.main_due = Some(sys::now() + LAST_WORDS);
+        }
         let wanted = stopping
             .signal
             .and_then(|number| Signal::try_from(number).ok());
@@ -113,7 +118,6 @@ impl Server {
         if main_lives {
             let _ = kill(main, Signal::SIGCONT);
         }
-        stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
     }
 
     /// When [`Server::ask_next`] has to be called, whether a process has ended or not.
