@@ -268,6 +268,24 @@ fn a_command_can_ask_the_candidate_itself() {
     clients.expect_no_failure().expect_never_seen("v3");
 }
 
+/// A server may bind its path by a name in its own directory.
+#[test]
+fn a_command_is_told_the_path_of_the_candidate() {
+    let check = "exec:test $HOTSWAP_GENERATION = 1 || test -S \"$HOTSWAP_CANDIDATE\"";
+    let plan = Site::at(Place::Nowhere).with(&["--capture", "always", "--ready", check]);
+    let directory = plan.dir().to_owned();
+    let target = Target::Unix(directory.join("own.sock"));
+    let plan = plan.with(&["--chdir", directory.to_str().expect("text")]);
+    let site = plan
+        .reached_at(target)
+        .by_odd("at=unix:own.sock")
+        .serving("v1");
+    site.publish_odd("v2", "at=unix:own.sock").swap();
+    let mut clients = site.clients(2);
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
 #[test]
 fn a_host_that_is_named_is_asked_for() {
     let flags = ["--ready", "http://shop.example/", "--ready-timeout", "5s"];

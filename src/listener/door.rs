@@ -126,6 +126,8 @@ fn own_path(listener: &Listener, candidate: Generation) -> Option<String> {
     let steered = listener.steering.kind() == SocketKind::Unix && listener.steering.is_steered();
     let socket = listener.steering.socket_of(candidate).filter(|_| steered)?;
     let bound: UnixAddr = getsockname(socket.fd().as_raw_fd()).ok()?;
-    let path = bound.path()?;
+    // a server may have bound it by a name relative to its own directory
+    let name = bound.path()?.file_name()?;
+    let path = listener.steering.dir()?.path().with_file_name(name);
     path.is_absolute().then(|| path.display().to_string())
 }
