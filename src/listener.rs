@@ -10,6 +10,7 @@ mod captured_address;
 mod context;
 mod cut_over;
 mod door;
+mod generation_sockets;
 mod handoff;
 mod incident;
 mod kept;
@@ -31,6 +32,7 @@ mod shared;
 mod snapshot;
 mod steering;
 mod summary;
+mod turn_away;
 mod unix_dir;
 mod unix_path;
 mod watcher;
@@ -44,11 +46,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::polled::Polled;
 use crate::socket::Inode;
-use crate::socket::inet::{Family, InetAddress};
-use crate::supervisor::{Generation, Refusal, SocketChoice, Time};
+use crate::socket::inet::InetAddress;
+use crate::supervisor::{Generation, Time};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
-use context::Intake;
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
@@ -111,59 +112,6 @@ impl DerefMut for ListenerKind {
     }
 }
 
-impl Listener {
-    fn held(&self, generation: Generation) -> Option<GenerationSocket<'_>> {
-        let own = self.steering.socket_of(generation);
-        let orphan = || Some(self.held_as(self.steering.orphan_of(generation)?, None, true));
-        own.map(|socket| self.socket_as(socket)).or_else(orphan)
-    }
-
-    fn socket_as<'a>(&self, socket: &'a ListeningSocket) -> GenerationSocket<'a> {
-        self.held_as(socket.inode, Some(socket.fd()), socket.listens)
-    }
-
-    fn held_as<'a>(
-        &self,
-        inode: Inode,
-        fd: Option<BorrowedFd<'a>>,
-        listens: bool,
-    ) -> GenerationSocket<'a> {
-        let kind = self.steering.kind();
-        let is_tcp = matches!(kind, SocketKind::Tcp { .. });
-        let alike = fd.or_else(|| Some(self.steering.inet()?.1));
-        let alike = alike.filter(|_| is_tcp);
-        GenerationSocket {
-            listener: self.id,
-            fd,
-            inode,
-            kind,
-            family: alike.and_then(|alike| Family::of_socket(alike).ok()),
-            steered: self.steering.is_steered(),
-            captured: self.captured.is_some(),
-            listens,
-        }
-    }
-
-    /// The socket that the generation is spawned with.
-    fn inherited_socket_with(&self, fd: OwnedFd) -> InheritedSocket {
-        let (kind, addr) = (self.steering.kind(), self.steering.address());
-        // the prefix is for users: a server binds the bare address
-        let (addr, port) = match kind {
-            SocketKind::Tcp { port } => (addr, Some(port)),
-            SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
-            SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => (addr, None),
-        };
-        InheritedSocket {
-            name: self.name.clone(),
-            as_given: self.as_given.clone(),
-            addr,
-            port,
-            kind,
-            fd,
-        }
-    }
-}
-
 /// Every listener of this hotswap.
 pub struct Listeners {
     all: Vec<Listener>,
@@ -194,57 +142,6 @@ impl Listeners {
         own.map(|listener| listener.steering.address()).collect()
     }
 
-    /// A socket of each `--listen`ed or inherited listener for this generation, in their order.
-    ///
-    /// # Errors
-    /// If a socket cannot be made: out of descriptors or memory.
-    pub fn inherited_sockets(
-        &mut self,
-        generation: Generation,
-        sockets: SocketChoice,
-    ) -> io::Result<Vec<InheritedSocket>> {
-        let mut inherited_sockets = Vec::new();
-        self.spawning = self.spawning.max(Some(generation));
-        // nothing serves: what clients wait on is for this generation
-        if sockets == SocketChoice::Target && self.context.holds() {
-            self.context.intake = Intake::Open;
-        }
-        let is_asked =
-            |listener: &Listener| listener.captured.is_none() || sockets == SocketChoice::Target;
-        if !self.all.iter().any(is_asked) {
-            return Ok(inherited_sockets);
-        }
-        // between the processes of a generation, nobody waits for the next one
-        let private = self.all.iter().filter(|one| !self.counts(one));
-        let private: Vec<ListenerId> = private.map(|one| one.id).collect();
-        self.with_snapshots(|all, context| {
-            for listener in all {
-                if listener.captured.is_none() {
-                    let fd = listener
-                        .steering
-                        .inherited_socket(generation, sockets, context);
-                    let fd = fd.map_err(|error| {
-                        let address = listener.steering.address();
-                        io::Error::new(error.kind(), format!("{address}: {error}"))
-                    })?;
-                    inherited_sockets.push(listener.inherited_socket_with(fd));
-                } else if sockets == SocketChoice::Target
-                    && listener.steering.is_steered()
-                    && !context.awaited.has(listener.id)
-                    && !private.contains(&listener.id)
-                {
-                    // one that it has not bound yet is kept for it, with the clients that wait there
-                    listener
-                        .steering
-                        .inherited_socket(generation, sockets, context)?;
-                }
-            }
-            io::Result::Ok(())
-        })?;
-        self.settle(generation)?;
-        Ok(inherited_sockets)
-    }
-
     pub fn ids(&self) -> Vec<ListenerId> {
         self.all.iter().map(|listener| listener.id).collect()
     }
@@ -255,19 +152,6 @@ impl Listeners {
         listener
             .map(|listener| listener.steering.address())
             .unwrap_or_default()
-    }
-
-    #[cfg(test)]
-    /// Whether it holds a socket of any listener.
-    pub fn has_socket(&self, generation: Generation) -> bool {
-        !self.sockets_of(generation).is_empty()
-    }
-
-    /// The sockets that this generation holds.
-    pub fn sockets_of(&self, generation: Generation) -> Vec<GenerationSocket<'_>> {
-        let counting = self.all.iter().filter(|listener| self.counts(listener));
-        let held = counting.map(|listener| listener.held(generation));
-        held.flatten().collect()
     }
 
     /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
@@ -404,54 +288,6 @@ impl Listeners {
         }
         self.relay_muted_before_stop(generation);
         self.context.take_incidents()
-    }
-
-    /// From now on nobody is let in: new connections are reset and counted, until the next cut-over if there is one. No
-    /// server is disturbed in accepting those that came before.
-    pub fn turn_away(&mut self, why: Refusal) -> Vec<Incident> {
-        if let Some(refused) = self.take_refused() {
-            self.context.incident(refused);
-        }
-        let connections = 0;
-        self.context.intake = Intake::Refused { connections, why };
-        self.steer_away()
-    }
-
-    pub(super) fn steer_away(&mut self) -> Vec<Incident> {
-        let waits = self.context.holds();
-        self.with_snapshots(|all, context| {
-            let all = all.iter_mut().map(|listener| &mut listener.steering);
-            for steering in all.filter(|steering| !waits || !steering.is_waiting()) {
-                if let Err(error) = steering.turn_away(context) {
-                    let address = steering.address();
-                    log::warn!("cannot lead clients of {address} away from its server: {error}");
-                }
-            }
-        });
-        self.context.take_incidents()
-    }
-
-    /// While nobody is let in, the sockets of a generation that is told to stop are its own again.
-    pub fn let_go(&mut self, generation: Generation) {
-        if self.context.lets_nobody_in() {
-            for listener in &mut self.all {
-                listener.steering.let_go(generation, &mut self.context);
-            }
-        }
-    }
-
-    /// How many clients were refused, to be said once.
-    pub fn take_refused(&mut self) -> Option<Incident> {
-        let Intake::Refused { connections, why } = self.context.intake else {
-            return None;
-        };
-        self.context.intake = Intake::Open;
-        (connections > 0).then_some(Incident::Refused { connections, why })
-    }
-
-    /// hotswap stops: what is shut down now stays so.
-    pub fn stop_repairing(&mut self) {
-        self.context.repairs = false;
     }
 }
 

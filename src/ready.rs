@@ -12,35 +12,38 @@ pub mod http;
 mod mode;
 pub mod notify;
 mod observe;
+mod outcome;
 mod outside;
 mod probe;
 mod reason;
 mod stopped;
 mod target;
+mod view;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::poll::PollFlags;
-use nix::unistd::Pid;
 
-use crate::listener::{GenerationSocket, ListenerId, SocketKind};
+use crate::listener::ListenerId;
 use crate::polled::Polled;
 use crate::supervisor::{Exit, Time};
 use crate::sys;
+use auto::Auto;
 pub use auto::Rank;
-use auto::{Auto, Need};
 use exec::ExecCommand;
 use fd::ReadyFd;
 use http::Http;
 pub use mode::ReadyMode;
+pub use observe::accepting_on;
 use observe::{Observer, look_by_probes};
+pub use outcome::{Ready, ReadyBy};
 use probe::{Probe, Probes};
 pub use reason::{NotReadyReason, hint_at_stopped, stopped_by};
 pub use stopped::{Stopped, stopped_among};
 use target::{ReadyTarget, targets};
+pub use view::{CandidateView, Required};
 
 /// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
 /// longest.
@@ -59,100 +62,6 @@ const MARGIN: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(5);
 /// How often the processes are looked for that are stopped.
 const BETWEEN_STOP_LOOKS: Duration = Duration::from_millis(250);
-
-/// A listener that counts: the candidate must have a socket there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Required {
-    pub listener: ListenerId,
-    /// The serving generation was seen accepting there; else it only listens.
-    pub accepts: bool,
-}
-
-impl Required {
-    fn need(self) -> Need {
-        if self.accepts {
-            Need::Accept
-        } else {
-            Need::Listen
-        }
-    }
-}
-
-/// The current state of a candidate.
-#[derive(Clone, Copy)]
-pub struct CandidateView<'a> {
-    /// Its sockets.
-    pub held: &'a [GenerationSocket<'a>],
-    /// Where it must have a socket, because the serving generation does; a restart on one of those of the dead one.
-    pub required: &'a [Required],
-    /// Where it need not have one, whatever it was given.
-    pub optional: &'a [ListenerId],
-    /// Its main process.
-    pub main: Pid,
-    /// Finds all of its processes. That takes much longer than the rest, so it is called only if there is something to
-    /// look for.
-    pub processes: &'a dyn Fn() -> Vec<Pid>,
-    pub rank: Rank,
-    /// It has called bind or listen itself.
-    pub captured: bool,
-    /// It has bound something that could not be looked into.
-    pub hidden: bool,
-    /// It listens on a port that the kernel has chosen for it.
-    pub chosen_port: bool,
-    /// Under `--dev`: how long to wait for the last address once another accepts.
-    pub patience: Option<Duration>,
-    /// [`sys::cpu_time`] before any of this was collected.
-    pub cpu_time: Time,
-}
-
-/// What showed that it is ready. The log adds how long that took.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadyBy {
-    Accepting,
-    AcceptedAProbe,
-    SaidReady,
-    ReadyFd(RawFd),
-    Status(u16),
-    Command,
-    Assumed,
-}
-
-impl fmt::Display for ReadyBy {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Accepting => write!(f, "accepting"),
-            Self::AcceptedAProbe => write!(f, "accepted a probe"),
-            Self::SaidReady => write!(f, "READY=1"),
-            Self::ReadyFd(fd) => write!(f, "newline on descriptor {fd}"),
-            Self::Status(status) => write!(f, "status {status}"),
-            Self::Command => write!(f, "command succeeded"),
-            Self::Assumed => write!(f, "assumed ready"),
-        }
-    }
-}
-
-/// The candidate is ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
-    pub how: ReadyBy,
-    /// Where it was seen accepting; where nothing of that kind is looked for, where it has a socket.
-    pub accepts: Vec<ListenerId>,
-    /// Listeners it should accept on and does not: a warning, and their clients stay with the old generation.
-    pub missing: Vec<ListenerId>,
-    /// It has a listener, and was assumed to accept without proof: a warning.
-    pub doubtful: bool,
-}
-
-impl From<ReadyBy> for Ready {
-    fn from(how: ReadyBy) -> Self {
-        Self {
-            how,
-            accepts: Vec::new(),
-            missing: Vec::new(),
-            doubtful: false,
-        }
-    }
-}
 
 /// What the user should know of a candidate that is not ready yet; each is said once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,7 +266,7 @@ impl Readiness {
                 }
             }
             _ => {
-                self.missing = does_not_listen(view);
+                self.missing = view.does_not_listen();
                 if self.satisfied.is_none() {
                     self.satisfied = self.look_by_mode(now, view).map(|how| (how, now));
                 }
@@ -485,39 +394,6 @@ impl Polled for Readiness {
     fn deadline(&self) -> Option<Time> {
         self.next
     }
-}
-
-/// The required listeners where it does not listen. On sockets that hotswap has made hotswap itself listens.
-fn does_not_listen(view: &CandidateView) -> Vec<ListenerId> {
-    let listens = |listener| {
-        let mut held = view.held.iter();
-        held.any(|held| held.listener == listener && (held.listens || !held.captured))
-    };
-    let required = view.required.iter().map(|required| required.listener);
-    let missing: Vec<_> = required.filter(|listener| !listens(*listener)).collect();
-    // nothing else serves, so one of them is enough
-    if view.rank == Rank::Restart && missing.len() < view.required.len() {
-        return Vec::new();
-    }
-    missing
-}
-
-/// The listeners on which some thread of these processes is waiting right now.
-pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> {
-    let known = held.iter().filter(|held| held.kind != SocketKind::Other);
-    let all: Vec<_> = known
-        .map(|held| ReadyTarget::of(held, Need::Nothing, false))
-        .collect();
-    let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
-    let seen = blocked_threads::look(pids, &sought);
-    let is_waited_on = |target: &&ReadyTarget| {
-        let socket = target.socket.as_ref();
-        socket.is_some_and(|socket| seen.would_hear_on(socket.inode))
-    };
-    all.iter()
-        .filter(is_waited_on)
-        .map(|target| target.listener)
-        .collect()
 }
 
 #[cfg(test)]

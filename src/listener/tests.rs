@@ -18,6 +18,7 @@ use super::*;
 use crate::address::{Address, Listen};
 use crate::connections::inet::inode_of_server_end;
 use crate::socket::inet::InetAddress;
+use crate::supervisor::{Refusal, SocketChoice};
 use crate::sys;
 
 const G1: Generation = Generation(1);

@@ -9,7 +9,7 @@ use super::blocked_threads::{self, BlockedThreads, SoughtSocket};
 use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
 use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
-use crate::listener::{ListenerId, SocketKind};
+use crate::listener::{GenerationSocket, ListenerId, SocketKind};
 use crate::proc::process::Stat;
 use crate::supervisor::Time;
 
@@ -168,4 +168,22 @@ pub fn look_by_probes(
     };
     probes.request(listening, now, requests);
     shown
+}
+
+/// The listeners on which some thread of these processes is waiting right now.
+pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> {
+    let known = held.iter().filter(|held| held.kind != SocketKind::Other);
+    let all: Vec<_> = known
+        .map(|held| ReadyTarget::of(held, Need::Nothing, false))
+        .collect();
+    let sought: Vec<_> = all.iter().filter_map(|target| target.socket).collect();
+    let seen = blocked_threads::look(pids, &sought);
+    let is_waited_on = |target: &&ReadyTarget| {
+        let socket = target.socket.as_ref();
+        socket.is_some_and(|socket| seen.would_hear_on(socket.inode))
+    };
+    all.iter()
+        .filter(is_waited_on)
+        .map(|target| target.listener)
+        .collect()
 }

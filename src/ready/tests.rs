@@ -8,9 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Instant;
 
+use nix::unistd::Pid;
+
 use super::reason::HttpAnswer;
 use super::*;
-use crate::listener::SocketKind;
+use crate::listener::{GenerationSocket, SocketKind};
 use crate::socket::inode_of;
 
 const START: Time = Time::from_secs(4000);
