@@ -285,6 +285,21 @@ fn no_build_is_ended_for_what_it_makes_itself() {
 }
 
 #[test]
+fn a_page_that_is_saved_is_one_swap_though_its_build_writes_the_program_slowly_in_place() {
+    let site = building(
+        "sed \"s/VERSION=[a-z0-9]*/VERSION=$(cat src/version)/\" server > made; \
+         head -c 9 made > server; sleep 0.4; cat made > server; rm made",
+    );
+    let site = site.serving("v1");
+    let mut clients = site.clients(2);
+    for version in ["v2", "v3"] {
+        expect_one_swap(&site, version);
+        clients.until_all_see(version);
+    }
+    clients.expect_no_failure();
+}
+
+#[test]
 fn what_a_build_copies_into_the_tree_is_no_change() {
     let site = building("echo begun >> begun; mkdir -p src/dist; cp src/version src/dist/version")
         .serving("v1");
