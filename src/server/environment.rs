@@ -271,7 +271,7 @@ fn missing(token: &str, sockets: &[InheritedSocket]) -> String {
             "cannot replace {{{token}}}: there is no listener\ntry: --listen {name}=ADDR, or {literally}"
         ),
         (None, Some(inherited_socket)) => format!(
-            "cannot replace {{{token}}}: the first listener, {}, has none\n\
+            "cannot replace {{{token}}}: the first listener, {}, has no TCP port\n\
              try: a TCP address as the first --listen, or {literally}",
             inherited_socket.addr
         ),

@@ -224,7 +224,7 @@ fn a_placeholder_without_its_listener_is_told() {
     let unix = [inherited_socket("listen1", "/a", "/a", SocketKind::Unix)];
     assert_eq!(
         refused("{port}", &unix),
-        "cannot replace {port}: the first listener, /a, has none\n\
+        "cannot replace {port}: the first listener, /a, has no TCP port\n\
          try: a TCP address as the first --listen, or {{port}} for the text itself"
     );
 }
