@@ -86,11 +86,19 @@ impl Capture {
                     format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept across a swap"),
                 );
             }
+            Some(Errno::EAGAIN) => self.warn_once(
+                Warning::CannotLook,
+                format!(
+                    "cannot start a thread to look into {generation}: {error}; what it binds is not kept across a swap\n\
+                     try: a higher limit of processes (ulimit -u, or pids.max of its control group)"
+                ),
+            ),
             _ => self.warn_once(
                 Warning::CannotLook,
                 format!(
                     "cannot look into {generation}: {error}; what it binds is not kept across a swap\n\
-                     try: hotswap as root, or --listen and a server that takes its sockets from there"
+                     try: hotswap as root, a program file that its user may read, or --listen and a server that takes its sockets from \
+                     there"
                 ),
             ),
         }
