@@ -102,12 +102,12 @@ fn a_queue_that_does_not_move_is_relayed_before_the_stop_signal() {
 #[test]
 fn a_short_drain_timeout_is_halved_between_queue_and_stop() {
     let mut drill = Drill::draining_with(Policy {
-        drain_timeout: seconds(4),
+        drain_timeout: seconds(2),
         ..policy()
     });
-    drill.elapses_at(9, &[Relay(G1), Quiesce(G1)]);
-    drill.elapses_at(10, &[Stop(G1)]);
-    drill.elapses_at(11, &[Kill(G1)]);
+    drill.elapses_at(8, &[Relay(G1), Quiesce(G1)]);
+    drill.at_time(Duration::from_millis(8500), Elapsed, &[Stop(G1)]);
+    drill.elapses_at(9, &[Kill(G1)]);
 }
 
 #[test]

@@ -352,17 +352,23 @@ fn a_request_replaces_a_candidate_that_hangs_where_no_file_tells_of_another() {
 
 #[test]
 fn a_candidate_hangs_once_it_has_taken_twice_as_long_as_any_before() {
-    let mut drill = Drill::with(Policy {
-        unwatched: true,
-        ..policy()
-    });
-    drill.at(0, Launched, &[into_target(G1)]);
-    drill.at(4, Ready(G1), &[CutOver(G1)]);
-    drill.at(4, CutOverDone(G1), &[]);
-    drill.at(5, SwapAsked(None), &[CheckProgram]);
-    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    let starting = || {
+        let mut drill = Drill::with(Policy {
+            unwatched: true,
+            ..policy()
+        });
+        drill.at(0, Launched, &[into_target(G1)]);
+        drill.at(4, Ready(G1), &[CutOver(G1)]);
+        drill.at(4, CutOverDone(G1), &[]);
+        drill.at(5, SwapAsked(None), &[CheckProgram]);
+        drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+        drill
+    };
+    let mut drill = starting();
     drill.at(12, SwapAsked(None), &[]);
     drill.elapses_at(13, &[Stop(G2), CheckProgram]);
+    let mut drill = starting();
+    drill.at(13, SwapAsked(None), &[Stop(G2), CheckProgram]);
 }
 
 #[test]
