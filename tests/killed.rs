@@ -207,6 +207,8 @@ fn a_server_whose_first_thread_has_ended_is_drained_and_adopted() {
     site.start_again().log.wait_for("adopting generation 2");
     site.log.wait_for("generation 3 is serving");
     site.wait_until_gone(2);
+    site.stop();
+    site.expect_nothing_left();
 }
 
 #[test]
