@@ -304,7 +304,8 @@ impl Model {
             !is_signal || !matches!(event, Died(..)),
             "a death signals {generation}"
         );
-        let misled = self.target == Some(generation) && self.serving.is_some();
+        let goes_there = self.target == Some(generation) && !self.held;
+        let misled = goes_there && self.serving.is_some();
         rule!(!misled, "{action:?}, and new connections go to it");
         let life = self.lives.get_mut(&generation);
         let Some(one) = life.and_then(|life| life.leaving.as_mut()) else {
