@@ -193,6 +193,13 @@ impl Readiness {
         }
     }
 
+    /// A request waits for the verdict on it. The caller looks next.
+    pub fn is_waited_for(&mut self) {
+        if let Method::Auto(rule) = &mut self.method {
+            rule.auto.is_waited_for();
+        }
+    }
+
     /// What the last look wants done.
     pub fn requests(&mut self) -> Vec<ReadyRequest> {
         std::mem::take(&mut self.requests)

@@ -80,6 +80,10 @@ impl World {
         other: Generation,
         until: Option<Time>,
     ) {
+        let one = self.generations.get_mut(&other);
+        if let Some(readiness) = one.and_then(|one| one.readiness.as_mut()) {
+            readiness.is_waited_for();
+        }
         let text = self.what_is_waited_for(other, until);
         match client {
             Some(client) => self.control.progress(client, &text),

@@ -87,6 +87,8 @@ pub struct Auto {
     hidden_since: Option<Time>,
     /// When to tell the user that, unless they were told.
     explain_at: Option<Time>,
+    /// From when on that is enough, unless it is busy: somebody waits for what comes after it.
+    enough_at: Option<Time>,
 }
 
 impl Auto {
@@ -101,11 +103,17 @@ impl Auto {
             listens_nowhere: false,
             hidden_since: None,
             explain_at: Some(started + EXPLAIN),
+            enough_at: None,
         }
     }
 
     pub fn said_ready(&mut self) {
         self.said = true;
+    }
+
+    /// A request waits for the verdict on it.
+    pub fn is_waited_for(&mut self) {
+        self.enough_at = Some(self.started + EXPLAIN);
     }
 
     /// When the last of its listeners was first seen to listen.
@@ -236,7 +244,9 @@ impl Auto {
             Rank::First if hidden.is_some_and(|since| now >= since + WHILE) => AutoVerdict::Alive,
             Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,
             Rank::First if now >= self.give_up && self.said => AutoVerdict::Said,
-            Rank::First if work.stopped || now < self.give_up => AutoVerdict::Wait,
+            Rank::First if work.stopped || now < self.enough_at.unwrap_or(self.give_up) => {
+                AutoVerdict::Wait
+            }
             Rank::First if !self.cpu_use.is_busy(now) => AutoVerdict::Alive,
             Rank::Candidate | Rank::Restart | Rank::First => AutoVerdict::Wait,
         }

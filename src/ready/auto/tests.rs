@@ -417,6 +417,17 @@ fn a_first_generation_that_listens_nowhere_and_works_a_little_is_ready_at_the_ti
 }
 
 #[test]
+fn a_first_generation_that_listens_nowhere_is_ready_once_a_request_waits_for_it() {
+    let mut drill = Drill::of_first_generation();
+    drill.auto.is_waited_for();
+    for second in 1..5 {
+        assert_eq!(drill.works(second * 1000, second * 5), AutoVerdict::Wait);
+    }
+    assert_eq!(drill.works(5000, 25), AutoVerdict::Alive);
+    assert_eq!(drill.works(6000, 925), AutoVerdict::Wait, "it works");
+}
+
+#[test]
 fn a_first_generation_that_is_still_busy_at_the_timeout_is_not_ready() {
     let mut drill = Drill::of_first_generation();
     for second in 1..=30 {
