@@ -4,7 +4,6 @@
 
 mod env_file;
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::RawFd;
@@ -163,19 +162,9 @@ fn tcp_port(inherited_socket: &InheritedSocket) -> Option<u16> {
     }
 }
 
-/// Each name once: a server that asks by name gets one socket for it.
-fn names(sockets: &[InheritedSocket]) -> Vec<String> {
-    let mut taken = HashSet::new();
-    let unique = |inherited_socket: &InheritedSocket| {
-        let mut name = inherited_socket.name.clone();
-        let mut count = 1;
-        while !taken.insert(name.clone()) {
-            count += 1;
-            name = format!("{}-{count}", inherited_socket.name);
-        }
-        name
-    };
-    sockets.iter().map(unique).collect()
+/// The listeners have seen to it that no two are the same.
+fn names(sockets: &[InheritedSocket]) -> Vec<&str> {
+    sockets.iter().map(|socket| socket.name.as_str()).collect()
 }
 
 /// The command with every placeholder replaced in its arguments.
@@ -249,10 +238,9 @@ fn value(token: &str, generation: Generation, sockets: &[InheritedSocket]) -> io
             .map(|port| port.to_string()),
         named => {
             let name = named.strip_prefix("fd:").unwrap_or_default();
-            let known = names(sockets);
-            let mut numbered = (FIRST..).zip(&known);
+            let mut numbered = (FIRST..).zip(names(sockets));
             numbered
-                .find(|(_, known)| known.as_str() == name)
+                .find(|(_, known)| *known == name)
                 .map(|(fd, _)| fd.to_string())
         }
     };

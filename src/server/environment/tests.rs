@@ -132,13 +132,6 @@ fn port_is_that_of_the_first_tcp_listener() {
 }
 
 #[test]
-fn a_name_given_twice_is_made_unique() {
-    let kind = SocketKind::Other;
-    let sockets = ["a", "a", "a-2", "a"].map(|name| inherited_socket(name, "", "", kind));
-    assert_eq!(names(&sockets), ["a", "a-2", "a-2-2", "a-3"]);
-}
-
-#[test]
 fn what_belongs_to_hotswap_itself_is_scrubbed() {
     let scrubbed = [
         "LISTEN_FDS",
