@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use nix::poll::PollFlags;
@@ -43,35 +42,11 @@ pub enum SignalRequest {
     Ignored(i32),
 }
 
-/// Wakes the one poll from another thread.
-#[derive(Clone, Debug)]
-pub struct Wake(Arc<EventFd>);
-
-impl Wake {
-    pub fn new() -> Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(Arc::new(
-            EventFd::from_flags(flags)
-                .map_err(io::Error::from)
-                .context("cannot make an eventfd")?,
-        )))
-    }
-
-    /// A full counter wakes the loop as well.
-    pub fn wake(&self) {
-        let _ = self.0.write(1);
-    }
-
-    fn clear(&self) {
-        let _ = self.0.read();
-    }
-}
-
 #[derive(Debug)]
 pub struct Signals {
     descriptor: SignalFd,
-    interrupts: Arc<AtomicUsize>,
-    wake: Wake,
+    /// Counts them.
+    interrupts: Arc<EventFd>,
     surroundings: Surroundings,
     /// What has been said to be ignored.
     ignored: BTreeSet<i32>,
@@ -96,12 +71,12 @@ impl Signals {
         sys::catch_and_ignore(Signal::SIGHUP).context("cannot catch SIGHUP")?;
         let mask = sys::signal_set(read_here());
         mask.thread_block().context("cannot block signals")?;
-        let wake = Wake::new()?;
-        let interrupts = Arc::new(AtomicUsize::new(0));
-        let (count, waker) = (Arc::clone(&interrupts), wake.clone());
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let interrupts = EventFd::from_flags(flags).map_err(io::Error::from);
+        let interrupts = Arc::new(interrupts.context("cannot make an eventfd")?);
+        let count = Arc::clone(&interrupts);
         ctrlc::set_handler(move || {
-            count.fetch_add(1, Ordering::SeqCst);
-            waker.wake();
+            let _ = count.write(1);
         })
         .context("cannot catch SIGINT")?;
         // The previous hotswap has held it back until now.
@@ -117,7 +92,6 @@ impl Signals {
         Ok(Self {
             descriptor,
             interrupts,
-            wake,
             surroundings: Surroundings {
                 had_terminal: has_terminal(),
                 hang_up_ignored,
@@ -137,9 +111,9 @@ impl Signals {
 
     /// All that has come since the last time.
     pub fn read(&mut self) -> Vec<SignalRequest> {
-        self.wake.clear();
-        let interrupts = self.interrupts.swap(0, Ordering::SeqCst);
-        let mut asked = vec![SignalRequest::Interrupt; interrupts.min(2)];
+        let interrupts = self.interrupts.read().unwrap_or(0).min(2);
+        let interrupts = (0..interrupts).map(|_| SignalRequest::Interrupt);
+        let mut asked: Vec<_> = interrupts.collect();
         while let Ok(Some(signal)) = self.descriptor.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             asked.extend(match Signal::try_from(number) {
@@ -189,7 +163,7 @@ impl Polled for Signals {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         vec![
             (self.descriptor.as_fd(), PollFlags::POLLIN),
-            (self.wake.0.as_fd(), PollFlags::POLLIN),
+            (self.interrupts.as_fd(), PollFlags::POLLIN),
         ]
     }
 }
