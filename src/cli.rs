@@ -24,7 +24,7 @@ use clap_complete::Shell;
 use crate::address::AddressPattern;
 use crate::program;
 use options::RunArgs;
-use smoke::{SmokeArgs, Trial};
+use smoke::Trial;
 use usage::{NotParsed, Usage};
 
 /// The variable that tells a server's own children which instance they run under.
@@ -78,7 +78,7 @@ enum Verb {
     ///
     /// Runs hotswap with the options that are not its own, asks the server with new, kept, slow and hesitating clients
     /// through N swaps, and fails if a request failed (status 1).
-    Smoke(Box<SmokeArgs>),
+    Smoke(Box<Trial>),
     /// Print completions for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -291,7 +291,7 @@ fn request(
             Invocation::Client(command)
         }
         Some(Verb::Smoke(smoke)) => Invocation::Smoke(Box::new(
-            smoke.trial(arguments.get(1..).unwrap_or_default())?,
+            smoke.with_options(arguments.get(1..).unwrap_or_default())?,
         )),
         Some(Verb::Completions { shell }) => Invocation::Print(completions::script(shell)),
         Some(Verb::Man) => Invocation::Manual(include_str!("../man/hotswap.1").into()),

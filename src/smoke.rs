@@ -68,12 +68,12 @@ pub fn run(trial: &Trial) -> Result<u8> {
     };
     let mut screen = Screen::new(trial);
     let ending = Ending::by_signals()?;
-    let mut subject = Subject::start(&trial.options, &trial.command, Arc::clone(&ending))?;
+    let mut subject = Subject::start(&trial.options, &trial.run.command, Arc::clone(&ending))?;
     let mut report = Report {
         wanted: trial.swaps,
         ..Report::default()
     };
-    report.problem = match subject.serving(begun + trial.ready_timeout + START) {
+    report.problem = match subject.serving(begun + trial.run.ready_timeout + START) {
         Ok(state) => {
             let state = subject.with_port(state);
             report.listeners = subject::listeners(&state);
@@ -344,8 +344,8 @@ impl Trial {
         Request {
             path: self.path.clone(),
             slow_path: self.slow_path.clone(),
-            expected: self.expected.clone(),
-            longest: self.longest,
+            expected: self.expect.clone(),
+            longest: self.longest(),
         }
     }
 }

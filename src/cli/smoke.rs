@@ -11,24 +11,6 @@ use super::options::RunArgs;
 use super::usage::{self, NotParsed};
 use crate::address::AddressPattern;
 
-/// What the user wants of `hotswap smoke`.
-#[derive(Clone, Debug)]
-pub struct Trial {
-    pub swaps: u32,
-    /// Empty if not given: then those of the server's listeners that are for clients.
-    pub ask: Vec<AddressPattern>,
-    pub path: String,
-    pub slow_path: Option<String>,
-    pub expected: Vec<Expected>,
-    pub longest: Option<Duration>,
-    pub json: bool,
-    pub junit: Option<PathBuf>,
-    pub ready_timeout: Duration,
-    /// For the hotswap that is tried.
-    pub options: Vec<OsString>,
-    pub command: Vec<OsString>,
-}
-
 /// Statuses that count as a good answer: `200`, or `2xx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
@@ -36,34 +18,38 @@ pub struct Expected {
     pub to: u16,
 }
 
+/// What the user wants of `hotswap smoke`.
 #[derive(Debug, Args)]
-pub struct SmokeArgs {
+pub struct Trial {
     /// How many swaps
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
-    swaps: u32,
+    pub swaps: u32,
     /// Ask this address alone: a port, an address or a path
     #[arg(long, value_name = "ADDR")]
-    ask: Vec<AddressPattern>,
+    pub ask: Vec<AddressPattern>,
     /// The path that clients ask for
     #[arg(long, value_name = "P", default_value = "/", value_parser = url_path)]
-    path: String,
+    pub path: String,
     /// A path whose answer takes a while, for the slow clients
     #[arg(long, value_name = "P", value_parser = url_path)]
-    slow_path: Option<String>,
+    pub slow_path: Option<String>,
     /// The statuses of a good answer
     #[arg(long, value_name = "LIST", default_value = "2xx,3xx", value_delimiter = ',', value_parser = expected)]
-    expect: Vec<Expected>,
+    pub expect: Vec<Expected>,
     /// A request that takes longer has failed
     #[arg(long, value_name = "N")]
     max_ms: Option<u64>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Write a JUnit file
     #[arg(long, value_name = "F", value_hint = clap::ValueHint::FilePath)]
-    junit: Option<PathBuf>,
+    pub junit: Option<PathBuf>,
     #[command(flatten)]
-    run: RunArgs,
+    pub run: RunArgs,
+    /// For the hotswap that is tried.
+    #[arg(skip)]
+    pub options: Vec<OsString>,
 }
 
 /// The long options above that take a value.
@@ -77,25 +63,21 @@ const WITH_VALUE: [&str; 7] = [
     "junit",
 ];
 
-impl SmokeArgs {
-    /// What to try; `arguments` are those behind the word `smoke`.
-    pub fn trial(self, arguments: &[OsString]) -> Result<Trial, NotParsed> {
+impl Trial {
+    /// With the options that are not its own.
+    ///
+    /// # Errors
+    /// When the command does not stand behind `--`.
+    pub(super) fn with_options(self, arguments: &[OsString]) -> Result<Self, NotParsed> {
         usage::expect_command_behind_dashes("hotswap smoke", arguments, &self.run.command)?;
         let dashes = arguments.len() - self.run.command.len() - 1;
-        let options = arguments.get(..dashes).unwrap_or_default();
-        Ok(Trial {
-            swaps: self.swaps,
-            ask: self.ask,
-            path: self.path,
-            slow_path: self.slow_path,
-            expected: self.expect,
-            longest: self.max_ms.map(Duration::from_millis),
-            json: self.json,
-            junit: self.junit,
-            ready_timeout: self.run.ready_timeout,
-            options: without_own(options),
-            command: self.run.command,
-        })
+        let options = without_own(arguments.get(..dashes).unwrap_or_default());
+        Ok(Self { options, ..self })
+    }
+
+    /// How long a request may take.
+    pub fn longest(&self) -> Option<Duration> {
+        self.max_ms.map(Duration::from_millis)
     }
 }
 
