@@ -25,7 +25,7 @@ mod verdict;
 pub use event::{Action, Event, Failure, Reason, Refusal, SocketChoice, Then, Transition, Verdict};
 use hold::Hold;
 pub use phase::{Draining, Phase, Queue};
-pub use policy::{Policy, RestartPolicy, StartOrder};
+pub use policy::{Policy, RestartPolicy};
 pub use saved_state::SavedState;
 pub use swap::{Cause, OnDisk, ProgramChoice, Stage, Swap};
 use verdict::answer;

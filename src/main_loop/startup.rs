@@ -36,7 +36,7 @@ use crate::record::{Record, RecordKind, format_duration};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
 use crate::stub::{oom_score, open_files};
-use crate::supervisor::{Policy, RestartPolicy, SavedState, StartOrder, Time};
+use crate::supervisor::{Policy, RestartPolicy, SavedState, Time};
 use crate::sys::clock::Pulse;
 use crate::upgrade::Upgraded;
 use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher, split_glob};
@@ -56,10 +56,7 @@ pub(super) fn policy(args: &RunArgs) -> Policy {
         interrupt_quiesce: args.quiesce_at(INTERRUPT_QUIESCE),
         drain_timeout: args.drain_timeout,
         max_draining: usize::try_from(args.max_draining).unwrap_or(usize::MAX),
-        order: match args.order {
-            options::Order::StartFirst => StartOrder::StartFirst,
-            options::Order::StopFirst => StartOrder::StopFirst,
-        },
+        stop_first: args.order == options::Order::StopFirst,
         restart: match args.restart {
             options::Restart::Always => RestartPolicy::Always,
             options::Restart::OnFailure => RestartPolicy::OnFailure,

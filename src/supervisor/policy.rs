@@ -14,7 +14,8 @@ pub struct Policy {
     pub interrupt_quiesce: Duration,
     pub drain_timeout: Duration,
     pub max_draining: usize,
-    pub order: StartOrder,
+    /// The old generation stops before the new one starts.
+    pub stop_first: bool,
     pub restart: RestartPolicy,
     /// How long the command before a swap may take, if there is one.
     pub before_swap: Option<Duration>,
@@ -38,12 +39,6 @@ impl Policy {
     pub fn stop_reserve(&self) -> Duration {
         Self::STOP_RESERVE.min(self.drain_timeout / 2)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartOrder {
-    StartFirst,
-    StopFirst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

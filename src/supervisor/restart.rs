@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::swap::{Cause, Stage, Swap};
 use super::{
     Action, CLIENTS_WAIT, Draining, Exit, Generation, OWN_FAILURE, OnDisk, Reason, RestartPolicy,
-    Serving, StartOrder, Supervisor, TIMED_OUT, Then, Time, Transition,
+    Serving, Supervisor, TIMED_OUT, Then, Time, Transition,
 };
 
 /// A generation that has served this long has worked.
@@ -169,7 +169,7 @@ impl Supervisor {
     /// A start has failed, and nothing serves.
     pub(super) fn retry_or_end(&mut self, now: Time, failed: Cause, status: u8) -> Vec<Action> {
         // The old one was stopped for it.
-        let stopped_first = self.policy.order == StartOrder::StopFirst
+        let stopped_first = self.policy.stop_first
             && matches!(failed, Cause::Asked | Cause::File)
             && self.pending.is_none();
         if let Some(fallback) = stopped_first.then(|| self.fall_back()).flatten() {

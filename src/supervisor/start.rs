@@ -2,7 +2,7 @@
 
 use super::{
     Action, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason, SLOW_FIRST_START,
-    SLOW_START, SocketChoice, Stage, StartOrder, Supervisor, Swap, Time, Transition,
+    SLOW_START, SocketChoice, Stage, Supervisor, Swap, Time, Transition,
 };
 
 impl Supervisor {
@@ -249,7 +249,7 @@ impl Supervisor {
 
     /// Stop-first, its listeners change hands before there is a process.
     fn begin_spawn(&mut self, now: Time) -> Vec<Action> {
-        if self.policy.order == StartOrder::StopFirst && self.serving.is_some() {
+        if self.policy.stop_first && self.serving.is_some() {
             return self.cut_over(now);
         }
         self.spawn(now)

@@ -14,8 +14,8 @@ use super::Event::{
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, OnDisk, Policy, ProgramChoice,
-    Queue, Reason, Refusal, RestartPolicy, SocketChoice, StartOrder, Supervisor, Then, Time,
-    Transition, Verdict,
+    Queue, Reason, Refusal, RestartPolicy, SocketChoice, Supervisor, Then, Time, Transition,
+    Verdict,
 };
 
 mod adopting;
@@ -48,7 +48,7 @@ fn policy() -> Policy {
         interrupt_quiesce: seconds(1),
         drain_timeout: seconds(30),
         max_draining: 4,
-        order: StartOrder::StartFirst,
+        stop_first: false,
         restart: RestartPolicy::OnFailure,
         before_swap: None,
         before_first: false,
@@ -203,7 +203,7 @@ impl Drill {
     /// New connections wait for the second generation since 5, until the first is gone.
     fn making_room() -> Self {
         let mut drill = Self::serving_with(Policy {
-            order: StartOrder::StopFirst,
+            stop_first: true,
             ..policy()
         });
         drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);

@@ -12,9 +12,7 @@ use tempfile::TempDir;
 use super::store::{Store, Wanted, name_of};
 use super::{ServiceManager, inherited_names};
 use crate::polled::Polled;
-use crate::supervisor::{
-    Event, Exit, Generation, Policy, RestartPolicy, StartOrder, Supervisor, Time,
-};
+use crate::supervisor::{Event, Exit, Generation, Policy, RestartPolicy, Supervisor, Time};
 
 const US: i32 = 42;
 
@@ -36,7 +34,7 @@ fn policy() -> Policy {
         interrupt_quiesce: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(30),
         max_draining: 4,
-        order: StartOrder::StartFirst,
+        stop_first: false,
         restart: RestartPolicy::OnFailure,
         before_swap: None,
         before_first: false,

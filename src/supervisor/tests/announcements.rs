@@ -4,7 +4,7 @@ use super::*;
 
 pub fn policy(policy: &Policy) -> String {
     let Policy {
-        order,
+        stop_first,
         restart,
         before_first,
         fallback,
@@ -16,7 +16,7 @@ pub fn policy(policy: &Policy) -> String {
     format!(
         "    let mut drill = Drill::with(Policy {{\n        \
          min_ready: {},\n        quiesce: {},\n        drain_timeout: {},\n        \
-         max_draining: {max_draining},\n        order: Order::{order:?},\n        \
+         max_draining: {max_draining},\n        stop_first: {stop_first},\n        \
          restart: Restart::{restart:?},\n        before_swap: {before_swap},\n        \
          before_first: {before_first},\n        fallback: {fallback},\n        \
          ..policy()\n    }});",

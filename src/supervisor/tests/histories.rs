@@ -126,11 +126,7 @@ fn policies() -> impl Strategy<Value = Policy> {
                     interrupt_quiesce: seconds(1),
                     drain_timeout: seconds(drain),
                     max_draining,
-                    order: if stop_first {
-                        StartOrder::StopFirst
-                    } else {
-                        StartOrder::StartFirst
-                    },
+                    stop_first,
                     restart,
                     before_first,
                     before_swap: before.then_some(seconds(600)),

@@ -342,7 +342,7 @@ fn dev_goes_on_with_a_swap_when_the_serving_one_dies() {
     drill.at(7, ProgramChecked(Ok(())), &[into_target(G2)]);
 
     let mut drill = Drill::serving_with(Policy {
-        order: StartOrder::StopFirst,
+        stop_first: true,
         before_swap: None,
         ..dev
     });

@@ -28,7 +28,7 @@ impl Model {
             ProgramChecked(result) => {
                 if let Some(way) = self.on_way(At::Check) {
                     let number = way.number;
-                    let stops_first = self.policy.order == StartOrder::StopFirst;
+                    let stops_first = self.policy.stop_first;
                     match result {
                         Err(why) => self.fail(Reason::NotFit(why.clone())),
                         Ok(()) if stops_first && self.serving.is_some() => {

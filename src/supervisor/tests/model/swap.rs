@@ -216,7 +216,7 @@ impl Model {
         let cause = self.way.map(|way| way.cause);
         self.dismiss(reason);
         let asked = matches!(cause, Some(Cause::Asked | Cause::File)) && self.pending.is_none();
-        let stopped_first = self.policy.order == StartOrder::StopFirst && self.serving.is_none();
+        let stopped_first = self.policy.stop_first && self.serving.is_none();
         if asked && stopped_first && self.falls_back {
             self.way = Some(Way::new(Generation(self.last.0 + 1), Cause::Restart));
             return self.back_off_ends();
