@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
+use serde_json::Value;
 
 use super::others;
 use super::protocol::{Reply, RequestKind, line_of};
@@ -300,6 +301,27 @@ impl Instance {
                 }
                 Err(_) => return Received::Lost,
             }
+        }
+    }
+
+    /// Asks for its status or history.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn answer(&mut self, what: &RequestKind) -> Result<Value, String> {
+        self.ask(what);
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            return match self.next(Some(until)) {
+                Received::Said(Reply::Status(state)) => Ok(state),
+                Received::Said(Reply::Error(why) | Reply::Refused(why)) => Err(why),
+                Received::Said(_) => continue,
+                Received::TimedOut => {
+                    let patience = ANSWER_TIMEOUT.as_secs();
+                    Err(format!("no answer within {patience}s"))
+                }
+                Received::Lost => Err("the connection was lost".into()),
+            };
         }
     }
 

@@ -84,11 +84,10 @@ trait Stream: Read + Write + Send {}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
-/// A connection, and how many answers came over it.
+/// A connection, and what came over it that is not read yet.
 pub struct HttpConnection {
     stream: Box<dyn Stream>,
     received: Vec<u8>,
-    pub answers: u32,
 }
 
 /// The end of an answer that arrived whole.
@@ -121,7 +120,6 @@ impl HttpConnection {
         Ok(Self {
             stream,
             received: Vec::new(),
-            answers: 0,
         })
     }
 
@@ -144,7 +142,6 @@ impl HttpConnection {
             Body::Chunked => self.skip_chunks()?,
             Body::UntilEnd => while self.read_more()? > 0 {},
         }
-        self.answers += 1;
         Ok(Answer {
             status: head.status,
             keeps: head.keeps,
@@ -318,7 +315,6 @@ mod tests {
         let mut connection = HttpConnection {
             stream: Box::new(ours),
             received: Vec::new(),
-            answers: 0,
         };
         connection.receive()
     }

@@ -129,11 +129,7 @@ impl Report {
             "generations": generations
                 .map(|(generation, requests)| json!({"generation": generation, "requests": requests}))
                 .collect::<Vec<_>>(),
-            "listeners": self.listeners.iter().map(|one| json!({
-                "address": one.address,
-                "steered": one.steered,
-                "captured": one.captured,
-            })).collect::<Vec<_>>(),
+            "listeners": self.listeners,
             "graceful": self.is_graceful(),
         })
     }

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, mkdtemp};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::http::Peer;
 use super::interruption::Ending;
 use crate::address::ways_to;
 use crate::connections::listening::of_processes;
-use crate::control::client::{self, Instance, Received};
-use crate::control::protocol::{Reply, RequestKind};
+use crate::control::client::{self, Instance};
+use crate::control::protocol::RequestKind;
 use crate::control::socket_dirs::SocketDirs;
 use crate::proc::process;
 use crate::retry::pause;
@@ -38,7 +39,8 @@ const LAST_LINES: usize = 30;
 const LONGEST_DIRECTORY: usize = 60;
 
 /// What a running server is asked through, and what it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReportedListener {
     pub address: String,
     pub steered: bool,
@@ -145,18 +147,8 @@ impl Subject {
     /// # Errors
     /// If it does not answer.
     pub fn state(&self) -> Result<Value> {
-        let mut instance = self.connect()?;
-        instance.ask(&RequestKind::Status);
-        let until = Instant::now() + ANSWER;
-        loop {
-            match instance.next(Some(until)) {
-                Received::Said(Reply::Status(state)) => return Ok(state),
-                Received::Said(_) => {}
-                Received::TimedOut | Received::Lost => {
-                    return Err(anyhow!("hotswap does not answer"));
-                }
-            }
-        }
+        let answer = self.connect()?.answer(&RequestKind::Status);
+        answer.map_err(|why| anyhow!(why))
     }
 
     /// # Errors
@@ -231,13 +223,7 @@ fn why_not_up(status: ExitStatus) -> String {
 
 /// The listeners of a state.
 pub fn listeners(state: &Value) -> Vec<ReportedListener> {
-    let all = state["listeners"].as_array().into_iter().flatten();
-    all.map(|one| ReportedListener {
-        address: one["address"].as_str().unwrap_or_default().to_owned(),
-        steered: one["steered"] == true,
-        captured: one["captured"] == true,
-    })
-    .collect()
+    serde_json::from_value(state["listeners"].clone()).unwrap_or_default()
 }
 
 /// Where the server listens by itself, if hotswap owns none of its listeners.

@@ -15,8 +15,6 @@ use crate::status;
 
 /// How often `status --watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long an instance may take to send its status.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options of `hotswap status`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,19 +113,10 @@ pub fn history(name: Option<&str>, json: bool) -> u8 {
 }
 
 fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
-    instance.ask(what);
-    let until = Instant::now() + STATUS_TIMEOUT;
-    loop {
-        let why = match instance.next(Some(until)) {
-            Received::Said(Reply::Status(state)) => return Ok(state),
-            Received::Said(Reply::Error(why) | Reply::Refused(why)) => why,
-            Received::Said(_) => continue,
-            Received::TimedOut => format!("no answer within {}s", STATUS_TIMEOUT.as_secs()),
-            Received::Lost => "the connection was lost".into(),
-        };
+    instance.answer(what).map_err(|why| {
         complain(format!("cannot tell how {} is: {why}", instance.name));
-        return Err(LOST);
-    }
+        LOST
+    })
 }
 
 /// `hotswap events [NAME]`, until hotswap ends; the exit status.
