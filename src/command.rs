@@ -17,9 +17,9 @@ use crate::cli::options::Stderr;
 use crate::polled::Polled;
 use crate::server::output::Output;
 use crate::server::{OF_A_COMMAND, environment, exit_of};
+use crate::stub;
 use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
-use crate::stub::{self, oom_score, open_files};
 use crate::supervisor::{Exit, Time};
 
 /// The time from SIGTERM to SIGKILL.
@@ -74,8 +74,6 @@ impl Command {
             environment,
             stdout: stdout.or(Some(theirs.as_fd())),
             stderr: Some(theirs.as_fd()),
-            open_files: open_files::given(),
-            oom_score: oom_score::given(),
             ..StubRequest::default()
         };
         let (main, channel) = stub::start(&request)?;

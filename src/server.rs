@@ -31,7 +31,7 @@ use crate::proc::descriptor;
 use crate::proc::process::ProcessId;
 use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
-use crate::stub::{self, FIRST, oom_score, open_files};
+use crate::stub::{self, FIRST};
 use crate::supervisor::{Exit, Generation, Time};
 use crate::{handoff, program};
 use environment::Variables;
@@ -158,8 +158,6 @@ impl Server {
             stderr: stderr.as_ref().map(AsFd::as_fd),
             descriptors: descriptors(&sockets, ready_fd.as_ref())?,
             program: program.as_ref().map(AsFd::as_fd),
-            open_files: open_files::given(),
-            oom_score: oom_score::given(),
         };
         let held = program.is_none().then(|| {
             let path = find(server_config, &request).ok()?;

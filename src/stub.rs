@@ -162,8 +162,8 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
         .map_err(io::Error::from)
         .map_err(ours("put its stdin in its place"))?;
     drop(stdin);
-    open_files::put_back(request.open_files);
-    oom_score::put_back(request.oom_score);
+    open_files::put_back();
+    oom_score::put_back();
 
     // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
     if let Some(stops) = request.capture {

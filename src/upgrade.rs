@@ -79,8 +79,8 @@ fn become_program(path: &Path, ticket: &Ticket) -> io::Result<Infallible> {
     let mut interrupt = SigSet::empty();
     interrupt.add(Signal::SIGINT);
     interrupt.thread_block()?;
-    open_files::put_back(open_files::given());
-    oom_score::put_back(oom_score::given());
+    open_files::put_back();
+    oom_score::put_back();
     let result = execve(&path, &arguments, &environment);
     open_files::raise();
     oom_score::lower();

@@ -26,14 +26,9 @@ pub fn lower() {
     }
 }
 
-/// What it was before it was lowered.
-pub fn given() -> Option<i32> {
-    GIVEN.get().copied()
-}
-
 /// For the program that this process becomes.
-pub fn put_back(given: Option<i32>) {
-    if let Some(score) = given {
+pub fn put_back() {
+    if let Some(score) = GIVEN.get() {
         let _ = fs::write(SCORE, score.to_string());
     }
 }

@@ -17,13 +17,9 @@ pub fn raise() {
     }
 }
 
-pub fn given() -> Option<(rlim_t, rlim_t)> {
-    GIVEN.get().copied()
-}
-
 /// For the program that this process becomes.
-pub fn put_back(given: Option<(rlim_t, rlim_t)>) {
-    if let Some((soft, hard)) = given {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+pub fn put_back() {
+    if let Some((soft, hard)) = GIVEN.get() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
     }
 }

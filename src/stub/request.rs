@@ -31,10 +31,6 @@ pub struct StubRequest<'a> {
     pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
     /// Execute this one, wherever the path leads by now.
     pub program: Option<BorrowedFd<'a>>,
-    /// The limit of open descriptors, soft and hard, that hotswap was started with.
-    pub open_files: Option<(u64, u64)>,
-    /// The score for the OOM killer, if hotswap has lowered its own.
-    pub oom_score: Option<i32>,
 }
 
 impl StubRequest<'_> {
