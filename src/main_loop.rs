@@ -166,7 +166,8 @@ struct World {
     upkeep: Upkeep,
     /// When the unix paths were last looked at.
     paths_looked: Time,
-    memory: Footprint,
+    /// It has done something since memory was last given back.
+    has_worked: bool,
     keys: Keys,
     directory: WorkingDirectory,
     pulse: Pulse,
@@ -179,15 +180,6 @@ struct World {
     keeper: Option<Keeper>,
     /// The status to end with, and since when.
     ended: Option<(u8, Time)>,
-}
-
-/// How much memory hotswap takes while it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Footprint {
-    /// What it has needed so far.
-    Working,
-    /// What it needs to wait, since nothing but that was done.
-    Small,
 }
 
 /// What a command of ours is run for.

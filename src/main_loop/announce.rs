@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use log::Level;
 
+use super::World;
 use super::generation::Spawned;
 use super::waivers::Waivers;
-use super::{Footprint, World};
 use crate::cli::options::Stdin;
 use crate::control::SwapResult;
 use crate::escape::divide_hint;
@@ -101,7 +101,7 @@ impl World {
 
     /// To the log, the hooks and the clients.
     pub(super) fn publish(&mut self, record: &Record) {
-        self.memory = Footprint::Working;
+        self.has_worked = true;
         let record = &self.with_pid(record);
         lines::log_record(record);
         self.publish_to_clients(record);

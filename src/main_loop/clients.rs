@@ -7,11 +7,11 @@ use log::Level;
 use nix::poll::PollFlags;
 use serde_json::Value;
 
+use super::World;
 use super::commands::one_line;
 use super::turns::{Turn, WaitingRequest};
 use super::wait::Batch;
 use super::waivers::Waivers;
-use super::{Footprint, World};
 use crate::cli::options::Order;
 use crate::control::{RequestKind, SwapResult};
 use crate::record::{Record, format_duration};
@@ -26,7 +26,7 @@ impl World {
         now: Time,
         batch: &mut Batch,
     ) {
-        self.memory = Footprint::Working;
+        self.has_worked = true;
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
             if let RequestKind::Swap(_) | RequestKind::Rollback = request.what {

@@ -12,6 +12,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::time::TimeSpec;
 
+use super::World;
 use super::addresses::CountingAddresses;
 use super::adopt::Claimed;
 use super::build::Build;
@@ -22,7 +23,6 @@ use super::store::Passed;
 use super::upkeep::Upkeep;
 use super::waivers::{SaidReady, Waivers};
 use super::working_directory::WorkingDirectory;
-use super::{Footprint, World};
 use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::cli::values;
@@ -151,7 +151,7 @@ impl World {
             fitness_due: Alarm::default(),
             upkeep: Upkeep::new(now),
             paths_looked: Time::ZERO,
-            memory: Footprint::Working,
+            has_worked: true,
             keys: if args.dev { Keys::open() } else { Keys::none() },
             directory,
             pulse: Pulse::begin(),

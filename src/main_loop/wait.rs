@@ -9,9 +9,9 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::World;
 use super::generation::Part;
 use super::poll::{PollOutcome, poll};
-use super::{Footprint, World};
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
 use crate::signals::SignalRequest;
@@ -60,10 +60,9 @@ impl World {
         let turn = self.turn_is_due(supervisor).then(sys::now);
         let next = self.deadline().into_iter();
         let next = next.chain(due).chain(beat).chain(turn).min();
-        let is_large = self.memory == Footprint::Working;
-        let rests = is_large && due.is_none() && self.awaits_nothing();
+        let rests = self.has_worked && due.is_none() && self.awaits_nothing();
         if rests {
-            self.memory = Footprint::Small;
+            self.has_worked = false;
         }
         let woken = self.poll(next, rests)?;
         self.pulse.beat(next);
@@ -352,7 +351,7 @@ impl World {
             self.repair_control();
         }
         if watch_is_due {
-            self.memory = Footprint::Working;
+            self.has_worked = true;
             self.note_writers();
             let changed = self.watch.look(now);
             for line in self.watch.take_unfit() {
