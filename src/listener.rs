@@ -39,7 +39,7 @@ mod watcher;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
@@ -203,7 +203,7 @@ impl Listeners {
     }
 
     /// An event on one of the sockets: one was shut down, or a client came to a spare.
-    pub fn woken(&mut self, _fd: RawFd, _flags: PollFlags, now: Time) -> Vec<Incident> {
+    pub fn woken(&mut self, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
         if self
             .door

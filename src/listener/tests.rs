@@ -122,8 +122,7 @@ impl Fixture {
 
     /// What the main loop does when poll says so.
     fn wake(&mut self) {
-        let fd = self.listeners.polled()[0].0.as_raw_fd();
-        let incidents = self.listeners.woken(fd, PollFlags::POLLIN, sys::now());
+        let incidents = self.listeners.woken(sys::now());
         self.incidents.extend(incidents);
     }
 

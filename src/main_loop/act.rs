@@ -94,7 +94,7 @@ impl World {
             Action::TurnAway(why) => self.turn_away(why),
             Action::Announce(transition) => self.announce(&transition),
             Action::Answer(clients, verdict) => self.answer(&clients, &verdict),
-            Action::Upgrade(saved) => return self.upgrade(&saved),
+            Action::Upgrade(saved) => self.upgrade(&saved),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
             Action::Postpone(client, other, until) => self.postpone(client, other, until),
             Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),

@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Returns only on failure.
-    pub(super) fn upgrade(&mut self, saved: &SavedState) -> Vec<Event> {
+    pub(super) fn upgrade(&mut self, saved: &SavedState) {
         lines::finish();
         self.listeners.unmute();
         self.captures().for_each(Capture::pause);
@@ -112,7 +112,6 @@ impl World {
         };
         self.captures().for_each(Capture::resume);
         self.refuse_upgrade(&error.to_string());
-        Vec::new()
     }
 
     fn captures(&mut self) -> impl Iterator<Item = &mut Capture> {

@@ -216,7 +216,7 @@ impl World {
             Source::Signals => self.handle_signals(batch),
             Source::Lines => lines::flush(),
             Source::Listeners => {
-                let incidents = self.listeners.woken(fd, flags, now);
+                let incidents = self.listeners.woken(now);
                 self.publish_incidents(&incidents);
                 if self.listeners.have_arrivals(now) {
                     self.release_closed_listeners(now);
