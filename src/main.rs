@@ -79,7 +79,7 @@ fn run() -> Result<ExitCode> {
             }
         }
         Ok(Invocation::Client(command)) => ask(command),
-        Ok(Invocation::Smoke(trial)) => smoke::run(&trial)?,
+        Ok(Invocation::Smoke(trial)) => smoke::run(*trial)?,
         Err(usage) => {
             upgrade::go_back_from_usage(&usage.lines);
             log::last_words(&usage.lines);

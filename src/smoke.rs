@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use client::{Request, Site};
+use client::Site;
 use http::Peer;
 use interruption::Ending;
 use report::Report;
@@ -56,7 +56,8 @@ const USAGE: u8 = 2;
 ///
 /// # Errors
 /// What keeps us from trying at all.
-pub fn run(trial: &Trial) -> Result<u8> {
+pub fn run(trial: Trial) -> Result<u8> {
+    let trial = &Arc::new(trial);
     let begun = Instant::now();
     // a file that cannot be written is found before the trial, not after it
     let mut junit = match trial.junit.as_deref().map(create).transpose() {
@@ -79,7 +80,7 @@ pub fn run(trial: &Trial) -> Result<u8> {
             report.listeners = subject::listeners(&state);
             match targets(trial, &report.listeners, &state) {
                 Ok(targets) => {
-                    let site = Site::new(trial.request(), targets, Arc::clone(&ending));
+                    let site = Site::new(Arc::clone(trial), targets, Arc::clone(&ending));
                     try_swaps(trial, &subject, &Arc::new(site), &mut report, &mut screen)
                 }
                 Err(why) => Some(why),
@@ -337,15 +338,4 @@ fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes());
     let _ = stdout.flush();
-}
-
-impl Trial {
-    fn request(&self) -> Request {
-        Request {
-            path: self.path.clone(),
-            slow_path: self.slow_path.clone(),
-            expected: self.expect.clone(),
-            longest: self.longest(),
-        }
-    }
 }

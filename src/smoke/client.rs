@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::http::{HttpConnection, Peer, RequestFailure};
 use super::interruption::Ending;
 use super::tally::{Habit, RequestOutcome, Tally};
-use crate::cli::smoke::Expected;
+use crate::cli::smoke::Trial;
 
 /// Between two requests of one client; one that keeps its connection leaves the server time to see it idle.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -15,16 +15,7 @@ const KEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a hesitating client is silent once it is connected, and a slow one within its request.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// What every client wants.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
-    pub slow_path: Option<String>,
-    pub expected: Vec<Expected>,
-    pub longest: Option<Duration>,
-}
-
-impl Request {
+impl Trial {
     /// The bytes for this kind of client.
     fn bytes(&self, habit: Habit, target: &Peer) -> Vec<u8> {
         let path = match (habit, &self.slow_path) {
@@ -48,13 +39,13 @@ impl Request {
 
     fn judge(&self, status: u16, took: Duration) -> Result<(), RequestFailure> {
         if !self
-            .expected
+            .expect
             .iter()
             .any(|one| (one.from..=one.to).contains(&status))
         {
             return Err(RequestFailure::Status(status));
         }
-        match self.longest {
+        match self.longest() {
             Some(longest) if took > longest => Err(RequestFailure::TooSlow),
             _ => Ok(()),
         }
@@ -64,7 +55,7 @@ impl Request {
 /// What the clients and the one who swaps have in common.
 #[derive(Debug)]
 pub struct Site {
-    pub request: Request,
+    pub trial: Arc<Trial>,
     pub targets: Vec<Peer>,
     /// The generation that serves, as far as the last verdict told.
     pub serving: AtomicU32,
@@ -76,9 +67,9 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(request: Request, targets: Vec<Peer>, ending: Arc<Ending>) -> Self {
+    pub fn new(trial: Arc<Trial>, targets: Vec<Peer>, ending: Arc<Ending>) -> Self {
         Self {
-            request,
+            trial,
             targets,
             serving: AtomicU32::new(1),
             swap_steps: AtomicU32::new(0),
@@ -212,8 +203,8 @@ impl<'a> Visit<'a> {
             Some(connection) => connection,
             None => HttpConnection::open(target)?,
         };
-        let bytes = self.site.request.bytes(self.habit, target);
-        let halved = self.habit == Habit::Slow && self.site.request.slow_path.is_none();
+        let bytes = self.site.trial.bytes(self.habit, target);
+        let halved = self.habit == Habit::Slow && self.site.trial.slow_path.is_none();
         if self.habit == Habit::Hesitating {
             self.site.ending.wait(SILENCE);
         }
@@ -224,7 +215,7 @@ impl<'a> Visit<'a> {
         }
         connection.send(second)?;
         let answer = connection.receive()?;
-        self.site.request.judge(answer.status, since.elapsed())?;
+        self.site.trial.judge(answer.status, since.elapsed())?;
         let is_kept = self.habit == Habit::Kept && answer.keeps;
         Ok(is_kept.then_some(connection))
     }
