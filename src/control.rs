@@ -65,21 +65,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// The control socket at `path`, or where clients look for an instance of this name; and a warning if there can be
-    /// none. A name that was asked for gets no number.
+    /// The control socket at `path`, or where in `dirs` clients look for an instance of this name; and a warning if there
+    /// can be none. A name that was asked for gets no number.
     ///
     /// # Errors
     /// If a path was given and no socket can be made there, or a name was asked for and another instance has it.
     pub fn open(
-        path: Option<&Path>,
-        name: &str,
-        asked_for: bool,
-        is_own: impl Fn(&Path, &str) -> bool,
-    ) -> Result<(Self, Option<String>)> {
-        Self::open_in(&SocketDirs::ours(), path, name, asked_for, is_own)
-    }
-
-    fn open_in(
         dirs: &SocketDirs,
         path: Option<&Path>,
         name: &str,

@@ -28,7 +28,7 @@ impl Clients {
     fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (control, warning) =
-            Control::open_in(&dirs(&directory), None, "api", false, |_, _| false).unwrap();
+            Control::open(&dirs(&directory), None, "api", false, |_, _| false).unwrap();
         assert_eq!(warning, None);
         Self { control, directory }
     }
@@ -331,11 +331,11 @@ fn a_directory_that_cannot_be_had_is_a_warning_and_a_path_an_error() {
     let missing = room.path().join("missing");
     let mut dirs = dirs(&room);
     dirs.runtime_directory = Some(missing.clone().into());
-    let (mut control, warning) = Control::open_in(&dirs, None, "api", false, |_, _| false).unwrap();
+    let (mut control, warning) = Control::open(&dirs, None, "api", false, |_, _| false).unwrap();
     assert!(warning.unwrap().contains("No such file or directory"));
     assert_eq!(control.path(), None);
     control.close(NOW);
-    let asked = Control::open_in(&dirs, Some(&missing.join("x")), "api", false, |_, _| false);
+    let asked = Control::open(&dirs, Some(&missing.join("x")), "api", false, |_, _| false);
     assert!(format!("{:#}", asked.unwrap_err()).starts_with("cannot make the control socket"));
 }
 
@@ -343,7 +343,7 @@ fn a_directory_that_cannot_be_had_is_a_warning_and_a_path_an_error() {
 fn a_second_instance_of_that_name_gets_another() {
     let room = Clients::open();
     let (second, _) =
-        Control::open_in(&dirs(&room.directory), None, "api", false, |_, _| false).unwrap();
+        Control::open(&dirs(&room.directory), None, "api", false, |_, _| false).unwrap();
     assert_eq!(second.name(), "api-2");
 }
 

@@ -15,6 +15,7 @@ use crate::adoption::memory::{self, Identity, Memory, Remembered};
 use crate::adoption::{self, Adoption, Orphan};
 use crate::cli::options::RunArgs;
 use crate::control::Control;
+use crate::control::socket_dirs::SocketDirs;
 use crate::handoff::Incoming;
 use crate::listener::{ListenerContext, ListenerId, Listeners, Orphans};
 use crate::program;
@@ -48,7 +49,8 @@ impl Claimed {
                 .any(|one| one.identity == identity && is_left(one))
         };
         let control = args.control.as_deref();
-        let (mut control, warning) = Control::open(control, &name, asked_for, is_own)?;
+        let dirs = SocketDirs::ours();
+        let (mut control, warning) = Control::open(&dirs, control, &name, asked_for, is_own)?;
         let heritage = Heritage::of(args, &control, directory);
         let orphans = heritage.listening();
         let Passed {
