@@ -16,7 +16,7 @@ use super::impersonate::as_caller;
 use crate::address::LONGEST_PATH;
 use crate::listener::{self, BoundPath, PathEntry};
 use crate::proc::{descriptor, open_directory, path_of};
-use crate::socket::client::unix_client;
+use crate::socket::client::is_refused;
 use crate::supervisor::Generation;
 
 /// Where the path leads for the caller, relative to its descriptor `from`; `None` if it leads nowhere, which the kernel will
@@ -116,13 +116,7 @@ fn entry(directory: &OwnedFd, name: OsString, as_given: &Path) -> io::Result<Pat
 /// Removes the sockets that a killed hotswap has left behind, on which nobody answers.
 fn remove_stale(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket && nobody_answers(path).unwrap_or(false) {
+    if is_socket && is_refused(path) {
         let _ = fs::remove_file(path);
     }
-}
-
-fn nobody_answers(path: &Path) -> io::Result<bool> {
-    let answer = unix_client(&UnixAddr::new(path)?);
-    let error = answer.err().and_then(|error| error.raw_os_error());
-    Ok(error == Some(libc::ECONNREFUSED))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::socket_dirs::file_of;
 use crate::retry::{retry, retry_while_blocked};
+use crate::socket::client::is_refused;
 use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
@@ -101,7 +102,7 @@ impl ControlSocket {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(in_use("there is a file that is not a socket"));
             }
-            Ok(_) if is_answered(path) => return Err(in_use("another hotswap answers on it")),
+            Ok(_) if !is_refused(path) => return Err(in_use("another hotswap answers on it")),
             Ok(_) => fs::remove_file(path)?,
             Err(_) => {}
         }
@@ -192,17 +193,6 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 
 fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, why)
-}
-
-/// Only ECONNREFUSED means that nobody listens; a full queue means that somebody does.
-fn is_answered(path: &Path) -> bool {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let refused = || {
-        let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        let address = UnixAddr::new(path)?;
-        connect(std::os::fd::AsRawFd::as_raw_fd(&probe), &address)
-    };
-    refused() != Err(nix::errno::Errno::ECONNREFUSED)
 }
 
 /// Two that start at the same time could each take the other's fresh socket for a stale one.

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, socket};
+use nix::sys::socket::{SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, socket};
 
 use super::inet::Family;
 use super::{connect, unix_socket};
@@ -73,4 +74,11 @@ pub fn unix_client(to: &dyn SockaddrLike) -> io::Result<OwnedFd> {
         Err(Errno::EPROTOTYPE) => Ok(connected(SockType::SeqPacket)?),
         connected => Ok(connected?),
     }
+}
+
+/// Nobody listens on the socket at this path any more.
+pub fn is_refused(path: &Path) -> bool {
+    let client = UnixAddr::new(path).map_err(io::Error::from);
+    let client = client.and_then(|address| unix_client(&address));
+    client.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED))
 }
