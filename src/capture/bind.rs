@@ -5,9 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
-};
+use nix::sys::socket::{SockFlag, SockaddrStorage, UnixAddr, bind};
 use nix::sys::stat::fstat;
 
 use super::bound_sockets::{BoundSocket, MOST_LISTENERS};
@@ -19,7 +17,7 @@ use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::address::AddressPattern;
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement};
 use crate::proc::net;
-use crate::socket::set_nonblocking;
+use crate::socket::{set_nonblocking, unix_stream};
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -392,12 +390,6 @@ fn is_in_use(answer: &io::Result<CallResult>) -> bool {
 }
 
 fn our_network() -> Option<u64> {
-    let any = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .ok()?;
+    let any = unix_stream(SockFlag::empty()).ok()?;
     sys::network_of(any.as_fd()).ok()
 }

@@ -8,13 +8,13 @@ pub mod requests;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::SendTimeout;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::socket::{SockFlag, UnixAddr, connect, setsockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ use super::others;
 use super::protocol::{Reply, RequestKind, line_of};
 use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
+use crate::socket::unix_stream;
 
 /// How long an instance may take to greet after others have.
 const GREETING: Duration = Duration::from_secs(1);
@@ -244,8 +245,7 @@ impl Instance {
     /// Waits this long if the queue is full; then it is `WouldBlock`.
     fn connect(found: FoundSocket, patience: Duration) -> io::Result<Self> {
         let FoundSocket { name, path, own } = found;
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let socket = unix_stream(SockFlag::empty())?;
         let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
         setsockopt(&socket, SendTimeout, &TimeVal::microseconds(patience))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
-};
+use nix::sys::socket::{Backlog, SockFlag, UnixAddr, bind, getsockopt, listen};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -20,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::socket_dirs::file_of;
 use crate::retry::{retry, retry_while_blocked};
 use crate::socket::client::is_refused;
+use crate::socket::unix_stream;
 use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
@@ -106,12 +105,7 @@ impl ControlSocket {
             Ok(_) => fs::remove_file(path)?,
             Err(_) => {}
         }
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
+        let socket = unix_stream(SockFlag::SOCK_NONBLOCK)?;
         // bind(2) gives the file the mode of the socket, so that it never has a wider one.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(

@@ -10,13 +10,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::sockopt::PassCred;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket,
-};
+use nix::sys::socket::{MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt};
 use serde::{Deserialize, Serialize};
 
 use crate::handoff;
 use crate::polled::Polled;
+use crate::socket::unix_socket;
 use crate::supervisor::Time;
 use crate::sys::message::{Sender, receive};
 
@@ -61,12 +60,7 @@ impl NotifySocket {
     /// # Errors
     /// Those of socket(2) and bind(2).
     pub fn new() -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
+        let socket = unix_socket(SockType::Datagram, SockFlag::SOCK_NONBLOCK)?;
         setsockopt(&socket, PassCred, &true)?;
         // The kernel picks the name, so nobody can know it in advance and take it.
         bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
@@ -210,8 +204,7 @@ mod tests {
 
     /// A server's end, connected to the address in its environment.
     fn sender(to: &NotifySocket) -> OwnedFd {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let sender = socket(AddressFamily::Unix, SockType::Datagram, flags, None).unwrap();
+        let sender = unix_socket(SockType::Datagram, SockFlag::SOCK_NONBLOCK).unwrap();
         let name = to.address().strip_prefix('@').unwrap();
         connect(
             sender.as_raw_fd(),

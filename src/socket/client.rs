@@ -76,7 +76,7 @@ pub fn unix_client(to: &dyn SockaddrLike) -> io::Result<OwnedFd> {
     }
 }
 
-/// Nobody listens on the socket at this path any more.
+/// Nobody listens on the socket at this path any more; a full queue means that somebody does.
 pub fn is_refused(path: &Path) -> bool {
     let client = UnixAddr::new(path).map_err(io::Error::from);
     let client = client.and_then(|address| unix_client(&address));
