@@ -171,8 +171,8 @@ struct World {
     keys: Keys,
     directory: WorkingDirectory,
     pulse: Pulse,
-    /// The limit of descriptors is lower than what is polled, and that was said.
-    polls_in_parts: bool,
+    /// The limit of descriptors, if it is lower than what is polled; that was said.
+    few_descriptors: Option<usize>,
     /// What the last generation that served was started with.
     worked: Option<Worked>,
     heritage: Heritage,

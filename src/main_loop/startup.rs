@@ -155,7 +155,7 @@ impl World {
             keys: if args.dev { Keys::open() } else { Keys::none() },
             directory,
             pulse: Pulse::begin(),
-            polls_in_parts: false,
+            few_descriptors: None,
             worked: None,
             heritage,
             keeper: None,

@@ -142,13 +142,13 @@ impl World {
         Ok(ready)
     }
 
-    /// Says once that the limit of descriptors was lowered below what hotswap has open.
+    /// Says once of each limit that it is below what hotswap has open.
     fn note_poll(&mut self, outcome: PollOutcome, count: usize) {
         let PollOutcome::InParts(limit) = outcome else {
-            self.polls_in_parts = false;
+            self.few_descriptors = None;
             return;
         };
-        if !std::mem::replace(&mut self.polls_in_parts, true) {
+        if self.few_descriptors.replace(limit) != Some(limit) {
             let pid = std::process::id();
             self.warn(format!(
                 "the limit of open descriptors is {limit} now, and hotswap waits for {count} of them: it goes on, but slower\n\

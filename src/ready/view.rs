@@ -49,7 +49,7 @@ pub struct CandidateView<'a> {
     pub chosen_port: bool,
     /// Under `--dev`: how long to wait for the last address once another accepts.
     pub patience: Option<Duration>,
-    /// [`sys::cpu_time`] before any of this was collected.
+    /// [`crate::sys::cpu_time`] before any of this was collected.
     pub cpu_time: Time,
 }
 
