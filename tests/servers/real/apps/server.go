@@ -24,9 +24,12 @@ func main() {
 			os.Remove(address)
 		}
 	}
-	listener, err := net.Listen(network, address)
+	var listener net.Listener
+	var err error
 	if os.Getenv("LISTEN_FDS") != "" {
 		listener, err = net.FileListener(os.NewFile(3, "listener"))
+	} else {
+		listener, err = net.Listen(network, address)
 	}
 	if err != nil {
 		panic(err)
