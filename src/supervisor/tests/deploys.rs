@@ -75,6 +75,18 @@ fn a_restart_after_a_roll_back_does_not_run_what_was_left() {
     serves(&mut drill, 31, G4);
 }
 
+/// Only a restart that waits for its time gives way where nothing serves.
+#[test]
+fn a_roll_back_is_refused_where_nothing_serves_until_a_change() {
+    let mut drill = Drill::draining_with(Policy {
+        restart: RestartPolicy::OnChange,
+        ..policy()
+    });
+    dies(&mut drill, 8, G2, &[]);
+    let why = "no other program has served before";
+    drill.at(9, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
+}
+
 #[test]
 fn a_roll_back_waits_for_nothing_and_nothing_takes_its_place() {
     let mut drill = Drill::starting_second_generation();
