@@ -1,0 +1,166 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+
+use super::*;
+use crate::socket::generation_socket::ListenerId;
+use crate::socket::inet::Family;
+use crate::socket::inode_of;
+
+fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
+    GenerationSocket {
+        listener: ListenerId(0),
+        fd: Some(listener.as_fd()),
+        inode: inode_of(listener.as_fd()).unwrap(),
+        kind,
+        family: Some(Family::V4),
+        steered: true,
+        captured: false,
+        listens: true,
+    }
+}
+
+fn activity(connections: usize, busy: usize) -> ActivityCount {
+    ActivityCount {
+        connections: Some(connections),
+        busy,
+        unsure: 0,
+    }
+}
+
+/// They have sent nothing, or go through a unix socket.
+fn unsure(connections: usize) -> ActivityCount {
+    ActivityCount {
+        unsure: connections,
+        ..activity(connections, connections)
+    }
+}
+
+fn tcp() -> (TcpListener, SocketKind) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, SocketKind::Tcp { port })
+}
+
+#[test]
+fn connections_of_these_processes_are_counted() {
+    let (listener, kind) = tcp();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let one = held(&listener, kind);
+    let us = [Pid::this()];
+    let mut counter = ActivityCounter::default();
+    assert_eq!(counter.count(&[one], &us), activity(0, 0), "not accepted");
+    let served = listener.accept().unwrap();
+    assert_eq!(counter.count(&[one], &us), unsure(1));
+    assert_eq!(
+        ActivityCounter::default().count(&[one], &[]),
+        activity(0, 0),
+        "somebody else's"
+    );
+    let shared = GenerationSocket {
+        steered: false,
+        ..one
+    };
+    assert_eq!(
+        counter.count(&[shared], &us),
+        activity(1, 0),
+        "nobody waits for it"
+    );
+    drop((client, served));
+}
+
+#[test]
+fn what_others_have_is_left_out() {
+    let (listener, kind) = tcp();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let served = listener.accept().unwrap();
+    let found = find(&[held(&listener, kind)]).unwrap();
+    assert_eq!(without(&found, &[Pid::this()]), Some(0));
+    let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_raw(other.id().try_into().unwrap());
+    assert_eq!(without(&found, &[pid]), Some(1));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(without(&found, &[pid]), None, "there is nobody to ask");
+    drop((client, served));
+}
+
+#[test]
+fn a_second_request_in_the_tick_of_the_first_answer_is_busy() {
+    let (listener, kind) = tcp();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    let one = held(&listener, kind);
+    let mut piece = [0; 8];
+    client.write_all(b"question").unwrap();
+    served.read_exact(&mut piece).unwrap();
+    served.write_all(b"answer..").unwrap();
+    client.read_exact(&mut piece).unwrap();
+    client.write_all(b"question").unwrap();
+    served.read_exact(&mut piece).unwrap();
+    let mut counter = ActivityCounter::default();
+    for _ in 0..3 {
+        assert_eq!(counter.count(&[one], &[Pid::this()]), activity(1, 1));
+    }
+}
+
+#[test]
+fn what_cannot_be_told_is_busy_unless_it_gets_on_and_on() {
+    let mut counter = ActivityCounter::default();
+    let mut is_busy = |received| {
+        let found = FoundConnection {
+            inode: 5,
+            received,
+            activity: Activity::Undecided,
+            is_certain: true,
+        };
+        let busy = counter.is_busy(&found);
+        let now = counter.undecided(&found).unwrap();
+        counter.undecided = HashMap::from([(5, now)]);
+        busy
+    };
+    assert!(is_busy(80), "never seen before");
+    assert!(is_busy(160), "it may be a part of an answer");
+    assert!(is_busy(160), "it is where it was");
+    let busy: Vec<_> = (3..=6).map(|asked| is_busy(80 * asked)).collect();
+    assert_eq!(busy, [true, true, true, false], "it never pauses");
+}
+
+#[test]
+fn an_answer_may_go_on_until_the_client_asks_again() {
+    let mut counter = ActivityCounter::default();
+    let mut is_busy = |received, activity| {
+        let found = FoundConnection {
+            inode: 5,
+            received,
+            activity,
+            is_certain: true,
+        };
+        let busy = counter.is_busy(&found);
+        counter.remember(&[found]);
+        busy
+    };
+    assert!(is_busy(80, Activity::Busy));
+    assert!(is_busy(80, Activity::Paused), "the head");
+    assert!(is_busy(80, Activity::Undecided), "a piece");
+    assert!(is_busy(80, Activity::Paused));
+    assert!(is_busy(160, Activity::Busy), "another request");
+    assert!(!is_busy(160, Activity::Paused), "its answer");
+}
+
+#[test]
+fn an_open_unix_connection_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("listener");
+    let listener = UnixListener::bind(&path).unwrap();
+    let one = held(&listener, SocketKind::Unix);
+    let client = UnixStream::connect(&path).unwrap();
+    let served = listener.accept().unwrap();
+    let mut counter = ActivityCounter::default();
+    assert_eq!(counter.count(&[one], &[Pid::this()]), unsure(1));
+    drop(client);
+    assert_eq!(counter.count(&[one], &[Pid::this()]), activity(0, 0));
+    drop(served);
+}
