@@ -307,7 +307,7 @@ impl Instance {
     /// Asks for its status or history.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why no answer came.
     pub fn answer(&mut self, what: &RequestKind) -> Result<Value, String> {
         self.ask(what);
         let until = Instant::now() + ANSWER_TIMEOUT;

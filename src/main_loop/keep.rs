@@ -5,7 +5,7 @@ use crate::capture::Capture;
 use crate::keeper::Keeper;
 use crate::supervisor::{Generation, Time};
 
-/// A keeper takes nothing while it sleeps: after so many generations another one gets what those have that live. To the
+/// A keeper takes nothing while it sleeps: after this many generations another one gets what those have that live. To the
 /// kernel the descriptors are on their way, and of those a user may have no more than a process may have open.
 const GENERATIONS_KEPT: u32 = 16;
 
