@@ -63,6 +63,7 @@ mod waiting;
 mod watch;
 mod watched;
 mod words;
+mod written;
 
 /// With `autotests = false` a file that is not named above would never run, and nobody would notice.
 #[test]
