@@ -218,9 +218,11 @@ impl Drop for Machine {
 fn blocks(text: &str) -> Vec<Vec<String>> {
     let blocks = text.split("\n```sh\n").skip(1);
     let blocks = blocks.map(|block| block.split("\n```").next().unwrap_or_default());
-    let lines = |block: &str| match block.starts_with("for ") {
-        true => vec![block.to_owned()],
-        false => block.lines().map(str::to_owned).collect(),
+    let lines = |block: &str| {
+        if block.starts_with("for ") {
+            return vec![block.to_owned()];
+        }
+        block.lines().map(str::to_owned).collect()
     };
     blocks.map(lines).collect()
 }
@@ -231,9 +233,11 @@ fn spans(text: &str) -> Vec<String> {
     let spans = sentences.split('`').skip(1).step_by(2);
     let spans = spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" "));
     let starts = |span: &String| span.contains(" -- ");
-    let whole = |span: String| match span.starts_with("--") {
-        true => format!("hotswap {span}"),
-        false => span,
+    let whole = |span: String| {
+        if span.starts_with("--") {
+            return format!("hotswap {span}");
+        }
+        span
     };
     spans.filter(starts).map(whole).collect()
 }
