@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod drain;
 mod escape;
+mod file;
 #[cfg(test)]
 mod floors;
 mod handoff;

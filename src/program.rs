@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
 
 use crate::escape::escape;
+use crate::file;
 
 /// Where execvp(3) looks if PATH is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -73,7 +74,7 @@ pub fn find_in_own_path(command: &OsStr, directory: Option<&Path>) -> io::Result
 pub fn hold(path: &Path) -> Option<OwnedFd> {
     let descriptor = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     let mut start = *ELF;
-    let held = File::open(path)
+    let held = file::open(path)
         .ok()
         .filter(|file| is_same(file, &descriptor));
     if let Some(mut file) = held {
@@ -113,7 +114,7 @@ pub fn begins_as_program(path: &Path) -> bool {
 
 fn beginning(path: &OsStr) -> Option<Vec<u8>> {
     let mut first = Vec::new();
-    let file = File::open(path).ok()?;
+    let file = file::open(path).ok()?;
     file.take(LONGEST_FIRST_LINE).read_to_end(&mut first).ok()?;
     Some(first)
 }

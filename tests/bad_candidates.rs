@@ -3,9 +3,12 @@
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::capture::at;
 use crate::capture::closed::python;
+use crate::commands::{run, said};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
@@ -299,6 +302,19 @@ fn nothing_of_it_is_left() {
     assert!(!is_alive(pid));
     let only_v1 = crate::common::processes::of_site(site.dir());
     assert_eq!(only_v1.len(), 2, "hotswap and generation 1: {only_v1:?}");
+}
+
+#[test]
+fn it_is_a_pipe_that_nobody_writes_to() {
+    let mut site = on_tcp().watching().serving("v1");
+    let pipe = site.dir().join("pipe");
+    mkfifo(&pipe, Mode::from_bits_truncate(0o755)).expect("a pipe");
+    fs::rename(pipe, site.program()).expect("the program");
+    let verdict = site.swap_in_vain();
+    assert!(verdict.contains("is not a regular file"), "{verdict}");
+    let stop = run(&site, &["stop", "server", "--timeout", "20s"]);
+    assert_eq!(stop.status.code(), Some(0), "{}", said(&stop));
+    site.expect_status(0);
 }
 
 /// As gunicorn with `--reuse-port` starts workers that fail to load the application: each listens, and ends.

@@ -16,6 +16,7 @@ use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::socket_dirs::file_of;
+use crate::file;
 use crate::retry::{retry, retry_while_blocked};
 use crate::socket::client::is_refused;
 use crate::socket::unix_stream;
@@ -191,7 +192,7 @@ fn in_use(why: &str) -> io::Error {
 
 /// Two that start at the same time could each take the other's fresh socket for a stale one.
 fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
+    let file = file::open(directory)?;
     sys::lock(file.as_fd())?;
     Ok(file)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::file;
 use crate::watch::FileIdentity;
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 
@@ -31,7 +32,7 @@ pub(super) struct ProgramIdentity {
 impl ProgramIdentity {
     /// Of the file at this path, and the file itself.
     pub fn of(path: PathBuf) -> Option<(Self, File)> {
-        let file = File::open(&path).ok()?;
+        let file = file::open(&path).ok()?;
         let metadata = file.metadata().ok().filter(Metadata::is_file)?;
         let modified = metadata.modified().ok()?;
         let known = Self {

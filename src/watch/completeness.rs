@@ -3,13 +3,14 @@
 //! Nothing here has memory. Whether the file differs from the running one and has stopped changing is decided
 //! elsewhere.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::file;
 use crate::sys;
 use crate::watch::elf::{ExecFormat, exec_format};
 
@@ -92,14 +93,6 @@ pub fn writer(file: &File) -> Writer {
     }
 }
 
-/// Opens for reading without ever blocking on the other end of a pipe or on a lease.
-pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-}
-
 /// What the gates say about one file at one moment.
 pub enum Completeness {
     Open(CompleteFile),
@@ -136,7 +129,7 @@ pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
     if !metadata.is_file() {
         return shut("is not a regular file");
     }
-    let file = match open(path) {
+    let file = match file::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let identity = FileIdentity::of(metadata);
@@ -193,7 +186,7 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
 
 /// The form of the program at `path`, if execve(2) may have accepted it.
 pub fn exec_format_at(path: &Path) -> Option<ExecFormat> {
-    let file = open(path).ok()?;
+    let file = file::open(path).ok()?;
     let metadata = file.metadata().ok().filter(Metadata::is_file)?;
     let format = exec_format(&file, metadata.len()).ok();
     format.filter(|&format| format != ExecFormat::Torn)

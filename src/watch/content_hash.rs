@@ -6,7 +6,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::watch::completeness::{self, FileIdentity};
+use crate::file;
+use crate::watch::completeness::FileIdentity;
 
 /// Bytes read in one go at most: about 0.2 ms.
 const PIECE: usize = 1 << 20;
@@ -71,7 +72,7 @@ impl HashInProgress {
 pub fn hash_of_first(path: &Path, length: u64) -> io::Result<u64> {
     let mut hasher = Xxh3::new();
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    read_into(&mut hasher, &mut completeness::open(path)?, length)?;
+    read_into(&mut hasher, &mut file::open(path)?, length)?;
     Ok(hasher.digest())
 }
 

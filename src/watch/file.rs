@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::file;
 use crate::supervisor::Time;
 use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
@@ -147,8 +148,7 @@ impl WatchedFile {
     }
 
     fn read_tried(&mut self) {
-        let (Some(identity), Ok(file)) = (self.tried.identity, completeness::open(&self.path))
-        else {
+        let (Some(identity), Ok(file)) = (self.tried.identity, file::open(&self.path)) else {
             return;
         };
         let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -238,7 +238,7 @@ impl WatchedFile {
     }
 
     fn note_unfit(&mut self, now: Time, fresh: &mut NewContent, why: String) {
-        let file = completeness::open(&self.path);
+        let file = file::open(&self.path);
         let is_written = file.is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
         let rests = fresh.since + AT_REST;
         if rests > now {

@@ -1,9 +1,10 @@
 //! Whether git is at work on the repository that a tree is in.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
+use crate::file;
 use crate::sys;
 
 /// git changes files while this file exists; a crash can leave it behind.
@@ -34,7 +35,7 @@ fn git_directory(path: PathBuf) -> Option<PathBuf> {
         return Some(path);
     }
     let text = if found.is_file() && found.len() < 4096 {
-        fs::read_to_string(&path).ok()?
+        io::read_to_string(file::open(&path).ok()?).ok()?
     } else {
         return None;
     };

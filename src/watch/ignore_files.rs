@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use crate::watch::completeness::{self, FileIdentity};
+use crate::file;
+use crate::watch::completeness::FileIdentity;
 
 /// The files that hold rules, the stronger one first.
 pub const NAMES: [&str; 2] = [".ignore", ".gitignore"];
@@ -90,7 +91,7 @@ pub fn list(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Gitignore {
 }
 
 fn text(path: &Path) -> Option<String> {
-    let file = completeness::open(path).ok()?;
+    let file = file::open(path).ok()?;
     let is_sane = file
         .metadata()
         .is_ok_and(|found| found.is_file() && found.len() <= LONGEST);

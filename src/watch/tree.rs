@@ -9,6 +9,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::file;
 use crate::supervisor::Time;
 use crate::sys;
 use crate::watch::completeness::{self, FOREIGN_SETTLE, FileIdentity, Writer};
@@ -223,8 +224,8 @@ impl WatchedTree {
         let metadata = fs::symlink_metadata(path).ok();
         let identity = metadata.as_ref().map(FileIdentity::of);
         let is_known = known.map(|known| known.identity) == identity;
-        let is_written = completeness::open(path)
-            .is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
+        let is_written =
+            file::open(path).is_ok_and(|file| completeness::writer(&file) == Writer::Somebody);
         let is_directory = metadata.is_some_and(|metadata| metadata.is_dir());
         (!is_known && !is_written && !is_directory).then_some(shown)
     }

@@ -4,15 +4,13 @@
 //! from hotswap's own environment; lines that begin with `#` are comments.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use nix::libc;
-
 use super::Variables;
+use crate::file;
 
 /// More than execve(2) passes on.
 const LARGEST: u64 = 8 << 20;
@@ -31,11 +29,7 @@ pub fn read(path: &Path, own: &[(OsString, OsString)]) -> io::Result<Variables> 
 
 /// A pipe would have to be waited for, and has nothing left for the next generation.
 fn content(path: &Path) -> io::Result<Vec<u8>> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+    let file = file::open(path)?;
     if file.metadata()?.file_type().is_fifo() {
         let why = "it is a pipe, which cannot be read again for each generation";
         return Err(io::Error::new(ErrorKind::InvalidInput, why));

@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::path::Path;
 
 use super::WatchedTree;
+use crate::file;
 use crate::supervisor::Time;
 use crate::watch::completeness::{self, FileIdentity, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
@@ -93,7 +94,7 @@ impl WatchedTree {
             return Some((*same, 0));
         }
         entry.young = entry.identity.is_young();
-        let Ok(file) = completeness::open(path) else {
+        let Ok(file) = file::open(path) else {
             return Some((entry, 0));
         };
         if !self.is_new && completeness::writer(&file) == Writer::Somebody {
