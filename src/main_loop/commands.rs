@@ -188,7 +188,7 @@ impl World {
             Purpose::OnEvent => {
                 self.watch.command_ends(watch::HookKind::OnEvent, now);
                 if !well {
-                    let text = format!("the command after an event {}", ended.exit);
+                    let text = format!("the command after an event failed: {}", ended.exit);
                     self.publish(&Record::new(RecordKind::Warning, text));
                 }
             }
