@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::connections::accept_queue::AcceptQueue;
-use crate::connections::activity::{ActivityCount, ActivityCounter};
+use crate::connections::activity::{ActivityCount, ActivityCounter, have_accepted};
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
 use crate::polled::Polled;
 use crate::ready::accepting_on;
@@ -174,8 +174,7 @@ impl Drain {
         let doubted = std::mem::take(&mut self.doubted);
         for one in held.iter().filter(|one| doubted.contains(&one.listener)) {
             let one = std::slice::from_ref(one);
-            let has_accepted = ActivityCounter::default().count(one, pids).connections != Some(0);
-            if !has_accepted && accepting_on(one, pids).is_empty() {
+            if !have_accepted(one, pids) && accepting_on(one, pids).is_empty() {
                 self.left_out.extend(one.iter().map(|one| one.listener));
             }
         }

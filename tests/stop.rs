@@ -68,6 +68,31 @@ on_every_family! {
     }
 }
 
+on_every_family! {
+    /// No client waits for what a generation asks itself.
+    fn what_a_generation_asks_itself_holds_up_no_drain(plan: Plan) {
+        let site = asking_itself(plan);
+        site.publish_odd("v2", "").swap().wait_until_gone(1);
+    }
+
+    fn what_a_generation_asks_itself_holds_up_no_stop(plan: Plan) {
+        let mut site = asking_itself(plan);
+        let habit = Habit { slow: Duration::from_millis(700), ..Habit::default() };
+        let mut client = site.guests().and(1, habit).come();
+        client.until_asked(1);
+        site.signal(Signal::SIGTERM);
+        client.expect_no_failure();
+        site.expect_status(0).expect_nothing_left();
+    }
+}
+
+fn asking_itself(plan: Plan) -> Site {
+    let patient = ["--quiesce", "90s", "--drain-timeout", "100s"];
+    let site = plan.with(&patient).by_odd("asks-itself").serving("v1");
+    site.log.wait_for("it has asked itself");
+    site
+}
+
 #[test]
 fn ctrl_c_lets_a_server_answer_first_but_not_for_long() {
     let mut site = Site::at(Place::Tcp4).by_odd("think=700ms").serving("v1");

@@ -5,17 +5,20 @@ use std::io;
 
 use nix::unistd::Pid;
 
-use super::inet::Activity;
+use super::inet::{Activity, Ends};
 use super::process_sockets::ProcessSockets;
 use super::{inet, unix};
 use crate::proc::descriptor;
 use crate::socket::generation_socket::{GenerationSocket, SocketKind};
+use crate::socket::inet::Family;
 
 /// A client that is seen this often in a row just after a request or an answer, with more bytes each time, never pauses.
 /// One that does pause is seen earlier between two requests, when the server owes it nothing.
 const NEVER: u32 = 4;
 /// To ask of each of these connections who has it takes 5 ms. Beyond that, other ways to tell are tried first.
 const MANY: usize = 1_000;
+/// The other ends of so many connections are looked up, at 10 µs each.
+const FEW: usize = 32;
 
 /// One count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,12 +63,21 @@ struct FoundConnection {
     activity: Activity,
     /// It belongs to the generation, whatever process holds it.
     is_certain: bool,
+    client: ClientEnd,
+}
+
+/// How the other end of a connection is found.
+#[derive(Clone, Copy, Debug)]
+enum ClientEnd {
+    Tcp(Family, Ends),
+    /// By its inode.
+    Unix(u64),
 }
 
 impl ActivityCounter {
-    /// Counts what these processes have accepted on these sockets. Only connections of a socket that no other generation
-    /// has can be busy: on a shared one nobody waits for them. If a process cannot be inspected, all connections on the
-    /// same ports count as its own, and their number is unknown.
+    /// Counts what these processes have accepted on these sockets, unless they have the other end as well. Only
+    /// connections of a socket that no other generation has can be busy: on a shared one nobody waits for them. If a
+    /// process cannot be inspected, all connections on the same ports count as its own, and their number is unknown.
     pub fn count(&mut self, held: &[GenerationSocket], pids: &[Pid]) -> ActivityCount {
         find(held).map_or(UNKNOWN, |found| self.count_found(&found, pids))
     }
@@ -135,19 +147,30 @@ impl ActivityCounter {
         let is_complete = self.owners.is_complete();
         let theirs =
             |one: &&FoundConnection| !is_complete || one.is_certain || self.owners.have(one.inode);
-        let mut connections = 0;
-        let mut busy = 0;
-        let mut unsure = 0;
-        for one in found.iter().filter(theirs) {
-            connections += 1;
-            busy += usize::from(self.is_busy(one));
-            unsure += usize::from(one.activity == Activity::Unsure);
-        }
+        let mut theirs: Vec<_> = found.iter().filter(theirs).collect();
+        let is_small = theirs.len() <= FEW;
+        let are_few_busy = theirs.iter().filter(|one| self.is_busy(one)).count() <= FEW;
+        let is_looked_up = |one| is_small || (are_few_busy && self.is_busy(one));
+        theirs.retain(|one| !(is_looked_up(one) && self.is_among_themselves(one)));
+        let busy = theirs.iter().filter(|one| self.is_busy(one));
+        let unsure = theirs.iter().filter(|one| one.activity == Activity::Unsure);
         ActivityCount {
-            connections: is_complete.then_some(connections),
-            busy,
-            unsure,
+            busy: busy.count(),
+            unsure: unsure.count(),
+            connections: is_complete.then_some(theirs.len()),
         }
+    }
+
+    /// The same processes have its other end: no client waits for anything on it.
+    fn is_among_themselves(&self, one: &FoundConnection) -> bool {
+        let inode = match one.client {
+            ClientEnd::Tcp(family, ends) => {
+                let inode = inet::inode_of_client_end(family, &ends);
+                inode.ok().flatten().map_or(0, u64::from)
+            }
+            ClientEnd::Unix(inode) => inode,
+        };
+        inode != 0 && self.owners.have(inode)
     }
 
     /// An undecided connection is busy unless it keeps receiving: then its requests are too short to see. One that has
@@ -178,6 +201,15 @@ impl ActivityCounter {
         });
         Some(Undecided { received, gained })
     }
+}
+
+/// Whether these processes have accepted on these sockets, as far as that can be told.
+pub fn have_accepted(held: &[GenerationSocket], pids: &[Pid]) -> bool {
+    let mut owners = ProcessSockets::default();
+    owners.refresh(pids);
+    let is_theirs =
+        |one: &FoundConnection| !owners.is_complete() || one.is_certain || owners.have(one.inode);
+    find(held).map_or(true, |found| found.iter().any(is_theirs))
 }
 
 /// How many of these the `others` do not have; `None` if that cannot be told, or not soon.
@@ -228,6 +260,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
                 Activity::Quiet
             },
             is_certain: false,
+            client: ClientEnd::Tcp(*family, one.ends),
         }));
     }
     for (inode, steered) in paths {
@@ -240,11 +273,12 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
         found.extend(
             unix::connections(&[inode])?
                 .into_iter()
-                .map(|inode| FoundConnection {
+                .map(|(inode, client)| FoundConnection {
                     inode,
                     received: 0,
                     activity,
                     is_certain: steered,
+                    client: ClientEnd::Unix(client),
                 }),
         );
     }

@@ -38,7 +38,12 @@ pub struct Connection {
     /// How many bytes.
     pub received: u64,
     pub activity: Activity,
+    pub ends: Ends,
 }
+
+/// The local port and the remote one, and both addresses, as the kernel writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends([u8; 36]);
 
 /// Whether a client waits for something on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,16 +151,28 @@ pub fn inode_of_server_end(client: SocketAddr, server: SocketAddr) -> io::Result
     source.resize(16, 0);
     destination.resize(16, 0);
     let rest = [&client.port().to_be_bytes()[..], &source, &destination].concat();
+    inode_at(&request(family, STATES, server.port(), &rest))
+}
+
+/// The inode of the client's end of a connection: 0 once no process has it, `None` if it is on another host.
+///
+/// # Errors
+/// Those of the sock_diag(7) answer.
+pub fn inode_of_client_end(family: Family, Ends(ends): &Ends) -> io::Result<Option<u32>> {
+    let (ports, addresses) = ends.split_at(4);
+    let (here, there) = (ports.split_at(2), addresses.split_at(16));
+    let port = u16::from_be_bytes(here.1.try_into().unwrap_or_default());
+    let rest = [here.0, there.1, there.0].concat();
+    inode_at(&request(family, STATES, port, &rest))
+}
+
+fn inode_at(request: &[u8]) -> io::Result<Option<u32>> {
     let mut inode = None;
-    let answer = sock_diag::ask(
-        &request(family, STATES, server.port(), &rest),
-        Scope::One,
-        |message| {
-            // If the kernel does not find the connection, it returns the listener.
-            let is_connection = message.get(1).is_some_and(|state| STATES & 1 << state != 0);
-            inode = number(message, 68).filter(|_| is_connection);
-        },
-    );
+    let answer = sock_diag::ask(request, Scope::One, |message| {
+        // If the kernel does not find the connection, it returns the listener.
+        let is_connection = message.get(1).is_some_and(|state| STATES & 1 << state != 0);
+        inode = number(message, 68).filter(|_| is_connection);
+    });
     match answer {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(|()| inode),
@@ -190,7 +207,9 @@ fn parse(message: &[u8]) -> Option<Connection> {
         .find(|(kind, _)| *kind == INET_DIAG_INFO)
         .map_or(&[][..], |(_, value)| value);
     let traffic = Traffic::parse(message, info);
+    let ends = *message.get(4..)?.first_chunk()?;
     Some(Connection {
+        ends: Ends(ends),
         inode: u64::from(number(message, 68)?),
         received: traffic.as_ref().map_or(0, |traffic| traffic.received),
         activity: traffic.map_or(Activity::Busy, |traffic| traffic.activity()),

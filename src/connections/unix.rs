@@ -66,11 +66,12 @@ pub fn unaccepted(inode: u64) -> Option<u32> {
     asked.ok().and(count)
 }
 
-/// The connections of the listeners with these inodes that have both their ends, by inode: 0 until accepted.
+/// The connections of the listeners with these inodes that have both their ends, by the inode of the server's, which is 0
+/// until accepted, and that of the client's.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn connections(listeners: &[u64]) -> io::Result<Vec<u64>> {
+pub fn connections(listeners: &[u64]) -> io::Result<Vec<(u64, u64)>> {
     let mut sockets = Vec::new();
     let states = 1 << ESTABLISHED | 1 << LISTEN;
     let request = request(0, states, SHOW_NAME | SHOW_PEER);
@@ -80,7 +81,7 @@ pub fn connections(listeners: &[u64]) -> io::Result<Vec<u64>> {
     Ok(connections_of(listeners, &sockets))
 }
 
-fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<u64> {
+fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<(u64, u64)> {
     let is_listener =
         |socket: &&UnixSocket| socket.state == LISTEN && listeners.contains(&socket.inode);
     let names: Vec<_> = sockets
@@ -88,11 +89,9 @@ fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<u64> {
         .filter(is_listener)
         .map(|socket| &socket.name)
         .collect();
-    let open = sockets
-        .iter()
-        .filter(|socket| socket.state == ESTABLISHED && socket.peer.is_some_and(|peer| peer != 0));
+    let open = sockets.iter().filter(|one| one.state == ESTABLISHED);
     open.filter(|socket| names.contains(&&socket.name))
-        .map(|socket| socket.inode)
+        .filter_map(|socket| Some((socket.inode, socket.peer.filter(|peer| *peer != 0)?)))
         .collect()
 }
 
@@ -188,8 +187,11 @@ mod tests {
             socket(ESTABLISHED, 12, "/run/a.hotswap-1", None),
             socket(ESTABLISHED, 13, "/run/a.hotswap-2", Some(9)),
         ];
-        assert_eq!(connections_of(&[1], &sockets), [11, 0]);
-        assert_eq!(connections_of(&[1, 2], &sockets), [11, 0, 13]);
+        assert_eq!(connections_of(&[1], &sockets), [(11, 9), (0, 9)]);
+        assert_eq!(
+            connections_of(&[1, 2], &sockets),
+            [(11, 9), (0, 9), (13, 9)]
+        );
         assert!(connections_of(&[3], &sockets).is_empty());
     }
 

@@ -22,6 +22,7 @@
 //! |---|---|
 //! | `backlog=N`, `nonblock` | changes its sockets |
 //! | `shut-down=MOMENT`, `close=MOMENT` | shutdown(2) of its sockets, or close(2) |
+//! | `asks-itself` | has a process of its own that asks it for something that takes ten minutes |
 //! | `tell` | says what its sockets were like: `backlog 4096, blocking` |
 //! | `uid=N` | becomes another user |
 //! | `exec=MOMENT` | becomes `sleep`, which holds whatever it had open |
@@ -70,10 +71,16 @@ fn main() -> io::Result<()> {
         thread::sleep(Duration::from_secs(3600));
         return Ok(());
     }
+    if let Some(address) = words.value("asks") {
+        return unruly::ask(address);
+    }
     words.start()?;
     let sockets = Arc::new(words.sockets()?);
     words.change(&sockets)?;
     words.announce()?;
+    if words.has("asks-itself") {
+        unruly::ask_itself(&sockets[0])?;
+    }
     words.hang();
     if words.has("echo") {
         return echo(&sockets);

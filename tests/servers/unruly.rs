@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command};
@@ -14,6 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::kill;
+use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname};
 use nix::unistd::{ForkResult, Pid, Uid, fork, getpgid, getppid, setpgid, setsid, setuid};
 
 /// Forks for ever, and its children do, until its user has so many processes; each in a session of its own, if that is
@@ -53,6 +56,38 @@ pub fn outlive(process: i32) {
     while kill(Pid::from_raw(process), None).is_ok() {
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Has a process of its own ask it.
+pub fn ask_itself(listener: &OwnedFd) -> io::Result<()> {
+    let unix = getsockname::<UnixAddr>(listener.as_raw_fd()).ok();
+    let path = unix.as_ref().and_then(UnixAddr::path);
+    let address = match path.and_then(Path::to_str) {
+        // it may have been bound beside the path that leads to it
+        Some(path) => path.split(".hotswap-").next().unwrap_or(path).to_owned(),
+        None => getsockname::<SockaddrStorage>(listener.as_raw_fd())?.to_string(),
+    };
+    let mut asks = Command::new(env::current_exe()?);
+    asks.arg(format!("asks={address}")).spawn()?;
+    Ok(())
+}
+
+/// Asks there for something that takes ten minutes.
+pub fn ask(address: &str) -> io::Result<()> {
+    let request = b"GET /?ms=600000 HTTP/1.1\r\n\r\n";
+    let mut answer = [0; 1];
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        let mut server = TcpStream::connect(address)?;
+        server.write_all(request)?;
+        eprintln!("it has asked itself");
+        server.read_exact(&mut answer)?;
+    } else {
+        let mut server = UnixStream::connect(address)?;
+        server.write_all(request)?;
+        eprintln!("it has asked itself");
+        server.read_exact(&mut answer)?;
+    }
+    Ok(())
 }
 
 /// Leaves its own process group for that of its parent.

@@ -1,8 +1,9 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use super::*;
 use crate::socket::generation_socket::ListenerId;
@@ -38,6 +39,32 @@ fn unsure(connections: usize) -> ActivityCount {
     }
 }
 
+/// A process that has what it is given, and no more; it is killed at the end.
+struct Process(Child);
+
+impl Process {
+    fn with(ends: [impl Into<OwnedFd>; 2]) -> Self {
+        let [one, other] = ends.map(Into::into);
+        let server = Command::new("sleep")
+            .arg("60")
+            .stdin(one)
+            .stdout(other)
+            .spawn();
+        Self(server.unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().try_into().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 fn tcp() -> (TcpListener, SocketKind) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -49,11 +76,13 @@ fn connections_of_these_processes_are_counted() {
     let (listener, kind) = tcp();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let one = held(&listener, kind);
-    let us = [Pid::this()];
     let mut counter = ActivityCounter::default();
+    let us = [Pid::this()];
     assert_eq!(counter.count(&[one], &us), activity(0, 0), "not accepted");
-    let served = listener.accept().unwrap();
-    assert_eq!(counter.count(&[one], &us), unsure(1));
+    let (served, _) = listener.accept().unwrap();
+    let process = Process::with([served.try_clone().unwrap(), served.try_clone().unwrap()]);
+    let they = [process.pid()];
+    assert_eq!(counter.count(&[one], &they), unsure(1));
     assert_eq!(
         ActivityCounter::default().count(&[one], &[]),
         activity(0, 0),
@@ -64,11 +93,56 @@ fn connections_of_these_processes_are_counted() {
         ..one
     };
     assert_eq!(
-        counter.count(&[shared], &us),
+        counter.count(&[shared], &they),
         activity(1, 0),
         "nobody waits for it"
     );
     drop((client, served));
+}
+
+#[test]
+fn a_connection_with_both_ends_in_these_processes_is_no_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("listener");
+    let unix = UnixListener::bind(&path).unwrap();
+    let mapped = TcpListener::bind("[::]:0").unwrap();
+    let port = mapped.local_addr().unwrap().port();
+    let (v4, v4_kind) = tcp();
+    let v6 = TcpListener::bind("[::1]:0").unwrap();
+    let v6_port = v6.local_addr().unwrap().port();
+    let dual = |one| GenerationSocket {
+        family: Some(Family::V6),
+        ..one
+    };
+    let check = |one: GenerationSocket, client: OwnedFd, served: OwnedFd| {
+        let both = Process::with([client.try_clone().unwrap(), served.try_clone().unwrap()]);
+        let mut counter = ActivityCounter::default();
+        assert_eq!(counter.count(&[one], &[both.pid()]), activity(0, 0));
+        assert!(have_accepted(&[one], &[both.pid()]));
+        let process = Process::with([served.try_clone().unwrap(), served]);
+        assert_eq!(counter.count(&[one], &[process.pid()]), unsure(1));
+    };
+    let client = UnixStream::connect(&path).unwrap();
+    let (served, _) = unix.accept().unwrap();
+    check(held(&unix, SocketKind::Unix), client.into(), served.into());
+    let kinds = [
+        (held(&v4, v4_kind), &v4, v4.local_addr().unwrap()),
+        (
+            dual(held(&v6, SocketKind::Tcp { port: v6_port })),
+            &v6,
+            v6.local_addr().unwrap(),
+        ),
+        (
+            dual(held(&mapped, SocketKind::Tcp { port })),
+            &mapped,
+            ([127, 0, 0, 1], port).into(),
+        ),
+    ];
+    for (one, listener, address) in kinds {
+        let client = TcpStream::connect(address).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        check(one, client.into(), served.into());
+    }
 }
 
 #[test]
@@ -101,8 +175,9 @@ fn a_second_request_in_the_tick_of_the_first_answer_is_busy() {
     client.write_all(b"question").unwrap();
     served.read_exact(&mut piece).unwrap();
     let mut counter = ActivityCounter::default();
+    let process = Process::with([served.try_clone().unwrap(), served]);
     for _ in 0..3 {
-        assert_eq!(counter.count(&[one], &[Pid::this()]), activity(1, 1));
+        assert_eq!(counter.count(&[one], &[process.pid()]), activity(1, 1));
     }
 }
 
@@ -115,6 +190,7 @@ fn what_cannot_be_told_is_busy_unless_it_gets_on_and_on() {
             received,
             activity: Activity::Undecided,
             is_certain: true,
+            client: ClientEnd::Unix(0),
         };
         let busy = counter.is_busy(&found);
         let now = counter.undecided(&found).unwrap();
@@ -137,6 +213,7 @@ fn an_answer_may_go_on_until_the_client_asks_again() {
             received,
             activity,
             is_certain: true,
+            client: ClientEnd::Unix(0),
         };
         let busy = counter.is_busy(&found);
         counter.remember(&[found]);
@@ -159,8 +236,8 @@ fn an_open_unix_connection_is_busy() {
     let client = UnixStream::connect(&path).unwrap();
     let served = listener.accept().unwrap();
     let mut counter = ActivityCounter::default();
-    assert_eq!(counter.count(&[one], &[Pid::this()]), unsure(1));
+    assert_eq!(counter.count(&[one], &[]), unsure(1));
     drop(client);
-    assert_eq!(counter.count(&[one], &[Pid::this()]), activity(0, 0));
+    assert_eq!(counter.count(&[one], &[]), activity(0, 0));
     drop(served);
 }
