@@ -176,7 +176,7 @@ impl Listeners {
         let waiting = self
             .all
             .iter_mut()
-            .filter(|listener| listener.steering.is_waiting());
+            .filter(|one| one.steering.is_waiting() && !one.steering.is_parked());
         for Listener { steering, .. } in waiting {
             if let Err(error) = steering.cut_over(serving, &mut self.context) {
                 self.context

@@ -7,13 +7,14 @@ use std::net::TcpStream;
 use nix::sys::signal::Signal;
 
 use crate::commands::{run, said};
-use crate::common::crowd::Habit;
+use crate::common::crowd::{Crowd, Habit};
 use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
+use crate::watch::binary;
 
 on_every_family! {
     /// Clients wait in the queue of the next one, and none is lost.
@@ -33,6 +34,90 @@ on_every_family! {
         clients.until_all_see("v2");
         clients.expect_no_failure();
     }
+}
+
+/// A server that accepts at once, under stop-first, and is ready once there is a file `go`. The first one is.
+fn warming_up(plan: Plan) -> Plan {
+    let dir = plan.dir().display();
+    let check = format!("exec:echo >> {dir}/tries; test -e {dir}/go");
+    fs::write(plan.dir().join("go"), "").expect("a file");
+    plan.with(&["--order", "stop-first", "--ready", &check])
+}
+
+/// Swaps to one that is not ready yet, and lets clients come to it: they have asked, and it was looked at often since.
+fn visited_too_early(site: &Site, words: &str) -> Crowd {
+    fs::remove_file(site.dir().join("go")).expect("a file");
+    site.publish_odd("v2", words).signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    let clients = site.guests().and(4, Habit::default()).come();
+    clients.until_asked(4);
+    let tries = || fs::read(site.dir().join("tries")).expect("a file").len();
+    let before = tries();
+    eventually("it is looked at", || (tries() > before + 3).then_some(()));
+    clients
+}
+
+#[test]
+fn stop_first_lets_clients_wait_until_the_next_one_is_ready() {
+    for place in [Place::Tcp4, Place::Dual, Place::captured()] {
+        let site = warming_up(Plan::at(place)).serving("v1");
+        let mut clients = visited_too_early(&site, "");
+        assert_eq!(clients.so_far().answers, 0, "it is not ready");
+        fs::write(site.dir().join("go"), "").expect("a file");
+        clients.until_all_see("v2");
+        clients.expect_no_failure();
+    }
+}
+
+#[test]
+fn under_stop_first_the_old_one_answers_those_that_waited_for_one_that_fails() {
+    let plan = warming_up(Plan::at(Place::Tcp4)).by_binary(binary(1));
+    let site = plan.variable("VERSION", "v1").serving("v1");
+    let mut clients = visited_too_early(&site, "exit=3 after=1500ms");
+    site.log.wait_for("generation 2 aborted");
+    site.log.wait_for("generation 3 started");
+    assert_eq!(clients.so_far().answers, 0, "neither is ready");
+    fs::write(site.dir().join("go"), "").expect("a file");
+    clients.until_all_see("v1");
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn under_stop_first_clients_wait_on_for_the_one_that_replaces_a_candidate() {
+    for place in [Place::Tcp4, Place::captured()] {
+        let site = warming_up(Plan::at(place)).watching().serving("v1");
+        let mut clients = visited_too_early(&site, "");
+        site.publish("v3");
+        site.log.wait_for("generation 3 started");
+        fs::write(site.dir().join("go"), "").expect("a file");
+        clients.until_all_see("v3");
+        clients.expect_no_failure().expect_never_seen("v2");
+    }
+}
+
+#[test]
+fn a_stop_turns_away_those_that_wait_until_the_next_one_is_ready() {
+    let mut site = warming_up(Plan::at(Place::Tcp4)).serving("v1");
+    let mut clients = visited_too_early(&site, "");
+    site.signal(Signal::SIGTERM);
+    site.log.wait_for("refused during the stop");
+    site.end();
+    assert_eq!(clients.leave().answers, 0);
+}
+
+/// It accepts, but those before it have said READY=1.
+#[test]
+fn under_stop_first_clients_wait_for_a_server_that_says_when_it_is_ready() {
+    let flags = ["--order", "stop-first", "--ready-timeout", "800ms"];
+    let plan = Site::at(Place::Tcp4).with(&flags).by_odd("ready");
+    let site = plan.serving("v1");
+    site.publish_odd("v2", "").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    site.log.wait_for("generation 2 aborted");
+    site.publish_odd("v3", "ready");
+    clients.until_all_see("v3");
+    clients.expect_no_failure().expect_never_seen("v2");
 }
 
 /// Nobody will answer those that wait for the next one.

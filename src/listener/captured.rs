@@ -165,7 +165,8 @@ impl Listeners {
         };
         steering.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
-        if self.serving == Some(generation) && !self.context.holds() {
+        let gets_clients = !self.context.holds() && !steering.is_parked();
+        if self.serving == Some(generation) && gets_clients {
             steering.prepare(generation, &mut self.context)?;
             steering.cut_over(generation, &mut self.context)?;
         }
@@ -229,6 +230,7 @@ impl Listeners {
         // clients wait in a spare since it was shut down
         if let Some(serving) = self.serving.filter(|_| !self.context.is_closed())
             && listener.steering.is_waiting()
+            && !listener.steering.is_parked()
         {
             let cut_over = |()| listener.steering.cut_over(serving, &mut self.context);
             done = done.and_then(cut_over).map(drop);

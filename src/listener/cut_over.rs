@@ -20,6 +20,24 @@ impl Listeners {
         generation: Generation,
         except: &[ListenerId],
     ) -> io::Result<Vec<Incident>> {
+        self.switch(generation, except, false)
+    }
+
+    /// The same for a generation that is not spawned yet, and may accept before it is ready: where clients can be relayed,
+    /// they wait on sockets of ours until they are cut over to it.
+    ///
+    /// # Errors
+    /// Then nothing has changed.
+    pub fn park(&mut self, generation: Generation) -> io::Result<Vec<Incident>> {
+        self.switch(generation, &[], true)
+    }
+
+    fn switch(
+        &mut self,
+        generation: Generation,
+        except: &[ListenerId],
+        parks: bool,
+    ) -> io::Result<Vec<Incident>> {
         self.complete(generation)?;
         for Listener { steering, .. } in &mut self.all {
             steering.keep_up(Some(generation), &mut self.context);
@@ -46,7 +64,13 @@ impl Listeners {
             if except.contains(id) && old.is_none() {
                 continue;
             }
-            match steering.cut_over(old.unwrap_or(generation), &mut self.context) {
+            let to = old.unwrap_or(generation);
+            let switched = if parks && old.is_none() {
+                steering.park(to, &mut self.context)
+            } else {
+                steering.cut_over(to, &mut self.context)
+            };
+            match switched {
                 Ok(before) => done.push((at, before)),
                 Err(error) => {
                     if holds {
@@ -59,6 +83,9 @@ impl Listeners {
         }
         if holds {
             self.release_muted(self.serving != Some(generation), sys::now());
+        }
+        if !parks {
+            self.all.iter_mut().for_each(|one| one.steering.unpark());
         }
         self.serving = Some(generation);
         self.hide_covered(generation);

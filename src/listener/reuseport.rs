@@ -50,6 +50,9 @@ pub struct ReuseportGroup {
     /// Those among them that are of generations of a hotswap that is gone.
     #[serde(default)]
     orphans: Vec<OrphanSocket>,
+    /// Clients wait on the target until the next cut-over, and no generation is given that socket.
+    #[serde(default)]
+    is_parked: bool,
 }
 
 impl ReuseportGroup {
@@ -101,6 +104,7 @@ impl ReuseportGroup {
             hidden: None,
             is_wary: false,
             orphans: Vec::new(),
+            is_parked: false,
         }
     }
 

@@ -60,6 +60,24 @@ pub trait Steering {
         Ok(None)
     }
 
+    /// The same for a generation that is not spawned yet; but where clients can be relayed whoever they are, they wait on
+    /// a socket of ours until the next cut-over, which no generation is given.
+    fn park(
+        &mut self,
+        generation: Generation,
+        context: &mut ListenerContext,
+    ) -> io::Result<Option<Inode>> {
+        self.cut_over(generation, context)
+    }
+
+    /// Clients wait there for a cut-over that is still to come.
+    fn is_parked(&self) -> bool {
+        false
+    }
+
+    /// That cut-over is done: clients that still wait there are for the first that listens.
+    fn unpark(&mut self) {}
+
     /// Undoes a cut-over that failed on another listener.
     fn steer_back(&mut self, _: Inode, _: &mut ListenerContext) {}
 

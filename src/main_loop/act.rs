@@ -222,7 +222,13 @@ impl World {
     fn cut_over(&mut self, generation: Generation) -> Vec<Event> {
         let one = self.generations.get(&generation);
         let missing = one.map(|one| one.missing.clone()).unwrap_or_default();
-        match self.listeners.cut_over(generation, &missing) {
+        let is_spawned = one.is_some();
+        let done = if !is_spawned && self.may_accept_early() {
+            self.listeners.park(generation)
+        } else {
+            self.listeners.cut_over(generation, &missing)
+        };
+        match done {
             Ok(incidents) => {
                 self.publish_incidents(&incidents);
                 self.remember();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::World;
 use crate::address::AddressPattern;
 use crate::control::SwapRequest;
+use crate::ready::ReadyMode;
 use crate::supervisor::{Cause, ProgramChoice};
 
 /// What one swap is excused from.
@@ -60,5 +61,18 @@ impl World {
             _ => true,
         };
         self.said_ready.ever && said_before
+    }
+
+    /// Whether the next candidate may accept connections before it is ready.
+    pub(super) fn may_accept_early(&self) -> bool {
+        match self.ready_mode {
+            ReadyMode::Tcp => false,
+            ReadyMode::Auto => self.said_ready.ever && !self.waivers.forget_ready,
+            ReadyMode::Notify
+            | ReadyMode::Fd(_)
+            | ReadyMode::Http { .. }
+            | ReadyMode::Exec(_)
+            | ReadyMode::After(_) => true,
+        }
     }
 }

@@ -62,9 +62,10 @@ impl Steering for ReuseportGroup {
         let target = self.members.target();
         let target = target.and_then(|inode| self.position(inode));
         let chosen = match sockets {
-            SocketChoice::Target if !context.lets_nobody_in() => target,
+            SocketChoice::Target if !context.lets_nobody_in() && !self.is_parked => target,
             SocketChoice::Target | SocketChoice::Own => target
-                .filter(|at| self.sockets[*at].owner.is_none() && !context.is_closed())
+                .filter(|at| self.sockets[*at].owner.is_none())
+                .filter(|_| !context.is_closed() && !self.is_parked)
                 .or_else(|| self.settled(&snapshot)),
         };
         let at = if let Some(at) = chosen {
@@ -139,10 +140,32 @@ impl Steering for ReuseportGroup {
         Ok(before)
     }
 
+    fn park(&mut self, _: Generation, context: &mut ListenerContext) -> io::Result<Option<Inode>> {
+        let before = self.members.target();
+        if !self.is_waiting() {
+            self.steer_to_spare(context)?;
+        }
+        self.is_parked = true;
+        let target = self.members.target();
+        if let Some(at) = target.and_then(|target| self.position(target)) {
+            self.sockets[at].held = true;
+        }
+        Ok(before)
+    }
+
+    fn is_parked(&self) -> bool {
+        self.is_parked
+    }
+
+    fn unpark(&mut self) {
+        self.is_parked = false;
+    }
+
     fn steer_back(&mut self, before: Inode, context: &mut ListenerContext) {
         if let Err(error) = self.steer(before) {
             context.incident(Incident::broken(self.address(), &error));
         }
+        self.is_parked &= self.is_waiting();
         self.update_interests(context);
     }
 

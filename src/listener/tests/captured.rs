@@ -170,6 +170,26 @@ fn the_dead_ones_socket_is_kept_for_a_candidate_that_has_not_bound_yet() {
 }
 
 #[test]
+fn a_server_that_binds_after_its_cut_over_gets_the_clients_that_were_parked() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    let first = servers.serving(G1);
+    servers.fixture.listeners.park(G2).unwrap();
+    let _waiting = [servers.client(), servers.client()];
+    drop(first);
+    servers.fixture.leave(G1);
+    let listeners = &mut servers.fixture.listeners;
+    listeners
+        .inherited_sockets(G2, SocketChoice::Target)
+        .unwrap();
+    let now = sys::now();
+    let until = now + Duration::from_secs(60);
+    listeners.release_kept(G2, &[], &[], (until, now));
+    servers.fixture.cut_over(G2);
+    let second = servers.starts(G2);
+    assert_eq!(answers(&second), 2);
+}
+
+#[test]
 fn an_address_that_no_generation_has_any_more_is_given_up() {
     let mut servers = Servers::at("127.0.0.1:0");
     servers.serving(G1);

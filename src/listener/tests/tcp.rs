@@ -378,3 +378,31 @@ fn a_spare_is_found_by_its_own_probe_and_no_client_is_taken_for_it() {
     }
     assert_eq!(third.answers(), early.len());
 }
+
+/// It may accept long before it is ready.
+#[test]
+fn parked_clients_wait_for_a_cut_over_however_many_generations_fail() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let first = fixture.serving(G1);
+    fixture.listeners.park(G2).unwrap();
+    let mut clients = fixture.clients(2);
+    assert_eq!(first.answers(), 0, "they go elsewhere");
+    drop(first);
+    fixture.leave(G1);
+    let second = fixture.spawn(G2, SocketChoice::Target);
+    clients.push(fixture.client());
+    assert_eq!(second.answers(), 0, "they wait");
+    drop(second);
+    fixture.leave(G2);
+    let third = fixture.spawn(G3, SocketChoice::Target);
+    clients.push(fixture.client());
+    assert_eq!(third.answers(), 0, "they still wait");
+    fixture.cut_over(G3);
+    let (since, mut answers) = (Instant::now(), 0);
+    while answers < clients.len() {
+        assert!(since.elapsed() < Duration::from_secs(20), "{answers}");
+        fixture.wake();
+        answers += third.answers();
+    }
+    assert_eq!(fixture.incidents, []);
+}
