@@ -79,6 +79,10 @@ pub struct Listener {
     captured: Option<CapturedAddress>,
     /// Of a captured path.
     path_use: Option<PathUse>,
+    /// Clients wait there for the generation that starts. Until that is ready it may close its socket, as servers do that
+    /// try their port out, and bind it again.
+    #[serde(default)]
+    awaits_start: bool,
     #[serde(alias = "sort")]
     steering: ListenerKind,
 }

@@ -155,6 +155,7 @@ impl Listeners {
             as_given: captured.to_string(),
             captured: Some(captured),
             path_use,
+            awaits_start: false,
             steering,
         });
         self.review_paths();

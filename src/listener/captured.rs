@@ -300,15 +300,16 @@ impl Listeners {
         self.has(live)
     }
 
-    /// The generation has closed its socket there. If no other has one the listener is closed as well, and clients that
-    /// wait there are reset, as by the bare server.
+    /// The generation has closed its socket there. If no other has one and no client waits for its start, the listener is
+    /// closed as well, and its clients are reset, as by the bare server.
     pub fn abandon(&mut self, generation: Generation, listener: ListenerId, now: Time) {
         let Some(at) = self.all.iter().position(|other| other.id == listener) else {
             return;
         };
         let listener = &mut self.all[at];
         listener.steering.leave(generation, now, &mut self.context);
-        let is_needed = listener.steering.is_owned() || self.context.keeps();
+        let is_owned = listener.steering.is_owned();
+        let is_needed = is_owned || listener.awaits_start || self.context.keeps();
         if listener.captured.is_some() && !is_needed {
             self.all.remove(at).steering.close(&mut self.context);
         }
@@ -323,13 +324,13 @@ impl Listeners {
         moved: &[ListenerId],
         (until, now): (Time, Time),
     ) {
-        let kept = self.all.iter_mut().filter(|listener| {
-            let is_own = listener.steering.socket_of(generation).is_some();
-            listener.captured.is_some() && is_own && !bound.contains(&listener.id)
-        });
-        for listener in kept {
-            listener.steering.leave(generation, now, &mut self.context);
-            self.context.awaited.wait_for(listener.id, until);
+        for listener in &mut self.all {
+            let was_awaited = std::mem::take(&mut listener.awaits_start);
+            let is_own = listener.steering.socket_of(generation).is_some() || was_awaited;
+            if listener.captured.is_some() && is_own && !bound.contains(&listener.id) {
+                listener.steering.leave(generation, now, &mut self.context);
+                self.context.awaited.wait_for(listener.id, until);
+            }
         }
         for moved in moved {
             self.context.awaited.came(*moved);
@@ -341,7 +342,8 @@ impl Listeners {
     pub(super) fn forget_unowned(&mut self) {
         if self.serving.is_some() && !self.context.keeps() {
             self.close_captured(|one, context| {
-                !one.steering.is_owned() && !context.awaited.has(one.id)
+                let is_awaited = one.awaits_start || context.awaited.has(one.id);
+                !one.steering.is_owned() && !is_awaited
             });
         }
     }

@@ -88,6 +88,7 @@ impl Listeners {
             self.all.iter_mut().for_each(|one| one.steering.unpark());
         }
         self.serving = Some(generation);
+        self.set_awaiting_start(self.is_unborn(generation));
         self.hide_covered(generation);
         if let Some(refused) = self.take_refused() {
             self.context.incident(refused);
@@ -130,7 +131,7 @@ impl Listeners {
             return Ok(());
         }
         // clients wait for one that is not spawned yet; a running one that has not bound an address may never do so
-        let unborn = self.spawning < Some(generation);
+        let unborn = self.is_unborn(generation);
         let is_due = |listener: &Listener| {
             let due = match listener.captured {
                 None => listener.steering.is_steered(),
@@ -155,6 +156,11 @@ impl Listeners {
         self.settle(generation)
     }
 
+    /// Whether clients wait for it although it has not been spawned yet.
+    fn is_unborn(&self, generation: Generation) -> bool {
+        self.spawning < Some(generation)
+    }
+
     fn cut_back(&mut self, done: &[(usize, Option<Inode>)]) {
         for (at, before) in done {
             if let Some(before) = *before {
@@ -165,7 +171,15 @@ impl Listeners {
 
     /// Its main process is dead. Clients wait for the next generation, even if the rest of this one has no listener.
     pub fn died(&mut self, generation: Generation) {
-        self.serving.take_if(|serving| *serving == generation);
+        if self.serving.take_if(|one| *one == generation).is_some() {
+            self.set_awaiting_start(true);
+        }
+    }
+
+    fn set_awaiting_start(&mut self, awaits: bool) {
+        for listener in &mut self.all {
+            listener.awaits_start = awaits && listener.captured.is_some();
+        }
     }
 
     /// Verifies the indexes of this generation's sockets that have just joined a group.

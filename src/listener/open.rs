@@ -248,6 +248,7 @@ impl Opening<'_> {
             as_given,
             captured: None,
             path_use: None,
+            awaits_start: false,
             steering,
         });
     }

@@ -49,6 +49,51 @@ pub fn python(plan: Plan, address: SocketAddr, script: &str) -> Option<Plan> {
     Some(plan.by_program(python, &["-c", &script, &port]))
 }
 
+/// From the second generation on it tries its port out on these hosts, and takes its time before it listens.
+fn tries_its_port_out(plan: Plan, address: SocketAddr, hosts: &str) -> Option<Plan> {
+    let script = format!(
+        "\
+if os.environ['HOTSWAP_GENERATION'] != '1':
+    for host in {hosts}:
+        listen(host).close()
+    time.sleep(1.5)
+serve(listen('127.0.0.1'))"
+    );
+    python(plan, address, &script)
+}
+
+/// As get-port-please and detect-port do.
+const HOSTS: &str = "['127.0.0.1', '0.0.0.0', '::', '127.0.0.1']";
+
+#[test]
+fn clients_wait_for_a_restart_that_tries_its_port_out() {
+    let address = free_address();
+    let Some(plan) = tries_its_port_out(at(address), address, HOSTS) else {
+        return;
+    };
+    let site = plan.serving("");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 1 is dead");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
+
+#[test]
+fn under_stop_first_clients_wait_for_a_new_version_that_tries_its_port_out() {
+    let address = free_address();
+    let plan = at(address).with(&["--order", "stop-first"]);
+    let Some(plan) = tries_its_port_out(plan, address, HOSTS) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(8);
+    site.swap();
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
+
 /// What it binds first, and closes again, it has closed.
 fn starts_and_swaps_having_tried(script: &str) {
     let address = free_address();
