@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{at, swap};
+use super::{at, python, swap};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
@@ -240,5 +240,32 @@ fn what_is_not_kept_over_a_swap_is_said_once() {
     site.swap();
     site.swap();
     let said = site.log.count("listens on port 0");
+    assert_eq!(said, 1, "{}", site.log.timed());
+}
+
+#[test]
+fn multipath_tcp_becomes_plain_tcp_and_that_is_said_once() {
+    let address = free_address();
+    let script = format!(
+        "
+import http.server, socket
+class Server(http.server.HTTPServer):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, bind_and_activate=False)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+        self.server_bind()
+        self.server_activate()
+Server(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()
+",
+        port = address.port()
+    );
+    let Some(plan) = python(at(address), &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.guests().and(2, Habit::default()).come();
+    swap(&site, 2);
+    clients.expect_no_failure();
+    let said = site.log.count("asks for multipath TCP");
     assert_eq!(said, 1, "{}", site.log.timed());
 }

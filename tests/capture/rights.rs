@@ -1,18 +1,22 @@
 //! What a captured server may have bound, who it may be, and where capturing does not work.
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fs, iter, thread};
 
 use nix::unistd::geteuid;
 
-use super::{at, swap};
+use super::{at, python, swap};
 use crate::common::attempt::attempt;
 use crate::common::crowd::Habit;
+use crate::common::network::{FAR_AWAY, Network};
 use crate::common::place::{Place, Target, free_address};
 use crate::common::site::Site;
-use crate::common::{hotswap_program, server, skipped};
+use crate::common::{Raised, hotswap_program, server, skipped};
 use crate::nonroot::as_nobody;
 
 /// A port that only root may bind, and nobody has.
@@ -95,6 +99,119 @@ fn a_server_whose_sockets_cannot_be_duplicated_is_captured() {
     site.swaps(3);
     clients.until_all_see("v4");
     clients.expect_no_failure();
+}
+
+/// Each of them binds its own socket of both families, as nginx with `reuseport` and many others do.
+#[test]
+fn workers_whose_sockets_cannot_be_duplicated_may_bind_one_each() {
+    let address = free_address();
+    let confined = server("confined").display().to_string();
+    let script = format!(
+        "
+import os, socket, time
+from http.server import HTTPServer, BaseHTTPRequestHandler
+class Hello(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header('Content-Length', '5')
+        self.end_headers()
+        self.wfile.write(b'hello')
+    log_message = lambda *_: None
+def listens(family, host):
+    one = socket.socket(family)
+    if family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind((host, {port}))
+    one.listen(50)
+    return one
+for _ in range(3):
+    if os.fork() == 0:
+        kept = listens(socket.AF_INET6, '::1')
+        own = HTTPServer(('', 0), Hello, False)
+        own.socket = listens(socket.AF_INET, '127.0.0.1')
+        own.serve_forever()
+os.wait()
+os.killpg(0, 9)
+",
+        port = address.port()
+    );
+    let plan = at(address).inside(&[&confined]).with(&["--quiesce", "1s"]);
+    let Some(plan) = python(plan, &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    clients.until_answered(20);
+    swap(&site, 2);
+    clients.until_answered(20);
+    clients.expect_no_failure();
+    TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).expect("the other family");
+    let said = site.log.timed();
+    assert!(
+        !said.contains("aborted") && !said.contains("not kept"),
+        "{said}"
+    );
+}
+
+/// A socket of hotswap's in its place is on that device alone as well.
+#[test]
+fn a_server_on_one_device_is_on_no_other_where_its_sockets_cannot_be_duplicated() {
+    const NAME: &str =
+        "a_server_on_one_device_is_on_no_other_where_its_sockets_cannot_be_duplicated";
+    let network = match Network::with(Duration::ZERO, 0) {
+        Ok(network) => network,
+        Err(why) => return skipped(NAME, &why),
+    };
+    let confined = server("confined").display().to_string();
+    let port = FAR_AWAY.port();
+    let script = format!(
+        "
+import socket
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo')
+one.bind(('', {port}))
+one.listen(50)
+while True:
+    client = one.accept()[0]
+    client.recv(1000)
+    client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
+    client.close()
+"
+    );
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let plan = at(here).inside(&[&confined]).through(network.to_the_site());
+    let Some(plan) = python(plan, &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let guests = site.guests().and(2, Habit::default());
+    let mut clients = guests.come_through(network.to_the_site());
+    clients.until_answered(4);
+    let is_over = AtomicBool::new(false);
+    let from_outside = thread::scope(|scope| {
+        let _over = Raised(&is_over);
+        let (door, is_over) = (network.to_the_clients(), &is_over);
+        let outside = scope.spawn(move || {
+            door();
+            let tries = iter::repeat_with(|| TcpStream::connect(FAR_AWAY).map(drop));
+            let tries = tries.take_while(|_| !is_over.load(Ordering::Relaxed));
+            tries
+                .map(|tried| tried.map_err(|error| error.kind()))
+                .collect::<Vec<_>>()
+        });
+        swap(&site, 2);
+        clients.until_answered(4);
+        is_over.store(true, Ordering::Relaxed);
+        outside.join().expect("the clients outside")
+    });
+    clients.expect_no_failure();
+    let refused = Err(ErrorKind::ConnectionRefused);
+    assert!(from_outside.len() > 1, "nobody came");
+    assert!(
+        from_outside.iter().all(|tried| *tried == refused),
+        "{from_outside:?}"
+    );
 }
 
 /// Its path is relative, and its umask lets nobody in but itself.
