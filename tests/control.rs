@@ -161,8 +161,19 @@ fn one_that_does_not_answer_is_named_and_not_denied() {
             let all = run_among_ours(&first, options);
             assert_eq!(all.status.code(), Some(125), "{}", said(&all));
             assert!(said(&all).contains("server"), "{}", said(&all));
-            assert!(said(&all).contains("stopped does not answer"));
+            let pid = second.hotswap();
+            let why = format!(
+                "stopped does not answer: it is stopped (pid {pid})\ntry: kill -CONT {pid}"
+            );
+            assert!(said(&all).contains(&why), "{}", said(&all));
         }
+        let another = run_among_ours(&first, &["--name", "stopped", "--", "true"]);
+        assert_eq!(another.status.code(), Some(125), "{}", said(&another));
+        assert!(
+            said(&another).contains("has it, which is stopped"),
+            "{}",
+            said(&another)
+        );
         let options = ["swap", "stopped", "--timeout", "100ms"];
         let swap = run_among_ours(&first, &options);
         assert_eq!(swap.status.code(), Some(124), "{}", said(&swap));

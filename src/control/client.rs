@@ -13,15 +13,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::sockopt::SendTimeout;
-use nix::sys::socket::{SockFlag, UnixAddr, connect, setsockopt};
+use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
+use nix::sys::socket::{SockFlag, UnixAddr, connect, getsockopt, setsockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::others;
 use super::protocol::{Reply, RequestKind, line_of};
 use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
+use crate::proc::process::Stat;
 use crate::socket::unix_stream;
 
 /// How long an instance may take to greet after others have.
@@ -100,6 +102,10 @@ pub fn find(
         Some(name) => meet(dirs.named(name)),
     };
     let are_mute = too_busy || !mute.is_empty();
+    let is_waited_for = |one: &Instance| match until {
+        Some(until) => until <= Instant::now() || one.stopped().is_some(),
+        None => false,
+    };
     if let Some(name) = name.filter(|_| greeted.is_empty() && !are_mute) {
         // One whose socket was put elsewhere under another name.
         greeted = meet(dirs.all()).greeted;
@@ -108,7 +114,7 @@ pub fn find(
     if greeted.len() > 1 && name.is_some() && greeted.iter().filter(|one| one.own).count() == 1 {
         greeted.retain(|instance| instance.own);
     }
-    if greeted.is_empty() && mute.len() == 1 && until.is_some_and(|until| until <= Instant::now()) {
+    if greeted.is_empty() && mute.len() == 1 && mute.iter().all(is_waited_for) {
         greeted.append(&mut mute);
     }
     match (greeted.pop(), name) {
@@ -117,7 +123,7 @@ pub fn find(
             greeted.push(last);
             Err(NoInstance::because(several(&greeted, name)))
         }
-        (None, None) => Err(NoInstance::because(match of_others(dirs) {
+        (None, None) if !are_mute => Err(NoInstance::because(match of_others(dirs) {
             Some(others) => others,
             None => format!("no instance is running (looked in {})", dirs.places()),
         })),
@@ -136,20 +142,28 @@ pub fn find(
                 ),
             }))
         }
-        (None, Some(name)) => Err(NoInstance {
-            status: LOST,
-            why: format!(
-                "{name} does not answer within {}s",
-                ANSWER_TIMEOUT.as_secs()
-            ),
-        }),
+        (None, _) => {
+            let stopped = mute
+                .first()
+                .map(Instance::why_silent)
+                .filter(|why| !why.is_empty());
+            let within = || format!(" within {}s", ANSWER_TIMEOUT.as_secs());
+            let silent = mute.first().map(|one| one.name.as_str());
+            let name = name.or(silent).unwrap_or("an instance");
+            let why = stopped.unwrap_or_else(within);
+            Err(NoInstance {
+                status: LOST,
+                why: format!("{name} does not answer{why}"),
+            })
+        }
     }
 }
 
-/// The instance at exactly this path.
+/// The instance at exactly this path, whether it answers or not.
 pub fn at(dirs: &SocketDirs, path: &Path, name: &str) -> Option<Instance> {
     let found = dirs.usable(path, name)?;
-    meet(vec![found], None).greeted.pop()
+    let mut met = meet(vec![found], None);
+    met.greeted.pop().or_else(|| met.mute.pop())
 }
 
 fn several(instances: &[Instance], name: Option<&str>) -> String {
@@ -179,15 +193,15 @@ pub fn of_others(dirs: &SocketDirs) -> Option<String> {
     ))
 }
 
-/// Every instance that runs and answers, and the names of those that do not: of this user alone, or for root of all.
-pub fn all(dirs: &SocketDirs, only_own: bool) -> (Vec<Instance>, Vec<String>) {
+/// Every instance that runs and answers, and those that do not: of this user alone, or for root of all.
+pub fn all(dirs: &SocketDirs, only_own: bool) -> (Vec<Instance>, Vec<Instance>) {
     let mut found = dirs.all();
     found.retain(|found| found.own || !only_own);
     let Candidates {
         mut greeted, mute, ..
     } = meet(found, None);
     greeted.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-    (greeted, mute.into_iter().map(|one| one.name).collect())
+    (greeted, mute)
 }
 
 /// The instances at some sockets.
@@ -222,6 +236,8 @@ fn meet(found: Vec<FoundSocket>, until: Option<Instant>) -> Candidates {
         }
         let until = Instant::now() + at_most(patience, until);
         for mut instance in std::mem::take(&mut met.mute) {
+            let is_stopped = instance.stopped().is_some();
+            let until = if is_stopped { Instant::now() } else { until };
             match instance.next(Some(until)) {
                 Received::Said(Reply::Greeting { name, .. }) => {
                     met.greeted.push(Instance { name, ..instance });
@@ -267,6 +283,19 @@ impl Instance {
 
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// The process, if a signal has stopped it. One that a debugger holds may go on at any moment.
+    pub fn stopped(&self) -> Option<Pid> {
+        let pid = Pid::from_raw(getsockopt(&self.stream, PeerCredentials).ok()?.pid());
+        Stat::of(pid)?.stopped_by().map(|_| pid)
+    }
+
+    /// Why it does not answer, as the end of a sentence, with what helps; empty if that is not known.
+    pub fn why_silent(&self) -> String {
+        self.stopped().map_or(String::new(), |pid| {
+            format!(": it is stopped (pid {pid})\ntry: kill -CONT {pid}")
+        })
     }
 
     pub fn ask(&mut self, what: &RequestKind) {
@@ -318,7 +347,8 @@ impl Instance {
                 Received::Said(_) => continue,
                 Received::TimedOut => {
                     let patience = ANSWER_TIMEOUT.as_secs();
-                    Err(format!("no answer within {patience}s"))
+                    let why = self.why_silent();
+                    Err(format!("no answer within {patience}s{why}"))
                 }
                 Received::Lost => Err("the connection was lost".into()),
             };

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -12,6 +11,7 @@ use serde_json::Value;
 
 use super::client::{self, Instance, queries};
 use super::socket_dirs::{SocketDirs, file_of};
+use crate::proc::process::Stat;
 use crate::sys;
 
 /// A moment after everything that is left should be gone.
@@ -24,17 +24,21 @@ pub struct NameHolder {
 }
 
 impl NameHolder {
-    /// Who answers where we would answer; `None` if nobody does.
+    /// Who listens where we would; `None` if nobody does.
     pub fn of(name: &str) -> Option<Self> {
         let dirs = SocketDirs::ours();
         let path = dirs.own_directory().ok()?.join(file_of(name));
         let instance = client::at(&dirs, &path, name)?;
-        let pid = peer_pid(instance.stream()).ok()?;
+        let pid = getsockopt(instance.stream(), PeerCredentials).ok()?.pid();
+        let pid = Pid::from_raw(pid);
         Some(Self { pid, instance })
     }
 
     /// When it will have stopped at the latest, if it is stopping.
     pub fn stops_within(&mut self) -> Option<Duration> {
+        if !self.instance.has_answered {
+            return None;
+        }
         let state = queries::state_of(&mut self.instance).ok()?;
         let left = |one: &Value| one["left_ms"].as_u64();
         let generations = state["generations"].as_array().into_iter().flatten();
@@ -51,12 +55,15 @@ impl NameHolder {
     }
 }
 
-fn peer_pid(stream: &UnixStream) -> io::Result<Pid> {
-    Ok(Pid::from_raw(getsockopt(stream, PeerCredentials)?.pid()))
-}
-
 /// Why an instance cannot have the name it was to have.
 pub fn is_in_use(name: &str, holder: Option<Pid>) -> String {
+    let is_stopped = |pid: &Pid| Stat::of(*pid).is_some_and(|stat| stat.stopped_by().is_some());
+    if let Some(pid) = holder.filter(is_stopped) {
+        return format!(
+            "cannot use the name {name}: another hotswap (pid {pid}) has it, which is stopped\n\
+             try: kill -CONT {pid}, or another --name"
+        );
+    }
     let pid = holder.map_or(String::new(), |pid| format!(" (pid {pid})"));
     format!(
         "cannot use the name {name}: another hotswap{pid} has it\n\

@@ -48,8 +48,8 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
     let dirs = SocketDirs::ours();
     let Some(name) = name else {
         let (instances, mute) = client::all(&dirs, false);
-        for name in &mute {
-            complain(format!("{name} does not answer"));
+        for one in &mute {
+            complain(format!("{} does not answer{}", one.name, one.why_silent()));
         }
         let asked = instances.len() + mute.len();
         let states: Vec<Value> = instances

@@ -47,8 +47,8 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
     for instance in &mut instances {
         instance.ask(&options.what);
     }
-    for name in &mute {
-        complain(format!("{name} does not answer"));
+    for one in &mute {
+        complain(format!("{} does not answer{}", one.name, one.why_silent()));
     }
     if instances.is_empty() && mute.is_empty() {
         let others = client::of_others(&dirs);
@@ -80,7 +80,8 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
             let why = if instance.has_answered {
                 format!("{name} is still stopping after {patience}")
             } else {
-                format!("{name} does not answer within {patience}, but may still act on it")
+                let why = instance.why_silent();
+                format!("{name} does not answer within {patience}, but may still act on it{why}")
             };
             (TIMED_OUT, "timeout", Some(why))
         }
@@ -196,7 +197,8 @@ fn follow(
                 let then = if instance.has_answered {
                     "the swap goes on".to_owned()
                 } else {
-                    format!("{} does not answer, but may still act on it", instance.name)
+                    let (name, why) = (&instance.name, instance.why_silent());
+                    format!("{name} does not answer, but may still act on it{why}")
                 };
                 let last = last.map_or(String::new(), |last| {
                     format!("; the last message was: {}", divide_hint(&last).0)
