@@ -316,6 +316,15 @@ pub fn signal_set(numbers: impl IntoIterator<Item = c_int>) -> SigSet {
     unsafe { SigSet::from_sigset_t_unchecked(set.assume_init()) }
 }
 
+/// kill(2) with any signal: nix does not name real-time ones.
+///
+/// # Errors
+/// `EPERM`, `ESRCH`.
+pub fn send_signal(process: Pid, number: c_int) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(process.as_raw(), number) }).map(drop)
+}
+
 /// Whether the signal is ignored, as nohup(1) and other parents request.
 pub fn is_ignored(signal: Signal) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();

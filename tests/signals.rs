@@ -178,11 +178,13 @@ fn a_stopped_server_is_continued_to_end_it() {
 
 #[test]
 fn the_stop_signal_can_be_chosen() {
-    let plan = Site::at(Place::Tcp4)
-        .with(&["--stop-signal", "INT"])
-        .by_odd("deaf");
-    let mut site = plan.serving("v1");
-    site.publish_odd("v2", "deaf").swap().wait_until_gone(1);
-    assert!(site.log.lines("generation 1 is gone")[0].contains("(killed by SIGINT)"));
-    assert!(site.stop().success());
+    for (signal, killed_by) in [("INT", "SIGINT"), ("SIGRTMIN+3", "signal 37")] {
+        let plan = Site::at(Place::Tcp4).with(&["--stop-signal", signal]);
+        let mut site = plan.by_odd("deaf").serving("v1");
+        site.publish_odd("v2", "deaf").swap().wait_until_gone(1);
+        let gone = site.log.lines("generation 1 is gone");
+        let killed = format!("(killed by {killed_by})");
+        assert!(gone[0].contains(&killed), "{gone:?}");
+        assert!(site.stop().success());
+    }
 }

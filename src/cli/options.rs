@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
-use nix::sys::signal::Signal;
+use nix::libc::c_int;
 
 use super::values::{self, SocketOwner};
 use crate::address::{AddressPattern, Listen};
@@ -89,7 +89,7 @@ pub struct RunArgs {
 
     /// The signal that asks the server to stop [default: TERM, or what the program is known to need]
     #[arg(long, value_name = "SIG", value_parser = values::signal, help_heading = "Swapping")]
-    pub stop_signal: Option<Signal>,
+    pub stop_signal: Option<c_int>,
 
     /// How long requests in flight may take before the stop signal
     #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration, help_heading = "Swapping")]

@@ -101,7 +101,7 @@ fn every_option_is_read() {
     assert_eq!(run.socket_owner, Some(root));
     assert_eq!(run.capture, CaptureMode::Always);
     assert_eq!(run.ready_timeout, Duration::from_secs(90));
-    assert_eq!(run.stop_signal, Some(Signal::SIGQUIT));
+    assert_eq!(run.stop_signal, Some(Signal::SIGQUIT as i32));
     assert_eq!(run.quiesce, Duration::from_millis(1500));
     assert_eq!(run.drain_timeout, Duration::from_secs(7200));
     assert_eq!(run.order, Order::StopFirst);
@@ -276,9 +276,25 @@ fn durations_are_numbers_with_units() {
 #[test]
 fn signals_go_by_name_or_number() {
     for text in ["TERM", "SIGTERM", "term", "15"] {
-        assert_eq!(values::signal(text), Ok(Signal::SIGTERM));
+        assert_eq!(values::signal(text), Ok(Signal::SIGTERM as i32));
     }
-    assert_eq!(values::signal("WINCH"), Ok(Signal::SIGWINCH));
+    assert_eq!(values::signal("WINCH"), Ok(Signal::SIGWINCH as i32));
+    for (text, number) in [
+        ("RTMIN", 34),
+        ("SIGRTMIN+3", 37),
+        ("rtmin+30", 64),
+        ("RTMAX", 64),
+        ("SIGRTMAX-1", 63),
+        ("34", 34),
+        ("64", 64),
+    ] {
+        assert_eq!(values::signal(text), Ok(number), "{text}");
+    }
+    for text in [
+        "RTMIN+31", "RTMIN-1", "RTMIN+", "RTMAX+1", "RTMIN3", "32", "65", "-1",
+    ] {
+        assert!(values::signal(text).is_err(), "{text}");
+    }
     assert!(values::signal("SIGSIGTERM").is_err());
 }
 

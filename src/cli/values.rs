@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use ignore::gitignore::GitignoreBuilder;
+use nix::libc::{self, c_int};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -100,15 +101,31 @@ pub fn patience(text: &str) -> Result<Duration, InvalidValue> {
     }
 }
 
-/// `TERM`, `SIGTERM`, `term` or `15`.
-pub fn signal(text: &str) -> Result<Signal, InvalidValue> {
+/// The number of `TERM`, `SIGTERM`, `term`, `15`, `RTMIN+3` or `RTMAX-1`.
+pub fn signal(text: &str) -> Result<c_int, InvalidValue> {
     let unknown = || InvalidValue::new("no such signal").instead("TERM");
-    if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
-    }
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    format!("SIG{name}").parse().map_err(|_| unknown())
+    let distance = |sign: &str, rest: &str| match rest.strip_prefix(sign) {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+        _ => rest.is_empty().then_some(0),
+    };
+    let real_time = if let Some(rest) = name.strip_prefix("RTMIN") {
+        distance("+", rest).and_then(|above| first.checked_add(above))
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        distance("-", rest).and_then(|below| last.checked_sub(below))
+    } else {
+        text.parse().ok()
+    };
+    if let Some(number) = real_time.filter(|number| (first..=last).contains(number)) {
+        return Ok(number);
+    }
+    let named = match text.parse::<c_int>() {
+        Ok(number) => Signal::try_from(number),
+        Err(_) => format!("SIG{name}").parse(),
+    };
+    named.map(|signal| signal as c_int).map_err(|_| unknown())
 }
 
 /// The permission bits of a socket, in octal.

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::libc::c_int;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Stopping {
     /// The number of the signal that the user wants sent, if it is not to be what each program expects.
-    signal: Option<i32>,
+    signal: Option<c_int>,
     asked: Vec<ProcessId>,
     /// Readable once the process that is waited for is dead. A main process is reaped.
     #[serde(skip)]
@@ -41,21 +42,21 @@ impl Server {
     }
 
     /// Asks it to stop, and wakes it up for that.
-    pub fn stop(&mut self, signal: Option<Signal>) {
-        self.stopping.get_or_insert_default().signal = signal.map(|signal| signal as i32);
+    pub fn stop(&mut self, signal: Option<c_int>) {
+        self.stopping.get_or_insert_default().signal = signal;
         self.ask_next();
     }
 
     /// Passes SIGUSR1 on to the process that would be asked to stop, if it has a use for it: it kills those that do not
     /// catch it. Whether it was passed on.
-    pub fn reopen_logs(&self, stop_signal: Option<Signal>) -> bool {
+    pub fn reopen_logs(&self, stop_signal: Option<c_int>) -> bool {
         let main = self.tree.main_lives.then_some(self.tree.main);
         let Some(process) = self.living_binder().or(main) else {
             return false;
         };
-        let stops = stop_signal.unwrap_or_else(|| profile::stop_signal(process));
+        let stops = stop_signal.unwrap_or_else(|| profile::stop_signal(process) as c_int);
         // To node it means: open the debugger.
-        let means_it = stops != Signal::SIGUSR1 && !profile::is_node(process);
+        let means_it = stops != Signal::SIGUSR1 as c_int && !profile::is_node(process);
         let catches = status::catches(process, Signal::SIGUSR1).unwrap_or(false);
         means_it && catches && kill(process, Signal::SIGUSR1).is_ok()
     }
@@ -100,17 +101,15 @@ impl Server {
         if binder.is_some() && stopping.death.is_none() {
             stopping.main_due = Some(sys::now() + LAST_WORDS);
         }
-        let wanted = stopping
-            .signal
-            .and_then(|number| Signal::try_from(number).ok());
+        let wanted = stopping.signal;
         for id in ids {
             if stopping.asked.contains(&id) {
                 continue;
             }
             let process = id.pid;
-            let signal = wanted.unwrap_or_else(|| profile::stop_signal(process));
-            log::debug!("{generation}: process {process} is asked to stop by {signal}");
-            let _ = kill(process, signal);
+            let signal = wanted.unwrap_or_else(|| profile::stop_signal(process) as c_int);
+            log::debug!("{generation}: process {process} is asked to stop by signal {signal}");
+            let _ = sys::send_signal(process, signal);
             let _ = kill(process, Signal::SIGCONT);
             stopping.asked.push(id);
         }

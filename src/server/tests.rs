@@ -134,7 +134,7 @@ impl Site {
     }
 
     fn stop(mut self) -> Exit {
-        self.server.stop(Some(Signal::SIGTERM));
+        self.server.stop(Some(Signal::SIGTERM as i32));
         self.reap()
     }
 }
