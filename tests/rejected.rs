@@ -1,5 +1,7 @@
 //! What a restart runs after a bad build: the program on disk, unless that very one was rejected.
 
+use std::fs;
+
 use nix::sys::signal::{Signal, kill};
 
 use crate::commands::{run, said};
@@ -46,6 +48,21 @@ fn a_program_installed_after_a_rejected_one_is_run_after_a_crash() {
     site.log.wait_for("generation 3 is serving");
     assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
     site.clients(2).until_all_see("v3");
+}
+
+/// The directory is what is wrong, and the program is the one that serves.
+#[test]
+fn a_program_that_serves_is_not_rejected_because_its_directory_is_gone() {
+    let plan = plan();
+    let directory = plan.dir().join("work");
+    fs::create_dir(&directory).expect("a directory");
+    let site = plan.with(&["--chdir", directory.to_str().expect("text")]);
+    let site = site.serving("v1");
+    fs::remove_dir(&directory).expect("a directory");
+    site.swap_in_vain();
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
 }
 
 #[test]

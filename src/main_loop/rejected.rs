@@ -112,10 +112,11 @@ impl World {
             program.read(file);
         }
         let is_it = |one: &ProgramIdentity| one.is_same(&program);
-        if programs.rejected.has(&program) {
-            OnDisk::Rejected
-        } else if serving.and_then(|one| programs.get(one)).is_some_and(is_it) {
+        // a swap to what serves fails for another reason than its program
+        if serving.and_then(|one| programs.get(one)).is_some_and(is_it) {
             OnDisk::Same
+        } else if programs.rejected.has(&program) {
+            OnDisk::Rejected
         } else {
             OnDisk::Another
         }
