@@ -268,6 +268,30 @@ fn a_command_can_ask_the_candidate_itself() {
     clients.expect_no_failure().expect_never_seen("v3");
 }
 
+#[test]
+fn a_command_that_cannot_be_led_to_the_candidate_is_told_so() {
+    let address = free_address();
+    let words = format!("at={address}");
+    for (flags, words, hint) in [
+        (
+            ["--share", "--listen", "127.0.0.1:0"],
+            "",
+            "try: --ready auto, if the command",
+        ),
+        (
+            ["--no-watch", "--capture", "never"],
+            words.as_str(),
+            "try: --listen ADDR, if the command",
+        ),
+    ] {
+        let plan = Site::at(Place::Nowhere).with(&flags);
+        let plan = plan.with(&["--ready", "exec:false", "--ready-timeout", "1s"]);
+        let mut site = plan.by_odd(words).opening("v1");
+        site.expect_status(124);
+        site.log.wait_for(hint);
+    }
+}
+
 /// A server may bind its path by a name in its own directory.
 #[test]
 fn a_command_is_told_the_path_of_the_candidate() {

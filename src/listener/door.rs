@@ -65,6 +65,12 @@ impl Listeners {
         Ok(address.to_string())
     }
 
+    /// Whether a candidate has a socket to itself, to which such an address can lead; `None` without any listener.
+    pub fn lead_to_one(&self) -> Option<bool> {
+        let mut all = self.all.iter();
+        (!self.all.is_empty()).then(|| all.any(|one| one.steering.is_steered()))
+    }
+
     /// The check is over. Its clients stay, except those that the candidate has not answered: in its queue they would be
     /// taken for clients of the server.
     pub fn close_door(&mut self, candidate: Generation) {

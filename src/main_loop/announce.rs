@@ -250,7 +250,29 @@ impl World {
         }
     }
 
+    /// A command that asks the candidate at the address it is told may reach nobody.
+    fn hint_at_command(&self) -> Option<String> {
+        let way_and_why = match self.listeners.lead_to_one() {
+            Some(true) => return None,
+            Some(false) => (
+                "--ready auto",
+                "which cannot lead to a socket that all generations share",
+            ),
+            None => (
+                "--listen ADDR",
+                "which leads only to a socket that hotswap has",
+            ),
+        };
+        let (way, why) = way_and_why;
+        Some(format!(
+            "{way}, if the command asks at HOTSWAP_CANDIDATE, {why}"
+        ))
+    }
+
     fn hint_at(&self, failure: &Failure, seen: &NotReadyReason) -> Option<String> {
+        if matches!(seen, NotReadyReason::CommandEnded(_)) {
+            return self.hint_at_command();
+        }
         let hint = seen.hint(failure.keeps_serving.is_none())?;
         let NotReadyReason::DoesNotAccept(missing) = seen else {
             return Some(hint);
