@@ -71,7 +71,11 @@ impl fmt::Display for Incident {
                     f,
                     "{these} queued on {listener} {are} relayed to the serving generation"
                 )?;
-                let meaning = ", which sees an address of this host as theirs";
+                let meaning = if listener.contains('/') {
+                    ", which sees hotswap's process and user as theirs"
+                } else {
+                    ", which sees an address of this host as theirs"
+                };
                 f.write_str(if *first { meaning } else { "" })
             }
             Self::NotHeld { listener } => write!(
@@ -103,7 +107,8 @@ impl fmt::Display for Incident {
             Self::Misled { listener, to } => write!(
                 f,
                 "{listener} leads to {to} instead of the serving generation, and cannot be put back\n\
-                 try: hotswap swap"
+                 try: hotswap swap{}",
+                to.first()
             ),
             Self::Broken { listener, why } => write!(f, "cannot listen on {listener} again: {why}"),
         }

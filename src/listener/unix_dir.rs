@@ -40,6 +40,17 @@ pub enum LedTo {
     File,
 }
 
+impl LedTo {
+    /// What a swap needs to bind a socket there.
+    pub fn first(self) -> &'static str {
+        match self {
+            Self::Nothing => ", once its directory is there",
+            Self::Socket => "",
+            Self::File => ", once that file is out of the way",
+        }
+    }
+}
+
 impl fmt::Display for LedTo {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
