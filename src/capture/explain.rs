@@ -61,13 +61,16 @@ impl Capture {
     }
 
     pub(super) fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str, hint: &str) {
-        let generation = self.generation;
-        self.warn_once(
-            Warning::AddressChanged,
-            format!(
-                "address changed: {generation} asks for {asked}, while {there} is still served{hint}"
-            ),
-        );
+        let (generation, asked) = (self.generation, asked.to_string());
+        let change = if asked == there {
+            "with another IPV6_V6ONLY or device than it is served with\n\
+             try: stop hotswap, and start it again"
+                .to_owned()
+        } else {
+            format!("while {there} is still served{hint}")
+        };
+        let text = format!("address changed: {generation} asks for {asked}, {change}");
+        self.warn_once(Warning::AddressChanged, text);
     }
 
     /// Something could not be found out. Errors of the server's own are not reported.
