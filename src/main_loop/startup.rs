@@ -45,6 +45,8 @@ use crate::{connections, program, sys, upgrade};
 /// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
 const STOP_QUIESCE: Duration = Duration::from_secs(5);
 const INTERRUPT_QUIESCE: Duration = Duration::from_secs(1);
+/// Descriptors without which not even one listener can be swapped, rounded up.
+const DESCRIPTORS: u64 = 48;
 
 /// What the command line says, as the core has it.
 pub(super) fn policy(args: &RunArgs) -> Policy {
@@ -197,7 +199,7 @@ struct Prerequisites {
 
 impl Prerequisites {
     fn open(args: &RunArgs, directory: &WorkingDirectory) -> Result<Self> {
-        check_ready_fd(args)?;
+        check_descriptors(args)?;
         let own_path = upgrade::own_path();
         check_proc()?;
         // Before any thread: ctrlc's here, the watcher's below.
@@ -304,10 +306,15 @@ fn server_config(args: &RunArgs, control: &Control, capture: Option<Stops>) -> S
     }
 }
 
-/// The number must be one that the system lets the server have.
-fn check_ready_fd(args: &RunArgs) -> Result<()> {
+/// There must be enough for a swap, and the number must be one that the system lets the server have.
+fn check_descriptors(args: &RunArgs) -> Result<()> {
     let (_, most) =
         getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
+    if most < DESCRIPTORS {
+        bail!(
+            "cannot run with {most} open files at most: hotswap needs {DESCRIPTORS}\ntry: ulimit -n 1024"
+        );
+    }
     if let ReadyMode::Fd(number) = args.ready
         && u64::try_from(number).is_ok_and(|number| number >= most)
     {
