@@ -211,6 +211,7 @@ impl Prerequisites {
         let (watch, mut warnings) = watch(args, directory)?;
         warnings.extend(without_netlink());
         warnings.extend(less_time(args));
+        warnings.extend(open_files::not_passed(&args.command));
         Ok(Self {
             own_path,
             signals,
