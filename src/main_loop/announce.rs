@@ -357,10 +357,13 @@ impl World {
         let one = self.generations.get(&generation);
         let served = one.is_some_and(|one| one.serving_since.is_some());
         let was_ended = one.is_some_and(|one| one.drains_since.is_some());
-        // a candidate is told by its whole life, others by the time since they were replaced
+        // a candidate is told by its whole life, others by the time since they were replaced or died
         let after = self.since(generation, |one| {
-            let drains = one.drains_since.filter(|_| served);
-            Some(drains.or(one.serving_since).unwrap_or(one.server.started()))
+            if served {
+                one.drains_since
+            } else {
+                Some(one.server.started())
+            }
         });
         if served {
             self.status_data.counters.gone_after(after);
