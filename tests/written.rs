@@ -19,7 +19,7 @@ const RECIPES: &str = include_str!("servers/README.md");
 const MANUAL: &str = include_str!("../man/hotswap.1");
 
 /// What the lines run behind `--`, and in `--before-swap`.
-const SERVERS: [&str; 22] = [
+const SERVERS: [&str; 23] = [
     "apache2",
     "caddy",
     "catalina.sh",
@@ -27,6 +27,7 @@ const SERVERS: [&str; 22] = [
     "flask",
     "gunicorn",
     "haproxy",
+    "hypnotoad",
     "java",
     "nginx",
     "node",
@@ -45,9 +46,10 @@ const SERVERS: [&str; 22] = [
 ];
 const WITHOUT_A_PORT: [&str; 2] = ["resolver", "worker"];
 const COMPILERS: [&str; 5] = ["cargo", "epmd", "go", "javac", "make"];
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "app.jar",
     "app.js",
+    "app.pl",
     "app.py",
     "app.rb",
     "Caddyfile",
