@@ -99,6 +99,13 @@ impl FromStr for Address {
             return Err(Unreadable::new("it is a URL", &host_of_url(scheme, host)));
         }
         if let Some(rest) = text.strip_prefix("udp:") {
+            if rest.contains(['/', '@']) {
+                let path = rest.strip_prefix("unix:").unwrap_or(rest);
+                return Err(Unreadable::new(
+                    "UDP has no unix addresses",
+                    &format!("unix:{path}"),
+                ));
+            }
             let udp = endpoint(rest).map(Self::Udp);
             return udp.map_err(|error| error.behind("udp:"));
         }
@@ -281,7 +288,12 @@ impl FromStr for Listen {
         }
         if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
             let why = format!("the name {number} is a number");
-            return Err(Unreadable::new(&why, &format!("127.0.0.1:{number}")));
+            let instead = if address.contains([':', '/']) {
+                format!("web={address}")
+            } else {
+                format!("127.0.0.1:{number}")
+            };
+            return Err(Unreadable::new(&why, &instead));
         }
         let as_given = address.strip_prefix("unix:").unwrap_or(address);
         Ok(Self {

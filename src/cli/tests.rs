@@ -1,12 +1,14 @@
 //! Lines as users write them, good and bad.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use super::options::{CaptureMode, LogFormat, Order, Restart, RunArgs, Stderr, Stdin};
+use super::usage::{self, NotParsed};
 use super::values::{self, SocketOwner};
 use super::{ClientCommand, InstanceArg, Invocation, Usage, parse};
 use crate::ready::ReadyMode;
@@ -197,6 +199,12 @@ fn a_wrong_variable_is_called_by_its_name() {
     );
     let (_, lines) = refused_with("-- x", &[("HOTSWAP_DEV", "maybe")]);
     assert_eq!(lines, "cannot use HOTSWAP_DEV=maybe: it is 1 or 0");
+    let given = [OsString::from_vec(b"--name=\xff".to_vec())];
+    let said = NotParsed::Usage("an argument is not valid UTF-8".to_owned());
+    let NotParsed::Usage(lines) = usage::blame_variable(said, &given) else {
+        panic!("it is no answer");
+    };
+    assert_eq!(lines, "HOTSWAP_NAME is not valid UTF-8");
 }
 
 #[test]

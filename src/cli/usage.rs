@@ -151,10 +151,13 @@ pub fn blame_variable(not_parsed: NotParsed, from_variables: &[OsString]) -> Not
     let NotParsed::Usage(mut lines) = not_parsed else {
         return not_parsed;
     };
-    for option in from_variables {
-        let option = option.to_string_lossy();
+    for given in from_variables {
+        let option = given.to_string_lossy();
         let long = option.split('=').next().unwrap_or_default();
         let variable = variable_of(long.trim_start_matches('-'));
+        if given.to_str().is_none() {
+            lines = lines.replace("an argument ", &format!("{variable} "));
+        }
         lines = lines.replace(&format!("{long} "), &format!("{variable}="));
     }
     NotParsed::Usage(lines)
