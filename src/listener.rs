@@ -158,6 +158,12 @@ impl Listeners {
             .unwrap_or_default()
     }
 
+    /// A server has bound it by itself: it is closed once no generation has it.
+    pub fn is_captured(&self, listener: ListenerId) -> bool {
+        let mut all = self.all.iter();
+        all.any(|other| other.id == listener && other.captured.is_some())
+    }
+
     /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
     pub fn leave(&mut self, generation: Generation, now: Time) -> Vec<Incident> {
         self.close_door(generation);

@@ -244,7 +244,10 @@ fn in_development_a_missing_address_is_only_a_warning() {
     let two = Two::serving(&["--dev", "--ready-timeout", "20s"], "and-late=700ms");
     two.publish_without_the_second("v2", "");
     two.site.swap();
-    let warning = format!("generation 2 does not accept on {}", two.second);
+    let warning = format!(
+        "generation 2 does not accept on {}: its clients are refused once generation 1 is gone",
+        two.second
+    );
     two.site.log.wait_for(&warning);
 }
 

@@ -89,7 +89,7 @@ impl World {
         optional: &[ListenerId],
         now: Time,
     ) {
-        let another_serves = self.serving_generation().is_some();
+        let old = self.serving_generation().map(|(old, _)| old);
         let Some(one) = self.generations.get_mut(&candidate) else {
             return;
         };
@@ -109,10 +109,12 @@ impl World {
         self.release_kept(candidate, now);
         for listener in ready.missing {
             let address = self.listeners.address_of(listener);
-            let clients = if another_serves {
-                "stay with the old one"
-            } else {
-                "wait"
+            let clients = match old {
+                Some(old) if self.listeners.is_captured(listener) => {
+                    format!("are refused once {old} is gone")
+                }
+                Some(old) => format!("wait once {old} is gone"),
+                None => "wait".to_owned(),
             };
             self.warn(format!(
                 "{candidate} does not accept on {address}: its clients {clients}"
