@@ -302,6 +302,18 @@ fn stop_first_starts_the_old_one_again_at_once() {
     );
 }
 
+/// What has failed beside it had sockets of its own.
+#[test]
+fn a_restart_does_not_wait_for_what_an_aborted_candidate_has_left_behind() {
+    let site = Site::at(Place::Tcp4).by_binary(binary(1)).serving("v1");
+    let leaves = b"#!/bin/sh\ntrap '' TERM\nsleep 60 &\nexit 1\n";
+    site.publish_file(leaves, 0o755).swap_in_vain();
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 started");
+    let said = site.log.timed();
+    assert!(!said.contains("generation 2 is killed"), "{said}");
+}
+
 #[test]
 fn an_env_file_that_is_gone_does_not_keep_a_server_from_being_restarted() {
     let plan = Site::at(Place::Tcp4);

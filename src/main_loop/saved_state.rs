@@ -88,6 +88,7 @@ fn draining_to_json(one: &Draining) -> Value {
         kill_at,
         exit,
         failed,
+        has_targets,
     } = one;
     let phase = match *phase {
         Phase::Emptying {
@@ -108,6 +109,7 @@ fn draining_to_json(one: &Draining) -> Value {
         "kill_at": nanoseconds(*kill_at),
         "exit": exit.as_ref().map(exit_to_json),
         "failed": failed,
+        "has_targets": has_targets,
     })
 }
 
@@ -136,6 +138,7 @@ fn draining_from_json(state: &Value) -> Option<Draining> {
         kill_at: time(&state["kill_at"])?,
         exit: exit_from_json(&state["exit"]),
         failed: state["failed"].as_bool()?,
+        has_targets: state["has_targets"].as_bool().unwrap_or_default(),
     })
 }
 
@@ -199,6 +202,7 @@ mod tests {
             kill_at: seconds(30),
             exit,
             failed: number == 2,
+            has_targets: number == 2,
         };
         let emptying = Phase::Emptying {
             queue: Queue::Waiting,

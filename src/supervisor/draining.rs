@@ -27,16 +27,24 @@ impl Draining {
             kill_at,
             exit: None,
             failed: false,
+            has_targets: false,
         }
     }
 
-    pub fn failed(generation: Generation, now: Time, exit: Option<Exit>) -> Self {
+    /// If nothing serves, it has the sockets that clients come to.
+    pub fn failed(
+        generation: Generation,
+        now: Time,
+        exit: Option<Exit>,
+        nothing_serves: bool,
+    ) -> Self {
         Self {
             generation,
             phase: Phase::Stopping,
             kill_at: now + ABORT_GRACE,
             exit,
             failed: true,
+            has_targets: nothing_serves,
         }
     }
 

@@ -11,6 +11,8 @@ pub struct Draining {
     pub exit: Option<Exit>,
     /// It has never served.
     pub failed: bool,
+    /// Clients may wait in its sockets: they are the next one's once it is gone.
+    pub has_targets: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,7 +79,7 @@ impl Supervisor {
             *exit == Exit::Background && (served < AT_ONCE || (!has_worked && self.restarts > 0));
         let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
         self.draining.push(if background {
-            Draining::failed(dead.generation, now, Some(exit.clone()))
+            Draining::failed(dead.generation, now, Some(exit.clone()), true)
         } else {
             Draining::dead(dead.generation, now, exit.clone(), &self.policy)
         });

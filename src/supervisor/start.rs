@@ -262,7 +262,8 @@ impl Supervisor {
             return Vec::new();
         };
         let idle = self.serving.is_none();
-        if let Some(failed) = self.draining.iter().find(|one| one.failed && idle) {
+        let mut draining = self.draining.iter();
+        if let Some(failed) = draining.find(|one| one.has_targets && idle) {
             swap.stage = Stage::WaitingFor(failed.generation);
             return Vec::new();
         }

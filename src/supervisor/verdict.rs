@@ -40,7 +40,8 @@ impl Supervisor {
             return Vec::new();
         };
         let generation = swap.generation;
-        self.draining.push(Draining::failed(generation, now, None));
+        self.draining
+            .push(Draining::failed(generation, now, None, false));
         let mut actions = vec![
             Action::Announce(Transition::Checked(generation)),
             Action::Stop(generation),
@@ -207,8 +208,9 @@ impl Supervisor {
             if exit.is_none() {
                 actions.push(Action::Stop(swap.generation));
             }
-            self.draining
-                .push(Draining::failed(swap.generation, now, exit));
+            let nothing_serves = keeps_serving.is_none();
+            let failed = Draining::failed(swap.generation, now, exit, nothing_serves);
+            self.draining.push(failed);
         } else if matches!(swap.stage, Stage::WaitingFor(_)) {
             // stop-first: clients wait in its sockets
             actions.push(Action::Free(swap.generation));

@@ -73,6 +73,7 @@ pub struct Life {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a thing that has happened to it, or not
 struct Leaving {
     since: Time,
     /// How many had begun to leave before it.
@@ -89,6 +90,8 @@ struct Leaving {
     kill_at: Time,
     kills: u32,
     failed: bool,
+    /// Nothing served when it failed: it has the sockets that clients come to.
+    has_targets: bool,
 }
 
 impl Leaving {

@@ -391,6 +391,15 @@ fn a_restart_comes_before_the_command_before_a_swap() {
     drill.at(11, CutOverDone(G4), &[RunBeforeSwap(Generation(5))]);
 }
 
+/// It had sockets of its own.
+#[test]
+fn a_restart_does_not_wait_for_a_candidate_that_had_failed_before() {
+    let mut drill = Drill::starting_second_generation();
+    let failure = aborted(G2, Reason::Exited(crash(), seconds(1)), G1);
+    drill.at(6, Died(G2, crash()), &[refused(&[ANN], failure)]);
+    dies(&mut drill, 7, G1, &[into_target(G3)]);
+}
+
 #[test]
 fn a_restart_that_follows_a_failed_candidate_waits_until_that_is_gone() {
     let mut drill = Drill::starting_second_generation();

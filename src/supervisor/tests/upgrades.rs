@@ -12,7 +12,7 @@ fn an_upgrade_forgets_nothing() {
             since: seconds(9),
             before: Some(G3),
         }),
-        draining: vec![Draining::failed(G3, seconds(9), Some(crash()))],
+        draining: vec![Draining::failed(G3, seconds(9), Some(crash()), true)],
         orphans: vec![G1],
         has_served: true,
         restarts: 5,

@@ -101,7 +101,7 @@ impl Model {
         let idle = self.serving.is_none();
         let in_the_way = |way: &Way| {
             let mut leaving = self.leaving();
-            leaving.any(|(whose, one)| (one.failed && idle) || way.after == Some(whose))
+            leaving.any(|(whose, one)| (one.has_targets && idle) || way.after == Some(whose))
         };
         let way = self
             .way
@@ -304,6 +304,7 @@ impl Model {
         };
         self.left += 1;
         let kill_at = self.now + patience;
+        let serves = self.serving.is_some_and(|serving| serving.0 != generation);
         life.leaving = Some(Leaving {
             since: self.now,
             order: self.left,
@@ -321,6 +322,7 @@ impl Model {
             kill_at,
             kills: 0,
             failed,
+            has_targets: failed && !serves,
         });
     }
 
