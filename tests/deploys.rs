@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::commands::{run, said, start};
+use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::program::install;
@@ -379,6 +380,21 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
     let tally = clients.expect_no_failure();
     tally.expect_never_seen("v2");
     assert_eq!(serving(&site)["generation"], 1);
+}
+
+#[test]
+fn a_candidate_that_is_only_checked_serves_if_the_serving_one_dies() {
+    let site = Site::at(Place::Tcp4).by_odd("").serving("v1");
+    site.publish_odd("v2", "late=1500ms");
+    let check = start(&site, &["swap", "server", "--check"]);
+    site.log.wait_for("generation 2 started");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 1 is dead");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    site.log.wait_for("generation 2 is serving");
+    ends_with(check, 0);
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
 }
 
 #[test]

@@ -100,8 +100,10 @@ impl Supervisor {
             self.last_good = dead.before.or(self.last_good);
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
-        let goes_on = |swap: &&Swap| swap.spawned.is_some() || on_change;
-        if let Some(swap) = self.swap.as_ref().filter(goes_on) {
+        let goes_on = |swap: &&mut Swap| swap.spawned.is_some() || on_change;
+        if let Some(swap) = self.swap.as_mut().filter(goes_on) {
+            // whatever it was started for, it is needed now
+            swap.check = false;
             let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
             actions.extend(quiesce);
             match swap.stage {
@@ -122,7 +124,12 @@ impl Supervisor {
             if matches!(swap.stage, Stage::BeforeSwap { .. }) {
                 actions.push(Action::EndBeforeSwap);
             }
-            self.postpone(swap.cause, swap.clients);
+            if swap.check {
+                let refuse = |client| Action::Refuse(client, "nothing serves");
+                actions.extend(swap.clients.into_iter().map(refuse));
+            } else {
+                self.postpone(swap.cause, swap.clients);
+            }
         }
         let restarts = match self.policy.restart {
             RestartPolicy::Always => true,

@@ -104,6 +104,29 @@ fn a_roll_back_waits_for_nothing_and_nothing_takes_its_place() {
 }
 
 #[test]
+fn a_candidate_that_is_only_checked_serves_if_the_serving_one_dies() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, CheckAsked(ANN), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
+    drill.at(7, Ready(G2), &[CutOver(G2)]);
+    let serving = Verdict::Serving {
+        generation: G2,
+        replaced: None,
+    };
+    drill.at(7, CutOverDone(G2), &[Answer(vec![ANN], serving)]);
+    drill.serves(G2);
+}
+
+#[test]
+fn a_check_that_has_not_begun_is_refused_if_the_serving_one_dies() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, CheckAsked(ANN), &[CheckProgram]);
+    let refused = Action::Refuse(ANN, "nothing serves");
+    drill.at(6, Died(G1, crash()), &[refused, into_target(G3)]);
+}
+
+#[test]
 fn a_candidate_that_is_only_checked_is_discarded_once_it_is_ready() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, CheckAsked(ANN), &[CheckProgram]);
