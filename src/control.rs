@@ -122,13 +122,14 @@ impl Control {
         &self.name
     }
 
-    /// Makes the socket again if it was removed; what was done, or could not be, in a sentence.
-    pub fn repair(&mut self) -> io::Result<Option<String>> {
+    /// Makes the socket again if it was removed, and a directory of hotswap's own with it; what was done, or could not be, in
+    /// a sentence.
+    pub fn repair(&mut self, owns_directory: bool) -> io::Result<Option<String>> {
         let Some(socket) = self.socket.as_mut().filter(|socket| !socket.is_there()) else {
             return Ok(None);
         };
         let shown = socket.path().display().to_string();
-        socket.make_again().map_err(|error| {
+        socket.make_again(owns_directory).map_err(|error| {
             let why = format!("cannot make the control socket {shown} again: {error}");
             io::Error::new(error.kind(), why)
         })?;

@@ -224,6 +224,25 @@ fn a_socket_that_was_removed_is_back_at_the_next_poll() {
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
 }
 
+/// A deployment by two renames: a directory in between would get the new one into it.
+#[test]
+fn a_directory_that_was_named_is_not_made_again() {
+    let plan = Site::at(Place::Tcp4);
+    let directory = plan.dir().join("app");
+    fs::create_dir(&directory).expect("a directory");
+    let socket = directory.join("api.sock");
+    let path = socket.to_str().expect("text").to_owned();
+    let site = plan
+        .with(&["--poll", "50ms", "--control", &path])
+        .serving("v1");
+    fs::rename(&directory, site.dir().join("app.old")).expect("moved away");
+    site.log.wait_for("cannot make the control socket ");
+    assert!(!directory.exists(), "made by hotswap");
+    fs::create_dir(&directory).expect("the new one");
+    site.log.wait_for("is made again");
+    assert_eq!(run(&site, &["swap", &path]).status.code(), Some(0));
+}
+
 #[test]
 fn nothing_waits_while_another_one_has_the_lock() {
     let site = Site::at(Place::Tcp4).with(&["--poll", "50ms"]);

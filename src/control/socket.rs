@@ -139,14 +139,15 @@ impl ControlSocket {
         fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 
-    /// Makes it again where somebody has removed it, and its directory if that is gone too. It waits for nobody.
+    /// Makes it again where somebody has removed it, and its directory if that is hotswap's own and gone too. It waits for
+    /// nobody.
     ///
     /// # Errors
     /// `WouldBlock` while another one claims a socket there, those of mkdir(2) and bind(2), and `AddrInUse` if another one
     /// answers there.
-    pub fn make_again(&mut self) -> io::Result<()> {
+    pub fn make_again(&mut self, owns_directory: bool) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        if !directory.exists() {
+        if owns_directory && !directory.exists() {
             fs::DirBuilder::new().mode(0o700).create(directory)?;
         }
         let _lock = lock(directory)?;

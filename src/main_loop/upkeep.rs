@@ -52,7 +52,11 @@ impl Upkeep {
         let removed = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF;
         let flags = removed | AddWatchFlags::IN_DONT_FOLLOW;
         let removals = self.removals.as_ref();
-        paths.all(|path| removals.is_some_and(|all| all.add_watch(path, flags).is_ok()))
+        let follow =
+            |path: &Path, flags| removals.is_some_and(|all| all.add_watch(path, flags).is_ok());
+        // a directory may be moved with all that is in it
+        let follow_directory = |path| follow(path, AddWatchFlags::IN_MOVE_SELF);
+        paths.all(|path| follow(path, flags) && path.parent().is_none_or(follow_directory))
     }
 }
 
@@ -88,7 +92,8 @@ impl World {
     }
 
     fn repair_control_socket(&mut self) {
-        match self.control.repair() {
+        // a directory that the user has named may be about to be replaced
+        match self.control.repair(self.args.control.is_none()) {
             Ok(Some(done)) => self.publish(&Record::notice(done)),
             Ok(None) => self.status_data.control_lost = None,
             // another hotswap claims a socket beside it
