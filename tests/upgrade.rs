@@ -168,36 +168,67 @@ fn a_new_version_that_lacks_an_option_leaves_all_to_the_one_before() {
     is_refused_by_the_new_version(plan, &copy, ("min-ready", "Min-ready"), "--min-ready");
 }
 
-/// Both are heard at once: that the new file runs, and the request.
-#[test]
-fn a_request_in_the_moment_of_an_upgrade_is_carried_out() {
-    let (plan, copy) = from_a_copy(Place::Tcp4);
-    let (real, asked) = (copy.with_extension("real"), copy.with_extension("asked"));
-    let site = plan.serving("v1");
+/// Asked for its version, it waits until `go` is written to; before that it writes its pid to `asked`.
+fn put_a_slow_version(site: &Site, copy: &Path) -> (PathBuf, PathBuf) {
     // found by its program's name
     let _ = site.hotswap();
-    fs::rename(&copy, &real).expect("another name");
+    let [real, asked, go] = ["real", "asked", "go"].map(|name| copy.with_extension(name));
+    fs::rename(copy, &real).expect("another name");
     let (real, said_by) = (real.display(), asked.display());
     let script = format!(
         "#!/bin/sh\n[ $1 = --version ] || exec {real} \"$@\"\n\
-         echo $$ > {said_by}.new && mv {said_by}.new {said_by}\nread line < {said_by}.go\nexec {real} --version\n"
+         echo $$ > {said_by}.new && mv {said_by}.new {said_by}\nread line < {}\nexec {real} --version\n",
+        go.display()
     );
-    let go = PathBuf::from(format!("{said_by}.go"));
     mkfifo(&go, Mode::S_IRWXU).expect("a pipe");
-    put(script.as_bytes(), &copy);
-    let mut asking = caller(&site);
-    site.signal(Signal::SIGUSR2);
+    put(script.as_bytes(), copy);
+    (asked, go)
+}
+
+/// Lets it say its version while hotswap is stopped, which hears of it together with `what`.
+fn say_version_with(site: &Site, (asked, go): &(PathBuf, PathBuf), what: impl FnOnce()) {
     let version = eventually("a question for the version", || {
-        fs::read_to_string(&asked).ok()?.trim().parse().ok()
+        fs::read_to_string(asked).ok()?.trim().parse().ok()
     });
+    fs::remove_file(asked).expect("the pid");
     site.while_stopped(|_| {
-        asking.write_all(b"{\"do\":\"swap\"}\n").expect("a request");
-        fs::write(&go, "go\n").expect("a line");
+        what();
+        fs::write(go, "go\n").expect("a line");
         let has_ended = || (!is_alive(Pid::from_raw(version))).then_some(());
         eventually("its version", has_ended);
     });
+}
+
+#[test]
+fn a_request_in_the_moment_of_an_upgrade_is_carried_out() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let site = plan.serving("v1");
+    let version = put_a_slow_version(&site, &copy);
+    let mut asking = caller(&site);
+    site.signal(Signal::SIGUSR2);
+    say_version_with(&site, &version, || {
+        asking.write_all(b"{\"do\":\"swap\"}\n").expect("a request");
+    });
     site.log.wait_for("upgraded to");
     site.log.wait_for("generation 2 is serving");
+}
+
+#[test]
+fn it_is_one_upgrade_however_often_it_was_asked_for_amid_swaps() {
+    let (plan, copy) = from_a_copy(Place::Tcp4);
+    let site = plan.with(&["--ready", "after:2s"]).serving("v1");
+    let version = put_a_slow_version(&site, &copy);
+    site.signal(Signal::SIGUSR2);
+    say_version_with(&site, &version, || {
+        site.signal(Signal::SIGHUP);
+    });
+    site.log.wait_for("generation 2 started");
+    site.signal(Signal::SIGUSR2);
+    say_version_with(&site, &version, || {});
+    site.log
+        .wait_for_all(&["generation 2 is serving", "upgraded to"]);
+    site.publish("v3").swap();
+    assert_eq!(site.log.count("upgraded to"), 1, "{}", site.log.timed());
 }
 
 #[test]

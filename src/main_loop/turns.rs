@@ -30,11 +30,11 @@ impl WaitingRequest {
 }
 
 impl World {
-    /// Nothing else may be under way.
+    /// Nothing else may be under way. However often it is asked for, it is one upgrade.
     pub(super) fn upgrade_later(&mut self) {
-        self.status_data
-            .turns
-            .push(WaitingRequest::new(Turn::Upgrade));
+        let turns = &mut self.status_data.turns;
+        turns.retain(|one| !matches!(one.wants, Turn::Upgrade));
+        turns.push(WaitingRequest::new(Turn::Upgrade));
     }
 
     pub(super) fn nobody_waits(&self) -> bool {
