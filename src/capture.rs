@@ -24,6 +24,7 @@ pub mod trial;
 mod unlink;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::poll::PollFlags;
@@ -89,6 +90,8 @@ pub struct CallContext<'a> {
     pub listeners: &'a mut Listeners,
     /// What is left to the server.
     pub capture_not: &'a [AddressPattern],
+    /// What relative paths in these are relative to.
+    pub directory: &'a Path,
     /// All processes of the generation.
     pub processes: &'a dyn Fn() -> Vec<Pid>,
 }

@@ -14,7 +14,6 @@ use super::notification::{Notification, read_address};
 use super::server_socket::{ServerSocket, SocketType, make_ours};
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
-use crate::address::AddressPattern;
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement};
 use crate::proc::net;
 use crate::socket::{set_nonblocking, unix_stream};
@@ -48,7 +47,7 @@ impl Capture {
         match request {
             Ok(Some(request)) => {
                 self.release_closed(|bound| bound.address.meets(&request.address), context);
-                if request.is_one_of(context.capture_not) {
+                if request.is_left_to_server(context) {
                     return Ok(CallResult::Continue);
                 }
                 let listeners = &mut *context.listeners;
@@ -342,10 +341,12 @@ impl Capture {
 }
 
 impl BindRequest {
-    fn is_one_of(&self, patterns: &[AddressPattern]) -> bool {
+    fn is_left_to_server(&self, context: &CallContext) -> bool {
         let (address, path) = (self.address.to_string(), self.as_given.to_string_lossy());
-        let mut patterns = patterns.iter();
-        patterns.any(|pattern| pattern.matches(&address) || pattern.matches(&path))
+        let mut patterns = context.capture_not.iter();
+        patterns.any(|pattern| {
+            pattern.matches_in(context.directory, &address) || pattern.matches(&path)
+        })
     }
 
     fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {

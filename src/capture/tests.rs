@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -147,6 +148,7 @@ impl CapturedServers {
                 now: sys::now(),
                 listeners: &mut self.listeners,
                 capture_not: &[],
+                directory: Path::new("/"),
                 // the server is a thread of ours, whose duplicates would be taken for its own
                 processes: &Vec::new,
             };

@@ -99,6 +99,7 @@ impl World {
             now,
             listeners: &mut self.listeners,
             capture_not: &self.args.capture_not,
+            directory: self.directory.path(),
             processes: &processes,
         };
         let events = capture.woken(flags, &mut context);
@@ -143,6 +144,7 @@ impl World {
                 now,
                 listeners: &mut self.listeners,
                 capture_not: &self.args.capture_not,
+                directory: self.directory.path(),
                 processes: &|| one.server.processes(),
             };
             for event in capture.name_listeners(ready == Some(generation), &mut context) {
@@ -277,6 +279,7 @@ impl World {
                     now,
                     listeners: &mut self.listeners,
                     capture_not: &self.args.capture_not,
+                    directory: self.directory.path(),
                     processes: &|| one.server.processes(),
                 });
             }

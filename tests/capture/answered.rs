@@ -234,6 +234,42 @@ fn an_address_may_be_left_to_the_server() {
     assert_eq!(listening, 1, "{}", site.log.timed());
 }
 
+#[test]
+fn a_path_that_is_left_to_the_server_may_be_relative() {
+    let address = free_address();
+    let plan = at(address);
+    let dir = plan.dir().to_str().expect("text").to_owned();
+    let plan = plan
+        .inside(&["sh", "-c", "cd \"$0\" && exec \"$@\"", &dir])
+        .with(&["--capture-not", "./*.sock"]);
+    let Some(plan) = python(
+        plan,
+        &format!(
+            "import socket, http.server\n\
+             left = socket.socket(socket.AF_UNIX)\n\
+             left.bind('{dir}/left.sock')\n\
+             left.listen()\n\
+             http.server.ThreadingHTTPServer(('127.0.0.1', {}), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+            address.port()
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    // the name is in use, as it would be for the bare server
+    site.swap_in_vain();
+    let listening = site.log.lines("hotswap: listening on ");
+    assert!(
+        listening.iter().all(|line| !line.contains("left.sock")),
+        "{listening:?}"
+    );
+    assert!(
+        site.log.says("Address already in use"),
+        "{}",
+        site.log.timed()
+    );
+}
+
 /// As active FTP does, and proxies that have a source port.
 #[test]
 fn a_server_may_connect_from_one_port_to_many() {

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::mpsc;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -334,6 +335,7 @@ fn a_listener_that_its_server_has_closed_is_closed() {
         now: sys::now(),
         listeners: &mut captured_servers.listeners,
         capture_not: &[],
+        directory: Path::new("/"),
         processes: &Vec::new,
     });
     let refused = TcpStream::connect(address).unwrap_err();
