@@ -134,6 +134,10 @@ pub struct Listeners {
     links: Option<(Generation, Vec<Link>)>,
     /// Private paths of generations that were replaced.
     bound_before: Vec<CapturedAddress>,
+    /// Addresses that were closed because restarts did not bind them.
+    let_go: Vec<CapturedAddress>,
+    /// Those among them that the next generation did bind: nobody may wait there while it starts.
+    asks_first: Vec<CapturedAddress>,
 }
 
 impl Listeners {

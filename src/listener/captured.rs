@@ -180,6 +180,9 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
+        if let Some(at) = self.let_go.iter().position(|one| one == asked) {
+            self.asks_first.push(self.let_go.remove(at));
+        }
         let may_be_private = path.is_some() || matches!(asked, CapturedAddress::Abstract(_));
         let path_use = may_be_private.then(|| PathUse::new(generation));
         let path_use = if self.bound_before.contains(asked) {
@@ -348,9 +351,18 @@ impl Listeners {
         }
     }
 
-    /// Closes the captured listeners that no generation has; where they were.
-    pub fn close_unowned(&mut self) -> Vec<String> {
-        self.close_captured(|one, _| !one.steering.is_owned())
+    /// Closes the captured listeners that no generation has, but these; where they were.
+    pub fn close_unowned(&mut self, but: &[ListenerId]) -> Vec<String> {
+        let is_useless = |one: &Listener| !one.steering.is_owned() && !but.contains(&one.id);
+        let useless = self.all.iter().filter(|one| is_useless(one));
+        self.let_go = useless.filter_map(|one| one.captured.clone()).collect();
+        self.close_captured(|one, _| is_useless(one))
+    }
+
+    /// Its server binds it only where nobody answers.
+    pub(super) fn is_asked_first(&self, listener: &Listener) -> bool {
+        let captured = listener.captured.as_ref();
+        captured.is_some_and(|asked| self.asks_first.contains(asked))
     }
 
     fn close_captured(

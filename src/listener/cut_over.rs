@@ -136,7 +136,7 @@ impl Listeners {
             let due = match listener.captured {
                 None => listener.steering.is_steered(),
                 // what only one generation has is not made for the next one
-                Some(_) => unborn && self.counts(listener),
+                Some(_) => unborn && self.counts(listener) && !self.is_asked_first(listener),
             };
             due && listener.held(generation).is_none()
         };
@@ -177,8 +177,10 @@ impl Listeners {
     }
 
     fn set_awaiting_start(&mut self, awaits: bool) {
-        for listener in &mut self.all {
-            listener.awaits_start = awaits && listener.captured.is_some();
+        let awaits = |one: &Listener| awaits && one.captured.is_some() && !self.is_asked_first(one);
+        let awaiting: Vec<bool> = self.all.iter().map(awaits).collect();
+        for (listener, awaits) in self.all.iter_mut().zip(awaiting) {
+            listener.awaits_start = awaits;
         }
     }
 

@@ -58,6 +58,8 @@ impl Listeners {
             door: None,
             links: None,
             bound_before: Vec::new(),
+            let_go: Vec::new(),
+            asks_first: Vec::new(),
         })
     }
 }

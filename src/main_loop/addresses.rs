@@ -24,6 +24,8 @@ pub(super) struct CountingAddresses {
     pub accepted: Vec<ListenerId>,
     /// Where it came to listen long after its start; the user was told.
     pub late: Vec<ListenerId>,
+    /// What the last restart that was to take over had bound when it died.
+    pub bound_by_dead: Vec<ListenerId>,
     looked: Time,
 }
 

@@ -172,13 +172,14 @@ impl World {
             return;
         };
         let accepted = &self.counting.accepted;
-        let is_there = accepted.iter().any(|there| one.bound.contains_key(there));
-        let takes_over = is_there || (accepted.is_empty() && one.has_bound);
+        let is_there = accepted.iter().all(|there| one.bound.contains_key(there));
+        let takes_over = is_there && one.has_bound;
         let was_alone = one.restarts > 0 || self.args.order == Order::StopFirst;
         if takes_over || one.serving_since.is_some() {
             self.unbound_restarts = 0;
         } else if was_alone && self.unbound_restarts < MOST_UNBOUND_RESTARTS {
             self.unbound_restarts += 1;
+            self.counting.bound_by_dead = one.bound.keys().copied().collect();
         }
     }
 
@@ -189,13 +190,20 @@ impl World {
         }
         let kept = self.counting.accepted.iter();
         let kept: Vec<_> = kept.map(|one| self.listeners.address_of(*one)).collect();
-        let mut closed = self.listeners.close_unowned();
+        let mut closed = self.listeners.close_unowned(&self.counting.bound_by_dead);
         closed.retain(|address| kept.is_empty() || kept.contains(address));
         let addresses = closed.join(", ");
         if let Some(first) = closed.first() {
+            let hint = if first.starts_with('/') {
+                format!(
+                    "--capture-not {first}, for a server that asks first whether somebody answers"
+                )
+            } else {
+                format!("--listen {first}, for a server that takes its socket from there")
+            };
             self.warn(format!(
                 "{MOST_UNBOUND_RESTARTS} restarts in a row did not bind {addresses}: clients are refused there until the \
-                 next one does\ntry: --listen {first}, for a server that takes its socket from there"
+                 next one does\ntry: {hint}"
             ));
         }
         if !closed.is_empty() {

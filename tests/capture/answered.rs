@@ -299,3 +299,42 @@ fn a_server_may_connect_from_one_port_to_many() {
     clients.until_answered(4);
     clients.expect_no_failure();
 }
+
+/// As MariaDB does at its unix path, once it has bound its port.
+#[test]
+fn under_stop_first_one_that_asks_at_its_path_alone_is_swapped_from_the_second_try_on() {
+    let address = free_address();
+    let (host, port) = (address.ip(), address.port());
+    let plan = at(address).with(&["--order", "stop-first"]);
+    let path = plan.dir().join("asked");
+    let path = path.display();
+    let Some(plan) = python(
+        plan,
+        &format!(
+            "import os, socket, sys, threading, http.server\n\
+             server = http.server.ThreadingHTTPServer(('{host}', {port}), http.server.SimpleHTTPRequestHandler)\n\
+             if socket.socket(socket.AF_UNIX).connect_ex('{path}') == 0: sys.exit('it runs already')\n\
+             if os.path.exists('{path}'): os.unlink('{path}')\n\
+             unix = socket.socket(socket.AF_UNIX)\n\
+             unix.bind('{path}')\n\
+             unix.listen(5)\n\
+             def accept():\n    \
+                 while True: unix.accept()[0].close()\n\
+             threading.Thread(target=accept, daemon=True).start()\n\
+             server.serve_forever()\n"
+        ),
+    ) else {
+        return;
+    };
+    let site = plan.serving("");
+    let mut clients = site.clients(2);
+    site.swap();
+    site.log.wait_for(&format!("listening on {path}"));
+    site.swap_in_vain();
+    site.log
+        .wait_for(&format!("2 restarts in a row did not bind {path}: "));
+    site.log.wait_for("generation 5 is serving");
+    site.swap();
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
