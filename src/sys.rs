@@ -192,13 +192,25 @@ pub fn attach_reuseport_program(
     socket: BorrowedFd,
     program: &[libc::sock_filter],
 ) -> io::Result<()> {
+    attach(socket, SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// Attaches a classic BPF program that says how much of each packet the socket gets; 0 drops it.
+///
+/// # Errors
+/// `EPERM` if the one that is there is locked, else those of setsockopt(2).
+pub fn attach_packet_filter(socket: BorrowedFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach(socket: BorrowedFd, option: c_int, program: &[libc::sock_filter]) -> io::Result<()> {
     let filter = sock_fprog(program)?;
     // SAFETY: the kernel copies `len` instructions out of the slice, which outlives the call.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_ATTACH_REUSEPORT_CBPF,
+            option,
             (&raw const filter).cast(),
             length::<libc::sock_fprog>(),
         )

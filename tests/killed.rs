@@ -299,6 +299,36 @@ on_every_family! {
     }
 }
 
+/// The kernel closes the sockets of a killed hotswap one by one. Two of them before that of the server would move it, and
+/// clients that come meanwhile would be reset.
+#[test]
+fn soon_nobody_listens_beside_the_server_that_a_killed_hotswap_would_leave() {
+    let mut site = Site::at(Place::captured()).serving("v1");
+    let line = site.log.wait_for("listening on 127.0.0.1:");
+    let port = line.rsplit(':').next().and_then(|port| port.parse().ok());
+    let port: u16 = port.expect("a port");
+    let own = format!(":{port:04X} 00000000:0000 0A");
+    let one_listens = || {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the table");
+        (table.matches(&own).count() == 1).then_some(())
+    };
+    let mut clients = site.guests().arriving(100, Habit::default()).come();
+    site.swaps(6).wait_until_gone(6);
+    eventually("one socket after swaps in quick succession", one_listens);
+    let mut slow = site.guests().and(1, Habit::slow()).come();
+    slow.until_asked(1);
+    site.publish("v8").swap();
+    site.kill_hotswap();
+    site.start_again();
+    site.log.wait_for("generation 9 is serving");
+    slow.leave();
+    site.wait_until_gone(8);
+    eventually("one socket after an adoption", one_listens);
+    site.kill_hotswap();
+    clients.until_all_see("v8");
+    clients.expect_no_failure();
+}
+
 /// hotswap is killed at each of the moments at which it writes down what runs.
 #[test]
 fn a_server_that_was_just_started_is_not_left_behind() {

@@ -230,7 +230,7 @@ impl Listeners {
     /// hotswap ends: clients wait on what is kept for the next one, and find it where it is.
     pub fn leave_kept(&mut self) {
         for listener in &mut self.all {
-            listener.steering.leave_kept();
+            listener.steering.leave_kept(&mut self.context);
         }
     }
 }

@@ -217,7 +217,12 @@ pub fn to_member(index: u32) -> Vec<sock_filter> {
     vec![does(RETURN, index)]
 }
 
-/// The same, except for one connection from `source`, which goes to `candidate`.
+/// The filter of a socket that gets no packet, not even the first one of a new connection.
+pub fn no_packet() -> Vec<sock_filter> {
+    vec![does(RETURN, 0)]
+}
+
+/// The program of [`to_member`], except for one connection from `source`, which goes to `candidate`.
 ///
 /// The port alone is not enough: a client at another address may have the same one.
 pub fn to_member_but_for(source: SocketAddr, candidate: u32, index: u32) -> Vec<sock_filter> {

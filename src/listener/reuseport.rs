@@ -24,6 +24,7 @@ use crate::supervisor::Generation;
 use crate::sys;
 use hidden::Hidden;
 
+mod alone;
 mod hidden;
 mod kept;
 mod orphans;

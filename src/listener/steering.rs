@@ -111,7 +111,7 @@ pub trait Steering {
     }
 
     /// hotswap ends while a service manager keeps the target: nothing changes for clients that come to it.
-    fn leave_kept(&mut self) {}
+    fn leave_kept(&mut self, _: &mut ListenerContext) {}
 
     /// Closes our copies of this generation's sockets, so that they end with its own.
     fn let_go(&mut self, _: Generation, _: &mut ListenerContext) {}

@@ -1,4 +1,4 @@
-//! A group goes on with a socket that a service manager has kept, and leaves one for the next hotswap.
+//! A group goes on with a socket that a service manager has kept.
 //!
 //! While that socket lives, so do the group and its program, whatever dies. An index beyond the members is hashed over
 //! them, so the one that is left alone gets every client.
@@ -11,7 +11,6 @@ use super::orphans::members;
 use crate::listener::context::ListenerContext;
 use crate::listener::listening_socket::{Interest, ListeningSocket};
 use crate::listener::member_index::MemberRole;
-use crate::socket::Inode;
 use crate::socket::inet::InetAddress;
 use crate::sys;
 
@@ -64,26 +63,5 @@ impl ReuseportGroup {
         self.members.set_role(kept.inode, MemberRole::Spare);
         self.sockets.push(kept);
         Ok(())
-    }
-
-    /// Closes all others of ours, the last ones first, so that clients come to the target while they go.
-    pub(super) fn leave_target_alone(&mut self) {
-        let Some(target) = self.members.target() else {
-            return;
-        };
-        let members: Vec<Inode> = self.members.members().collect();
-        for inode in members.into_iter().rev() {
-            let Some(at) = self.position(inode).filter(|_| inode != target) else {
-                continue;
-            };
-            self.sockets.remove(at);
-            self.members.leave(inode);
-            if let Err(error) = self.steer(target) {
-                log::debug!(
-                    "cannot lead clients of {} to what is kept: {error}",
-                    self.address.at
-                );
-            }
-        }
     }
 }

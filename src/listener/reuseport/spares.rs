@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::ReuseportGroup;
+use crate::connections::half_open;
 use crate::listener::context::ListenerContext;
 use crate::listener::listening_socket::ListeningSocket;
 use crate::listener::member_index::MemberRole;
@@ -17,15 +18,36 @@ const REST: Duration = Duration::from_secs(3);
 /// The same where the kernel's tables show that no handshake is open: a packet that was on its way has then been handled.
 const SHORT_REST: Duration = Duration::from_millis(100);
 
+fn rest() -> Duration {
+    if half_open::can_be_seen() {
+        SHORT_REST
+    } else {
+        REST
+    }
+}
+
+impl ListeningSocket {
+    /// It is not idle: it is looked at again after the longer time.
+    fn rest_again(&mut self, now: Time) {
+        self.since = now + REST.saturating_sub(rest());
+    }
+}
+
 impl ReuseportGroup {
     /// When the next spare will be old enough to be closed, or its index is to be found out once more.
     pub(super) fn rest_deadline(&self) -> Option<Time> {
-        let due = |socket: &&ListeningSocket| {
-            let findable = self.strangers.is_empty() && self.is_uncertain(socket.inode);
-            self.members.may_close(socket.inode) || findable
+        if !self.strangers.is_empty() {
+            return None;
+        }
+        let due = |socket: &ListeningSocket| socket.since + rest();
+        if self.may_leave_target_alone() {
+            // all at once
+            return self.spare().map(due).max();
+        }
+        let is_due = |socket: &&ListeningSocket| {
+            self.members.may_close(socket.inode) || self.is_uncertain(socket.inode)
         };
-        let spare = self.sockets.iter().filter(|one| one.owner.is_none());
-        spare.filter(due).map(|socket| socket.since + REST).min()
+        self.spare().filter(is_due).map(due).min()
     }
 
     fn is_uncertain(&self, inode: Inode) -> bool {
@@ -54,14 +76,9 @@ impl ReuseportGroup {
 
     /// Whether it is idle: by the kernel's tables, or because every handshake must have ended.
     fn is_idle(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
-        let idle = self.is_seen_idle(at, snapshot);
-        idle.unwrap_or_else(|| self.is_rested(at, REST, now))
-    }
-
-    /// What the kernel's tables say, if they do.
-    fn is_seen_idle(&self, at: usize, snapshot: &Snapshot) -> Option<bool> {
         let inode = self.sockets[at].inode;
-        snapshot.idle.as_ref().map(|idle| idle.contains(&inode))
+        let idle = snapshot.idle.as_ref().map(|idle| idle.contains(&inode));
+        idle.unwrap_or_else(|| self.has_rested(at, now))
     }
 
     /// The sockets of this generation become spares, except that one.
@@ -83,7 +100,7 @@ impl ReuseportGroup {
             .members()
             .take_while(|inode| Some(*inode) != target);
         let mut positions = before.filter_map(|inode| self.position(inode));
-        positions.any(|at| self.has_rested(at, snapshot, now))
+        positions.any(|at| self.has_rested(at, now) && self.is_idle(at, snapshot, now))
     }
 
     /// New connections go to a socket that only hotswap has.
@@ -115,18 +132,25 @@ impl ReuseportGroup {
     }
 
     /// Closes spares that are not needed, the first ones first: then the last member, which may be a candidate, moves before
-    /// the target. Where strangers come and go unseen, only one between two looks.
+    /// the target. None while a stranger is there; where they come and go unseen, only one between two looks.
     pub(super) fn close_idle(&mut self, snapshot: &Snapshot, now: Time, context: &ListenerContext) {
+        if !self.strangers.is_empty() {
+            return;
+        }
+        if self.may_leave_target_alone() {
+            self.close_all_spares(snapshot, now, context);
+            return;
+        }
         let members: Vec<Inode> = self.members.members().collect();
         for inode in members {
             let Some(at) = self.position(inode) else {
                 continue;
             };
             let may_close = self.members.may_close(inode);
-            if !self.has_rested(at, snapshot, now) || !(may_close || self.is_uncertain(inode)) {
+            if !self.has_rested(at, now) || !(may_close || self.is_uncertain(inode)) {
                 continue;
             }
-            let idle = may_close && self.strangers.is_empty() && self.is_idle(at, snapshot, now);
+            let idle = may_close && self.is_idle(at, snapshot, now);
             let socket = &mut self.sockets[at];
             if idle && context.watcher.watch(socket, None).is_ok() {
                 self.members.leave(inode);
@@ -135,20 +159,32 @@ impl ReuseportGroup {
                     break;
                 }
             } else {
-                socket.since = now;
+                socket.rest_again(now);
             }
         }
     }
 
-    /// Swaps may follow each other faster than by [`REST`]: what they leave must not add up until then.
-    fn has_rested(&self, at: usize, snapshot: &Snapshot, now: Time) -> bool {
-        let is_seen_idle = self.is_seen_idle(at, snapshot) == Some(true);
-        self.is_rested(at, if is_seen_idle { SHORT_REST } else { REST }, now)
+    /// If all have rested and are idle.
+    fn close_all_spares(&mut self, snapshot: &Snapshot, now: Time, context: &ListenerContext) {
+        let target = self.members.target();
+        let spares = (0..self.sockets.len()).filter(|at| Some(self.sockets[*at].inode) != target);
+        let spares: Vec<usize> = spares.collect();
+        if !spares.iter().all(|at| self.has_rested(*at, now)) {
+            return;
+        }
+        let is_busy = |at: &usize| !self.is_idle(*at, snapshot, now);
+        let busy: Vec<usize> = spares.into_iter().filter(is_busy).collect();
+        if busy.is_empty() {
+            self.leave_target_alone(context);
+        }
+        for at in busy {
+            self.sockets[at].rest_again(now);
+        }
     }
 
-    fn is_rested(&self, at: usize, rest: Duration, now: Time) -> bool {
+    fn has_rested(&self, at: usize, now: Time) -> bool {
         let socket = &self.sockets[at];
-        socket.owner.is_none() && socket.since + rest <= now
+        socket.owner.is_none() && socket.since + rest() <= now
     }
 
     /// As if every spare were old.

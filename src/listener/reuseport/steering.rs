@@ -240,8 +240,8 @@ impl Steering for ReuseportGroup {
         self.steer_to_spare(context)
     }
 
-    fn leave_kept(&mut self) {
-        self.leave_target_alone();
+    fn leave_kept(&mut self, context: &mut ListenerContext) {
+        self.leave_target_alone(context);
     }
 
     /// The target stays where it is, whenever they leave: as they may do unseen from now on.

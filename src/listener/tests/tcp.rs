@@ -206,8 +206,35 @@ fn swaps_without_end_need_no_sockets_without_end() {
             fixture.listeners.look(deadline);
         }
         let sockets = fixture.listeners.group().size();
-        assert!(sockets <= 3, "{sockets} after {number} swaps");
+        assert_eq!(sockets, 1, "after {number} swaps");
         let _client = fixture.client();
+    }
+}
+
+/// The kernel closes the sockets of a hotswap that is killed one by one: with two before the target, it would move.
+#[test]
+fn the_target_is_left_alone_once_all_others_are_gone_and_no_client_is_lost() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let mut fixture = Fixture::listening(&[listen]);
+        let all: Vec<_> = (1..=6)
+            .map(|number| fixture.serving(Generation(number)))
+            .collect();
+        (1..6).for_each(|number| fixture.leave(Generation(number)));
+        assert!(fixture.listeners.group().size() > 3);
+        let address = fixture.address();
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(move || {
+                let clients = (0..200).map(|_| TcpStream::connect(&address));
+                clients.collect::<Result<Vec<_>, _>>()
+            });
+            while let Some(deadline) = fixture.listeners.deadline() {
+                fixture.listeners.look(deadline);
+            }
+            let clients = clients.join().unwrap().unwrap();
+            assert_eq!(all[5].answers(), clients.len(), "{listen}");
+        });
+        assert_eq!(fixture.listeners.group().size(), 1, "{listen}");
+        assert_eq!(fixture.incidents, []);
     }
 }
 

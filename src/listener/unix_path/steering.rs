@@ -178,7 +178,7 @@ impl Steering for UnixPath {
         Ok(())
     }
 
-    fn leave_kept(&mut self) {
+    fn leave_kept(&mut self, _: &mut ListenerContext) {
         let target = self.target;
         self.sockets
             .retain(|named| Some(named.socket.inode) != target);
