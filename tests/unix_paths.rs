@@ -193,6 +193,28 @@ fn a_path_of_packets_leads_back_after_an_abort_and_survives_swaps() {
     house.expect_answered_by(5);
 }
 
+/// It binds its path once more before it closes its first socket, as servers do that read their settings again.
+const BINDS_AGAIN: &str = "
+if os.path.exists(path):
+    os.unlink(path)
+def listening():
+    global one
+    os.unlink(path)
+    another = socket.socket(socket.AF_UNIX)
+    another.bind(path)
+    another.listen(100)
+    one.close()
+    one = another
+";
+
+#[test]
+fn a_server_may_unlink_its_path_and_bind_it_again_beside_its_first_socket() {
+    let house = House::new();
+    if let Some(site) = house.serving("", BINDS_AGAIN) {
+        swaps(&site, &house);
+    }
+}
+
 /// It binds a name of its own, and renames that once it listens.
 const RENAMES: &str = "
 bind_to = path + '.tmp'

@@ -51,9 +51,14 @@ impl Capture {
                     return Ok(CallResult::Continue);
                 }
                 let listeners = &mut *context.listeners;
+                let first = self.bound_sockets.at(&request.address);
+                let was_unlinked = first.is_some_and(BoundSocket::has_left_its_path);
                 let answer = self.grant(call, &request, listeners);
                 if is_in_use(&answer) {
                     self.explain(&request.address, listeners);
+                } else if was_unlinked {
+                    self.bound_sockets.is_there_again(&request.address);
+                    listeners.put_paths_back();
                 }
                 answer
             }
@@ -203,14 +208,15 @@ impl Capture {
         same
     }
 
-    /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, else in use as long as it holds the first.
-    /// While that does not listen, as one that connects from there, the kernel decides.
+    /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, or has unlinked the path, else in use as
+    /// long as it holds the first. While that does not listen, as one that connects from there, the kernel decides.
     fn check_twice(&self, request: &BindRequest) -> io::Result<Option<&BoundSocket>> {
         let first = self.bound_sockets.at(&request.address);
         if request.server_socket.reuses_port() {
             return Ok(first);
         }
         match first {
+            Some(first) if first.has_left_its_path() => Ok(Some(first)),
             Some(first) if first.listener.is_some() => Err(Errno::EADDRINUSE.into()),
             _ => Ok(None),
         }

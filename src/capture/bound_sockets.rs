@@ -1,6 +1,7 @@
 //! The sockets that a generation has bound through hotswap, or was given instead.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
 use crate::handoff;
-use crate::listener::{BoundPath, CapturedAddress, ListenerId};
+use crate::listener::{BoundPath, CapturedAddress, ListenerId, PathEntry};
 use crate::proc::{descriptor, is_gone};
 
 /// How many sockets may be bound without listening; beyond that the oldest are forgotten. Most are client sockets.
@@ -33,6 +34,9 @@ pub struct BoundSocket {
     /// The name it is bound to, if it has one in the file system.
     pub path: Option<BoundPath>,
     pub listener: Option<ListenerId>,
+    /// Its server was told that it has unlinked its path.
+    #[serde(default)]
+    pub unlinked: bool,
 }
 
 impl BoundSocket {
@@ -45,12 +49,23 @@ impl BoundSocket {
             kept: None,
             path: None,
             listener: None,
+            unlinked: false,
         }
     }
 
     /// Whether the server still has it where it was last seen.
     pub fn is_held(&self) -> bool {
         descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
+    }
+
+    /// Whether its server has unlinked its path, so that another socket can be bound there without hotswap.
+    pub fn has_left_its_path(&self) -> bool {
+        let CapturedAddress::Path(entry) = &self.address else {
+            return false;
+        };
+        let found = || entry.path.symlink_metadata().map_err(|error| error.kind());
+        self.listener.is_some()
+            && (self.unlinked || found().is_err_and(|kind| kind == ErrorKind::NotFound))
     }
 
     /// A duplicate of it, while the server holds it.
@@ -95,6 +110,23 @@ impl BoundSockets {
 
     pub fn at(&self, address: &CapturedAddress) -> Option<&BoundSocket> {
         self.all.iter().find(|bound| bound.address == *address)
+    }
+
+    /// The server was told that it has unlinked this path.
+    pub fn unlinked(&mut self, path: &PathEntry) {
+        self.note_unlinked(&CapturedAddress::Path(path.clone()), true);
+    }
+
+    /// The server has bound it again.
+    pub fn is_there_again(&mut self, address: &CapturedAddress) {
+        self.note_unlinked(address, false);
+    }
+
+    fn note_unlinked(&mut self, address: &CapturedAddress, unlinked: bool) {
+        let here = self.all.iter_mut();
+        for bound in here.filter(|bound| bound.address == *address) {
+            bound.unlinked = unlinked;
+        }
     }
 
     pub fn remember(&mut self, bound: BoundSocket) {

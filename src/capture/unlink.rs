@@ -26,6 +26,7 @@ impl Capture {
         }
         match wanted(call, directory, address, listeners) {
             Ok(Some(entry)) if listeners.meets_live_path(&entry, self.generation) => {
+                self.bound_sockets.unlinked(&entry);
                 CallResult::Succeed
             }
             Ok(_) => CallResult::Continue,

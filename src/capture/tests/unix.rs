@@ -60,6 +60,31 @@ fn a_path_passes_from_one_generation_to_the_next() {
     assert!(names_in(directory.path()).is_empty());
 }
 
+/// As asyncio does at a reload, and workers that all do the same.
+#[test]
+fn a_server_that_has_unlinked_its_path_binds_it_again_beside_its_first_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let mut captured_servers = CapturedServers::new();
+    for generation in [G1, G2] {
+        let there = path.clone();
+        let second = captured_servers.serve(generation, move || {
+            let first = bind_afresh(&there).unwrap();
+            let taken = UnixListener::bind(&there).map_err(|error| error.kind());
+            assert_eq!(taken.unwrap_err(), ErrorKind::AddrInUse);
+            let second = bind_afresh(&there).unwrap();
+            drop(first);
+            second
+        });
+        captured_servers
+            .listeners
+            .cut_over(generation, &[])
+            .unwrap();
+        captured_servers.look(generation);
+        hears(&second, &path);
+    }
+}
+
 #[test]
 fn what_is_not_ours_is_unlinked_as_ever() {
     let directory = tempfile::tempdir().unwrap();
