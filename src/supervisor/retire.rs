@@ -73,14 +73,15 @@ impl Supervisor {
 
     pub(super) fn forget(&mut self, generation: Generation) -> Vec<Action> {
         let mut draining = self.draining.iter();
-        let Some(place) = draining.position(|one| one.generation == generation) else {
-            if self.orphans.contains(&generation) {
-                self.orphans.retain(|orphan| *orphan != generation);
-                return vec![Action::Free(generation)];
-            }
+        let place = draining.position(|one| one.generation == generation);
+        let exit = if let Some(place) = place {
+            self.draining.remove(place).exit
+        } else if self.orphans.contains(&generation) {
+            self.orphans.retain(|orphan| *orphan != generation);
+            None
+        } else {
             return Vec::new();
         };
-        let exit = self.draining.remove(place).exit;
         let exit = exit.filter(|exit| *exit != Exit::Unknown);
         vec![
             Action::Announce(Transition::Gone { generation, exit }),

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::Action::{
-    Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Hold, Inherit, Kill, Lose,
-    Quiesce, Refuse, RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway, Upgrade,
+    Announce, Answer, CheckProgram, CutOver, Empty, End, EndBeforeSwap, Free, Hold, Inherit, Kill,
+    Lose, Quiesce, Refuse, RefuseUpgrade, Relay, Reopen, RunBeforeSwap, Serve, Stop, TurnAway,
+    Upgrade,
 };
 use super::Event::{
     BeforeSwapEnded, CannotCutOver, CannotSpawn, CheckAsked, CutOverDone, Died, Elapsed,

@@ -71,7 +71,11 @@ fn an_upgrade_while_a_change_is_waited_for_forgets_none_of_them() {
 fn one_that_is_gone_is_drained_no_more() {
     let mut drill = beside_orphans(policy());
     drill.at(1, Died(G2, Exit::Unknown), &[]);
-    drill.at_in_full(1, Gone(G2), &[Free(G2)]);
+    let is_gone = Announce(Transition::Gone {
+        generation: G2,
+        exit: None,
+    });
+    drill.at_in_full(1, Gone(G2), &[is_gone, Free(G2)]);
     drill.at_in_full(1, Gone(G2), &[]);
     becomes_ready(&mut drill, G3, &[Empty(G1)]);
 }
