@@ -47,6 +47,7 @@ use notification::{Call, Notification, ReceivedCall};
 use receiver::Receiver;
 
 pub use availability::available;
+pub use explain::START_THERE;
 
 /// How many calls are answered at once, so that a server that binds in a tight loop does not block the others.
 const AT_ONE_GO: usize = 8;
@@ -319,7 +320,12 @@ impl Capture {
 
     /// Whether it has bound something that cannot be looked into.
     pub fn is_hidden(&self) -> bool {
-        self.warned.contains(&Warning::CannotLook)
+        self.warned.contains(&Warning::CannotLook) || self.is_in_other_network()
+    }
+
+    /// Whether it has bound something in another network namespace than hotswap's.
+    pub fn is_in_other_network(&self) -> bool {
+        self.warned.contains(&Warning::OtherNetwork)
     }
 
     /// Whether it listens on a port that the kernel has chosen for it, which no client can know beforehand.

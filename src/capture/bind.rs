@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockFlag, SockaddrStorage, UnixAddr, bind};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, bind};
 use nix::sys::stat::fstat;
 
 use super::bound_sockets::{BoundSocket, MOST_LISTENERS};
@@ -16,7 +16,7 @@ use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
 use crate::listener::{BindPlan, CapturedAddress, Listeners, Replacement};
 use crate::proc::net;
-use crate::socket::{set_nonblocking, unix_stream};
+use crate::socket::set_nonblocking;
 use crate::sys;
 
 /// A bind(2) that may become a listener.
@@ -188,24 +188,6 @@ impl Capture {
                 self.bind_server_socket(call, request, alone)
             }
         }
-    }
-
-    /// A socket of another network namespace cannot join a group of hotswap's.
-    fn check_network(&mut self, request: &BindRequest) -> bool {
-        let same = if request.server_socket.is_copy {
-            request.caller.shares_with_us("net")
-        } else {
-            let its = sys::network_of(request.server_socket.socket.as_fd()).ok();
-            its.is_none() || its == our_network()
-        };
-        if !same {
-            let generation = self.generation;
-            self.hint_once(
-                Warning::OtherNetwork,
-                format!("{generation} listens in another network namespace: that is not kept across a swap"),
-            );
-        }
-        same
     }
 
     /// The same address again: allowed if the server shares it by `SO_REUSEPORT`, or has unlinked the path, else in use as
@@ -394,9 +376,4 @@ fn bind_in_group(socket: BorrowedFd, to: SockaddrStorage, alone: bool) -> io::Re
 fn is_in_use(answer: &io::Result<CallResult>) -> bool {
     let error = answer.as_ref().err().and_then(io::Error::raw_os_error);
     error == Some(libc::EADDRINUSE)
-}
-
-fn our_network() -> Option<u64> {
-    let any = unix_stream(SockFlag::empty()).ok()?;
-    sys::network_of(any.as_fd()).ok()
 }

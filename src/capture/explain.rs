@@ -2,16 +2,41 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::sys::socket::SockFlag;
 
 use super::bind::BindRequest;
 use super::notification::PATIENCE;
 use super::{Capture, CaptureEvent, Warning};
 use crate::listener::{CapturedAddress, Listeners, others_at};
+use crate::socket::unix_stream;
 use crate::supervisor::Generation;
+use crate::sys;
+
+/// For a server that is in another network namespace.
+pub const START_THERE: &str = "ip netns exec NAME hotswap -- COMMAND, or --order stop-first";
 
 impl Capture {
+    /// A socket of another network namespace cannot join a group of hotswap's.
+    pub(super) fn check_network(&mut self, request: &BindRequest) -> bool {
+        let same = if request.server_socket.is_copy {
+            request.caller.shares_with_us("net")
+        } else {
+            let its = sys::network_of(request.server_socket.socket.as_fd()).ok();
+            its.is_none() || its == our_network()
+        };
+        if !same {
+            let (generation, address) = (self.generation, &request.address);
+            let text = format!(
+                "{generation} binds {address} in another network namespace: that is not kept across a swap\ntry: {START_THERE}"
+            );
+            self.hint_once(Warning::OtherNetwork, text);
+        }
+        same
+    }
+
     /// The kernel will refuse the bind(2) of a port that the generation before has.
     pub(super) fn warn_of_udp(&mut self, request: &BindRequest, at: SocketAddr) {
         let is_first = self.generation == Generation(1);
@@ -120,4 +145,9 @@ impl Capture {
             self.events.push(CaptureEvent::Warning(text));
         }
     }
+}
+
+fn our_network() -> Option<u64> {
+    let any = unix_stream(SockFlag::empty()).ok()?;
+    sys::network_of(any.as_fd()).ok()
 }

@@ -7,6 +7,7 @@ use log::Level;
 use super::World;
 use super::generation::Spawned;
 use super::waivers::Waivers;
+use crate::capture::START_THERE;
 use crate::cli::options::Stdin;
 use crate::control::SwapResult;
 use crate::escape::divide_hint;
@@ -167,6 +168,8 @@ impl World {
         let mut record = Record::failed(failure, seen.as_deref(), age);
         if let Some(hint) = hint {
             record.text = format!("{}\ntry: {hint}", record.text);
+        } else if self.is_in_other_network(failure) {
+            record.text = format!("{}\ntry: {START_THERE}", divide_hint(&record.text).0);
         } else if let Some(address) = self.answered_itself(failure) {
             let text = format!("; somebody had asked at {address}, where that one answered");
             record.text = format!(

@@ -104,6 +104,7 @@ impl World {
         };
         let events = capture.woken(flags, &mut context);
         one.has_bound |= capture.has_listeners();
+        one.is_in_other_network |= capture.is_in_other_network();
         self.heritage.is_outdated = true;
         self.note_bound(generation, now);
         for event in events {
@@ -234,6 +235,12 @@ impl World {
             (1..=MOST_TRIES).contains(&ended.len()) && ended.iter().all(|ago| *ago <= within)
         })?;
         Some(self.listeners.address_of(tried.listener))
+    }
+
+    /// Whether a candidate has bound something where hotswap cannot: the old one has that address until it is gone.
+    pub(super) fn is_in_other_network(&self, failure: &Failure) -> bool {
+        let one = self.generations.get(&failure.generation);
+        failure.keeps_serving.is_some() && one.is_some_and(|one| one.is_in_other_network)
     }
 
     /// Where a candidate listens that the serving generation does not: it may have taken another port because its own

@@ -56,6 +56,9 @@ pub(super) struct Spawned {
     /// It has listened on a socket that it bound itself, rather than on one that is kept for it.
     #[serde(default)]
     pub has_bound: bool,
+    /// It has bound something in a network namespace where hotswap cannot.
+    #[serde(default)]
+    pub is_in_other_network: bool,
     /// It served, and is dead.
     #[serde(default)]
     pub is_lost: bool,
@@ -156,6 +159,7 @@ impl Spawned {
             lingers: None,
             bound: BTreeMap::new(),
             has_bound: false,
+            is_in_other_network: false,
             is_lost: false,
             accepted_nowhere: false,
             accepts: Vec::new(),
