@@ -21,8 +21,8 @@ use crate::sys;
 const MOST_UNBOUND_RESTARTS: u32 = 2;
 /// They were, and are closed until a restart has bound something.
 const LET_GO: u32 = MOST_UNBOUND_RESTARTS + 1;
-/// How often a server asks at its own address at most, before it gives up.
-const MOST_TRIES: usize = 8;
+/// How often a server asks at its own address at most, before it gives up: CherryPy does for 5s, ten times a second.
+const MOST_TRIES: usize = 64;
 
 /// What comes of `--capture` here.
 #[derive(Debug, Default)]
@@ -213,10 +213,12 @@ impl World {
         self.unbound_restarts == LET_GO
     }
 
-    /// Where a candidate that died without listening has found that the serving generation answers: somebody of this host
+    /// Where a candidate that never listened has found that the serving generation answers: somebody of this host
     /// asked there in its time. The kernel does not tell who, so nobody may have asked before, and few since.
     pub(super) fn answered_itself(&self, failure: &Failure) -> Option<String> {
-        let (serving, Reason::Exited(..)) = (failure.keeps_serving?, &failure.reason) else {
+        let (Some(serving), Reason::Exited(..) | Reason::NotReady(_)) =
+            (failure.keeps_serving, &failure.reason)
+        else {
             return None;
         };
         let one = self.generations.get(&failure.generation)?;
