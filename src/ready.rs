@@ -356,8 +356,11 @@ impl Readiness {
         }
         match &self.method {
             Method::Auto(rule) => rule.auto.not_ready_reason(),
-            Method::Tcp(_) => missing,
-            Method::Http(http) => http.not_ready_reason().or(missing),
+            Method::Tcp(_) => missing.or(Some(NotReadyReason::NothingToAsk)),
+            Method::Http(http) => {
+                let nothing = (!http.has_target()).then_some(NotReadyReason::NothingToAsk);
+                http.not_ready_reason().or(missing).or(nothing)
+            }
             Method::Notify { .. } => Some(NotReadyReason::NoReadyMessage),
             Method::ReadyFd(newline) => Some(NotReadyReason::NoNewline(newline.number)),
             Method::ExecCommand(execute) => execute.not_ready_reason(),

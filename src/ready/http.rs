@@ -22,6 +22,8 @@ pub struct Http {
     /// The last answer that was not a good status.
     last: Option<HttpAnswer>,
     tls_was_tried: bool,
+    /// It has a socket that can be asked.
+    has_target: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ impl Http {
             state: HttpState::NotBefore(started),
             last: None,
             tls_was_tried: false,
+            has_target: false,
         }
     }
 
@@ -52,6 +55,10 @@ impl Http {
         let answer = self.last.or(asked.then_some(HttpAnswer::Silence))?;
         let path = self.path.clone();
         Some(NotReadyReason::Answers { path, answer })
+    }
+
+    pub fn has_target(&self) -> bool {
+        self.has_target
     }
 
     pub fn made(&mut self, probe: io::Result<Probe>, now: Time) {
@@ -81,6 +88,7 @@ impl Http {
         listener: Option<ListenerId>,
         requests: &mut Vec<ReadyRequest>,
     ) -> Option<ReadyBy> {
+        self.has_target = listener.is_some();
         match (&mut self.state, listener) {
             (HttpState::NotBefore(then), Some(listener)) if now >= *then => {
                 self.state = HttpState::Connecting;

@@ -26,6 +26,8 @@ pub enum NotReadyReason<Address = String> {
     },
     CommandEnded(Exit),
     CommandRuns,
+    /// It has no socket that leads to it alone.
+    NothingToAsk,
     /// By this signal, if that is known.
     Stopped(Option<i32>),
 }
@@ -57,6 +59,7 @@ impl<Address> NotReadyReason<Address> {
             Self::Answers { path, answer } => NotReadyReason::Answers { path, answer },
             Self::CommandEnded(exit) => NotReadyReason::CommandEnded(exit),
             Self::CommandRuns => NotReadyReason::CommandRuns,
+            Self::NothingToAsk => NotReadyReason::NothingToAsk,
             Self::Stopped(signal) => NotReadyReason::Stopped(signal),
         }
     }
@@ -89,6 +92,9 @@ impl fmt::Display for NotReadyReason {
             Self::CommandEnded(Exit::CannotRun(_, why)) => f.write_str(why),
             Self::CommandEnded(Exit::Background | Exit::Unknown) | Self::CommandRuns => {
                 f.write_str("the command is still running")
+            }
+            Self::NothingToAsk => {
+                f.write_str("has no TCP port or unix path where it could be asked")
             }
             Self::Stopped(signal) => f.write_str(&stopped_by(*signal)),
         }
@@ -133,6 +139,7 @@ impl NotReadyReason {
             }
             Self::NoReadyMessageAgain => Some("hotswap swap --forget-ready".to_owned()),
             Self::ListensNowhere => Some("--ready after:1s".to_owned()),
+            Self::NothingToAsk => Some("--ready auto".to_owned()),
             Self::Answers {
                 answer: HttpAnswer::Tls,
                 ..

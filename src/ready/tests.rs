@@ -435,6 +435,9 @@ fn what_was_never_said_is_what_is_missing() {
     let expected = Some(NotReadyReason::NoReadyMessage);
     assert_eq!(reason(ReadyMode::Notify), expected);
     assert_eq!(reason(ReadyMode::Fd(5)), Some(NotReadyReason::NoNewline(5)));
+    for mode in [ReadyMode::Tcp, http()] {
+        assert_eq!(reason(mode), Some(NotReadyReason::NothingToAsk));
+    }
 }
 
 fn http() -> ReadyMode {
