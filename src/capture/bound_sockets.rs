@@ -181,7 +181,7 @@ impl BoundSockets {
         if suspects.is_empty()
             || !self.find_elsewhere(&mut suspects, &processes)
             || suspects.is_empty()
-            || processes.iter().copied().any(descriptor::has_on_the_way)
+            || descriptor::are_on_the_way(&processes)
         {
             return Vec::new();
         }

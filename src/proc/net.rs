@@ -1,5 +1,6 @@
 //! The kernel's tables of sockets, as text: /proc/net.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -50,6 +51,18 @@ pub fn open_inet(table: &str) -> io::Result<impl Read + use<>> {
 /// The first unprivileged port; `None` if it cannot be read.
 pub fn first_unprivileged_port() -> Option<u16> {
     number(&read("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?)
+}
+
+/// The inodes of all unix sockets.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn all_unix() -> io::Result<HashSet<u64>> {
+    let text = read("/proc/self/net/unix")?;
+    let inodes = lines(&text)
+        .skip(1)
+        .filter_map(|line| number(words(line).nth(6)?));
+    Ok(inodes.collect())
 }
 
 /// The inodes of the unix sockets whose name is wanted; abstract names begin with `@`.
