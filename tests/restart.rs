@@ -1,12 +1,15 @@
 //! What follows when the serving generation is dead.
 
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::capture::at;
 use crate::capture::closed::python;
 use crate::common::crowd::Habit;
+use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
@@ -282,6 +285,36 @@ fn a_restart_that_listens_elsewhere_is_not_serving() {
     never_takes_over("auto", "3s", |site| {
         site.publish_odd("v2", &format!("at={}", free_address()));
     });
+}
+
+/// As behind a reloader: the process with the listener dies, and a little later its parent.
+#[test]
+fn a_restart_whose_predecessor_had_closed_its_listener_has_to_listen() {
+    let address = free_address();
+    let script = "\
+again = os.environ['HOTSWAP_GENERATION'] != '1'
+child = os.fork()
+if child == 0:
+    if again:
+        time.sleep(2)
+    one = listen('127.0.0.1')
+    print('child', os.getpid(), file=sys.stderr, flush=True)
+    serve(one)
+os.waitpid(child, 0)
+time.sleep(1.5)
+sys.exit(1)";
+    let Some(plan) = python(at(address), address, script) else {
+        return;
+    };
+    let site = plan.serving("");
+    let line = site.log.wait_for("child ");
+    let child = line.rsplit(' ').next().and_then(|pid| pid.parse().ok());
+    kill(Pid::from_raw(child.expect("a pid")), Signal::SIGKILL).expect("a signal to the child");
+    eventually("a listener that is closed", || {
+        TcpStream::connect(address).is_err().then_some(())
+    });
+    site.log.wait_for("generation 2 is serving");
+    TcpStream::connect(address).expect("a connection");
 }
 
 #[test]

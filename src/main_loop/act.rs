@@ -288,6 +288,7 @@ impl World {
             one.readiness = None;
             self.said_ready.serves(one.said_ready);
             self.counting.accepted = std::mem::take(&mut one.accepts);
+            self.counting.ever |= !self.counting.accepted.is_empty();
             let variables = std::mem::take(&mut one.variables);
             self.remember_worked(variables);
         }

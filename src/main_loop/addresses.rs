@@ -26,6 +26,8 @@ pub(super) struct CountingAddresses {
     pub late: Vec<ListenerId>,
     /// What the last restart that was to take over had bound when it died.
     pub bound_by_dead: Vec<ListenerId>,
+    /// Some generation was seen accepting: the server has clients, wherever its next start listens.
+    pub ever: bool,
     looked: Time,
 }
 
@@ -48,9 +50,17 @@ impl World {
     pub(super) fn rank_of(&self, cause: Cause) -> Rank {
         match cause {
             _ if !self.has_served && self.serving_generation().is_none() => Rank::First,
+            // the dead one had closed all its listeners: where this one listens it has to show
+            Cause::Restart if self.counting.ever && !self.has_accepted_on_any() => Rank::First,
             Cause::Restart => Rank::Restart,
             Cause::First | Cause::Asked | Cause::File | Cause::RollBack => Rank::Candidate,
         }
+    }
+
+    /// Whether there still is a listener on which the last generation that served accepted.
+    fn has_accepted_on_any(&self) -> bool {
+        let mut accepted = self.counting.accepted.iter();
+        accepted.any(|listener| self.listeners.has(*listener))
     }
 
     /// Captured sockets on which it did not listen at the last look.
@@ -93,6 +103,7 @@ impl World {
         if !new.is_empty() {
             let accepting = ready::accepting_on(&new, &one.server.processes());
             counting.accepted.extend(accepting);
+            counting.ever |= !counting.accepted.is_empty();
         }
         let since_start = |listener: &ListenerId| {
             let bound = one.bound.get(listener).copied().unwrap_or(now);

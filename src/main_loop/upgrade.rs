@@ -34,6 +34,8 @@ struct WorldState {
     accepted_on: Vec<ListenerId>,
     #[serde(default)]
     late: Vec<ListenerId>,
+    #[serde(default)]
+    ever_accepted: bool,
     #[serde(flatten)]
     said_ready: SaidReady,
     has_served: bool,
@@ -143,6 +145,7 @@ impl World {
         WorldState {
             accepted_on: self.counting.accepted.clone(),
             late: self.counting.late.clone(),
+            ever_accepted: self.counting.ever,
             said_ready: self.said_ready,
             has_served: self.has_served,
             unbound_restarts: self.unbound_restarts,
@@ -159,6 +162,7 @@ impl World {
         self.programs = incoming.take("programs")?;
         self.counting.accepted = state.accepted_on;
         self.counting.late = state.late;
+        self.counting.ever = state.ever_accepted;
         self.said_ready = state.said_ready;
         self.has_served = state.has_served;
         self.unbound_restarts = state.unbound_restarts;
