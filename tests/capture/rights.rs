@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +11,13 @@ use std::{fs, iter, thread};
 
 use nix::unistd::geteuid;
 
-use super::{at, python, swap};
+use super::{at, find, python, swap};
 use crate::common::attempt::attempt;
 use crate::common::crowd::Habit;
-use crate::common::network::{FAR_AWAY, Network};
+use crate::common::network::{FAR_AWAY, Network, namespace};
 use crate::common::place::{Place, Target, free_address};
 use crate::common::site::Site;
-use crate::common::{Raised, hotswap_program, server, skipped};
+use crate::common::{Raised, eventually, hotswap_program, server, skipped};
 use crate::nonroot::as_nobody;
 
 /// A port that only root may bind, and nobody has.
@@ -24,6 +25,38 @@ fn privileged_address() -> Option<SocketAddr> {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let port = (512..1024).rev().find(free).filter(|_| geteuid().is_root());
     port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// It has the address until it is gone, and hotswap cannot give it to the next.
+#[test]
+fn a_server_in_another_network_is_told_where_to_start_hotswap() {
+    let network = match namespace() {
+        Ok(network) => network,
+        Err(why) => return skipped("a_server_in_another_network", &why),
+    };
+    let (Some(enter), Some(python)) = (find("nsenter"), find("python3")) else {
+        return;
+    };
+    let network = format!(
+        "--net=/proc/{}/fd/{}",
+        std::process::id(),
+        network.as_raw_fd()
+    );
+    let server = "import socket\none = socket.socket()\none.bind(('127.0.0.1', 8080))\none.listen()\n\
+        while True: one.accept()[0].close()";
+    let python = python.to_str().expect("a path");
+    let site = at(free_address())
+        .by_program(enter, &[&network, python, "-c", server])
+        .starting("");
+    let start_there = "try: ip netns exec NAME hotswap -- COMMAND";
+    site.log
+        .wait_for_all(&["binds 127.0.0.1:8080 in another network", start_there]);
+    site.log.wait_for("generation 1 is serving");
+    site.swap_in_vain();
+    eventually("what to do, twice", || {
+        (site.log.count(start_there) == 2).then_some(())
+    });
+    assert_eq!(site.log.count("does not listen on anything"), 0);
 }
 
 const AS_NOBODY: [&str; 4] = ["--user", "65534", "--group", "65534"];
