@@ -15,7 +15,7 @@ pub enum Incident {
         listener: String,
         connections: usize,
     },
-    /// Queued clients are relayed to the serving generation, which sees the address that they had connected to as theirs.
+    /// Queued clients are relayed to the next generation, which sees the address that they had connected to as theirs.
     Relayed {
         listener: String,
         connections: usize,
@@ -69,7 +69,7 @@ impl fmt::Display for Incident {
                 let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
-                    "{these} queued on {listener} {are} relayed to the serving generation"
+                    "{these} queued on {listener} {are} relayed to the next generation"
                 )?;
                 let meaning = if listener.contains('/') {
                     ", which sees hotswap's process and user as theirs"
