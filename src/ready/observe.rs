@@ -10,7 +10,7 @@ use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
 use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
-use crate::proc::process::Stat;
+use crate::proc::process::{self, Stat};
 use crate::supervisor::Time;
 
 /// The time between two looks at the processes of a candidate beside its main one.
@@ -100,8 +100,9 @@ impl Observer {
     }
 }
 
+/// Any of its threads: the first one may only wait for the others.
 fn is_running(pid: Pid) -> bool {
-    Stat::of(pid).is_some_and(|stat| stat.is_running())
+    process::threads(pid).any(|thread| Stat::of(thread).is_some_and(|stat| stat.is_running()))
 }
 
 fn ready(verdict: AutoVerdict) -> Option<Ready> {
@@ -186,4 +187,17 @@ pub fn accepting_on(held: &[GenerationSocket], pids: &[Pid]) -> Vec<ListenerId> 
         .filter(is_waited_on)
         .map(|target| target.listener)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_runs_while_its_first_thread_waits() {
+        // as that of a test does, for this one
+        let first = Stat::of(Pid::this()).unwrap();
+        assert!(!first.is_running());
+        assert!(is_running(Pid::this()));
+    }
 }
