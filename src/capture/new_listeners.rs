@@ -8,8 +8,9 @@ use crate::supervisor::Time;
 
 /// How many addresses of a generation are logged: some servers listen anew for every client.
 const MOST_ANNOUNCED: usize = 64;
-/// A new listener is logged once it is this old: many servers try an address and close it at once.
-const NAMED_AFTER: Time = Time::from_millis(100);
+/// A new listener is logged once it is this old: many servers try an address and close it at once, which takes a while where
+/// the processors are busy.
+const NAMED_AFTER: Time = Time::from_secs(1);
 
 /// A new listener that has not been logged yet.
 pub struct NewListener {

@@ -14,7 +14,7 @@ use crate::nonroot::as_nobody;
 const TRIES_ALL: &str = "\
 for host in ['127.0.0.1', '::1']:
     one = listen(host)
-    time.sleep(0.1)
+    time.sleep(0.2)
     one.close()
 serve(listen('::'))";
 
@@ -29,12 +29,9 @@ fn is_tried_out_in_peace(address: SocketAddr, plan: Plan) {
     swap(&site, 2);
     clients.until_answered(8);
     clients.expect_no_failure();
-    assert_eq!(
-        site.log.count("had to be closed"),
-        0,
-        "{}",
-        site.log.timed()
-    );
+    for words in ["had to be closed", "address changed"] {
+        assert!(!site.log.says(words), "{}", site.log.timed());
+    }
 }
 
 #[test]
