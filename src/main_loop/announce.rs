@@ -300,7 +300,8 @@ impl World {
                 format!("{hint}, if it has moved to {other}")
             }
             (Some(other), [address]) => format!(
-                "--listen {address}, if it took {other} because its port was in use, or {hint}, if it has moved there"
+                "--listen {address}, if it took {other} because its port was in use and can inherit a socket, or {hint}, \
+                 if it has moved there"
             ),
             (None, _) if self.opens_late(failure, missing) => {
                 let optional = missing
