@@ -178,10 +178,13 @@ impl BoundSockets {
                 suspects.remove(&bound.inode);
             }
         }
+        // it may be received while it is looked for, or sent
+        let is_on_the_way = || descriptor::are_on_the_way(&processes);
         if suspects.is_empty()
+            || is_on_the_way()
             || !self.find_elsewhere(&mut suspects, &processes)
             || suspects.is_empty()
-            || descriptor::are_on_the_way(&processes)
+            || is_on_the_way()
         {
             return Vec::new();
         }
