@@ -5,7 +5,7 @@ use std::fs;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::place::Place;
+use crate::common::place::{Place, Target, free_address};
 use crate::common::site::Site;
 use crate::common::strace::{Attached, is_here};
 use crate::common::{eventually, server};
@@ -187,4 +187,19 @@ fn the_stop_signal_can_be_chosen() {
         assert!(gone[0].contains(&killed), "{gone:?}");
         assert!(site.stop().success());
     }
+}
+
+/// `busybox httpd` is called like Apache, and ignores the signal by which Apache stops.
+#[test]
+fn a_server_that_ignores_the_stop_signal_of_its_name_gets_sigterm() {
+    let address = free_address();
+    let plan = Site::at(Place::Given(Target::Tcp(address)));
+    let program = plan.dir().join("httpd");
+    fs::copy(server("odd"), &program).expect("a server");
+    let words = [format!("at={address}")];
+    let plan = plan.by_program(program, &[&words[0]]);
+    let site = plan.with(&["--drain-timeout", "5s"]).serving("");
+    site.swap().wait_until_gone(1);
+    let gone = site.log.lines("generation 1 is gone");
+    assert!(gone[0].contains("(killed by SIGTERM)"), "{gone:?}");
 }

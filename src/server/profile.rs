@@ -7,13 +7,18 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::proc::{self, process};
+use crate::proc::{self, process, status};
 
 /// What asks this process to finish what it has begun and end: it goes by what the process runs, not by how it was started.
 pub fn stop_signal(process: Pid) -> Signal {
     let names = names_of(process);
     let known = names.iter().find_map(|name| known_stop_signal(name));
-    known.unwrap_or(Signal::SIGTERM)
+    // Apache catches it. Another program of that name, as that of busybox, would never end of it.
+    let ignores =
+        |signal| signal == Signal::SIGWINCH && !status::catches(process, signal).unwrap_or(true);
+    known
+        .filter(|signal| !ignores(*signal))
+        .unwrap_or(Signal::SIGTERM)
 }
 
 /// What means something else to node than to most servers: SIGUSR1 opens its debugger.
