@@ -19,7 +19,7 @@ const RECIPES: &str = include_str!("servers/README.md");
 const MANUAL: &str = include_str!("../man/hotswap.1");
 
 /// What the lines run behind `--`, and in `--before-swap`.
-const SERVERS: [&str; 23] = [
+const SERVERS: [&str; 24] = [
     "apache2",
     "caddy",
     "catalina.sh",
@@ -39,6 +39,7 @@ const SERVERS: [&str; 23] = [
     "python3",
     "redis-server",
     "ruby",
+    "starman",
     "tsx",
     "unicorn",
     "uvicorn",
