@@ -138,8 +138,11 @@ impl NotReadyReason {
                 Some(format!("hotswap swap{}", without.collect::<String>()))
             }
             Self::NoReadyMessageAgain => Some("hotswap swap --forget-ready".to_owned()),
-            Self::ListensNowhere => Some("--ready after:1s".to_owned()),
             Self::NothingToAsk => Some("--ready auto".to_owned()),
+            Self::ListensNowhere => Some(
+                "a longer --ready-timeout; or --ready after:1s, if it never listens on a port"
+                    .to_owned(),
+            ),
             Self::Answers {
                 answer: HttpAnswer::Tls,
                 ..

@@ -135,7 +135,8 @@ fn a_worker_that_is_busy_all_the_time_ends_the_first_start_with_124() {
     site.expect_status(124);
     let why = "generation 1 aborted: not ready within 3s: does not listen on anything";
     site.log.wait_for(why);
-    site.log.wait_for("try: --ready after:1s");
+    site.log
+        .wait_for("try: a longer --ready-timeout; or --ready after:1s");
 }
 
 #[test]
