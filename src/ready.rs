@@ -193,6 +193,13 @@ impl Readiness {
         }
     }
 
+    /// The candidate has said `STATUS=`, as servers do that say READY=1.
+    pub fn said_status(&mut self) {
+        if let Method::Auto(rule) = &mut self.method {
+            rule.auto.said_status();
+        }
+    }
+
     /// A request waits for the verdict on it. The caller looks next.
     pub fn is_waited_for(&mut self) {
         if let Method::Auto(rule) = &mut self.method {

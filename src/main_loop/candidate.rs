@@ -257,6 +257,12 @@ impl World {
         let messages = one.notify.woken(now, |sender| {
             one.server.has(sender.pid) || (is_gone(sender) && one.server.is_of(sender.uid))
         });
+        let is_status = |message: &NotifyMessage| matches!(message, NotifyMessage::Status(_));
+        if let Some(readiness) = &mut one.readiness
+            && messages.iter().any(is_status)
+        {
+            readiness.said_status();
+        }
         if !messages.contains(&NotifyMessage::Ready) {
             return;
         }

@@ -79,6 +79,8 @@ pub struct Auto {
     /// This server has said READY=1 before, so it must say it again.
     must_say: bool,
     said: bool,
+    /// It says how far it is, and so will say READY=1: until then that is waited for.
+    announced_until: Option<Time>,
     progress: Vec<ListenerProgress>,
     cpu_use: CpuUse,
     /// It listens nowhere, as far as the last look showed.
@@ -98,6 +100,7 @@ impl Auto {
             give_up,
             must_say,
             said: false,
+            announced_until: None,
             progress: Vec::new(),
             cpu_use: CpuUse::since(started),
             listens_nowhere: false,
@@ -109,6 +112,10 @@ impl Auto {
 
     pub fn said_ready(&mut self) {
         self.said = true;
+    }
+
+    pub fn said_status(&mut self) {
+        self.announced_until = Some(self.give_up);
     }
 
     /// A request waits for the verdict on it.
@@ -187,7 +194,7 @@ impl Auto {
         }
         let verdict = if nowhere {
             self.without_listener(now, look)
-        } else if self.must_say && !self.said {
+        } else if self.awaits_ready_message(now, look) {
             AutoVerdict::Wait
         } else if look.has_requirements() {
             self.beside_another(now, look)
@@ -195,6 +202,13 @@ impl Auto {
             self.alone(now, look)
         };
         (verdict, probes)
+    }
+
+    /// A first generation that never says it may be ready all the same, when its time is over.
+    fn awaits_ready_message(&self, now: Time, look: &Observation) -> bool {
+        let is_first = look.rank == Rank::First;
+        let is_announced = self.announced_until.is_some_and(|until| now < until);
+        !self.said && (self.must_say || (is_first && is_announced))
     }
 
     /// Records what was seen, and returns the listeners for which that is not enough.

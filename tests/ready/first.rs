@@ -114,6 +114,17 @@ fn one_that_opens_another_address_than_it_is_given_is_told_so() {
 }
 
 #[test]
+fn one_that_says_how_far_it_is_is_ready_when_it_says_so_or_in_the_end() {
+    let plan = Site::at(Place::Tcp4).with(&["--ready-timeout", "3s"]);
+    let site = plan.by_odd("notify=STATUS=starting").serving("v1");
+    let line = site.log.wait_for("generation 1 is serving");
+    assert!(!line.contains("ms)"), "{line}");
+    let flags = ["--ready-timeout", "100s"];
+    let plan = Site::at(Place::Tcp4).with(&flags);
+    plan.by_odd("notify=STATUS=starting ready").serving("v1");
+}
+
+#[test]
 fn a_worker_without_a_port_is_ready_when_it_has_been_idle() {
     let plan = Site::at(Place::Nowhere);
     let site = plan.by_script("#!/bin/sh\nexec sleep 600\n", &[]);
