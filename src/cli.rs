@@ -48,9 +48,9 @@ pub enum Invocation {
     name = "hotswap",
     version,
     disable_help_flag = true,
-    after_help = "It swaps on SIGHUP, on `hotswap swap`, and when the program file has changed. Every long option has a \
-                  variable, such as HOTSWAP_READY_TIMEOUT; lists in it are separated by spaces. `hotswap man` prints \
-                  the manual.",
+    after_help = "hotswap swaps on SIGHUP, on `hotswap swap`, and when the program file changes. Every long option can \
+                  be set by a variable, such as HOTSWAP_READY_TIMEOUT; separate the items of a list with spaces. For \
+                  more, run `hotswap man`.",
     args_conflicts_with_subcommands = true,
     args_override_self = true,
     max_term_width = 110,
@@ -74,10 +74,10 @@ struct CommandLine {
 enum Verb {
     #[command(flatten)]
     Client(ClientCommand),
-    /// Prove that a server can be swapped: send it requests during swaps
+    /// Test that a server can be swapped: send it requests during swaps
     ///
-    /// Runs hotswap with the options that are not its own, asks the server with new, kept, slow and hesitating clients
-    /// through N swaps, and fails if a request failed (status 1).
+    /// Runs hotswap with all other options, sends requests from new, keep-alive, slow and hesitating clients through N
+    /// swaps, and exits with 1 if a request fails.
     Smoke(Box<Trial>),
     /// Print completions for a shell
     Completions {
@@ -101,10 +101,10 @@ pub enum ClientCommand {
         /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
-        /// Let the new version leave out this address, once: a port, an address or a path
+        /// For this swap, let the new version leave out this address: a port, an address or a path
         #[arg(long, value_name = "ADDR")]
         without: Vec<AddressPattern>,
-        /// Do not wait for READY=1, though an earlier version said it
+        /// Do not wait for READY=1, even if an earlier version sent it
         #[arg(long)]
         forget_ready: bool,
         /// Swap every instance of this user
@@ -113,7 +113,7 @@ pub enum ClientCommand {
         /// Print the verdict as one JSON object
         #[arg(long)]
         json: bool,
-        /// Start the new version until it is ready, then discard it
+        /// Start the new version, wait until it is ready, then discard it
         #[arg(long, conflicts_with = "drained")]
         check: bool,
     },
@@ -121,14 +121,14 @@ pub enum ClientCommand {
     Rollback {
         #[command(flatten)]
         target: InstanceArg,
-        /// Stop waiting after D (the swap goes on, and the status is 124)
+        /// Stop waiting after D: the swap continues, and the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
         /// Print the verdict as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show the last verdicts, newest first
+    /// Show the last 50 verdicts, newest first
     History {
         #[command(flatten)]
         target: InstanceArg,
@@ -140,7 +140,7 @@ pub enum ClientCommand {
     Status {
         #[command(flatten)]
         target: InstanceArg,
-        /// Print JSON: one object with NAME, an array without
+        /// Print JSON: an object if NAME is given, otherwise an array
         #[arg(long)]
         json: bool,
         /// Repeat every second
@@ -154,19 +154,19 @@ pub enum ClientCommand {
         /// Stop waiting after D: the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
-        /// Print what came of it as one JSON object
+        /// Print the outcome as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Follow what happens
+    /// Show events as they happen
     Events {
         #[command(flatten)]
         target: InstanceArg,
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Replace hotswap itself with the installed version
+    /// Replace the running hotswap with the installed version
     Upgrade {
         #[command(flatten)]
         target: InstanceArg,

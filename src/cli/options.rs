@@ -19,8 +19,8 @@ use crate::ready::ReadyMode;
 pub struct RunArgs {
     /// Listen on this address, and give every generation a socket for it
     ///
-    /// 8080 and :8080 are all addresses of this host; 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path, unix:@abstract,
-    /// udp:127.0.0.1:53. Port 0 picks one and says which. May be repeated.
+    /// 8080 and :8080 mean all addresses of this host. Others: 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path,
+    /// unix:@abstract, udp:127.0.0.1:53. Port 0 picks a free port, and the log says which. May be repeated.
     #[arg(short, long, value_name = "[NAME=]ADDR", help_heading = "Listeners")]
     pub listen: Vec<Listen>,
 
@@ -34,7 +34,7 @@ pub struct RunArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pub backlog: u32,
 
-    /// The mode of unix sockets, in octal [default: by the umask]
+    /// The mode of unix sockets, in octal [default: set by the umask]
     #[arg(long, value_name = "MODE", value_parser = values::mode, help_heading = "Listeners")]
     pub socket_mode: Option<u32>,
 
@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Listeners")]
     pub share: bool,
 
-    /// Whether to keep the addresses that the server itself binds across a swap
+    /// Whether to capture the addresses that the server binds, so that swaps keep them
     #[arg(
         long,
         value_enum,
@@ -64,7 +64,7 @@ pub struct RunArgs {
 
     /// An address that a new version may leave out: a port, an address, a path or a glob
     ///
-    /// May be repeated. Without it a new version must accept wherever the serving one does.
+    /// May be repeated. Without it, a new version must accept connections wherever the serving one does.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub optional: Vec<AddressPattern>,
 
@@ -83,11 +83,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
     pub ready_timeout: Duration,
 
-    /// How long a new generation must serve before the old one is drained; if it fails, roll back
+    /// How long a new generation must serve before the old one is drained; if it fails, roll back to the old one
     #[arg(long, value_name = "D", default_value = "0s", value_parser = values::duration, help_heading = "Swapping")]
     pub min_ready: Duration,
 
-    /// The signal that asks the server to stop [default: TERM, or what the program is known to need]
+    /// The signal that asks the server to stop [default: TERM, or another for some known servers]
     #[arg(long, value_name = "SIG", value_parser = values::signal, help_heading = "Swapping")]
     pub stop_signal: Option<c_int>,
 
@@ -107,7 +107,7 @@ pub struct RunArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_draining: u32,
 
-    /// Whether the new one starts before the old one stops
+    /// Whether the new generation starts before the old one stops
     #[arg(
         long,
         value_enum,
@@ -117,7 +117,7 @@ pub struct RunArgs {
     )]
     pub order: Order,
 
-    /// When to restart the server after it has died [default: on-failure; under --dev, when a file changes]
+    /// When to restart a server that has died [default: on-failure; under --dev, when a file changes]
     #[arg(
         long,
         value_enum,
@@ -132,11 +132,11 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Watching")]
     pub watch: Vec<PathBuf>,
 
-    /// Leave this out of trees, as a line of .gitignore would; may be repeated
+    /// Skip these files in trees, as a line of .gitignore would; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = values::glob, help_heading = "Watching")]
     pub ignore: Vec<String>,
 
-    /// Watch only files with these endings in trees, such as py,html
+    /// In trees, watch only files with these extensions, such as py,html
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::ending, help_heading = "Watching")]
     pub ext: Vec<String>,
 
@@ -144,15 +144,15 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub no_watch: bool,
 
-    /// How long a file that is written in place must be left alone
+    /// How long a file must be unchanged before a write in place counts
     #[arg(long, value_name = "D", default_value = "50ms", value_parser = values::duration, help_heading = "Watching")]
     pub debounce: Duration,
 
-    /// How often to look for changes without events; 0 is never
+    /// How often to check for changes on file systems without events; 0 means never
     #[arg(long, value_name = "D", default_value = "1s", value_parser = values::duration, help_heading = "Watching")]
     pub poll: Duration,
 
-    /// Run this shell command before each swap; if it fails, abort
+    /// Run this shell command before each swap; if it fails, abort the swap
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub before_swap: Option<String>,
 
@@ -164,7 +164,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub on_event: Option<String>,
 
-    /// For local development: drain 2s, quiesce 200ms, wait for a change after a failure
+    /// For local development: 2s drain timeout, 200ms quiesce, and after a failure, wait for a change
     #[arg(long, help_heading = "Watching")]
     pub dev: bool,
 
@@ -176,11 +176,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Watching")]
     pub clear: bool,
 
-    /// Never fall back to the last program that worked
+    /// After a crash, never fall back to the last program that served
     #[arg(long, help_heading = "Watching")]
     pub no_fallback: bool,
 
-    /// Do not start the process that keeps the server's stderr open if hotswap is killed
+    /// Do not start the process that stands in for hotswap if hotswap is killed
     #[arg(long, help_heading = "Instance")]
     pub no_keeper: bool,
 
@@ -188,11 +188,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = values::name, help_heading = "Instance")]
     pub name: Option<String>,
 
-    /// Where the control socket is [default: NAME.sock in the runtime directory]
+    /// Where to put the control socket [default: NAME.sock in the runtime directory]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Instance")]
     pub control: Option<PathBuf>,
 
-    /// Variables for the server, read again for every generation, and watched
+    /// A file of variables for the server; watched, and read again for every generation
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Instance")]
     pub env_file: Option<PathBuf>,
 
@@ -240,14 +240,14 @@ pub struct RunArgs {
     #[arg(short, long, overrides_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
 
-    /// The server and its arguments; {fd}, {fd:NAME}, {addr}, {port} and {generation} are replaced
+    /// The server and its arguments, in which {fd}, {fd:NAME}, {addr}, {port} and {generation} are replaced
     #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptureMode {
-    /// Capture them, unless something prevents it
+    /// Capture them if possible
     Auto,
     /// Capture them, or exit with 125
     Always,
@@ -259,7 +259,7 @@ pub enum CaptureMode {
 pub enum Order {
     /// The old one keeps serving until the new one is ready
     StartFirst,
-    /// For servers that must not run twice: clients wait meanwhile
+    /// Clients wait in between: for servers that must not run twice
     StopFirst,
 }
 
@@ -280,7 +280,7 @@ pub enum Restart {
 pub enum Stdin {
     /// /dev/null
     Null,
-    /// A pipe that stays open and never delivers, for tools that end at the end of their stdin
+    /// A pipe that stays open and stays empty, for tools that exit when their stdin ends
     Open,
 }
 

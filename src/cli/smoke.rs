@@ -21,22 +21,22 @@ pub struct Expected {
 /// What the user wants of `hotswap smoke`.
 #[derive(Debug, Args)]
 pub struct Trial {
-    /// How many swaps
+    /// How many swaps to do
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     pub swaps: u32,
-    /// Ask this address alone: a port, an address or a path
+    /// Send requests to this address only: a port, an address or a path; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub ask: Vec<AddressPattern>,
-    /// The path that clients ask for
+    /// The path that clients request
     #[arg(long, value_name = "P", default_value = "/", value_parser = url_path)]
     pub path: String,
-    /// A path whose answer takes a while, for the slow clients
+    /// A path that takes a while to answer, for the slow clients
     #[arg(long, value_name = "P", value_parser = url_path)]
     pub slow_path: Option<String>,
-    /// The statuses of a good answer
+    /// The statuses that count as success
     #[arg(long, value_name = "LIST", default_value = "2xx,3xx", value_delimiter = ',', value_parser = expected)]
     pub expect: Vec<Expected>,
-    /// A request that takes longer has failed
+    /// Count a request that takes more than N milliseconds as failed
     #[arg(long, value_name = "N")]
     max_ms: Option<u64>,
     /// Print JSON
