@@ -16,11 +16,12 @@ NODE = TARGET / "servers/node"
 RUST = TARGET / "servers/rust"
 
 DEBIAN = """
-    nginx-light haproxy apache2-bin caddy php-cli php-fpm puma unicorn ruby-webrick golang-go default-jdk-headless
-    tomcat10-user erlang-base redis-server dnsmasq-base unbound uwsgi-core uwsgi-plugin-python3 gcc libc6-dev python3-venv
+    nginx-light haproxy apache2-bin caddy php-cli php-fpm puma unicorn ruby-railties ruby-webrick starman
+    libmojolicious-perl golang-go default-jdk-headless tomcat10-user erlang-base redis-server dnsmasq-base unbound
+    uwsgi-core uwsgi-plugin-python3 gcc libc6-dev python3-venv
 """.split()
 PYPI = "gunicorn sanic uvicorn uvicorn-worker hypercorn granian waitress flask django websockets grpcio".split()
-NPM = "express fastify ws vite tsx pm2".split()
+NPM = "express fastify ws vite tsx pm2 get-port-please detect-port portfinder".split()
 
 
 def everything():
