@@ -108,7 +108,9 @@ impl Server {
             }
             let process = id.pid;
             let signal = wanted.unwrap_or_else(|| profile::stop_signal(process) as c_int);
-            log::debug!("{generation}: process {process} is asked to stop by signal {signal}");
+            let name = Signal::try_from(signal).map(Signal::as_str);
+            let name = name.map_or_else(|_| format!("signal {signal}"), str::to_owned);
+            log::debug!("{generation}: process {process} is asked to stop by {name}");
             let _ = sys::send_signal(process, signal);
             let _ = kill(process, Signal::SIGCONT);
             stopping.asked.push(id);
