@@ -265,7 +265,7 @@ pub enum Order {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Restart {
-    /// Whatever its exit status
+    /// Regardless of its exit status
     Always,
     /// Unless it exited with 0
     OnFailure,
