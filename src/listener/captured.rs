@@ -327,10 +327,13 @@ impl Listeners {
         moved: &[ListenerId],
         (until, now): (Time, Time),
     ) {
-        for listener in &mut self.all {
+        // private ones are kept for nobody: who has one has bound it
+        let counting: Vec<bool> = self.all.iter().map(|one| self.counts(one)).collect();
+        for (listener, counts) in self.all.iter_mut().zip(counting) {
             let was_awaited = std::mem::take(&mut listener.awaits_start);
             let is_own = listener.steering.socket_of(generation).is_some() || was_awaited;
-            if listener.captured.is_some() && is_own && !bound.contains(&listener.id) {
+            let is_kept = listener.captured.is_some() && counts && is_own;
+            if is_kept && !bound.contains(&listener.id) {
                 listener.steering.leave(generation, now, &mut self.context);
                 self.context.awaited.wait_for(listener.id, until);
             }
