@@ -8,6 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::{CapturedServers, G1, G2, inode};
+use crate::sys;
 
 /// What servers do: away with the old one, then bind.
 fn bind_afresh(path: &Path) -> io::Result<UnixListener> {
@@ -83,6 +84,28 @@ fn a_server_that_has_unlinked_its_path_binds_it_again_beside_its_first_socket() 
         captured_servers.look(generation);
         hears(&second, &path);
     }
+}
+
+/// Beside a port it is not known yet to be for clients.
+#[test]
+fn a_path_beside_a_port_is_another_socket_for_each_generation() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let mut captured_servers = CapturedServers::listening(&["127.0.0.1:0"]);
+    let first = {
+        let path = path.clone();
+        captured_servers.serve(G1, move || bind_afresh(&path).unwrap())
+    };
+    let now = (sys::now(), sys::now());
+    captured_servers.listeners.release_kept(G1, &[], &[], now);
+    captured_servers.listeners.cut_over(G1, &[]).unwrap();
+    let second = {
+        let path = path.clone();
+        captured_servers.serve(G2, move || bind_afresh(&path).unwrap())
+    };
+    assert_ne!(inode(&first), inode(&second));
+    captured_servers.listeners.cut_over(G2, &[]).unwrap();
+    hears(&second, &path);
 }
 
 #[test]
