@@ -119,6 +119,16 @@ fn a_candidate_that_is_only_checked_serves_if_the_serving_one_dies() {
 }
 
 #[test]
+fn a_restart_does_not_wait_for_a_candidate_that_was_only_checked() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, CheckAsked(ANN), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[fresh(G2)]);
+    let checked = Answer(vec![ANN], Verdict::Checked(G2));
+    drill.at(6, Ready(G2), &[Stop(G2), checked]);
+    drill.at(6, Died(G1, crash()), &[into_target(G3)]);
+}
+
+#[test]
 fn a_check_that_has_not_begun_is_refused_if_the_serving_one_dies() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, CheckAsked(ANN), &[CheckProgram]);
