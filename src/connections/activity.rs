@@ -17,7 +17,7 @@ use crate::socket::inet::Family;
 const NEVER: u32 = 4;
 /// To ask of each of these connections who has it takes 5 ms. Beyond that, other ways to tell are tried first.
 const MANY: usize = 1_000;
-/// The other ends of so many connections are looked up, at 10 µs each.
+/// At most this many other ends of connections are looked up, at 10 µs each.
 const FEW: usize = 32;
 
 /// One count.

@@ -60,7 +60,7 @@ pub trait Steering {
         Ok(None)
     }
 
-    /// The same for a generation that is not spawned yet; but where clients can be relayed whoever they are, they wait on
+    /// The same for a generation that is not spawned yet; but where clients of any user can be relayed, they wait on
     /// a socket of ours until the next cut-over, which no generation is given.
     fn park(
         &mut self,
