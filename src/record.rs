@@ -263,14 +263,17 @@ impl Record {
     }
 }
 
+/// `SIGTERM`, or `signal 37` for a real-time signal.
+pub fn signal_name(number: i32) -> String {
+    let known = Signal::try_from(number).map(Signal::as_str);
+    known.map_or_else(|_| format!("signal {number}"), str::to_owned)
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Exit::Status(status) => write!(f, "exited with status {status}"),
-            Exit::Signal(number) => match Signal::try_from(*number) {
-                Ok(signal) => write!(f, "killed by {signal}"),
-                Err(_) => write!(f, "killed by signal {number}"),
-            },
+            Exit::Signal(number) => write!(f, "killed by {}", signal_name(*number)),
             Exit::CannotRun(_, why) => f.write_str(why),
             Exit::Unknown => f.write_str("ended"),
             Exit::Background => {

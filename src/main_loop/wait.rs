@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::World;
@@ -14,6 +13,7 @@ use super::generation::Part;
 use super::poll::{PollOutcome, poll};
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
+use crate::record::signal_name;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
 use crate::sys;
@@ -293,8 +293,7 @@ impl World {
                 }
                 SignalRequest::Interrupt => Some(Event::Interrupted),
                 SignalRequest::Ignored(number) => {
-                    let name = Signal::try_from(number).map(Signal::as_str);
-                    let name = name.map_or_else(|_| format!("signal {number}"), str::to_owned);
+                    let name = signal_name(number);
                     self.warn(format!(
                         "{name} is ignored\ntry: SIGTERM to stop, SIGHUP to swap"
                     ));

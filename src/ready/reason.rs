@@ -5,6 +5,7 @@ use std::fmt;
 use nix::sys::signal::Signal;
 
 use super::stopped::Stopped;
+use crate::record::signal_name;
 use crate::supervisor::Exit;
 
 /// `Address` is how a listener is named: as the log names it, by default.
@@ -85,10 +86,9 @@ impl fmt::Display for NotReadyReason {
             Self::CommandEnded(Exit::Status(status)) => {
                 write!(f, "the command exited with {status}")
             }
-            Self::CommandEnded(Exit::Signal(number)) => match Signal::try_from(*number) {
-                Ok(signal) => write!(f, "the command was killed by {signal}"),
-                Err(_) => write!(f, "the command was killed by signal {number}"),
-            },
+            Self::CommandEnded(Exit::Signal(number)) => {
+                write!(f, "the command was killed by {}", signal_name(*number))
+            }
             Self::CommandEnded(Exit::CannotRun(_, why)) => f.write_str(why),
             Self::CommandEnded(Exit::Background | Exit::Unknown) | Self::CommandRuns => {
                 f.write_str("the command is still running")

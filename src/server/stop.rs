@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Server, profile};
 use crate::proc::process::ProcessId;
 use crate::proc::status;
+use crate::record::signal_name;
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -108,8 +109,7 @@ impl Server {
             }
             let process = id.pid;
             let signal = wanted.unwrap_or_else(|| profile::stop_signal(process) as c_int);
-            let name = Signal::try_from(signal).map(Signal::as_str);
-            let name = name.map_or_else(|_| format!("signal {signal}"), str::to_owned);
+            let name = signal_name(signal);
             log::debug!("{generation}: process {process} is asked to stop by {name}");
             let _ = sys::send_signal(process, signal);
             let _ = kill(process, Signal::SIGCONT);
