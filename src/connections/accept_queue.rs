@@ -103,32 +103,19 @@ fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use nix::sys::socket::{Shutdown, shutdown};
 
     use super::*;
-    use crate::socket::generation_socket::ListenerId;
-    use crate::socket::{inode_of, reset};
+    use crate::socket::generation_socket::held;
+    use crate::socket::reset;
 
     const QUEUED: AcceptQueue = AcceptQueue {
         queued: 1,
         handshakes: Some(false),
     };
-
-    fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
-        GenerationSocket {
-            listener: ListenerId(0),
-            fd: Some(listener.as_fd()),
-            inode: inode_of(listener.as_fd()).unwrap(),
-            kind,
-            family: Some(Family::V4),
-            steered: true,
-            captured: false,
-            listens: true,
-        }
-    }
 
     #[test]
     fn a_tcp_queue_is_seen_until_it_is_accepted() {

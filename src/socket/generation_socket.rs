@@ -76,3 +76,18 @@ pub struct GenerationSocket<'a> {
     pub captured: bool,
     pub listens: bool,
 }
+
+/// One of a steered listener, for tests that look at it.
+#[cfg(test)]
+pub fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
+    GenerationSocket {
+        listener: ListenerId(0),
+        fd: Some(listener.as_fd()),
+        inode: super::inode_of(listener.as_fd()).unwrap(),
+        kind,
+        family: Some(Family::V4),
+        steered: true,
+        captured: false,
+        listens: true,
+    }
+}

@@ -1,27 +1,12 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command};
 
 use super::*;
-use crate::socket::generation_socket::ListenerId;
+use crate::socket::generation_socket::held;
 use crate::socket::inet::Family;
-use crate::socket::inode_of;
-
-fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
-    GenerationSocket {
-        listener: ListenerId(0),
-        fd: Some(listener.as_fd()),
-        inode: inode_of(listener.as_fd()).unwrap(),
-        kind,
-        family: Some(Family::V4),
-        steered: true,
-        captured: false,
-        listens: true,
-    }
-}
 
 fn activity(connections: usize, busy: usize) -> ActivityCount {
     ActivityCount {
