@@ -1,6 +1,7 @@
 """One row of the matrix: a server under hotswap, its clients, its swaps, and what is left of it all."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import re
@@ -286,20 +287,28 @@ class Trial:
         result.ended = summary(re.findall(r"is gone after \S+ \((.*)\)", said))
 
     def leftovers(self):
-        """Processes and paths that hotswap should have ended and unlinked."""
+        """Processes and paths that hotswap should have ended and unlinked; its keeper ends when it finds it dead."""
+        deadline = time.monotonic() + 5
+        while (processes := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
         left = []
-        for environ in pathlib.Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"DIR={self.place}".encode() in environ.read_bytes().split(b"\0"):
-                    pid = int(environ.parent.name)
-                    left.append("process " + (environ.parent / "comm").read_text().strip())
-                    os.kill(pid, signal.SIGKILL)
-            except OSError:
-                continue
+        for pid, name in processes:
+            left.append(f"process {name}")
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         paths = [*self.place.rglob("*.hotswap-*"), *self.runtime.rglob("*.sock")]
         if "/" in self.row["address"] and os.path.exists(self.address()):
             paths.append(pathlib.Path(self.address()))
         return left + [f"path {path.name}" for path in paths]
+
+    def processes(self):
+        """Those that live, with the names that they show."""
+        found = []
+        for environ in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if f"DIR={self.place}".encode() in environ.read_bytes().split(b"\0"):
+                    found.append((int(environ.parent.name), (environ.parent / "comm").read_text().strip()))
+        return found
 
 
 def summary(words):
