@@ -8,6 +8,7 @@ mod blocked_threads;
 mod cpu_use;
 mod exec;
 mod fd;
+mod glance;
 pub mod http;
 mod mode;
 pub mod notify;
@@ -34,6 +35,7 @@ use auto::Auto;
 pub use auto::Rank;
 use exec::ExecCommand;
 use fd::ReadyFd;
+pub use glance::Glance;
 use http::Http;
 pub use mode::ReadyMode;
 pub use observe::accepting_on;
@@ -56,6 +58,8 @@ const LONGEST: Duration = Duration::from_millis(50);
 const FRACTION: u32 = 180;
 const SHARE: u32 = 5;
 const EARLY: Duration = Duration::from_millis(10);
+/// In between it is seen whether a look is worth it, after this fraction of the time since the start.
+const GLANCES: u32 = 2000;
 /// A first generation is given the benefit of the doubt this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
 /// A candidate that is not ready by then gets a line that says what is waited for, if it has twice that time or more.
@@ -89,6 +93,9 @@ pub struct Readiness {
     next: Option<Time>,
     requests: Vec<ReadyRequest>,
     method: Method,
+    /// What all looks together have taken of the processor.
+    spent: Duration,
+    glance: Option<Glance>,
     /// How and when the mode was satisfied, apart from the addresses.
     satisfied: Option<(ReadyBy, Time)>,
     /// Where it must accept and has not yet, at the last look.
@@ -161,6 +168,8 @@ impl Readiness {
             late_at: is_told.then_some(started + LATE),
             requests: Vec::new(),
             method,
+            spent: Duration::ZERO,
+            glance: None,
             satisfied: None,
             missing: Vec::new(),
             stopped: Vec::new(),
@@ -246,6 +255,8 @@ impl Readiness {
 
     /// Looks at the candidate; `Some` once it is ready. The caller looks at the deadline and after every event.
     pub fn look(&mut self, now: Time, view: &CandidateView) -> Option<Ready> {
+        // before all that is looked at
+        let used = sys::cpu_time_of(view.main);
         let mut ready = self.judge(now, view);
         self.look_for_stopped(now, view, ready.is_some());
         if let Some(ready) = &mut ready {
@@ -257,7 +268,15 @@ impl Readiness {
             self.notices
                 .extend((!is_said).then_some(ReadyNotice::NotYet));
         }
+        self.spent += took;
         let next = self.next_look(now, took, view.rank);
+        let is_seen = matches!(self.method, Method::Auto(_)) && view.rank != Rank::First;
+        self.glance = next.filter(|_| is_seen).map(|_| Glance {
+            process: view.main,
+            used,
+            from: self.started + self.spent * SHARE,
+            pause: (now.saturating_sub(self.started) / GLANCES).clamp(SHORTEST, LONGEST),
+        });
         self.next = next.into_iter().chain(self.late_at).min();
         let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
         ready.filter(|_| !main_is_stopped)
@@ -373,6 +392,11 @@ impl Readiness {
             Method::ExecCommand(execute) => execute.not_ready_reason(),
             Method::After(_) => None,
         }
+    }
+
+    /// How to see in between whether another look is worth it.
+    pub fn glance(&self) -> Option<Glance> {
+        self.glance
     }
 
     fn next_look(&self, now: Time, took: Duration, rank: Rank) -> Option<Time> {

@@ -13,6 +13,7 @@ use super::generation::Part;
 use super::poll::{PollOutcome, poll};
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
+use crate::ready::Readiness;
 use crate::record::signal_name;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
@@ -122,9 +123,7 @@ impl World {
         if rests {
             memory::give_back();
         }
-        // To the nanosecond: it never wakes before its time, only to wait again.
-        let timeout = due.map(|due| due.saturating_sub(sys::now()));
-        let outcome = poll(&mut fds, timeout)?;
+        let outcome = self.poll_until(due, &mut fds)?;
         // What is due is looked at, and the poll tried again.
         if outcome == PollOutcome::Nothing {
             return Ok(Vec::new());
@@ -140,6 +139,28 @@ impl World {
         let ready = ready.collect();
         self.note_poll(outcome, count);
         Ok(ready)
+    }
+
+    /// Until one of them is ready, the time is over, or a candidate has run that waits for its next look.
+    fn poll_until(&self, due: Option<Time>, fds: &mut [PollFd]) -> Result<PollOutcome> {
+        let mut starting = self
+            .generations
+            .values()
+            .filter_map(|one| one.readiness.as_ref());
+        let glance = starting.find_map(Readiness::glance);
+        loop {
+            let now = sys::now();
+            let next = glance.map(|glance| glance.next(now));
+            let until = due.into_iter().chain(next).min();
+            // To the nanosecond: it never wakes before its time, only to wait again.
+            let outcome = poll(fds, until.map(|until| until.saturating_sub(now)))?;
+            let is_over = due.is_some_and(|due| due <= sys::now());
+            let is_ready = fds.iter().any(|fd| fd.any() == Some(true));
+            let is_at_rest = glance.is_some_and(|glance| !glance.has_run());
+            if outcome != PollOutcome::Whole || is_over || is_ready || !is_at_rest {
+                return Ok(outcome);
+            }
+        }
     }
 
     /// Says once of each limit that it is below what hotswap has open.

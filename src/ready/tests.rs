@@ -342,6 +342,22 @@ fn a_candidate_is_looked_at_often_at_first_and_rarely_later() {
     assert!(candidate.readiness.deadline() >= Some(START + SECOND * 9 + LONGEST));
 }
 
+#[test]
+fn between_looks_it_is_seen_whether_another_one_is_worth_it() {
+    let mut candidate = Candidate::new(&ReadyMode::Auto);
+    candidate.requests(SHORTEST, &[]);
+    let first = candidate.readiness.glance().expect("a glance");
+    candidate.requests(SECOND, &[]);
+    let second = candidate.readiness.glance().expect("a glance");
+    let later = START + SECOND * 9;
+    assert!(first.next(later) < second.next(later));
+    // the process of this test has run
+    assert!(second.has_run());
+    let mut told = Candidate::new(&ReadyMode::Notify);
+    told.requests(SHORTEST, &[]);
+    assert_eq!(told.readiness.glance(), None);
+}
+
 /// A server that binds its own socket, and has not done so yet.
 fn without_a_socket(readiness: &mut Readiness, after: Duration) -> usize {
     let looked = Cell::new(0);
