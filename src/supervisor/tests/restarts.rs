@@ -245,6 +245,25 @@ fn a_server_that_goes_into_the_background_after_it_has_served_is_restarted_once(
     drill.at(16, goes(G3), &[ENDED]);
 }
 
+/// Its sockets went to the candidate when it ended.
+#[test]
+fn a_swap_does_not_wait_for_one_that_went_into_the_background_before_another_served() {
+    let mut drill = Drill::serving_first_generation();
+    drill.at(1, SwapAsked(Some(ANN)), &[CheckProgram]);
+    drill.at(1, ProgramChecked(Ok(())), &[fresh(G2)]);
+    drill.at(1, Died(G1, Exit::Background), &[Inherit(G2)]);
+    drill.at(1, CutOverDone(G2), &[]);
+    drill.at(2, Ready(G2), &[CutOver(G2)]);
+    let verdict = Verdict::Serving {
+        generation: G2,
+        replaced: None,
+    };
+    drill.at(2, CutOverDone(G2), &[Answer(vec![ANN], verdict)]);
+    drill.at(2, SwapAsked(None), &[CheckProgram]);
+    drill.at(2, ProgramChecked(Ok(())), &[fresh(G3)]);
+    drill.elapses_at(3, &[Kill(G1)]);
+}
+
 #[test]
 fn dev_waits_for_a_change_where_others_end_or_restart() {
     let mut drill = Drill::with(Policy {
