@@ -28,7 +28,10 @@ pub use phase::{Draining, Phase, Queue};
 pub use policy::{Policy, RestartPolicy};
 pub use saved_state::SavedState;
 pub use swap::{Cause, OnDisk, ProgramChoice, Stage, Swap};
-use verdict::answer;
+use verdict::refuse;
+
+/// Why nothing is done for a client.
+const IS_STOPPING: &str = "hotswap is stopping";
 
 /// A moment on the monotonic clock, since the machine started.
 pub type Time = Duration;

@@ -182,6 +182,31 @@ fn several_clients_wait_for_the_same_swap() {
     assert!(site.log.count("started, pid") <= 3);
 }
 
+/// One waits for the swap under way, the other comes too late.
+#[test]
+fn a_swap_that_never_began_is_refused_at_a_stop() {
+    let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "3s"]);
+    let site = plan.by_odd("deaf").serving("v1");
+    site.publish_odd("v2", "hang").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 started");
+    let mut waiting = start(&site, &["swap", "server"]);
+    let told = Log::of(
+        waiting.stdout.take().expect("its stdout"),
+        std::time::Instant::now(),
+    );
+    told.wait_for("waiting for the verdict on generation 2 first");
+    site.signal(Signal::SIGTERM).log.wait_for("stopping");
+    let late = run(&site, &["swap", "server"]);
+    let waiting = waiting.wait_with_output().expect("its output");
+    for output in [waiting, late] {
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.ends_with("hotswap: hotswap is stopping\n"), "{said}");
+    }
+    site.log
+        .wait_for("generation 2 aborted: hotswap is stopping");
+}
+
 #[test]
 fn stop_waits_for_the_end() {
     let mut site = Site::serving("v1");

@@ -217,6 +217,20 @@ fn a_stop_ends_a_swap() {
     assert!(!site.log.says("generation 2 is serving"));
 }
 
+/// It waits for its time, and is none yet.
+#[test]
+fn a_stop_says_nothing_of_a_generation_that_was_never_started() {
+    let plan = Site::at(Place::Tcp4).with(&["--restart", "always"]);
+    let mut site = plan.by_odd("exit=3").opening("v1");
+    site.log.wait_for("generation 6 aborted");
+    assert_eq!(site.stop().code(), Some(0));
+    for line in site.log.lines("aborted") {
+        let generation = line.split(" aborted").next().unwrap_or_default();
+        let started = format!("{generation} started");
+        assert!(site.log.says(&started), "{}", site.log.timed());
+    }
+}
+
 #[test]
 fn a_stop_ends_a_drain_that_would_go_on() {
     let mut site = Site::serving("v1");

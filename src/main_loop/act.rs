@@ -97,7 +97,11 @@ impl World {
             Action::Upgrade(saved) => self.upgrade(&saved),
             Action::RefuseUpgrade(why) => self.refuse_upgrade(why),
             Action::Postpone(client, other, until) => self.postpone(client, other, until),
-            Action::Refuse(client, why) => self.control.refuse(client, why, sys::now()),
+            Action::Refuse(clients, why) => {
+                for client in clients {
+                    self.control.refuse(client, why, sys::now());
+                }
+            }
             Action::End(status) => {
                 // before the first generation only hotswap itself has asked
                 let refused = self.listeners.take_refused();

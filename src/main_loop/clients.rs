@@ -13,7 +13,7 @@ use super::turns::{Turn, WaitingRequest};
 use super::wait::Batch;
 use super::waivers::Waivers;
 use crate::cli::options::Order;
-use crate::control::{RequestKind, SwapResult};
+use crate::control::RequestKind;
 use crate::record::{Record, format_duration};
 use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
@@ -121,25 +121,15 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, clients: &[ClientId], verdict: &Verdict) {
-        let (verdict, replaced) = match verdict {
+        let (generation, replaced) = match verdict {
             Verdict::Serving {
                 generation,
                 replaced,
-            } => (self.status_data.verdict_on(*generation), *replaced),
-            Verdict::Failed(failure) => {
-                let said = self.status_data.verdict_on(failure.generation);
-                let unsaid = || {
-                    self.verdict_of(
-                        failure.generation,
-                        failure.cause,
-                        SwapResult::Aborted,
-                        Record::failed(failure, None, None).text,
-                    )
-                };
-                (Some(said.unwrap_or_else(unsaid)), None)
-            }
-            Verdict::Checked(generation) => (self.status_data.verdict_on(*generation), None),
+            } => (*generation, *replaced),
+            Verdict::Failed(failure) => (failure.generation, None),
+            Verdict::Checked(generation) => (*generation, None),
         };
+        let verdict = self.status_data.verdict_on(generation);
         let replaced = replaced.filter(|old| self.generations.contains_key(old));
         self.control
             .verdict(clients, &verdict.unwrap_or_default(), replaced, sys::now());

@@ -100,8 +100,8 @@ pub enum Action {
     /// A request, of a client if there is one, waits for that generation, until this time at the latest: it has joined the
     /// swap to it, or waits for the verdict on it first.
     Postpone(Option<ClientId>, Generation, Option<Time>),
-    /// Nothing is done for that client, and why.
-    Refuse(ClientId, &'static str),
+    /// Nothing is done for these clients, and why.
+    Refuse(Vec<ClientId>, &'static str),
     /// hotswap's own exit status.
     End(u8),
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::swap::{Cause, Stage, Swap};
 use super::{
     Action, CLIENTS_WAIT, Draining, Exit, Generation, OWN_FAILURE, OnDisk, Reason, RestartPolicy,
-    Serving, Supervisor, TIMED_OUT, Then, Time, Transition,
+    Serving, Supervisor, TIMED_OUT, Then, Time, Transition, refuse,
 };
 
 /// A generation that has served this long has worked.
@@ -125,8 +125,7 @@ impl Supervisor {
                 actions.push(Action::EndBeforeSwap);
             }
             if swap.check {
-                let refuse = |client| Action::Refuse(client, "nothing serves");
-                actions.extend(swap.clients.into_iter().map(refuse));
+                actions.extend(refuse(swap.clients, "nothing serves"));
             } else {
                 self.postpone(swap.cause, swap.clients);
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, ClientId, Draining, Failure, KILLED, PendingSwap, Reason, Refusal, Shutdown, Stage,
-    Supervisor, Time, Transition, Urgency, Verdict, answer,
+    Action, ClientId, Draining, IS_STOPPING, KILLED, Reason, Refusal, Shutdown, Stage, Supervisor,
+    Time, Transition, Urgency, refuse,
 };
 
 /// One Ctrl-C or one kill(1) may arrive twice: from the terminal, and from a parent that passes it on; or for the process,
@@ -124,24 +124,13 @@ impl Supervisor {
     fn settle_shutdown(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         if let Some(pending) = self.pending.take() {
-            actions.extend(self.refuse(pending));
+            actions.extend(refuse(pending.clients, IS_STOPPING));
         }
         if std::mem::take(&mut self.upgrade_asked) {
-            actions.push(Action::RefuseUpgrade("hotswap is stopping"));
+            actions.push(Action::RefuseUpgrade(IS_STOPPING));
         }
         let ended = self.shutdown.as_ref().filter(|_| self.draining.is_empty());
         actions.extend(ended.map(|shutdown| Action::End(shutdown.status)));
         actions
-    }
-
-    fn refuse(&self, pending: PendingSwap) -> Vec<Action> {
-        let failure = Failure {
-            generation: self.next(),
-            cause: pending.cause,
-            reason: Reason::Stopping,
-            rolled_back: false,
-            keeps_serving: None,
-        };
-        answer(pending.clients, Verdict::Failed(failure))
     }
 }

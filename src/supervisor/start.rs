@@ -1,8 +1,8 @@
 //! Starts a candidate: after a request, a changed file or a death.
 
 use super::{
-    Action, Cause, ClientId, Generation, PendingSwap, ProgramChoice, Reason, SLOW_FIRST_START,
-    SLOW_START, SocketChoice, Stage, Supervisor, Swap, Time, Transition,
+    Action, Cause, ClientId, Generation, IS_STOPPING, PendingSwap, ProgramChoice, Reason,
+    SLOW_FIRST_START, SLOW_START, SocketChoice, Stage, Supervisor, Swap, Time, Transition, refuse,
 };
 
 impl Supervisor {
@@ -46,7 +46,7 @@ impl Supervisor {
     /// The generations whose programs a client could have back, the last one first; or why no client could.
     pub fn rollback_targets(&self) -> Result<&[Generation], &'static str> {
         if self.shutdown.is_some() {
-            return Err("hotswap is stopping");
+            return Err(IS_STOPPING);
         }
         // A restart that waits for its time has nothing to lose.
         let backs_off = self.backs_off();
@@ -61,7 +61,7 @@ impl Supervisor {
 
     pub(super) fn roll_back(&mut self, now: Time, by: ClientId, to: Generation) -> Vec<Action> {
         if let Err(why) = self.rollback_targets() {
-            return vec![Action::Refuse(by, why)];
+            return refuse(vec![by], why);
         }
         // those that served later run what serves now
         let later = self.previous.iter().position(|one| *one == to);
@@ -81,13 +81,13 @@ impl Supervisor {
     /// Starts a candidate that is discarded once it is ready.
     pub(super) fn check(&mut self, now: Time, by: ClientId) -> Vec<Action> {
         if self.shutdown.is_some() {
-            return vec![Action::Refuse(by, "hotswap is stopping")];
+            return refuse(vec![by], IS_STOPPING);
         }
         if self.serving.is_none() {
-            return vec![Action::Refuse(by, "nothing serves")];
+            return refuse(vec![by], "nothing serves");
         }
         if self.swap.is_some() {
-            return vec![Action::Refuse(by, "a swap is under way")];
+            return refuse(vec![by], "a swap is under way");
         }
         let actions = self.begin(now, Cause::Asked, vec![by]);
         if let Some(swap) = &mut self.swap {

@@ -37,6 +37,7 @@ const G3: Generation = Generation(3);
 const G4: Generation = Generation(4);
 const ANN: ClientId = ClientId(1);
 const BOB: ClientId = ClientId(2);
+const STOPPING: &str = "hotswap is stopping";
 const TURN_AWAY: Action = TurnAway(Refusal::Stopping);
 const ENDED: Action = TurnAway(Refusal::Ended);
 
@@ -332,15 +333,12 @@ fn in_order(actions: &[Action]) -> Result<(), String> {
             ) => next == Some(&Free(*generation)),
             Serve(_) => matches!(next, Some(Action::Announce(Transition::Serving { .. }))),
             Lose(_) => matches!(next, Some(Action::Announce(Transition::Dead { .. }))),
-            Free(generation) => match last {
-                Some(Action::Announce(Transition::Gone { .. } | Transition::Unkillable(_))) => true,
-                Some(Action::Announce(Transition::Failed(failure))) => {
-                    failure.reason == Reason::Stopping && failure.generation == *generation
-                }
-                _ => false,
-            },
-            // What never began, for the end, is not announced.
-            Answer(_, Verdict::Failed(failure)) if failure.reason == Reason::Stopping => true,
+            Free(_) => matches!(
+                last,
+                Some(Action::Announce(
+                    Transition::Gone { .. } | Transition::Unkillable(_) | Transition::Stopping
+                ))
+            ),
             Answer(_, verdict) => before.iter().any(|said| is_said(said, verdict)),
             _ => true,
         };

@@ -1,8 +1,8 @@
 //! Cuts over to a ready candidate, lets it prove itself, and reaches the verdict.
 
 use super::{
-    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, MOST_PREVIOUS,
-    Reason, Serving, Stage, Supervisor, Swap, Time, Transition, Verdict,
+    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, IS_STOPPING,
+    MOST_PREVIOUS, Reason, Serving, Stage, Supervisor, Swap, Time, Transition, Verdict,
 };
 
 impl Supervisor {
@@ -201,7 +201,11 @@ impl Supervisor {
             rolled_back: swap.is_proving(),
             keeps_serving,
         };
-        actions.push(Action::Announce(Transition::Failed(failure.clone())));
+        // nothing of what is not spawned yet has been seen
+        let is_seen = swap.spawned.is_some() || failure.reason != Reason::Stopping;
+        if is_seen {
+            actions.push(Action::Announce(Transition::Failed(failure.clone())));
+        }
         // At a stop it drains like any other that clients were sent to.
         let drains = failure.reason == Reason::Stopping && swap.is_cut_over_to();
         if swap.spawned.is_some() && !drains {
@@ -218,15 +222,27 @@ impl Supervisor {
         if matches!(swap.stage, Stage::BeforeSwap { .. }) {
             actions.push(Action::EndBeforeSwap);
         }
-        actions.extend(answer(swap.clients, Verdict::Failed(failure)));
+        actions.extend(if is_seen {
+            answer(swap.clients, Verdict::Failed(failure))
+        } else {
+            refuse(swap.clients, IS_STOPPING)
+        });
         actions
     }
 }
 
-pub(super) fn answer(clients: Vec<ClientId>, verdict: Verdict) -> Vec<Action> {
+fn answer(clients: Vec<ClientId>, verdict: Verdict) -> Vec<Action> {
     if clients.is_empty() {
         Vec::new()
     } else {
         vec![Action::Answer(clients, verdict)]
+    }
+}
+
+pub(super) fn refuse(clients: Vec<ClientId>, why: &'static str) -> Vec<Action> {
+    if clients.is_empty() {
+        Vec::new()
+    } else {
+        vec![Action::Refuse(clients, why)]
     }
 }

@@ -23,7 +23,7 @@ fn a_roll_back_runs_the_program_that_served_before_and_only_once() {
     drill.at(9, Ready(G3), &[CutOver(G3)]);
     drill.at(9, CutOverDone(G3), &[Empty(G2), answered(&[BOB], G3, G2)]);
     let why = "no other program has served before";
-    drill.at(10, RollBackAsked(ANN, G1), &[Refuse(ANN, why)]);
+    drill.at(10, RollBackAsked(ANN, G1), &[Refuse(vec![ANN], why)]);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_program_that_serves_again_is_held_once() {
     assert_eq!(drill.supervisor.rollback_targets(), Ok(&[G1][..]));
     drill.at(12, SameProgram(G1), &[]);
     let why = "no other program has served before";
-    drill.at(12, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
+    drill.at(12, RollBackAsked(BOB, G1), &[Refuse(vec![BOB], why)]);
 }
 
 fn third_serves(drill: &mut Drill) {
@@ -84,14 +84,14 @@ fn a_roll_back_is_refused_where_nothing_serves_until_a_change() {
     });
     dies(&mut drill, 8, G2, &[]);
     let why = "no other program has served before";
-    drill.at(9, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
+    drill.at(9, RollBackAsked(BOB, G1), &[Refuse(vec![BOB], why)]);
 }
 
 #[test]
 fn a_roll_back_waits_for_nothing_and_nothing_takes_its_place() {
     let mut drill = Drill::starting_second_generation();
     let why = "a swap is under way";
-    drill.at(6, RollBackAsked(BOB, G1), &[Refuse(BOB, why)]);
+    drill.at(6, RollBackAsked(BOB, G1), &[Refuse(vec![BOB], why)]);
     let mut drill = Drill::draining_first_generation();
     drill.at(8, RollBackAsked(BOB, G1), &[of(G3, G1)]);
     drill.at(9, FileChanged, &[]);
@@ -132,7 +132,7 @@ fn a_restart_does_not_wait_for_a_candidate_that_was_only_checked() {
 fn a_check_that_has_not_begun_is_refused_if_the_serving_one_dies() {
     let mut drill = Drill::serving_first_generation();
     drill.at(5, CheckAsked(ANN), &[CheckProgram]);
-    let refused = Action::Refuse(ANN, "nothing serves");
+    let refused = Refuse(vec![ANN], "nothing serves");
     drill.at(6, Died(G1, crash()), &[refused, into_target(G3)]);
 }
 

@@ -365,7 +365,7 @@ fn is_verdict(transition: &Transition) -> bool {
 
 /// Clients in the order of their numbers. Which program a restart runs, the drills say.
 fn plain(mut action: Action) -> Action {
-    if let Answer(clients, _) = &mut action {
+    if let Answer(clients, _) | Refuse(clients, _) = &mut action {
         clients.sort();
     }
     match action {

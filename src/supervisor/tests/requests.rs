@@ -1,5 +1,6 @@
 //! Requests and changed files that come while something is under way.
 
+use super::restarts::dies;
 use super::*;
 
 fn replaced(generation: Generation, cause: Cause) -> Transition {
@@ -257,21 +258,53 @@ fn a_candidate_that_proves_itself_drains_at_a_stop() {
 #[test]
 fn sockets_that_only_clients_of_a_swap_waited_in_are_freed_at_a_stop() {
     let mut drill = Drill::making_room();
-    let unfinished = Failure {
-        keeps_serving: None,
-        ..aborted(G2, Reason::Stopping, G1)
-    };
     drill.at_in_full(
         6,
         StopAsked(None),
         &[
             TURN_AWAY,
             Action::Announce(Transition::Stopping),
-            Action::Announce(Transition::Failed(unfinished.clone())),
             Free(G2),
-            refused(&[ANN], unfinished),
+            Refuse(vec![ANN], STOPPING),
         ],
     );
+}
+
+#[test]
+fn at_a_stop_nothing_is_said_of_what_was_never_spawned() {
+    let mut drill = Drill::starting_second_generation();
+    drill.at(6, SwapAsked(Some(BOB)), &[]);
+    let unfinished = Failure {
+        keeps_serving: None,
+        ..aborted(G2, Reason::Stopping, G1)
+    };
+    drill.at(
+        7,
+        StopAsked(None),
+        &[
+            TURN_AWAY,
+            Stop(G2),
+            refused(&[ANN], unfinished),
+            Empty(G1),
+            Refuse(vec![BOB], STOPPING),
+        ],
+    );
+    drill.at(8, SwapAsked(Some(BOB)), &[Refuse(vec![BOB], STOPPING)]);
+
+    let mut drill = Drill::serving_first_generation();
+    dies(&mut drill, 5, G1, &[into_target(G2)]);
+    dies(&mut drill, 5, G2, &[]);
+    drill.at(5, StopAsked(None), &[TURN_AWAY, End(0)]);
+    assert_eq!(drill.said, [Transition::Stopping]);
+
+    let mut drill = Drill::serving_first_generation();
+    drill.at(5, SwapAsked(Some(ANN)), &[CheckProgram]);
+    drill.at(
+        5,
+        StopAsked(None),
+        &[TURN_AWAY, Refuse(vec![ANN], STOPPING), Empty(G1)],
+    );
+    assert_eq!(drill.said, [Transition::Stopping]);
 }
 
 #[test]

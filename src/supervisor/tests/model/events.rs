@@ -110,12 +110,10 @@ impl Model {
             self.spawn(way.number, idle);
         }
         if let Some(status) = self.ends {
-            let next = Generation(self.last.0 + 1);
-            let cause = self.pending.take().unwrap_or(Cause::Asked);
-            let failure = failure(next, cause, Reason::Stopping);
-            self.answer(|_| true, &Verdict::Failed(failure));
+            self.pending = None;
+            self.refuse(|_| true);
             if std::mem::take(&mut self.upgrade) {
-                self.follows.push(RefuseUpgrade("hotswap is stopping"));
+                self.follows.push(RefuseUpgrade(STOPPING));
             }
             if self.lives.is_empty() {
                 self.follows.push(End(status));
@@ -327,12 +325,24 @@ impl Model {
     }
 
     pub(super) fn answer(&mut self, whose: impl Fn(Generation) -> bool, verdict: &Verdict) {
-        let owed = self.owed.iter().filter(|(_, after)| whose(**after));
-        let clients: Vec<ClientId> = owed.map(|(client, _)| *client).collect();
-        self.owed.retain(|_, after| !whose(*after));
+        let clients = self.owed_to(whose);
         if !clients.is_empty() {
             self.follows.push(Answer(clients, verdict.clone()));
         }
+    }
+
+    pub(super) fn refuse(&mut self, whose: impl Fn(Generation) -> bool) {
+        let clients = self.owed_to(whose);
+        if !clients.is_empty() {
+            self.follows.push(Refuse(clients, STOPPING));
+        }
+    }
+
+    fn owed_to(&mut self, whose: impl Fn(Generation) -> bool) -> Vec<ClientId> {
+        let owed = self.owed.iter().filter(|(_, after)| whose(**after));
+        let clients = owed.map(|(client, _)| *client).collect();
+        self.owed.retain(|_, after| !whose(*after));
+        clients
     }
 
     fn waits_on(&mut self, generation: Generation) -> Option<&mut Leaving> {

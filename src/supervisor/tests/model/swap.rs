@@ -195,8 +195,11 @@ impl Model {
             keeps_serving,
             ..failure(way.number, way.cause, reason)
         };
+        // at the end nothing is said of what was never spawned
+        let said = way.spawned.is_some() || failure.reason != Reason::Stopping;
         let failed = Transition::Failed(failure.clone());
-        self.follows.push(Action::Announce(failed));
+        self.follows
+            .extend(said.then_some(Action::Announce(failed)));
         if !drains {
             self.leave(way.number, seconds(2), true);
         }
@@ -204,7 +207,12 @@ impl Model {
             self.follows.push(EndBeforeSwap);
         }
         let verdict = Verdict::Failed(failure);
-        self.answer(|after| after < way.number && told, &verdict);
+        let whose = |after| after < way.number && told;
+        if said {
+            self.answer(whose, &verdict);
+        } else {
+            self.refuse(whose);
+        }
     }
 
     pub(super) fn fail(&mut self, reason: Reason) {
