@@ -243,6 +243,25 @@ fn status_of_nobody_is_an_empty_list() {
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
 }
 
+/// A script reads the object, and finds the reason there.
+#[test]
+fn what_asks_for_json_gets_an_object_where_there_is_no_instance() {
+    let mut site = Site::serving("v1");
+    assert!(site.stop().success());
+    let [swap, rollback, stop] = ["swap", "rollback", "stop"].map(|what| [what, "server"]);
+    for request in [&swap[..], &rollback, &stop, &["swap", "--all"]] {
+        let output = run_among_ours(&site, &[request, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+        let object: Value = serde_json::from_slice(&output.stdout).expect("an object");
+        assert_eq!(object["result"], "not-found", "{object}");
+        let name = request.get(1).filter(|name| **name == "server");
+        assert_eq!(object["name"].as_str(), name.copied(), "{object}");
+        let why = object["message"].as_str().unwrap_or_default();
+        assert!(why.starts_with("no instance"), "{object}");
+        assert!(output.stderr.is_empty(), "{}", said(&output));
+    }
+}
+
 #[test]
 fn events_follow_a_swap() {
     let site = Site::serving("v1");

@@ -71,6 +71,15 @@ impl fmt::Display for NoInstance {
 }
 
 impl NoInstance {
+    /// As the result of a request.
+    pub fn result(&self) -> &'static str {
+        if self.status == NOBODY {
+            "not-found"
+        } else {
+            "lost"
+        }
+    }
+
     fn because(why: impl Into<String>) -> Self {
         Self {
             status: NOBODY,

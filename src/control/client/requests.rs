@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::queries::{complain, find, written};
-use crate::control::client::{self, Instance, LOST, Received};
+use crate::control::client::{self, Instance, LOST, NOBODY, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
 use crate::escape::{divide_hint, escape, escape_but_for_hints};
@@ -30,12 +30,15 @@ pub struct SwapOptions {
 /// `hotswap swap [NAME]` and `hotswap rollback [NAME]`; the exit status.
 pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
     let until = deadline(options.timeout);
-    match find(name, until) {
+    match client::find(&SocketDirs::ours(), name, until) {
         Ok(mut instance) => {
             instance.ask(&options.what);
             follow(&mut instance, until, options, "")
         }
-        Err(status) => status,
+        Err(nobody) => {
+            tell_no_verdict(name, nobody.result(), &nobody.to_string(), options.json);
+            nobody.status
+        }
     }
 }
 
@@ -48,12 +51,14 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
         instance.ask(&options.what);
     }
     for one in &mute {
-        complain(format!("{} does not answer{}", one.name, one.why_silent()));
+        let why = format!("{} does not answer{}", one.name, one.why_silent());
+        tell_no_verdict(Some(&one.name), "lost", &why, options.json);
     }
     if instances.is_empty() && mute.is_empty() {
         let others = client::of_others(&dirs);
-        complain(others.unwrap_or_else(|| "no instance is running".into()));
-        return client::NOBODY;
+        let why = others.unwrap_or_else(|| "no instance is running".into());
+        tell_no_verdict(None, "not-found", &why, options.json);
+        return NOBODY;
     }
     let statuses = instances.iter_mut().map(|instance| {
         let whose = format!("{}: ", instance.name);
@@ -66,12 +71,29 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
 /// `hotswap stop [NAME]`; the exit status.
 pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
     let until = deadline(timeout);
-    let mut instance = match find(name, until) {
-        Ok(instance) => instance,
-        Err(status) => return status,
+    let mut found = client::find(&SocketDirs::ours(), name, until);
+    let (status, result, message) = match &mut found {
+        Ok(instance) => stop_instance(instance, timeout, until, json),
+        Err(nobody) => (nobody.status, nobody.result(), Some(nobody.to_string())),
     };
+    if json {
+        let name = found.as_ref().map_or(name, |instance| Some(&instance.name));
+        write_object(name, json!({"result": result, "message": message}));
+    } else if let Some(why) = message {
+        complain(why);
+    }
+    status
+}
+
+/// The exit status, what came of it, and why not.
+fn stop_instance(
+    instance: &mut Instance,
+    timeout: Option<Duration>,
+    until: Option<Instant>,
+    json: bool,
+) -> (u8, &'static str, Option<String>) {
     instance.ask(&RequestKind::Stop);
-    let (status, result, message) = match end(&mut instance, until, !json) {
+    match end(instance, until, !json) {
         Received::Said(Reply::Done(_)) => (0, "stopped", None),
         Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
         Received::TimedOut => {
@@ -89,22 +111,23 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
             let why = format!("the connection to {} was lost", instance.name);
             (LOST, "lost", Some(why))
         }
-    };
-    if json {
-        write_object(
-            &instance.name,
-            json!({"result": result, "message": message}),
-        );
-    } else if let Some(why) = message {
-        complain(why);
     }
-    status
 }
 
 /// One line of `--json`.
-fn write_object(name: &str, mut object: Value) {
+fn write_object(name: Option<&str>, mut object: Value) {
     object["name"] = name.into();
     write(&format!("{object}\n"));
+}
+
+/// Why there is no verdict.
+fn tell_no_verdict(name: Option<&str>, result: &str, why: &str, json: bool) {
+    if json {
+        let object = json!({"result": result, "serving": false, "message": why});
+        write_object(name, object);
+    } else {
+        complain(why);
+    }
 }
 
 /// `hotswap upgrade [NAME]`; the exit status.
@@ -184,7 +207,7 @@ fn follow(
                 last = Some(text);
             }
             Received::Said(Reply::Verdict(verdict)) if options.json => {
-                write_object(&instance.name, json!(verdict));
+                write_object(Some(&instance.name), json!(verdict));
                 return if verdict.is_good() { 0 } else { FAILED };
             }
             Received::Said(Reply::Verdict(verdict)) => return progress.verdict(&verdict),
@@ -214,8 +237,7 @@ fn follow(
         }
     };
     if options.json {
-        let object = json!({"result": result, "serving": false, "message": message});
-        write_object(&instance.name, object);
+        tell_no_verdict(Some(&instance.name), result, &message, true);
     } else {
         progress.clear();
         complain(format!("{whose}{message}"));
