@@ -132,6 +132,12 @@ pub struct Listeners {
     door: Option<Door>,
     /// What the links to the paths of the generation that served said before the last spawn.
     links: Option<(Generation, Vec<Link>)>,
+    habits: Habits,
+}
+
+/// What servers did at addresses, whether or not there is a listener now.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Habits {
     /// Private paths of generations that were replaced.
     bound_before: Vec<CapturedAddress>,
     /// Addresses that were closed because restarts did not bind them.

@@ -180,12 +180,13 @@ impl Listeners {
         socket: OwnedFd,
         path: Option<BoundPath>,
     ) -> io::Result<ListenerId> {
-        if let Some(at) = self.let_go.iter().position(|one| one == asked) {
-            self.asks_first.push(self.let_go.remove(at));
+        let habits = &mut self.habits;
+        if let Some(at) = habits.let_go.iter().position(|one| one == asked) {
+            habits.asks_first.push(habits.let_go.remove(at));
         }
         let may_be_private = path.is_some() || matches!(asked, CapturedAddress::Abstract(_));
         let path_use = may_be_private.then(|| PathUse::new(generation));
-        let path_use = if self.bound_before.contains(asked) {
+        let path_use = if habits.bound_before.contains(asked) {
             path_use.map(PathUse::remembered)
         } else {
             path_use
@@ -358,14 +359,14 @@ impl Listeners {
     pub fn close_unowned(&mut self, but: &[ListenerId]) -> Vec<String> {
         let is_useless = |one: &Listener| !one.steering.is_owned() && !but.contains(&one.id);
         let useless = self.all.iter().filter(|one| is_useless(one));
-        self.let_go = useless.filter_map(|one| one.captured.clone()).collect();
+        self.habits.let_go = useless.filter_map(|one| one.captured.clone()).collect();
         self.close_captured(|one, _| is_useless(one))
     }
 
     /// Its server binds it only where nobody answers.
     pub(super) fn is_asked_first(&self, listener: &Listener) -> bool {
         let captured = listener.captured.as_ref();
-        captured.is_some_and(|asked| self.asks_first.contains(asked))
+        captured.is_some_and(|asked| self.habits.asks_first.contains(asked))
     }
 
     fn close_captured(

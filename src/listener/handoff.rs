@@ -7,7 +7,7 @@ use std::io;
 use serde::Serialize;
 
 use super::relay::Relay;
-use super::{Listener, ListenerContext, Listeners};
+use super::{Habits, Listener, ListenerContext, Listeners};
 use crate::supervisor::Generation;
 
 /// As [`Listeners::state`] has written it.
@@ -57,9 +57,16 @@ impl Listeners {
             adopted,
             door: None,
             links: None,
-            bound_before: Vec::new(),
-            let_go: Vec::new(),
-            asks_first: Vec::new(),
+            habits: Habits::default(),
         })
+    }
+
+    pub fn habits(&self) -> &Habits {
+        &self.habits
+    }
+
+    /// Those that the hotswap before has seen.
+    pub fn resume_habits(&mut self, habits: Habits) {
+        self.habits = habits;
     }
 }

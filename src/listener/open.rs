@@ -16,7 +16,7 @@ use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
-use super::{Listener, ListenerId, ListenerKind, Listeners};
+use super::{Habits, Listener, ListenerId, ListenerKind, Listeners};
 use crate::address::{Address, Endpoint, Listen};
 use crate::socket::client::unix_client;
 use crate::socket::inet::InetAddress;
@@ -64,9 +64,7 @@ impl Listeners {
             adopted: None,
             door: None,
             links: None,
-            bound_before: Vec::new(),
-            let_go: Vec::new(),
-            asks_first: Vec::new(),
+            habits: Habits::default(),
         };
         Ok((listeners, warnings))
     }

@@ -122,8 +122,8 @@ impl Listeners {
         for mut listener in self.all.extract_if(.., |one| gone.contains(&one.id)) {
             listener.steering.close(&mut self.context);
             let is_named = listener.path_use.is_some_and(|used| used.names_process);
-            if was_replaced && !is_named && self.bound_before.len() < MOST_REMEMBERED {
-                self.bound_before.extend(listener.captured);
+            if was_replaced && !is_named && self.habits.bound_before.len() < MOST_REMEMBERED {
+                self.habits.bound_before.extend(listener.captured);
             }
         }
     }

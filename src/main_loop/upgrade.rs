@@ -15,7 +15,7 @@ use crate::capture::Capture;
 use crate::command::Command;
 use crate::drain::Drain;
 use crate::handoff::{Incoming, Outgoing};
-use crate::listener::{ListenerContext, ListenerId, Listeners};
+use crate::listener::{Habits, ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Exit, Phase, SavedState, Supervisor};
@@ -130,6 +130,7 @@ impl World {
         outgoing.put("signals", self.signals.surroundings())?;
         outgoing.put("control", &self.control)?;
         outgoing.put("listeners", &self.listeners.state())?;
+        outgoing.put("habits", self.listeners.habits())?;
         outgoing.put("generations", &self.generations)?;
         outgoing.put("programs", &self.programs)?;
         outgoing.put("directory", &self.directory)?;
@@ -166,6 +167,8 @@ impl World {
         self.said_ready = state.said_ready;
         self.has_served = state.has_served;
         self.unbound_restarts = state.unbound_restarts;
+        let habits: Option<Habits> = incoming.take("habits")?;
+        self.listeners.resume_habits(habits.unwrap_or_default());
         self.hints = incoming.take("hints")?;
         self.keeper = incoming.take("keeper")?;
         if let Some(store) = incoming.take("store")? {

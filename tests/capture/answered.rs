@@ -300,6 +300,22 @@ fn a_server_may_connect_from_one_port_to_many() {
     clients.expect_no_failure();
 }
 
+#[test]
+fn under_stop_first_an_upgrade_does_not_forget_that_it_asks_first() {
+    let address = free_address();
+    let Some(plan) = asks_first(address) else {
+        return;
+    };
+    let site = plan.with(&["--order", "stop-first"]).serving("");
+    site.swap_in_vain();
+    site.log.wait_for("generation 4 is serving");
+    site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
+    site.swap();
+    let mut clients = site.clients(2);
+    clients.until_answered(4);
+    clients.expect_no_failure();
+}
+
 /// As MariaDB does at its unix path, once it has bound its port.
 #[test]
 fn under_stop_first_one_that_asks_at_its_path_alone_is_swapped_from_the_second_try_on() {
