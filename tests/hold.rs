@@ -16,7 +16,7 @@ use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
-use crate::watch::watching;
+use crate::watch::{binary, watching};
 
 /// Said with `-v` once they wait.
 const HELD: &str = "new connections wait for the next version";
@@ -80,6 +80,18 @@ on_every_family! {
         clients.expect_no_failure().expect_never_seen("v2");
     }
 
+    fn under_stop_first_too_the_first_answer_after_a_save_is_of_the_new_version(plan: Plan) {
+        let site = holding(plan).with(&["--order", "stop-first"]).serving("v1");
+        for version in ["v2", "v3"] {
+            let mut clients = held_by(&site, || {
+                site.publish(version);
+            });
+            clients.until_all_see(version).until_answered(20);
+            let tally = clients.expect_no_failure();
+            assert_eq!(tally.versions.len(), 1, "{tally}");
+        }
+    }
+
     fn many_saves_under_load_fail_nobody(plan: Plan) {
         let site = holding(plan).with(&["--max-draining", "20"]).serving("v1");
         let mut clients = site.clients(8);
@@ -89,6 +101,83 @@ on_every_family! {
         }
         clients.expect_no_failure();
     }
+}
+
+/// The old one is not asked to stop before the build has succeeded.
+#[test]
+fn under_stop_first_a_failed_build_gives_those_who_wait_to_the_old_version() {
+    let plan = Plan::at(Place::Tcp4);
+    let build = build(plan.dir());
+    fs::write(plan.dir().join("go"), "").expect("a file");
+    let options = ["--order", "stop-first", "--before-swap", &build];
+    let site = holding(plan).with(&options).serving("v1");
+    fs::write(site.dir().join("broken"), "").expect("a file");
+    let mut clients = held_by(&site, || {
+        site.signal(Signal::SIGHUP);
+    });
+    fs::write(site.dir().join("go"), "").expect("a file");
+    clients.until_all_see("v1").until_answered(20);
+    clients.expect_no_failure();
+    assert!(!site.log.says("generation 1 is gone"));
+}
+
+#[test]
+fn under_stop_first_those_who_wait_wait_until_the_new_version_is_ready() {
+    for place in [Place::Tcp4, Place::captured()] {
+        let plan = Plan::at(place);
+        let go = plan.dir().join("go");
+        fs::write(&go, "").expect("a file");
+        let ready = format!("exec:test -e {}", go.display());
+        let options = ["--order", "stop-first", "--ready", &ready];
+        let site = holding(plan).with(&options).serving("v1");
+        fs::remove_file(&go).expect("a file");
+        let clients = held_by(&site, || {
+            site.publish("v2");
+        });
+        clients.until_asked(4);
+        site.log.wait_for("generation 2 started");
+        let late = site.guests().and(4, Habit::default()).come();
+        late.until_asked(4);
+        assert_eq!(clients.so_far().answers + late.so_far().answers, 0);
+        fs::write(&go, "").expect("a file");
+        for mut clients in [clients, late] {
+            clients.until_all_see("v2").until_answered(20);
+            let tally = clients.expect_no_failure();
+            assert_eq!(tally.versions.len(), 1, "{tally}");
+        }
+    }
+}
+
+/// The program that served last is started again.
+#[test]
+fn under_stop_first_a_failed_candidate_lets_those_who_wait_reach_the_old_version() {
+    let plan = holding(Plan::at(Place::Tcp4)).by_binary(binary(1));
+    let plan = plan.with(&["--order", "stop-first"]);
+    let site = plan.variable("VERSION", "v1").serving("v1");
+    let mut clients = held_by(&site, || {
+        site.publish_odd("v2", "hang exit=3 after=500ms");
+    });
+    site.log.wait_for("generation 2 aborted");
+    clients.until_all_see("v1").until_answered(20);
+    clients.expect_no_failure().expect_never_seen("v2");
+}
+
+#[test]
+fn an_upgrade_waits_for_the_next_version_as_clients_do() {
+    let plan = Plan::at(Place::Tcp4);
+    let build = build(plan.dir());
+    fs::write(plan.dir().join("go"), "").expect("a file");
+    let site = holding(plan).with(&["--before-swap", &build]).serving("v1");
+    let mut clients = held_by(&site, || {
+        site.publish("v2");
+    });
+    clients.until_asked(4);
+    site.signal(Signal::SIGUSR2);
+    fs::write(site.dir().join("go"), "").expect("a file");
+    clients.until_all_see("v2");
+    site.log.wait_for("upgraded to");
+    clients.until_answered(20);
+    clients.expect_no_failure();
 }
 
 #[test]
@@ -213,7 +302,7 @@ impl Browser {
 }
 
 /// Serves by Python, rebuilt by a command that waits until there is a file `go`.
-fn keeping() -> Option<(Site, Browser)> {
+fn keeping(order: &str) -> Option<(Site, Browser)> {
     let python = find("python3")?;
     let address = free_address();
     let plan = at(address);
@@ -230,6 +319,8 @@ fn keeping() -> Option<(Site, Browser)> {
         &script,
         "--before-swap",
         &build,
+        "--order",
+        order,
     ];
     let site = plan
         .with(&options)
@@ -254,14 +345,24 @@ fn build_ends(site: &Site) {
     fs::write(site.dir().join("go"), "").expect("a file");
 }
 
-/// It waits, is answered by the new version, and goes on there, through one save after another.
 #[test]
 fn a_kept_connection_waits_for_the_new_version_too() {
-    let Some((site, mut browser)) = keeping() else {
+    goes_on_through_saves("start-first");
+}
+
+#[test]
+fn under_stop_first_a_kept_connection_waits_for_the_new_version_too() {
+    goes_on_through_saves("stop-first");
+}
+
+/// It waits, is answered by the new version, and goes on there, through one save after another.
+fn goes_on_through_saves(order: &str) {
+    let Some((site, mut browser)) = keeping(order) else {
         return;
     };
     assert_eq!(browser.ask(), "v1");
     for (version, pause) in [("v2", 0), ("v3", 50), ("v1", 0), ("v2", 50)] {
+        let mark = site.log.mark();
         save(&site, version);
         thread::scope(|scope| {
             let answer = scope.spawn(|| browser.ask());
@@ -269,12 +370,14 @@ fn a_kept_connection_waits_for_the_new_version_too() {
             build_ends(&site);
             assert_eq!(answer.join().expect("an answer"), version);
         });
+        // under stop-first it answers before
+        site.log.wait_after(mark, &["is serving"]);
     }
 }
 
 #[test]
 fn a_failed_build_gives_a_kept_connection_to_the_old_version() {
-    let Some((site, mut browser)) = keeping() else {
+    let Some((site, mut browser)) = keeping("start-first") else {
         return;
     };
     assert_eq!(browser.ask(), "v1");
@@ -296,7 +399,7 @@ fn a_failed_build_gives_a_kept_connection_to_the_old_version() {
 /// The one that takes over its server lets it answer while the next version is built.
 #[test]
 fn a_kept_connection_that_waits_when_hotswap_is_killed_is_answered_by_the_old_version() {
-    let Some((mut site, mut browser)) = keeping() else {
+    let Some((mut site, mut browser)) = keeping("start-first") else {
         return;
     };
     assert_eq!(browser.ask(), "v1");

@@ -14,6 +14,7 @@ use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
+use crate::upgrade::upgrade;
 use crate::watch::binary;
 
 on_every_family! {
@@ -92,6 +93,61 @@ fn under_stop_first_clients_wait_on_for_the_one_that_replaces_a_candidate() {
         fs::write(site.dir().join("go"), "").expect("a file");
         clients.until_all_see("v3");
         clients.expect_no_failure().expect_never_seen("v2");
+    }
+}
+
+/// It waits for the verdict, as they do.
+#[test]
+fn an_upgrade_while_clients_wait_under_stop_first_loses_none() {
+    for place in [Place::Tcp4, Place::captured()] {
+        let site = warming_up(Plan::at(place)).serving("v1");
+        let mut clients = visited_too_early(&site, "");
+        site.signal(Signal::SIGUSR2);
+        fs::write(site.dir().join("go"), "").expect("a file");
+        clients.until_all_see("v2");
+        site.log.wait_for("upgraded to");
+        clients.until_answered(20);
+        clients.expect_no_failure();
+    }
+}
+
+/// A restart waits for its time meanwhile, so the upgrade comes at once.
+#[test]
+fn clients_that_wait_for_a_restart_under_stop_first_wait_on_after_an_upgrade() {
+    for place in [Place::Tcp4, Place::Unix] {
+        let plain = Plan::at(place.clone()).with(&["--order", "stop-first"]);
+        for plan in [plain, warming_up(Plan::at(place))] {
+            let go = plan.dir().join("go");
+            let site = plan.serving("v1");
+            let _ = fs::remove_file(&go);
+            site.publish_odd("v2", "exit=3").signal(Signal::SIGHUP);
+            site.log.wait_for("generation 2 aborted");
+            let mut clients = site.guests().and(4, Habit::default()).come();
+            clients.until_asked(4);
+            site.log.wait_for("generation 6 aborted");
+            upgrade(&site);
+            assert_eq!(clients.so_far().answers, 0, "nothing serves");
+            site.publish("v3");
+            fs::write(&go, "").expect("a file");
+            clients.until_all_see("v3");
+            clients.expect_no_failure();
+        }
+    }
+}
+
+#[test]
+fn clients_that_wait_for_a_change_under_stop_first_wait_on_after_an_upgrade() {
+    for place in [Place::Tcp4, Place::captured()] {
+        let options = ["--dev", "--order", "stop-first"];
+        let site = Plan::at(place).watching().with(&options).serving("v1");
+        site.publish_odd("v2", "exit=3");
+        site.log.wait_for("nothing serves: waiting for a change");
+        let mut clients = site.guests().and(4, Habit::default()).come();
+        clients.until_asked(4);
+        upgrade(&site);
+        site.publish("v3");
+        clients.until_all_see("v3");
+        clients.expect_no_failure();
     }
 }
 
