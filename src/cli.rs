@@ -136,7 +136,7 @@ pub enum ClientCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show generations, listeners and counters
+    /// Show generations and listeners; --json adds counters
     Status {
         #[command(flatten)]
         target: InstanceArg,
