@@ -1,6 +1,8 @@
 //! Ending: requests in flight are finished, nothing is left, and the status is true.
 
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -10,13 +12,13 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
-use crate::common::eventually;
 use crate::common::families::on_every_family;
-use crate::common::place::{Place, free_address};
+use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::server;
 use crate::common::site::Site;
 use crate::common::tally::Failure;
+use crate::common::{eventually, processes};
 
 fn slow(site: &Site) -> crate::common::crowd::Crowd {
     let long = Habit {
@@ -130,6 +132,42 @@ fn clients_that_come_during_a_stop_are_refused_and_counted_as_such() {
         "{}",
         site.log.timed()
     );
+}
+
+/// So many connections, whose requests nobody has read.
+fn queued(site: &Site, count: usize) -> Vec<OwnedFd> {
+    let connect = |_| match &site.targets[..] {
+        [Target::Tcp(address)] => TcpStream::connect(address).map(OwnedFd::from),
+        [Target::Unix(path)] => UnixStream::connect(path).map(OwnedFd::from),
+        targets => panic!("{targets:?}"),
+    };
+    let all: Result<Vec<_>, _> = (0..count).map(connect).collect();
+    all.expect("connections")
+}
+
+on_every_family! {
+    /// It is asked to stop after 3s in which it has accepted none of them.
+    fn clients_that_a_stopped_process_leaves_in_its_queue_are_counted_as_refused(plan: Plan) {
+        let mut site = plan.with(&["--drain-timeout", "5s"]).serving("v1");
+        processes::stop(site.pid(1));
+        let clients = queued(&site, 20);
+        site.stop();
+        drop(clients);
+        site.log.wait_for("20 connections were refused during the stop");
+    }
+}
+
+#[test]
+fn clients_that_wait_for_the_first_generation_at_a_stop_are_counted_as_refused() {
+    for place in [Place::Tcp4, Place::Unix] {
+        let mut site = Site::at(place).by_odd("hang").opening("v1");
+        site.log.wait_for("generation 1 started");
+        let clients = queued(&site, 20);
+        site.stop();
+        drop(clients);
+        site.log
+            .wait_for("20 connections were refused during the stop");
+    }
 }
 
 /// Only hotswap's own question of a candidate was still in its queue.

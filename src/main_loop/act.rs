@@ -103,9 +103,8 @@ impl World {
                 }
             }
             Action::End(status) => {
-                // before the first generation only hotswap itself has asked
                 let refused = self.listeners.take_refused();
-                self.publish_incidents(refused.filter(|_| self.has_served).as_slice());
+                self.publish_incidents(refused.as_slice());
                 let now = sys::now();
                 self.ended = Some((status, now));
                 self.end_commands(now);

@@ -63,6 +63,19 @@ impl ListenerContext {
         self.accept(socket, listener, &Fate::Refuse);
     }
 
+    /// Resets clients that a server has not accepted before it is told to stop, while nobody is let in.
+    pub fn turn_away_queued(&mut self, socket: &ListeningSocket, listener: &str) {
+        let fate = if self.refuses() {
+            Fate::Refuse
+        } else {
+            Fate::Close
+        };
+        // a look makes the socket non-blocking for its server, too
+        if socket.listens && has_client(socket.fd()) {
+            self.accept_all(socket, listener, &fate);
+        }
+    }
+
     fn accept_all(&mut self, socket: &ListeningSocket, listener: &str, fate: &Fate) -> bool {
         loop {
             match self.accept(socket, listener, fate) {

@@ -252,6 +252,7 @@ impl Steering for ReuseportGroup {
             let theirs = socket.owner == Some(generation) && Some(socket.inode) != target;
             if theirs {
                 context.try_to_watch(socket, None, &listener);
+                context.turn_away_queued(socket, &listener);
                 strangers.insert(socket.inode);
             }
             !theirs

@@ -194,6 +194,7 @@ impl Steering for UnixPath {
                 let theirs = socket.owner == Some(generation) && Some(socket.inode) != kept;
                 if theirs {
                     context.try_to_watch(socket, None, &listener);
+                    context.turn_away_queued(socket, &listener);
                     if self.dir.has(name, *file) {
                         self.dir.remove(name);
                     }
