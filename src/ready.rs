@@ -412,7 +412,9 @@ impl Readiness {
         };
         let soon = now + (age / FRACTION).clamp(shortest, LONGEST).max(took * share);
         match &self.method {
-            Method::Auto(rule) if rule.auto.only_lacks_ready_message() => None,
+            Method::Auto(rule) if rule.auto.only_lacks_ready_message() => {
+                rule.auto.waits_for_message_until(rank)
+            }
             _ if self.satisfied.is_some() => Some(soon),
             Method::Auto(_) | Method::Tcp(_) | Method::Http(_) => Some(soon),
             Method::ExecCommand(execute) => execute.deadline(),

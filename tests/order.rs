@@ -164,10 +164,10 @@ fn a_stop_turns_away_those_that_wait_until_the_next_one_is_ready() {
 /// It accepts, but those before it have said READY=1.
 #[test]
 fn under_stop_first_clients_wait_for_a_server_that_says_when_it_is_ready() {
-    let flags = ["--order", "stop-first", "--ready-timeout", "800ms"];
-    let plan = Site::at(Place::Tcp4).with(&flags).by_odd("ready");
-    let site = plan.serving("v1");
-    site.publish_odd("v2", "").signal(Signal::SIGHUP);
+    let plan = Site::at(Place::Tcp4).with(&["--order", "stop-first"]);
+    let site = plan.by_odd("ready").serving("v1");
+    site.publish_odd("v2", "exit=3 after=600ms")
+        .signal(Signal::SIGHUP);
     site.log.wait_for("generation 2 started");
     let mut clients = site.guests().and(4, Habit::default()).come();
     site.log.wait_for("generation 2 aborted");

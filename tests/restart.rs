@@ -287,6 +287,21 @@ fn a_restart_that_listens_elsewhere_is_not_serving() {
     });
 }
 
+/// Clients reach it in any case, and nothing else could serve them.
+#[test]
+fn a_restart_that_does_not_say_again_that_it_is_ready_serves_in_the_end() {
+    for place in [Place::Tcp4, Place::captured(), Place::Nowhere] {
+        let plan = Site::at(place).with(&["--ready-timeout", "2s"]);
+        let site = plan.by_odd("ready").serving("v1");
+        site.publish_odd("v2", "");
+        kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+        let verdicts = ["generation 2 aborted", "generation 2 is serving"];
+        let verdict = site.log.wait_after(0, &verdicts);
+        assert!(verdict.contains("is serving"), "{verdict}");
+        site.log.wait_for("generation 2 has not sent READY=1");
+    }
+}
+
 /// As behind a reloader: the process with the listener dies, and a little later its parent.
 #[test]
 fn a_restart_whose_predecessor_had_closed_its_listener_has_to_listen() {

@@ -103,6 +103,11 @@ impl World {
         }
         one.accepted_nowhere = ready.accepts.is_empty();
         one.accepts = ready.accepts;
+        if ready.unsaid {
+            self.warn(format!(
+                "{candidate} has not sent READY=1, which an earlier generation had sent; it serves, since nothing else does"
+            ));
+        }
         if ready.doubtful {
             self.warn(format!("{candidate} was not seen accepting connections"));
         }

@@ -142,7 +142,18 @@ impl Auto {
         let needed = |one: &&ListenerProgress| one.need != Need::Nothing;
         let mut needed = self.progress.iter().filter(needed);
         let satisfied = needed.all(|one| one.satisfies(Need::Accept));
-        self.must_say && !self.said && satisfied && !self.progress.is_empty()
+        let accepts = self.progress.iter().any(|one| one.proof.is_some());
+        self.lacks_ready_message() && satisfied && accepts
+    }
+
+    /// It has not said READY=1, which this server has said before.
+    pub fn lacks_ready_message(&self) -> bool {
+        self.must_say && !self.said
+    }
+
+    /// When READY=1 is no longer waited for.
+    pub fn waits_for_message_until(&self, rank: Rank) -> Option<Time> {
+        (rank == Rank::Restart).then_some(self.give_up)
     }
 
     /// True once, when it is time to tell the user that it listens nowhere.
@@ -164,7 +175,7 @@ impl Auto {
         if !lacking.is_empty() {
             return Some(NotReadyReason::DoesNotAccept(lacking));
         }
-        if self.must_say && !self.said {
+        if self.lacks_ready_message() {
             return Some(NotReadyReason::NoReadyMessageAgain);
         }
         if self.listens_nowhere {
@@ -204,11 +215,17 @@ impl Auto {
         (verdict, probes)
     }
 
-    /// A first generation that never says it may be ready all the same, when its time is over.
+    /// A first generation and a restart that never say it may be ready all the same, when their time is over: nothing else
+    /// serves.
     fn awaits_ready_message(&self, now: Time, look: &Observation) -> bool {
         let is_first = look.rank == Rank::First;
         let is_announced = self.announced_until.is_some_and(|until| now < until);
-        !self.said && (self.must_say || (is_first && is_announced))
+        self.must_say_by(now, look.rank) || (!self.said && is_first && is_announced)
+    }
+
+    fn must_say_by(&self, now: Time, rank: Rank) -> bool {
+        let until = self.waits_for_message_until(rank);
+        self.lacks_ready_message() && until.is_none_or(|until| now < until)
     }
 
     /// Records what was seen, and returns the listeners for which that is not enough.
@@ -253,7 +270,9 @@ impl Auto {
         let hidden = self.hidden_since.filter(|_| !work.stopped);
         match look.rank {
             Rank::Candidate | Rank::Restart if self.said => AutoVerdict::Said,
-            Rank::Candidate | Rank::Restart if self.must_say => AutoVerdict::Wait,
+            rank @ (Rank::Candidate | Rank::Restart) if self.must_say_by(now, rank) => {
+                AutoVerdict::Wait
+            }
             Rank::Candidate | Rank::Restart if now >= self.started + WHILE => AutoVerdict::Alive,
             Rank::First if hidden.is_some_and(|since| now >= since + WHILE) => AutoVerdict::Alive,
             Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,

@@ -80,7 +80,9 @@ impl Observer {
         }
         let (verdict, unseen) = self.auto.judge(now, &look);
         self.probes.request(unseen, now, requests);
-        ready(verdict)
+        let ready = ready(verdict)?;
+        let unsaid = self.auto.lacks_ready_message();
+        Some(Ready { unsaid, ..ready })
     }
 
     /// The main process alone most of the time: it is who waits in most servers, and to find the others takes longer than

@@ -41,6 +41,8 @@ pub struct Ready {
     pub missing: Vec<ListenerId>,
     /// It has a listener, and was assumed to accept without proof: a warning.
     pub doubtful: bool,
+    /// It has not said READY=1, which it should have: a warning.
+    pub unsaid: bool,
 }
 
 impl From<ReadyBy> for Ready {
@@ -50,6 +52,7 @@ impl From<ReadyBy> for Ready {
             accepts: Vec::new(),
             missing: Vec::new(),
             doubtful: false,
+            unsaid: false,
         }
     }
 }

@@ -520,6 +520,22 @@ fn a_restart_serves_where_it_can_since_nothing_else_does() {
 }
 
 #[test]
+fn a_restart_that_does_not_say_ready_again_serves_in_the_end() {
+    let accepting = [free(own(A, Waits))];
+    let verdicts = [accepts(Proof::Seen, &[]), AutoVerdict::Alive];
+    for (listeners, verdict) in [&accepting[..], &[]].into_iter().zip(verdicts) {
+        let mut drill = Drill::of_second_generation();
+        drill.rank = Rank::Restart;
+        drill.auto.must_say = true;
+        drill.waits(20, listeners);
+        assert_eq!(drill.auto.only_lacks_ready_message(), !listeners.is_empty());
+        drill.waits(29_999, listeners);
+        drill.ends(30_000, listeners, &verdict);
+        assert!(drill.auto.lacks_ready_message());
+    }
+}
+
+#[test]
 fn a_restart_that_accepts_nowhere_where_the_dead_one_did_is_not_ready() {
     for other in [None, Some(free(captured(B, Waits)))] {
         let mut drill = Drill::of_second_generation();
