@@ -1,10 +1,12 @@
 //! What a restart runs after a bad build: the program on disk, unless that very one was rejected.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
 use crate::commands::{run, said};
+use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
@@ -123,6 +125,40 @@ fn a_program_installed_after_an_unfit_one_is_run_after_a_crash() {
     site.log.wait_for("generation 3 is serving");
     runs_what_came_later(&site, 3);
     assert_eq!(site.log.count(" aborted: "), 1, "{}", site.log.timed());
+}
+
+/// As a build does that has nothing to compile, once hotswap has read the file.
+fn touch(site: &Site) {
+    eventually("the hash of the program", || {
+        let status = said(&run(site, &["status", "server", "--json"]));
+        (!status.contains(r#""hash":null"#)).then_some(())
+    });
+    let program = fs::File::open(site.program()).expect("the program");
+    let modified = program.metadata().and_then(|file| file.modified());
+    let later = modified.expect("its time") + Duration::from_secs(2);
+    program.set_modified(later).expect("another time");
+}
+
+#[test]
+fn a_program_that_was_only_touched_is_run_again() {
+    let site = plan().with(&["--no-watch"]).serving("v1");
+    touch(&site);
+    let status = said(&run(&site, &["status", "server", "--json"]));
+    assert!(status.contains(r#""differs":false"#), "{status}");
+    site.publish_odd("v2", BAD).swap_in_vain();
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    site.log.wait_for("generation 3 is serving");
+    let line = site.log.wait_for(FALLS_BACK);
+    assert!(line.contains(" runs again "), "{line}");
+}
+
+#[test]
+fn a_rollback_to_a_program_that_was_only_touched_works() {
+    let site = plan().with(&["--no-watch"]).serving("v1");
+    touch(&site);
+    site.publish_file(&binary(2), 0o755).swap();
+    let back = run(&site, &["rollback", "server"]);
+    assert_eq!(back.status.code(), Some(0), "{}", said(&back));
 }
 
 /// Nobody has asked for a swap to what is on disk by now.

@@ -1,6 +1,7 @@
 //! Keeps the programs that have served open, for when a newer one does not start.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::stat::fstat;
@@ -18,7 +19,7 @@ use crate::{handoff, program};
 pub(super) struct HeldProgram {
     #[serde(with = "handoff::descriptor")]
     pub program: OwnedFd,
-    pub written: Option<Written>,
+    pub written: Cell<Option<Written>>,
     /// By the time it served, it had said READY=1.
     #[serde(default)]
     pub said_ready: bool,
@@ -51,7 +52,7 @@ impl World {
         let program = one.and_then(|one| one.server.program()?.try_clone_to_owned().ok());
         if let Some(program) = program {
             let held = HeldProgram {
-                written: written(&program),
+                written: Cell::new(written(&program)),
                 said_ready: one.is_some_and(|one| one.said_ready),
                 started_another: one.is_some_and(|one| has_started_another(one, &program)),
                 program,
@@ -84,11 +85,22 @@ impl World {
         if kept.started_another {
             return Err("it started another program, which is not held".into());
         }
-        if written(&kept.program) != kept.written {
-            return Err("its file was overwritten in place".into());
+        let now = written(&kept.program);
+        if now != kept.written.get() {
+            if !self.has_content_of_before(good, &kept.program) {
+                return Err("its file was overwritten in place".into());
+            }
+            kept.written.set(now);
         }
         let program = kept.program.try_clone();
         program.map_err(|error| error.to_string())
+    }
+
+    /// It was only touched, as by a build that had nothing to do.
+    fn has_content_of_before(&self, good: Generation, program: &OwnedFd) -> bool {
+        let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+        let known = self.status_data.programs.get(good);
+        known.is_some_and(|known| known.is_content_of(path.into()))
     }
 
     /// Why COMMAND's program is not what changes.

@@ -61,6 +61,15 @@ impl ProgramIdentity {
         is_hash_same && self.has_size_of(other)
     }
 
+    /// Whether the file at this path has it, too: it is read if it has the same size.
+    pub fn is_content_of(&self, path: PathBuf) -> bool {
+        let now = Self::of(path).filter(|(now, _)| now.has_size_of(self));
+        now.is_some_and(|(mut now, file)| {
+            now.read(file);
+            now.has_content_of(self)
+        })
+    }
+
     /// Reads the whole file: only where the answer is needed at once.
     pub fn read(&mut self, file: File) {
         let mut hash = HashInProgress::of(file).ok();

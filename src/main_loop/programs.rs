@@ -86,13 +86,14 @@ impl Programs {
     /// `differs`: the file at the path is another one by now.
     pub fn shown(&self, generation: Generation) -> Option<Value> {
         let known = self.known.get(&generation)?;
-        let now = fs::metadata(&known.path).ok();
+        let now = fs::metadata(&known.path);
+        let is_untouched = now.is_ok_and(|now| stamp(&now) == known.file);
         Some(json!({
             "path": known.path.to_string_lossy(),
             "size": known.file.2,
             "modified": known.modified,
             "hash": known.hash,
-            "differs": now.is_none_or(|now| stamp(&now) != known.file),
+            "differs": !is_untouched && !known.is_content_of(known.path.clone()),
         }))
     }
 

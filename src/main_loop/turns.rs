@@ -131,7 +131,7 @@ impl World {
             .ok_or("nothing has served before")?;
         self.held_program(target).map_err(|why| {
             let name = self.control.name();
-            format!("{why}\ntry: hotswap swap {name}, after putting the old files back")
+            format!("{target}: {why}\ntry: hotswap swap {name}, after putting the old files back")
         })?;
         if other.is_none() {
             return Err(format!(
