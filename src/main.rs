@@ -93,7 +93,7 @@ fn run() -> Result<ExitCode> {
 
 /// Asks a running hotswap; the exit status.
 fn ask(command: ClientCommand) -> u8 {
-    match command {
+    let done = match command {
         ClientCommand::Swap {
             target,
             timeout,
@@ -144,10 +144,11 @@ fn ask(command: ClientCommand) -> u8 {
             target,
             timeout,
             json,
-        } => requests::stop(target.name.as_deref(), timeout, json),
+        } => Ok(requests::stop(target.name.as_deref(), timeout, json)),
         ClientCommand::Events { target, json } => queries::events(target.name.as_deref(), json),
         ClientCommand::Upgrade { target } => requests::upgrade(target.name.as_deref()),
-    }
+    };
+    done.unwrap_or_else(|status| status)
 }
 
 /// man(1) formats it for a terminal, a page at a time.

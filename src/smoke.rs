@@ -28,7 +28,7 @@ use subject::{ReportedListener, Subject};
 use tally::Habit;
 
 use crate::cli::smoke::Trial;
-use crate::control::client::queries::complain;
+use crate::control::client::queries::{self, complain};
 use crate::control::client::{Instance, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapRequest};
 use crate::escape::escape;
@@ -335,7 +335,5 @@ impl Screen {
 
 /// A reader that has left changes no verdict.
 fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    let _ = queries::print(text);
 }

@@ -16,6 +16,9 @@ use crate::status;
 /// How often `status --watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// The exit status of a client command; as an error, one whose reason the user has been told already.
+pub type CommandStatus = Result<u8, u8>;
+
 /// The options of `hotswap status`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StatusOptions {
@@ -23,21 +26,21 @@ pub struct StatusOptions {
     pub watch: bool,
 }
 
-/// `hotswap status [NAME]`; the exit status.
-pub fn status(name: Option<&str>, options: StatusOptions) -> u8 {
+/// `hotswap status [NAME]`.
+///
+/// # Errors
+/// As [`find`].
+pub fn status(name: Option<&str>, options: StatusOptions) -> CommandStatus {
     let clear = options.watch && !options.json && stdout().is_terminal();
     loop {
-        let (text, status) = match look(name, options.json) {
-            Ok(looked) => looked,
-            Err(status) => return status,
-        };
+        let (text, status) = look(name, options.json)?;
         let home = if clear { "\x1b[H\x1b[2J" } else { "" };
         let text = format!("{home}{text}");
         if !options.watch {
-            return print_all(&text).max(status);
+            return Ok(print_all(&text).max(status));
         }
         if let Err(error) = print(&text) {
-            return written(Err(error));
+            return Ok(written(Err(error)));
         }
         pause(EVERY);
     }
@@ -99,17 +102,17 @@ pub fn state_of(instance: &mut Instance) -> Result<Value, u8> {
     answer(instance, &RequestKind::Status)
 }
 
-/// `hotswap history [NAME]`; the exit status.
-pub fn history(name: Option<&str>, json: bool) -> u8 {
-    let mut instance = match find(name, None) {
-        Ok(instance) => instance,
-        Err(status) => return status,
-    };
-    match answer(&mut instance, &RequestKind::History) {
-        Ok(verdicts) if json => print_all(&format!("{verdicts}\n")),
-        Ok(verdicts) => print_all(&status::history(&verdicts)),
-        Err(status) => status,
-    }
+/// `hotswap history [NAME]`.
+///
+/// # Errors
+/// As [`find`], and if it does not answer.
+pub fn history(name: Option<&str>, json: bool) -> CommandStatus {
+    let verdicts = answer(&mut find(name, None)?, &RequestKind::History)?;
+    Ok(print_all(&if json {
+        format!("{verdicts}\n")
+    } else {
+        status::history(&verdicts)
+    }))
 }
 
 fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
@@ -119,12 +122,12 @@ fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
     })
 }
 
-/// `hotswap events [NAME]`, until hotswap ends; the exit status.
-pub fn events(name: Option<&str>, json: bool) -> u8 {
-    let mut instance = match find(name, None) {
-        Ok(instance) => instance,
-        Err(status) => return status,
-    };
+/// `hotswap events [NAME]`, until hotswap ends.
+///
+/// # Errors
+/// As [`find`], and if the connection is lost.
+pub fn events(name: Option<&str>, json: bool) -> CommandStatus {
+    let mut instance = find(name, None)?;
     instance.ask(&RequestKind::Events);
     loop {
         match instance.next(None) {
@@ -137,24 +140,29 @@ pub fn events(name: Option<&str>, json: bool) -> u8 {
                 };
                 // The reader has gone: that is how one stops following.
                 if let Err(error) = print(&format!("{line}\n")) {
-                    return written(Err(error));
+                    return Ok(written(Err(error)));
                 }
             }
-            Received::Said(Reply::Done(_)) => return 0,
+            Received::Said(Reply::Done(_)) => return Ok(0),
             Received::Said(Reply::Error(why) | Reply::Refused(why)) => {
                 complain(why);
-                return LOST;
+                return Err(LOST);
             }
             Received::Said(_) => {}
-            Received::TimedOut | Received::Lost => {
-                complain(format!("the connection to {} was lost", instance.name));
-                return LOST;
-            }
+            Received::TimedOut | Received::Lost => return Err(lost(&instance)),
         }
     }
 }
 
-fn print(text: &str) -> io::Result<()> {
+/// Says that the connection was lost; the exit status.
+pub fn lost(instance: &Instance) -> u8 {
+    complain(format!("the connection to {} was lost", instance.name));
+    LOST
+}
+
+/// # Errors
+/// Those of write(2).
+pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()

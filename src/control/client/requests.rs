@@ -2,12 +2,12 @@
 //!
 //! The exit status says what happened. Interrupting the client does not interrupt the request.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::queries::{complain, find, written};
+use super::queries::{CommandStatus, complain, find, lost, print_all};
 use crate::control::client::{self, Instance, LOST, NOBODY, Received};
 use crate::control::protocol::{Reply, RequestKind, SwapVerdict};
 use crate::control::socket_dirs::SocketDirs;
@@ -27,23 +27,26 @@ pub struct SwapOptions {
     pub json: bool,
 }
 
-/// `hotswap swap [NAME]` and `hotswap rollback [NAME]`; the exit status.
-pub fn swap(name: Option<&str>, options: &SwapOptions) -> u8 {
+/// `hotswap swap [NAME]` and `hotswap rollback [NAME]`.
+///
+/// # Errors
+/// If no instance was found.
+pub fn swap(name: Option<&str>, options: &SwapOptions) -> CommandStatus {
     let until = deadline(options.timeout);
-    match client::find(&SocketDirs::ours(), name, until) {
-        Ok(mut instance) => {
-            instance.ask(&options.what);
-            follow(&mut instance, until, options, "")
-        }
-        Err(nobody) => {
-            tell_no_verdict(name, nobody.result(), &nobody.to_string(), options.json);
-            nobody.status
-        }
-    }
+    let found = client::find(&SocketDirs::ours(), name, until);
+    let mut instance = found.map_err(|nobody| {
+        tell_no_verdict(name, nobody.result(), &nobody.to_string(), options.json);
+        nobody.status
+    })?;
+    instance.ask(&options.what);
+    Ok(follow(&mut instance, until, options, ""))
 }
 
 /// `hotswap swap --all`: all at once; the highest of their statuses.
-pub fn swap_all(options: &SwapOptions) -> u8 {
+///
+/// # Errors
+/// If there is none.
+pub fn swap_all(options: &SwapOptions) -> CommandStatus {
     let until = deadline(options.timeout);
     let dirs = SocketDirs::ours();
     let (mut instances, mute) = client::all(&dirs, true);
@@ -58,14 +61,14 @@ pub fn swap_all(options: &SwapOptions) -> u8 {
         let others = client::of_others(&dirs);
         let why = others.unwrap_or_else(|| "no instance is running".into());
         tell_no_verdict(None, "not-found", &why, options.json);
-        return NOBODY;
+        return Err(NOBODY);
     }
     let statuses = instances.iter_mut().map(|instance| {
         let whose = format!("{}: ", instance.name);
         follow(instance, until, options, &whose)
     });
-    let lost = (!mute.is_empty()).then_some(LOST);
-    statuses.chain(lost).max().unwrap_or(0)
+    let silent = (!mute.is_empty()).then_some(LOST);
+    Ok(statuses.chain(silent).max().unwrap_or(0))
 }
 
 /// `hotswap stop [NAME]`; the exit status.
@@ -130,14 +133,14 @@ fn tell_no_verdict(name: Option<&str>, result: &str, why: &str, json: bool) {
     }
 }
 
-/// `hotswap upgrade [NAME]`; the exit status.
-pub fn upgrade(name: Option<&str>) -> u8 {
-    let mut instance = match find(name, None) {
-        Ok(instance) => instance,
-        Err(status) => return status,
-    };
+/// `hotswap upgrade [NAME]`.
+///
+/// # Errors
+/// As [`find`].
+pub fn upgrade(name: Option<&str>) -> CommandStatus {
+    let mut instance = find(name, None)?;
     instance.ask(&RequestKind::Upgrade);
-    match end(&mut instance, None, true) {
+    Ok(match end(&mut instance, None, true) {
         Received::Said(Reply::Done(_)) => 0,
         Received::Said(Reply::Refused(why)) => {
             complain(format!("{} is not upgraded: {why}", instance.name));
@@ -147,11 +150,8 @@ pub fn upgrade(name: Option<&str>) -> u8 {
             complain(why);
             LOST
         }
-        Received::Said(_) | Received::TimedOut | Received::Lost => {
-            complain(format!("the connection to {} was lost", instance.name));
-            LOST
-        }
-    }
+        Received::Said(_) | Received::TimedOut | Received::Lost => lost(&instance),
+    })
 }
 
 fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -297,7 +297,7 @@ impl<'a> ProgressLine<'a> {
         }
         complain(line);
         for line in &verdict.last_lines {
-            eprint(&escape(line));
+            let _ = writeln!(stderr(), "{}", escape(line));
         }
         FAILED
     }
@@ -305,11 +305,5 @@ impl<'a> ProgressLine<'a> {
 
 /// An error is said, and does not change the verdict.
 fn write(text: &str) {
-    let mut stdout = stdout().lock();
-    let result = stdout.write_all(text.as_bytes());
-    written(result.and_then(|()| stdout.flush()));
-}
-
-fn eprint(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    print_all(text);
 }
