@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use nix::unistd::Pid;
 use crate::cli::options::Stderr;
 use crate::polled::Polled;
 use crate::server::output::Output;
-use crate::server::{OF_A_COMMAND, environment, exit_of};
+use crate::server::streams::ProcessStreams;
+use crate::server::{OF_A_COMMAND, environment};
 use crate::stub;
-use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
 use crate::supervisor::{Exit, Time};
 
@@ -28,10 +28,7 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Command {
     main: Pid,
-    /// Until exec.
-    channel: Option<StubChannel>,
-    refusal: Option<(i32, String)>,
-    output: Option<Output>,
+    streams: ProcessStreams,
     deadline: Option<Time>,
     asked_to_end: bool,
 }
@@ -79,9 +76,7 @@ impl Command {
         let (main, channel) = stub::start(&request)?;
         Ok(Self {
             main,
-            channel: Some(channel),
-            refusal: None,
-            output,
+            streams: ProcessStreams::new(channel, output),
             deadline,
             asked_to_end: false,
         })
@@ -92,40 +87,13 @@ impl Command {
     }
 
     pub fn woken(&mut self, fd: RawFd) {
-        if self
-            .channel
-            .as_ref()
-            .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
-        {
-            self.read_channel();
-        } else if let Some(output) = &mut self.output {
-            output.woken();
-        }
-    }
-
-    fn read_channel(&mut self) {
-        for answer in self
-            .channel
-            .as_mut()
-            .map(StubChannel::messages)
-            .unwrap_or_default()
-        {
-            match answer {
-                StubMessage::Running => self.channel = None,
-                StubMessage::Cannot { status, reason } => {
-                    self.refusal = Some((status.into(), reason));
-                }
-                // commands have no filter
-                StubMessage::Captured(_) | StubMessage::NotCaptured(_) => {}
-            }
-        }
+        // commands have no filter
+        drop(self.streams.woken(fd));
     }
 
     /// Checks its deadline.
     pub fn look(&mut self, now: Time) {
-        if let Some(output) = &mut self.output {
-            output.look(now);
-        }
+        self.streams.look(now);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             if self.asked_to_end {
                 self.kill();
@@ -163,33 +131,26 @@ impl Command {
 
     /// It has been reaped. What it has left behind in the background lives on, unless it was asked to end.
     pub fn died(mut self, status: ExitStatus) -> Ended {
-        self.read_channel();
-        if let Some(output) = &mut self.output {
-            output.finish();
-        }
+        drop(self.streams.read_channel());
+        let exit = self.streams.finish(status);
         if self.asked_to_end {
             let _ = killpg(self.main, Signal::SIGKILL);
         }
-        let exit = exit_of(status, self.refusal.take());
-        let last_lines = self.output.as_ref().map(Output::last_lines);
         Ended {
             exit,
-            last_lines: last_lines.unwrap_or_default(),
+            last_lines: self.streams.last_lines(),
         }
     }
 }
 
 impl Polled for Command {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let channel = self.channel.as_ref().map(StubChannel::fd);
-        let output = self.output.as_ref().and_then(Output::polled);
-        let both = channel.into_iter().chain(output);
-        both.map(|fd| (fd, PollFlags::POLLIN)).collect()
+        self.streams.polled()
     }
 
     fn deadline(&self) -> Option<Time> {
-        let output = self.output.as_ref().and_then(Output::deadline);
-        self.deadline.into_iter().chain(output).min()
+        let streams = self.streams.deadline();
+        self.deadline.into_iter().chain(streams).min()
     }
 }
 

@@ -7,13 +7,13 @@ pub mod environment;
 pub mod output;
 pub mod profile;
 mod stop;
+pub mod streams;
 mod tree;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::{fs, io};
@@ -29,7 +29,6 @@ use crate::listener::InheritedSocket;
 use crate::polled::Polled;
 use crate::proc::descriptor;
 use crate::proc::process::ProcessId;
-use crate::stub::channel::{StubChannel, StubMessage};
 use crate::stub::request::StubRequest;
 use crate::stub::{self, FIRST};
 use crate::supervisor::{Exit, Generation, Time};
@@ -37,6 +36,7 @@ use crate::{handoff, program};
 use environment::Variables;
 use output::Output;
 use stop::Stopping;
+use streams::ProcessStreams;
 use tree::ProcessTree;
 
 pub use crate::stub::OF_A_COMMAND;
@@ -101,12 +101,8 @@ pub struct Server {
     generation: Generation,
     started: Time,
     tree: ProcessTree,
-    /// Until exec.
-    #[serde(skip)]
-    channel: Option<StubChannel>,
-    #[serde(skip)]
-    refusal: Option<(i32, String)>,
-    output: Option<Output>,
+    #[serde(flatten)]
+    streams: ProcessStreams,
     #[serde(with = "handoff::optional_descriptor")]
     program: Option<OwnedFd>,
     /// Who called bind(2): a wrapper such as `npm` or `sh -c` is not asked to end.
@@ -171,9 +167,7 @@ impl Server {
                 main,
                 environment::of_hotswap(server_config, generation, &notify),
             ),
-            channel: Some(channel),
-            refusal: None,
-            output,
+            streams: ProcessStreams::new(channel, output),
             program: program.or(held.flatten()),
             binder: None,
             stopping: None,
@@ -209,7 +203,7 @@ impl Server {
 
     /// exec has worked, as far as has been heard.
     pub fn runs(&self) -> bool {
-        self.channel.is_none() && self.refusal.is_none()
+        self.streams.have_seen_exec()
     }
 
     /// The file it runs, kept open in case a newer one fails. `None` for a script.
@@ -218,9 +212,7 @@ impl Server {
     }
 
     pub fn look(&mut self, now: Time) {
-        if let Some(output) = &mut self.output {
-            output.look(now);
-        }
+        self.streams.look(now);
         if self.ask_due().is_some_and(|due| due <= now) {
             self.ask_next();
         }
@@ -228,13 +220,6 @@ impl Server {
 
     /// One of those descriptors has something to say.
     pub fn woken(&mut self, fd: RawFd) -> Vec<ServerEvent> {
-        if self
-            .channel
-            .as_ref()
-            .is_some_and(|channel| channel.fd().as_raw_fd() == fd)
-        {
-            return self.read_channel();
-        }
         if self.is_waited_for(fd) {
             return vec![ServerEvent::Lost(self.adopted_died())];
         }
@@ -242,39 +227,12 @@ impl Server {
             self.ask_next();
             return Vec::new();
         }
-        if let Some(output) = &mut self.output {
-            output.woken();
-        }
-        Vec::new()
+        self.streams.woken(fd)
     }
 
     /// What the stub has reported so far.
     pub fn read_channel(&mut self) -> Vec<ServerEvent> {
-        let answers = self
-            .channel
-            .as_mut()
-            .map(StubChannel::messages)
-            .unwrap_or_default();
-        let mut reports = Vec::new();
-        for answer in answers {
-            match answer {
-                StubMessage::Running => {
-                    self.channel = None;
-                    if self.refusal.is_none() {
-                        reports.push(ServerEvent::Running);
-                    }
-                }
-                StubMessage::Cannot { status, reason } => {
-                    let status = i32::from(status);
-                    self.refusal = Some((status, reason));
-                }
-                StubMessage::Captured(notifications) => {
-                    reports.push(ServerEvent::Captured(notifications));
-                }
-                StubMessage::NotCaptured(errno) => reports.push(ServerEvent::NotCaptured(errno)),
-            }
-        }
-        reports
+        self.streams.read_channel()
     }
 
     /// Ends all of it, and whatever of it is seen from now on.
@@ -335,19 +293,16 @@ impl Server {
     /// Its main process has been reaped; `sockets` are the inodes of those that it has been given or has bound. `others` are
     /// not its own, whatever they hold: hotswap has started them, and they may not have come to their exec yet.
     pub fn died(&mut self, status: ExitStatus, sockets: &HashSet<u64>, others: &[Pid]) -> Exit {
-        self.channel = None;
-        let stderr = self.output.as_ref().map(Output::pipe_inode);
+        let stderr = self.streams.output().map(Output::pipe_inode);
         self.tree.lose_main(|process| {
             !others.contains(&process) && descriptor::holds_any(process, sockets, stderr)
         });
-        if let Some(output) = &mut self.output {
-            output.finish();
-        }
+        let exit = self.streams.finish(status);
         if self.doomed {
             self.kill_what_is_left();
         }
         self.ask_next();
-        exit_of(status, self.refusal.clone())
+        exit
     }
 
     /// Other children of hotswap have been reaped: perhaps they were this one's, and have left orphans in turn.
@@ -360,38 +315,26 @@ impl Server {
 
     /// The pipe that its stderr is, if that goes through hotswap.
     pub fn stderr(&self) -> Option<BorrowedFd<'_>> {
-        self.output.as_ref()?.pipe()
+        self.streams.output()?.pipe()
     }
 
     /// The last lines of its stderr, if that goes through hotswap.
     pub fn last_lines(&self) -> Vec<String> {
-        let output = self.output.as_ref();
-        output.map(Output::last_lines).unwrap_or_default()
+        self.streams.last_lines()
     }
 }
 
 impl Polled for Server {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let channel = self.channel.as_ref().map(StubChannel::fd);
-        let output = self.output.as_ref().and_then(Output::polled);
         let deaths = self.death().into_iter().chain(self.waited_for());
-        let all = channel.into_iter().chain(output).chain(deaths);
-        all.map(|fd| (fd, PollFlags::POLLIN)).collect()
+        let deaths = deaths.map(|fd| (fd, PollFlags::POLLIN));
+        self.streams.polled().into_iter().chain(deaths).collect()
     }
 
     /// When [`Server::look`] is due.
     fn deadline(&self) -> Option<Time> {
-        let output = self.output.as_ref().and_then(Output::deadline);
-        output.into_iter().chain(self.ask_due()).min()
-    }
-}
-
-/// How a process ended; `refusal` is why it never became what it should, if it said so.
-pub fn exit_of(status: ExitStatus, refusal: Option<(i32, String)>) -> Exit {
-    match (refusal, status.code(), status.signal()) {
-        (Some((status, reason)), _, _) => Exit::CannotRun(status, reason),
-        (None, Some(status), _) => Exit::Status(status),
-        (None, None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        let streams = self.streams.deadline().into_iter();
+        streams.chain(self.ask_due()).min()
     }
 }
 

@@ -1,3 +1,4 @@
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::poll::{PollFd, PollTimeout, poll};
@@ -98,6 +99,6 @@ fn a_command_that_is_deaf_is_killed() {
 }
 
 fn said(command: &Command, line: &str) -> bool {
-    let lines = command.output.as_ref().map(Output::last_lines);
-    lines.unwrap_or_default().iter().any(|said| said == line)
+    let lines = command.streams.last_lines();
+    lines.iter().any(|said| said == line)
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::streams::ProcessStreams;
 use super::tree::ProcessTree;
 use super::{Server, ServerConfig, environment};
 use crate::proc::process::{ProcessId, Stat};
@@ -74,9 +75,7 @@ impl Server {
             generation,
             started: since.min(now),
             tree,
-            channel: None,
-            refusal: None,
-            output: None,
+            streams: ProcessStreams::default(),
             program,
             binder: None,
             stopping: None,

@@ -5,6 +5,8 @@ mod start;
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
