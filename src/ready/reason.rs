@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use nix::sys::signal::Signal;
 
 use super::stopped::Stopped;
 use crate::record::signal_name;
@@ -103,26 +102,25 @@ impl fmt::Display for NotReadyReason {
 
 /// `is stopped by SIGTTOU: it wants the terminal`.
 pub fn stopped_by(signal: Option<i32>) -> String {
-    let signal = signal.and_then(|number| Signal::try_from(number).ok());
     match signal {
-        Some(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => {
-            format!("is stopped by {signal}: it wants the terminal")
+        Some(number @ (libc::SIGTTIN | libc::SIGTTOU)) => {
+            format!(
+                "is stopped by {}: it wants the terminal",
+                signal_name(number)
+            )
         }
-        Some(signal) => format!("is stopped by {signal}"),
+        Some(number) => format!("is stopped by {}", signal_name(number)),
         None => "is stopped by a signal".to_owned(),
     }
 }
 
 /// What the user can do about it. Continued, one that wants the terminal would be stopped again at once.
 pub fn hint_at_stopped(stopped: &Stopped) -> String {
-    let signal = stopped
-        .signal
-        .and_then(|number| Signal::try_from(number).ok());
-    match signal {
-        Some(Signal::SIGTTIN) => {
+    match stopped.signal {
+        Some(libc::SIGTTIN) => {
             "a file, a variable or an option for what it asks, since no server can read the terminal".into()
         }
-        Some(Signal::SIGTTOU) => {
+        Some(libc::SIGTTOU) => {
             "stty -tostop, if it only writes to the terminal, or an option that keeps it off the terminal".into()
         }
         _ => format!("kill -CONT {}", stopped.pid),
@@ -173,7 +171,7 @@ mod tests {
         let hint = "hotswap swap --without 127.0.0.1:9090 --without /run/api.sock";
         assert_eq!(reason.hint(false).as_deref(), Some(hint));
         assert_eq!(reason.hint(true), None, "nothing serves it");
-        let stopped = NotReadyReason::<String>::Stopped(Some(Signal::SIGTTOU as i32));
+        let stopped = NotReadyReason::<String>::Stopped(Some(libc::SIGTTOU));
         let text = "is stopped by SIGTTOU: it wants the terminal";
         assert_eq!(stopped.to_string(), text);
         let ended = NotReadyReason::<String>::CommandEnded(Exit::Status(7));

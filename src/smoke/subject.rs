@@ -24,6 +24,7 @@ use crate::control::client::{self, Instance};
 use crate::control::protocol::RequestKind;
 use crate::control::socket_dirs::SocketDirs;
 use crate::proc::process;
+use crate::record::signal_name;
 use crate::retry::pause;
 use crate::sys;
 
@@ -214,10 +215,11 @@ fn why_not_up(status: ExitStatus) -> String {
         Some(125) => "hotswap itself failed (status 125)".to_owned(),
         Some(126) => "it cannot be run (status 126)".to_owned(),
         Some(127) => "its program was not found (status 127)".to_owned(),
-        Some(status) => match Signal::try_from(status - 128) {
-            Ok(signal) => format!("it was killed by {signal} (status {status})"),
-            Err(_) => format!("it exited with status {status}"),
-        },
+        Some(status @ 129..160) => {
+            let signal = signal_name(status - 128);
+            format!("it was killed by {signal} (status {status})")
+        }
+        Some(status) => format!("it exited with status {status}"),
     }
 }
 
