@@ -7,7 +7,7 @@ use super::context::Intake;
 use super::listening_socket::ListeningSocket;
 use super::{Listener, ListenerId, Listeners};
 use crate::socket::Inode;
-use crate::socket::generation_socket::{GenerationSocket, InheritedSocket, SocketKind};
+use crate::socket::generation_socket::{GenerationSocket, InheritedSocket};
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, SocketChoice};
 
@@ -95,7 +95,7 @@ impl Listener {
         listens: bool,
     ) -> GenerationSocket<'a> {
         let kind = self.steering.kind();
-        let is_tcp = matches!(kind, SocketKind::Tcp { .. });
+        let is_tcp = kind.tcp_port().is_some();
         let alike = fd.or_else(|| Some(self.steering.inet()?.1));
         let alike = alike.filter(|_| is_tcp);
         GenerationSocket {
@@ -114,16 +114,11 @@ impl Listener {
     fn inherited_socket_with(&self, fd: OwnedFd) -> InheritedSocket {
         let (kind, addr) = (self.steering.kind(), self.steering.address());
         // the prefix is for users: a server binds the bare address
-        let (addr, port) = match kind {
-            SocketKind::Tcp { port } => (addr, Some(port)),
-            SocketKind::Udp { .. } => (addr.replacen("udp:", "", 1), None),
-            SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => (addr, None),
-        };
+        let addr = addr.strip_prefix("udp:").unwrap_or(&addr).to_owned();
         InheritedSocket {
             name: self.name.clone(),
             as_given: self.as_given.clone(),
             addr,
-            port,
             kind,
             fd,
         }

@@ -5,7 +5,6 @@ use nix::unistd::Pid;
 use super::Listeners;
 use super::context::ListenerContext;
 use super::muted;
-use crate::socket::generation_socket::SocketKind;
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, Time};
 use crate::sys;
@@ -60,10 +59,7 @@ impl Listeners {
     fn steered_ports(&self, generation: Generation) -> Vec<(Family, u16)> {
         let sockets = self.sockets_of(generation);
         let steered = sockets.iter().filter(|one| one.steered && one.listens);
-        let ports = steered.filter_map(|one| match one.kind {
-            SocketKind::Tcp { port } => Some((one.family?, port)),
-            _ => None,
-        });
+        let ports = steered.filter_map(|one| Some((one.family?, one.kind.tcp_port()?)));
         ports.collect()
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-
 use super::stopped::Stopped;
 use crate::record::signal_name;
 use crate::supervisor::Exit;

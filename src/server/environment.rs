@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::ServerConfig;
-use crate::listener::{InheritedSocket, SocketKind};
+use crate::listener::InheritedSocket;
 use crate::stub::FIRST;
 use crate::supervisor::Generation;
 
@@ -89,7 +89,7 @@ pub fn variables(
     {
         set(&mut variables, name, value);
     }
-    let port = sockets.iter().find_map(tcp_port);
+    let port = sockets.iter().find_map(|socket| socket.kind.tcp_port());
     if let Some(port) = port.filter(|_| variables.iter().all(|(name, _)| name != "PORT")) {
         set(&mut variables, "PORT", port.to_string());
     }
@@ -151,15 +151,6 @@ fn bare(as_given: &str) -> &str {
     let path = as_given.strip_prefix("unix:");
     path.or_else(|| as_given.strip_prefix("udp:"))
         .unwrap_or(as_given)
-}
-
-fn tcp_port(inherited_socket: &InheritedSocket) -> Option<u16> {
-    match inherited_socket.kind {
-        SocketKind::Tcp { port } => Some(port),
-        SocketKind::Udp { .. } | SocketKind::Unix | SocketKind::Abstract | SocketKind::Other => {
-            None
-        }
-    }
 }
 
 /// The listeners have seen to it that no two are the same.
@@ -234,7 +225,7 @@ fn value(token: &str, generation: Generation, sockets: &[InheritedSocket]) -> io
         "fd" => first.map(|_| FIRST.to_string()),
         "addr" => first.map(|inherited_socket| inherited_socket.addr.clone()),
         "port" => first
-            .and_then(|inherited_socket| inherited_socket.port)
+            .and_then(|inherited_socket| inherited_socket.kind.tcp_port())
             .map(|port| port.to_string()),
         named => {
             let name = named.strip_prefix("fd:").unwrap_or_default();

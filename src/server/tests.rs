@@ -44,7 +44,6 @@ fn inherited_socket(at: usize, fd: impl Into<OwnedFd>) -> InheritedSocket {
         name: format!("listen{}", at + 1),
         as_given: "127.0.0.1:0".into(),
         addr: "127.0.0.1:0".into(),
-        port: None,
         kind: SocketKind::Tcp { port: 1 },
         fd: fd.into(),
     }

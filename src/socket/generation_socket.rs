@@ -28,11 +28,10 @@ pub enum SocketKind {
 }
 
 impl SocketKind {
-    #[cfg(test)]
-    pub fn port(self) -> Option<u16> {
+    pub fn tcp_port(self) -> Option<u16> {
         match self {
-            Self::Tcp { port } | Self::Udp { port } => Some(port),
-            Self::Unix | Self::Abstract | Self::Other => None,
+            Self::Tcp { port } => Some(port),
+            Self::Udp { .. } | Self::Unix | Self::Abstract | Self::Other => None,
         }
     }
 }
@@ -45,8 +44,6 @@ pub struct InheritedSocket {
     pub as_given: String,
     /// `host:port`, or the path.
     pub addr: String,
-    /// TCP only.
-    pub port: Option<u16>,
     pub kind: SocketKind,
     pub fd: OwnedFd,
 }

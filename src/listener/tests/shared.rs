@@ -92,15 +92,7 @@ fn a_datagram_socket_is_handed_on() {
     assert!(server.has_client());
     // the words for users tell it from TCP
     assert_eq!(fixture.address(), format!("udp:{}", server.0.addr));
-    assert_eq!(
-        (server.0.kind, server.0.port),
-        (
-            SocketKind::Udp {
-                port: server.0.kind.port().unwrap()
-            },
-            None
-        )
-    );
+    assert!(matches!(server.0.kind, SocketKind::Udp { .. }));
 }
 
 #[test]

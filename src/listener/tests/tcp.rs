@@ -44,7 +44,7 @@ fn clients_of_both_families_reach_a_port_alone() {
     let mut fixture = Fixture::listening(&["0"]);
     let server = fixture.serving(G1);
     let next = fixture.spawn(G2, SocketChoice::Own);
-    let port = server.0.port.unwrap();
+    let port = server.0.kind.tcp_port().unwrap();
     let _v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let _v6 = TcpStream::connect(("::1", port)).unwrap();
     assert_eq!((server.answers(), next.answers()), (2, 0));
@@ -307,7 +307,7 @@ fn the_pair_of_wildcards_is_two_listeners() {
     let free = Fixture::listening(&["0"]).listeners.all[0]
         .steering
         .kind()
-        .port()
+        .tcp_port()
         .unwrap();
     let (v4, v6) = (format!("0.0.0.0:{free}"), format!("[::]:{free}"));
     let fixture = Fixture::listening(&[&v4, &v6]);

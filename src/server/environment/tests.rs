@@ -2,6 +2,7 @@ use std::fs::File;
 
 use super::*;
 use crate::cli::options::{Stderr, Stdin};
+use crate::listener::SocketKind;
 
 fn variables(
     server_config: &ServerConfig,
@@ -24,7 +25,6 @@ fn inherited_socket(name: &str, as_given: &str, addr: &str, kind: SocketKind) ->
         name: name.into(),
         as_given: as_given.into(),
         addr: addr.into(),
-        port: kind.port(),
         kind,
         fd: File::open("/dev/null").expect("there").into(),
     }
