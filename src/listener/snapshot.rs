@@ -19,6 +19,14 @@ pub struct Snapshot {
     pub members: Option<HashSet<Inode>>,
 }
 
+impl Snapshot {
+    /// One look at this address alone, and at these sockets of it.
+    pub fn of(address: InetAddress, sockets: Vec<Inode>) -> Self {
+        let mut seen = Snapshots::of(&[(address, sockets)]);
+        seen.take(&address).unwrap_or_default()
+    }
+}
+
 /// One look at several addresses, of which each takes what was seen of it, once.
 #[derive(Debug, Default)]
 pub struct Snapshots(HashMap<InetAddress, Snapshot>);

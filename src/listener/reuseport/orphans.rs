@@ -18,7 +18,7 @@ use crate::listener::context::ListenerContext;
 use crate::listener::listening_socket::{Interest, ListeningSocket};
 use crate::listener::member_index::{MemberIndex, to_member, to_member_but_for};
 use crate::listener::orphan::{OrphanSocket, Orphans};
-use crate::listener::snapshot::Snapshots;
+use crate::listener::snapshot::Snapshot;
 use crate::retry::retry_while_blocked;
 use crate::socket::client::{client_of, connect_now};
 use crate::socket::inet::InetAddress;
@@ -179,8 +179,6 @@ impl ReuseportGroup {
 
 /// The sockets that listen there.
 pub(super) fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
-    let mut snapshots = Snapshots::of(&[(*address, Vec::new())]);
-    let snapshot = snapshots.take(address).unwrap_or_default();
-    let members = snapshot.members;
+    let members = Snapshot::of(*address, Vec::new()).members;
     members.ok_or_else(|| io::Error::other("the kernel does not show who listens there"))
 }

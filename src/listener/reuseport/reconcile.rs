@@ -14,7 +14,7 @@ use super::{ReuseportGroup, role_of, too_many_strangers};
 use crate::listener::context::ListenerContext;
 use crate::listener::member_index::MemberRole;
 use crate::listener::relay::Destination;
-use crate::listener::snapshot::{Snapshot, Snapshots};
+use crate::listener::snapshot::Snapshot;
 use crate::listener::steering::Steering;
 use crate::socket::{Inode, bound_to, listens};
 use crate::sys;
@@ -29,27 +29,27 @@ impl ReuseportGroup {
     /// Updates the model from the kernel: a server may just have shut its socket down, and a process of the same user can join
     /// and leave at any moment.
     pub(super) fn snapshot(&mut self, context: &mut ListenerContext) -> Snapshot {
+        self.look_at_kernel(Self::resting, context)
+    }
+
+    /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
+    pub(super) fn see_members(&mut self, context: &mut ListenerContext) {
+        self.look_at_kernel(|_| Vec::new(), context);
+    }
+
+    /// Unless somebody has looked for all listeners.
+    fn look_at_kernel(
+        &mut self,
+        asked: fn(&Self) -> Vec<Inode>,
+        context: &mut ListenerContext,
+    ) -> Snapshot {
         let seen = context.snapshots.take(&self.address);
-        let mut snapshot = seen.unwrap_or_else(|| {
-            let mut snapshots = Snapshots::of(&[(self.address, self.resting())]);
-            snapshots.take(&self.address).unwrap_or_default()
-        });
+        let mut snapshot = seen.unwrap_or_else(|| Snapshot::of(self.address, asked(self)));
         match snapshot.members.take() {
             Some(members) => self.members_seen(members, context),
             None => self.members.show(false),
         }
         snapshot
-    }
-
-    /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
-    pub(super) fn see_members(&mut self, context: &mut ListenerContext) {
-        let seen = context.snapshots.take(&self.address);
-        let seen =
-            seen.or_else(|| Snapshots::of(&[(self.address, Vec::new())]).take(&self.address));
-        match seen.and_then(|snapshot| snapshot.members) {
-            Some(members) => self.members_seen(members, context),
-            None => self.members.show(false),
-        }
     }
 
     fn members_seen(&mut self, there: HashSet<Inode>, context: &mut ListenerContext) {
