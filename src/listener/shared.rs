@@ -121,17 +121,17 @@ impl SharedSocket {
             sys::listen(self.socket.fd(), context.options.backlog)?;
         } else if self.is_remade_alone() {
             self.remake(context)?;
-        } else if matches!(self.at, SharedAddress::Tcp(_)) {
+        } else if self.is_tcp() {
             self.listen_once_more(context)?;
         }
         let Some((dir, file)) = &self.path else {
             return Ok(());
         };
-        if dir.file(dir.name()).is_ok_and(|there| there == *file) {
+        if dir.has(dir.name(), *file) {
             return Ok(());
         }
         let beside = dir.beside(NOBODYS);
-        if dir.file(&beside).is_ok_and(|there| there == *file) {
+        if dir.has(&beside, *file) {
             return dir.publish(&beside, dir.name());
         }
         self.remake(context)

@@ -345,7 +345,7 @@ impl UnixDir {
 
     /// Removes the path, if it is still this file.
     pub fn remove_if(&self, file: FileId) {
-        if self.file(&self.name).is_ok_and(|there| there == file) {
+        if self.has(&self.name, file) {
             self.remove(&self.name);
         }
     }
