@@ -106,8 +106,8 @@ pub trait Steering {
     }
 
     /// New connections reach a socket of ours from now on, where they are reset, or nothing at all.
-    fn turn_away(&mut self, _: &mut ListenerContext) -> io::Result<()> {
-        Ok(())
+    fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
+        self.hold(context)
     }
 
     /// hotswap ends while a service manager keeps the target: nothing changes for clients that come to it.

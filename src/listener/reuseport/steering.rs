@@ -236,10 +236,6 @@ impl Steering for ReuseportGroup {
         self.steer_to_spare(context)
     }
 
-    fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
-        self.steer_to_spare(context)
-    }
-
     fn leave_kept(&mut self, context: &mut ListenerContext) {
         self.leave_target_alone(context);
     }
