@@ -160,18 +160,23 @@ impl Listeners {
         self.all.iter().map(|listener| listener.id).collect()
     }
 
+    fn get(&self, listener: ListenerId) -> Option<&Listener> {
+        self.all.iter().find(|one| one.id == listener)
+    }
+
+    fn get_mut(&mut self, listener: ListenerId) -> Option<&mut Listener> {
+        self.all.iter_mut().find(|one| one.id == listener)
+    }
+
     /// The address of a listener, for users.
     pub fn address_of(&self, listener: ListenerId) -> String {
-        let listener = self.all.iter().find(|other| other.id == listener);
-        listener
-            .map(|listener| listener.steering.address())
-            .unwrap_or_default()
+        let listener = self.get(listener);
+        listener.map_or_else(String::new, |one| one.steering.address())
     }
 
     /// A server has bound it by itself: it is closed once no generation has it.
     pub fn is_captured(&self, listener: ListenerId) -> bool {
-        let mut all = self.all.iter();
-        all.any(|other| other.id == listener && other.captured.is_some())
+        self.get(listener).is_some_and(|one| one.captured.is_some())
     }
 
     /// The generation is gone: its sockets become spares, except the targets, in which clients wait for the next one.
@@ -210,8 +215,7 @@ impl Listeners {
     /// # Errors
     /// `NotFound` if it has no socket there, `WouldBlock` if its queue is full, else those of connect(2).
     pub fn probe(&mut self, generation: Generation, listener: ListenerId) -> io::Result<OwnedFd> {
-        let listener = self.all.iter_mut().find(|other| other.id == listener);
-        let listener = listener.ok_or(io::ErrorKind::NotFound)?;
+        let listener = self.get_mut(listener).ok_or(io::ErrorKind::NotFound)?;
         let probe = listener.steering.probe(generation)?;
         self.context.probes.add(&probe);
         Ok(probe)

@@ -154,15 +154,12 @@ impl Listeners {
         path: Option<BoundPath>,
     ) -> io::Result<(ListenerId, bool)> {
         let mut all = self.all.iter();
-        let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
-        if let Some(there) = there.map(|there| there.id) {
-            self.meet(generation, there);
-        }
-        let mut all = self.all.iter_mut();
-        let there = all.find(|listener| listener.captured.as_ref() == Some(asked));
-        let Some(Listener { id, steering, .. }) = there else {
+        let there = all.position(|listener| listener.captured.as_ref() == Some(asked));
+        let Some(at) = there else {
             return Ok((self.found(generation, asked, socket, path)?, true));
         };
+        self.meet(generation, self.all[at].id);
+        let Listener { id, steering, .. } = &mut self.all[at];
         steering.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
         let gets_clients = !self.context.holds() && !steering.is_parked();

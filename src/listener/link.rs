@@ -70,8 +70,8 @@ impl Listeners {
     }
 
     pub fn is_path(&self, listener: ListenerId) -> bool {
-        let mut all = self.all.iter();
-        all.any(|other| other.id == listener && other.steering.dir().is_some())
+        let listener = self.get(listener);
+        listener.is_some_and(|one| one.steering.dir().is_some())
     }
 
     /// A path that is not known by another name, and that no other generation has bound.

@@ -22,8 +22,7 @@ impl Listeners {
 
     /// Which of those that a candidate has bound overlaps with an address that it has not.
     pub fn overlapping_instead(&self, of: ListenerId, bound: &[ListenerId]) -> Option<ListenerId> {
-        let of = self.all.iter().find(|listener| listener.id == of)?;
-        let mut overlapping = self.overlapping(of.captured.as_ref()?);
+        let mut overlapping = self.overlapping(self.get(of)?.captured.as_ref()?);
         let own = overlapping.find(|listener| bound.contains(&listener.id))?;
         Some(own.id)
     }

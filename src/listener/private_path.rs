@@ -69,17 +69,13 @@ impl Listeners {
 
     /// Whether there is such a listener, and clients come there.
     pub fn has(&self, listener: ListenerId) -> bool {
-        let mut all = self.all.iter();
-        all.any(|other| other.id == listener && self.counts(other))
+        self.get(listener).is_some_and(|one| self.counts(one))
     }
 
     /// A generation binds a path, or calls unlink(2) before it does: if another has bound it, it is for clients.
     pub(super) fn meet(&mut self, generation: Generation, listener: ListenerId) {
-        let mut all = self.all.iter_mut();
-        let used = all
-            .find(|other| other.id == listener)
-            .and_then(|listener| listener.path_use.as_mut());
-        if let Some(used) = used {
+        let listener = self.get_mut(listener);
+        if let Some(used) = listener.and_then(|one| one.path_use.as_mut()) {
             used.shared |= used.first != generation;
         }
         self.review_paths();
@@ -87,11 +83,8 @@ impl Listeners {
 
     /// It contains the pid of a process of its generation.
     pub fn names_process(&mut self, listener: ListenerId) {
-        let mut all = self.all.iter_mut();
-        let used = all
-            .find(|other| other.id == listener)
-            .and_then(|listener| listener.path_use.as_mut());
-        if let Some(used) = used {
+        let listener = self.get_mut(listener);
+        if let Some(used) = listener.and_then(|one| one.path_use.as_mut()) {
             used.names_process = true;
         }
         self.review_paths();
