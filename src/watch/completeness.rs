@@ -44,6 +44,11 @@ impl FileIdentity {
         }
     }
 
+    /// `None` where no file is, or none that can be looked at.
+    pub fn at(path: &Path) -> Option<Self> {
+        Some(Self::of(&path.metadata().ok()?))
+    }
+
     /// A link by where it leads, however often it is made anew.
     pub fn of_link(path: &Path, metadata: &Metadata) -> Self {
         let (dev, ino) = match path.metadata() {

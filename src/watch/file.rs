@@ -121,9 +121,7 @@ impl WatchedFile {
 
     /// Takes what is there now as what the next candidate starts from.
     pub fn take_as_tried(&mut self) {
-        let identity = fs::metadata(&self.path)
-            .ok()
-            .map(|metadata| FileIdentity::of(&metadata));
+        let identity = FileIdentity::at(&self.path);
         let fresh = self.fresh.take();
         self.settling = false;
         self.again = None;
@@ -161,10 +159,7 @@ impl WatchedFile {
     /// The candidate runs `image`. If that is the file that is there now, it arrived between the last look and
     /// execve(2).
     pub fn runs(&mut self, image: FileIdentity) {
-        let now = fs::metadata(&self.path)
-            .ok()
-            .map(|metadata| FileIdentity::of(&metadata));
-        if now == Some(image) {
+        if FileIdentity::at(&self.path) == Some(image) {
             self.take_as_tried();
         }
     }

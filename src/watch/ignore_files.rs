@@ -4,7 +4,6 @@
 //! they are read without blocking and only up to a limit.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::Read;
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -41,10 +40,7 @@ pub fn is_rule_file(name: &OsStr) -> bool {
 }
 
 pub fn stamps(directory: &Path) -> Stamps {
-    NAMES.map(|name| {
-        let found = fs::metadata(directory.join(name)).ok()?;
-        Some(FileIdentity::of(&found))
-    })
+    NAMES.map(|name| FileIdentity::at(&directory.join(name)))
 }
 
 /// The rules in `directory`, whose files are known by the path `shown`.

@@ -1,6 +1,5 @@
 //! The rules that a tree has from above it, and whether the files they are in have changed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,16 +36,11 @@ impl RulesAbove {
         let excludes = above.iter().copied().chain([root]);
         files.extend(excludes.map(|directory| directory.join(EXCLUDE)));
         files.extend(gitconfig_excludes_path());
-        let identity = |path: &PathBuf| {
-            fs::metadata(path)
-                .ok()
-                .map(|found| FileIdentity::of(&found))
-        };
         let is_same = files.len() == self.files.len()
             && files
                 .iter()
                 .zip(&self.files)
-                .all(|(path, (known, was))| path == known && identity(path) == *was);
+                .all(|(path, (known, was))| path == known && FileIdentity::at(path) == *was);
         if is_same {
             return false;
         }
@@ -59,7 +53,7 @@ impl RulesAbove {
         let files = files.into_iter();
         self.files = files
             .map(|path| {
-                let identity = identity(&path);
+                let identity = FileIdentity::at(&path);
                 (path, identity)
             })
             .collect();
