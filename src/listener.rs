@@ -26,7 +26,6 @@ mod own_probes;
 mod port_holder;
 mod private_path;
 mod relay;
-mod relay_end;
 mod reuseport;
 mod shared;
 mod snapshot;

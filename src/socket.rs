@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, setsockopt,
-    socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, getpeername, getsockname,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::stat::fstat;
 
@@ -92,6 +92,17 @@ pub fn inet_address(name: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
     let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::from(*name));
     v4.or(v6)
+}
+
+/// The internet address of the other end.
+pub fn peer_of(connection: &OwnedFd) -> Option<SocketAddr> {
+    let name = getpeername::<SockaddrStorage>(connection.as_raw_fd()).ok()?;
+    inet_address(&name).map(canonical)
+}
+
+/// A dual-stack socket writes IPv4 addresses its own way.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// A unix stream socket, with these flags besides close-on-exec.

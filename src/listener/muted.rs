@@ -13,13 +13,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::Pid;
 
-use super::relay::{Relays, peer_of};
-use super::relay_end::{is_request, peek, read_early};
+use super::relay::{Relays, is_request, peek, read_early};
 use super::watcher::Watcher;
 use crate::connections::inet::{self, Activity};
 use crate::proc::{descriptor, process};
 use crate::socket::inet::Family;
-use crate::socket::{Inode, inode_of};
+use crate::socket::{Inode, inode_of, peer_of};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 

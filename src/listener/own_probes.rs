@@ -7,10 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::unistd::Pid;
 
-use super::relay::{canonical, peer_of};
 use crate::connections::inet::inode_of_server_end;
 use crate::proc::descriptor;
-use crate::socket::bound_to;
+use crate::socket::{bound_to, canonical, peer_of};
 
 /// How many are remembered; few are open at a time.
 const MOST: usize = 64;

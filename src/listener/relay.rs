@@ -3,107 +3,30 @@
 //! The server sees hotswap as its client: nothing better is possible for a connection that was never accepted. It never
 //! blocks, and is bounded in number, in time, and in memory per connection.
 
+mod connection;
+mod destination;
+mod end;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{
-    MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getpeername, getsockopt, recv,
-    socket, sockopt,
-};
-use nix::unistd::geteuid;
-use serde::{Deserialize, Serialize};
 
-use super::relay_end::{RelayEnd, read_early};
 use super::watcher::Watcher;
-use crate::socket::client::unix_client;
-use crate::socket::inet::Family;
-use crate::socket::{Inode, bound_to, connect, has_hung_up, has_packets, inet_address, reset};
+use crate::socket::{Inode, bound_to, peer_of, reset};
 use crate::supervisor::Time;
 use crate::sys;
+pub use connection::Relay;
+pub use destination::Destination;
+pub use end::{is_request, peek, read_early};
 
 /// How many at a time; more wait in the queue until one ends.
 pub const MOST: usize = 1_000;
-/// How long a connection may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
-/// How long a connection may last: enough for a slow request, not for a subscription.
-const LONGEST: Duration = Duration::from_secs(600);
 /// A client that waits while the one it is relayed to is replaced once more is relayed twice.
 const MOST_HOPS: u32 = 2;
-
-/// The address of the target, as clients see it.
-#[derive(Clone, Debug)]
-pub enum Destination {
-    Inet(SocketAddr),
-    Path(PathBuf),
-}
-
-impl Destination {
-    /// What a client needs that is handed on, before it is accepted: one that cannot be had leaves the client queued.
-    ///
-    /// # Errors
-    /// When descriptors are out, or the queue there is full.
-    pub fn open(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Inet(address) => {
-                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-                let family = Family::of(*address).into();
-                Ok(socket(family, SockType::Stream, flags, None)?)
-            }
-            Self::Path(path) => unix_client(&UnixAddr::new(path)?),
-        }
-    }
-
-    /// Leads the client there, from the very address that it had connected to: a client of another host must not look
-    /// like one of this host. Over a unix path the server would see hotswap's user, so that no other may come in.
-    fn lead(&self, client: &OwnedFd, server: &OwnedFd) -> io::Result<()> {
-        if let Self::Path(_) = self {
-            if has_packets(client.as_fd()) {
-                return Err(Errno::EPROTOTYPE.into());
-            }
-            let peer = getsockopt(client, sockopt::PeerCredentials)?;
-            let ours = peer.uid() == geteuid().as_raw();
-            return ours.then_some(()).ok_or_else(|| Errno::EPERM.into());
-        }
-        let to = bound_to(client.as_fd())?;
-        let mut from = to;
-        from.set_port(0);
-        bind(server.as_raw_fd(), &SockaddrStorage::from(from))?;
-        match connect(server.as_fd(), &SockaddrStorage::from(to)) {
-            Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// A client and the server that it is relayed to.
-#[derive(Serialize, Deserialize)]
-pub struct Relay {
-    client: RelayEnd,
-    server: RelayEnd,
-    /// How many relays there are from the first client on, this one included.
-    #[serde(default)]
-    hops: u32,
-    /// Whether the client speaks HTTP/1, once it has sent something: between two requests it may have another server.
-    #[serde(default)]
-    is_http: Option<bool>,
-    /// The client has sent something since its server did.
-    #[serde(default)]
-    asks: bool,
-    /// What the client has sent while it waits, and another process could have taken.
-    #[serde(default)]
-    early: Vec<u8>,
-    /// Another generation serves by now, and gets the next request.
-    #[serde(default)]
-    replaced: bool,
-    begun: Time,
-    moved: Time,
-}
 
 /// All relayed connections.
 #[derive(Default)]
@@ -324,94 +247,4 @@ impl Relays {
         }
         Some(relay)
     }
-}
-
-impl Relay {
-    fn new(client: OwnedFd, server: OwnedFd, hops: u32) -> io::Result<Self> {
-        let now = sys::now();
-        Ok(Self {
-            client: RelayEnd::new(client)?,
-            server: RelayEnd::new(server)?,
-            hops,
-            is_http: None,
-            asks: false,
-            early: Vec::new(),
-            replaced: false,
-            begun: now,
-            moved: now,
-        })
-    }
-
-    /// The address that the server sees as its client, if it is known.
-    fn source(&self) -> Option<SocketAddr> {
-        bound_to(self.server.fd.as_fd()).ok().map(canonical)
-    }
-
-    fn carry(&mut self, held: bool, now: Time) -> io::Result<()> {
-        let waits = held && self.is_idle();
-        let Self {
-            client,
-            server,
-            early,
-            ..
-        } = self;
-        if !waits {
-            if self.is_http.is_none() {
-                self.is_http = client.speaks_http(early);
-            }
-            if server.pending.is_empty() {
-                server.pending = std::mem::take(early);
-            }
-        }
-        let asked = !waits && client.carry_to(server)?;
-        let answered = server.carry_to(client)?;
-        // a client asks again only once it has been answered
-        self.asks = !answered && (asked || self.asks);
-        if asked || answered {
-            self.moved = now;
-        }
-        Ok(())
-    }
-
-    fn watch(&mut self, held: bool, watcher: &Watcher) -> io::Result<()> {
-        let waits = held && self.is_idle();
-        let Self { client, server, .. } = self;
-        client.watch(server.pending.is_empty() && !waits, watcher)?;
-        server.watch(client.pending.is_empty(), watcher)
-    }
-
-    /// It is between two requests, over TCP: a client of a unix path must not be moved to another server.
-    fn is_idle(&self) -> bool {
-        let is_empty = self.client.pending.is_empty() && self.server.pending.is_empty();
-        self.is_http != Some(false) && !self.asks && is_empty && self.source().is_some()
-    }
-
-    fn has_request(&self) -> bool {
-        !self.early.is_empty() || self.client.has_sent()
-    }
-
-    fn is_over(&self) -> bool {
-        self.client.end_sent && self.server.end_sent
-    }
-
-    fn deadline(&self) -> Time {
-        (self.begun + LONGEST).min(self.moved + SILENCE)
-    }
-}
-
-/// The internet address of the other end.
-pub fn peer_of(connection: &OwnedFd) -> Option<SocketAddr> {
-    let name = getpeername::<SockaddrStorage>(connection.as_raw_fd()).ok()?;
-    inet_address(&name).map(canonical)
-}
-
-/// A dual-stack socket writes IPv4 addresses its own way.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Whether the client has left: it was a probe of ours, or has lost its patience. What it has sent does not matter once
-/// it cannot get an answer.
-pub fn has_left(client: &OwnedFd) -> bool {
-    has_hung_up(client.as_fd()) || recv(client.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Ok(0)
 }

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::{Intake, ListenerContext, PATIENCE};
 use crate::listener::incident::Incident;
 use crate::listener::listening_socket::ListeningSocket;
-use crate::listener::relay::{Destination, canonical, has_left, peer_of};
+use crate::listener::relay::Destination;
 use crate::retry::is_exhausted;
-use crate::socket::{has_client, reset, set_nonblocking};
+use crate::socket::{canonical, has_client, has_hung_up, peer_of, reset, set_nonblocking};
 use crate::sys;
 
 /// How many clients are accepted from a spare at once, so that a flood does not block the loop.
@@ -195,6 +198,12 @@ impl ListenerContext {
         self.exhausted = Some(sys::now() + PATIENCE);
         HeldBack
     }
+}
+
+/// Whether the client has left: it was a probe of ours, or has lost its patience. What it has sent does not matter once
+/// it cannot get an answer.
+fn has_left(client: &OwnedFd) -> bool {
+    has_hung_up(client.as_fd()) || recv(client.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Ok(0)
 }
 
 /// What becomes of the clients that wait on a socket.

@@ -8,8 +8,8 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
-use super::watcher::Watcher;
 use crate::handoff;
+use crate::listener::watcher::Watcher;
 use crate::socket::{Inode, inode_of};
 
 const PIECE: usize = 16 * 1024;
