@@ -2,15 +2,16 @@
 //!
 //! Its flags are never changed, since the serving generation would see it.
 
+mod address;
+
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockFlag, UnixAddr, bind, getsockname};
+use nix::sys::socket::{SockFlag, UnixAddr, bind};
 use serde::{Deserialize, Serialize};
 
 use super::captured_address::BoundPath;
@@ -22,9 +23,10 @@ use super::unix_dir::{FileId, UnixDir};
 use crate::handoff;
 use crate::socket::client::{client_of, connect_now, unix_client};
 use crate::socket::generation_socket::SocketKind;
-use crate::socket::{Inode, bound_to, listens, unix_stream};
+use crate::socket::{Inode, listens, unix_stream};
 use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
+use address::SharedAddress;
 
 /// The number of the name beside a shared path: no generation has it.
 const NOBODYS: u32 = 0;
@@ -41,15 +43,6 @@ pub struct SharedSocket {
     /// A server has bound it by itself, and may close it at any moment.
     #[serde(default)]
     is_captured: bool,
-}
-
-#[derive(Default)]
-enum SharedAddress {
-    Tcp(SocketAddr),
-    Udp(SocketAddr),
-    Unix(UnixAddr),
-    #[default]
-    Unknown,
 }
 
 impl SharedSocket {
@@ -379,34 +372,5 @@ fn keep_second_name(dir: &UnixDir) {
     dir.remove(&beside);
     if let Err(error) = dir.link(dir.name(), &beside) {
         log::debug!("cannot link {}: {error}", dir.path_of(&beside).display());
-    }
-}
-
-impl SharedAddress {
-    fn of(fd: BorrowedFd) -> Self {
-        let option = |name| sys::socket_option(fd, libc::SOL_SOCKET, name).unwrap_or(-1);
-        let unix = || getsockname::<UnixAddr>(fd.as_raw_fd()).ok();
-        let at = match (option(libc::SO_DOMAIN), option(libc::SO_TYPE)) {
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => bound_to(fd).ok().map(Self::Tcp),
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) => bound_to(fd).ok().map(Self::Udp),
-            (libc::AF_UNIX, libc::SOCK_STREAM) => unix().map(Self::Unix),
-            _ => None,
-        };
-        at.unwrap_or(Self::Unknown)
-    }
-}
-
-impl fmt::Display for SharedAddress {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Udp(address) => write!(f, "udp:{address}"),
-            Self::Unix(address) => match (address.path(), address.as_abstract()) {
-                (Some(path), _) => path.display().fmt(f),
-                (None, Some(name)) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
-                (None, None) => f.write_str("a unix socket"),
-            },
-            Self::Unknown => f.write_str("a descriptor"),
-        }
     }
 }
