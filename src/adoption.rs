@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid};
 use crate::connections::listening::listening;
 use crate::connections::process_sockets::ProcessSockets;
 use crate::connections::unix;
-use crate::listener::{OrphanPath, OrphanSocket, Orphans, number_beside};
+use crate::listener::{OrphanPath, OrphanSocket, Orphans, without_number};
 use crate::proc::process::{self, Stat};
 use crate::server::Traces;
 use crate::socket::Inode;
@@ -86,7 +86,7 @@ impl Adoption {
             };
             let is_of = |path: &&PathBuf| {
                 let name = path.file_name().unwrap_or_default();
-                bound == name || number_beside(&bound).is_some_and(|(beside, _)| beside == name)
+                bound == name || without_number(&bound) == name
             };
             if let Some(path) = self.paths.iter().find(is_of) {
                 let path = path.clone();

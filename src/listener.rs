@@ -5,6 +5,7 @@
 //! gone: it is told.
 
 mod adopt;
+mod beside;
 mod captured;
 mod captured_address;
 mod context;
@@ -47,6 +48,7 @@ use crate::polled::Polled;
 use crate::socket::Inode;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
+pub use beside::{beside, without_number};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 pub use context::{ListenerContext, SocketOptions};
@@ -62,7 +64,6 @@ use reuseport::ReuseportGroup;
 use shared::SharedSocket;
 use snapshot::Snapshots;
 use steering::Steering;
-pub use unix_dir::{beside, number_beside};
 use unix_path::UnixPath;
 
 pub use crate::socket::generation_socket::{

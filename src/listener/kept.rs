@@ -1,6 +1,5 @@
 //! Sockets that a service manager has kept while there was no hotswap, until the listeners that they are of take them.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::{SockType, UnixAddr, getsockname};
 
 use super::ListenerId;
-use super::unix_dir::number_beside;
+use super::beside::without_number;
 use crate::socket::bound_to;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::Time;
@@ -46,17 +45,12 @@ impl KeptAt {
             libc::AF_UNIX => {
                 let bound: UnixAddr = getsockname(socket.as_raw_fd()).ok()?;
                 let bound = bound.path().filter(|bound| bound.is_absolute())?;
-                let name = path_beside(bound.file_name()?);
+                let name = without_number(bound.file_name()?);
                 Some(Self::Path(bound.with_file_name(name)))
             }
             _ => None,
         }
     }
-}
-
-/// The name that a socket was bound beside, or its own.
-fn path_beside(bound: &OsStr) -> &OsStr {
-    number_beside(bound).map_or(bound, |(name, _)| name)
 }
 
 impl fmt::Display for KeptAt {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::unix_dir::BESIDE;
+use super::beside::beside;
 use super::{Listener, ListenerId, Listeners};
 use crate::supervisor::Generation;
 
@@ -113,9 +113,7 @@ fn put_back(at: &Path, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut passing = at.as_os_str().to_owned();
-    passing.push(BESIDE);
-    passing.push("new");
+    let passing = beside(at.as_os_str(), "new");
     let passing = Path::new(&passing);
     let _ = fs::remove_file(passing);
     symlink(to, passing)?;

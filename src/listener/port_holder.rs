@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
 
+use super::beside::BESIDE;
 use super::captured_address::CapturedAddress;
-use super::unix_dir::BESIDE;
 use crate::address::{Address, Endpoint};
 use crate::escape::escape;
 use crate::proc::net::{self, InetSocket, LISTENING};

@@ -19,15 +19,13 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use super::beside::beside;
 use crate::handoff;
 use crate::proc;
 use crate::retry::retry;
 use crate::socket::client::unix_client;
 use crate::sys;
 pub use attributes::Attributes;
-
-/// What is appended to a path for the names beside it; the number of the generation follows.
-pub const BESIDE: &str = ".hotswap-";
 
 /// A file, whatever its names: device and inode.
 pub type FileId = (u64, u64);
@@ -204,16 +202,9 @@ impl UnixDir {
             && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
     }
 
-    /// The name of that number beside this one.
-    pub fn beside(&self, number: u32) -> OsString {
-        beside(&self.name, number)
-    }
-
-    /// A name beside this one that no number has.
-    pub fn beside_as(&self, word: &str) -> OsString {
-        let mut name = self.with(BESIDE);
-        name.push(word);
-        name
+    /// The name of that number beside this one, or as that word.
+    pub fn beside(&self, which: impl fmt::Display) -> OsString {
+        beside(&self.name, which)
     }
 
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
@@ -281,7 +272,7 @@ impl UnixDir {
 
     /// Removes what a killed hotswap has left beside the path, and nobody answers on; the caller has the lock.
     pub fn sweep(&self, is_known: impl Fn(&OsStr) -> bool) {
-        let prefix = self.with(BESIDE);
+        let prefix = self.beside("");
         let Ok(entries) = std::fs::read_dir(proc::path_of(&self.directory)) else {
             return;
         };
@@ -319,7 +310,7 @@ impl UnixDir {
 
     /// Puts that file, under a name beside it, at one of its names: atomically, whatever was there.
     pub fn publish(&self, from: &OsStr, at: &OsStr) -> io::Result<()> {
-        let passing = self.with(".hotswap-new");
+        let passing = self.beside("new");
         self.remove(&passing);
         match self.link(from, &passing) {
             Ok(()) => {}
@@ -386,26 +377,6 @@ fn open_parent(path: &Path) -> io::Result<(OwnedFd, OsString)> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
     Ok((directory, name.to_owned()))
-}
-
-/// The name of that number beside a name.
-pub fn beside(name: &OsStr, number: u32) -> OsString {
-    let mut name = name.to_owned();
-    name.push(format!("{BESIDE}{number}"));
-    name
-}
-
-/// The name that this one is beside, and its number.
-pub fn number_beside(name: &OsStr) -> Option<(&OsStr, u32)> {
-    let bytes = name.as_bytes();
-    let at = bytes
-        .windows(BESIDE.len())
-        .rposition(|part| part == BESIDE.as_bytes())?;
-    let number = str::from_utf8(&bytes[at + BESIDE.len()..])
-        .ok()?
-        .parse()
-        .ok()?;
-    Some((OsStr::from_bytes(&bytes[..at]), number))
 }
 
 fn is_socket(stat: &FileStat) -> bool {

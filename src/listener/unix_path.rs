@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use orphans::NamedOrphan;
 
+use super::beside::beside;
 use super::context::{ListenerContext, SocketOptions};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::relay::Destination;
@@ -108,8 +109,7 @@ impl UnixPath {
 
     /// Whether the names beside this path are short enough to be bound to.
     pub fn has_room(path: &Path) -> bool {
-        let mut longest = path.as_os_str().to_owned();
-        longest.push(".hotswap-999999");
+        let longest = beside(path.as_os_str(), 999_999);
         UnixAddr::new(longest.as_os_str()).is_ok()
     }
 

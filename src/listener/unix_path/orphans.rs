@@ -91,7 +91,7 @@ impl UnixPath {
             return Ok(());
         }
         // the names with a number are for those of this hotswap
-        let name = self.dir.beside_as(KEPT);
+        let name = self.dir.beside(KEPT);
         self.dir.remove(&name);
         let mut file = FileId::default();
         if is_live {
