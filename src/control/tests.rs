@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::connection::CLIENT_TIMEOUT;
 use super::socket_dirs::SocketDirs;
 use super::*;
+use crate::supervisor::Generation;
 
 const NOW: Time = Duration::from_secs(1000);
 
