@@ -1,6 +1,7 @@
 mod captured;
 mod handed_over;
 mod history;
+mod open;
 mod paths;
 mod relayed;
 mod shared;
