@@ -2,8 +2,8 @@
 //!
 //! It is a kernel internal, so it is used only once [`can_be_seen`] has tried it on a listener of our own.
 
-use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
@@ -37,44 +37,24 @@ pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>
     find(net::open_inet(table)?, inodes)
 }
 
-fn find(mut file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
-    let mut found: HashMap<u64, Option<u32>> = inodes.iter().map(|inode| (*inode, None)).collect();
-    let mut missing = found.len();
-    let mut piece = vec![0; PIECE];
-    let mut text = Vec::new();
-    let mut is_heading = true;
-    let mut is_over = false;
-    while missing > 0 && !is_over {
-        let bytes = match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+fn find(file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+    let wanted: HashSet<u64> = inodes.iter().copied().collect();
+    let mut found = HashMap::new();
+    let lines = BufReader::with_capacity(PIECE, file).split(b'\n');
+    for line in lines.skip(1) {
+        let socket = InetSocket::parse(&line?).filter(|socket| socket.state == LISTENING);
+        let Some(listener) = socket else {
+            break;
         };
-        text.extend_from_slice(piece.get(..bytes).unwrap_or_default());
-        let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else {
-            continue;
-        };
-        let rest = text.split_off(end + 1);
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            if std::mem::take(&mut is_heading) {
-                continue;
-            }
-            let socket = InetSocket::parse(line).filter(|socket| socket.state == LISTENING);
-            let Some(listener) = socket else {
-                is_over = true;
-                break;
-            };
-            if let Some(place) = found.get_mut(&listener.inode) {
-                missing -= usize::from(place.replace(listener.references).is_none());
-            }
+        if wanted.contains(&listener.inode) {
+            found.insert(listener.inode, listener.references);
         }
-        text = rest;
+        if found.len() == wanted.len() {
+            break;
+        }
     }
-    Ok(inodes
-        .iter()
-        .map(|inode| found.get(inode).copied().flatten())
-        .collect())
+    let references = inodes.iter().map(|inode| found.get(inode).copied());
+    Ok(references.collect())
 }
 
 /// Whether this kernel counts as expected: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.
