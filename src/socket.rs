@@ -105,15 +105,15 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// A unix stream socket, with these flags besides close-on-exec.
+/// A unix stream socket.
 ///
 /// # Errors
 /// Those of socket(2).
-pub fn unix_stream(flags: SockFlag) -> io::Result<OwnedFd> {
-    Ok(unix_socket(SockType::Stream, flags)?)
+pub fn unix_stream() -> io::Result<OwnedFd> {
+    Ok(unix_socket(SockType::Stream, SockFlag::empty())?)
 }
 
-/// The same of any type.
+/// The same of any type, with these flags besides close-on-exec.
 ///
 /// # Errors
 /// Those of socket(2).

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::SockFlag;
 
 use super::bind::BindRequest;
 use super::notification::PATIENCE;
@@ -148,6 +147,6 @@ impl Capture {
 }
 
 fn our_network() -> Option<u64> {
-    let any = unix_stream(SockFlag::empty()).ok()?;
+    let any = unix_stream().ok()?;
     sys::network_of(any.as_fd()).ok()
 }

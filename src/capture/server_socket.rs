@@ -180,7 +180,7 @@ fn describe(socket: BorrowedFd) -> Option<(SocketType, bool)> {
 fn kind_at(path: &Path) -> io::Result<Option<(SocketType, bool)>> {
     let name = protocol_at(path)?;
     // the name of all unix sockets, until that of a stream became another
-    if name == b"UNIX" && protocol_at(&path_of(&unix_stream(SockFlag::empty())?))? != name {
+    if name == b"UNIX" && protocol_at(&path_of(&unix_stream()?))? != name {
         return Ok(None);
     }
     Ok(read_name(&name))

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
-use nix::sys::socket::{SockFlag, UnixAddr, connect, getsockopt, setsockopt};
+use nix::sys::socket::{UnixAddr, connect, getsockopt, setsockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -270,7 +270,7 @@ impl Instance {
     /// Waits this long if the queue is full; then it is `WouldBlock`.
     fn connect(found: FoundSocket, patience: Duration) -> io::Result<Self> {
         let FoundSocket { name, path, own } = found;
-        let socket = unix_stream(SockFlag::empty())?;
+        let socket = unix_stream()?;
         let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
         setsockopt(&socket, SendTimeout, &TimeVal::microseconds(patience))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{Backlog, SockFlag, UnixAddr, bind, getsockopt, listen};
+use nix::sys::socket::{SockFlag, SockType, UnixAddr, bind, getsockopt};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,11 @@ use super::socket_dirs::file_of;
 use crate::file;
 use crate::retry::{retry, retry_while_blocked};
 use crate::socket::client::is_refused;
-use crate::socket::unix_stream;
+use crate::socket::unix_socket;
 use crate::{handoff, sys};
 
 /// How many clients the kernel keeps for us while we are busy elsewhere.
-const BACKLOG: i32 = 128;
+const BACKLOG: u32 = 128;
 /// How many instances may have one name, the first without a number.
 const NAMESAKES: u32 = 999;
 /// How long to wait for the lock of a directory: another user could hold it without end.
@@ -106,16 +106,14 @@ impl ControlSocket {
             Ok(_) => fs::remove_file(path)?,
             Err(_) => {}
         }
-        let socket = unix_stream(SockFlag::SOCK_NONBLOCK)?;
+        let socket = unix_socket(SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
         // bind(2) gives the file the mode of the socket, so that it never has a wider one.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(
             std::os::fd::AsRawFd::as_raw_fd(&socket),
             &UnixAddr::new(path)?,
         )?;
-        let made = Backlog::new(BACKLOG)
-            .and_then(|backlog| listen(&socket, backlog))
-            .map_err(io::Error::from)
+        let made = sys::listen(socket.as_fd(), BACKLOG)
             .and_then(|()| retry(|| fs::symlink_metadata(path)));
         match made {
             Ok(metadata) => Ok(Self {

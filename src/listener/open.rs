@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
-use nix::sys::socket::{SockFlag, SockType, UnixAddr, bind};
+use nix::sys::socket::{SockType, UnixAddr, bind};
 
 use super::context::ListenerContext;
 use super::orphan::Orphans;
@@ -86,7 +86,7 @@ impl Opening<'_> {
             Address::Udp(endpoint) => self.inet(listen, endpoint, SockType::Datagram),
             Address::Abstract(name) => {
                 let address = UnixAddr::new_abstract(name.as_bytes())?;
-                let fd = unix_stream(SockFlag::empty())?;
+                let fd = unix_stream()?;
                 bind(fd.as_raw_fd(), &address)?;
                 let steering = ListenerKind::Shared(SharedSocket::own(fd, self.context)?);
                 self.add(listen.name.clone(), listen.as_given.clone(), steering);

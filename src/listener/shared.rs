@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockFlag, UnixAddr, bind};
+use nix::sys::socket::{UnixAddr, bind};
 use serde::{Deserialize, Serialize};
 
 use super::captured_address::BoundPath;
@@ -150,7 +150,7 @@ impl SharedSocket {
                 fd
             }
             (None, SharedAddress::Unix(address)) => {
-                let fd = unix_stream(SockFlag::empty())?;
+                let fd = unix_stream()?;
                 // the name goes with the last descriptor, which is this one
                 self.socket = ListeningSocket::new(fd.try_clone()?, None, sys::now())?;
                 bind(fd.as_raw_fd(), address)?;
@@ -359,7 +359,7 @@ impl Drop for SharedSocket {
 
 /// Binds to the path itself, and keeps a second name of it, for when a server has unlinked the first.
 fn bind_at(dir: &UnixDir, context: &ListenerContext) -> io::Result<(OwnedFd, FileId)> {
-    let fd = unix_stream(SockFlag::empty())?;
+    let fd = unix_stream()?;
     dir.remove(dir.name());
     bind(fd.as_raw_fd(), &UnixAddr::new(dir.path())?)?;
     dir.set_mode_and_owner(dir.name(), context.options.owner, context.options.mode)?;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockFlag, UnixAddr, bind};
+use nix::sys::socket::{UnixAddr, bind};
 use serde::{Deserialize, Serialize};
 
 use orphans::NamedOrphan;
@@ -186,7 +186,7 @@ impl UnixPath {
     fn bind(&mut self, name: &OsStr, context: &ListenerContext) -> io::Result<usize> {
         let fd = match self.sockets.first() {
             Some(first) => unix_socket_like(first.socket.fd())?,
-            None => unix_stream(SockFlag::empty())?,
+            None => unix_stream()?,
         };
         bind(fd.as_raw_fd(), &UnixAddr::new(&self.dir.path_of(name))?)?;
         let bound = self.finish(fd, name.to_owned(), context);
