@@ -53,7 +53,7 @@ impl ProcessStreams {
 
     /// What the stub has reported so far.
     pub fn read_channel(&mut self) -> Vec<ServerEvent> {
-        let messages = self.channel.as_mut().map(StubChannel::messages);
+        let messages = self.channel.as_ref().map(StubChannel::messages);
         let mut reports = Vec::new();
         for message in messages.unwrap_or_default() {
             match message {

@@ -36,90 +36,71 @@ pub enum StubMessage {
 
 /// hotswap's end.
 #[derive(Debug)]
-pub struct StubChannel {
-    socket: OwnedFd,
-    /// The beginning of a message.
-    received: Vec<u8>,
-    /// Descriptors that came with it.
-    came: Vec<OwnedFd>,
-}
+pub struct StubChannel(OwnedFd);
 
 /// Both ends, close-on-exec.
 ///
 /// # Errors
 /// Those of socketpair(2).
 pub fn open() -> io::Result<(StubChannel, StubEnd)> {
-    let (socket, theirs) = socketpair(
+    let (ours, theirs) = socketpair(
         AddressFamily::Unix,
-        SockType::Stream,
+        SockType::SeqPacket,
         None,
         SockFlag::SOCK_CLOEXEC,
     )?;
-    let channel = StubChannel {
-        socket,
-        received: Vec::new(),
-        came: Vec::new(),
-    };
-    Ok((channel, StubEnd(theirs)))
+    Ok((StubChannel(ours), StubEnd(theirs)))
 }
 
 impl StubChannel {
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.as_fd()
     }
 
     /// All messages since the last call; the channel ends with [`StubMessage::Running`].
-    pub fn messages(&mut self) -> Vec<StubMessage> {
-        let mut answers = Vec::new();
-        let mut buffer = [0; 1024];
+    pub fn messages(&self) -> Vec<StubMessage> {
+        let mut messages = Vec::new();
+        let mut buffer = vec![0; LONGEST_ANSWER];
         loop {
-            let flags = MsgFlags::MSG_DONTWAIT;
-            match receive(self.fd(), &mut buffer, flags) {
-                Ok(ReceivedMessage { bytes: 0, .. }) => break answers.push(StubMessage::Running),
+            match receive(self.fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(ReceivedMessage { bytes: 0, .. }) => break messages.push(StubMessage::Running),
                 Ok(message) => {
-                    self.came.extend(message.descriptors);
-                    self.received.extend_from_slice(&buffer[..message.bytes]);
-                    answers.extend(self.take_lines());
-                    if self.received.len() > LONGEST_ANSWER {
-                        break answers.push(StubMessage::Running);
-                    }
+                    let bytes = &buffer[..message.bytes];
+                    messages.extend(StubMessage::read(bytes, message.descriptors));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // the rest waits for the next call
                 Err(error) if is_transient(&error) => break,
-                Err(_) => break answers.push(StubMessage::Running),
+                Err(_) => break messages.push(StubMessage::Running),
             }
         }
-        answers
+        messages
     }
+}
 
-    fn take_lines(&mut self) -> Vec<StubMessage> {
-        let mut answers = Vec::new();
-        while let Some(end) = self.received.iter().position(|byte| *byte == 0) {
-            let record: Vec<u8> = self.received.drain(..=end).collect();
-            let text = String::from_utf8_lossy(&record[1..record.len().max(2) - 1]);
-            match record.first() {
-                Some(&CAPTURED) => answers.push(self.came.pop().map_or_else(
-                    || StubMessage::Cannot {
-                        status: 125,
-                        reason: "cannot receive the seccomp notification descriptor".to_owned(),
-                    },
-                    StubMessage::Captured,
-                )),
-                Some(&NOT_CAPTURED) => {
-                    answers.extend(text.parse().ok().map(StubMessage::NotCaptured));
-                }
-                Some(&CANNOT) => {
-                    let (status, reason) = text.split_once(' ').unwrap_or(("125", &text));
-                    answers.push(StubMessage::Cannot {
-                        status: status.parse().unwrap_or(125),
-                        reason: reason.to_owned(),
-                    });
-                }
-                _ => {}
+impl StubMessage {
+    /// `None` if it is unknown.
+    fn read(message: &[u8], mut descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let (kind, text) = message.split_first()?;
+        let text = String::from_utf8_lossy(text);
+        match *kind {
+            CAPTURED => Some(descriptors.pop().map_or_else(
+                || Self::Cannot {
+                    status: 125,
+                    reason: "cannot receive the seccomp notification descriptor".to_owned(),
+                },
+                Self::Captured,
+            )),
+            NOT_CAPTURED => text.parse().ok().map(Self::NotCaptured),
+            CANNOT => {
+                let (status, reason) = text.split_once(' ').unwrap_or(("125", &text));
+                Some(Self::Cannot {
+                    status: status.parse().unwrap_or(125),
+                    reason: reason.to_owned(),
+                })
             }
+            _ => None,
         }
-        answers
     }
 }
 
@@ -148,7 +129,6 @@ impl StubEnd {
 
     /// Reports why it failed, if hotswap is still there.
     pub fn cannot(&self, status: u8, reason: &str) {
-        let reason: String = reason.chars().filter(|char| *char != '\0').collect();
         self.say(CANNOT, &format!("{status} {reason}"), &[]);
     }
 
@@ -163,7 +143,6 @@ impl StubEnd {
     fn say(&self, kind: u8, text: &str, descriptors: &[RawFd]) {
         let mut record = vec![kind];
         record.extend_from_slice(text.as_bytes());
-        record.push(0);
         let rights = [ControlMessage::ScmRights(descriptors)];
         let rights = if descriptors.is_empty() {
             &rights[..0]
