@@ -101,7 +101,7 @@ pub enum ClientCommand {
         /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
-        /// For this swap, let the new version leave out this address: a port, an address or a path
+        /// For this swap, let the new version leave out this address: a port, an address, a path or a glob
         #[arg(long, value_name = "ADDR")]
         without: Vec<AddressPattern>,
         /// Do not wait for READY=1, even if an earlier version sent it

@@ -34,11 +34,11 @@ pub struct RunArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pub backlog: u32,
 
-    /// The mode of unix sockets, in octal [default: set by the umask]
+    /// The mode of the unix sockets of --listen, in octal [default: set by the umask]
     #[arg(long, value_name = "MODE", value_parser = values::mode, help_heading = "Listeners")]
     pub socket_mode: Option<u32>,
 
-    /// The owner of unix sockets
+    /// The owner of those sockets
     #[arg(long, value_name = "U[:G]", value_parser = values::owner, help_heading = "Listeners")]
     pub socket_owner: Option<SocketOwner>,
 
