@@ -81,7 +81,7 @@ pub enum Warning {
     PathMoved,
     Multipath,
     NoCopy,
-    NoNewPrivs,
+    Rights,
     UdpInUse,
 }
 

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 
 use super::bind::BindRequest;
 use super::notification::PATIENCE;
@@ -52,16 +53,20 @@ impl Capture {
         }
     }
 
-    /// What was done so that it can be captured has cost the server the rights that its file gives.
+    /// It has fewer rights than hotswap: by its user, or because it is captured.
     pub(super) fn explain_rights(&mut self, request: &BindRequest) {
-        if request.caller.has_lost_rights_of_its_file() {
-            let (generation, address) = (self.generation, &request.address);
-            let text = format!(
-                "{generation} may not bind {address}: the capabilities of its file do not count, because capture needs \
-                 no_new_privs without root\ntry: --capture never, or --listen {address}"
-            );
-            self.warn_once(Warning::NoNewPrivs, text);
-        }
+        let (generation, address) = (self.generation, &request.address);
+        let why_and_hint = if request.caller.has_lost_rights_of_its_file() {
+            "the capabilities of its file do not count, because capture needs no_new_privs without root\n\
+             try: --capture never, or"
+        } else if geteuid().is_root() {
+            "its user may not bind ports below 1024\ntry:"
+        } else {
+            return;
+        };
+        let text =
+            format!("{generation} may not bind {address}: {why_and_hint} --listen {address}");
+        self.warn_once(Warning::Rights, text);
     }
 
     /// A socket that looks like another one to hotswap alone would be open where the server has not opened it.
