@@ -267,6 +267,12 @@ impl Supervisor {
         self.clients_wait_until.is_some()
     }
 
+    /// Whether they have waited for too long, and nothing serves yet.
+    pub fn refuses_clients(&self) -> bool {
+        let waits_for_change = self.serving.is_none() && self.swap.is_none();
+        waits_for_change && !self.lets_clients_wait() && !self.is_stopping()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.shutdown.is_some()
     }

@@ -6,11 +6,13 @@ use std::thread::sleep;
 use nix::sys::signal::{Signal, kill};
 
 use crate::common::crowd::Habit;
+use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::program::install;
 use crate::common::site::Site;
+use crate::common::tally::Failure;
 use crate::watch::{QUIET, binary, expect_swaps, run, shell_script, swaps, watching};
 
 #[test]
@@ -188,4 +190,22 @@ fn an_interpreter_is_not_watched_and_its_script_can_be() {
     let site = plan.by_program(shell, &[&path]).serving("v1");
     expect_swaps(&site, 1, || app("v2"));
     assert!(!site.log.says("is an interpreter"));
+}
+
+/// They were after 30s in which nothing served, and would wait without an end.
+#[test]
+fn clients_are_still_refused_after_an_upgrade() {
+    let site = Plan::at(Place::Tcp4).with(&["--dev"]).serving("v1");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let waiting = site.guests().and(1, Habit::default()).come();
+    site.log.wait_for("1 client waited too long and is refused");
+    drop(waiting);
+    site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
+    let late = site.guests().and(1, Habit::default()).come();
+    eventually("a refusal", || {
+        (!late.so_far().failures.is_empty()).then_some(())
+    });
+    assert_eq!(late.so_far().failed(Failure::TimedOut), 0);
+    site.publish("v2").signal(Signal::SIGHUP);
+    late.until_all_see("v2");
 }

@@ -262,7 +262,7 @@ impl World {
             .look_at_muted(&processes.unwrap_or_default(), now);
     }
 
-    fn turn_away(&mut self, why: Refusal) {
+    pub(super) fn turn_away(&mut self, why: Refusal) {
         let keeps = why != Refusal::NothingServes && self.manager.keeps_sockets();
         let incidents = if keeps {
             let are_accepted = self.generations.values().any(Spawned::gets_clients);

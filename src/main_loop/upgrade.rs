@@ -18,7 +18,7 @@ use crate::handoff::{Incoming, Outgoing};
 use crate::listener::{Habits, ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
-use crate::supervisor::{Event, Exit, Phase, SavedState, Supervisor};
+use crate::supervisor::{Event, Exit, Phase, Refusal, SavedState, Supervisor};
 use crate::sys;
 use crate::upgrade::execute;
 
@@ -207,6 +207,9 @@ impl World {
         if let Some(pid) = serving.map(|one| one.server.pid()) {
             self.watch.confirm(pid, now);
             self.watch.serves();
+        }
+        if supervisor.refuses_clients() {
+            self.turn_away(Refusal::NothingServes);
         }
         if let Some(why) = self.not_upgraded.take() {
             self.refuse_upgrade(&why);

@@ -293,9 +293,11 @@ fn clients_do_not_wait_forever_for_a_change() {
     drill.at(20, ProgramChecked(Err("it is empty".into())), &[]);
     drill.upgrades();
     assert!(drill.supervisor.lets_clients_wait());
+    assert!(!drill.supervisor.refuses_clients());
     drill.elapses_at(35, &[TurnAway(Refusal::NothingServes)]);
     drill.says(&Transition::Refusing);
     assert!(!drill.supervisor.lets_clients_wait());
+    assert!(drill.supervisor.refuses_clients());
     assert_eq!(drill.supervisor.deadline(), None);
 }
 
