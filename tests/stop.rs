@@ -337,6 +337,26 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     site.expect_nothing_left();
 }
 
+/// Its server ends well, and is started again until the wrapper is killed.
+#[test]
+fn a_server_that_comes_back_during_a_stop_gets_no_client() {
+    for place in [Place::captured(), Place::CapturedUnix] {
+        let plan = Site::at(place.clone()).with(&["--drain-timeout", "2s"]);
+        let at = place.bound(plan.dir()).expect("an address");
+        let odd = server("odd").display().to_string();
+        let script = format!(
+            "#!/bin/sh\ntrap : TERM\nwhile :; do VERSION=v1 {odd} at={at}; sleep .05; done\n"
+        );
+        let mut site = plan.by_script(&script, &[]).serving("v1");
+        site.signal(Signal::SIGTERM);
+        site.log.wait_for("stopping");
+        let mut late = site.guests().and(4, Habit::default()).come();
+        site.expect_status(0).expect_nothing_left();
+        let tally = late.leave();
+        assert_eq!(tally.answers, 0, "{tally}: {}", site.log.timed());
+    }
+}
+
 /// It ends as soon as it is asked, and the wrapper reaps it before hotswap looks again.
 #[test]
 fn a_captured_server_that_its_wrapper_starts_again_at_once_is_stopped_too() {

@@ -162,7 +162,7 @@ impl Listeners {
         let Listener { id, steering, .. } = &mut self.all[at];
         steering.join(generation, socket, path, &mut self.context)?;
         // it may have come too late for the cut-over
-        let gets_clients = !self.context.holds() && !steering.is_parked();
+        let gets_clients = !self.context.is_closed() && !steering.is_parked();
         if self.serving == Some(generation) && gets_clients {
             steering.prepare(generation, &mut self.context)?;
             steering.cut_over(generation, &mut self.context)?;
@@ -310,7 +310,9 @@ impl Listeners {
         let listener = &mut self.all[at];
         listener.steering.leave(generation, now, &mut self.context);
         let is_owned = listener.steering.is_owned();
-        let is_needed = is_owned || listener.awaits_start || self.context.keeps();
+        // its server may bind there again until the stop has ended it
+        let is_stopping = !self.context.repairs;
+        let is_needed = is_owned || listener.awaits_start || is_stopping || self.context.keeps();
         if listener.captured.is_some() && !is_needed {
             self.all.remove(at).steering.close(&mut self.context);
         }
