@@ -110,6 +110,9 @@ pub trait Steering {
         self.hold(context)
     }
 
+    /// While nobody is let in, clients that this generation has not accepted are reset.
+    fn turn_away_queue(&mut self, _: Generation, _: &mut ListenerContext) {}
+
     /// hotswap ends while a service manager keeps the target: nothing changes for clients that come to it.
     fn leave_kept(&mut self, _: &mut ListenerContext) {}
 

@@ -30,6 +30,18 @@ impl Listeners {
         self.context.take_incidents()
     }
 
+    /// While nobody is let in, a generation that is to be told to stop gets no more clients from its queue.
+    pub fn turn_away_queue(&mut self, generation: Generation) -> Vec<Incident> {
+        if self.context.lets_nobody_in() {
+            for listener in &mut self.all {
+                listener
+                    .steering
+                    .turn_away_queue(generation, &mut self.context);
+            }
+        }
+        self.context.take_incidents()
+    }
+
     /// While nobody is let in, the sockets of a generation that is told to stop are its own again.
     pub fn let_go(&mut self, generation: Generation) {
         if self.context.lets_nobody_in() {

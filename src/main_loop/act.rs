@@ -73,6 +73,8 @@ impl World {
                     let incidents = self.listeners.relay_queue(generation);
                     self.publish_incidents(&incidents);
                 }
+                let incidents = self.listeners.turn_away_queue(generation);
+                self.publish_incidents(&incidents);
                 if let Some(one) = self.generations.get_mut(&generation) {
                     one.begin_draining(sys::now(), &self.listeners);
                     if let Some(binder) = one.binder() {

@@ -67,7 +67,7 @@ impl ListenerContext {
     }
 
     /// Resets clients that a server has not accepted before it is told to stop, while nobody is let in.
-    pub fn turn_away_queued(&mut self, socket: &ListeningSocket, listener: &str) {
+    pub fn turn_away_queue(&mut self, socket: &ListeningSocket, listener: &str) {
         let fate = if self.refuses() {
             Fate::Refuse
         } else {

@@ -236,6 +236,14 @@ impl Steering for ReuseportGroup {
         self.steer_to_spare(context)
     }
 
+    fn turn_away_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let target = self.members.target();
+        let own = self.socket_of(generation);
+        if let Some(own) = own.filter(|own| Some(own.inode) != target) {
+            context.turn_away_queue(own, &self.address());
+        }
+    }
+
     fn leave_kept(&mut self, context: &mut ListenerContext) {
         self.leave_target_alone(context);
     }
@@ -248,7 +256,6 @@ impl Steering for ReuseportGroup {
             let theirs = socket.owner == Some(generation) && Some(socket.inode) != target;
             if theirs {
                 context.try_to_watch(socket, None, &listener);
-                context.turn_away_queued(socket, &listener);
                 strangers.insert(socket.inode);
             }
             !theirs

@@ -178,6 +178,14 @@ impl Steering for UnixPath {
         Ok(())
     }
 
+    fn turn_away_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
+        let kept = self.target.filter(|_| context.keeps());
+        let own = self.socket_of(generation);
+        if let Some(own) = own.filter(|own| Some(own.inode) != kept) {
+            context.turn_away_queue(own, &self.address());
+        }
+    }
+
     fn leave_kept(&mut self, _: &mut ListenerContext) {
         let target = self.target;
         self.sockets
@@ -194,7 +202,6 @@ impl Steering for UnixPath {
                 let theirs = socket.owner == Some(generation) && Some(socket.inode) != kept;
                 if theirs {
                     context.try_to_watch(socket, None, &listener);
-                    context.turn_away_queued(socket, &listener);
                     if self.dir.has(name, *file) {
                         self.dir.remove(name);
                     }
