@@ -398,16 +398,16 @@ fn a_candidate_that_is_only_checked_serves_if_the_serving_one_dies() {
 }
 
 #[test]
-fn a_swap_that_is_asked_for_during_a_stop_says_who_asked_and_when() {
+fn a_swap_that_is_asked_for_during_a_stop_is_refused() {
     let site = Site::at(Place::Tcp4)
         .by_odd("deaf")
         .with(&["--drain-timeout", "3s"])
         .serving("v1");
     site.signal(nix::sys::signal::Signal::SIGTERM);
     site.log.wait_for("stopping");
-    let verdict = json(&site, &["swap", "server", "--json"], 1);
-    assert_eq!(verdict["cause"], "request");
-    expect_asked(&verdict);
+    let refused = json(&site, &["swap", "server", "--json"], 1);
+    assert_eq!(refused["result"], "refused", "{refused}");
+    assert_eq!(refused["message"], "hotswap is stopping", "{refused}");
 }
 
 /// A verdict of what this user has asked for, today.
