@@ -292,7 +292,8 @@ fn a_restart_that_listens_elsewhere_is_not_serving() {
 fn a_restart_that_does_not_say_again_that_it_is_ready_serves_in_the_end() {
     for place in [Place::Tcp4, Place::captured(), Place::Nowhere] {
         let plan = Site::at(place).with(&["--ready-timeout", "2s"]);
-        let site = plan.by_odd("ready").serving("v1");
+        // so that it is heard before it serves
+        let site = plan.by_odd("ready hang=500ms").serving("v1");
         site.publish_odd("v2", "");
         kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
         let verdicts = ["generation 2 aborted", "generation 2 is serving"];
