@@ -48,10 +48,12 @@ impl CountingAddresses {
 impl World {
     /// What a generation of this cause is to those before it.
     pub(super) fn rank_of(&self, cause: Cause) -> Rank {
+        let nothing_serves = self.serving_generation().is_none();
+        let has_closed_all = self.counting.ever && !self.has_accepted_on_any();
         match cause {
-            _ if !self.has_served && self.serving_generation().is_none() => Rank::First,
-            // the dead one had closed all its listeners: where this one listens it has to show
-            Cause::Restart if self.counting.ever && !self.has_accepted_on_any() => Rank::First,
+            _ if nothing_serves && !self.has_served => Rank::First,
+            // where the one before it had closed all its listeners, this one has to show where it listens
+            _ if nothing_serves && has_closed_all => Rank::First,
             Cause::Restart => Rank::Restart,
             Cause::First | Cause::Asked | Cause::File | Cause::RollBack => Rank::Candidate,
         }

@@ -300,10 +300,20 @@ fn a_server_may_connect_from_one_port_to_many() {
     clients.expect_no_failure();
 }
 
+/// The fifth is slow: clients reach it, or it is not serving.
 #[test]
 fn under_stop_first_an_upgrade_does_not_forget_that_it_asks_first() {
     let address = free_address();
-    let Some(plan) = asks_first(address) else {
+    let (host, port) = (address.ip(), address.port());
+    let Some(plan) = python(
+        at(address),
+        &format!(
+            "import os, socket, sys, time, http.server\n\
+             if socket.socket().connect_ex(('{host}', {port})) == 0: sys.exit('it runs already')\n\
+             if os.environ['HOTSWAP_GENERATION'] == '5': time.sleep(3)\n\
+             http.server.ThreadingHTTPServer(('{host}', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()\n"
+        ),
+    ) else {
         return;
     };
     let site = plan.with(&["--order", "stop-first"]).serving("");
