@@ -48,9 +48,9 @@ pub enum Invocation {
     name = "hotswap",
     version,
     disable_help_flag = true,
-    after_help = "hotswap swaps on SIGHUP, on `hotswap swap`, and when the program file changes. Every long option can \
-                  be set by a variable, such as HOTSWAP_READY_TIMEOUT; separate the items of a list with spaces. For \
-                  more, run `hotswap man`.",
+    after_help = "hotswap swaps on SIGHUP, on `hotswap swap`, and when the program file changes. Every long option \
+                  above can be set by a variable, such as HOTSWAP_READY_TIMEOUT; separate the items of a list with \
+                  spaces. For more, run `hotswap man`.",
     args_conflicts_with_subcommands = true,
     args_override_self = true,
     max_term_width = 110,
@@ -74,10 +74,10 @@ struct CommandLine {
 enum Verb {
     #[command(flatten)]
     Client(ClientCommand),
-    /// Test that a server can be swapped: send it requests during swaps
+    /// Test whether a server can be swapped: send it requests during swaps
     ///
-    /// Runs hotswap with all other options, sends requests from new, keep-alive, slow and hesitating clients through N
-    /// swaps, and exits with 1 if a request fails.
+    /// Runs hotswap with all other options, sends requests from new, keep-alive, slow and hesitating clients during the
+    /// swaps, and exits with 1 if a request or a swap fails.
     Smoke(Box<Trial>),
     /// Print completions for a shell
     Completions {
@@ -101,7 +101,7 @@ pub enum ClientCommand {
         /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
-        /// For this swap, let the new version leave out this address: a port, an address, a path or a glob
+        /// For this swap, let the new version leave out this port, address, path or glob; may be repeated
         #[arg(long, value_name = "ADDR")]
         without: Vec<AddressPattern>,
         /// Do not wait for READY=1, even if an earlier version sent it
@@ -132,7 +132,7 @@ pub enum ClientCommand {
     History {
         #[command(flatten)]
         target: InstanceArg,
-        /// Print them as a JSON array
+        /// Print the verdicts as a JSON array
         #[arg(long)]
         json: bool,
     },
@@ -151,7 +151,7 @@ pub enum ClientCommand {
     Stop {
         #[command(flatten)]
         target: InstanceArg,
-        /// Stop waiting after D: the exit status is 124
+        /// Stop waiting after D: the stop continues, and the exit status is 124
         #[arg(long, value_name = "D", value_parser = values::duration)]
         timeout: Option<Duration>,
         /// Print the outcome as one JSON object

@@ -17,10 +17,10 @@ use crate::ready::ReadyMode;
 #[allow(clippy::struct_excessive_bools)] // a switch on the line is a bool here
 #[allow(rustdoc::broken_intra_doc_links)] // the help is plain text, where [::1] is an address
 pub struct RunArgs {
-    /// Listen on this address, and give every generation a socket for it
+    /// Listen on this address, and give every generation a socket for it; may be repeated
     ///
     /// 8080 and :8080 mean all addresses of this host. Others: 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/path,
-    /// unix:@abstract, udp:127.0.0.1:53. Port 0 picks a free port, and the log says which. May be repeated.
+    /// unix:@abstract, udp:127.0.0.1:53. Port 0 picks a free port, and the log says which.
     #[arg(short, long, value_name = "[NAME=]ADDR", help_heading = "Listeners")]
     pub listen: Vec<Listen>,
 
@@ -56,21 +56,21 @@ pub struct RunArgs {
     )]
     pub capture: CaptureMode,
 
-    /// An address to leave to the server: a port, an address, a path or a glob
+    /// Leave this port, address, path or glob to the server; may be repeated
     ///
-    /// May be repeated. It is not captured, and not kept across a swap.
+    /// It is not captured, and not kept across a swap.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub capture_not: Vec<AddressPattern>,
 
-    /// An address that a new version may leave out: a port, an address, a path or a glob
+    /// Let a new version leave out this port, address, path or glob; may be repeated
     ///
-    /// May be repeated. Without it, a new version must accept connections wherever the serving one does.
+    /// Without it, a new version must accept connections wherever the serving one does.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub optional: Vec<AddressPattern>,
 
     /// How a new generation shows that it accepts connections
     ///
-    /// auto, notify, fd:N, http:PATH, tcp, exec:COMMAND, after:D
+    /// auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND, after:D
     #[arg(
         long,
         value_name = "MODE",
@@ -164,11 +164,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub on_event: Option<String>,
 
-    /// For local development: 2s drain timeout, 200ms quiesce, and after a failure, wait for a change
+    /// For local development: --drain-timeout 2s, --quiesce 200ms, and after a failure, wait for a change
     #[arg(long, help_heading = "Watching")]
     pub dev: bool,
 
-    /// Under --dev, once a file changes, make new connections wait for the next version
+    /// Under --dev, make clients wait for the next version once a file changes or a swap is requested
     #[arg(long, help_heading = "Watching")]
     pub hold: bool,
 
@@ -259,7 +259,7 @@ pub enum CaptureMode {
 pub enum Order {
     /// The old one keeps serving until the new one is ready
     StartFirst,
-    /// Clients wait in between: for servers that must not run twice
+    /// For servers that must not run twice at once; clients wait in between
     StopFirst,
 }
 
@@ -269,7 +269,7 @@ pub enum Restart {
     Always,
     /// Unless it exited with 0
     OnFailure,
-    /// Never: hotswap exits as the server did
+    /// hotswap exits as the server did
     Never,
     /// What `--dev` does by itself: wait until a file changes.
     #[value(skip)]
