@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,6 +15,7 @@ use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::program::install;
+use crate::common::server;
 use crate::common::site::Site;
 use crate::common::tally::Failure;
 use crate::watch::binary;
@@ -379,4 +381,27 @@ fn an_env_file_that_is_gone_does_not_keep_a_server_from_being_restarted() {
     site.log.wait_for("the variables that worked last are used");
     let clients = site.clients(4);
     clients.until_all_see("v7");
+}
+
+/// They have accepted, and nobody else can answer.
+#[test]
+fn workers_whose_master_was_killed_finish_their_requests() {
+    let address = free_address();
+    let odd = server("odd");
+    let script = format!("#!/bin/sh\n'{}' at={address} &\nwait\n", odd.display());
+    let site = at(address).by_script(&script, &[]).serving("");
+    let long = Habit {
+        slow: Duration::from_secs(2),
+        ..Habit::default()
+    };
+    let mut clients = site.guests().and(8, long).come();
+    let mut others = site.guests().and(1, Habit::default()).come();
+    others.until_answered(5);
+    others.leave();
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the master");
+    site.log.wait_for("generation 2 is serving");
+    clients.until_answered(8);
+    let tally = clients.leave();
+    assert!(tally.failures.is_empty(), "{tally}");
+    site.log.wait_for("generation 1 is gone");
 }
