@@ -336,7 +336,7 @@ while True:
     if os.fork() == 0:
         work()
     os.wait()";
-    let plan = at(address).with(&["--ready-timeout", "4s"]);
+    let plan = at(address).with(&["--ready-timeout", "12s"]);
     let Some(plan) = python(plan, address, script) else {
         return;
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
@@ -259,21 +260,35 @@ fn a_rule_that_is_added_or_taken_back_is_obeyed_at_once() {
     let site = watching_only(plan, &["src"]).serving("v1");
     run(&site, 1, "echo 2 > src/b.log");
     for rules in ["src/.gitignore", ".gitignore"] {
-        expect_rules(&site, &format!("echo '*.log' > {rules}"));
+        expect_rules(&site, &format!("echo '*.log' > {rules}"), 1);
         run(&site, 0, "echo 3 > src/b.log");
-        expect_rules(&site, &format!("rm {rules}"));
+        expect_rules(&site, &format!("rm {rules}"), 2);
         run(&site, 1, &format!("echo {rules} > src/b.log"));
     }
 }
 
-/// Whether what a rule adds or takes away is a swap by itself is left open.
-fn expect_rules(site: &Site, script: &str) {
+/// So many files are watched then. Whether what a rule adds or takes away is a swap by itself is left open.
+fn expect_rules(site: &Site, script: &str, files: u32) {
     let status = std::process::Command::new("sh")
         .args(["-ec", script])
         .current_dir(site.dir())
         .status();
     assert!(status.expect("a shell").success());
-    std::thread::sleep(crate::watch::QUIET * 2);
+    eventually(&format!("{files} files after {script}"), || {
+        (tree_in_status(site)["files"] == files).then_some(())
+    });
+    eventually("rest", || {
+        let before = crate::watch::swaps(site);
+        std::thread::sleep(crate::watch::QUIET);
+        (crate::watch::swaps(site) == before).then_some(())
+    });
+}
+
+/// The first tree that is watched, as the status has it.
+fn tree_in_status(site: &Site) -> Value {
+    let output = crate::commands::run(site, &["status", "server", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    status["watch"]["watched"][0].clone()
 }
 
 #[test]
@@ -359,13 +374,11 @@ fn the_status_says_what_is_watched_and_why_not() {
     fs::write(plan.dir().join("src/.ignore"), "*.log\n").expect("rules");
     let site = watching_only(plan, &["src"]).serving("v1");
     site.log.wait_for("watching 1 file in ");
-    let output = crate::commands::run(&site, &["status", "server", "--json"]);
-    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let tree = &status["watch"]["watched"][0];
-    assert_eq!(tree["kind"], "tree", "{status}");
-    assert_eq!(tree["files"], 1, "{status}");
-    assert_eq!(tree["ignored"], 2, "{status}");
-    assert_eq!(tree["left_out"][".gitignore and .ignore"], 1, "{status}");
+    let tree = tree_in_status(&site);
+    assert_eq!(tree["kind"], "tree", "{tree}");
+    assert_eq!(tree["files"], 1, "{tree}");
+    assert_eq!(tree["ignored"], 2, "{tree}");
+    assert_eq!(tree["left_out"][".gitignore and .ignore"], 1, "{tree}");
 }
 
 /// A step that is no script.

@@ -115,7 +115,7 @@ fn a_candidate_that_takes_another_port_instead_is_told_how_to_get_its_own() {
     let (address, other) = (free_address(), free_address());
     let (port, instead) = (address.port(), other.port());
     let Some(plan) = python(
-        at(address).with(&["--ready-timeout", "5s"]),
+        at(address).with(&["--ready-timeout", "12s"]),
         &format!(
             "import socket, http.server\n\
              port = {instead} if socket.socket().connect_ex(('127.0.0.1', {port})) == 0 else {port}\n\
@@ -137,7 +137,7 @@ fn a_candidate_that_takes_any_port_instead_is_told_how_to_get_its_own() {
     let address = free_address();
     let port = address.port();
     let Some(plan) = python(
-        at(address).with(&["--ready-timeout", "4s"]),
+        at(address).with(&["--ready-timeout", "12s"]),
         &format!(
             "import socket, http.server\n\
              port = 0 if socket.socket().connect_ex(('127.0.0.1', {port})) == 0 else {port}\n\
@@ -158,7 +158,7 @@ fn a_candidate_that_takes_any_port_instead_is_told_how_to_get_its_own() {
 fn an_address_that_only_one_that_serves_opens_may_be_optional() {
     let (address, admin) = (free_address(), free_address());
     let Some(plan) = python(
-        at(address).with(&["--ready-timeout", "4s"]),
+        at(address).with(&["--ready-timeout", "12s"]),
         &format!(
             "import http.server\n\
              class Handler(http.server.SimpleHTTPRequestHandler):\n    \

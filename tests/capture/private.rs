@@ -146,7 +146,7 @@ serve()"
     let Some(plan) = plan(Target::Tcp(address), address, directory.path(), &script) else {
         return;
     };
-    let site = plan.with(&["--ready-timeout", "8s"]).serving("");
+    let site = plan.with(&["--ready-timeout", "20s"]).serving("");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     let outcome = site
         .log
