@@ -209,3 +209,15 @@ fn clients_are_still_refused_after_an_upgrade() {
     site.publish("v2").signal(Signal::SIGHUP);
     late.until_all_see("v2");
 }
+
+/// It has never listened, so that nobody can have waited.
+#[test]
+fn nobody_is_said_to_have_waited_where_nobody_has() {
+    let plan = Site::at(Place::Nowhere).with(&["--dev"]);
+    let site = plan.by_script("#!/bin/sh\nexit 7\n", &[]).starting("");
+    let line = site.log.wait_for(" refused");
+    assert!(
+        line.ends_with("nothing serves: clients are refused until a generation serves"),
+        "{line}"
+    );
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 
-use crate::common::plan::hotswap;
+use crate::common::plan::{client_among_ours, hotswap};
 use crate::common::program::{Server, install};
 use crate::common::{PATIENCE, eventually, hotswap_program, processes};
 
@@ -191,6 +191,22 @@ fn keys_swap_show_the_last_verdict_and_stop() {
     eventually("the end of all", || {
         processes::of_site(desk.dir.path()).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_key_is_named_as_the_cause_of_its_swap() {
+    let mut desk = Desk::open(&["--dev"], &Server::hello());
+    desk.sees("generation 1 is serving");
+    desk.types("r");
+    desk.sees("generation 2 is serving");
+    let mut history = client_among_ours(desk.dir.path());
+    let history = history.arg("history").stdout(Stdio::piped());
+    let output = history.output().expect("the history");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let newest = said.lines().next().unwrap_or_default();
+    assert!(newest.contains("generation 2"), "{said}");
+    assert!(newest.contains("(key, "), "{said}");
+    desk.is_interrupted();
 }
 
 #[test]

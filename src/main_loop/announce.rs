@@ -316,11 +316,12 @@ impl World {
 
     fn refusing(&self) -> Record {
         let waited = usize::try_from(self.listeners.queued()).unwrap_or_default();
-        let clients = record::plural(waited, "client");
-        let are = if waited == 1 { "is" } else { "are" };
-        Record::warning(format!(
-            "nothing serves: {clients} waited too long and {are} refused, like all others until a generation serves"
-        ))
+        let who = match waited {
+            0 => "clients are refused".to_owned(),
+            1 => "1 client waited too long and is refused, like all others".to_owned(),
+            _ => format!("{waited} clients waited too long and are refused, like all others"),
+        };
+        Record::warning(format!("nothing serves: {who} until a generation serves"))
     }
 
     /// Clients that wait while nothing serves, each time there are more of them.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::World;
 use super::commands::one_line;
+use super::status::AskedBy;
 use super::turns::{Turn, WaitingRequest};
 use super::wait::Batch;
 use super::waivers::Waivers;
@@ -30,7 +31,7 @@ impl World {
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;
             if let RequestKind::Swap(_) | RequestKind::Rollback = request.what {
-                self.status_data.asked_by = Some(request.uid);
+                self.status_data.asked_by = AskedBy::User(request.uid);
             }
             match request.what {
                 RequestKind::Swap(swap) if swap.check => {

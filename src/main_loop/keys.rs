@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpgrp, read, tcgetpgrp};
 
 use super::World;
+use super::status::AskedBy;
 use super::wait::Batch;
 use crate::log as lines;
 use crate::polled::Polled;
@@ -137,7 +138,7 @@ impl World {
                 Key::Nothing => {}
                 Key::Swap => {
                     log::debug!("a key asks for a swap");
-                    self.status_data.asked_by = None;
+                    self.status_data.asked_by = AskedBy::Key;
                     self.build_again(now);
                     batch.requests.push(Event::SwapAsked(None));
                 }

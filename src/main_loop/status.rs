@@ -24,6 +24,16 @@ const FRESH: Duration = Duration::from_millis(100);
 /// Verdicts that are kept.
 const HISTORY: usize = 50;
 
+/// Who asks for a swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    #[default]
+    Signal,
+    Key,
+    /// A client of this user.
+    User(u32),
+}
+
 /// An upgrade keeps the figures, and drops what was only remembered for the next moment.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct StatusData {
@@ -43,9 +53,9 @@ pub(super) struct StatusData {
     /// Clients that want to know what happened.
     #[serde(skip)]
     pub history_clients: Vec<ClientId>,
-    /// Who asked last for a swap: the uid of a client, or nobody where it was a signal.
+    /// Who asked last for a swap.
     #[serde(skip)]
-    pub asked_by: Option<u32>,
+    pub asked_by: AskedBy,
     /// Why the control socket could not be made again, as it was last said.
     #[serde(skip)]
     pub control_lost: Option<String>,
@@ -218,12 +228,18 @@ impl World {
         result: SwapResult,
         text: String,
     ) -> SwapVerdict {
-        let can_be_asked = matches!(cause, Cause::Asked | Cause::RollBack);
-        let uid = self.status_data.asked_by.filter(|_| can_be_asked);
+        let asked_by = self.status_data.asked_by;
+        let uid = match (cause, asked_by) {
+            (Cause::Asked | Cause::RollBack, AskedBy::User(uid)) => Some(uid),
+            _ => None,
+        };
         let cause = match cause {
             Cause::First => "first",
-            Cause::Asked if uid.is_some() => "request",
-            Cause::Asked => "signal",
+            Cause::Asked => match asked_by {
+                AskedBy::Signal => "signal",
+                AskedBy::Key => "key",
+                AskedBy::User(_) => "request",
+            },
             Cause::File => "file",
             Cause::Restart => "restart",
             Cause::RollBack => "rollback",

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use super::World;
 use super::generation::Part;
 use super::poll::{PollOutcome, poll};
+use super::status::AskedBy;
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
 use crate::ready::Readiness;
@@ -303,7 +304,7 @@ impl World {
             batch.requests.extend(match asked {
                 SignalRequest::Swap => {
                     log::debug!("SIGHUP asks for a swap");
-                    self.status_data.asked_by = None;
+                    self.status_data.asked_by = AskedBy::Signal;
                     self.repair_control();
                     Some(Event::SwapAsked(None))
                 }
