@@ -202,10 +202,16 @@ impl Readiness {
         }
     }
 
-    /// The candidate has said `STATUS=`, as servers do that say READY=1.
-    pub fn said_status(&mut self) {
-        if let Method::Auto(rule) = &mut self.method {
-            rule.auto.said_status();
+    /// The candidate has said `STATUS=`, as servers do that say READY=1. Whether that is news.
+    pub fn said_status(&mut self) -> bool {
+        match &mut self.method {
+            Method::Auto(rule) => rule.auto.said_status(),
+            Method::Notify { .. }
+            | Method::ReadyFd(_)
+            | Method::Tcp(_)
+            | Method::Http(_)
+            | Method::ExecCommand(_)
+            | Method::After(_) => false,
         }
     }
 

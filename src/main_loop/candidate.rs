@@ -72,6 +72,10 @@ impl World {
             self.explain(candidate, notice, now);
         }
         if let Some(ready) = ready {
+            // what it said before it accepted counts first, and may not have been read yet
+            if self.read_notify_messages(candidate, now) {
+                return;
+            }
             self.became_ready(candidate, ready, &optional, now);
             self.name_listeners(Some(candidate), now);
             batch.readiness.push(Event::Ready(candidate));
@@ -253,9 +257,10 @@ impl World {
         }
     }
 
-    pub(super) fn read_notify_messages(&mut self, generation: Generation, now: Time) {
+    /// Whether it has said for the first time how far it is.
+    pub(super) fn read_notify_messages(&mut self, generation: Generation, now: Time) -> bool {
         let Some(one) = self.generations.get_mut(&generation) else {
-            return;
+            return false;
         };
         // A helper may have ended by now. Nobody else has the address, and another user could not use it.
         let is_gone = |sender: Sender| Stat::of(sender.pid).is_none();
@@ -263,13 +268,11 @@ impl World {
             one.server.has(sender.pid) || (is_gone(sender) && one.server.is_of(sender.uid))
         });
         let is_status = |message: &NotifyMessage| matches!(message, NotifyMessage::Status(_));
-        if let Some(readiness) = &mut one.readiness
-            && messages.iter().any(is_status)
-        {
-            readiness.said_status();
-        }
+        let readiness = one.readiness.as_mut();
+        let is_news = readiness
+            .is_some_and(|readiness| messages.iter().any(is_status) && readiness.said_status());
         if !messages.contains(&NotifyMessage::Ready) {
-            return;
+            return is_news;
         }
         one.said_ready = true;
         if one.serving_since.is_some() {
@@ -278,6 +281,7 @@ impl World {
         if let Some(readiness) = &mut one.readiness {
             readiness.said_ready();
         }
+        is_news
     }
 
     /// A server in the style of endless sends SIGTERM to its old parent, which means that it is ready. The signal may

@@ -259,7 +259,9 @@ impl World {
             Source::Of(generation, Part::Capture) => {
                 self.handle_capture(generation, flags, now, batch);
             }
-            Source::Of(generation, Part::Notify) => self.read_notify_messages(generation, now),
+            Source::Of(generation, Part::Notify) => {
+                self.read_notify_messages(generation, now);
+            }
             Source::Of(generation, Part::Readiness) => {
                 let one = self.generations.get_mut(&generation);
                 if let Some(readiness) = one.and_then(|one| one.readiness.as_mut()) {

@@ -114,8 +114,9 @@ impl Auto {
         self.said = true;
     }
 
-    pub fn said_status(&mut self) {
-        self.announced_until = Some(self.give_up);
+    /// Whether it has said so for the first time.
+    pub fn said_status(&mut self) -> bool {
+        self.announced_until.replace(self.give_up).is_none()
     }
 
     /// A request waits for the verdict on it.

@@ -124,6 +124,19 @@ fn one_that_says_how_far_it_is_is_ready_when_it_says_so_or_in_the_end() {
     plan.by_odd("notify=STATUS=starting ready").serving("v1");
 }
 
+/// It says so just after listen(2) and accepts at once: both happen during one look of hotswap.
+#[test]
+fn one_that_says_how_far_it_is_before_it_accepts_is_heard_first() {
+    for _ in 0..5 {
+        let address = free_address();
+        let plan = at(address).with(&["--ready-timeout", "2s"]);
+        let words = format!("at={address} notify=STATUS=starting");
+        let site = plan.by_odd(&words).serving("v1");
+        let line = site.log.wait_for("generation 1 is serving");
+        assert!(!line.contains("ms)"), "{line}");
+    }
+}
+
 #[test]
 fn a_worker_without_a_port_is_ready_when_it_has_been_idle() {
     let plan = Site::at(Place::Nowhere);
