@@ -111,14 +111,16 @@ pub fn set_up(run: &RunArgs, filter: Option<&OsStr>) {
     }
 }
 
-/// `LEVEL`, `TARGET`, `TARGET=LEVEL`, separated by commas, and behind a slash what a line must have in it: what
-/// env_logger understands, which would say what it does not in words of its own.
+/// `LEVEL`, a target of ours, or `TARGET=LEVEL`, separated by commas, and behind a slash what a line must have in it: what
+/// env_logger understands, which would say what it does not in words of its own. It takes any word for a target: a level
+/// that is misspelled would leave nothing to read.
 fn is_filter(filter: &str) -> bool {
     let mut parts = filter.split('/');
     let mut directives = parts.next().unwrap_or_default().split(',');
+    let is_level = |word: &str| word.is_empty() || word.parse::<LevelFilter>().is_ok();
     let is_directive = |directive: &str| match directive.split_once('=') {
-        Some((_, level)) => level.is_empty() || level.trim().parse::<LevelFilter>().is_ok(),
-        None => true,
+        Some((_, level)) => is_level(level.trim()),
+        None => is_level(directive.trim()) || directive.trim().starts_with(TARGET),
     };
     directives.all(is_directive) && parts.count() < 2
 }

@@ -325,3 +325,14 @@ fn how_much_time_requests_have_is_said_where_it_is_less_than_was_asked_for() {
     let site = Site::at(Place::Tcp4).with(&enough).serving("v1");
     assert_eq!(site.log.count("requests in flight have"), 0);
 }
+
+#[test]
+fn a_misspelled_level_does_not_silence_hotswap() {
+    let mut site = Site::at(Place::Tcp4)
+        .variable("HOTSWAP_LOG", "degub")
+        .serving("v1");
+    site.log
+        .wait_for("cannot use HOTSWAP_LOG=degub: it is not a filter");
+    site.log.wait_for("try: HOTSWAP_LOG=debug");
+    assert!(site.stop().success());
+}
