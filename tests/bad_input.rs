@@ -364,6 +364,22 @@ fn who_has_one_of_two_addresses_of_a_port_is_not_hotswap_itself() {
 }
 
 #[test]
+fn an_address_that_another_one_covers_is_not_held_by_somebody_else() {
+    let address = crate::common::place::free_address();
+    let (all, one) = (format!("0.0.0.0:{}", address.port()), address.to_string());
+    let why = format!("cannot listen on {one}: Address already in use");
+    let covered = attempt(&["--listen", &all, "--listen", &one, "--", "true"]);
+    covered.is_refused(
+        125,
+        &[
+            &why,
+            "another address of this hotswap covers it\ntry: one of",
+        ],
+    );
+    assert!(!covered.said.contains("kill"), "{}", covered.said);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_refused() {
     let address = crate::common::place::free_address().to_string();
     let twice = ["--listen", &address, "--listen", &address, "--", "true"];

@@ -160,6 +160,17 @@ fn swap_can_wait_until_the_old_one_is_gone() {
 }
 
 #[test]
+fn swap_says_that_it_waited_for_the_old_one_alone() {
+    let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "60s"]);
+    let site = plan.by_odd("deaf").serving("v1");
+    let line = ["swap", "server", "--drained", "--timeout", "5s"];
+    let output = run(&site, &line);
+    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    let why = "the old generation is not gone within 5s; it drains on";
+    assert!(said(&output).contains(why), "{}", said(&output));
+}
+
+#[test]
 fn swap_stops_waiting_when_it_is_told_to() {
     let site = Site::serving("v1");
     let output = run(

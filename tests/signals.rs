@@ -59,6 +59,15 @@ fn usr1_kills_no_server_that_does_not_catch_it() {
 }
 
 #[test]
+fn usr1_is_not_passed_on_where_it_would_stop_the_server() {
+    let plan = Site::at(Place::Tcp4).with(&["--stop-signal", "USR1"]);
+    let site = plan.by_script(&reopening(), &[]).serving("v1");
+    site.signal(Signal::SIGUSR1);
+    let line = site.log.wait_for("generation 1 does not get SIGUSR1");
+    assert!(line.ends_with(": that is its stop signal"), "{line}");
+}
+
+#[test]
 fn signals_that_mean_nothing_here_never_end_hotswap() {
     let mut site = Site::serving("v1");
     for signal in [

@@ -89,6 +89,24 @@ fn a_tree_of_which_nothing_is_watched_is_a_warning() {
 }
 
 #[test]
+fn a_program_that_is_alone_in_its_tree_is_watched_all_the_same() {
+    let plan = watching();
+    let program = plan.dir().join("bin/server");
+    fs::create_dir(plan.dir().join("bin")).expect("made");
+    let server = crate::common::program::Server::hello();
+    crate::common::program::install(&program, server.script("v1").as_bytes(), 0o755);
+    let bin = plan.dir().join("bin");
+    let plan = plan.with(&["--watch", bin.to_str().expect("a path")]);
+    let site = plan.by_program(program, &[]).serving("v1");
+    let line = site.log.wait_for("there is no ");
+    assert!(
+        line.ends_with("bin is watched: there is no other file"),
+        "{line}"
+    );
+    assert!(line.contains("nothing else in "), "{line}");
+}
+
+#[test]
 fn a_path_that_was_named_is_stronger_than_the_rules_above_it() {
     for rules in ["dist/*", "dist", "build/**\ndist/**", "*"] {
         let plan = watching();

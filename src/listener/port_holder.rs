@@ -95,6 +95,10 @@ impl HolderProcess {
             instance: value("HOTSWAP_INSTANCE=").as_deref().map(escape),
         }
     }
+
+    fn is_this(&self) -> bool {
+        self.pid == Pid::this()
+    }
 }
 
 /// Which other processes have what a server has asked for; `None` if only hotswap has it.
@@ -105,8 +109,8 @@ pub fn others_at(asked: &CapturedAddress) -> Option<PortHolder> {
         CapturedAddress::Path(_) | CapturedAddress::Udp(_) => return None,
     };
     let holder = of(&address)?;
-    let we = |process: &HolderProcess| process.pid == Pid::this();
-    (!holder.processes.iter().any(we)).then_some(holder)
+    let ours = holder.processes.iter().any(HolderProcess::is_this);
+    (!ours).then_some(holder)
 }
 
 impl PortHolder {
@@ -125,6 +129,9 @@ impl PortHolder {
 
 impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if self.processes.iter().all(HolderProcess::is_this) {
+            return f.write_str("another address of this hotswap covers it\ntry: one of the two");
+        }
         write!(f, "it is held by {}", self.names())?;
         f.write_str("\ntry: another address, or stop it first: ")?;
         let all = self.processes.iter();

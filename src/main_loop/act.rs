@@ -314,8 +314,8 @@ impl World {
         if let Some(binder) = one.binder() {
             one.server.bound_by(binder);
         }
-        if !one.server.reopen_logs(self.args.stop_signal) {
-            let text = "does not get SIGUSR1: it has no use for it";
+        if let Err(why) = one.server.reopen_logs(self.args.stop_signal) {
+            let text = format!("does not get SIGUSR1: {why}");
             self.publish(&Record::of(RecordKind::Notice, generation, text));
         }
     }

@@ -49,17 +49,24 @@ impl Server {
     }
 
     /// Passes SIGUSR1 on to the process that would be asked to stop, if it has a use for it: it kills those that do not
-    /// catch it. Whether it was passed on.
-    pub fn reopen_logs(&self, stop_signal: Option<c_int>) -> bool {
+    /// catch it.
+    ///
+    /// # Errors
+    /// Why it was not passed on.
+    pub fn reopen_logs(&self, stop_signal: Option<c_int>) -> Result<(), &'static str> {
+        const NO_USE: &str = "it has no use for it";
         let main = self.tree.main_lives.then_some(self.tree.main);
-        let Some(process) = self.living_binder().or(main) else {
-            return false;
-        };
+        let process = self.living_binder().or(main).ok_or(NO_USE)?;
         let stops = stop_signal.unwrap_or_else(|| profile::stop_signal(process) as c_int);
-        // To node it means: open the debugger.
-        let means_it = stops != Signal::SIGUSR1 as c_int && !profile::is_node(process);
+        if stops == Signal::SIGUSR1 as c_int {
+            return Err("that is its stop signal");
+        }
+        if profile::is_node(process) {
+            return Err("node would open its debugger");
+        }
         let catches = status::catches(process, Signal::SIGUSR1).unwrap_or(false);
-        means_it && catches && kill(process, Signal::SIGUSR1).is_ok()
+        let sent = catches && kill(process, Signal::SIGUSR1).is_ok();
+        sent.then_some(()).ok_or(NO_USE)
     }
 
     /// Goes on after an upgrade: its next process is asked, and the death of one that was adopted is waited for anew.

@@ -23,7 +23,7 @@ impl Watch {
             };
             let name = plain_name(tree);
             if extent.files == 0 {
-                log::warn!("{}", nothing_in(&name, &extent));
+                log::warn!("{}", nothing_in(&name, &extent, tree.has_others()));
                 continue;
             }
             log::debug!("of {name} {}", in_full(&extent));
@@ -125,8 +125,9 @@ fn in_full(extent: &Extent) -> String {
     format!("{} files are watched; {reasons}", grouped(extent.files))
 }
 
-fn nothing_in(name: &str, extent: &Extent) -> String {
+fn nothing_in(name: &str, extent: &Extent, has_others: bool) -> String {
     match ignored(extent) {
+        0 if has_others => format!("nothing else in {name} is watched: there is no other file"),
         0 => format!("nothing in {name} is watched: there is no file"),
         1 => format!(
             "nothing in {name} is watched: its only file is left out, {}",
@@ -183,7 +184,7 @@ mod tests {
         extent.files = 1;
         assert_eq!(in_short(".", &extent), "1 file in . (1,032 ignored)");
         assert_eq!(
-            nothing_in("dist", &extent),
+            nothing_in("dist", &extent, false),
             "nothing in dist is watched: all 1,032 files are left out, 1 by hidden names, 1,031 by .gitignore and .ignore"
         );
     }

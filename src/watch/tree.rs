@@ -146,6 +146,12 @@ impl WatchedTree {
             .map(Walk::extent)
     }
 
+    /// Whether it has files that are watched on their own.
+    pub fn has_others(&self) -> bool {
+        let root = self.walk.as_ref().map(Walk::root);
+        root.is_some_and(|root| self.others.iter().any(|other| other.starts_with(root)))
+    }
+
     /// Whether it is not there.
     pub fn is_absent(&self) -> bool {
         self.walk.is_none() && !self.touched

@@ -184,6 +184,7 @@ fn follow(
 ) -> u8 {
     let mut progress = ProgressLine::new(whose);
     let mut last = None;
+    let mut serves = false;
     let (status, result, message) = loop {
         match instance.next(until) {
             Received::Said(Reply::Event(event)) => {
@@ -195,6 +196,7 @@ fn follow(
                     Some("notice") => event.get("after_ms").is_some(),
                     _ => false,
                 };
+                serves |= text("event") == Some("serving");
                 // The verdict says it too.
                 if !options.json && text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
@@ -217,8 +219,14 @@ fn follow(
             Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
             Received::TimedOut => {
                 let patience = format_duration(options.timeout.unwrap_or_default());
+                let drained = matches!(&options.what, RequestKind::Swap(swap) if swap.drained);
+                let (lacks, goes_on) = if serves && drained {
+                    ("the old generation is not gone", "it drains on")
+                } else {
+                    ("no verdict", "the swap goes on")
+                };
                 let then = if instance.has_answered {
-                    "the swap goes on".to_owned()
+                    goes_on.to_owned()
                 } else {
                     let (name, why) = (&instance.name, instance.why_silent());
                     format!("{name} does not answer, but may still act on it{why}")
@@ -226,7 +234,7 @@ fn follow(
                 let last = last.map_or(String::new(), |last| {
                     format!("; the last message was: {}", divide_hint(&last).0)
                 });
-                let why = format!("no verdict within {patience}; {then}{last}");
+                let why = format!("{lacks} within {patience}; {then}{last}");
                 break (TIMED_OUT, "timeout", why);
             }
             Received::Lost => {
