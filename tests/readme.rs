@@ -267,7 +267,7 @@ fn the_unit_file_is_one_that_systemd_takes() {
     let dir = tempfile::tempdir().expect("a directory");
     let unit = dir.path().join("api.service");
     let program = hotswap_program().display().to_string();
-    let text = block(README, "ini").replace("/usr/local/bin/hotswap", &program);
+    let text = block(README, "ini").replace("=hotswap ", &format!("={program} "));
     fs::write(&unit, text).expect("a unit file");
     let said = said_by(
         Command::new("systemd-analyze")
