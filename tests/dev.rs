@@ -192,6 +192,25 @@ fn an_interpreter_is_not_watched_and_its_script_can_be() {
     assert!(!site.log.says("is an interpreter"));
 }
 
+/// A build may take minutes.
+#[test]
+fn clients_that_wait_after_a_crash_in_a_build_are_counted() {
+    let plan = Plan::at(Place::Tcp4);
+    let go = plan.dir().join("go");
+    fs::write(&go, "").expect("a file");
+    let build = format!("until test -e {}; do sleep 0.02; done", go.display());
+    let site = plan.with(&["--dev", "--before-swap", &build]).serving("v1");
+    fs::remove_file(&go).expect("a file");
+    site.publish("v2").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 waits for: until");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let mut clients = site.guests().and(3, Habit::default()).come();
+    site.log.wait_for("3 clients wait for the next version");
+    fs::write(&go, "").expect("a file");
+    clients.until_all_see("v2");
+    clients.expect_no_failure();
+}
+
 /// They were after 30s in which nothing served, and would wait without an end.
 #[test]
 fn clients_are_still_refused_after_an_upgrade() {

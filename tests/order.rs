@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::commands::{run, said};
 use crate::common::crowd::{Crowd, Habit};
@@ -249,6 +249,28 @@ fn a_command_before_the_swap_can_abort_it() {
     site.log.wait_for("checking");
     fs::write(go, "").expect("a file");
     site.swap();
+}
+
+/// The restart comes first.
+#[test]
+fn a_command_before_the_swap_that_a_crash_ends_is_said_to_run_again() {
+    let plan = Site::at(Place::Tcp4);
+    let done = plan.dir().join("run/done");
+    let before = format!(
+        "test $HOTSWAP_GENERATION != 2 || sleep 100; echo >> {}",
+        done.display()
+    );
+    let site = plan.with(&["--before-swap", &before]).serving("v1");
+    site.publish("v2").signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 waits for: test");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let said = [
+        "the command before the swap was ended",
+        "generation 3 is serving",
+        "generation 4 is serving",
+    ];
+    site.log.wait_for_all(&said);
+    assert!(done.exists());
 }
 
 #[test]

@@ -90,6 +90,9 @@ impl World {
             Transition::ChangeWaits => {
                 Record::notice("the change waits: --max-draining generations are already draining")
             }
+            Transition::CommandEnded => Record::warning(
+                "the command before the swap was ended for the restart: it runs again once a generation serves",
+            ),
             Transition::Refusing => self.refusing(),
             Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),
             Transition::Stopping if self.status_data.terminal_closed => {

@@ -165,6 +165,8 @@ pub enum Transition {
     Refusing,
     /// Too many generations drain: the changed file waits.
     ChangeWaits,
+    /// The command before a swap makes room for a restart, and runs again after that.
+    CommandEnded,
     Stopping,
 }
 

@@ -104,6 +104,7 @@ impl Supervisor {
         if let Some(swap) = self.swap.as_mut().filter(goes_on) {
             // whatever it was started for, it is needed now
             swap.check = false;
+            let is_waited_for = !swap.is_cut_over_to();
             let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
             actions.extend(quiesce);
             match swap.stage {
@@ -116,6 +117,9 @@ impl Supervisor {
                 | Stage::BackingOff { .. }
                 | Stage::CuttingOver { .. } => {}
             }
+            if on_change && is_waited_for {
+                self.clients_wait(now);
+            }
             return actions;
         }
         let mut actions = Vec::new();
@@ -123,6 +127,7 @@ impl Supervisor {
         if let Some(swap) = self.swap.take() {
             if matches!(swap.stage, Stage::BeforeSwap { .. }) {
                 actions.push(Action::EndBeforeSwap);
+                actions.push(Action::Announce(Transition::CommandEnded));
             }
             if swap.check {
                 actions.extend(refuse(swap.clients, "nothing serves"));

@@ -144,6 +144,7 @@ fn a_restart_comes_before_a_swap_that_is_still_being_prepared() {
     });
     drill.at(5, SwapAsked(Some(ANN)), &[RunBeforeSwap(G2)]);
     drill.at(6, Died(G1, crash()), &[EndBeforeSwap, into_target(G3)]);
+    drill.says(&Transition::CommandEnded);
     drill.at(6, Gone(G1), &[]);
     drill.at(7, Ready(G3), &[CutOver(G3)]);
     drill.at(7, CutOverDone(G3), &[RunBeforeSwap(G4)]);
@@ -359,8 +360,10 @@ fn dev_goes_on_with_a_swap_when_the_serving_one_dies() {
     drill.at(6, Died(G1, crash()), &[]);
     drill.says(&dead(G1, Then::CandidateServes(G2)));
     drill.at(6, Gone(G1), &[]);
-    drill.at(7, BeforeSwapEnded(Ok(())), &[CheckProgram]);
-    drill.at(7, ProgramChecked(Ok(())), &[into_target(G2)]);
+    assert!(drill.supervisor.lets_clients_wait());
+    drill.elapses_at(36, &[TurnAway(Refusal::NothingServes)]);
+    drill.at(37, BeforeSwapEnded(Ok(())), &[CheckProgram]);
+    drill.at(37, ProgramChecked(Ok(())), &[into_target(G2)]);
 
     let mut drill = Drill::serving_with(Policy {
         stop_first: true,

@@ -162,8 +162,11 @@ impl Model {
         match self.way {
             Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
             Some(way) if way.spawned.is_some() || on_change => {}
-            None if on_change => self.clients_wait(),
+            None if on_change => {}
             _ => self.start_again(exit, background && !falls_back),
+        }
+        if on_change && !self.way.is_some_and(Way::is_cut_over_to) {
+            self.clients_wait();
         }
     }
 
