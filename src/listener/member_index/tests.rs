@@ -51,6 +51,11 @@ fn new_connections_go_to_one_member() {
 }
 
 #[test]
+fn a_socket_without_packets_takes_none_of_their_bytes() {
+    assert_eq!(run(&no_packet(), &packet_from("127.0.0.1:4000")), 0);
+}
+
+#[test]
 fn a_probe_is_told_by_its_address_and_its_port() {
     for probe in ["127.0.0.1:4000", "[fd00::2]:4000"] {
         let program = to_member_but_for(probe.parse().unwrap(), 7, 2);
