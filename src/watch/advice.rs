@@ -6,52 +6,29 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Programs that run other files; a version may follow the name (`python3.12`).
-const INTERPRETERS: [&str; 30] = [
-    "awk", "bash", "bun", "bundle", "cargo", "dash", "deno", "dotnet", "env", "erl", "escript",
-    "fish", "guile", "java", "julia", "ksh", "lua", "luajit", "make", "node", "nodejs", "npm",
-    "npx", "perl", "php", "pypy", "python", "ruby", "sh", "zsh",
-];
+const INTERPRETERS: &str = "
+    awk bash bun bundle cargo dash deno dotnet env erl escript fish guile java julia ksh lua
+    luajit make node nodejs npm npx perl php pypy python ruby sh zsh";
 /// Interpreters that are usually given the name of a task or module instead of a file.
-const RUNNERS: [&str; 10] = [
-    "go", "pipenv", "pnpm", "poetry", "Rscript", "tclsh", "tsx", "uv", "wish", "yarn",
-];
+const RUNNERS: &str = "
+    go pipenv pnpm poetry Rscript tclsh tsx uv wish yarn";
 
 /// Programs that are watched themselves, but load what matters from other files.
-const TOOLS: [&str; 27] = [
-    "artisan",
-    "bootRun",
-    "daphne",
-    "django-admin",
-    "fastapi",
-    "flask",
-    "granian",
-    "gunicorn",
-    "hanami",
-    "hypercorn",
-    "manage",
-    "mix",
-    "nest",
-    "next",
-    "nuxt",
-    "passenger",
-    "puma",
-    "rackup",
-    "rails",
-    "shotgun",
-    "streamlit",
-    "thin",
-    "ts-node",
-    "unicorn",
-    "uvicorn",
-    "vite",
-    "waitress-serve",
-];
+const TOOLS: &str = "
+    artisan bootRun daphne django-admin fastapi flask granian gunicorn hanami hypercorn manage
+    mix nest next nuxt passenger puma rackup rails shotgun streamlit thin ts-node unicorn
+    uvicorn vite waitress-serve";
+
+/// Whether a word is in a list of words.
+pub fn is_among(list: &str, word: &str) -> bool {
+    list.split_ascii_whitespace().any(|one| one == word)
+}
 
 /// The name of `program`, if it is an interpreter.
 pub fn interpreter(program: &Path) -> Option<&str> {
     let name = program.file_name()?.to_str()?;
     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-    let is_one = INTERPRETERS.contains(&plain) || RUNNERS.contains(&plain);
+    let is_one = is_among(INTERPRETERS, plain) || is_among(RUNNERS, plain);
     is_one.then_some(name)
 }
 
@@ -78,7 +55,7 @@ pub fn about_interpreter(name: &str, script: Option<&Path>, is_watched: bool) ->
 /// Whether it is known to run other files.
 pub fn is_tool(program: &Path) -> bool {
     let name = program.file_name().and_then(OsStr::to_str);
-    name.is_some_and(|name| TOOLS.contains(&name) || TOOLS.contains(&name.trim_end_matches(".py")))
+    name.is_some_and(|name| is_among(TOOLS, name) || is_among(TOOLS, name.trim_end_matches(".py")))
 }
 
 /// Says that what this tool runs is not watched, if it is one that runs other files.

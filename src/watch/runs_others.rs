@@ -10,83 +10,17 @@ use super::{advice, launcher};
 use crate::program;
 
 /// Further programs that run what they are told; a version may follow the name.
-const OTHERS: &[&str] = &[
-    "ant",
-    "beam.smp",
-    "busybox",
-    "bwrap",
-    "capsh",
-    "cgexec",
-    "chroot",
-    "chronic",
-    "dart",
-    "docker",
-    "elixir",
-    "entr",
-    "expect",
-    "fakeroot",
-    "find",
-    "firejail",
-    "flock",
-    "foreman",
-    "frankenphp",
-    "gdb",
-    "gjs",
-    "gradle",
-    "groovy",
-    "iex",
-    "ip",
-    "just",
-    "kotlin",
-    "ltrace",
-    "mono",
-    "mvn",
-    "ninja",
-    "nodemon",
-    "nsenter",
-    "octave",
-    "parallel",
-    "perf",
-    "php-cgi",
-    "php-fpm",
-    "podman",
-    "proot",
-    "pwsh",
-    "qjs",
-    "R",
-    "racket",
-    "rake",
-    "rlwrap",
-    "runcon",
-    "runghc",
-    "sbcl",
-    "scala",
-    "screen",
-    "script",
-    "setarch",
-    "ssh",
-    "su",
-    "swift",
-    "systemd-run",
-    "task",
-    "tmux",
-    "toybox",
-    "unshare",
-    "uwsgi",
-    "valgrind",
-    "wasmer",
-    "wasmtime",
-    "watch",
-    "watchexec",
-    "wine",
-    "xargs",
-];
+const OTHERS: &str = "
+    ant beam.smp busybox bwrap capsh cgexec chroot chronic dart docker elixir entr expect
+    fakeroot find firejail flock foreman frankenphp gdb gjs gradle groovy iex ip just kotlin
+    ltrace mono mvn ninja nodemon nsenter octave parallel perf php-cgi php-fpm podman proot pwsh
+    qjs R racket rake rlwrap runcon runghc sbcl scala screen script setarch ssh su swift
+    systemd-run task tmux toybox unshare uwsgi valgrind wasmer wasmtime watch watchexec wine
+    xargs";
 
 /// How files of code end that are no programs themselves.
-const CODE: &[&str] = &[
-    "beam", "cjs", "dll", "ex", "exe", "exs", "jar", "jl", "js", "lua", "mjs", "php", "pl", "py",
-    "R", "rb", "scm", "sh", "tcl", "ts", "war", "wasm",
-];
+const CODE: &str = "
+    beam cjs dll ex exe exs jar jl js lua mjs php pl py R rb scm sh tcl ts war wasm";
 
 /// Why a program that is run with these arguments is not itself what changes from one version to the next.
 pub fn runs_others(
@@ -120,13 +54,13 @@ fn known(program: &Path) -> Option<&str> {
         || advice::interpreter(program).is_some()
         || advice::is_tool(program)
         || launcher::is_one(program)
-        || OTHERS.contains(&plain);
+        || advice::is_among(OTHERS, plain);
     is_one.then_some(name)
 }
 
 fn is_code(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
-    let is_named_so = ending.is_some_and(|ending| CODE.contains(&ending));
+    let is_named_so = ending.is_some_and(|ending| advice::is_among(CODE, ending));
     // a pipe would be waited for
     path.is_file() && (is_named_so || program::begins_as_program(path))
 }
