@@ -271,7 +271,7 @@ fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
             Activity::Quiet
         };
         found.extend(
-            unix::connections(&[inode])?
+            unix::connections(inode)?
                 .into_iter()
                 .map(|(inode, client)| FoundConnection {
                     inode,

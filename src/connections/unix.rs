@@ -66,31 +66,26 @@ pub fn unaccepted(inode: u64) -> Option<u32> {
     asked.ok().and(count)
 }
 
-/// The connections of the listeners with these inodes that have both their ends, by the inode of the server's, which is 0
+/// The connections of the listener with this inode that have both their ends, by the inode of the server's, which is 0
 /// until accepted, and that of the client's.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn connections(listeners: &[u64]) -> io::Result<Vec<(u64, u64)>> {
+pub fn connections(listener: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut sockets = Vec::new();
     let states = 1 << ESTABLISHED | 1 << LISTEN;
     let request = request(0, states, SHOW_NAME | SHOW_PEER);
     sock_diag::ask(&request, Scope::All, |message| {
         sockets.extend(parse(message).filter(|socket| !socket.name.is_empty()));
     })?;
-    Ok(connections_of(listeners, &sockets))
+    Ok(connections_of(listener, &sockets))
 }
 
-fn connections_of(listeners: &[u64], sockets: &[UnixSocket]) -> Vec<(u64, u64)> {
-    let is_listener =
-        |socket: &&UnixSocket| socket.state == LISTEN && listeners.contains(&socket.inode);
-    let names: Vec<_> = sockets
-        .iter()
-        .filter(is_listener)
-        .map(|socket| &socket.name)
-        .collect();
+fn connections_of(listener: u64, sockets: &[UnixSocket]) -> Vec<(u64, u64)> {
+    let is_listener = |one: &&UnixSocket| one.state == LISTEN && one.inode == listener;
+    let listener = sockets.iter().find(is_listener);
     let open = sockets.iter().filter(|one| one.state == ESTABLISHED);
-    open.filter(|socket| names.contains(&&socket.name))
+    open.filter(|socket| listener.is_some_and(|listener| listener.name == socket.name))
         .filter_map(|socket| Some((socket.inode, socket.peer.filter(|peer| *peer != 0)?)))
         .collect()
 }
@@ -187,12 +182,9 @@ mod tests {
             socket(ESTABLISHED, 12, "/run/a.hotswap-1", None),
             socket(ESTABLISHED, 13, "/run/a.hotswap-2", Some(9)),
         ];
-        assert_eq!(connections_of(&[1], &sockets), [(11, 9), (0, 9)]);
-        assert_eq!(
-            connections_of(&[1, 2], &sockets),
-            [(11, 9), (0, 9), (13, 9)]
-        );
-        assert!(connections_of(&[3], &sockets).is_empty());
+        assert_eq!(connections_of(1, &sockets), [(11, 9), (0, 9)]);
+        assert_eq!(connections_of(2, &sockets), [(13, 9)]);
+        assert!(connections_of(3, &sockets).is_empty());
     }
 
     #[test]
@@ -220,9 +212,9 @@ mod tests {
         assert!(has_owned_peer(client).unwrap());
         // The name stays with the sockets when the path is renamed, as at a cut-over.
         std::fs::rename(&path, directory.path().join("renamed")).unwrap();
-        assert_eq!(connections(&[inode]).unwrap().len(), 2);
+        assert_eq!(connections(inode).unwrap().len(), 2);
         drop(clients);
-        assert!(connections(&[inode]).unwrap().is_empty());
+        assert!(connections(inode).unwrap().is_empty());
         drop(served);
         drop(listener);
         assert_eq!(
