@@ -40,13 +40,13 @@ pub enum Interest {
 }
 
 impl ListeningSocket {
-    pub fn new(fd: OwnedFd, owner: Option<Generation>, now: Time) -> io::Result<Self> {
+    pub fn new(fd: OwnedFd, owner: Option<Generation>) -> io::Result<Self> {
         Ok(Self {
             inode: inode_of(fd.as_fd())?,
             listens: listens(fd.as_fd()),
             fd,
             owner,
-            since: now,
+            since: sys::now(),
             held: false,
             interest: None,
         })

@@ -238,7 +238,7 @@ impl ReuseportGroup {
     ) -> io::Result<Inode> {
         self.hide_member(fd.as_fd())?;
         sys::listen(fd.as_fd(), context.options.backlog)?;
-        let mut socket = ListeningSocket::new(fd, owner, sys::now())?;
+        let mut socket = ListeningSocket::new(fd, owner)?;
         let watched = context.watcher.watch(&mut socket, Some(Interest::Shutdown));
         watched?;
         let inode = socket.inode;

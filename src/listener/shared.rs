@@ -70,7 +70,7 @@ impl SharedSocket {
     /// A socket that hotswap was given. What does not listen is kept as it is.
     pub fn inherited(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
         let at = SharedAddress::of(fd.as_fd());
-        let mut socket = ListeningSocket::new(fd, None, sys::now())?;
+        let mut socket = ListeningSocket::new(fd, None)?;
         if socket.listens {
             context
                 .watcher
@@ -152,7 +152,7 @@ impl SharedSocket {
             (None, SharedAddress::Unix(address)) => {
                 let fd = unix_stream()?;
                 // the name goes with the last descriptor, which is this one
-                self.socket = ListeningSocket::new(fd.try_clone()?, None, sys::now())?;
+                self.socket = ListeningSocket::new(fd.try_clone()?, None)?;
                 bind(fd.as_raw_fd(), address)?;
                 fd
             }
@@ -161,7 +161,7 @@ impl SharedSocket {
             }
         };
         sys::listen(fd.as_fd(), context.options.backlog)?;
-        self.socket = ListeningSocket::new(fd, None, sys::now())?;
+        self.socket = ListeningSocket::new(fd, None)?;
         self.watch(context)
     }
 

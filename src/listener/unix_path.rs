@@ -218,7 +218,7 @@ impl UnixPath {
         file: FileId,
         context: &ListenerContext,
     ) -> io::Result<Inode> {
-        let mut socket = ListeningSocket::new(fd, owner, sys::now())?;
+        let mut socket = ListeningSocket::new(fd, owner)?;
         context
             .watcher
             .watch(&mut socket, Some(Interest::Shutdown))?;

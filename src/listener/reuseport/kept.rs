@@ -27,7 +27,7 @@ impl ReuseportGroup {
     ) -> io::Result<Self> {
         let mut group = Self::without_members(address);
         group.is_captured = is_captured;
-        let mut kept = ListeningSocket::new(socket, None, sys::now())?;
+        let mut kept = ListeningSocket::new(socket, None)?;
         // it may have been shut down
         sys::listen(kept.fd(), context.options.backlog)?;
         kept.listens = true;

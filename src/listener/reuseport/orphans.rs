@@ -50,7 +50,7 @@ impl ReuseportGroup {
         group.orphans = orphans.at(&address);
         group.orphans.retain(|one| others.contains(&one.inode));
         if let Some(kept) = kept {
-            let kept = ListeningSocket::new(kept, None, sys::now())?;
+            let kept = ListeningSocket::new(kept, None)?;
             // one that an orphan serves is that one's alone
             if !group.is_orphan(Some(kept.inode)) && others.remove(&kept.inode) {
                 group.add_kept(kept, context)?;
@@ -98,7 +98,7 @@ impl ReuseportGroup {
             if members(&self.address)? == expected {
                 let others: Vec<Inode> = before.iter().copied().collect();
                 self.members = MemberIndex::joined(&others, inode);
-                let mut spare = ListeningSocket::new(spare, None, sys::now())?;
+                let mut spare = ListeningSocket::new(spare, None)?;
                 let interest = Some(Interest::Shutdown);
                 context.watcher.watch(&mut spare, interest)?;
                 self.sockets.push(spare);
