@@ -239,8 +239,7 @@ impl World {
 
     /// The command has ended because it was told to. What told it has said why.
     pub(super) fn build_was_ended(&mut self) -> Option<Event> {
-        let mut commands = self.commands.iter();
-        if commands.any(|(purpose, _)| *purpose == Purpose::BeforeSwap) {
+        if self.commands_for(Purpose::BeforeSwap).next().is_some() {
             return None;
         }
         if let Some(generation) = self.build.ends(false) {

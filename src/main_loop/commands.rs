@@ -73,13 +73,14 @@ impl World {
     pub(super) fn end_before_swap(&mut self) {
         let now = sys::now();
         self.build.is_given_up();
-        for (_, command) in self
-            .commands
-            .iter_mut()
-            .filter(|(purpose, _)| *purpose == Purpose::BeforeSwap)
-        {
-            command.end(now);
-        }
+        self.commands_for(Purpose::BeforeSwap)
+            .for_each(|command| command.end(now));
+    }
+
+    /// Those that run.
+    pub(super) fn commands_for(&mut self, wanted: Purpose) -> impl Iterator<Item = &mut Command> {
+        let all = self.commands.iter_mut();
+        all.filter_map(move |(purpose, command)| (*purpose == wanted).then_some(command))
     }
 
     pub(super) fn run_hook(&mut self, record: &Record) {
@@ -91,12 +92,7 @@ impl World {
         else {
             return;
         };
-        let running = self
-            .commands
-            .iter()
-            .filter(|(purpose, _)| *purpose == Purpose::OnEvent)
-            .count();
-        if running >= HOOKS {
+        if self.commands_for(Purpose::OnEvent).count() >= HOOKS {
             self.warn(format!(
                 "the command for {:?} is skipped: {HOOKS} are still running",
                 record.kind.name()

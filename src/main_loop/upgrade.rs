@@ -46,11 +46,7 @@ struct WorldState {
 impl World {
     /// Asks the new file for its version first: what does not run is not executed.
     pub(super) fn check_upgrade(&mut self) {
-        if self
-            .commands
-            .iter()
-            .any(|(purpose, _)| *purpose == Purpose::Upgrade)
-        {
+        if self.commands_for(Purpose::Upgrade).next().is_some() {
             return;
         }
         let command = vec![self.own_path.clone().into_os_string(), "--version".into()];
