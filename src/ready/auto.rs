@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::NotReadyReason;
 use super::cpu_use::CpuUse;
+use super::outcome::{Ready, ReadyBy};
 use crate::listener::ListenerId;
 use crate::supervisor::Time;
 pub use observation::{Evidence, Need, Observation, ObservedListener, Rank, Work};
@@ -26,40 +27,13 @@ const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// When the user is told that a first generation listens nowhere.
 const EXPLAIN: Duration = Duration::from_secs(5);
 
-/// Why a listener counts as accepting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proof {
-    Seen,
-    Probed,
-    /// It can be neither seen nor probed.
-    Assumed,
-}
-
-/// What follows from a look.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AutoVerdict {
-    Wait,
-    /// On all listeners except these.
-    Accepts {
-        proof: Proof,
-        missing: Vec<ListenerId>,
-    },
-    /// It has no listener and has said READY=1.
-    Said,
-    /// It has no listener and is alive.
-    Alive,
-    /// It listens, and was never seen accepting on these.
-    Benefit {
-        missing: Vec<ListenerId>,
-    },
-}
-
 #[derive(Debug)]
 struct ListenerProgress {
     listener: ListenerId,
     need: Need,
     listens_since: Option<Time>,
-    proof: Option<(Proof, Time)>,
+    /// Why it counts as accepting, and since when.
+    proof: Option<(ReadyBy, Time)>,
 }
 
 impl ListenerProgress {
@@ -189,7 +163,7 @@ impl Auto {
     }
 
     /// Judges one look, and returns the listeners that need a probe.
-    pub fn judge(&mut self, now: Time, look: &Observation) -> (AutoVerdict, Vec<ListenerId>) {
+    pub fn judge(&mut self, now: Time, look: &Observation) -> (Option<Ready>, Vec<ListenerId>) {
         let probes = self.note(now, look);
         if let Some(work) = look.work {
             self.cpu_use.note(now, work.cpu_time);
@@ -204,16 +178,16 @@ impl Auto {
         if nowhere && look.blind {
             self.hidden_since.get_or_insert(now);
         }
-        let verdict = if nowhere {
-            self.without_listener(now, look)
+        let ready = if nowhere {
+            self.without_listener(now, look).map(Ready::from)
         } else if self.awaits_ready_message(now, look) {
-            AutoVerdict::Wait
+            None
         } else if look.has_requirements() {
             self.beside_another(now, look)
         } else {
             self.alone(now, look)
         };
-        (verdict, probes)
+        (ready, probes)
     }
 
     /// A first generation and a restart that never say it may be ready all the same, when their time is over: nothing else
@@ -246,11 +220,11 @@ impl Auto {
                 Evidence::Nothing => continue,
                 Evidence::Listens => None,
                 Evidence::Registered if observed.probeable => None,
-                Evidence::Registered | Evidence::Waits => Some((Proof::Seen, now)),
-                Evidence::AcceptedAProbe => Some((Proof::Probed, now)),
+                Evidence::Registered | Evidence::Waits => Some((ReadyBy::Accepting, now)),
+                Evidence::AcceptedAProbe => Some((ReadyBy::AcceptedAProbe, now)),
             };
             let since = *progress.listens_since.get_or_insert(now);
-            progress.proof = progress.proof.or(proof);
+            progress.proof = progress.proof.take().or(proof);
             if progress.proof.is_some() {
                 continue;
             }
@@ -259,35 +233,35 @@ impl Auto {
             if observed.probeable && counts && (at_once || now >= since + WHILE) {
                 unseen.push(observed.listener);
             } else if !observed.probeable && look.blind && now >= started + WHILE {
-                progress.proof = Some((Proof::Assumed, now));
+                progress.proof = Some((ReadyBy::Assumed, now));
             }
         }
         unseen
     }
 
     /// Neither it nor the one before it has a listener, or it is the first and has none yet.
-    fn without_listener(&self, now: Time, look: &Observation) -> AutoVerdict {
+    fn without_listener(&self, now: Time, look: &Observation) -> Option<ReadyBy> {
         let work = look.work.unwrap_or_default();
         let hidden = self.hidden_since.filter(|_| !work.stopped);
         match look.rank {
-            Rank::Candidate | Rank::Restart if self.said => AutoVerdict::Said,
-            rank @ (Rank::Candidate | Rank::Restart) if self.must_say_by(now, rank) => {
-                AutoVerdict::Wait
+            Rank::Candidate | Rank::Restart if self.said => Some(ReadyBy::SaidReady),
+            rank @ (Rank::Candidate | Rank::Restart) if self.must_say_by(now, rank) => None,
+            Rank::Candidate | Rank::Restart if now >= self.started + WHILE => {
+                Some(ReadyBy::Assumed)
             }
-            Rank::Candidate | Rank::Restart if now >= self.started + WHILE => AutoVerdict::Alive,
-            Rank::First if hidden.is_some_and(|since| now >= since + WHILE) => AutoVerdict::Alive,
-            Rank::First if self.cpu_use.idle_for(now) >= IDLE => AutoVerdict::Alive,
-            Rank::First if now >= self.give_up && self.said => AutoVerdict::Said,
-            Rank::First if work.stopped || now < self.enough_at.unwrap_or(self.give_up) => {
-                AutoVerdict::Wait
+            Rank::First if hidden.is_some_and(|since| now >= since + WHILE) => {
+                Some(ReadyBy::Assumed)
             }
-            Rank::First if !self.cpu_use.is_busy(now) => AutoVerdict::Alive,
-            Rank::Candidate | Rank::Restart | Rank::First => AutoVerdict::Wait,
+            Rank::First if self.cpu_use.idle_for(now) >= IDLE => Some(ReadyBy::Assumed),
+            Rank::First if now >= self.give_up && self.said => Some(ReadyBy::SaidReady),
+            Rank::First if work.stopped || now < self.enough_at.unwrap_or(self.give_up) => None,
+            Rank::First if !self.cpu_use.is_busy(now) => Some(ReadyBy::Assumed),
+            Rank::Candidate | Rank::Restart | Rank::First => None,
         }
     }
 
     /// Another one serves, and this one must have a socket wherever that one's count.
-    fn beside_another(&self, now: Time, look: &Observation) -> AutoVerdict {
+    fn beside_another(&self, now: Time, look: &Observation) -> Option<Ready> {
         let lacks = |one: &&ListenerProgress| !one.satisfies(one.need);
         let lacking = self.progress.iter().filter(lacks);
         let missing: Vec<_> = lacking.map(|one| one.listener).collect();
@@ -296,27 +270,25 @@ impl Auto {
             .zip(look.patience)
             .is_some_and(|(age, most)| age >= most);
         if missing.is_empty() || forgiven {
-            let proof = self.worst_proof();
-            return AutoVerdict::Accepts { proof, missing };
+            return Some(Ready::but_for(missing, self.worst_proof()));
         }
-        AutoVerdict::Wait
+        None
     }
 
     /// Nothing serves, or no address counts: it has to accept on something.
-    fn alone(&self, now: Time, look: &Observation) -> AutoVerdict {
+    fn alone(&self, now: Time, look: &Observation) -> Option<Ready> {
         let unproven = |one: &&ListenerProgress| one.proof.is_none();
         let unproven = self.progress.iter().filter(unproven);
         let missing: Vec<_> = unproven.map(|one| one.listener).collect();
         if self.accepts_where_it_should(look) {
             let last = self.last_proof().unwrap_or(now);
-            let proof = self.worst_proof();
             if self.may_be_unfinished(now, last, look) {
-                return AutoVerdict::Wait;
+                return None;
             }
             if missing.is_empty() || now >= last + GRACE {
-                return AutoVerdict::Accepts { proof, missing };
+                return Some(Ready::but_for(missing, self.worst_proof()));
             }
-            return AutoVerdict::Wait;
+            return None;
         }
         let has_clients = look.listeners.iter().any(ObservedListener::has_clients);
         let listens = |one: &ObservedListener| one.evidence != Evidence::Nothing;
@@ -326,9 +298,9 @@ impl Auto {
             Rank::Candidate => false,
         };
         if may_be_doubted && !has_clients && now >= self.give_up {
-            return AutoVerdict::Benefit { missing };
+            return Some(Ready::but_for(missing, ReadyBy::Assumed));
         }
-        AutoVerdict::Wait
+        None
     }
 
     /// It accepts, but perhaps not yet where its clients come.
@@ -356,14 +328,14 @@ impl Auto {
     }
 
     fn last_proof(&self) -> Option<Time> {
-        let proofs = self.progress.iter().filter_map(|one| one.proof);
-        proofs.map(|(_, at)| at).max()
+        let proofs = self.progress.iter().filter_map(|one| one.proof.as_ref());
+        proofs.map(|(_, at)| *at).max()
     }
 
-    fn worst_proof(&self) -> Proof {
-        let proofs = self.progress.iter().filter_map(|one| one.proof);
+    fn worst_proof(&self) -> ReadyBy {
+        let proofs = self.progress.iter().filter_map(|one| one.proof.as_ref());
         let worst = proofs.map(|(proof, _)| proof).max();
-        worst.unwrap_or(Proof::Seen)
+        worst.cloned().unwrap_or(ReadyBy::Accepting)
     }
 
     fn progress_of(&mut self, listener: ListenerId) -> &mut ListenerProgress {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::auto::{Auto, AutoVerdict, Evidence, Need, Observation, ObservedListener, Proof, Work};
+use super::auto::{Auto, Evidence, Need, Observation, ObservedListener, Work};
 use super::blocked_threads::{self, BlockedThreads, SoughtSocket};
 use super::probe::Probes;
 use super::target::{ReadyTarget, targets};
-use super::{CandidateView, Ready, ReadyBy, ReadyRequest, Stopped, cpu_use, outside};
+use super::{CandidateView, Ready, ReadyRequest, Stopped, cpu_use, outside};
 use crate::listener::{GenerationSocket, ListenerId, SocketKind};
 use crate::proc::process::{self, Stat};
 use crate::supervisor::Time;
@@ -78,11 +78,10 @@ impl Observer {
                 stopped: processes.iter().any(|pid| Stopped::of(*pid).is_some()),
             });
         }
-        let (verdict, unseen) = self.auto.judge(now, &look);
+        let (ready, unseen) = self.auto.judge(now, &look);
         self.probes.request(unseen, now, requests);
-        let ready = ready(verdict)?;
         let unsaid = self.auto.lacks_ready_message();
-        Some(Ready { unsaid, ..ready })
+        ready.map(|ready| Ready { unsaid, ..ready })
     }
 
     /// The main process alone most of the time: it is who waits in most servers, and to find the others takes longer than
@@ -105,31 +104,6 @@ impl Observer {
 /// Any of its threads: the first one may only wait for the others.
 fn is_running(pid: Pid) -> bool {
     process::threads(pid).any(|thread| Stat::of(thread).is_some_and(|stat| stat.is_running()))
-}
-
-fn ready(verdict: AutoVerdict) -> Option<Ready> {
-    match verdict {
-        AutoVerdict::Wait => None,
-        AutoVerdict::Said => Some(ReadyBy::SaidReady.into()),
-        AutoVerdict::Alive => Some(ReadyBy::Assumed.into()),
-        AutoVerdict::Benefit { missing } => Some(Ready {
-            missing,
-            doubtful: true,
-            ..ReadyBy::Assumed.into()
-        }),
-        AutoVerdict::Accepts { proof, missing } => {
-            let how = match proof {
-                Proof::Seen => ReadyBy::Accepting,
-                Proof::Probed => ReadyBy::AcceptedAProbe,
-                Proof::Assumed => ReadyBy::Assumed,
-            };
-            Some(Ready {
-                missing,
-                doubtful: proof == Proof::Assumed,
-                ..how.into()
-            })
-        }
-    }
 }
 
 /// What probes alone have shown.

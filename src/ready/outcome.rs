@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 
 use crate::listener::ListenerId;
 
-/// What showed that it is ready. The log adds how long that took.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What showed that it is ready, the best first. The log adds how long that took.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReadyBy {
     Accepting,
     AcceptedAProbe,
@@ -14,6 +14,7 @@ pub enum ReadyBy {
     ReadyFd(RawFd),
     Status(u16),
     Command,
+    /// Nothing could be seen or asked.
     Assumed,
 }
 
@@ -43,6 +44,17 @@ pub struct Ready {
     pub doubtful: bool,
     /// It has not said READY=1, which it should have: a warning.
     pub unsaid: bool,
+}
+
+impl Ready {
+    /// It has listeners, and accepts on all but these.
+    pub fn but_for(missing: Vec<ListenerId>, how: ReadyBy) -> Self {
+        Self {
+            missing,
+            doubtful: how == ReadyBy::Assumed,
+            ..how.into()
+        }
+    }
 }
 
 impl From<ReadyBy> for Ready {

@@ -46,7 +46,7 @@ impl Drill {
         millis: u64,
         listeners: &[ObservedListener],
         cpu_time: Option<Time>,
-    ) -> (AutoVerdict, Vec<ListenerId>) {
+    ) -> (Option<Ready>, Vec<ListenerId>) {
         let now = self.auto.started + Duration::from_millis(millis);
         let look = Observation {
             listeners,
@@ -70,24 +70,29 @@ impl Drill {
     }
 
     fn probes(&mut self, millis: u64, listeners: &[ObservedListener], probed: &[ListenerId]) {
-        let expected = (AutoVerdict::Wait, probed.to_vec());
+        let expected = (None, probed.to_vec());
         let judged = self.judge(millis, listeners, None);
         assert_eq!(judged, expected, "at {millis} ms");
     }
 
-    fn ends(&mut self, millis: u64, listeners: &[ObservedListener], verdict: &AutoVerdict) {
+    fn ends(&mut self, millis: u64, listeners: &[ObservedListener], ready: &Ready) {
         let (judged, _) = self.judge(millis, listeners, None);
-        assert_eq!(&judged, verdict, "at {millis} ms");
+        assert_eq!(judged.as_ref(), Some(ready), "at {millis} ms");
     }
 
     /// It has these listeners, and has used the processor for this many milliseconds.
-    fn works_on(&mut self, millis: u64, listeners: &[ObservedListener], used: u64) -> AutoVerdict {
+    fn works_on(
+        &mut self,
+        millis: u64,
+        listeners: &[ObservedListener],
+        used: u64,
+    ) -> Option<Ready> {
         let used = Time::from_millis(used);
         self.judge(millis, listeners, Some(used)).0
     }
 
     /// It has no listener, and has used the processor for this many milliseconds.
-    fn works(&mut self, millis: u64, used: u64) -> AutoVerdict {
+    fn works(&mut self, millis: u64, used: u64) -> Option<Ready> {
         let used = Duration::from_millis(used);
         self.judge(millis, &[], Some(used)).0
     }
@@ -134,11 +139,13 @@ fn free(observed: ObservedListener) -> ObservedListener {
     }
 }
 
-fn accepts(proof: Proof, missing: &[ListenerId]) -> AutoVerdict {
-    AutoVerdict::Accepts {
-        proof,
-        missing: missing.to_vec(),
-    }
+fn accepts(how: ReadyBy, missing: &[ListenerId]) -> Ready {
+    Ready::but_for(missing.to_vec(), how)
+}
+
+/// It has no listener.
+fn without_listener(how: ReadyBy) -> Ready {
+    how.into()
 }
 
 use Evidence::{AcceptedAProbe, Listens, Nothing, Registered, Waits};
@@ -152,7 +159,7 @@ fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
     drill.ends(
         30,
         &[own(A, Listens), own(B, Waits)],
-        &accepts(Proof::Seen, &[]),
+        &accepts(ReadyBy::Accepting, &[]),
     );
 }
 
@@ -168,7 +175,7 @@ fn an_address_that_counts_is_awaited_until_the_ready_timeout() {
     drill.ends(
         30_000,
         &[own(A, Waits), captured(B, Waits)],
-        &accepts(Proof::Seen, &[]),
+        &accepts(ReadyBy::Accepting, &[]),
     );
 }
 
@@ -181,7 +188,7 @@ fn a_listener_need_only_listen_where_the_serving_one_was_never_seen_accepting() 
     };
     drill.waits(20, &[own(A, Waits), listening(Nothing)]);
     let there = [own(A, Waits), listening(Listens)];
-    drill.ends(5000, &there, &accepts(Proof::Seen, &[]));
+    drill.ends(5000, &there, &accepts(ReadyBy::Accepting, &[]));
 }
 
 #[test]
@@ -191,7 +198,7 @@ fn in_development_a_missing_address_is_a_warning_after_a_while() {
     let listeners = [captured(A, Waits), captured(B, Nothing)];
     drill.waits(300, &listeners);
     drill.waits(2299, &listeners);
-    drill.ends(2300, &listeners, &accepts(Proof::Seen, &[B]));
+    drill.ends(2300, &listeners, &accepts(ReadyBy::Accepting, &[B]));
 }
 
 #[test]
@@ -204,7 +211,7 @@ fn a_server_that_said_ready_once_must_say_it_again() {
     let reason = drill.auto.not_ready_reason();
     assert_eq!(reason, Some(NotReadyReason::NoReadyMessageAgain));
     drill.auto.said_ready();
-    drill.ends(2100, &[own(A, Waits)], &accepts(Proof::Seen, &[]));
+    drill.ends(2100, &[own(A, Waits)], &accepts(ReadyBy::Accepting, &[]));
 }
 
 #[test]
@@ -212,7 +219,7 @@ fn saying_ready_is_not_enough_where_accepting_can_be_seen() {
     let mut drill = Drill::of_second_generation();
     drill.auto.said_ready();
     drill.waits(20, &[own(A, Listens)]);
-    drill.ends(40, &[own(A, Waits)], &accepts(Proof::Seen, &[]));
+    drill.ends(40, &[own(A, Waits)], &accepts(ReadyBy::Accepting, &[]));
 }
 
 #[test]
@@ -225,7 +232,7 @@ fn a_probe_decides_if_nothing_is_seen_for_a_second() {
     drill.ends(
         1600,
         &[captured(A, AcceptedAProbe)],
-        &accepts(Proof::Probed, &[]),
+        &accepts(ReadyBy::AcceptedAProbe, &[]),
     );
 }
 
@@ -237,7 +244,7 @@ fn a_probe_decides_at_once_if_nothing_can_be_seen() {
     drill.ends(
         9,
         &[own(A, AcceptedAProbe), own(B, Listens)],
-        &accepts(Proof::Probed, &[]),
+        &accepts(ReadyBy::AcceptedAProbe, &[]),
     );
 }
 
@@ -249,14 +256,18 @@ fn a_probe_decides_at_once_where_only_a_runtime_would_hear_of_a_client() {
     drill.ends(
         2000,
         &[own(A, AcceptedAProbe)],
-        &accepts(Proof::Probed, &[]),
+        &accepts(ReadyBy::AcceptedAProbe, &[]),
     );
 }
 
 #[test]
 fn what_a_runtime_would_hear_of_counts_where_it_cannot_be_probed() {
     let mut drill = Drill::of_second_generation();
-    drill.ends(1, &[shared(A, Registered)], &accepts(Proof::Seen, &[]));
+    drill.ends(
+        1,
+        &[shared(A, Registered)],
+        &accepts(ReadyBy::Accepting, &[]),
+    );
 }
 
 #[test]
@@ -264,7 +275,7 @@ fn a_listener_that_can_be_neither_seen_nor_probed_is_assumed_to_accept() {
     let mut drill = Drill::of_second_generation();
     drill.blind = true;
     drill.waits(999, &[shared(A, Listens)]);
-    drill.ends(1000, &[shared(A, Listens)], &accepts(Proof::Assumed, &[]));
+    drill.ends(1000, &[shared(A, Listens)], &accepts(ReadyBy::Assumed, &[]));
 }
 
 #[test]
@@ -280,7 +291,7 @@ fn a_candidate_without_listeners_beside_one_without_is_ready_after_a_second() {
         let mut drill = Drill::of_second_generation();
         drill.rank = rank;
         drill.waits(999, &[]);
-        drill.ends(1000, &[], &AutoVerdict::Alive);
+        drill.ends(1000, &[], &without_listener(ReadyBy::Assumed));
     }
 }
 
@@ -288,12 +299,12 @@ fn a_candidate_without_listeners_beside_one_without_is_ready_after_a_second() {
 fn a_candidate_without_listeners_may_say_when_it_is_ready() {
     let mut drill = Drill::of_second_generation();
     drill.auto.said_ready();
-    drill.ends(5, &[], &AutoVerdict::Said);
+    drill.ends(5, &[], &without_listener(ReadyBy::SaidReady));
     let mut drill = Drill::of_second_generation();
     drill.auto.must_say = true;
     drill.waits(5000, &[]);
     drill.auto.said_ready();
-    drill.ends(5001, &[], &AutoVerdict::Said);
+    drill.ends(5001, &[], &without_listener(ReadyBy::SaidReady));
 }
 
 #[test]
@@ -304,7 +315,7 @@ fn a_candidate_with_the_first_listeners_must_accept_on_one_of_them() {
     drill.ends(
         1600,
         &[free(captured(A, Waits))],
-        &accepts(Proof::Seen, &[]),
+        &accepts(ReadyBy::Accepting, &[]),
     );
     let mut drill = Drill::of_second_generation();
     drill.captured = true;
@@ -320,7 +331,7 @@ fn a_first_generation_is_starting_until_it_accepts_somewhere() {
     drill.ends(
         4020,
         &[free(captured(A, Waits))],
-        &accepts(Proof::Seen, &[]),
+        &accepts(ReadyBy::Accepting, &[]),
     );
 }
 
@@ -329,18 +340,18 @@ fn a_first_generation_is_starting_until_it_accepts_somewhere() {
 fn a_first_generation_on_a_unix_path_alone_is_ready_once_it_is_at_rest() {
     let mut drill = Drill::of_first_generation();
     let there = [path(A, Waits)];
-    assert_eq!(drill.works_on(300, &there, 250), AutoVerdict::Wait);
-    assert_eq!(drill.works_on(600, &there, 500), AutoVerdict::Wait);
+    assert_eq!(drill.works_on(300, &there, 250), None);
+    assert_eq!(drill.works_on(600, &there, 500), None);
     let both = [path(A, Waits), free(captured(B, Waits))];
-    let done = accepts(Proof::Seen, &[]);
+    let done = Some(accepts(ReadyBy::Accepting, &[]));
     assert_eq!(
         drill.works_on(700, &both, 600),
-        done,
+        done.clone(),
         "the other one counts"
     );
     let mut drill = Drill::of_first_generation();
-    assert_eq!(drill.works_on(300, &there, 250), AutoVerdict::Wait);
-    assert_eq!(drill.works_on(499, &there, 260), AutoVerdict::Wait);
+    assert_eq!(drill.works_on(300, &there, 250), None);
+    assert_eq!(drill.works_on(499, &there, 260), None);
     assert_eq!(drill.works_on(500, &there, 260), done);
 }
 
@@ -350,10 +361,10 @@ fn a_first_generation_that_never_rests_is_ready_if_nothing_else_has_come() {
     let there = [path(A, Waits)];
     for tenth in 1..=50 {
         let judged = drill.works_on(tenth * 100, &there, tenth * 100);
-        assert_eq!(judged, AutoVerdict::Wait);
+        assert_eq!(judged, None);
     }
     let judged = drill.works_on(5100, &there, 5100);
-    assert_eq!(judged, accepts(Proof::Seen, &[]));
+    assert_eq!(judged, Some(accepts(ReadyBy::Accepting, &[])));
 }
 
 /// As an Erlang node, which listens for other nodes before it serves.
@@ -362,13 +373,20 @@ fn a_port_that_the_kernel_has_chosen_counts_once_the_server_is_at_rest() {
     let mut drill = Drill::of_first_generation();
     drill.outside = Waits;
     drill.chosen_port = true;
-    assert_eq!(drill.works(300, 250), AutoVerdict::Wait);
-    assert_eq!(drill.works(450, 400), AutoVerdict::Wait);
-    assert_eq!(drill.works(650, 400), accepts(Proof::Seen, &[]));
+    assert_eq!(drill.works(300, 250), None);
+    assert_eq!(drill.works(450, 400), None);
+    assert_eq!(
+        drill.works(650, 400),
+        Some(accepts(ReadyBy::Accepting, &[]))
+    );
     let mut drill = Drill::of_first_generation();
     drill.outside = Waits;
     let judged = drill.works(300, 250);
-    assert_eq!(judged, accepts(Proof::Seen, &[]), "it is not captured");
+    assert_eq!(
+        judged,
+        Some(accepts(ReadyBy::Accepting, &[])),
+        "it is not captured"
+    );
 }
 
 #[test]
@@ -377,7 +395,7 @@ fn a_first_generation_may_leave_a_listener_it_was_given() {
     let listeners = [own(A, Waits), own(B, Listens), own(C, Listens)].map(free);
     drill.waits(100, &listeners);
     drill.probes(1599, &listeners, &[B, C]);
-    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B, C]));
+    drill.ends(1600, &listeners, &accepts(ReadyBy::Accepting, &[B, C]));
 }
 
 #[test]
@@ -401,19 +419,25 @@ fn a_first_generation_that_accepts_on_none_it_was_given_is_not_ready() {
 #[test]
 fn a_first_generation_that_listens_nowhere_is_ready_once_it_has_been_idle() {
     let mut drill = Drill::of_first_generation();
-    assert_eq!(drill.works(900, 400), AutoVerdict::Wait);
-    assert_eq!(drill.works(4000, 700), AutoVerdict::Wait);
-    assert_eq!(drill.works(13_999, 700), AutoVerdict::Wait);
-    assert_eq!(drill.works(14_000, 700), AutoVerdict::Alive);
+    assert_eq!(drill.works(900, 400), None);
+    assert_eq!(drill.works(4000, 700), None);
+    assert_eq!(drill.works(13_999, 700), None);
+    assert_eq!(
+        drill.works(14_000, 700),
+        Some(without_listener(ReadyBy::Assumed))
+    );
 }
 
 #[test]
 fn a_first_generation_that_listens_nowhere_and_works_a_little_is_ready_at_the_timeout() {
     let mut drill = Drill::of_first_generation();
     for second in 1..30 {
-        assert_eq!(drill.works(second * 1000, second * 5), AutoVerdict::Wait);
+        assert_eq!(drill.works(second * 1000, second * 5), None);
     }
-    assert_eq!(drill.works(30_000, 150), AutoVerdict::Alive);
+    assert_eq!(
+        drill.works(30_000, 150),
+        Some(without_listener(ReadyBy::Assumed))
+    );
 }
 
 #[test]
@@ -421,32 +445,38 @@ fn a_first_generation_that_listens_nowhere_is_ready_once_a_request_waits_for_it(
     let mut drill = Drill::of_first_generation();
     drill.auto.is_waited_for();
     for second in 1..5 {
-        assert_eq!(drill.works(second * 1000, second * 5), AutoVerdict::Wait);
+        assert_eq!(drill.works(second * 1000, second * 5), None);
     }
-    assert_eq!(drill.works(5000, 25), AutoVerdict::Alive);
-    assert_eq!(drill.works(6000, 925), AutoVerdict::Wait, "it works");
+    assert_eq!(
+        drill.works(5000, 25),
+        Some(without_listener(ReadyBy::Assumed))
+    );
+    assert_eq!(drill.works(6000, 925), None, "it works");
 }
 
 #[test]
 fn a_first_generation_that_is_still_busy_at_the_timeout_is_not_ready() {
     let mut drill = Drill::of_first_generation();
     for second in 1..=30 {
-        assert_eq!(drill.works(second * 1000, second * 900), AutoVerdict::Wait);
+        assert_eq!(drill.works(second * 1000, second * 900), None);
     }
     let reason = drill.auto.not_ready_reason();
     assert_eq!(reason, Some(NotReadyReason::ListensNowhere));
     // unless it has said so itself
     drill.auto.said_ready();
-    assert_eq!(drill.works(30_001, 27_000), AutoVerdict::Said);
+    assert_eq!(
+        drill.works(30_001, 27_000),
+        Some(without_listener(ReadyBy::SaidReady))
+    );
 }
 
 #[test]
 fn a_first_generation_that_is_stopped_is_not_idle() {
     let mut drill = Drill::of_first_generation();
     drill.stopped = true;
-    assert_eq!(drill.works(1000, 20), AutoVerdict::Wait);
-    assert_eq!(drill.works(29_000, 20), AutoVerdict::Wait);
-    assert_eq!(drill.works(30_000, 20), AutoVerdict::Wait);
+    assert_eq!(drill.works(1000, 20), None);
+    assert_eq!(drill.works(29_000, 20), None);
+    assert_eq!(drill.works(30_000, 20), None);
 }
 
 #[test]
@@ -475,7 +505,7 @@ fn a_first_generation_that_hides_what_it_does_is_not_said_to_listen_nowhere() {
     drill.waits(5500, &[]);
     let now = drill.auto.started + Duration::from_millis(5500);
     assert!(!drill.auto.take_explanation(now));
-    drill.ends(5600, &[], &AutoVerdict::Alive);
+    drill.ends(5600, &[], &without_listener(ReadyBy::Assumed));
 }
 
 #[test]
@@ -484,7 +514,7 @@ fn a_first_generation_may_accept_where_hotswap_holds_nothing() {
     drill.outside = Listens;
     drill.waits(4000, &[]);
     drill.outside = Waits;
-    drill.ends(4100, &[], &accepts(Proof::Seen, &[]));
+    drill.ends(4100, &[], &accepts(ReadyBy::Accepting, &[]));
 }
 
 #[test]
@@ -494,7 +524,7 @@ fn a_first_generation_that_is_never_seen_accepting_gets_the_benefit_of_the_doubt
     drill.waits(5000, &[]);
     drill.waits(6000, &[free(captured(A, Nothing))]);
     drill.waits(29_999, &[free(captured(A, Nothing))]);
-    let benefit = AutoVerdict::Benefit { missing: vec![A] };
+    let benefit = accepts(ReadyBy::Assumed, &[A]);
     drill.ends(30_000, &[free(captured(A, Nothing))], &benefit);
 }
 
@@ -511,18 +541,21 @@ fn a_restart_serves_where_it_can_since_nothing_else_does() {
     drill.rank = Rank::Restart;
     let listeners = [free(own(A, Waits)), free(captured(B, Nothing))];
     drill.waits(100, &listeners);
-    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B]));
+    drill.ends(1600, &listeners, &accepts(ReadyBy::Accepting, &[B]));
     let mut drill = Drill::of_second_generation();
     drill.rank = Rank::Restart;
     let listeners = [captured(A, Waits), captured(B, Nothing)];
     drill.waits(100, &listeners);
-    drill.ends(1600, &listeners, &accepts(Proof::Seen, &[B]));
+    drill.ends(1600, &listeners, &accepts(ReadyBy::Accepting, &[B]));
 }
 
 #[test]
 fn a_restart_that_does_not_say_ready_again_serves_in_the_end() {
     let accepting = [free(own(A, Waits))];
-    let verdicts = [accepts(Proof::Seen, &[]), AutoVerdict::Alive];
+    let verdicts = [
+        accepts(ReadyBy::Accepting, &[]),
+        without_listener(ReadyBy::Assumed),
+    ];
     for (listeners, verdict) in [&accepting[..], &[]].into_iter().zip(verdicts) {
         let mut drill = Drill::of_second_generation();
         drill.rank = Rank::Restart;
@@ -554,6 +587,6 @@ fn a_restart_of_one_that_was_never_seen_accepting_must_listen() {
     let mut drill = Drill::of_second_generation();
     drill.rank = Rank::Restart;
     drill.waits(30_000, &[free(captured(A, Nothing))]);
-    let benefit = AutoVerdict::Benefit { missing: vec![A] };
+    let benefit = accepts(ReadyBy::Assumed, &[A]);
     drill.ends(30_001, &[free(captured(A, Listens))], &benefit);
 }
