@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handoff;
 use crate::polled::Polled;
+use crate::retry::is_for_later;
 use crate::stub::OF_A_COMMAND;
 use crate::supervisor::Time;
 use crate::sys;
@@ -216,8 +217,6 @@ fn is_left(kept: &mut KeptDescriptor, flags: PollFlags) -> bool {
             let _ = io::stderr().write_all(&piece[..bytes]);
             true
         }
-        Err(error) => {
-            [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
-        }
+        Err(error) => is_for_later(&error),
     }
 }

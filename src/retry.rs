@@ -19,6 +19,14 @@ pub fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// Nothing can be read or written just now.
+pub fn is_for_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
 /// No descriptor or memory is left, for now.
 pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::{Reply, RequestKind, SwapVerdict, line_of};
 use crate::handoff;
+use crate::retry::is_for_later;
 use crate::supervisor::{Generation, Time};
 
 /// The longest request.
@@ -181,11 +182,4 @@ impl ClientConnection {
             Outcome::Stays
         }
     }
-}
-
-fn is_for_later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }

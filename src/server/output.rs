@@ -15,6 +15,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
+use crate::retry::is_for_later;
 use crate::supervisor::Time;
 use crate::{handoff, log, sys};
 
@@ -142,12 +143,7 @@ impl Output {
                 self.pass_on_lines(piece);
                 bytes
             }
-            Err(error)
-                if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted]
-                    .contains(&error.kind()) =>
-            {
-                0
-            }
+            Err(error) if is_for_later(&error) => 0,
             Ok(_) | Err(_) => {
                 self.pipe = None;
                 self.pass_on_unfinished();
