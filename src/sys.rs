@@ -231,13 +231,16 @@ fn sock_fprog(program: &[libc::sock_filter]) -> io::Result<libc::sock_fprog> {
 /// # Errors
 /// Those of pidfd_open(2).
 pub fn pidfd_open(thread: Pid, process: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: takes two integers and makes a descriptor.
-    let fd =
-        check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, thread.as_raw(), PIDFD_THREAD) })
-            // SAFETY: as above.
-            .or_else(|_| {
-                check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })
-            })?;
+    let open = |pid: Pid, flags: c_int| {
+        // SAFETY: takes two integers and makes a descriptor.
+        check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) })
+    };
+    let of_process = || open(process, 0);
+    let fd = if thread == process {
+        of_process()?
+    } else {
+        open(thread, PIDFD_THREAD).or_else(|_| of_process())?
+    };
     // SAFETY: the kernel has just made it, and close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

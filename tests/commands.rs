@@ -10,7 +10,7 @@ use crate::common::log::Log;
 use crate::common::place::Place;
 use crate::common::plan::{client_among_ours, hotswap};
 use crate::common::site::Site;
-use crate::common::{eventually, hotswap_program};
+use crate::common::{eventually, hotswap_program, processes};
 
 pub fn start(site: &Site, arguments: &[&str]) -> Child {
     let mut command = hotswap(hotswap_program(), site.dir());
@@ -41,6 +41,17 @@ pub fn said(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
         .concat()
+}
+
+/// What comes next in a script may need its address.
+#[test]
+fn stop_returns_once_hotswap_has_ended() {
+    for _ in 0..20 {
+        let site = Site::serving("v1");
+        let hotswap = site.hotswap();
+        let output = run(&site, &["stop", "server"]);
+        assert!(!processes::is_alive(hotswap), "{}", said(&output));
+    }
 }
 
 #[test]

@@ -8,11 +8,12 @@ pub mod requests;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
 use nix::sys::socket::{UnixAddr, connect, getsockopt, setsockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -25,11 +26,14 @@ use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
 use crate::proc::process::Stat;
 use crate::socket::unix_stream;
+use crate::sys;
 
 /// How long an instance may take to greet after others have.
 const GREETING: Duration = Duration::from_secs(1);
 /// How long the only one may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one may take that has nothing more to do, in milliseconds.
+const ENDING: u16 = 5_000;
 /// The longest message: a status.
 const LONGEST_LINE: usize = 16 * 1024 * 1024;
 
@@ -296,8 +300,22 @@ impl Instance {
 
     /// The process, if a signal has stopped it. One that a debugger holds may go on at any moment.
     pub fn stopped(&self) -> Option<Pid> {
-        let pid = Pid::from_raw(getsockopt(&self.stream, PeerCredentials).ok()?.pid());
+        let pid = self.pid()?;
         Stat::of(pid)?.stopped_by().map(|_| pid)
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let peer = getsockopt(&self.stream, PeerCredentials).ok()?;
+        Some(Pid::from_raw(peer.pid()))
+    }
+
+    /// It has said that it ends: until then its addresses and its name are in use.
+    pub fn await_end(&self) {
+        let death = self.pid().and_then(|pid| sys::pidfd_open(pid, pid).ok());
+        if let Some(death) = death {
+            let mut death = [PollFd::new(death.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut death, ENDING);
+        }
     }
 
     /// Why it does not answer, as the end of a sentence, with what helps; empty if that is not known.

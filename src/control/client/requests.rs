@@ -97,7 +97,10 @@ fn stop_instance(
 ) -> (u8, &'static str, Option<String>) {
     instance.ask(&RequestKind::Stop);
     match end(instance, until, !json) {
-        Received::Said(Reply::Done(_)) => (0, "stopped", None),
+        Received::Said(Reply::Done(_)) => {
+            instance.await_end();
+            (0, "stopped", None)
+        }
         Received::Said(Reply::Error(why) | Reply::Refused(why)) => (LOST, "refused", Some(why)),
         Received::TimedOut => {
             let patience = format_duration(timeout.unwrap_or_default());
