@@ -240,6 +240,17 @@ pub fn expect_command_behind_dashes(
         return Ok(());
     }
     let (options, command) = arguments.split_at(options);
+    if options
+        .iter()
+        .any(|option| option == "--watch" || option == "-w")
+        && command.iter().any(|word| word == "--")
+    {
+        let lines = format!(
+            "{} stands before --, and is no option\ntry: --watch '*.py', a glob in quotes, or --watch for each file",
+            quoted(program)
+        );
+        return Err(NotParsed::Usage(lines));
+    }
     let words = [options, &["--".into()], command].concat();
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
     Err(NotParsed::Usage(format!(

@@ -18,6 +18,14 @@ fn a_command_without_dashes_is_shown_with_them() {
 }
 
 #[test]
+fn a_glob_that_the_shell_has_expanded_is_told_as_such() {
+    let (status, lines) = refused("--watch a.py b.py c.py -- python3 app.py");
+    assert_eq!(status, 125);
+    assert!(lines.contains("b.py stands before --"), "{lines}");
+    assert!(lines.contains("try: --watch '*.py'"), "{lines}");
+}
+
+#[test]
 fn an_unknown_word_gets_the_nearest_command() {
     for (words, meant) in [
         ("statsu", "status"),
