@@ -129,6 +129,25 @@ fn a_start_script_may_move_its_directory_away() {
     }
 }
 
+/// Somebody has removed all names of the socket that serves, and the server tends its own as it would without hotswap.
+#[test]
+fn a_path_that_leads_nowhere_is_the_next_ones() {
+    let house = House::new();
+    let own = "def bound(): os.chmod(path, 0o666)";
+    let Some(site) = house.serving("", own) else {
+        return;
+    };
+    site.while_stopped(|_| {
+        for name in fs::read_dir(house.dir().join("run")).expect("names") {
+            fs::remove_file(name.expect("a name").path()).expect("removed");
+        }
+    });
+    site.log.wait_for("s.sock leads to nothing");
+    swaps(&site, &house);
+    assert_eq!(house.mode(), 0o666);
+    assert_eq!(site.log.count("leads to"), 1, "{}", site.log.timed());
+}
+
 #[test]
 fn a_start_script_may_make_its_directory_anew() {
     let house = House::new();

@@ -133,7 +133,12 @@ impl Listeners {
         if steering.is_steered() {
             let is_left_to_it = steering.is_waiting() && !self.context.holds();
             if is_attached || (steering.socket_of(generation).is_none() && !is_left_to_it) {
-                return Ok(BindPlan::Join);
+                let is_free = !self.context.is_closed() && steering.lends_path();
+                return Ok(if is_free {
+                    BindPlan::Alone
+                } else {
+                    BindPlan::Join
+                });
             }
             steering.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
         }

@@ -186,6 +186,11 @@ pub trait Steering {
         Ok(())
     }
 
+    /// Whether the next generation may bind its path itself: nothing is there, and nothing can be put back.
+    fn lends_path(&mut self) -> bool {
+        false
+    }
+
     /// Sees to it that its path leads to where new connections go, and takes note of what this candidate does there.
     fn keep_up(&mut self, _: Option<Generation>, _: &mut ListenerContext) {}
 

@@ -42,7 +42,7 @@ impl LedTo {
     /// What a swap needs to bind a socket there.
     pub fn first(self) -> &'static str {
         match self {
-            Self::Nothing => ", once its directory is there",
+            Self::Nothing => ", if its directory is there",
             Self::Socket => "",
             Self::File => ", once that file is out of the way",
         }
@@ -291,6 +291,11 @@ impl UnixDir {
     pub fn file(&self, name: &OsStr) -> io::Result<FileId> {
         let stat = self.stat(name)?.filter(is_socket).ok_or(Errno::ENOENT)?;
         Ok(file_id(&stat))
+    }
+
+    /// Whether nothing is at the path.
+    pub fn is_free(&self) -> bool {
+        self.stat(&self.name).is_ok_and(|there| there.is_none())
     }
 
     /// Whether this file has that name here.

@@ -276,6 +276,10 @@ impl Steering for UnixPath {
         self.repair()
     }
 
+    fn lends_path(&mut self) -> bool {
+        UnixPath::lends_path(self)
+    }
+
     fn keep_up(&mut self, candidate: Option<Generation>, context: &mut ListenerContext) {
         UnixPath::keep_up(self, candidate, context);
     }

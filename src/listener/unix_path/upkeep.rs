@@ -8,7 +8,7 @@ use std::io;
 use super::{NamedSocket, UnixPath};
 use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
-use crate::listener::unix_dir::FileId;
+use crate::listener::unix_dir::{FileId, LedTo};
 use crate::supervisor::Generation;
 
 impl UnixPath {
@@ -36,6 +36,18 @@ impl UnixPath {
             }
             self.led_to = leads_to;
         }
+    }
+
+    /// A candidate that finds nothing there binds the path itself, as it would without hotswap: it may tend its file.
+    pub(super) fn lends_path(&mut self) -> bool {
+        if let Err(error) = self.repair() {
+            log::debug!("cannot put {} back: {error}", self.dir.path().display());
+        }
+        let lends = self.dir.is_free();
+        if lends {
+            self.led_to = Some(LedTo::Socket);
+        }
+        lends
     }
 
     /// A replaced directory is followed, so that the path leads to the serving generation there, too.
