@@ -39,20 +39,25 @@ complete -F _hotswap_with_names -o bashdefault -o default hotswap
     )
 }
 
+/// clap has the first word completed as that of the server, although it may be a command, and looks for the command in
+/// the second.
 fn for_zsh(script: &str) -> String {
-    let lines = script.lines().map(|line| {
-        let is_name = line.starts_with("'::name -- ");
-        let line = if is_name {
+    let lines = script
+        .lines()
+        .filter(|line| !line.starts_with("'::command -- "));
+    let lines = lines.map(|line| {
+        let line = if line.starts_with("'::name -- ") {
             line.replace(":_default'", ":_hotswap_names'")
         } else {
-            line.to_owned()
+            line.replace("\":: :_hotswap_commands\"", "\":: :_hotswap_first\"")
         };
-        line + "\n"
+        line.replace("$line[2]", "$line[1]") + "\n"
     });
     let script: String = lines.collect();
     let (head, rest) = script.split_once("\n\n").unwrap_or(("", &script));
     format!(
-        "{head}\n\n_hotswap_names() {{\n    local -a names=(${{(f)\"$({NAMES})\"}})\n    compadd -a names\n}}\n\n{rest}"
+        "{head}\n\n_hotswap_names() {{\n    local -a names=(${{(f)\"$({NAMES})\"}})\n    compadd -a names\n}}\n\n\
+         _hotswap_first() {{\n    _hotswap_commands\n    _cmdambivalent\n}}\n\n{rest}"
     )
 }
 
@@ -64,4 +69,18 @@ fn for_fish() -> String {
         )
     });
     each.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_may_be_a_command_in_zsh() {
+        let script = script(Shell::Zsh);
+        assert!(script.contains("\":: :_hotswap_first\""), "{script}");
+        assert!(!script.contains("'::command -- "), "{script}");
+        assert!(!script.contains("$line[2]"), "{script}");
+        assert!(script.contains(":_hotswap_names'"), "{script}");
+    }
 }
