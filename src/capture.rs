@@ -308,6 +308,11 @@ impl Capture {
         }
     }
 
+    /// The processes that have bound something: the filter proves that they belong to the generation.
+    pub fn binders(&self) -> &[ProcessId] {
+        &self.binders
+    }
+
     /// The process that gets the stop signal, if it is not the main one: a wrapper would end and leave the server behind.
     pub fn stop_target(&self) -> Option<Pid> {
         common_ancestor::common_ancestor(&self.binders)

@@ -269,6 +269,11 @@ impl Server {
         self.tree.processes()
     }
 
+    /// These are its processes, wherever they came from.
+    pub fn include(&mut self, proven: &[ProcessId]) {
+        self.tree.include(proven);
+    }
+
     /// Whether this process is one of them; it asks for less than all of them do.
     pub fn has(&self, process: Pid) -> bool {
         self.tree.has(process)

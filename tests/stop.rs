@@ -321,6 +321,35 @@ fn under_nohup_it_serves_on_when_the_terminal_closes() {
     clients.expect_no_failure();
 }
 
+/// A daemon in the old style, started with no variables: its main process does not know it.
+fn by_a_daemon(words: &str) -> Site {
+    let address = free_address();
+    let odd = server("odd").display().to_string();
+    let script = format!(
+        "#!/bin/sh\n(env -i VERSION=v1 setsid {odd} at={address} {words} &)\nexec sleep 1000\n"
+    );
+    let plan = Site::at(Place::Captured(address)).by_script(&script, &[]);
+    plan.serving("v1")
+}
+
+#[test]
+fn a_daemon_without_variables_finishes_its_requests_at_a_swap() {
+    let site = by_a_daemon("think=700ms");
+    let mut clients = thinking(&site);
+    site.swap();
+    clients.expect_no_failure();
+    site.wait_until_gone(1);
+}
+
+#[test]
+fn a_daemon_without_variables_finishes_its_requests_at_a_stop() {
+    let mut site = by_a_daemon("think=700ms");
+    let mut clients = thinking(&site);
+    site.signal(Signal::SIGTERM);
+    clients.expect_no_failure();
+    site.expect_status(0).expect_nothing_left();
+}
+
 /// Its process is asked to stop, and then whatever started that: it would start the old version anew.
 #[test]
 fn a_wrapper_that_starts_its_server_again_is_stopped_too() {

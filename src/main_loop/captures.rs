@@ -103,6 +103,7 @@ impl World {
             processes: &processes,
         };
         let events = capture.woken(flags, &mut context);
+        one.server.include(capture.binders());
         one.has_bound |= capture.has_listeners();
         one.is_in_other_network |= capture.is_in_other_network();
         self.heritage.is_outdated = true;

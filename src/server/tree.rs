@@ -175,6 +175,13 @@ impl ProcessTree {
         self.mark.iter().all(|own| carried.contains(own.as_slice())) && !is_of_a_command(&carried)
     }
 
+    /// These belong to it, though they may carry nothing and have left their parents.
+    pub fn include(&mut self, proven: &[ProcessId]) {
+        let new = proven.iter().filter(|one| !self.strays.contains(one));
+        let new: Vec<ProcessId> = new.copied().collect();
+        self.strays.extend(new);
+    }
+
     /// Its main process has been reaped. Its orphans are remembered, since a title may take the room of their variables.
     /// Those that carry nothing already (or were started with no variables) belong to it if `descends` proves it: on
     /// hotswap as process 1 of a container, others become orphans, too.
