@@ -332,6 +332,12 @@ impl World {
                 SignalRequest::Reap => None,
             });
         }
+        // those that came together are one, however long it takes to do what follows from the first
+        let mut has_stop = false;
+        batch.requests.retain(|event| {
+            let is_stop = matches!(event, Event::StopAsked(None) | Event::Interrupted);
+            !(is_stop && std::mem::replace(&mut has_stop, true))
+        });
     }
 
     fn note_writers(&mut self) {
