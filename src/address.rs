@@ -281,10 +281,9 @@ impl FromStr for Listen {
             Some((name, address)) if !name.contains(['/', ':', '@']) => (Some(name), address),
             _ => (None, text),
         };
-        if let Some(name) = name.filter(|name| !is_name(name)) {
-            let why =
-                format!("the name {name:?} is not made of letters, digits, '.', '-' and '_' alone");
-            return Err(Unreadable::new(&why, &format!("web={address}")));
+        if name.is_some_and(|name| !is_name(name)) {
+            let why = "a name has only a-z, A-Z, 0-9, '.', '-' and '_'";
+            return Err(Unreadable::new(why, &format!("web={address}")));
         }
         if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
             let why = format!("the name {number} is a number");

@@ -248,7 +248,7 @@ impl Watch {
         let verdict = self.own_writes.judge();
         if let Some(path) = verdict.new_each_time.as_deref().map(escaped) {
             log::info!(
-                "{path} is new after the build, like other files before; new files no longer count while one runs\ntry: --ignore {path}"
+                "{path} is new after --before-swap, as others were before; new files no longer count while it runs\ntry: --ignore {path}"
             );
         }
         let mut paths = verdict.count.into_iter();

@@ -111,7 +111,7 @@ fn slow_clients_hold_a_graceful_server_no_longer_than_the_drain_timeout() {
     slow_ones_do_not_hold_the_drain(&site, "(killed by SIGKILL)");
     assert!(
         site.log
-            .says("generation 1 is killed: its time to end has passed")
+            .says("generation 1 is killed: it did not end in time")
     );
 }
 

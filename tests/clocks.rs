@@ -20,7 +20,7 @@ fn all_is_well(plan: Plan) {
     site.log.wait_for("generation 2 is serving");
     clients.until_all_see("v2");
     site.log
-        .wait_for("generation 1 is killed: its time to end has passed");
+        .wait_for("generation 1 is killed: it did not end in time");
     site.publish_odd("v3", "");
     site.log.wait_for("generation 3 is serving");
     clients.until_all_see("v3");

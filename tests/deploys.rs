@@ -350,7 +350,10 @@ fn what_another_program_runs_cannot_be_had_back() {
         let output = run(&site, &["rollback", "server"]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{shown}: {said}");
-        assert!(said.contains(" not held\n"), "{shown}: {said}");
+        assert!(
+            said.contains(", which cannot be kept open\n"),
+            "{shown}: {said}"
+        );
         assert!(said.contains("try: hotswap swap server"), "{shown}: {said}");
         assert_eq!(site.log.count("started, pid"), 2, "{shown}");
     }

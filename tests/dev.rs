@@ -41,7 +41,7 @@ fn a_command_that_makes_the_program_is_one_swap() {
     source_of("v2");
     clients.until_all_see("v2");
     // It takes two builds to see who writes it.
-    site.log.wait_for("src/built is written by a command");
+    site.log.wait_for("src/built was written by --before-swap");
     site.log.wait_for("generation 3 is serving");
     expect_swaps(&site, 1, || source_of("v3"));
     clients.until_all_see("v3");

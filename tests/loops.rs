@@ -152,7 +152,7 @@ fn what_a_command_after_an_event_writes_is_no_change() {
     let plan = watching_source();
     let hook = format!("date +%N >> {}/src/events", plan.dir().display());
     let site = plan.with(&["--on-event", &hook]).serving("v1");
-    site.log.wait_for("src/events is written by a command");
+    site.log.wait_for("src/events was written by --before-swap");
     sleep(QUIET * 2);
     assert_eq!(swaps(&site), 0);
     expect_swaps(&site, 1, || save(&site, "v2"));
@@ -164,7 +164,7 @@ fn what_a_build_writes_into_the_tree_is_no_change() {
     let build = format!("date +%N > {}/src/built; sleep 0.3", plan.dir().display());
     let site = plan.with(&["--before-swap", &build]).serving("v1");
     save(&site, "v2");
-    site.log.wait_for("src/built is written by a command");
+    site.log.wait_for("src/built was written by --before-swap");
     until_quiet(&site);
     assert!(swaps(&site) <= 2, "{}", swaps(&site));
     expect_swaps(&site, 1, || save(&site, "v3"));
@@ -181,7 +181,7 @@ fn what_is_saved_during_a_build_is_built() {
         eventually("the build", || (builds(&site) == 1).then_some(()));
         save(&site, "v3");
         site.log
-            .wait_for("while --before-swap runs; one more swap follows");
+            .wait_for("while --before-swap was running; one more swap follows");
         clients.until_all_see("v3");
         assert_eq!(builds(&site), 2);
         clients.expect_no_failure();
@@ -319,7 +319,7 @@ fn new_names_at_each_build_are_named_and_no_longer_count() {
         expect_one_swap(&site, version);
     }
     site.log
-        .wait_for("like other files before; new files no longer count");
+        .wait_for("as others were before; new files no longer count");
     let before = builds(&site);
     expect_one_swap(&site, "v4");
     assert_eq!(builds(&site), before + 1);

@@ -178,7 +178,9 @@ pub fn why_not(error: &io::Error) -> String {
         return error.to_string();
     };
     match Errno::from_raw(errno) {
-        Errno::EBUSY => "another hotswap or sandbox around it watches its system calls".to_owned(),
+        Errno::EBUSY => {
+            "another hotswap, or a sandbox, around this one watches system calls".to_owned()
+        }
         Errno::ENOSYS if OURS.is_none() => {
             "this processor is neither x86-64 nor aarch64".to_owned()
         }

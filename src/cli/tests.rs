@@ -198,7 +198,7 @@ fn a_wrong_variable_is_called_by_its_name() {
         "cannot use HOTSWAP_POLL=\"5\": a duration needs a unit\ntry: HOTSWAP_POLL=5s"
     );
     let (_, lines) = refused_with("-- x", &[("HOTSWAP_DEV", "maybe")]);
-    assert_eq!(lines, "cannot use HOTSWAP_DEV=maybe: it is 1 or 0");
+    assert_eq!(lines, "cannot use HOTSWAP_DEV=maybe: it must be 1 or 0");
     let given = [OsString::from_vec(b"--name=\xff".to_vec())];
     let said = NotParsed::Usage("an argument is not valid UTF-8".to_owned());
     let NotParsed::Usage(lines) = usage::blame_variable(said, &given) else {

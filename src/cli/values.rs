@@ -72,7 +72,7 @@ pub fn glob(text: &str) -> Result<String, InvalidValue> {
 pub fn ending(text: &str) -> Result<String, InvalidValue> {
     let ending = text.trim().trim_start_matches("*.").trim_start_matches('.');
     if ending.is_empty() || ending.contains(['/', '*', ' ']) {
-        return Err(InvalidValue::new("not an ending of file names").instead("py,html"));
+        return Err(InvalidValue::new("not a file extension").instead("py,html"));
     }
     Ok(ending.to_owned())
 }
@@ -218,6 +218,6 @@ pub fn switch(value: &OsStr) -> Result<bool, InvalidValue> {
     match value.to_string_lossy().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err(InvalidValue::new("it is 1 or 0")),
+        _ => Err(InvalidValue::new("it must be 1 or 0")),
     }
 }

@@ -191,7 +191,7 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
             list(|one| one.path.display().to_string())
         ),
         None => format!(
-            "{} instances are running: {}\ntry: with the NAME of one",
+            "{} instances are running: {}\ntry: give the NAME of one",
             instances.len(),
             list(|one| one.name.clone())
         ),

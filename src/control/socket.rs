@@ -100,7 +100,7 @@ impl ControlSocket {
     fn claim(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(in_use("there is a file that is not a socket"));
+                return Err(in_use("what is there is not a socket"));
             }
             Ok(_) if !is_refused(path) => return Err(in_use("another hotswap answers on it")),
             Ok(_) => fs::remove_file(path)?,

@@ -81,15 +81,15 @@ impl World {
                 return;
             }
             Transition::DrainTimeout(generation) => {
-                Record::killed(*generation, "its time to end has passed")
+                Record::killed(*generation, "it did not end in time")
             }
             Transition::KilledEarly(generation) => {
                 Record::killed(*generation, "more are draining than --max-draining allows")
             }
             Transition::FallingBack { to } => self.falling_back(*to),
-            Transition::ChangeWaits => {
-                Record::notice("the change waits: --max-draining generations are already draining")
-            }
+            Transition::ChangeWaits => Record::notice(
+                "the change waits: as many generations are draining as --max-draining allows",
+            ),
             Transition::CommandEnded => Record::warning(
                 "the command before the swap was ended for the restart: it runs again once a generation serves",
             ),

@@ -144,7 +144,7 @@ impl World {
             let then = match (running, self.args.dev) {
                 (false, _) => "",
                 (true, true) => " during the build; building again",
-                (true, false) => " while --before-swap runs; one more swap follows",
+                (true, false) => " while --before-swap was running; one more swap follows",
             };
             let record = Record::new(RecordKind::Changed, format!("{one} changed{then}"));
             self.publish(&record);

@@ -59,7 +59,7 @@ impl CaptureSetting {
         let nested = error.raw_os_error() == Some(libc::EBUSY)
             && std::env::var_os("HOTSWAP_GENERATION").is_some();
         let shared = if nested {
-            ", on sockets that all generations share"
+            ", and all generations share them"
         } else {
             ""
         };
@@ -74,7 +74,7 @@ impl CaptureSetting {
             capture: None,
             share: nested,
             warning: Some(format!(
-                "cannot capture what the server binds: {why}; only what it is given by --listen is kept across a swap{shared}{hint}"
+                "cannot capture what the server binds: {why}; only the sockets of --listen are kept across a swap{shared}{hint}"
             )),
         })
     }

@@ -66,7 +66,7 @@ impl World {
     fn cannot_check(&self) -> Option<&'static str> {
         if self.args.order == Order::StopFirst {
             return Some(
-                "cannot check under --order stop-first: the old generation would have to go",
+                "cannot check under --order stop-first: the old generation would have to stop",
             );
         }
         let shared = self.listeners.summaries().iter().any(|one| !one.steered);

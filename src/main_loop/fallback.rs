@@ -77,13 +77,13 @@ impl World {
     /// The program of a generation that has served, or why it cannot be had.
     pub(super) fn held_program(&self, good: Generation) -> Result<OwnedFd, String> {
         let Some(kept) = self.programs.get(&good) else {
-            return Err("it was a script".into());
+            return Err("it was a script, which cannot be kept open".into());
         };
         if let Some(why) = self.runs_others() {
             return Err(why);
         }
         if kept.started_another {
-            return Err("it started another program, which is not held".into());
+            return Err("it started another program, which cannot be kept open".into());
         }
         let now = written(&kept.program);
         if now != kept.written.get() {

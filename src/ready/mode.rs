@@ -52,7 +52,7 @@ impl FromStr for ReadyMode {
             },
             ("http", Some(target)) => http(target),
             ("https", Some(_)) => {
-                Err("cannot ask by TLS\ntry: http:/health, tcp or exec:COMMAND".to_owned())
+                Err("hotswap does not speak TLS\ntry: http:/health, tcp or exec:COMMAND".to_owned())
             }
             ("exec", Some(command)) if !command.trim().is_empty() => {
                 Ok(Self::Exec(command.to_owned()))
@@ -68,7 +68,7 @@ impl FromStr for ReadyMode {
                 )),
             },
             _ => Err(format!(
-                "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, tcp, exec:COMMAND or after:2s"
+                "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND or after:2s"
             )),
         }
     }

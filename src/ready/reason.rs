@@ -71,7 +71,9 @@ impl fmt::Display for NotReadyReason {
             Self::DoesNotAccept(all) => write!(f, "does not accept on {}", all.join(", ")),
             Self::ListensNowhere => f.write_str("does not listen on anything, and is busy"),
             Self::NoReadyMessage => f.write_str("READY=1 was never sent"),
-            Self::NoReadyMessageAgain => f.write_str("READY=1 was not sent, as it was before"),
+            Self::NoReadyMessageAgain => {
+                f.write_str("READY=1 was not sent, although an earlier version sent it")
+            }
             Self::NoNewline(fd) => write!(f, "no newline on descriptor {fd}"),
             Self::Answers { path, answer } => match answer {
                 HttpAnswer::Status(status) => write!(f, "answers GET {path} with status {status}"),
@@ -82,7 +84,7 @@ impl fmt::Display for NotReadyReason {
                 HttpAnswer::Silence => write!(f, "does not answer GET {path}"),
             },
             Self::CommandEnded(Exit::Status(status)) => {
-                write!(f, "the command exited with {status}")
+                write!(f, "the command exited with status {status}")
             }
             Self::CommandEnded(Exit::Signal(number)) => {
                 write!(f, "the command was killed by {}", signal_name(*number))
@@ -174,6 +176,6 @@ mod tests {
         let text = "is stopped by SIGTTOU: it wants the terminal";
         assert_eq!(stopped.to_string(), text);
         let ended = NotReadyReason::<String>::CommandEnded(Exit::Status(7));
-        assert_eq!(ended.to_string(), "the command exited with 7");
+        assert_eq!(ended.to_string(), "the command exited with status 7");
     }
 }

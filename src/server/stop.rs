@@ -54,9 +54,9 @@ impl Server {
     /// # Errors
     /// Why it was not passed on.
     pub fn reopen_logs(&self, stop_signal: Option<c_int>) -> Result<(), &'static str> {
-        const NO_USE: &str = "it has no use for it";
+        const NOT_CAUGHT: &str = "it does not catch it";
         let main = self.tree.main_lives.then_some(self.tree.main);
-        let process = self.living_binder().or(main).ok_or(NO_USE)?;
+        let process = self.living_binder().or(main).ok_or(NOT_CAUGHT)?;
         let stops = stop_signal.unwrap_or_else(|| profile::stop_signal(process) as c_int);
         if stops == Signal::SIGUSR1 as c_int {
             return Err("that is its stop signal");
@@ -66,7 +66,7 @@ impl Server {
         }
         let catches = status::catches(process, Signal::SIGUSR1).unwrap_or(false);
         let sent = catches && kill(process, Signal::SIGUSR1).is_ok();
-        sent.then_some(()).ok_or(NO_USE)
+        sent.then_some(()).ok_or(NOT_CAUGHT)
     }
 
     /// Goes on after an upgrade: its next process is asked, and the death of one that was adopted is waited for anew.

@@ -52,7 +52,7 @@ impl Report {
             let old = self.graceful + self.killed;
             parts.push(if graceful {
                 format!(
-                    "stops gracefully ({} of {old} ended in their own way)",
+                    "stops gracefully ({} of {old} exited after the stop signal)",
                     self.graceful
                 )
             } else {

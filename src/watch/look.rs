@@ -165,7 +165,7 @@ impl Watch {
             Author::Command | Author::Unclear => return false,
             Author::CommandFirstSeen => {
                 log::info!(
-                    "{} is written by a command of hotswap's and no longer counts\ntry: save it again if that was you",
+                    "{} was written by --before-swap or --on-event, and no longer counts\ntry: save it again if that was you",
                     escaped(path)
                 );
                 return false;

@@ -31,7 +31,9 @@ pub fn runs_others(
     let real = fs::canonicalize(program).ok();
     let mut names = [Some(program), real.as_deref()].into_iter().flatten();
     if let Some(name) = names.find_map(known) {
-        return Some(format!("{name} runs other files, which are not held"));
+        return Some(format!(
+            "{name} runs other files, which cannot be kept open"
+        ));
     }
     let files = arguments.iter().filter_map(|argument| {
         let text = argument.to_str()?;
@@ -43,7 +45,7 @@ pub fn runs_others(
     });
     let mut code = files.filter(|(_, path)| is_code(path) && !is_same(program, path));
     let (name, _) = code.next()?;
-    Some(format!("it runs {name}, too, which is not held"))
+    Some(format!("it runs {name}, too, which cannot be kept open"))
 }
 
 fn known(program: &Path) -> Option<&str> {

@@ -294,7 +294,7 @@ fn a_hotswap_inside_another_shares_its_sockets() {
         .serving("");
     site.log
         .wait_for("cannot capture what the server binds: another hotswap");
-    site.log.wait_for("on sockets that all generations share");
+    site.log.wait_for("and all generations share them");
     let mut clients = site.clients(4);
     swap(&site, 2);
     clients.until_answered(10);

@@ -62,7 +62,7 @@ fn one_that_never_accepts_is_named() {
 #[test]
 fn a_command_that_failed_is_named_with_its_status() {
     let command = "exec:test $HOTSWAP_GENERATION = 1 || exit 7";
-    says(command, "", "", "the command exited with 7");
+    says(command, "", "", "the command exited with status 7");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn what_was_never_said_is_named() {
         "auto",
         "ready",
         "",
-        "READY=1 was not sent, as it was before",
+        "READY=1 was not sent, although an earlier version sent it",
     );
     says("fd:9", "newline=9", "", "no newline on descriptor 9");
 }

@@ -26,7 +26,7 @@ const ROUTINE: [&str; 13] = [
     "hotswap: waiting for the verdict on ",
     "hotswap: waiting for generation ",
     "hotswap: the last good program, that of ",
-    " does not get SIGUSR1: it has no use for it",
+    " does not get SIGUSR1: it does not catch it",
 ];
 
 /// A time in which requests that were on their way may be lost.
@@ -73,7 +73,7 @@ impl Ledger {
             let Some((who, _)) = line.split_once(" aborted: ") else {
                 continue;
             };
-            self.permit(&[&format!("{who} is killed: its time to end has passed")]);
+            self.permit(&[&format!("{who} is killed: it did not end in time")]);
             if !line.contains(" keeps serving") {
                 let from = at.saturating_sub(NOTICE);
                 self.excuse("candidate while nothing serves", from, *at);

@@ -230,7 +230,7 @@ impl<'a> Life<'a> {
 
     /// It does not end when it is told to, or leaves others behind.
     pub fn permit_its_kill(&mut self, generation: u32) {
-        let line = format!("generation {generation} is killed: its time to end has passed");
+        let line = format!("generation {generation} is killed: it did not end in time");
         self.ledger.permit(&[&line]);
     }
 
