@@ -182,6 +182,16 @@ fn swap_says_that_it_waited_for_the_old_one_alone() {
 }
 
 #[test]
+fn a_check_that_is_not_waited_for_is_not_called_a_swap() {
+    let site = Site::serving("v1");
+    let line = ["swap", "server", "--check", "--timeout", "300ms"];
+    let output = run(site.publish_odd("v2", "late=60s"), &line);
+    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    let why = "no verdict within 300ms; the check goes on";
+    assert!(said(&output).contains(why), "{}", said(&output));
+}
+
+#[test]
 fn swap_stops_waiting_when_it_is_told_to() {
     let site = Site::serving("v1");
     let output = run(

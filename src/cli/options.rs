@@ -31,7 +31,7 @@ pub struct RunArgs {
         default_value = "4096",
         help_heading = "Listeners"
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(value_parser = values::count)]
     pub backlog: u32,
 
     /// The mode of the unix sockets of --listen, in octal [default: set by the umask]
@@ -104,7 +104,7 @@ pub struct RunArgs {
 
     /// Kill the oldest generation when more than N are draining
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = values::count)]
     pub max_draining: u32,
 
     /// Whether the new generation starts before the old one stops

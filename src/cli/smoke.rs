@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::options::RunArgs;
 use super::usage::{self, NotParsed};
+use super::values::count;
 use crate::address::AddressPattern;
 
 /// Statuses that count as a good answer: `200`, or `2xx`.
@@ -22,7 +23,7 @@ pub struct Expected {
 #[derive(Debug, Args)]
 pub struct Trial {
     /// How many swaps to do
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = count)]
     pub swaps: u32,
     /// Send requests to this address only: a port, address, path or glob; may be repeated
     #[arg(long, value_name = "ADDR")]
@@ -37,8 +38,8 @@ pub struct Trial {
     #[arg(long, value_name = "LIST", default_value = "2xx,3xx", value_delimiter = ',', value_parser = expected)]
     pub expect: Vec<Expected>,
     /// Count a request that takes more than N milliseconds as failed
-    #[arg(long, value_name = "N")]
-    max_ms: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = count)]
+    max_ms: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -77,7 +78,7 @@ impl Trial {
 
     /// How long a request may take.
     pub fn longest(&self) -> Option<Duration> {
-        self.max_ms.map(Duration::from_millis)
+        self.max_ms.map(|ms| Duration::from_millis(ms.into()))
     }
 }
 

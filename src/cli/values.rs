@@ -68,6 +68,15 @@ pub fn glob(text: &str) -> Result<String, InvalidValue> {
     Ok(text.to_owned())
 }
 
+/// How many: one at least.
+pub fn count(text: &str) -> Result<u32, InvalidValue> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    let count = count.filter(|count| i32::try_from(*count).is_ok());
+    count.ok_or_else(|| {
+        InvalidValue::new(format!("not a whole number from 1 to {}", i32::MAX)).instead("10")
+    })
+}
+
 /// `py`, `.py` or `*.py`.
 pub fn ending(text: &str) -> Result<String, InvalidValue> {
     let ending = text.trim().trim_start_matches("*.").trim_start_matches('.');

@@ -63,9 +63,7 @@ impl FromStr for ReadyMode {
                     Err(format!("{duration:?} is longer than a day\ntry: after:2s"))
                 }
                 Ok(duration) => Ok(Self::After(duration)),
-                Err(error) => Err(format!(
-                    "{duration:?} is not a duration: {error}\ntry: after:2s"
-                )),
+                Err(_) => Err(format!("{duration:?} is not a duration\ntry: after:2s")),
             },
             _ => Err(format!(
                 "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND or after:2s"

@@ -196,6 +196,18 @@ fn a_near_miss_is_told_what_was_meant() {
         refused("--drain-timeout 30 -- x").1,
         "cannot use --drain-timeout \"30\": a duration needs a unit\ntry: --drain-timeout 30s"
     );
+    for wrong in ["x", "0", "-1", "1.5", "4294967296"] {
+        assert_eq!(
+            refused(&format!("--backlog={wrong} -- x")).1,
+            format!(
+                "cannot use --backlog {wrong:?}: not a whole number from 1 to 2147483647\ntry: --backlog 10"
+            )
+        );
+    }
+    assert_eq!(
+        refused("--ready after:x -- x").1,
+        "cannot use --ready \"after:x\": \"x\" is not a duration\ntry: --ready after:2s"
+    );
     assert_eq!(
         refused("--order sideways -- x").1,
         "cannot use --order \"sideways\": no such choice\ntry: one of start-first, stop-first"

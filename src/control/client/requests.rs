@@ -222,11 +222,12 @@ fn follow(
             Received::Said(Reply::Greeting { .. } | Reply::Status(_) | Reply::Done(_)) => {}
             Received::TimedOut => {
                 let patience = format_duration(options.timeout.unwrap_or_default());
-                let drained = matches!(&options.what, RequestKind::Swap(swap) if swap.drained);
-                let (lacks, goes_on) = if serves && drained {
-                    ("the old generation is not gone", "it drains on")
-                } else {
-                    ("no verdict", "the swap goes on")
+                let (lacks, goes_on) = match &options.what {
+                    RequestKind::Swap(swap) if swap.check => ("no verdict", "the check goes on"),
+                    RequestKind::Swap(swap) if swap.drained && serves => {
+                        ("the old generation is not gone", "it drains on")
+                    }
+                    _ => ("no verdict", "the swap goes on"),
                 };
                 let then = if instance.has_answered {
                     goes_on.to_owned()
