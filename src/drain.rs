@@ -105,11 +105,6 @@ impl Drain {
         self.connections
     }
 
-    /// hotswap is to stop.
-    pub fn hurry(&mut self, now: Time) {
-        self.stopping_since.get_or_insert(now);
-    }
-
     /// The queue has been waited for: from the next look on its connections are counted.
     pub fn count_connections(&mut self) {
         self.wait = DrainStage::Connections;

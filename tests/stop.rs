@@ -104,14 +104,15 @@ fn ctrl_c_lets_a_server_answer_first_but_not_for_long() {
     site.expect_status(0).expect_nothing_left();
 }
 
-#[test]
-fn a_stop_finishes_what_an_older_generation_has_in_hand() {
-    let mut site = Site::at(Place::Tcp4).by_odd("think=1500ms").serving("v1");
-    let mut clients = thinking(&site);
-    site.publish("v2").swap();
-    site.signal(Signal::SIGTERM);
-    clients.expect_no_failure();
-    site.expect_status(0).expect_nothing_left();
+on_every_family! {
+    fn a_stop_finishes_what_an_older_generation_has_in_hand(plan: Plan) {
+        let mut site = plan.by_odd("think=3s").serving("v1");
+        let mut clients = thinking(&site);
+        site.publish("v2").swap();
+        site.signal(Signal::SIGTERM);
+        clients.expect_no_failure();
+        site.expect_status(0).expect_nothing_left();
+    }
 }
 
 #[test]

@@ -278,12 +278,7 @@ impl World {
         }
         self.listeners.stop_repairing();
         if why == Refusal::Stopping {
-            let now = sys::now();
-            self.stopping_since = Some(now);
-            let drains = self.generations.values_mut();
-            for drain in drains.filter_map(|one| one.drain.as_mut()) {
-                drain.hurry(now);
-            }
+            self.stopping_since = Some(sys::now());
         }
     }
 
