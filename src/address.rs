@@ -219,7 +219,12 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
         ));
     }
     if !is_host(host) {
-        return Err(Unreadable::new("the host is not a name", "127.0.0.1:8080"));
+        let instead = if host == "*" {
+            format!(":{number}")
+        } else {
+            "127.0.0.1:8080".to_owned()
+        };
+        return Err(Unreadable::new("the host is not a name", &instead));
     }
     if !names_host(host) {
         return Err(Unreadable::new(

@@ -71,6 +71,7 @@ fn a_refusal_says_what_to_try() {
         ("fe80::1:2:8080", "the port is missing", "8080"),
         ("1.2.3.400:80", "not an IPv4 address", "127.0.0.1:8080"),
         ("a b:80", "the host is not a name", "127.0.0.1:8080"),
+        ("*:90", "the host is not a name", ":90"),
         ("@x", "begins with unix:@", "unix:@x"),
         ("unix:@", "the name is missing", "unix:@name"),
         ("unix:/", "does not name a file", "unix:/run/api.sock"),

@@ -61,7 +61,7 @@ fn lines(error: &clap::Error) -> String {
         ErrorKind::TooManyValues => format!("{option} takes no value\ntry: {option}"),
         ErrorKind::ArgumentConflict => {
             let prior = text(error, ContextKind::PriorArg);
-            let prior = prior.split(' ').next().unwrap_or_default();
+            let prior = bare(&prior);
             format!("cannot use {option} together with {prior}\n{HELP}")
         }
         ErrorKind::MissingRequiredArgument => format!("{option} is missing\n{HELP}"),
@@ -72,9 +72,12 @@ fn lines(error: &clap::Error) -> String {
 
 /// `--listen` out of clap's `--listen <[NAME=]ADDR>`.
 fn option_of(error: &clap::Error) -> String {
-    let shown = text(error, ContextKind::InvalidArg);
+    bare(&text(error, ContextKind::InvalidArg)).to_owned()
+}
+
+fn bare(shown: &str) -> &str {
     let option = shown.split([' ', '=']).next().unwrap_or_default();
-    option.trim_matches(['<', '>', '[', ']', '.']).to_owned()
+    option.trim_matches(['<', '>', '[', ']', '.'])
 }
 
 fn unknown_argument(error: &clap::Error, option: &str) -> String {
@@ -88,7 +91,10 @@ fn unknown_argument(error: &clap::Error, option: &str) -> String {
         return format!("cannot use {option:?}: {why}\n{HELP}");
     }
     let suggested = text(error, ContextKind::SuggestedArg);
-    if suggested.is_empty() {
+    let distance = strsim::damerau_levenshtein(option, &suggested);
+    // clap's guess may be far off
+    let is_near = suggested.starts_with(option) || distance <= option.len() / 3;
+    if suggested.is_empty() || !is_near {
         format!("no such option: {option}\n{HELP}")
     } else {
         format!("no such option: {option}\ntry: {suggested}")

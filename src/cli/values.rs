@@ -63,7 +63,11 @@ pub fn glob(text: &str) -> Result<String, InvalidValue> {
             Ok(()) => usage::quoted(OsStr::new(&literal)),
             Err(_) => "'*.log'".to_owned(),
         };
-        InvalidValue::new(format!("not a glob: {error}")).instead(instead)
+        let why = match error {
+            ignore::Error::Glob { err, .. } => err,
+            other => other.to_string(),
+        };
+        InvalidValue::new(format!("not a glob: {why}")).instead(instead)
     })?;
     Ok(text.to_owned())
 }

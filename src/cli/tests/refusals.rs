@@ -192,6 +192,19 @@ fn a_near_miss_is_told_what_was_meant() {
         refused("--lisen 8080 -- x").1,
         "no such option: --lisen\ntry: --listen"
     );
+    // one that is far off helps nobody
+    assert_eq!(
+        refused("--nope -- x").1,
+        "no such option: --nope\ntry: hotswap --help"
+    );
+    assert_eq!(
+        refused("--ignore [ -- x").1,
+        "cannot use --ignore \"[\": not a glob: unclosed character class; missing ']'\ntry: --ignore '\\['"
+    );
+    assert_eq!(
+        refused("swap --all api").1,
+        "cannot use --all together with NAME\ntry: hotswap --help"
+    );
     assert_eq!(
         refused("--drain-timeout 30 -- x").1,
         "cannot use --drain-timeout \"30\": a duration needs a unit\ntry: --drain-timeout 30s"
