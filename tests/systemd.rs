@@ -70,7 +70,7 @@ fn microseconds() -> u128 {
 fn a_service_is_ready_once_the_first_generation_serves() {
     let (manager, plan) = Manager::of(Site::at(Place::Tcp4).by_odd("late=500ms"));
     let site = plan.opening("v1");
-    manager.wait_after(0, "STATUS=generation 1 is on its way");
+    manager.wait_after(0, "STATUS=generation 1 is starting");
     assert!(!manager.heard().contains(&"READY=1".to_owned()));
     site.log.wait_for("generation 1 is serving");
     manager.wait_after(0, "READY=1");

@@ -189,13 +189,20 @@ impl Polled for ServiceManager {
 fn describe(supervisor: &Supervisor, failed: Option<&str>) -> String {
     let draining = supervisor.draining().len();
     let serving = supervisor.serving().map(|serving| serving.generation);
-    let candidate = supervisor.swap().map(|swap| swap.generation);
-    let state = match (serving, candidate) {
+    let candidate = supervisor.swap().map(|swap| {
+        let stage = if swap.is_proving() {
+            "proving"
+        } else {
+            "starting"
+        };
+        format!("{} is {stage}", swap.generation)
+    });
+    let state = match (serving, &candidate) {
         _ if supervisor.is_stopping() => return format!("stopping, {draining} still draining"),
         (None, None) => "nothing serves; waiting for a change".to_owned(),
-        (None, Some(next)) => format!("{next} is on its way"),
+        (None, Some(next)) => next.clone(),
         (Some(serving), None) => format!("{serving} is serving"),
-        (Some(serving), Some(next)) => format!("{serving} is serving, {next} is on its way"),
+        (Some(serving), Some(next)) => format!("{serving} is serving, {next}"),
     };
     let draining = if draining > 0 {
         format!(", {draining} draining")

@@ -124,7 +124,7 @@ impl Service {
 fn ready_is_said_once_the_first_generation_serves() {
     let mut service = Service::with(&[]);
     service.happens(Event::Launched);
-    service.heard_this(&["STATUS=generation 1 is on its way"]);
+    service.heard_this(&["STATUS=generation 1 is starting"]);
     service.happens(Event::Ready(Generation(1)));
     service.heard_this(&[]);
     service.happens(Event::CutOverDone(Generation(1)));
@@ -140,12 +140,29 @@ fn a_swap_is_a_reload_with_its_time() {
         "RELOADING=1",
         &since,
         "EXTEND_TIMEOUT_USEC=15000000",
-        "STATUS=generation 1 is serving, generation 2 is on its way",
+        "STATUS=generation 1 is serving, generation 2 is starting",
     ]);
     service.starts();
     service.serves(2);
     service.heard_this(&["READY=1", "STATUS=generation 2 is serving, 1 draining"]);
     assert_eq!(service.manager.deadline(), None);
+}
+
+#[test]
+fn what_has_to_prove_itself_is_not_said_to_start() {
+    let mut service = Service::with(&[]);
+    let min_ready = Duration::from_secs(10);
+    service.supervisor = Supervisor::new(Policy {
+        min_ready,
+        ..policy()
+    });
+    service.happens(Event::Launched);
+    service.serves(1);
+    service.happens(Event::SwapAsked(None));
+    service.starts();
+    service.heard();
+    service.serves(2);
+    service.heard_this(&["STATUS=generation 1 is serving, generation 2 is proving"]);
 }
 
 #[test]
