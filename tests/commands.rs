@@ -179,6 +179,10 @@ fn swap_says_that_it_waited_for_the_old_one_alone() {
     assert_eq!(output.status.code(), Some(124), "{}", said(&output));
     let why = "the old generation is not gone within 5s; it drains on";
     assert!(said(&output).contains(why), "{}", said(&output));
+    let output = run(&site, &[&line[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    let verdict: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    assert_eq!(verdict["serving"], true, "{verdict}");
 }
 
 #[test]

@@ -187,6 +187,7 @@ fn follow(
 ) -> u8 {
     let mut progress = ProgressLine::new(whose);
     let mut last = None;
+    let is_drained = matches!(&options.what, RequestKind::Swap(swap) if swap.drained);
     let mut serves = false;
     let (status, result, message) = loop {
         match instance.next(until) {
@@ -199,7 +200,7 @@ fn follow(
                     Some("notice") => event.get("after_ms").is_some(),
                     _ => false,
                 };
-                serves |= text("event") == Some("serving");
+                serves |= is_drained && text("event") == Some("serving");
                 // The verdict says it too.
                 if !options.json && text("event") != Some("gone") {
                     progress.step(text("message").unwrap_or_default(), is_end);
@@ -224,9 +225,7 @@ fn follow(
                 let patience = format_duration(options.timeout.unwrap_or_default());
                 let (lacks, goes_on) = match &options.what {
                     RequestKind::Swap(swap) if swap.check => ("no verdict", "the check goes on"),
-                    RequestKind::Swap(swap) if swap.drained && serves => {
-                        ("the old generation is not gone", "it drains on")
-                    }
+                    _ if serves => ("the old generation is not gone", "it drains on"),
                     _ => ("no verdict", "the swap goes on"),
                 };
                 let then = if instance.has_answered {
@@ -249,7 +248,8 @@ fn follow(
         }
     };
     if options.json {
-        tell_no_verdict(Some(&instance.name), result, &message, true);
+        let object = json!({"result": result, "serving": serves, "message": message});
+        write_object(Some(&instance.name), object);
     } else {
         progress.clear();
         complain(format!("{whose}{message}"));
