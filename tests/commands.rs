@@ -110,7 +110,7 @@ fn swap_says_what_the_command_before_it_is_though_another_swap_has_begun_it() {
     let first = start(&site, &["swap", "server"]);
     site.log.wait_for("generation 2 waits for: while");
     let told = format!("generation 2 waits for: {build}, ");
-    let timeout = ["swap", "server", "--timeout", "300ms"];
+    let timeout = ["swap", "server", "--timeout", "2s"];
     for options in [&[][..], &["--json"]] {
         let second = run(&site, &[&timeout, options].concat());
         assert_eq!(second.status.code(), Some(124), "{}", said(&second));

@@ -239,6 +239,20 @@ fn an_address_counts_though_the_start_was_slower_than_the_ready_timeout() {
     clients.expect_no_failure();
 }
 
+/// The one before it accepts nowhere, so that no address is required; that it accepts is not made up.
+#[test]
+fn one_that_only_listens_is_not_said_to_accept() {
+    let address = free_address();
+    let words = format!("at={address} hang");
+    let flags = ["--ready-timeout", "2s"];
+    let site = at(address).with(&flags).by_odd(&words).serving("v1");
+    site.publish_odd("v2", &words).signal(Signal::SIGHUP);
+    let line = site.log.wait_for("generation 2 is serving");
+    assert!(line.contains("(assumed ready after "), "{line}");
+    site.log
+        .wait_for("generation 2 was not seen accepting connections");
+}
+
 #[test]
 fn in_development_a_missing_address_is_only_a_warning() {
     let two = Two::serving(&["--dev", "--ready-timeout", "20s"], "and-late=700ms");

@@ -269,8 +269,13 @@ impl Auto {
         let forgiven = since_last
             .zip(look.patience)
             .is_some_and(|(age, most)| age >= most);
+        if since_last.is_none() && now < self.give_up {
+            return None;
+        }
         if missing.is_empty() || forgiven {
-            return Some(Ready::but_for(missing, self.worst_proof()));
+            // the serving one accepts nowhere either: the benefit of the doubt
+            let how = since_last.map_or(ReadyBy::Assumed, |_| self.worst_proof());
+            return Some(Ready::but_for(missing, how));
         }
         None
     }
