@@ -14,7 +14,7 @@ use super::poll::{PollOutcome, poll};
 use super::status::AskedBy;
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
-use crate::ready::Readiness;
+use crate::ready::{Glance, Readiness};
 use crate::record::signal_name;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
@@ -121,10 +121,20 @@ impl World {
             .iter()
             .map(|(_, (fd, flags))| PollFd::new(*fd, *flags))
             .collect();
+        let mut starting = self
+            .generations
+            .values()
+            .filter_map(|one| one.readiness.as_ref());
+        let glance = starting.find_map(Readiness::glance);
+        // To the nanosecond: it never wakes before its time, only to wait again.
+        let timeout = due.map(|due| due.saturating_sub(sys::now()));
         if rests {
             memory::give_back();
         }
-        let outcome = self.poll_until(due, &mut fds)?;
+        let outcome = match glance {
+            Some(glance) => poll_with_glances(&mut fds, due, glance)?,
+            None => poll(&mut fds, timeout)?,
+        };
         // What is due is looked at, and the poll tried again.
         if outcome == PollOutcome::Nothing {
             return Ok(Vec::new());
@@ -140,28 +150,6 @@ impl World {
         let ready = ready.collect();
         self.note_poll(outcome, count);
         Ok(ready)
-    }
-
-    /// Until one of them is ready, the time is over, or a candidate has run that waits for its next look.
-    fn poll_until(&self, due: Option<Time>, fds: &mut [PollFd]) -> Result<PollOutcome> {
-        let mut starting = self
-            .generations
-            .values()
-            .filter_map(|one| one.readiness.as_ref());
-        let glance = starting.find_map(Readiness::glance);
-        loop {
-            let now = sys::now();
-            let next = glance.map(|glance| glance.next(now));
-            let until = due.into_iter().chain(next).min();
-            // To the nanosecond: it never wakes before its time, only to wait again.
-            let outcome = poll(fds, until.map(|until| until.saturating_sub(now)))?;
-            let is_over = due.is_some_and(|due| due <= sys::now());
-            let is_ready = fds.iter().any(|fd| fd.any() == Some(true));
-            let is_at_rest = glance.is_some_and(|glance| !glance.has_run());
-            if outcome != PollOutcome::Whole || is_over || is_ready || !is_at_rest {
-                return Ok(outcome);
-            }
-        }
     }
 
     /// Says once of each limit that it is below what hotswap has open.
@@ -389,5 +377,20 @@ impl World {
             batch.requests.extend(self.files_changed(&changed, now));
         }
         batch.requests.extend(self.conclude_build(now));
+    }
+}
+
+/// Until one of them is ready, the time is over, or the candidate has run since its last look.
+fn poll_with_glances(fds: &mut [PollFd], due: Option<Time>, glance: Glance) -> Result<PollOutcome> {
+    loop {
+        let now = sys::now();
+        let next = glance.next(now);
+        let until = due.map_or(next, |due| due.min(next));
+        let outcome = poll(fds, Some(until.saturating_sub(now)))?;
+        let is_over = due.is_some_and(|due| due <= sys::now());
+        let is_ready = fds.iter().any(|fd| fd.any() == Some(true));
+        if outcome != PollOutcome::Whole || is_over || is_ready || glance.has_run() {
+            return Ok(outcome);
+        }
     }
 }
