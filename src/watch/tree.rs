@@ -148,8 +148,11 @@ impl WatchedTree {
 
     /// Whether it has files that are watched on their own.
     pub fn has_others(&self) -> bool {
-        let root = self.walk.as_ref().map(Walk::root);
-        root.is_some_and(|root| self.others.iter().any(|other| other.starts_with(root)))
+        let within = |root: &Path| {
+            let mut others = self.others.iter();
+            others.any(|other| other != root && other.starts_with(root))
+        };
+        self.walk.as_ref().map(Walk::root).is_some_and(within)
     }
 
     /// Whether it is not there.
