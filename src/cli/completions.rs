@@ -1,5 +1,6 @@
 //! The completion scripts of shells. clap makes them; what it cannot know is which instances run.
 
+use clap::ValueEnum;
 use clap_complete::Shell;
 
 use super::grammar;
@@ -18,7 +19,7 @@ pub fn script(shell: Shell) -> String {
     match shell {
         Shell::Bash => format!("{script}{}", for_bash()),
         Shell::Zsh => for_zsh(&script),
-        Shell::Fish => format!("{script}{}", for_fish()),
+        Shell::Fish => for_fish(&script),
         _ => script,
     }
 }
@@ -61,14 +62,23 @@ fn for_zsh(script: &str) -> String {
     )
 }
 
-fn for_fish() -> String {
-    let each = COMMANDS.map(|command| {
-        format!(
-            "complete -c hotswap -n \"__fish_hotswap_using_subcommand {command}\" -f -a \"({})\"\n",
-            NAMES.replace('$', "\\$")
-        )
-    });
-    each.concat()
+/// clap looks for a command in what it can read, and an option that is last has no value yet.
+fn for_fish(script: &str) -> String {
+    let reads = "    argparse -s (__fish_hotswap_global_optspecs) -- $cmd";
+    let read = format!("{reads} 2>/dev/null\n");
+    let with_a_value = format!("{read}    or {} . 2>/dev/null\n", reads.trim_start());
+    let names = NAMES.replace('$', "\\$");
+    let each = COMMANDS.map(|command| first_in_fish(command, &format!("({names})")));
+    let shells = Shell::value_variants().iter().map(Shell::to_string);
+    let shells = shells.collect::<Vec<_>>().join(" ");
+    let shells = first_in_fish("completions", &shells);
+    script.replace(&read, &with_a_value) + &each.concat() + &shells
+}
+
+fn first_in_fish(command: &str, words: &str) -> String {
+    format!(
+        "complete -c hotswap -n \"__fish_hotswap_using_subcommand {command}\" -f -a \"{words}\"\n"
+    )
 }
 
 #[cfg(test)]
@@ -82,5 +92,12 @@ mod tests {
         assert!(!script.contains("'::command -- "), "{script}");
         assert!(!script.contains("$line[2]"), "{script}");
         assert!(script.contains(":_hotswap_names'"), "{script}");
+    }
+
+    #[test]
+    fn an_option_may_still_lack_its_value_in_fish() {
+        let script = script(Shell::Fish);
+        assert!(script.contains("or argparse -s"), "{script}");
+        assert!(script.contains("-f -a \"bash elvish fish powershell zsh\""));
     }
 }
