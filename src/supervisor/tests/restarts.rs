@@ -288,6 +288,7 @@ fn clients_do_not_wait_forever_for_a_change() {
         ..policy()
     });
     assert!(!drill.supervisor.lets_clients_wait());
+    assert!(!drill.supervisor.refuses_clients());
     drill.at(5, Died(G1, crash()), &[]);
     drill.at(5, Gone(G1), &[]);
     drill.at(20, FileChanged, &[CheckProgram]);
