@@ -85,7 +85,7 @@ pub struct Launch {
 /// What a generation's own descriptors had to say.
 #[derive(Debug)]
 pub enum ServerEvent {
-    /// exec has worked.
+    /// exec has worked, unless its death is heard next.
     Running,
     /// Where its calls of bind(2) are to be answered.
     Captured(OwnedFd),

@@ -43,24 +43,26 @@ pub const OF_A_COMMAND: &str = "HOTSWAP_COMMAND";
 /// What runs a script that names no interpreter, as execvp(3) has it.
 const SHELL: &CStr = c"/bin/sh";
 
-/// The waits, in milliseconds, before a program that is still being written is tried again.
+/// How often a program that is still being written is tried, and the milliseconds in between: 1 s in all.
 const TRIES: u32 = 100;
 const BETWEEN: u8 = 10;
 
 /// Starts a process that becomes what is asked for, in a process group of its own.
 ///
-/// It shares hotswap's memory until its exec, which saves a third of the time, unless it may have to wait: for a name
-/// service, or for somebody who still writes the program.
+/// It shares hotswap's memory until its exec, which saves a third of the time, unless it may have to wait (for a name
+/// service, or for somebody who still writes the program) or changes its user, which the C library does to all threads
+/// that it knows: hotswap's.
 ///
 /// # Errors
 /// A text with a NUL in it, and those of socketpair(2) and clone(2); then nothing is left of it.
 pub fn start(request: &StubRequest) -> io::Result<(Pid, StubChannel)> {
     request.check()?;
     expect_descriptors_for_a_look()?;
-    let may_wait = request.user.is_some() || request.group.is_some();
-    if !may_wait && let Some(started) = start_with(ChildMemory::Shared, request)? {
+    let needs_a_copy = request.user.is_some() || request.group.is_some();
+    if !needs_a_copy && let Some(started) = start_with(ChildMemory::Shared, request)? {
         return Ok(started);
     }
+    // in a copy it waits itself, so there is one
     let started = start_with(ChildMemory::Copied, request)?;
     started.ok_or_else(|| Errno::ETXTBSY.into())
 }
@@ -84,20 +86,21 @@ fn start_with(
     let (channel, end) = channel::open()?;
     // here, and not in the process: what it leaves in shared memory is freed when this returns
     let mut prepared = None;
-    let mut is_busy = false;
+    // set in shared memory alone
+    let mut would_wait = false;
     let pid = process::spawn(memory, &mut || {
         let Ok(mut line) = end.in_child() else {
             return 125;
         };
         let refusal = become_server(memory, request, &mut line, &mut prepared);
-        is_busy = refusal.is_none();
+        would_wait = refusal.is_none();
         refusal.map_or(126, |refusal| {
             line.cannot(refusal.status, &refusal.reason);
             refusal.status
         })
     })
     .map_err(|error| io::Error::new(error.kind(), format!("cannot start a process: {error}")))?;
-    if is_busy {
+    if would_wait {
         waitpid(pid, None)?;
         return Ok(None);
     }
@@ -130,7 +133,7 @@ fn become_server(
     prepared: &mut Option<PreparedProgram>,
 ) -> Option<StubError> {
     match prepare(request, line) {
-        Ok(ready) => prepared.insert(ready).execute(memory, line),
+        Ok(program) => prepared.insert(program).execute(memory, line),
         Err(refusal) => Some(refusal),
     }
 }
@@ -147,8 +150,9 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
             .map_err(io::Error::from)
             .map_err(ours("change to the last directory that worked"))?;
     }
+    // before anything may wait: what waits must hold nobody else's descriptors
     let program = take_descriptors(request, line).map_err(ours("take its sockets"))?;
-    // Looked up first: under the filter and without privileges the name service may not work.
+    // Looked up before the filter and the loss of privileges: the name service may not work after them.
     let identity =
         Credentials::find(request.user.as_deref(), request.group.as_deref()).map_err(|reason| {
             StubError {
@@ -165,7 +169,8 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
     open_files::put_back();
     oom_score::put_back();
 
-    // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs.
+    // While it still may: without CAP_SYS_ADMIN the filter costs the server its setuid programs. From here to the exec
+    // nothing may call what the filter stops: in shared memory hotswap waits, and could not answer.
     if let Some(stops) = request.capture {
         match filter::install(stops) {
             Ok(notifications) => line.captured(notifications.as_fd()),

@@ -57,7 +57,7 @@ impl ProcessStreams {
         let mut reports = Vec::new();
         for message in messages.unwrap_or_default() {
             match message {
-                StubMessage::Running => {
+                StubMessage::Closed => {
                     self.channel = None;
                     if self.refusal.is_none() {
                         reports.push(ServerEvent::Running);

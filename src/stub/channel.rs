@@ -24,8 +24,8 @@ const NOT_CAPTURED: u8 = b'R';
 /// What a stub reports before it is the server.
 #[derive(Debug)]
 pub enum StubMessage {
-    /// It is the server now.
-    Running,
+    /// Nothing more: its exec has closed the channel, or its end has, which the reaping tells.
+    Closed,
     /// It ends with this status (125, 126, 127), for this reason.
     Cannot { status: u8, reason: String },
     /// The descriptor that the filter's notifications come from.
@@ -57,13 +57,13 @@ impl StubChannel {
         self.0.as_fd()
     }
 
-    /// All messages since the last call; the channel ends with [`StubMessage::Running`].
+    /// All messages since the last call; the channel ends with [`StubMessage::Closed`].
     pub fn messages(&self) -> Vec<StubMessage> {
         let mut messages = Vec::new();
         let mut buffer = vec![0; LONGEST_ANSWER];
         loop {
             match receive(self.fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(ReceivedMessage { bytes: 0, .. }) => break messages.push(StubMessage::Running),
+                Ok(ReceivedMessage { bytes: 0, .. }) => break messages.push(StubMessage::Closed),
                 Ok(message) => {
                     let bytes = &buffer[..message.bytes];
                     messages.extend(StubMessage::read(bytes, message.descriptors));
@@ -71,7 +71,7 @@ impl StubChannel {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // the rest waits for the next call
                 Err(error) if is_transient(&error) => break,
-                Err(_) => break messages.push(StubMessage::Running),
+                Err(_) => break messages.push(StubMessage::Closed),
             }
         }
         messages

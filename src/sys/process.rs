@@ -17,7 +17,8 @@ use super::{check, check_long};
 /// What a new process has of our memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildMemory {
-    /// All of it, and this thread waits until the process has called exec or ended, as with vfork(2).
+    /// All of it, but descriptors, working directory, limits and signals of its own. This thread waits until the process
+    /// has called exec or ended, as with vfork(2).
     Shared,
     /// A copy of its own, as with fork(2).
     Copied,
