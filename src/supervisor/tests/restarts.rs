@@ -117,6 +117,8 @@ fn new_connections_go_to_the_candidate_when_the_serving_one_dies() {
     let mut drill = Drill::starting_second_generation();
     drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
     drill.says(&dead(G1, Then::CandidateServes(G2)));
+    // only where nothing is restarted must they be counted, and have a limit
+    assert!(!drill.supervisor.lets_clients_wait());
     drill.at(6, CutOverDone(G2), &[]);
     drill.at(6, Gone(G1), &[]);
     drill.at(8, Ready(G2), &[CutOver(G2)]);
