@@ -78,6 +78,7 @@ enum Verb {
     ///
     /// Runs hotswap with all other options, sends requests from new, keep-alive, slow and hesitating clients during the
     /// swaps, and exits with 1 if a request or a swap fails.
+    #[command(override_usage = "hotswap smoke [OPTIONS] -- COMMAND [ARGS]...")]
     Smoke(Box<Trial>),
     /// Print completions for a shell
     Completions {
