@@ -69,19 +69,19 @@ fn a_server_that_has_unlinked_its_path_binds_it_again_beside_its_first_socket() 
     let mut captured_servers = CapturedServers::new();
     for generation in [G1, G2] {
         let there = path.clone();
-        let second = captured_servers.serve(generation, move || {
+        let (first, second) = captured_servers.serve(generation, move || {
             let first = bind_afresh(&there).unwrap();
             let taken = UnixListener::bind(&there).map_err(|error| error.kind());
             assert_eq!(taken.unwrap_err(), ErrorKind::AddrInUse);
-            let second = bind_afresh(&there).unwrap();
-            drop(first);
-            second
+            (first, bind_afresh(&there).unwrap())
         });
         captured_servers
             .listeners
             .cut_over(generation, &[])
             .unwrap();
         captured_servers.look(generation);
+        // that another descriptor has it, too, would only be seen of a process
+        drop(first);
         hears(&second, &path);
     }
 }
