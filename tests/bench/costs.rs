@@ -10,6 +10,9 @@ use crate::load;
 use crate::report::{Report, Samples, Target};
 use crate::subject::{Bare, Means, Site, hotswap};
 
+/// By then hotswap has given back what it does not need while it waits.
+const AT_REST: Duration = Duration::from_secs(5);
+
 fn one(value: f64) -> Samples {
     Samples::from_iter([value])
 }
@@ -64,7 +67,7 @@ pub fn idle(report: &mut Report, lasting: Duration) {
         );
         site.swap(&["--drained"]);
         // what a swap leaves to be done later is done by then
-        sleep(Duration::from_secs(5));
+        sleep(AT_REST);
         let (wakes, cpu) = (site.wakes(), site.cpu());
         sleep(lasting);
         let (wakes, cpu) = (site.wakes() - wakes, site.cpu().saturating_sub(cpu));
@@ -184,10 +187,12 @@ pub fn many_swaps(report: &mut Report, count: u32) {
     for generation in 2..=count + warm {
         last.push(asked_to_serving(&site, generation));
         if generation == warm {
+            sleep(AT_REST);
             (memory, descriptors) = (site.memory(), site.descriptors());
             last.clear();
         }
     }
+    sleep(AT_REST);
     let grown = site.memory() - memory;
     report.bounded(
         format!("memory after {count} swaps, more by"),
