@@ -269,7 +269,8 @@ impl Auto {
         let forgiven = since_last
             .zip(look.patience)
             .is_some_and(|(age, most)| age >= most);
-        if since_last.is_none() && now < self.give_up {
+        let doubted_until = self.listens_since().map(|since| since + GRACE);
+        if since_last.is_none() && doubted_until.is_none_or(|until| now < until) {
             return None;
         }
         if missing.is_empty() || forgiven {

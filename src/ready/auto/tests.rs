@@ -191,6 +191,20 @@ fn a_listener_need_only_listen_where_the_serving_one_was_never_seen_accepting() 
     drill.ends(5000, &there, &accepts(ReadyBy::Accepting, &[]));
 }
 
+/// The serving one accepts nowhere: a look or a probe has had its time.
+#[test]
+fn one_that_only_has_to_listen_is_not_said_to_accept_and_not_waited_for_long() {
+    let mut drill = Drill::of_second_generation();
+    let listens = [ObservedListener {
+        need: Need::Listen,
+        ..captured(A, Listens)
+    }];
+    drill.waits(100, &listens);
+    drill.probes(1100, &listens, &[A]);
+    drill.probes(1599, &listens, &[A]);
+    drill.ends(1600, &listens, &accepts(ReadyBy::Assumed, &[]));
+}
+
 #[test]
 fn in_development_a_missing_address_is_a_warning_after_a_while() {
     let mut drill = Drill::of_second_generation();
