@@ -313,6 +313,10 @@ pub fn catch_and_ignore(signal: Signal) -> io::Result<()> {
 /// Tells the kernel to keep what ended children leave until it is asked for. It does not where SIGCHLD is ignored, and who
 /// starts a program may have it so.
 pub fn keep_ended_children() {
+    // Else a SIGCHLD that is pending would be lost, of a child that has died during an upgrade.
+    if !is_ignored(Signal::SIGCHLD) {
+        return;
+    }
     // SAFETY: the default runs no code.
     let set = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
     set.expect("SIGCHLD is a signal that may be set");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::process::{Child, Output};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -193,6 +194,19 @@ fn a_crash_after_it_is_followed_by_a_restart() {
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 2 is serving");
     site.clients(2).until_answered(10);
+}
+
+/// At any moment of it, in steps of 2 ms.
+#[test]
+fn a_crash_during_it_is_followed_by_a_restart() {
+    for moment in 0..30 {
+        let site = Site::at(Place::Tcp4).serving("v1");
+        site.signal(Signal::SIGUSR2);
+        sleep(Duration::from_millis(moment * 2));
+        kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+        site.log.wait_for("generation 1 is dead");
+        site.log.wait_for("generation 2 is serving");
+    }
 }
 
 #[test]
