@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::commands::{run, said};
+use crate::common::place::Place;
 use crate::common::site::Site;
 use crate::common::{Raised, skipped};
 
@@ -39,7 +40,9 @@ fn heard(mut stream: UnixStream) -> String {
 
 /// A site under load is swapped while `what` is done to its control socket, and nobody notices.
 fn unnoticed(what: impl FnOnce(&Site)) {
-    let site = Site::serving("v1");
+    // those that ask for swaps get as many as there is time for
+    let plan = Site::at(Place::Tcp4).with(&["--max-draining", "100"]);
+    let site = plan.serving("v1");
     let mut clients = site.clients(8);
     clients.until_answered(100);
     what(&site);
