@@ -335,11 +335,14 @@ fn by_a_daemon(words: &str) -> Site {
 
 #[test]
 fn a_daemon_without_variables_finishes_its_requests_at_a_swap() {
-    let site = by_a_daemon("think=700ms");
+    let mut site = by_a_daemon("think=700ms");
     let mut clients = thinking(&site);
     site.swap();
     clients.expect_no_failure();
     site.wait_until_gone(1);
+    // nobody else would find the other one
+    site.signal(Signal::SIGTERM);
+    site.expect_status(0);
 }
 
 #[test]
