@@ -1,7 +1,7 @@
 //! Keeps the programs that have served open, for when a newer one does not start.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::stat::fstat;
@@ -12,7 +12,7 @@ use super::generation::Spawned;
 use crate::proc::process;
 use crate::supervisor::{Event, Generation};
 use crate::watch::runs_others::runs_others;
-use crate::{handoff, program};
+use crate::{handoff, proc, program};
 
 /// A program that is kept open while another file takes its place.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,9 +98,8 @@ impl World {
 
     /// It was only touched, as by a build that had nothing to do.
     fn has_content_of_before(&self, good: Generation, program: &OwnedFd) -> bool {
-        let path = format!("/proc/self/fd/{}", program.as_raw_fd());
         let known = self.status_data.programs.get(good);
-        known.is_some_and(|known| known.is_content_of(path.into()))
+        known.is_some_and(|known| known.is_content_of(proc::path_of(program)))
     }
 
     /// Why COMMAND's program is not what changes.
