@@ -135,7 +135,7 @@ fn clients_that_come_during_a_stop_are_refused_and_counted_as_such() {
     );
 }
 
-/// So many connections, whose requests nobody has read.
+/// That number of connections, whose requests nobody has read.
 fn queued(site: &Site, count: usize) -> Vec<OwnedFd> {
     let connect = |_| match &site.targets[..] {
         [Target::Tcp(address)] => TcpStream::connect(address).map(OwnedFd::from),
@@ -256,7 +256,7 @@ fn a_stop_ends_a_swap() {
     assert!(!site.log.says("generation 2 is serving"));
 }
 
-/// It waits for its time, and is none yet.
+/// It waits for its time, and has not been started yet.
 #[test]
 fn a_stop_says_nothing_of_a_generation_that_was_never_started() {
     let plan = Site::at(Place::Tcp4).with(&["--restart", "always"]);

@@ -285,7 +285,7 @@ fn a_rule_that_is_added_or_taken_back_is_obeyed_at_once() {
     }
 }
 
-/// So many files are watched then. Whether what a rule adds or takes away is a swap by itself is left open.
+/// It waits until that number of files is watched. Whether what a rule adds or takes away is a swap by itself is left open.
 fn expect_rules(site: &Site, script: &str, files: u32) {
     let status = std::process::Command::new("sh")
         .args(["-ec", script])
