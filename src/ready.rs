@@ -15,6 +15,7 @@ pub mod notify;
 mod observe;
 mod outcome;
 mod outside;
+mod pace;
 mod probe;
 mod reason;
 mod stopped;
@@ -41,25 +42,13 @@ pub use mode::ReadyMode;
 pub use observe::accepting_on;
 use observe::{Observer, look_by_probes};
 pub use outcome::{Ready, ReadyBy};
+use pace::LookPace;
 use probe::{Probe, Probes};
 pub use reason::{NotReadyReason, hint_at_stopped, stopped_by};
 pub use stopped::{Stopped, stopped_among};
 use target::{ReadyTarget, targets};
 pub use view::{CandidateView, Required};
 
-/// The time between two looks at a candidate: the shortest, after its start or when it has begun to listen, and the
-/// longest.
-const SHORTEST: Duration = Duration::from_micros(50);
-const UNHURRIED: Duration = Duration::from_millis(5);
-const LONGEST: Duration = Duration::from_millis(50);
-/// Between those, the next look comes after this fraction of the time since then; and looks take at most one part in
-/// `SHARE` of the time. While that time is short, they take half of it. A first generation is not in a hurry: it may open a
-/// second address just after it accepts on one, and clients of that are refused until then.
-const FRACTION: u32 = 180;
-const SHARE: u32 = 5;
-const EARLY: Duration = Duration::from_millis(10);
-/// In between it is seen whether a look is worth it, after this fraction of the time since the start.
-const GLANCES: u32 = 2000;
 /// A first generation is given the benefit of the doubt this long before the ready timeout, or a tenth of it.
 const MARGIN: Duration = Duration::from_millis(100);
 /// A candidate that is not ready by then gets a line that says what is waited for, if it has twice that time or more.
@@ -93,8 +82,7 @@ pub struct Readiness {
     next: Option<Time>,
     requests: Vec<ReadyRequest>,
     method: Method,
-    /// What all looks together have taken of the processor.
-    spent: Duration,
+    pace: LookPace,
     glance: Option<Glance>,
     /// How and when the mode was satisfied, apart from the addresses.
     satisfied: Option<(ReadyBy, Time)>,
@@ -168,7 +156,7 @@ impl Readiness {
             late_at: is_told.then_some(started + LATE),
             requests: Vec::new(),
             method,
-            spent: Duration::ZERO,
+            pace: LookPace::new(started),
             glance: None,
             satisfied: None,
             missing: Vec::new(),
@@ -274,15 +262,10 @@ impl Readiness {
             self.notices
                 .extend((!is_said).then_some(ReadyNotice::NotYet));
         }
-        self.spent += took;
         let next = self.next_look(now, took, view.rank);
         let is_seen = matches!(self.method, Method::Auto(_)) && view.rank != Rank::First;
-        self.glance = next.filter(|_| is_seen).map(|_| Glance {
-            process: view.main,
-            used,
-            from: self.started + self.spent * SHARE,
-            pause: (now.saturating_sub(self.started) / GLANCES).clamp(SHORTEST, LONGEST),
-        });
+        let glance = || self.pace.glance(now, view.main, used);
+        self.glance = (next.is_some() && is_seen).then(glance);
         self.next = next.into_iter().chain(self.late_at).min();
         let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
         ready.filter(|_| !main_is_stopped)
@@ -405,18 +388,12 @@ impl Readiness {
         self.glance
     }
 
-    fn next_look(&self, now: Time, took: Duration, rank: Rank) -> Option<Time> {
+    fn next_look(&mut self, now: Time, took: Duration, rank: Rank) -> Option<Time> {
         let listens_since = match &self.method {
             Method::Auto(rule) => rule.auto.listens_since(),
             _ => None,
         };
-        let age = now.saturating_sub(listens_since.unwrap_or(self.started));
-        let (shortest, share) = match rank {
-            Rank::First => (UNHURRIED, SHARE),
-            Rank::Candidate | Rank::Restart if age < EARLY => (SHORTEST, 1),
-            Rank::Candidate | Rank::Restart => (SHORTEST, SHARE),
-        };
-        let soon = now + (age / FRACTION).clamp(shortest, LONGEST).max(took * share);
+        let soon = self.pace.next_look(now, took, rank, listens_since);
         match &self.method {
             Method::Auto(rule) if rule.auto.only_lacks_ready_message() => {
                 rule.auto.waits_for_message_until(rank)

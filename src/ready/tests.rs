@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 
+use super::pace::{LONGEST, SHORTEST};
 use super::reason::HttpAnswer;
 use super::*;
 use crate::listener::{GenerationSocket, SocketKind};
