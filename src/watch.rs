@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::polled::Polled;
 use crate::proc::process;
+use crate::record::Record;
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -115,6 +116,8 @@ pub struct Watch {
     is_unsaid: bool,
     /// Lines about changed programs that cannot be run.
     unfit: Vec<String>,
+    /// What else the user is to know.
+    news: Vec<Record>,
 }
 
 impl Watch {
@@ -173,6 +176,7 @@ impl Watch {
             found_at: now,
             is_unsaid: !is_idle,
             unfit: Vec::new(),
+            news: Vec::new(),
         };
         watch.follow();
         warnings.extend(watch.complaint());
@@ -247,9 +251,9 @@ impl Watch {
     pub fn judge_build(&mut self) -> Option<Changed> {
         let verdict = self.own_writes.judge();
         if let Some(path) = verdict.new_each_time.as_deref().map(escaped) {
-            log::info!(
+            self.news.push(Record::notice(format!(
                 "{path} is new after --before-swap, as others were before; new files no longer count while it runs\ntry: --ignore {path}"
-            );
+            )));
         }
         let mut paths = verdict.count.into_iter();
         let path = paths.next()?;
@@ -323,6 +327,11 @@ impl Watch {
     /// Why a program that has changed is not run, once for each content.
     pub fn take_unfit(&mut self) -> Vec<String> {
         std::mem::take(&mut self.unfit)
+    }
+
+    /// What has been found out since the last time that is no change: paths that are gone, files that stop counting.
+    pub fn take_news(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.news)
     }
 
     /// Whether a requested swap may run the program as it is now.

@@ -1,7 +1,11 @@
 //! Watched paths that are not there: yet, for a moment, or any more.
 
 use std::fs;
+use std::time::Instant;
 
+use crate::commands::start;
+use crate::common::eventually;
+use crate::common::log::Log;
 use crate::watch::{run, watching};
 use crate::watched::{each_is_a_swap, files, none_is_a_swap, watching_only};
 
@@ -47,4 +51,23 @@ fn a_watched_path_that_is_gone_is_named_once_and_waited_for() {
     // what is replaced was never gone
     run(&site, 1, "mv src old; sleep 0.1; mkdir src; echo 2 > src/a");
     assert_eq!(site.log.count(" is gone; "), names.len());
+}
+
+#[test]
+fn events_tell_of_a_path_that_is_gone_and_of_its_return() {
+    let plan = watching();
+    files(plan.dir(), &["named"]);
+    let site = watching_only(plan, &["named"]).serving("v1");
+    let mut client = start(&site, &["events", "server"]);
+    let events = Log::of(client.stdout.take().expect("its stdout"), Instant::now());
+    eventually("an event", || {
+        site.swap();
+        events.says(" is serving ").then_some(())
+    });
+    none_is_a_swap(&site, &["mv named away"]);
+    events.wait_for("/named is gone; waiting for it to come back");
+    none_is_a_swap(&site, &["mv away named"]);
+    events.wait_for("/named is back");
+    client.kill().expect("an end of the client");
+    client.wait().expect("its end");
 }

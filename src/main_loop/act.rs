@@ -161,7 +161,7 @@ impl World {
         } else {
             ProgramChoice::Current
         };
-        self.directory.follow();
+        self.follow_directory();
         let variables = self.variables(cause)?;
         let directory = self.directory_that_worked(cause);
         let built = self.build.starts();

@@ -139,6 +139,9 @@ impl Build {
 impl World {
     /// Says what has changed. While a command runs before a swap it is run again: at once under `--dev`, else after it.
     pub(super) fn files_changed(&mut self, changed: &[Changed], now: Time) -> Option<Event> {
+        for news in self.watch.take_news() {
+            self.publish(&news);
+        }
         for one in changed {
             let running = self.build.running_for.is_some();
             let then = match (running, self.args.dev) {

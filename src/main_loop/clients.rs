@@ -88,7 +88,7 @@ impl World {
         let text = self.what_is_waited_for(other, until);
         match client {
             Some(client) => self.control.progress(client, &text),
-            None => log::info!("{text}"),
+            None => self.publish(&Record::notice(text)),
         }
     }
 

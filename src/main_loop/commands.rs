@@ -134,7 +134,7 @@ impl World {
                 .iter()
                 .map(|(name, value)| (*name, value.as_ref().to_owned())),
         );
-        self.directory.follow();
+        self.follow_directory();
         let (env_file, stderr) = (self.args.env_file.as_deref(), self.server_config.stderr);
         let command = Command::start(
             purpose.name(),

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::World;
+use crate::record::Record;
+
 /// As readlink(2) tells it, also of a directory that is gone.
 const CURRENT: &str = "/proc/self/cwd";
 
@@ -36,16 +39,26 @@ impl WorkingDirectory {
         Path::new(&self.0)
     }
 
-    /// Goes where the path leads now. Where it leads nowhere, hotswap stays where it is.
-    pub fn follow(&self) {
+    /// Goes where the path leads now, and says so. Where it leads nowhere, hotswap stays where it is.
+    pub fn follow(&self) -> Option<Record> {
         let path = self.path();
         if is_here(path) || !path.is_dir() {
-            return;
+            return None;
         }
         let (to, path) = (path, path.display());
-        match env::set_current_dir(to) {
-            Ok(()) => log::info!("{path} now leads to another directory; changing to it"),
-            Err(error) => log::warn!("cannot change to {path}: {error}"),
+        Some(match env::set_current_dir(to) {
+            Ok(()) => Record::notice(format!(
+                "{path} now leads to another directory; changing to it"
+            )),
+            Err(error) => Record::warning(format!("cannot change to {path}: {error}")),
+        })
+    }
+}
+
+impl World {
+    pub(super) fn follow_directory(&mut self) {
+        if let Some(news) = self.directory.follow() {
+            self.publish(&news);
         }
     }
 }

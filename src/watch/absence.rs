@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::record::Record;
 use crate::supervisor::Time;
 use crate::watch::changed::escaped;
 
@@ -53,20 +54,23 @@ impl NamedPath {
     }
 
     /// Looks whether it is there, and says what is new about that.
-    pub fn look(&mut self, now: Time) {
+    pub fn look(&mut self, now: Time) -> Option<Record> {
         let name = || escaped(&self.as_given);
+        let mut news = None;
         self.presence = match (self.presence, self.is_there()) {
             (Presence::Gone, true) => {
-                log::info!("{} is back", name());
+                news = Some(Record::notice(format!("{} is back", name())));
                 Presence::There
             }
             (_, true) => Presence::There,
             (Presence::There, false) => Presence::GoneSince(now),
             (Presence::GoneSince(since), false) if now >= since + REPLACED_WITHIN => {
-                log::warn!("{} is gone; waiting for it to come back", name());
+                let text = format!("{} is gone; waiting for it to come back", name());
+                news = Some(Record::warning(text));
                 Presence::Gone
             }
             (presence, false) => presence,
         };
+        news
     }
 }

@@ -14,6 +14,7 @@ use super::server_writes::ServerChange;
 use super::symlinks::PathStep;
 use super::tree::WatchedTree;
 use super::writers::KnownWriter;
+use crate::record::Record;
 use crate::supervisor::Time;
 
 /// How long a change waits for others that are still settling, so that all of them become one swap; never less than two
@@ -27,7 +28,8 @@ impl Watch {
         self.build_is_unseen = false;
         self.looked = now;
         let hints = self.events.take(now);
-        self.paths.iter_mut().for_each(|path| path.look(now));
+        let paths = self.paths.iter_mut();
+        self.news.extend(paths.filter_map(|path| path.look(now)));
         self.find_steps();
         if self.found.is_empty() {
             self.found_at = now;
@@ -38,7 +40,7 @@ impl Watch {
             self.found.push(Changed::of(path));
         }
         if let Some(complaint) = self.complaint() {
-            log::warn!("{complaint}");
+            self.warn(complaint);
         }
         self.say_what_is_watched();
         let settling = self.is_settling();
@@ -64,7 +66,8 @@ impl Watch {
             return;
         }
         if self.pace.starts(now) {
-            log::info!("files change faster than the server starts: changes wait for its verdict");
+            let text = "files change faster than the server starts: changes wait for its verdict";
+            self.news.push(Record::notice(text));
         }
         // a program may be built as often as its author likes
         let is_program = found.iter().any(|one| one.path == self.as_given);
@@ -142,7 +145,7 @@ impl Watch {
                     tree.distrust(&own.path);
                 }
                 if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
-                    log::warn!("{line}");
+                    self.warn(line);
                 }
             }
             let mut paths = changed.into_iter().map(|changed| changed.path);
@@ -164,10 +167,10 @@ impl Watch {
         match self.own_writes.author(path, *how, *changed) {
             Author::Command | Author::Unclear => return false,
             Author::CommandFirstSeen => {
-                log::info!(
+                self.news.push(Record::notice(format!(
                     "{} was written by --before-swap or --on-event, and no longer counts\ntry: save it again if that was you",
                     escaped(path)
-                );
+                )));
                 return false;
             }
             Author::Somebody => {}
@@ -198,7 +201,9 @@ impl Watch {
             Worth::KeptBack => false,
             Worth::Braked(why) => {
                 let path = escaped(path);
-                log::warn!("{path} {why}, and no longer counts\ntry: --ignore {path}");
+                self.warn(format!(
+                    "{path} {why}, and no longer counts\ntry: --ignore {path}"
+                ));
                 false
             }
         };
@@ -224,10 +229,10 @@ impl Watch {
         self.brake.keep_back(path, rest, now);
         if is_news {
             let path = escaped(path);
-            log::warn!(
+            self.warn(format!(
                 "{path} changes whenever the server writes, and counts only when it has not changed for a while\n\
                  try: --ignore {path}, if the server writes it"
-            );
+            ));
         }
         true
     }
@@ -256,15 +261,19 @@ impl Watch {
         match change {
             ServerChange::Counts => return true,
             ServerChange::LeftOut => {}
-            ServerChange::FirstLeftOut => log::warn!(
+            ServerChange::FirstLeftOut => self.warn(format!(
                 "{path_in_words} is written by the server, and no longer counts\ntry: --ignore {path_in_words}"
-            ),
-            ServerChange::ManyLeftOut(directory) => log::warn!(
+            )),
+            ServerChange::ManyLeftOut(directory) => self.warn(format!(
                 "more files in {} are written by the server, and no longer count",
                 escaped(&directory)
-            ),
+            )),
         }
         false
+    }
+
+    pub(super) fn warn(&mut self, text: String) {
+        self.news.push(Record::warning(text));
     }
 }
 

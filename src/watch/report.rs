@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::record::Record;
 use crate::watch::changed::escaped;
 use crate::watch::filter::IgnoreReason;
 use crate::watch::tree::WatchedTree;
@@ -23,7 +24,8 @@ impl Watch {
             };
             let name = plain_name(tree);
             if extent.files == 0 {
-                log::warn!("{}", nothing_in(&name, &extent, tree.has_others()));
+                let text = nothing_in(&name, &extent, tree.has_others());
+                self.news.push(Record::warning(text));
                 continue;
             }
             log::debug!("of {name} {}", in_full(&extent));
@@ -42,7 +44,7 @@ impl Watch {
             } else {
                 format!("{} and {last}", rest.join(", "))
             };
-            log::info!("watching {list}");
+            self.news.push(Record::notice(format!("watching {list}")));
         }
     }
 
