@@ -262,6 +262,32 @@ fn a_candidate_that_renamed_its_socket_and_died_changes_nothing() {
     house.expect_answered_by(3);
 }
 
+/// The way round the most that an address can hold. The last one dies as soon as it has bound.
+const BY_DESCRIPTOR: &str = "
+directory = os.open(os.path.dirname(path), os.O_PATH)
+bind_to = 'THROUGH/%d/s.sock' % directory
+if os.path.exists(bind_to):
+    os.unlink(bind_to)
+def bound():
+    os.close(directory)
+    if generation == 5:
+        os._exit(3)
+";
+
+#[test]
+fn a_path_may_be_named_by_a_descriptor_of_its_directory() {
+    for through in ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"] {
+        let house = House::new();
+        let own = BY_DESCRIPTOR.replace("THROUGH", through);
+        let Some(site) = house.serving("", &own) else {
+            return;
+        };
+        swaps(&site, &house);
+        site.swap_in_vain();
+        assert_eq!(house.answer(), Some(4), "{through}");
+    }
+}
+
 /// Each generation has a path of its own, to which it leads the link that clients come by.
 const LINKS: &str = "
 bind_to = path + '.%d' % generation

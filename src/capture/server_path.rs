@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, bind};
@@ -25,7 +25,7 @@ use crate::supervisor::Generation;
 /// # Errors
 /// `EPERM` if the caller's view is not accessible, `ETIMEDOUT`.
 pub fn find(caller: &Caller, from: RawFd, path: &Path) -> io::Result<Option<PathEntry>> {
-    let mut path = path.to_owned();
+    let mut path = seen_from_here(caller, path);
     let mut as_given = path.clone();
     if path.is_relative() {
         if from == libc::AT_FDCWD {
@@ -59,7 +59,7 @@ pub fn bind_to(
     beside: Option<Generation>,
     socket: OwnedFd,
 ) -> io::Result<(OwnedFd, BoundPath)> {
-    let path = path.to_owned();
+    let path = seen_from_here(caller, path);
     as_caller(caller, move |stand| {
         let mut path = stand.reach(&path);
         let (directory, name) = directory_of(&path)?;
@@ -67,9 +67,11 @@ pub fn bind_to(
         if let Some(generation) = beside {
             name = listener::beside(&name, generation.0);
             path.set_file_name(&name);
-            if path.as_os_str().len() > LONGEST_PATH {
-                path = stand.shorten(&directory, &name)?;
-            }
+        }
+        if path.as_os_str().len() > LONGEST_PATH {
+            path = stand.shorten(&directory, &name)?;
+        }
+        if beside.is_some() {
             remove_stale(&path);
         }
         bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
@@ -83,6 +85,23 @@ pub fn bind_to(
         };
         Ok((socket, bound))
     })
+}
+
+/// The same path, where the kernel would take the asking process for the caller: `/proc/self/fd/7/api.sock`.
+fn seen_from_here(caller: &Caller, path: &Path) -> PathBuf {
+    let process = PathBuf::from(format!("/proc/{}", caller.process()));
+    let own = [
+        ("/proc/self", process.clone()),
+        (
+            "/proc/thread-self",
+            process.join(format!("task/{}", caller.thread)),
+        ),
+        ("/dev/fd", process.join("fd")),
+    ];
+    let behind = |(name, there): &(&str, PathBuf)| Some(there.join(path.strip_prefix(name).ok()?));
+    own.iter()
+        .find_map(behind)
+        .unwrap_or_else(|| path.to_owned())
 }
 
 fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
@@ -118,5 +137,25 @@ fn remove_stale(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && is_refused(path) {
         let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::gettid;
+
+    use super::*;
+    use crate::socket::unix_stream;
+
+    #[test]
+    fn a_path_that_fills_its_address_without_a_nul_is_bound_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let length = 108 - directory.path().as_os_str().len() - 1;
+        let path = directory.path().join("x".repeat(length));
+        assert_eq!(path.as_os_str().len(), 108);
+        let caller = Caller::of(gettid()).unwrap();
+        let (_, bound) = bind_to(&caller, &path, None, unix_stream().unwrap()).unwrap();
+        let found = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((found.dev(), found.ino()), bound.file);
     }
 }
