@@ -179,6 +179,7 @@ impl Record {
         );
         Self {
             after: Some(after),
+            reason: Some(how.into()),
             ..Self::of(RecordKind::Notice, generation, text)
         }
     }

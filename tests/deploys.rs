@@ -369,6 +369,7 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
         0,
     );
     assert_eq!(checked["result"], "checked");
+    assert_eq!(checked["reason"], "accepting");
     assert_eq!(checked["cause"], "request");
     expect_asked(&checked);
     site.log.wait_for("generation 2 is gone");
