@@ -62,6 +62,7 @@ use elf::ExecFormat;
 use events::Events;
 use file::{FileRole, WatchedFile};
 pub use filter::{IgnoreOptions, split_glob};
+use look::hint_at_unfit;
 use new_files::NewFiles;
 pub use own_writes::HookKind;
 use own_writes::OwnWrites;
@@ -340,7 +341,11 @@ impl Watch {
             return Fitness::Fit;
         };
         match completeness::fitness(program, self.usual) {
-            Fitness::Unfit(why) => Fitness::Unfit(format!("{} {why}", self.as_given.display())),
+            Fitness::Unfit(why) => {
+                let path = escaped(&self.as_given);
+                let hint = hint_at_unfit(&path, &why);
+                Fitness::Unfit(format!("{path} {why}\ntry: {hint}"))
+            }
             fitness => fitness,
         }
     }

@@ -377,14 +377,24 @@ fn a_swap_that_is_asked_for_waits_for_the_writer_and_no_longer() {
     fs::rename(new, site.program()).expect("the program");
     expect_swaps(&site, 0, || site.signal(Signal::SIGHUP));
     expect_swaps(&site, 1, || drop(writer));
-    for (spoil, why) in [
-        ("chmod -x server", "is not executable"),
-        ("chmod +x server; : > server", "is not complete"),
-        ("rm server", "cannot be run: No such file"),
+    for (spoil, why, hint) in [
+        ("chmod -x server", "is not executable", "chmod +x"),
+        (
+            "chmod +x server; : > server",
+            "is not complete",
+            "install -m 755",
+        ),
+        (
+            "rm server",
+            "cannot be run: No such file",
+            "install -m 755 PROGRAM",
+        ),
     ] {
         run(&site, 0, spoil);
+        let mark = site.log.mark();
         let verdict = site.swap_in_vain();
         assert!(verdict.contains(why), "{verdict}");
+        site.log.wait_after(mark, &[&format!("try: {hint} ")]);
     }
 }
 

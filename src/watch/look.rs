@@ -98,14 +98,7 @@ impl Watch {
             let is_new = file.look(now, arrival, self.debounce, self.usual);
             if let Some(why) = file.unfit.take() {
                 let path = escaped(&file.as_given);
-                let hint = match why.as_str() {
-                    "is not executable" => format!("chmod +x {path}"),
-                    // install(1) would put the program into it
-                    "is a directory" => {
-                        format!("mv {path} {path}.old; install -m 755 PROGRAM {path}")
-                    }
-                    _ => format!("install -m 755 PROGRAM {path}"),
-                };
+                let hint = hint_at_unfit(&path, &why);
                 let line = format!("{path} has changed, but {why}; waiting\ntry: {hint}");
                 self.unfit.push(line);
             }
@@ -274,6 +267,16 @@ impl Watch {
 
     pub(super) fn warn(&mut self, text: String) {
         self.news.push(Record::warning(text));
+    }
+}
+
+/// What makes a program one that can be run.
+pub(super) fn hint_at_unfit(path: &str, why: &str) -> String {
+    match why {
+        "is not executable" => format!("chmod +x {path}"),
+        // install(1) would put the program into it
+        "is a directory" => format!("mv {path} {path}.old; install -m 755 PROGRAM {path}"),
+        _ => format!("install -m 755 PROGRAM {path}"),
     }
 }
 

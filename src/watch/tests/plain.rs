@@ -307,6 +307,8 @@ fn what_the_candidate_already_runs_is_no_change() {
     child.wait().unwrap();
 }
 
+const INSTALL: &str = "install -m 755 PROGRAM";
+
 #[test]
 fn only_a_whole_program_that_nobody_writes_is_fit() {
     let bench = Bench::with(|home| {
@@ -318,29 +320,34 @@ fn only_a_whole_program_that_nobody_writes_is_fit() {
     });
     let server = bench.path("server");
     let fit = || bench.watch.fit();
-    let unfit = |why: &str| Fitness::Unfit(format!("./server {why}"));
+    let unfit =
+        |why: &str, hint: &str| Fitness::Unfit(format!("./server {why}\ntry: {hint} ./server"));
     assert_eq!(fit(), Fitness::Fit);
     let writer = fs::OpenOptions::new().append(true).open(&server).unwrap();
     assert_eq!(fit(), Fitness::BeingWritten);
     drop(writer);
     assert_eq!(fit(), Fitness::Fit);
     fs::set_permissions(&server, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(fit(), unfit("is not executable"));
+    assert_eq!(fit(), unfit("is not executable", "chmod +x"));
     fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(&server, "").unwrap();
-    assert_eq!(fit(), unfit("is not complete"));
+    assert_eq!(fit(), unfit("is not complete", INSTALL));
     fs::write(&server, "hello").unwrap();
     assert_eq!(
         fit(),
-        unfit("is neither an ELF program nor a script with #!")
+        unfit("is neither an ELF program nor a script with #!", INSTALL)
     );
     fs::remove_file(&server).unwrap();
     assert_eq!(
         fit(),
-        unfit("cannot be run: No such file or directory (os error 2)")
+        unfit(
+            "cannot be run: No such file or directory (os error 2)",
+            INSTALL
+        )
     );
     fs::create_dir(&server).unwrap();
-    assert_eq!(fit(), unfit("is a directory"));
+    let hint = "mv ./server ./server.old; install -m 755 PROGRAM";
+    assert_eq!(fit(), unfit("is a directory", hint));
 }
 
 #[test]
