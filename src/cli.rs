@@ -276,6 +276,8 @@ fn run(
         quiesce: matches.value_source("quiesce") != Some(ValueSource::DefaultValue),
         ready_timeout: matches.value_source("ready_timeout") != Some(ValueSource::DefaultValue),
     };
+    let from_variables = from_variables.iter();
+    run.from_variables = from_variables.map(|given| usage::long_of(given)).collect();
     run.check().map_err(NotParsed::Usage)?;
     Ok(Invocation::Run(Box::new(run)))
 }

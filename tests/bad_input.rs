@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use crate::common::attempt::{as_nobody, attempt, attempt_among_ours, attempt_in};
 use crate::common::skipped;
@@ -19,6 +20,24 @@ fn a_command_must_be_given() {
 fn the_command_must_stand_behind_dashes() {
     attempt(&["./server"]).is_refused(125, &["try: hotswap -- ./server"]);
     attempt(&["./server", "a", "b"]).is_refused(125, &["try: hotswap -- ./server a b"]);
+}
+
+#[test]
+fn a_variable_that_only_the_start_can_judge_is_called_by_its_name() {
+    for (name, value, instead) in [
+        ("HOTSWAP_WATCH", "[", r"'\['"),
+        ("HOTSWAP_READY", "fd:1999999999", "fd:3"),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let set = |command: &mut Command| {
+            command.env(name, value);
+        };
+        let texts = [
+            format!("cannot use {name}={value:?}: "),
+            format!("try: {name}={instead}"),
+        ];
+        attempt_in(dir, &["--", "true"], set).is_refused(125, &[&texts[0], &texts[1]]);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 use nix::libc::c_int;
 
+use super::usage;
 use super::values::{self, SocketOwner};
 use crate::address::{AddressPattern, Listen};
 use crate::ready::ReadyMode;
@@ -101,6 +102,10 @@ pub struct RunArgs {
 
     #[arg(skip)]
     pub given: Given,
+
+    /// Which options come from variables instead of the line.
+    #[arg(skip)]
+    pub from_variables: Vec<String>,
 
     /// Kill the oldest generation when more than N are draining
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
@@ -312,6 +317,15 @@ impl RunArgs {
             self.quiesce
         } else {
             self.quiesce.min(usual)
+        }
+    }
+
+    /// An option as the user has written it, up to its value: `--watch `, or `HOTSWAP_WATCH=`.
+    pub fn as_written(&self, long: &str) -> String {
+        if self.from_variables.iter().any(|option| option == long) {
+            format!("{}=", usage::variable_of(long))
+        } else {
+            format!("--{long} ")
         }
     }
 

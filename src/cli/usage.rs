@@ -36,6 +36,13 @@ pub fn variable_of(long: &str) -> String {
     format!("HOTSWAP_{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// `watch` of `--watch=src`.
+pub fn long_of(given: &OsStr) -> String {
+    let given = given.to_string_lossy();
+    let option = given.split('=').next().unwrap_or_default();
+    option.trim_start_matches('-').to_owned()
+}
+
 /// clap's error, in our words.
 pub fn not_parsed(error: &clap::Error) -> NotParsed {
     match error.kind() {
@@ -158,13 +165,12 @@ pub fn blame_variable(not_parsed: NotParsed, from_variables: &[OsString]) -> Not
         return not_parsed;
     };
     for given in from_variables {
-        let option = given.to_string_lossy();
-        let long = option.split('=').next().unwrap_or_default();
-        let variable = variable_of(long.trim_start_matches('-'));
+        let long = long_of(given);
+        let variable = variable_of(&long);
         if given.to_str().is_none() {
             lines = lines.replace("an argument ", &format!("{variable} "));
         }
-        lines = lines.replace(&format!("{long} "), &format!("{variable}="));
+        lines = lines.replace(&format!("--{long} "), &format!("{variable}="));
     }
     NotParsed::Usage(lines)
 }

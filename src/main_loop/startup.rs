@@ -319,8 +319,9 @@ fn check_descriptors(args: &RunArgs) -> Result<()> {
     if let ReadyMode::Fd(number) = args.ready
         && u64::try_from(number).is_ok_and(|number| number >= most)
     {
+        let option = args.as_written("ready");
         bail!(
-            "cannot use --ready \"fd:{number}\": the limit of open files is {most}\ntry: --ready fd:3"
+            "cannot use {option}\"fd:{number}\": the limit of open files is {most}\ntry: {option}fd:3"
         );
     }
     Ok(())
@@ -333,8 +334,9 @@ fn check_globs(args: &RunArgs, directory: &WorkingDirectory) -> Result<()> {
         let is_glob = split_glob(directory.path(), path).is_some();
         if let Some(invalid) = is_glob.then(|| values::glob(&text).err()).flatten() {
             let instead = invalid.instead.unwrap_or_default();
+            let option = args.as_written("watch");
             bail!(
-                "cannot use --watch {text:?}: {}\ntry: --watch {instead}",
+                "cannot use {option}{text:?}: {}\ntry: {option}{instead}",
                 invalid.why
             );
         }
