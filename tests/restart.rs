@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::capture::at;
 use crate::capture::closed::python;
-use crate::common::crowd::Habit;
+use crate::common::crowd::{Crowd, Habit};
 use crate::common::eventually;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, free_address};
@@ -386,6 +386,20 @@ fn an_env_file_that_is_gone_does_not_keep_a_server_from_being_restarted() {
 /// They have accepted, and nobody else can answer.
 #[test]
 fn workers_whose_master_was_killed_finish_their_requests() {
+    let (site, clients) = orphaned_workers();
+    finish(&site, clients);
+}
+
+/// The restart is gone first, and with it the sockets on which they have accepted.
+#[test]
+fn workers_whose_master_was_killed_finish_their_requests_before_a_stop() {
+    let (site, clients) = orphaned_workers();
+    site.signal(Signal::SIGTERM);
+    finish(&site, clients);
+}
+
+/// Eight requests are in the hands of workers whose master is dead; another generation serves.
+fn orphaned_workers() -> (Site, Crowd) {
     let address = free_address();
     let odd = server("odd");
     let script = format!("#!/bin/sh\n'{}' at={address} &\nwait\n", odd.display());
@@ -394,12 +408,16 @@ fn workers_whose_master_was_killed_finish_their_requests() {
         slow: Duration::from_secs(2),
         ..Habit::default()
     };
-    let mut clients = site.guests().and(8, long).come();
+    let clients = site.guests().and(8, long).come();
     let mut others = site.guests().and(1, Habit::default()).come();
     others.until_answered(5);
     others.leave();
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the master");
     site.log.wait_for("generation 2 is serving");
+    (site, clients)
+}
+
+fn finish(site: &Site, mut clients: Crowd) {
     clients.until_answered(8);
     let tally = clients.leave();
     assert!(tally.failures.is_empty(), "{tally}");

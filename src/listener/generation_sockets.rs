@@ -75,6 +75,22 @@ impl Listeners {
         let held = counting.map(|listener| listener.held(generation));
         held.flatten().collect()
     }
+
+    /// Where its connections are counted. A dead one has lost its sockets to a restart, but its processes may still
+    /// answer what they have accepted: on TCP the kernel tells what they have.
+    pub fn connected_sockets(
+        &self,
+        generation: Generation,
+        is_lost: bool,
+    ) -> Vec<GenerationSocket<'_>> {
+        let own = self.sockets_of(generation);
+        if !own.is_empty() || !is_lost {
+            return own;
+        }
+        let counting = self.all.iter().filter(|listener| self.counts(listener));
+        let ports = counting.map(|listener| listener.held_as(0, None, false));
+        ports.filter(|one| one.kind.tcp_port().is_some()).collect()
+    }
 }
 
 impl Listener {

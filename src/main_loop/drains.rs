@@ -55,23 +55,13 @@ impl World {
         let among = self.generations.values();
         let among = among.filter(|one| one.drain.is_some()).count();
         let among = u32::try_from(among).unwrap_or(u32::MAX);
-        let newest = self.generations.keys().next_back().copied();
         for (generation, one) in &mut self.generations {
             let due = |drain: &&mut Drain| drain.deadline().is_some_and(|due| due <= now);
             let Some(drain) = one.drain.as_mut().filter(due) else {
                 continue;
             };
             let cpu_time = sys::cpu_time();
-            let mut held = self.listeners.sockets_of(*generation);
-            if held.is_empty() && one.is_lost {
-                // a restart has them, and its workers may still answer what they have accepted
-                held.extend(
-                    newest
-                        .into_iter()
-                        .flat_map(|heir| self.listeners.sockets_of(heir)),
-                );
-                held.retain(|held| held.kind.tcp_port().is_some());
-            }
+            let held = self.listeners.connected_sockets(*generation, one.is_lost);
             let pids = one.server.processes();
             let readings = drain.look(now, &held, &pids, LookCost { cpu_time, among });
             if self.control.is_waited_for(*generation) {

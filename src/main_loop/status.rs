@@ -307,7 +307,7 @@ impl World {
             *what = format!("{what}; it {}", ready::stopped_by(stopped.signal));
         }
         let processes = one.server.processes();
-        let held = self.listeners.sockets_of(generation);
+        let held = self.listeners.connected_sockets(generation, one.is_lost);
         state.age = Some(now.saturating_sub(one.server.started()));
         let since = one.serving_since.unwrap_or(one.server.started());
         let since = SystemTime::now().checked_sub(now.saturating_sub(since));
