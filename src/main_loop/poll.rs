@@ -8,8 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, ppoll};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::time::TimeSpec;
+
+use crate::ready::Glance;
+use crate::supervisor::Time;
+use crate::sys;
 
 /// How long one part is waited for while the others are not looked at.
 const TURN: Duration = Duration::from_millis(20);
@@ -37,6 +42,52 @@ pub(super) fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<Poll
             Ok(PollOutcome::InParts(limit))
         }
         Err(error) => Err(error).context("cannot poll"),
+    }
+}
+
+/// Until one of them is ready, the time is over, or the candidate has run since its last look.
+pub(super) fn poll_with_glances(
+    fds: &mut [PollFd],
+    due: Option<Time>,
+    glance: Glance,
+) -> Result<PollOutcome> {
+    let _punctual = Punctual::new();
+    loop {
+        let now = sys::now();
+        let next = glance.next(now);
+        let until = due.map_or(next, |due| due.min(next));
+        let outcome = poll(fds, Some(until.saturating_sub(now)))?;
+        let is_over = due.is_some_and(|due| due <= sys::now());
+        let is_ready = fds.iter().any(|fd| fd.any() == Some(true));
+        if outcome != PollOutcome::Whole || is_over || is_ready || glance.has_run() {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// While it lives, a wait ends when its time is over; without it, the kernel may take 0.05 ms more.
+struct Punctual {
+    /// Put back at once, for what hotswap starts inherits it.
+    before: Option<u64>,
+}
+
+impl Punctual {
+    fn new() -> Self {
+        let before = prctl::get_timerslack().ok();
+        let before = before.and_then(|before| u64::try_from(before).ok());
+        if before.is_some() {
+            // The least there is: 0 would stand for the default.
+            let _ = prctl::set_timerslack(1);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for Punctual {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            let _ = prctl::set_timerslack(before);
+        }
     }
 }
 
@@ -85,5 +136,14 @@ mod tests {
         let mut fds = [PollFd::new(silent.as_fd(), PollFlags::POLLIN)];
         poll_in_parts(&mut fds, 0, None);
         assert_eq!(fds[0].any(), Some(false));
+    }
+
+    #[test]
+    fn glances_come_on_time_and_leave_the_timers_as_they_were() {
+        let before = prctl::get_timerslack().unwrap();
+        let punctual = Punctual::new();
+        assert_eq!(prctl::get_timerslack(), Ok(1));
+        drop(punctual);
+        assert_eq!(prctl::get_timerslack(), Ok(before));
     }
 }

@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 
 use super::World;
 use super::generation::Part;
-use super::poll::{PollOutcome, poll};
+use super::poll::{PollOutcome, poll, poll_with_glances};
 use super::status::AskedBy;
 use crate::log::{self as lines, PendingLines};
 use crate::polled::Polled;
-use crate::ready::{Glance, Readiness};
+use crate::ready::Readiness;
 use crate::record::signal_name;
 use crate::signals::SignalRequest;
 use crate::supervisor::{Event, Generation, Supervisor, Time};
@@ -377,20 +377,5 @@ impl World {
             batch.requests.extend(self.files_changed(&changed, now));
         }
         batch.requests.extend(self.conclude_build(now));
-    }
-}
-
-/// Until one of them is ready, the time is over, or the candidate has run since its last look.
-fn poll_with_glances(fds: &mut [PollFd], due: Option<Time>, glance: Glance) -> Result<PollOutcome> {
-    loop {
-        let now = sys::now();
-        let next = glance.next(now);
-        let until = due.map_or(next, |due| due.min(next));
-        let outcome = poll(fds, Some(until.saturating_sub(now)))?;
-        let is_over = due.is_some_and(|due| due <= sys::now());
-        let is_ready = fds.iter().any(|fd| fd.any() == Some(true));
-        if outcome != PollOutcome::Whole || is_over || is_ready || glance.has_run() {
-            return Ok(outcome);
-        }
     }
 }
