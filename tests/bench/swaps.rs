@@ -110,21 +110,31 @@ pub fn latencies(report: &mut Report, repetitions: u32) {
 pub fn crashes(report: &mut Report, repetitions: u32) {
     for means in Means::BOTH {
         let site = Site::open(means, 0, &["--no-watch", "--restart", "always"]);
-        let (mut crashes, mut floor) = (Vec::new(), Vec::new());
+        let (mut floor_began, mut floor) = (Vec::new(), Vec::new());
+        let (mut began, mut answers) = (Vec::new(), Vec::new());
         for turn in 0..repetitions {
-            floor.push(Bare::first_answer(0).1);
+            let bare = Bare::first_answer(0);
+            floor_began.push(bare.0);
+            floor.push(bare.1);
             let died = site.kill_server();
-            let (_, answered) = load::until_answered_by(site.address, turn + 2);
+            let died_on_their_clock = monotonic() - died.elapsed().as_nanos();
+            let (answer, answered) = load::until_answered_by(site.address, turn + 2);
             site.wait_for(&format!("generation {} is serving", turn + 2));
-            crashes.push(answered - died);
+            began.push(nanoseconds(answer.began - died_on_their_clock));
+            answers.push(answered - died);
             // the next restart is at once again
             std::thread::sleep(LASTING);
         }
+        let what = format!("{means:?}, crash to ").to_lowercase();
+        let [began, answers, floor_began, floor] =
+            [began, answers, floor_began, floor].map(Samples::from_iter);
+        let name = format!("{what}main()");
+        report.pair(name, "ms", began, ("floor", floor_began), None);
         report.pair(
-            format!("{means:?}, crash to first answer").to_lowercase(),
+            format!("{what}first answer"),
             "ms",
-            crashes.into_iter().collect(),
-            ("floor", floor.into_iter().collect()),
+            answers,
+            ("floor", floor),
             Some(Target::AtMost(1.8)),
         );
     }
