@@ -5,94 +5,57 @@ use std::path::{Path, PathBuf};
 
 /// How a launcher is used before the command it starts.
 struct Launcher {
-    name: &'static str,
     /// Options that are followed by a value.
-    valued: &'static [&'static str],
+    valued: Vec<&'static str>,
     /// What it takes before the command: a duration, a user.
     words: usize,
     /// It starts a command only after this word.
     verb: Option<&'static str>,
 }
 
-const fn launcher(name: &'static str, valued: &'static [&'static str], words: usize) -> Launcher {
-    Launcher {
-        name,
-        valued,
-        words,
-        verb: None,
-    }
-}
-
-const fn with_verb(
-    name: &'static str,
-    verb: &'static str,
-    valued: &'static [&'static str],
-) -> Launcher {
-    Launcher {
-        name,
-        valued,
-        words: 0,
-        verb: Some(verb),
-    }
-}
-
-const LAUNCHERS: [Launcher; 41] = [
-    launcher("nice", &["-n", "--adjustment"], 0),
-    launcher("env", &["-u", "--unset", "-C", "--chdir"], 0),
-    launcher("timeout", &["-k", "--kill-after", "-s", "--signal"], 1),
-    launcher("setsid", &[], 0),
-    launcher("nohup", &[], 0),
-    launcher("exec", &["-a"], 0),
-    launcher("time", &["-f", "-o"], 0),
-    launcher("ionice", &["-c", "-n", "--class", "--classdata"], 0),
-    launcher("chrt", &["-T", "-P", "-D"], 1),
-    launcher("taskset", &[], 1),
-    launcher("numactl", &["-m", "-N", "-C", "-i", "-p"], 0),
-    launcher("stdbuf", &["-i", "-o", "-e"], 0),
-    launcher("unbuffer", &[], 0),
-    launcher("prlimit", &[], 0),
-    launcher("setpriv", &["--reuid", "--regid", "--groups"], 0),
-    launcher("setarch", &[], 0),
-    launcher("linux64", &[], 0),
-    launcher("sudo", &["-u", "-g", "-h", "-p", "-C", "-D", "-T"], 0),
-    launcher("doas", &["-u", "-C"], 0),
-    launcher("runuser", &["-u", "-g", "-G"], 0),
-    launcher("su-exec", &[], 1),
-    launcher("gosu", &[], 1),
-    launcher("setuidgid", &[], 1),
-    launcher(
-        "chpst",
-        &[
-            "-u", "-U", "-e", "-n", "-l", "-L", "-m", "-o", "-p", "-f", "-c", "-t", "-/",
-        ],
-        0,
-    ),
-    launcher(
-        "softlimit",
-        &["-m", "-o", "-p", "-f", "-c", "-t", "-d", "-s"],
-        0,
-    ),
-    launcher("envdir", &[], 1),
-    launcher("s6-envdir", &[], 1),
-    launcher("s6-setuidgid", &[], 1),
-    launcher("tini", &["-p", "-e"], 0),
-    launcher("dumb-init", &["-r"], 0),
-    launcher("catatonit", &[], 0),
-    launcher("catchsegv", &[], 0),
-    launcher("dotenv", &["-f", "-e", "-c"], 0),
-    launcher("dotenvx", &["-f"], 0),
-    launcher("strace", &["-o", "-e", "-s", "-p"], 0),
-    launcher("xvfb-run", &["-n", "-s", "-e", "-f", "-p", "-w"], 0),
-    with_verb(
-        "doppler",
-        "run",
-        &["-p", "-c", "--project", "--config", "-t", "--token"],
-    ),
-    with_verb("op", "run", &["--env-file", "--account"]),
-    with_verb("infisical", "run", &["--env", "--path", "--projectId"]),
-    with_verb("chamber", "exec", &["-b"]),
-    with_verb("aws-vault", "exec", &["-d"]),
-];
+/// One a line: its name, how many words it takes or after which it starts a command, and its options with a value.
+const LAUNCHERS: &str = "
+    nice 0 -n --adjustment
+    env 0 -u --unset -C --chdir
+    timeout 1 -k --kill-after -s --signal
+    setsid 0
+    nohup 0
+    exec 0 -a
+    time 0 -f -o
+    ionice 0 -c -n --class --classdata
+    chrt 1 -T -P -D
+    taskset 1
+    numactl 0 -m -N -C -i -p
+    stdbuf 0 -i -o -e
+    unbuffer 0
+    prlimit 0
+    setpriv 0 --reuid --regid --groups
+    setarch 0
+    linux64 0
+    sudo 0 -u -g -h -p -C -D -T
+    doas 0 -u -C
+    runuser 0 -u -g -G
+    su-exec 1
+    gosu 1
+    setuidgid 1
+    chpst 0 -u -U -e -n -l -L -m -o -p -f -c -t -/
+    softlimit 0 -m -o -p -f -c -t -d -s
+    envdir 1
+    s6-envdir 1
+    s6-setuidgid 1
+    tini 0 -p -e
+    dumb-init 0 -r
+    catatonit 0
+    catchsegv 0
+    dotenv 0 -f -e -c
+    dotenvx 0 -f
+    strace 0 -o -e -s -p
+    xvfb-run 0 -n -s -e -f -p -w
+    doppler run -p -c --project --config -t --token
+    op run --env-file --account
+    infisical run --env --path --projectId
+    chamber exec -b
+    aws-vault exec -d";
 
 /// How many launchers start one another at most.
 const DEEPEST: usize = 8;
@@ -126,16 +89,27 @@ pub fn is_one(program: &Path) -> bool {
     known(program).is_some()
 }
 
-fn known(program: &Path) -> Option<&'static Launcher> {
-    let name = program.file_name()?;
-    LAUNCHERS.iter().find(|launcher| name == launcher.name)
+fn known(program: &Path) -> Option<Launcher> {
+    let name = program.file_name()?.to_str()?;
+    let mut usages = LAUNCHERS.lines().map(str::split_ascii_whitespace);
+    let mut usage = usages.find_map(|mut usage| (usage.next() == Some(name)).then_some(usage))?;
+    let before = usage.next()?;
+    Some(Launcher {
+        valued: usage.collect(),
+        words: before.parse().unwrap_or(0),
+        verb: Some(before).filter(|before| before.parse::<usize>().is_err()),
+    })
 }
 
 /// Where the command stands that the launcher at the beginning starts.
 fn started_by(command: &[OsString]) -> Option<usize> {
-    let launcher = known(Path::new(command.first()?))?;
-    let mut words = launcher.words;
-    let mut verb = launcher.verb;
+    let launcher = Path::new(command.first()?);
+    let Launcher {
+        valued,
+        mut words,
+        mut verb,
+    } = known(launcher)?;
+    let takes_variables = launcher.ends_with("env") || launcher.ends_with("sudo");
     let mut is_value = false;
     for (at, word) in command.iter().enumerate().skip(1) {
         let text = word.to_string_lossy();
@@ -146,12 +120,12 @@ fn started_by(command: &[OsString]) -> Option<usize> {
             return Some(at + 1);
         }
         if text.starts_with('-') {
-            is_value = launcher.valued.contains(&text.as_ref());
+            is_value = valued.contains(&text.as_ref());
         } else if let Some(expected) = verb {
             verb = verb.filter(|_| text != expected);
         } else if words > 0 {
             words -= 1;
-        } else if launcher.name != "env" && launcher.name != "sudo" || !text.contains('=') {
+        } else if !takes_variables || !text.contains('=') {
             return Some(at);
         }
     }
