@@ -219,10 +219,7 @@ impl Watch {
         if command == HookKind::BeforeSwap {
             self.held = true;
             self.found.clear();
-            let files = self.files.iter_mut();
-            files
-                .filter(|file| file.role != FileRole::Program)
-                .for_each(WatchedFile::take_as_tried);
+            self.take_files_as_tried(|role| role != FileRole::Program);
             self.trees.iter_mut().for_each(WatchedTree::take_as_tried);
         }
     }
@@ -234,10 +231,7 @@ impl Watch {
             self.held = false;
             self.build_is_unseen = true;
             self.trees.iter_mut().for_each(WatchedTree::look_at_all);
-            let files = self.files.iter_mut();
-            files
-                .filter(|file| file.role == FileRole::Program)
-                .for_each(WatchedFile::take_as_tried);
+            self.take_files_as_tried(|role| role == FileRole::Program);
             self.hinted = Some(now);
         }
     }
@@ -268,15 +262,19 @@ impl Watch {
         self.server_writes.starts();
         self.writers.starts();
         if built {
-            let files = self.files.iter_mut();
-            files
-                .filter(|file| file.role == FileRole::Program)
-                .for_each(WatchedFile::take_as_tried);
+            self.take_files_as_tried(|role| role == FileRole::Program);
             return;
         }
         self.found.clear();
-        self.files.iter_mut().for_each(WatchedFile::take_as_tried);
+        self.take_files_as_tried(|_| true);
         self.trees.iter_mut().for_each(WatchedTree::take_as_tried);
+    }
+
+    fn take_files_as_tried(&mut self, is_wanted: impl Fn(FileRole) -> bool) {
+        let files = self.files.iter_mut();
+        files
+            .filter(|file| is_wanted(file.role))
+            .for_each(WatchedFile::take_as_tried);
     }
 
     /// Somebody asked for a swap: what was left out counts again.

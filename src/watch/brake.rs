@@ -167,14 +167,10 @@ impl Brake {
 
     /// What it is now counts, once it has been at rest for so long.
     pub fn keep_back(&mut self, path: &Path, rest: Duration, now: Time) {
-        self.streaks.remove(path);
-        let braked = Braked {
-            last: now,
-            rest,
-            at_any_time: true,
-            late: true,
-        };
-        self.braked.insert(path.to_owned(), braked);
+        self.insert(path, true, now);
+        if let Some(braked) = self.braked.get_mut(path) {
+            (braked.rest, braked.late) = (rest, true);
+        }
     }
 
     /// It counts at once again.

@@ -65,8 +65,7 @@ impl Listing {
         Self {
             directory: Directory {
                 path,
-                dev: 0,
-                ino: 0,
+                ..Directory::default()
             },
             shown,
             rules: above.clone(),

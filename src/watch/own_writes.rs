@@ -50,15 +50,17 @@ pub enum Author {
     CommandFirstSeen,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Owner {
     /// It has changed while no command ran.
     Person,
+    #[default]
     Unclear,
     Command,
 }
 
 /// A file that has changed, and the last run in which it did.
+#[derive(Default)]
 struct WrittenFile {
     owner: Owner,
     run: Option<(HookKind, u32)>,
@@ -147,12 +149,7 @@ impl OwnWrites {
         let (kind, number) = (run.kind, run.number);
         let took = run.ended.map(|ended| nanoseconds(run.begun, ended));
         let is_short = kind == HookKind::OnEvent && took.is_some_and(|took| took < SHORT);
-        let written = self.files.entry(path.to_owned()).or_insert(WrittenFile {
-            owner: Owner::Unclear,
-            run: None,
-            runs: 0,
-            in_a_row: 0,
-        });
+        let written = self.files.entry(path.to_owned()).or_default();
         if written.run != Some((kind, number)) {
             let follows = written.run == Some((kind, number - 1));
             written.in_a_row = if follows { written.in_a_row + 1 } else { 1 };
@@ -204,9 +201,7 @@ impl OwnWrites {
         } else {
             let written = WrittenFile {
                 owner: Owner::Person,
-                run: None,
-                runs: 0,
-                in_a_row: 0,
+                ..WrittenFile::default()
             };
             self.files.insert(path.to_owned(), written);
         }
