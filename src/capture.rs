@@ -287,18 +287,12 @@ impl Capture {
                 Ok(self.unlink(&call, directory, path, context.listeners))
             }
             Call::SetOption {
-                fd, level, name, ..
-            } if self.leads_clients(&call, fd, (level, name)) => Ok(CallResult::Succeed),
-            Call::SetOption {
                 fd,
                 level,
                 name,
                 value,
                 length,
-            } => {
-                self.learn(&call, fd, (level, name), (value, length));
-                Ok(CallResult::Continue)
-            }
+            } => Ok(self.set_option(&call, fd, (level, name), (value, length))),
             Call::Other => Ok(CallResult::Continue),
         };
         match answer {

@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, gettid};
 use serde::{Deserialize, Serialize};
 
-use super::Capture;
 use super::caller::Caller;
 use super::notification::{Notification, read_value};
+use super::{CallResult, Capture};
 use crate::handoff;
 use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
@@ -114,14 +114,23 @@ impl SetOption {
 
 impl Capture {
     /// The kernel carries it out, and it is done again on the copy of the socket at its bind(2).
-    /// A server's own program would lead clients to a candidate that is not ready. All its sockets at an address are one,
-    /// so there is nothing for it to choose from.
-    pub(super) fn leads_clients(
+    pub(super) fn set_option(
         &mut self,
         call: &Notification,
         fd: RawFd,
         option: (i32, i32),
-    ) -> bool {
+        value: (u64, i32),
+    ) -> CallResult {
+        if self.leads_clients(call, fd, option) {
+            return CallResult::Succeed;
+        }
+        self.learn(call, fd, option, value);
+        CallResult::Continue
+    }
+
+    /// A server's own program would lead clients to a candidate that is not ready. All its sockets at an address are one,
+    /// so there is nothing for it to choose from.
+    fn leads_clients(&mut self, call: &Notification, fd: RawFd, option: (i32, i32)) -> bool {
         let inode = descriptor::socket_inode(call.thread, fd);
         let bound = inode.and_then(|inode| self.bound_sockets.of(inode));
         let is_tcp =
@@ -129,7 +138,7 @@ impl Capture {
         OF_THE_GROUP.contains(&option) && is_tcp && call.is_valid()
     }
 
-    pub(super) fn learn(
+    fn learn(
         &mut self,
         call: &Notification,
         fd: RawFd,
