@@ -41,6 +41,7 @@ mod commands;
 mod drains;
 mod fallback;
 mod generation;
+mod hints;
 mod identity;
 mod keep;
 mod keys;

@@ -7,12 +7,8 @@ use log::Level;
 use super::World;
 use super::generation::Spawned;
 use super::waivers::Waivers;
-use crate::capture::START_THERE;
-use crate::cli::options::Stdin;
-use crate::control::SwapResult;
-use crate::escape::divide_hint;
+use crate::control::{SwapResult, SwapVerdict};
 use crate::log as lines;
-use crate::ready::NotReadyReason;
 use crate::record::{self, Record, RecordKind};
 use crate::supervisor::{Cause, Exit, Failure, Generation, Reason, Supervisor, Time, Transition};
 use crate::sys;
@@ -67,18 +63,10 @@ impl World {
                 self.status_data.goes_down(*generation, &record.text);
                 record
             }
-            Transition::Gone { generation, exit } => {
-                let record = self.gone(*generation, exit.as_ref());
-                self.publish(&record);
-                self.control.gone(*generation, &record.text, sys::now());
-                return;
-            }
+            Transition::Gone { generation, exit } => self.gone(*generation, exit.as_ref()),
             Transition::Unkillable(generation) => {
                 let text = "cannot be killed: it is left to the system";
-                let record = Record::of(RecordKind::Warning, *generation, text).at(Level::Error);
-                self.publish(&record);
-                self.control.gone(*generation, &record.text, sys::now());
-                return;
+                Record::of(RecordKind::Warning, *generation, text).at(Level::Error)
             }
             Transition::DrainTimeout(generation) => {
                 Record::killed(*generation, "it did not end in time")
@@ -101,6 +89,10 @@ impl World {
             Transition::Stopping => Record::new(RecordKind::Stopping, "stopping"),
         };
         self.publish(&record);
+        if let Transition::Gone { generation, .. } | Transition::Unkillable(generation) = transition
+        {
+            self.control.gone(*generation, &record.text, sys::now());
+        }
     }
 
     /// To the log, the hooks and the clients.
@@ -143,14 +135,10 @@ impl World {
         if matches!(cause, Cause::Asked | Cause::File | Cause::RollBack) {
             self.status_data.counters.swaps += 1;
         }
-        self.note_verdict(
-            generation,
-            cause,
-            SwapResult::Serving,
-            &record,
+        self.note_verdict(SwapVerdict {
             outcome,
-            Vec::new(),
-        );
+            ..self.verdict_of(cause, SwapResult::Serving, &record)
+        });
         record
     }
 
@@ -158,28 +146,16 @@ impl World {
     fn checked(&mut self, generation: Generation) -> Record {
         let (how, after) = self.shown_ready(generation);
         let record = Record::checked(generation, &how, after);
-        let outcome = record.text.clone();
-        let (cause, result) = (Cause::Asked, SwapResult::Checked);
-        self.note_verdict(generation, cause, result, &record, outcome, Vec::new());
+        self.note_verdict(self.verdict_of(Cause::Asked, SwapResult::Checked, &record));
         record
     }
 
     fn failed(&mut self, failure: &Failure, age: Option<Duration>) -> Record {
         let seen = self.not_ready_reason(failure);
-        let hint = seen.as_ref().and_then(|seen| self.hint_at(failure, seen));
-        let seen = seen.map(|seen| self.with_last_words(failure.generation, &seen));
-        let mut record = Record::failed(failure, seen.as_deref(), age);
-        if let Some(hint) = hint {
-            record.text = format!("{}\ntry: {hint}", record.text);
-        } else if self.is_in_other_network(failure) {
-            record.text = format!("{}\ntry: {START_THERE}", divide_hint(&record.text).0);
-        } else if let Some(address) = self.answered_itself(failure) {
-            let text = format!("; somebody had asked at {address}, where that one answered");
-            record.text = format!(
-                "{}\ntry: --listen {address}, for a server that takes its socket from there",
-                divide_hint(&record.text).0.to_owned() + &text
-            );
-        }
+        let said = seen.as_ref();
+        let said = said.map(|seen| self.with_last_words(failure.generation, seen));
+        let mut record = Record::failed(failure, said.as_deref(), age);
+        record.text = self.explained(record.text, failure, seen.as_ref());
         match self.generations.get(&failure.generation) {
             // the client that asked for it now waits for the one that takes its place
             Some(one) if failure.reason == Reason::Replaced => {
@@ -209,112 +185,19 @@ impl World {
             keeps_serving: None,
             ..failure.clone()
         };
-        let outcome = Record::failed(&alone, seen.as_deref(), None).text;
+        let outcome = Record::failed(&alone, said.as_deref(), None).text;
         let last_lines = if matches!(failure.reason, Reason::BeforeSwap(_)) {
             std::mem::take(&mut self.status_data.command_lines)
         } else {
             let one = self.generations.get(&failure.generation);
             one.map(|one| one.server.last_lines()).unwrap_or_default()
         };
-        self.note_verdict(
-            failure.generation,
-            failure.cause,
-            result,
-            &record,
+        self.note_verdict(SwapVerdict {
             outcome,
             last_lines,
-        );
+            ..self.verdict_of(failure.cause, result, &record)
+        });
         record
-    }
-
-    /// Tools that watch or bundle end with 0 at the end of their stdin, and say nothing.
-    fn hint_at_stdin(&mut self, generation: Generation, exit: &Exit, at_once: bool) {
-        let at_once = at_once && generation == Generation(1);
-        if at_once && *exit == Exit::Status(0) && self.args.stdin == Stdin::Null {
-            self.warn(format!(
-                "{generation} ended with status 0 at once, and its stdin is /dev/null\ntry: --stdin open, if it ends when its stdin does"
-            ));
-        }
-    }
-
-    /// What was seen of it last.
-    fn not_ready_reason(&self, failure: &Failure) -> Option<NotReadyReason> {
-        let Reason::NotReady(_) = failure.reason else {
-            return None;
-        };
-        let one = self.generations.get(&failure.generation)?;
-        let reason = one.readiness.as_ref()?.not_ready_reason()?;
-        Some(reason.named(|listener| self.listeners.address_of(listener)))
-    }
-
-    /// In every mode: what it said of itself is often why.
-    fn with_last_words(&self, generation: Generation, seen: &NotReadyReason) -> String {
-        let one = self.generations.get(&generation);
-        match one.and_then(|one| one.notify.last_words()) {
-            Some(said) => format!("{seen} ({said})"),
-            None => seen.to_string(),
-        }
-    }
-
-    /// A command that asks the candidate at the address it is told may reach nobody.
-    fn hint_at_command(&self) -> Option<String> {
-        let way_and_why = match self.listeners.lead_to_one() {
-            Some(true) => return None,
-            Some(false) => (
-                "--ready auto",
-                "which cannot lead to a socket that all generations share",
-            ),
-            None => (
-                "--listen ADDR",
-                "which leads only to a socket that hotswap has",
-            ),
-        };
-        let (way, why) = way_and_why;
-        Some(format!(
-            "{way}, if the command asks at HOTSWAP_CANDIDATE, {why}"
-        ))
-    }
-
-    fn hint_at(&self, failure: &Failure, seen: &NotReadyReason) -> Option<String> {
-        if matches!(seen, NotReadyReason::CommandEnded(_)) {
-            return self.hint_at_command();
-        }
-        let hint = seen.hint(failure.keeps_serving.is_none())?;
-        let NotReadyReason::DoesNotAccept(missing) = seen else {
-            return Some(hint);
-        };
-        let other = self.listens_instead(failure);
-        if other.is_none() && self.took_another_port(failure) {
-            let address = missing.first()?;
-            return Some(format!(
-                "the server's option to fail if its port is in use, instead of taking another, or --listen {address}, \
-                 for a server that can inherit a socket"
-            ));
-        }
-        let accepted = self.counting.accepted.iter();
-        let mut accepted = accepted.map(|listener| self.listeners.address_of(*listener));
-        if other.is_none() && accepted.all(|address| missing.contains(&address)) {
-            // without these it would serve nobody
-            return None;
-        }
-        let port = |address: &str| Some(address.rsplit_once(':')?.1.to_owned());
-        Some(match (other, missing.as_slice()) {
-            (Some(other), [address]) if port(&other) == port(address) => {
-                format!("{hint}, if it has moved to {other}")
-            }
-            (Some(other), [address]) => format!(
-                "--listen {address}, if it took {other} because its port was in use and can inherit a socket, or {hint}, \
-                 if it has moved there"
-            ),
-            (None, _) if self.opens_late(failure, missing) => {
-                let optional = missing
-                    .iter()
-                    .map(|address| format!(" --optional {address}"));
-                let optional = optional.collect::<String>();
-                format!("{hint}, or{optional}, if it opens that only once it serves")
-            }
-            _ => hint,
-        })
     }
 
     fn refusing(&self) -> Record {

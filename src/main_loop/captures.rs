@@ -8,21 +8,15 @@ use nix::poll::PollFlags;
 use super::World;
 use super::wait::Batch;
 use crate::capture::filter::{self, Stops};
-use crate::capture::{self, CallContext, Capture, CaptureEvent};
+use crate::capture::{self, CallContext, CaptureEvent};
 use crate::cli::options::{self, Order, RunArgs};
-use crate::connections::inet::ended_from_here;
 use crate::record::{Record, RecordKind};
-use crate::socket::generation_socket::SocketKind;
-use crate::socket::inet::Family;
-use crate::supervisor::{Event, Failure, Generation, Reason, Time};
-use crate::sys;
+use crate::supervisor::{Event, Generation, Time};
 
 /// Restarts in a row that do not bind what is kept for them; after them the captured addresses are free.
 const MOST_UNBOUND_RESTARTS: u32 = 2;
 /// They were, and are closed until a restart has bound something.
 const LET_GO: u32 = MOST_UNBOUND_RESTARTS + 1;
-/// How often a server asks at its own address at most, before it gives up: CherryPy does for 5s, ten times a second.
-const MOST_TRIES: usize = 64;
 
 /// What comes of `--capture` here.
 #[derive(Debug, Default)]
@@ -212,75 +206,6 @@ impl World {
             self.unbound_restarts = LET_GO;
         }
         self.unbound_restarts == LET_GO
-    }
-
-    /// Where a candidate that never listened has found that the serving generation answers: somebody of this host
-    /// asked there in its time. The kernel does not tell who, so nobody may have asked before, and few since.
-    pub(super) fn answered_itself(&self, failure: &Failure) -> Option<String> {
-        let (Some(serving), Reason::Exited(..) | Reason::NotReady(_)) =
-            (failure.keeps_serving, &failure.reason)
-        else {
-            return None;
-        };
-        let one = self.generations.get(&failure.generation)?;
-        if one.has_bound {
-            return None;
-        }
-        let within = sys::now().saturating_sub(one.server.started());
-        let held = self.listeners.sockets_of(serving);
-        let mut held = held.iter().filter(|held| held.captured);
-        let tried = held.find(|held| {
-            let SocketKind::Tcp { port } = held.kind else {
-                return false;
-            };
-            let ended = Family::ALL.map(|family| ended_from_here(family, port).unwrap_or_default());
-            let ended = ended.concat();
-            (1..=MOST_TRIES).contains(&ended.len()) && ended.iter().all(|ago| *ago <= within)
-        })?;
-        Some(self.listeners.address_of(tried.listener))
-    }
-
-    /// Whether a candidate has bound something where hotswap cannot: the old one has that address until it is gone.
-    pub(super) fn is_in_other_network(&self, failure: &Failure) -> bool {
-        let one = self.generations.get(&failure.generation);
-        failure.keeps_serving.is_some() && one.is_some_and(|one| one.is_in_other_network)
-    }
-
-    /// Where a candidate listens that the serving generation does not: it may have taken another port because its own
-    /// was in use.
-    pub(super) fn listens_instead(&self, failure: &Failure) -> Option<String> {
-        let serving = self.listeners.sockets_of(failure.keeps_serving?);
-        let served = |listener| serving.iter().any(|held| held.listener == listener);
-        let own = self.listeners.sockets_of(failure.generation);
-        let other = own.iter().find(|own| {
-            let has_clients = matches!(own.kind, SocketKind::Tcp { .. } | SocketKind::Unix);
-            has_clients && own.captured && own.listens && !served(own.listener)
-        })?;
-        Some(self.listeners.address_of(other.listener))
-    }
-
-    /// Whether a candidate listens on a port that the kernel has chosen, and the serving generation does not: some servers
-    /// do that if their own port is in use.
-    pub(super) fn took_another_port(&self, failure: &Failure) -> bool {
-        let has_chosen = |generation| {
-            let one = self.generations.get(&generation);
-            let capture = one.and_then(|one| one.capture.as_ref());
-            capture.is_some_and(Capture::listens_on_chosen_port)
-        };
-        let serving = failure.keeps_serving;
-        has_chosen(failure.generation) && !serving.is_some_and(has_chosen)
-    }
-
-    /// Whether the serving generation came to listen on these only when it served, as for its first client.
-    pub(super) fn opens_late(&self, failure: &Failure, missing: &[String]) -> bool {
-        let serving = failure.keeps_serving;
-        let Some(one) = serving.and_then(|serving| self.generations.get(&serving)) else {
-            return false;
-        };
-        let is_late = |bound: &Time| one.serving_since.is_some_and(|since| *bound > since);
-        let late = one.bound.iter().filter(|(_, bound)| is_late(bound));
-        let late: Vec<_> = late.map(|(id, _)| self.listeners.address_of(*id)).collect();
-        missing.iter().all(|address| late.contains(address))
     }
 
     /// Before a candidate is spawned: it need not accept where the serving generation has closed its listener.

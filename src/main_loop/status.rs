@@ -188,46 +188,29 @@ impl StatusData {
 
 impl World {
     /// Keeps a verdict for those who asked, for the status and for the history.
-    pub(super) fn note_verdict(
-        &mut self,
-        generation: Generation,
-        cause: Cause,
-        result: SwapResult,
-        record: &Record,
-        outcome: String,
-        last_lines: Vec<String>,
-    ) {
-        let now = sys::now();
-        let verdict = SwapVerdict {
-            serving: result == SwapResult::Serving,
-            program: self.status_data.programs.shown(generation),
-            reason: record.reason.clone(),
-            outcome,
-            last_lines,
-            ..self.verdict_of(generation, cause, result, record.text.clone())
-        };
-        let was_swap = cause != Cause::Restart && result != SwapResult::Checked;
-        if generation > Generation(1) && was_swap {
+    pub(super) fn note_verdict(&mut self, verdict: SwapVerdict) {
+        let was_swap = verdict.cause != "restart" && verdict.result != SwapResult::Checked;
+        if verdict.generation > 1 && was_swap {
             let swap = LastSwap {
-                generation,
+                generation: Generation(verdict.generation),
                 serving: verdict.serving,
                 text: verdict.text.clone(),
                 outcome: verdict.outcome.clone(),
                 ago: Duration::ZERO,
             };
-            self.status_data.last_swap = Some((swap, now));
+            self.status_data.last_swap = Some((swap, sys::now()));
         }
         self.status_data.keep_verdict(verdict);
     }
 
-    /// Without what only the log knows.
+    /// The verdict that this record tells of.
     pub(super) fn verdict_of(
         &self,
-        generation: Generation,
         cause: Cause,
         result: SwapResult,
-        text: String,
+        record: &Record,
     ) -> SwapVerdict {
+        let generation = record.generation.unwrap_or(Generation(0));
         let asked_by = self.status_data.asked_by;
         let uid = match (cause, asked_by) {
             (Cause::Asked | Cause::RollBack, AskedBy::User(uid)) => Some(uid),
@@ -248,19 +231,23 @@ impl World {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             generation: generation.0,
             result,
+            serving: result == SwapResult::Serving,
             cause: cause.into(),
             uid,
-            outcome: text.clone(),
-            text,
+            program: self.status_data.programs.shown(generation),
+            reason: record.reason.clone(),
+            outcome: record.text.clone(),
+            text: record.text.clone(),
             ..SwapVerdict::default()
         }
     }
 
     /// A changed program that is not run has no generation.
     pub(super) fn note_unfit(&mut self, line: String) {
-        let verdict = self.verdict_of(Generation(0), Cause::File, SwapResult::Unfit, line.clone());
+        let record = Record::warning(line);
+        let verdict = self.verdict_of(Cause::File, SwapResult::Unfit, &record);
         self.status_data.keep_verdict(verdict);
-        self.warn(line);
+        self.publish(&record);
     }
 
     pub(super) fn state(&mut self, supervisor: &Supervisor, now: Time) -> Value {
