@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use log::Level;
 use nix::sys::signal::Signal;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::escape::{continue_before_hint, divide_hint};
 use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
@@ -41,14 +41,8 @@ impl RecordKind {
 
     /// Whether `--on-event` runs for it.
     pub fn is_hooked(self) -> bool {
-        matches!(
-            self,
-            RecordKind::Serving
-                | RecordKind::Aborted
-                | RecordKind::RolledBack
-                | RecordKind::Gone
-                | RecordKind::Dead
-        )
+        use RecordKind::{Aborted, Dead, Gone, RolledBack, Serving};
+        matches!(self, Serving | Aborted | RolledBack | Gone | Dead)
     }
 }
 
@@ -84,35 +78,38 @@ impl Record {
     }
 
     pub fn warning(text: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warn,
-            ..Self::new(RecordKind::Warning, text)
-        }
+        Self::new(RecordKind::Warning, text).at(Level::Warn)
     }
 
     pub fn at(self, level: Level) -> Self {
         Self { level, ..self }
     }
 
+    fn because(self, reason: impl Into<String>) -> Self {
+        let reason = Some(reason.into());
+        Self { reason, ..self }
+    }
+
+    /// It took so long.
+    fn after(self, after: Duration) -> Self {
+        let after = Some(after);
+        Self { after, ..self }
+    }
+
     pub fn started(generation: Generation, pid: i32) -> Self {
+        let text = format!("started, pid {pid}");
+        let pid = Some(pid);
         Self {
-            pid: Some(pid),
-            ..Self::of(
-                RecordKind::Started,
-                generation,
-                format!("started, pid {pid}"),
-            )
+            pid,
+            ..Self::of(RecordKind::Started, generation, text)
         }
     }
 
     /// `how` is what showed that it is ready, `after` how long that took.
     pub fn proving(generation: Generation, how: &str, after: Duration) -> Self {
         let text = format!("is proving ({how} after {})", format_duration(after));
-        Self {
-            after: Some(after),
-            reason: Some(how.into()),
-            ..Self::of(RecordKind::Proving, generation, text)
-        }
+        let record = Self::of(RecordKind::Proving, generation, text);
+        record.after(after).because(how)
     }
 
     pub fn serving(
@@ -126,11 +123,10 @@ impl Record {
             .map(|(old, connections)| format!("; {}", draining_text(old, connections)))
             .unwrap_or_default();
         let text = format!("is serving ({how} after {}){old}", format_duration(after));
+        let record = Self::of(RecordKind::Serving, generation, text);
         Self {
-            after: Some(after),
-            reason: Some(how.into()),
             connections,
-            ..Self::of(RecordKind::Serving, generation, text)
+            ..record.after(after).because(how)
         }
     }
 
@@ -153,21 +149,16 @@ impl Record {
             .map(|old| format!("; {old} keeps serving{age}"))
             .unwrap_or_default();
         let text = continue_before_hint(&format!("{verb}: {reason}"), &old);
-        let after = if let Reason::Exited(_, after) = &failure.reason {
-            Some(*after)
-        } else {
-            None
-        };
         let level = if matches!(failure.reason, Reason::Replaced | Reason::Stopping) {
             Level::Info
         } else {
             Level::Error
         };
-        Self {
-            level,
-            after,
-            reason: Some(reason),
-            ..Self::of(kind, failure.generation, text)
+        let record = Self::of(kind, failure.generation, text).at(level);
+        let record = record.because(reason);
+        match failure.reason {
+            Reason::Exited(_, after) => record.after(after),
+            _ => record,
         }
     }
 
@@ -177,11 +168,8 @@ impl Record {
             "is ready ({how} after {}), and is discarded",
             format_duration(after)
         );
-        Self {
-            after: Some(after),
-            reason: Some(how.into()),
-            ..Self::of(RecordKind::Notice, generation, text)
-        }
+        let record = Self::of(RecordKind::Notice, generation, text);
+        record.after(after).because(how)
     }
 
     pub fn dead(generation: Generation, exit: &Exit, after: Duration, then: Then) -> Self {
@@ -199,12 +187,8 @@ impl Record {
         } else {
             Level::Error
         };
-        Self {
-            level,
-            after: Some(after),
-            reason: Some(exit.to_string()),
-            ..Self::of(RecordKind::Dead, generation, text)
-        }
+        let record = Self::of(RecordKind::Dead, generation, text).at(level);
+        record.after(after).because(exit.to_string())
     }
 
     pub fn gone(generation: Generation, after: Duration, exit: Option<&Exit>) -> Self {
@@ -215,21 +199,17 @@ impl Record {
             how => format!(" ({how})"),
         };
         let text = format!("is gone after {}{how}", format_duration(after));
-        let reason = exit.map(ToString::to_string);
+        let record = Self::of(RecordKind::Gone, generation, text).after(after);
         Self {
-            after: Some(after),
-            reason,
-            ..Self::of(RecordKind::Gone, generation, text)
+            reason: exit.map(ToString::to_string),
+            ..record
         }
     }
 
     pub fn killed(generation: Generation, why: &str) -> Self {
         let text = format!("is killed: {why}");
-        Self {
-            level: Level::Warn,
-            reason: Some(why.into()),
-            ..Self::of(RecordKind::Killed, generation, text)
-        }
+        let record = Self::of(RecordKind::Killed, generation, text);
+        record.at(Level::Warn).because(why)
     }
 
     /// A sentence about a generation; `text` follows its name.
@@ -243,24 +223,20 @@ impl Record {
     /// The fields of a JSON event, without its time.
     pub fn fields(&self) -> Map<String, Value> {
         let fields = [
-            ("event", Some(Value::from(self.kind.name()))),
-            (
-                "generation",
-                self.generation.map(|generation| Value::from(generation.0)),
-            ),
-            ("pid", self.pid.map(Value::from)),
-            ("reason", self.reason.as_deref().map(Value::from)),
+            ("event", Some(json!(self.kind.name()))),
+            ("generation", self.generation.map(|one| json!(one.0))),
+            ("pid", self.pid.map(|pid| json!(pid))),
+            ("reason", self.reason.as_ref().map(|reason| json!(reason))),
             (
                 "after_ms",
-                self.after.map(|after| Value::from(milliseconds(after))),
+                self.after.map(|after| json!(milliseconds(after))),
             ),
-            ("connections", self.connections.map(Value::from)),
-            ("message", Some(Value::from(self.text.as_str()))),
+            ("connections", self.connections.map(|count| json!(count))),
+            ("message", Some(json!(self.text))),
         ];
-        fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect()
+        let fields = fields.into_iter();
+        let known = fields.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        known.collect()
     }
 }
 
