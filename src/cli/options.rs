@@ -26,13 +26,7 @@ pub struct RunArgs {
     pub listen: Vec<Listen>,
 
     /// The accept backlog of every listener
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "4096",
-        help_heading = "Listeners"
-    )]
-    #[arg(value_parser = values::count)]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = values::count, help_heading = "Listeners")]
     pub backlog: u32,
 
     /// The mode of the unix sockets of --listen, in octal [default: set by the umask]
@@ -48,13 +42,7 @@ pub struct RunArgs {
     pub share: bool,
 
     /// Whether to capture the addresses that the server binds, so that swaps keep them
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "auto",
-        help_heading = "Listeners"
-    )]
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = CaptureMode::Auto, help_heading = "Listeners")]
     pub capture: CaptureMode,
 
     /// Leave this port, address, path or glob to the server; may be repeated
@@ -72,12 +60,8 @@ pub struct RunArgs {
     /// How a new generation shows that it accepts connections
     ///
     /// auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND, after:D
-    #[arg(
-        long,
-        value_name = "MODE",
-        default_value = "auto",
-        help_heading = "Swapping"
-    )]
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    #[arg(help_heading = "Swapping")]
     pub ready: ReadyMode,
 
     /// Abort if the new generation is not ready in time
@@ -108,28 +92,15 @@ pub struct RunArgs {
     pub from_variables: Vec<String>,
 
     /// Kill the oldest generation when more than N are draining
-    #[arg(long, value_name = "N", default_value = "4", help_heading = "Swapping")]
-    #[arg(value_parser = values::count)]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = values::count, help_heading = "Swapping")]
     pub max_draining: u32,
 
     /// Whether the new generation starts before the old one stops
-    #[arg(
-        long,
-        value_enum,
-        value_name = "ORDER",
-        default_value = "start-first",
-        help_heading = "Swapping"
-    )]
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::StartFirst, help_heading = "Swapping")]
     pub order: Order,
 
     /// When to restart a server that has died [default: on-failure; under --dev, when a file changes]
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "on-failure",
-        hide_default_value = true
-    )]
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Restart::OnFailure, hide_default_value = true)]
     #[arg(help_heading = "Swapping")]
     pub restart: Restart,
 
@@ -214,13 +185,7 @@ pub struct RunArgs {
     pub chdir: Option<PathBuf>,
 
     /// What the server's stdin is
-    #[arg(
-        long,
-        value_enum,
-        value_name = "HOW",
-        default_value = "null",
-        help_heading = "Output"
-    )]
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Stdin::Null, help_heading = "Output")]
     pub stdin: Stdin,
 
     /// Where the server's stderr goes [default: pass; on a terminal, inherit]
@@ -228,13 +193,7 @@ pub struct RunArgs {
     pub stderr: Option<Stderr>,
 
     /// The format of log lines
-    #[arg(
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text",
-        help_heading = "Output"
-    )]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, help_heading = "Output")]
     pub log_format: LogFormat,
 
     /// Log only what went wrong
