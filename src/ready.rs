@@ -122,13 +122,10 @@ impl Readiness {
         let method = match mode {
             ReadyMode::Auto => {
                 let give_up = started + timeout.saturating_sub(MARGIN.min(timeout / 10));
-                let auto = Auto::new(started, give_up, said_before);
-                let probes = Probes::default();
-                let all_seen = Time::ZERO;
                 Method::Auto(Observer {
-                    auto,
-                    probes,
-                    all_seen,
+                    auto: Auto::new(started, give_up, said_before),
+                    probes: Probes::default(),
+                    all_seen: Time::ZERO,
                 })
             }
             ReadyMode::Tcp => Method::Tcp(Probes::default()),
@@ -194,12 +191,7 @@ impl Readiness {
     pub fn said_status(&mut self) -> bool {
         match &mut self.method {
             Method::Auto(rule) => rule.auto.said_status(),
-            Method::Notify { .. }
-            | Method::ReadyFd(_)
-            | Method::Tcp(_)
-            | Method::Http(_)
-            | Method::ExecCommand(_)
-            | Method::After(_) => false,
+            _ => false,
         }
     }
 
@@ -232,10 +224,7 @@ impl Readiness {
             Method::Auto(rule) => rule.probes.made(listener, probe, now),
             Method::Tcp(probes) => probes.made(listener, probe, now),
             Method::Http(http) => http.made(probe, now),
-            Method::Notify { .. }
-            | Method::ReadyFd(_)
-            | Method::ExecCommand(_)
-            | Method::After(_) => {}
+            _ => {}
         }
     }
 

@@ -72,31 +72,26 @@ impl Candidate<TcpListener> {
     }
 }
 
+fn held(listener: &impl AsFd, kind: SocketKind) -> GenerationSocket<'_> {
+    GenerationSocket {
+        listener: HERE,
+        fd: Some(listener.as_fd()),
+        inode: inode_of(listener.as_fd()).unwrap(),
+        kind,
+        family: None,
+        steered: true,
+        captured: false,
+        listens: true,
+    }
+}
+
 impl<L: AsFd> Candidate<L> {
     fn held(&self) -> GenerationSocket<'_> {
-        GenerationSocket {
-            listener: HERE,
-            fd: Some(self.listener.as_fd()),
-            inode: inode_of(self.listener.as_fd()).unwrap(),
-            kind: self.kind,
-            family: None,
-            steered: true,
-            captured: false,
-            listens: true,
-        }
+        held(&self.listener, self.kind)
     }
 
     fn look(&mut self, after: Duration) -> Option<Ready> {
-        let held = GenerationSocket {
-            fd: Some(self.listener.as_fd()),
-            listener: HERE,
-            inode: inode_of(self.listener.as_fd()).unwrap(),
-            kind: self.kind,
-            family: None,
-            steered: true,
-            captured: false,
-            listens: true,
-        };
+        let held = held(&self.listener, self.kind);
         let view = CandidateView {
             held: &[held],
             required: &[REQUIRED],
