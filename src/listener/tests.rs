@@ -5,6 +5,7 @@ mod open;
 mod paths;
 mod relayed;
 mod shared;
+mod steered;
 mod tcp;
 
 use std::net::TcpStream;

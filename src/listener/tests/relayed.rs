@@ -82,30 +82,6 @@ fn clients_of_a_generation_that_is_gone_are_answered_by_the_next() {
     }
 }
 
-#[test]
-fn clients_of_a_gone_generation_on_a_path_are_answered_too() {
-    let directory = tempfile::tempdir().unwrap();
-    let listen = format!("unix:{}", directory.path().join("api.sock").display());
-    let mut fixture = Fixture::listening(&[&listen]);
-    fixture.serving(G1);
-    let mut client = UnixStream::from(fixture.client());
-    let second = fixture.serving(G2);
-    fixture.leave(G1);
-    client.write_all(b"hello").unwrap();
-    fixture.wake();
-    let server = UnixStream::from(sys::accept(second.0.fd.as_fd()).unwrap());
-    let mut heard = [0; 5];
-    (&server).read_exact(&mut heard).unwrap();
-    (&server).write_all(b"there").unwrap();
-    drop(server);
-    let mut said = String::new();
-    std::thread::scope(|scope| {
-        let client = scope.spawn(|| client.read_to_string(&mut said).unwrap());
-        fixture.runs(&client);
-    });
-    assert_eq!((&heard, said.as_str()), (b"hello", "there"));
-}
-
 /// The serving generation would answer for the candidate.
 #[test]
 fn a_probe_of_a_candidate_that_leaves_is_not_relayed() {
