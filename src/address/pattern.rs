@@ -103,6 +103,11 @@ impl fmt::Display for AddressPattern {
 mod tests {
     use super::*;
 
+    fn matches(pattern: &str, address: &str) -> bool {
+        let pattern: AddressPattern = pattern.parse().unwrap();
+        pattern.matches(address)
+    }
+
     #[test]
     fn a_relative_path_is_one_below_the_directory() {
         let matches = |pattern: &str, address: &str| {
@@ -127,10 +132,6 @@ mod tests {
 
     #[test]
     fn an_address_is_named_by_its_port_or_in_full() {
-        let matches = |pattern: &str, address: &str| {
-            let pattern: AddressPattern = pattern.parse().unwrap();
-            pattern.matches(address)
-        };
         for pattern in ["9090", ":9090", "127.0.0.1:9090", "localhost:9090"] {
             assert!(matches(pattern, "127.0.0.1:9090"), "{pattern}");
             assert!(!matches(pattern, "127.0.0.1:9091"), "{pattern}");
@@ -159,10 +160,6 @@ mod tests {
 
     #[test]
     fn a_glob_stands_for_many() {
-        let matches = |pattern: &str, address: &str| {
-            let pattern: AddressPattern = pattern.parse().unwrap();
-            pattern.matches(address)
-        };
         assert!(matches("/tmp/*.sock", "/tmp/api.sock"));
         assert!(matches("unix:/tmp/*.sock", "/tmp/api.sock"));
         assert!(!matches("/tmp/*.sock", "/tmp/a/b.sock"));

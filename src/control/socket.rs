@@ -207,10 +207,14 @@ mod tests {
 
     use super::*;
 
+    fn named_api(room: &tempfile::TempDir) -> (ControlSocket, String) {
+        ControlSocket::named(room.path(), "api", |_, _| false).unwrap()
+    }
+
     #[test]
     fn only_the_owner_may_connect() {
         let room = tempfile::tempdir().unwrap();
-        let (socket, name) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
+        let (socket, name) = named_api(&room);
         assert_eq!(name, "api");
         let mode = fs::metadata(socket.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -219,8 +223,8 @@ mod tests {
     #[test]
     fn a_name_in_use_gets_a_number() {
         let room = tempfile::tempdir().unwrap();
-        let (_first, _) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
-        let (second, name) = ControlSocket::named(room.path(), "api", |_, _| false).unwrap();
+        let (_first, _) = named_api(&room);
+        let (second, name) = named_api(&room);
         assert_eq!(name, "api-2");
         assert!(second.path().ends_with("api-2.sock"));
     }
@@ -230,20 +234,10 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("api.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert_eq!(
-            ControlSocket::named(room.path(), "api", |_, _| false)
-                .unwrap()
-                .1,
-            "api"
-        );
+        assert_eq!(named_api(&room).1, "api");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
-        assert_eq!(
-            ControlSocket::named(room.path(), "api", |_, _| false)
-                .unwrap()
-                .1,
-            "api-2"
-        );
+        assert_eq!(named_api(&room).1, "api-2");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 

@@ -250,15 +250,20 @@ mod tests {
         fn start(&mut self, seconds: u64) {
             self.starts(at(seconds), (i64::try_from(seconds).unwrap(), 0));
         }
+
+        /// A change with each of these starts.
+        fn counts_at_starts(&mut self, seconds: &[u64], grew: bool) {
+            for second in seconds {
+                self.start(*second);
+                assert_eq!(self.change(*second, grew), Worth::Counts);
+            }
+        }
     }
 
     #[test]
     fn what_changes_with_each_start_is_left_out_at_the_fifth() {
         let mut brake = Brake::default();
-        for second in [0, 2, 4] {
-            brake.start(second);
-            assert_eq!(brake.change(second, false), Worth::Counts);
-        }
+        brake.counts_at_starts(&[0, 2, 4], false);
         brake.start(6);
         assert_eq!(brake.change(6, false), Worth::KeptBack);
         assert!(brake.release(at(7)).is_empty());
@@ -280,10 +285,7 @@ mod tests {
     #[test]
     fn what_a_person_goes_on_saving_counts() {
         let mut brake = Brake::default();
-        for second in [0, 2, 4] {
-            brake.start(second);
-            assert_eq!(brake.change(second, false), Worth::Counts);
-        }
+        brake.counts_at_starts(&[0, 2, 4], false);
         brake.start(6);
         assert_eq!(brake.change(6, false), Worth::KeptBack);
         assert_eq!(brake.change(7, false), Worth::Counts);
@@ -313,10 +315,7 @@ mod tests {
     #[test]
     fn a_log_that_grows_at_each_start_and_on_each_request_is_left_out() {
         let mut brake = Brake::default();
-        for second in [0, 2, 4] {
-            brake.start(second);
-            assert_eq!(brake.change(second, true), Worth::Counts);
-        }
+        brake.counts_at_starts(&[0, 2, 4], true);
         brake.start(6);
         assert_eq!(brake.change(6, true), Worth::KeptBack);
         assert_eq!(brake.change(7, true), Worth::KeptBack);
