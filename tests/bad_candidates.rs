@@ -17,7 +17,7 @@ use crate::common::server;
 use crate::common::site::Site;
 
 /// Publishes a bad version, swaps in vain, then puts things right; returns what hotswap said of it.
-pub fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
+fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
     let site = plan.serving("v1");
     let mut clients = site.clients(8);
     publish(&site);
@@ -34,66 +34,62 @@ pub fn in_vain(plan: Plan, publish: impl FnOnce(&Site) -> &Site) -> String {
     verdict
 }
 
+/// A version that misbehaves like that is aborted, and this is why.
+pub fn aborts(plan: Plan, words: &str, why: &str) {
+    let verdict = in_vain(plan, |site| site.publish_odd("v2", words));
+    let why = format!("generation 2 aborted: {why}");
+    assert!(verdict.contains(&why), "{verdict}");
+}
+
 fn on_tcp() -> Plan {
     Site::at(Place::Tcp4)
 }
 
+/// Any file instead of a version: it is aborted.
+fn file_aborts(content: &[u8], mode: u32) {
+    let verdict = in_vain(on_tcp(), |site| site.publish_file(content, mode));
+    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+}
+
 #[test]
 fn it_exits_at_once() {
-    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", "exit=3"));
-    assert!(
-        verdict.contains("generation 2 aborted: exited with status 3 after "),
-        "{verdict}"
-    );
+    aborts(on_tcp(), "exit=3", "exited with status 3 after ");
 }
 
 #[test]
 fn it_ends_well_at_once() {
-    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", "exit=0"));
-    assert!(
-        verdict.contains("generation 2 aborted: exited with status 0 after "),
-        "{verdict}"
-    );
+    aborts(on_tcp(), "exit=0", "exited with status 0 after ");
 }
 
 #[test]
 fn it_is_killed_while_it_starts() {
     let words = "kill=SIGABRT after=200ms hang";
-    let verdict = in_vain(on_tcp(), |site| site.publish_odd("v2", words));
-    assert!(
-        verdict.contains("generation 2 aborted: killed by SIGABRT after "),
-        "{verdict}"
-    );
+    aborts(on_tcp(), words, "killed by SIGABRT after ");
+}
+
+fn is_never_ready(place: Place, words: &str) {
+    let plan = Site::at(place).with(&["--ready-timeout", "1500ms"]);
+    aborts(plan, words, "not ready within 1.5s");
 }
 
 #[test]
 fn it_never_accepts() {
-    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
-    let verdict = in_vain(plan, |site| site.publish_odd("v2", "hang deaf helpers=1"));
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 1.5s"),
-        "{verdict}"
-    );
+    is_never_ready(Place::Tcp4, "hang deaf helpers=1");
 }
 
 #[test]
 fn it_never_accepts_on_a_unix_path() {
-    let plan = Site::at(Place::Unix).with(&["--ready-timeout", "1500ms"]);
-    let verdict = in_vain(plan, |site| site.publish_odd("v2", "hang"));
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 1.5s"),
-        "{verdict}"
-    );
+    is_never_ready(Place::Unix, "hang");
 }
 
 #[test]
 fn it_says_ready_and_never_accepts() {
-    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
-    let verdict = in_vain(plan, |site| site.publish_odd("v2", "ready hang"));
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 1.5s"),
-        "{verdict}"
-    );
+    is_never_ready(Place::Tcp4, "ready hang");
+}
+
+#[test]
+fn it_floods_its_stderr_and_the_notify_socket() {
+    is_never_ready(Place::Tcp4, "stderr-flood notify-flood hang");
 }
 
 /// What it was asked to see whether it is ready is nobody's request, so nothing is relayed when it is gone.
@@ -121,9 +117,7 @@ fn it_never_answers_the_command_that_asks_it() {
 
 #[test]
 fn it_is_not_executable() {
-    let script = "#!/bin/sh\nexit 0\n";
-    let verdict = in_vain(on_tcp(), |site| site.publish_file(script.as_bytes(), 0o644));
-    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+    file_aborts(b"#!/bin/sh\nexit 0\n", 0o644);
 }
 
 #[test]
@@ -141,23 +135,18 @@ fn it_is_not_there() {
 
 #[test]
 fn it_is_empty() {
-    let verdict = in_vain(on_tcp(), |site| site.publish_file(b"", 0o755));
-    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+    file_aborts(b"", 0o755);
 }
 
 #[test]
 fn it_is_half_written() {
     let whole = fs::read(server("hello")).expect("the server");
-    let half = &whole[..whole.len() / 2];
-    let verdict = in_vain(on_tcp(), |site| site.publish_file(half, 0o755));
-    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+    file_aborts(&whole[..whole.len() / 2], 0o755);
 }
 
 #[test]
 fn its_interpreter_is_not_there() {
-    let script = b"#!/no/such/interpreter\n";
-    let verdict = in_vain(on_tcp(), |site| site.publish_file(script, 0o755));
-    assert!(verdict.contains("generation 2 aborted: "), "{verdict}");
+    file_aborts(b"#!/no/such/interpreter\n", 0o755);
 }
 
 #[test]
@@ -185,17 +174,6 @@ fn it_puts_itself_into_the_background_once_it_serves() {
         .wait_for(" is dead: cannot follow a server that puts itself into the background");
     site.publish("v3").signal(Signal::SIGHUP);
     clients.until_all_see("v3");
-}
-
-#[test]
-fn it_floods_its_stderr_and_the_notify_socket() {
-    let plan = on_tcp().with(&["--ready-timeout", "1500ms"]);
-    let words = "stderr-flood notify-flood hang";
-    let verdict = in_vain(plan, |site| site.publish_odd("v2", words));
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 1.5s"),
-        "{verdict}"
-    );
 }
 
 #[test]

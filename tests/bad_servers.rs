@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::bad_candidates::in_vain;
+use crate::bad_candidates::aborts;
 use crate::capture::at;
 use crate::capture::closed::python;
 use crate::commands::{run, said};
@@ -181,22 +181,12 @@ fn kilobytes(pid: Pid) -> u32 {
 
 #[test]
 fn a_candidate_that_becomes_another_program_is_given_up() {
-    let verdict = in_vain(impatient(), |site| {
-        site.publish_odd("v2", "hang exec=100ms")
-    });
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 3s"),
-        "{verdict}"
-    );
+    aborts(impatient(), "hang exec=100ms", "not ready within 3s");
 }
 
 #[test]
 fn a_candidate_that_stops_itself_is_given_up() {
-    let verdict = in_vain(impatient(), |site| site.publish_odd("v2", "kill=SIGSTOP"));
-    assert!(
-        verdict.contains("generation 2 aborted: not ready within 3s"),
-        "{verdict}"
-    );
+    aborts(impatient(), "kill=SIGSTOP", "not ready within 3s");
 }
 
 /// Nobody would be answered by it, though it shows as waiting in accept(2).
@@ -284,11 +274,7 @@ fn a_fork_bomb_is_ended_in_sessions_of_its_own() {
 #[test]
 fn a_candidate_that_dies_of_its_first_word_never_serves() {
     let words = "ready exit=3 after=ready";
-    let verdict = in_vain(brief(), |site| site.publish_odd("v2", words));
-    assert!(
-        verdict.contains("generation 2 aborted: exited with status 3"),
-        "{verdict}"
-    );
+    aborts(brief(), words, "exited with status 3");
 }
 
 /// Where its word is all that is asked for, it has to be kept for a while.
