@@ -49,8 +49,8 @@ pub enum Invocation {
     version,
     disable_help_flag = true,
     after_help = "hotswap swaps on SIGHUP, on `hotswap swap`, and when the program file changes. Every long option \
-                  above can be set by a variable, such as HOTSWAP_READY_TIMEOUT; separate the items of a list with \
-                  spaces. For more, run `hotswap man`.",
+                  above can be set by a variable, such as HOTSWAP_READY_TIMEOUT; if it may be repeated, separate its \
+                  values with spaces. For more, run `hotswap man`.",
     args_conflicts_with_subcommands = true,
     args_override_self = true,
     max_term_width = 110,
@@ -138,6 +138,7 @@ pub enum ClientCommand {
         json: bool,
     },
     /// Show generations and listeners; --json adds counters
+    #[command(mut_arg("name", |name| name.help("The instance, or the path of its control socket [default: all]")))]
     Status {
         #[command(flatten)]
         target: InstanceArg,

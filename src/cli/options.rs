@@ -37,7 +37,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "U[:G]", value_parser = values::owner, help_heading = "Listeners")]
     pub socket_owner: Option<SocketOwner>,
 
-    /// Use one shared socket for all generations
+    /// Use one socket for all generations, instead of one for each
     #[arg(long, help_heading = "Listeners")]
     pub share: bool,
 
@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// Let a new version leave out this port, address, path or glob; may be repeated
     ///
     /// Without it, a new version must accept connections wherever the serving one does.
-    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    #[arg(long, value_name = "ADDR", help_heading = "Swapping")]
     pub optional: Vec<AddressPattern>,
 
     /// How a new generation shows that it accepts connections
@@ -64,8 +64,9 @@ pub struct RunArgs {
     #[arg(help_heading = "Swapping")]
     pub ready: ReadyMode,
 
-    /// Abort if the new generation is not ready in time
-    #[arg(long, value_name = "D", default_value = "30s", value_parser = values::patience, help_heading = "Swapping")]
+    /// Abort if the new generation is not ready in time [default: 30s, or three times the longest start so far]
+    #[arg(long, value_name = "D", default_value = "30s", hide_default_value = true, value_parser = values::patience)]
+    #[arg(help_heading = "Swapping")]
     pub ready_timeout: Duration,
 
     /// How long a new generation must serve before the old one is drained; if it fails, roll back to the old one
@@ -80,7 +81,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration, help_heading = "Swapping")]
     pub quiesce: Duration,
 
-    /// Kill an old generation this long after the cut-over
+    /// Kill an old generation that still runs this long after the cut-over
     #[arg(long, value_name = "D", default_value = "30s", value_parser = values::duration, help_heading = "Swapping")]
     pub drain_timeout: Duration,
 
@@ -153,7 +154,7 @@ pub struct RunArgs {
     pub clear: bool,
 
     /// After a crash, never fall back to the last program that served
-    #[arg(long, help_heading = "Watching")]
+    #[arg(long, help_heading = "Swapping")]
     pub no_fallback: bool,
 
     /// Do not start the process that stands in for hotswap if hotswap is killed

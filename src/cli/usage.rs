@@ -61,7 +61,7 @@ fn lines(error: &clap::Error) -> String {
         ErrorKind::UnknownArgument => unknown_argument(error, &option),
         ErrorKind::InvalidSubcommand => {
             let wrong = text(error, ContextKind::InvalidSubcommand);
-            format!("no such command: {wrong}\n{HELP}")
+            format!("unknown command {wrong:?}\n{HELP}")
         }
         ErrorKind::InvalidValue => invalid_value(error, &option),
         ErrorKind::ValueValidation => wrong_value(error, &option),
@@ -102,9 +102,9 @@ fn unknown_argument(error: &clap::Error, option: &str) -> String {
     // clap's guess may be far off
     let is_near = suggested.starts_with(option) || distance <= option.len() / 3;
     if suggested.is_empty() || !is_near {
-        format!("no such option: {option}\n{HELP}")
+        format!("unknown option {option}\n{HELP}")
     } else {
-        format!("no such option: {option}\ntry: {suggested}")
+        format!("unknown option {option}\ntry: {suggested}")
     }
 }
 
@@ -117,7 +117,7 @@ fn invalid_value(error: &clap::Error, option: &str) -> String {
     let problem = if wrong.is_empty() {
         format!("{option} needs a value")
     } else {
-        format!("cannot use {option} {wrong:?}: no such choice")
+        format!("cannot use {option} {wrong:?}: unknown value")
     };
     if valid.is_empty() {
         format!("{problem}\n{HELP}")
@@ -258,7 +258,7 @@ pub fn expect_command_behind_dashes(
         && command.iter().any(|word| word == "--")
     {
         let lines = format!(
-            "{} stands before --, and is no option\ntry: --watch '*.py', a glob in quotes, or --watch for each file",
+            "{} comes before -- but is not an option\ntry: --watch '*.py' in quotes, or --watch before each file",
             quoted(program)
         );
         return Err(NotParsed::Usage(lines));

@@ -116,7 +116,7 @@ pub fn patience(text: &str) -> Result<Duration, InvalidValue> {
 
 /// The number of `TERM`, `SIGTERM`, `term`, `15`, `RTMIN+3` or `RTMAX-1`.
 pub fn signal(text: &str) -> Result<c_int, InvalidValue> {
-    let unknown = || InvalidValue::new("no such signal").instead("TERM");
+    let unknown = || InvalidValue::new("unknown signal").instead("TERM");
     let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

@@ -21,7 +21,7 @@ fn a_command_without_dashes_is_shown_with_them() {
 fn a_glob_that_the_shell_has_expanded_is_told_as_such() {
     let (status, lines) = refused("--watch a.py b.py c.py -- python3 app.py");
     assert_eq!(status, 125);
-    assert!(lines.contains("b.py stands before --"), "{lines}");
+    assert!(lines.contains("b.py comes before --"), "{lines}");
     assert!(lines.contains("try: --watch '*.py'"), "{lines}");
 }
 
@@ -190,12 +190,12 @@ fn is_one_clear_line(words: &str, lines: &str) {
 fn a_near_miss_is_told_what_was_meant() {
     assert_eq!(
         refused("--lisen 8080 -- x").1,
-        "no such option: --lisen\ntry: --listen"
+        "unknown option --lisen\ntry: --listen"
     );
     // one that is far off helps nobody
     assert_eq!(
         refused("--nope -- x").1,
-        "no such option: --nope\ntry: hotswap --help"
+        "unknown option --nope\ntry: hotswap --help"
     );
     assert_eq!(
         refused("--ignore [ -- x").1,
@@ -223,6 +223,6 @@ fn a_near_miss_is_told_what_was_meant() {
     );
     assert_eq!(
         refused("--order sideways -- x").1,
-        "cannot use --order \"sideways\": no such choice\ntry: one of start-first, stop-first"
+        "cannot use --order \"sideways\": unknown value\ntry: one of start-first, stop-first"
     );
 }
