@@ -95,14 +95,16 @@ pub fn run(trial: Trial) -> Result<u8> {
         report.last_lines = subject.last_lines();
     }
     report.took = begun.elapsed();
-    screen.finish(&report);
-    if let (Some(file), Some(path)) = (&mut junit, &trial.junit) {
-        file.write_all(report.junit().as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    let mut status = u8::from(report.problem.is_some()).max(screen.finish(&report));
+    if let (Some(file), Some(path)) = (&mut junit, &trial.junit)
+        && let Err(error) = file.write_all(report.junit().as_bytes())
+    {
+        complain(format!("cannot write {}: {error}", path.display()));
+        status = status.max(USAGE);
     }
     // only now, because who has interrupted it may not wait for the report
     drop(subject);
-    Ok(u8::from(report.problem.is_some()))
+    Ok(status)
 }
 
 fn create(path: &Path) -> Result<File> {
@@ -252,6 +254,13 @@ fn follow(events: &mut Instance, site: &Site, report: &mut Report) {
                 site.serving
                     .store(generation.unwrap_or_default(), Ordering::Relaxed);
             }
+            Some("killed") => {
+                report.deaf.extend(event["generation"].as_u64());
+            }
+            Some("gone")
+                if event["generation"]
+                    .as_u64()
+                    .is_some_and(|one| report.deaf.contains(&one)) => {}
             Some("gone")
                 if event["reason"]
                     .as_str()
@@ -308,15 +317,18 @@ impl Screen {
         }
     }
 
-    fn finish(&self, report: &Report) {
+    /// The exit status, if the report cannot be written.
+    fn finish(&self, report: &Report) -> u8 {
         if self.terminal {
             print("\r\x1b[2K");
         }
-        if self.json {
-            print(&format!("{}\n", report.to_json()));
+        let status = if self.json {
+            queries::print_all(&format!("{}\n", report.to_json()))
         } else if report.tally.all.requests > 0 {
-            print(&report.table());
-        }
+            queries::print_all(&report.table())
+        } else {
+            0
+        };
         match &report.problem {
             Some(problem) => {
                 if !report.last_lines.is_empty() {
@@ -330,6 +342,7 @@ impl Screen {
             None if self.json => {}
             None => print("no request failed\n"),
         }
+        status
     }
 }
 

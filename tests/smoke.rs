@@ -133,6 +133,54 @@ fn a_server_whose_requests_are_cut_fails() {
     assert!(table.contains("has no graceful stop"), "{table}");
 }
 
+#[test]
+fn a_server_that_ignores_its_stop_signal_is_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--swaps", "1", "--listen", "127.0.0.1:0"];
+    let times = ["--quiesce", "0s", "--drain-timeout", "3s"];
+    let output = smoke(
+        &dir,
+        &[&options[..], &times].concat(),
+        &[&program("odd"), "deaf"],
+    );
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kind = "ignores its stop signal (1 of 1 were killed for that)";
+    assert!(table.contains(kind), "{table}{}", stderr(&output));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_no_success() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--swaps", "1", "--listen", "127.0.0.1:0"];
+    let output = smoke(
+        &dir,
+        &[&options[..], &["--junit", "/dev/full"]].concat(),
+        &[&program("hello")],
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write /dev/full: "));
+    let mut smoke = hotswap(hotswap_program(), dir.path());
+    smoke.arg("smoke").args(options).args(["--json", "--"]);
+    let full = fs::File::options().write(true).open("/dev/full");
+    smoke
+        .arg(program("hello"))
+        .stdout(full.expect("a full disk"));
+    let output = smoke.stderr(Stdio::piped()).output().expect("a trial");
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write to stdout: No space left"));
+}
+
+/// As in an image that was made from nothing.
+#[test]
+fn a_directory_for_temporary_files_need_not_be_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut smoke = hotswap(hotswap_program(), dir.path());
+    smoke.env("TMPDIR", dir.path().join("none")).arg("smoke");
+    smoke.args(["--swaps", "1", "--listen", "127.0.0.1:0", "--"]);
+    let output = smoke.arg(program("hello")).output().expect("a trial");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 /// The clients of these tests come to the same server at the same time, and are asked before the trial ends.
 fn sees_what_these_tests_see(options: &[&str], command: &[&str]) -> usize {
     let dir = tempfile::tempdir().expect("a directory");

@@ -25,6 +25,8 @@ pub struct Report {
     /// How many old generations ended by a stop signal that they do not handle, and how many in their own way.
     pub killed: usize,
     pub graceful: usize,
+    /// Those that had to be killed, because they did not end by it.
+    pub deaf: BTreeSet<u64>,
     /// Why it counts as failed, and what the user can do.
     pub problem: Option<String>,
     /// What hotswap and the server wrote last, if it failed.
@@ -48,9 +50,12 @@ impl Report {
         if parts.is_empty() {
             parts.push("hotswap owns none of its listeners".to_owned());
         }
+        let old = self.graceful + self.killed + self.deaf.len();
         if let Some(graceful) = self.is_graceful() {
-            let old = self.graceful + self.killed;
-            parts.push(if graceful {
+            parts.push(if !self.deaf.is_empty() {
+                let deaf = self.deaf.len();
+                format!("ignores its stop signal ({deaf} of {old} were killed for that)")
+            } else if graceful {
                 format!(
                     "stops gracefully ({} of {old} exited after the stop signal)",
                     self.graceful
@@ -66,7 +71,8 @@ impl Report {
     }
 
     fn is_graceful(&self) -> Option<bool> {
-        (self.graceful + self.killed > 0).then_some(self.graceful > self.killed)
+        let others = self.killed + self.deaf.len();
+        (self.graceful + others > 0).then_some(self.graceful > others)
     }
 
     /// Where hotswap owns no listener, a swap may fail requests later, too.
@@ -131,6 +137,7 @@ impl Report {
                 .collect::<Vec<_>>(),
             "listeners": self.listeners,
             "graceful": self.is_graceful(),
+            "killed": self.deaf.len(),
         })
     }
 }
@@ -200,6 +207,8 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         && addresses
             .values()
             .all(|one| one.failed() == 0 || one.has_only_failed());
+    let mut alike = addresses.values().chain(report.tally.by_habit.values());
+    let is_always = alike.any(Count::has_only_failed);
     let advice = match most {
         _ if asks_wrong_ones => {
             let well = well.join(" ");
@@ -209,18 +218,21 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
             "try: the server without TLS, or --ask with a port where it speaks plain HTTP"
                 .to_owned()
         }
-        RequestFailure::Status(status) => {
+        RequestFailure::Status(status) if is_always => {
             format!(
                 "try: --path with one that answers 2xx or 3xx instead of {path}, or --expect {status}"
             )
         }
-        RequestFailure::Tls | RequestFailure::NotHttp => {
+        RequestFailure::Tls | RequestFailure::NotHttp if is_always => {
             "try: --ask with a port where the server speaks HTTP/1.1".to_owned()
         }
         RequestFailure::TooSlow => "try: a larger --max-ms".to_owned(),
         _ if report.fails_without_a_swap() => {
             "try: the server without hotswap; it fails requests while no swap is under way"
                 .to_owned()
+        }
+        RequestFailure::Status(status) => {
+            format!("try: --ready http:{path}, if a new version answers with {status} at first")
         }
         _ if report.listeners.is_empty() => {
             "try: --listen ADDR, or --capture auto, so that hotswap owns the listener".to_owned()
@@ -318,6 +330,34 @@ mod tests {
             );
             assert!(report.junit().contains("failures=\"2\""));
         }
+    }
+
+    #[test]
+    fn a_status_among_good_answers_is_no_reason_to_expect_it() {
+        let met = |in_swap| {
+            let mut report = met(Some(&RequestFailure::Status(503)), in_swap);
+            for habit in [Habit::New, Habit::Kept] {
+                report.tally.add(&RequestOutcome {
+                    habit,
+                    address: "127.0.0.1:8080".into(),
+                    generation: 2,
+                    took: Duration::from_millis(3),
+                    failure: None,
+                    in_swap,
+                });
+            }
+            explain(&report, "/").unwrap()
+        };
+        assert!(
+            met(true).contains("try: --ready http:/, if"),
+            "{}",
+            met(true)
+        );
+        assert!(
+            met(false).contains("try: the server without hotswap"),
+            "{}",
+            met(false)
+        );
     }
 
     #[test]

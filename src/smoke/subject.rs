@@ -68,13 +68,7 @@ impl Subject {
     /// If there is no place for its files, or no process for it.
     pub fn start(options: &[OsString], command: &[OsString], ending: Arc<Ending>) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find hotswap's own program")?;
-        let mut parent = std::env::temp_dir();
-        if parent.as_os_str().len() > LONGEST_DIRECTORY {
-            parent = "/tmp".into();
-        }
-        let template = parent.join("hotswap-smoke-XXXXXX");
-        let directory = mkdtemp(&template)
-            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+        let directory = own_directory()?;
         let log = File::create(directory.join("log")).context("cannot make a log")?;
         let mut hotswap = Command::new(program);
         hotswap
@@ -205,6 +199,31 @@ impl Drop for Subject {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// An image without /tmp, or a container that cannot write there, has /dev/shm.
+fn own_directory() -> Result<PathBuf> {
+    let mut parents = vec![std::env::temp_dir(), "/tmp".into(), "/dev/shm".into()];
+    parents.retain(|parent| parent.as_os_str().len() <= LONGEST_DIRECTORY);
+    let made = parents
+        .iter()
+        .map(|parent| mkdtemp(&parent.join("hotswap-smoke-XXXXXX")));
+    let mut error = None;
+    for made in made {
+        match made {
+            Ok(directory) => return Ok(directory),
+            Err(why) => error = error.or(Some(why)),
+        }
+    }
+    let parents: Vec<String> = parents
+        .iter()
+        .map(|parent| parent.display().to_string())
+        .collect();
+    let why = error.map_or("", |why| why.desc());
+    Err(anyhow!(
+        "cannot make a directory in any of {}: {why}\ntry: TMPDIR=DIR hotswap smoke",
+        parents.join(", ")
+    ))
 }
 
 /// hotswap ends with the status of a server that did not come up, but for a few of its own.
