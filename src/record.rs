@@ -177,6 +177,13 @@ impl Record {
             Then::RestartAfter(delay) if delay.is_zero() => "; restarting".into(),
             Then::RestartAfter(delay) => format!("; restarting in {}", format_duration(delay)),
             Then::CandidateServes(next) => format!("; {next} is on its way"),
+            Then::CandidateServesWithin(next, time) if time.is_zero() => {
+                format!("; restarting instead of waiting for {next}")
+            }
+            Then::CandidateServesWithin(next, time) => {
+                let time = format_duration(time);
+                format!("; restarting unless {next} is ready within {time}")
+            }
             Then::WaitForChange => "; waiting for a change".into(),
             Then::End => String::new(),
         };
@@ -364,6 +371,33 @@ mod tests {
                 "38ms", "999ms", "1.2s", "1s", "30s", "59.9s", "1m", "2m 5s", "1h", "1h 2m"
             ]
         );
+    }
+
+    #[test]
+    fn what_follows_a_death_is_said() {
+        let exit = Exit::Signal(9);
+        let said = |then| Record::dead(Generation(1), &exit, ms(4800), then).text;
+        let died = "generation 1 is dead: killed by SIGKILL after 4.8s of serving";
+        let within = |time| Then::CandidateServesWithin(Generation(2), ms(time));
+        for (then, next) in [
+            (Then::End, ""),
+            (Then::RestartAfter(ms(0)), "; restarting"),
+            (Then::RestartAfter(ms(100)), "; restarting in 100ms"),
+            (
+                Then::CandidateServes(Generation(2)),
+                "; generation 2 is on its way",
+            ),
+            (
+                within(4200),
+                "; restarting unless generation 2 is ready within 4.2s",
+            ),
+            (
+                within(0),
+                "; restarting instead of waiting for generation 2",
+            ),
+        ] {
+            assert_eq!(said(then), format!("{died}{next}"));
+        }
     }
 
     #[test]

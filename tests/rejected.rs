@@ -1,11 +1,12 @@
 //! What a restart runs after a bad build: the program on disk, unless that very one was rejected.
 
 use std::fs;
+use std::process::Child;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::commands::{run, said};
+use crate::commands::{run, said, start};
 use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -211,6 +212,72 @@ fn the_program_that_served_is_run_when_one_that_nobody_asked_for_does_not_start(
             "{line}"
         );
     }
+}
+
+/// The serving one dies while the next one, started by a client, is not ready yet.
+fn dies_while_one_starts(site: &Site) -> Child {
+    let client = start(site, &["swap", "server"]);
+    site.log.wait_for("generation 2 started");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    client
+}
+
+/// It takes longer than any start so far, and what has served can be run again.
+#[test]
+fn a_candidate_that_hangs_gives_way_to_a_restart() {
+    let site = plan().with(&["--ready-timeout", "45s"]).serving("v1");
+    let clients = site.clients(4);
+    let client = dies_while_one_starts(site.publish_odd("v2", "hang"));
+    let dead = site.log.wait_for("generation 1 is dead");
+    let aborted = site.log.wait_for("generation 2 aborted");
+    assert!(aborted.contains("not ready within 5s"), "{aborted}");
+    assert!(
+        dead.contains("; restarting unless generation 2 is ready within "),
+        "{dead}"
+    );
+    site.log.wait_for("generation 3 is serving");
+    clients.until_answered(100);
+    let output = client.wait_with_output().expect("output");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(site.log.says(FALLS_BACK), "{}", site.log.timed());
+}
+
+#[test]
+fn a_candidate_that_hung_before_the_old_one_died_gives_way_at_once() {
+    let site = plan().with(&["--ready-timeout", "45s"]).serving("v1");
+    let client = start(site.publish_odd("v2", "hang"), &["swap", "server"]);
+    site.log.wait_for("generation 2 is not ready yet");
+    kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
+    let aborted = site.log.wait_for("generation 2 aborted");
+    let seconds = aborted.split_once("not ready within ");
+    let seconds = seconds.and_then(|(_, rest)| rest.split_once('s')?.0.parse::<f64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds < 45.0), "{aborted}");
+    site.log.wait_for("generation 3 is serving");
+    let output = client.wait_with_output().expect("output");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
+
+#[test]
+fn a_candidate_that_gets_ready_serves_though_the_old_one_has_died() {
+    let site = plan().serving("v1");
+    let clients = site.clients(4);
+    let client = dies_while_one_starts(site.publish_odd("v2", "hang=1s"));
+    site.log.wait_for("generation 2 is serving");
+    clients.until_all_see("v2");
+    let output = client.wait_with_output().expect("output");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+/// A script cannot be held: a restart would run the very same file.
+#[test]
+fn a_candidate_is_waited_for_if_nothing_else_can_be_run() {
+    let site = Site::at(Place::Tcp4).serving("v1");
+    let client = dies_while_one_starts(site.publish_odd("v2", "hang=7s"));
+    let dead = site.log.wait_for("generation 1 is dead");
+    assert!(dead.ends_with("; generation 2 is on its way"), "{dead}");
+    site.log.wait_for("generation 2 is serving");
+    let output = client.wait_with_output().expect("output");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
 #[test]

@@ -118,7 +118,8 @@ impl World {
         } else if programs.rejected.has(&program) {
             OnDisk::Rejected
         } else {
-            OnDisk::Another
+            let is_held = serving.is_some_and(|one| self.held_program(one).is_ok());
+            OnDisk::Another { is_held }
         }
     }
 }

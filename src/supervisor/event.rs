@@ -176,6 +176,8 @@ pub enum Then {
     RestartAfter(Duration),
     /// This candidate was already starting.
     CandidateServes(Generation),
+    /// The same, if it is ready within this time. A restart follows otherwise.
+    CandidateServesWithin(Generation, Duration),
     WaitForChange,
     End,
 }

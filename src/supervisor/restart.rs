@@ -94,18 +94,19 @@ impl Supervisor {
         if has_worked {
             self.restarts = 0;
         }
-        if self.on_disk == OnDisk::Another {
+        if matches!(self.on_disk, OnDisk::Another { .. }) {
             self.last_good = Some(dead.generation);
         } else if !has_worked {
             self.last_good = dead.before.or(self.last_good);
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
         let goes_on = |swap: &&mut Swap| swap.spawned.is_some() || on_change;
+        let until = self.waits_for_candidate_until(now);
         if let Some(swap) = self.swap.as_mut().filter(goes_on) {
             // whatever it was started for, it is needed now
             swap.check = false;
             let is_waited_for = !swap.is_cut_over_to();
-            let mut actions = vec![lose, announce(Then::CandidateServes(swap.generation))];
+            let mut actions = vec![lose, announce(hurry(swap, now, until))];
             actions.extend(quiesce);
             match swap.stage {
                 Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
@@ -165,6 +166,18 @@ impl Supervisor {
             actions.extend(self.end(exit.status()));
         }
         actions
+    }
+
+    /// Until when a candidate is waited for while nothing serves, if a restart would run what has served instead.
+    fn waits_for_candidate_until(&self, now: Time) -> Option<Time> {
+        let restarts = match self.policy.restart {
+            RestartPolicy::Always | RestartPolicy::OnFailure => self.policy.fallback,
+            RestartPolicy::Never | RestartPolicy::OnChange => false,
+        };
+        let goes_back = restarts && self.on_disk == OnDisk::Another { is_held: true };
+        let swap = self.swap.as_ref().filter(|_| goes_back)?;
+        let until = self.hangs_from(swap)?.max(now);
+        (!swap.is_ready && swap.deadline() > Some(until)).then_some(until)
     }
 
     /// The first start has failed while a generation of a hotswap that is gone serves: that one goes on in any case, and
@@ -279,5 +292,16 @@ impl Supervisor {
             Stage::BackingOff { until: now + delay },
         ));
         Vec::new()
+    }
+}
+
+/// What follows for a candidate that was already starting.
+fn hurry(swap: &mut Swap, now: Time, until: Option<Time>) -> Then {
+    match until {
+        Some(until) => {
+            swap.stage = Stage::Starting { until };
+            Then::CandidateServesWithin(swap.generation, until.saturating_sub(now))
+        }
+        None => Then::CandidateServes(swap.generation),
     }
 }

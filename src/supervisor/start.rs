@@ -170,17 +170,18 @@ impl Supervisor {
 
     /// A request may be for another program, and the candidate takes much longer than any that got ready.
     fn hangs(&self, swap: &Swap, now: Time) -> bool {
-        self.hangs_from(swap).is_some_and(|from| from <= now) && swap.is_replaceable(now)
+        let hangs = self.hangs_from(swap).is_some_and(|from| from <= now);
+        self.policy.unwatched && hangs && swap.is_replaceable(now)
     }
 
-    fn hangs_from(&self, swap: &Swap) -> Option<Time> {
+    pub(super) fn hangs_from(&self, swap: &Swap) -> Option<Time> {
         let least = if swap.cause == Cause::First {
             SLOW_FIRST_START
         } else {
             SLOW_START
         };
         let usual = least.max(self.longest_start * 2);
-        let starting = self.policy.unwatched && swap.is_starting();
+        let starting = swap.is_starting();
         swap.spawned
             .filter(|_| starting)
             .map(|spawned| spawned + usual)
@@ -189,7 +190,7 @@ impl Supervisor {
     /// When the candidate gives way to a request that came before it took so long.
     pub(super) fn gives_way_at(&self) -> Option<Time> {
         let swap = self.swap.as_ref()?;
-        let is_asked = self.pending.as_ref()?.cause == Cause::Asked;
+        let is_asked = self.pending.as_ref()?.cause == Cause::Asked && self.policy.unwatched;
         self.hangs_from(swap)
             .filter(|from| is_asked && !self.is_kept(swap) && swap.is_replaceable(*from))
     }

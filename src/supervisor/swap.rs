@@ -45,8 +45,8 @@ pub enum ProgramChoice {
 pub enum OnDisk {
     /// What the serving generation runs.
     Same,
-    /// Another one, which may or may not work.
-    Another,
+    /// Another one, which may or may not work; and whether what serves is held, so that it can run again.
+    Another { is_held: bool },
     /// Nothing that can be run, or what did not get to serve and nobody has asked for since.
     Rejected,
 }

@@ -15,7 +15,7 @@ use super::Event::{
 };
 use super::{
     Action, Cause, ClientId, Event, Exit, Failure, Generation, OnDisk, Policy, ProgramChoice,
-    Queue, Reason, Refusal, RestartPolicy, SocketChoice, Supervisor, Then, Time, Transition,
+    Queue, Reason, Refusal, RestartPolicy, SocketChoice, Supervisor, Swap, Then, Time, Transition,
     Verdict,
 };
 

@@ -136,7 +136,7 @@ fn a_program_that_takes_the_place_of_a_rejected_one_is_what_is_restarted() {
     drill.at(30, Event::OnDisk(OnDisk::Rejected), &[]);
     dies(&mut drill, 30, G1, &[again(G3)]);
     serves(&mut drill, 31, G3);
-    drill.at(60, Event::OnDisk(OnDisk::Another), &[]);
+    drill.at(60, Event::OnDisk(OnDisk::Another { is_held: true }), &[]);
     drill.upgrades();
     dies(&mut drill, 60, G3, &[into_target(G4)]);
     serves(&mut drill, 61, G4);
@@ -149,7 +149,7 @@ fn the_program_that_served_is_run_when_one_that_nobody_asked_for_does_not_start(
     let mut drill = Drill::draining_first_generation();
     drill.at(8, Died(G1, Exit::Status(0)), &[]);
     drill.at(8, Gone(G1), &[]);
-    drill.at(9, Event::OnDisk(OnDisk::Another), &[]);
+    drill.at(9, Event::OnDisk(OnDisk::Another { is_held: true }), &[]);
     dies(&mut drill, 9, G2, &[into_target(G3)]);
     drill.at(10, Died(G3, crash()), &[]);
     drill.says(&Transition::FallingBack { to: G2 });
@@ -166,7 +166,7 @@ fn a_program_that_comes_while_a_restart_waits_is_what_is_restarted() {
     assert!(!drill.supervisor.backs_off());
     dies(&mut drill, 32, G3, &[]);
     assert!(drill.supervisor.backs_off());
-    drill.at(33, Event::OnDisk(OnDisk::Another), &[]);
+    drill.at(33, Event::OnDisk(OnDisk::Another { is_held: true }), &[]);
     drill.at(33, Elapsed, &[into_target(G4)]);
     assert!(!drill.supervisor.backs_off());
 }
@@ -220,4 +220,106 @@ fn the_program_that_served_is_run_when_the_candidate_fails_after_its_death() {
     };
     drill.at(7, Died(G2, crash()), &[refused(&[ANN], failure)]);
     drill.at(7, Gone(G2), &[again(G3)]);
+}
+
+/// The second generation was asked for at 5, runs another program than what serves, and the serving one dies.
+fn dying_at(second: u64, policy: Policy) -> Drill {
+    let mut drill = Drill::starting_with(policy);
+    let another = OnDisk::Another { is_held: true };
+    drill.at(second, Event::OnDisk(another), &[]);
+    drill.at(second, Died(G1, crash()), &[Inherit(G2)]);
+    drill
+}
+
+#[test]
+fn a_candidate_that_hangs_gives_way_to_what_has_served_once_that_is_dead() {
+    let mut drill = dying_at(6, policy());
+    let then = Then::CandidateServesWithin(G2, seconds(4));
+    drill.says(&Transition::Dead {
+        generation: G1,
+        exit: crash(),
+        then,
+    });
+    drill.at(6, Gone(G1), &[]);
+    let failure = Failure {
+        keeps_serving: None,
+        ..aborted(G2, Reason::NotReady(seconds(5)), G1)
+    };
+    drill.elapses_at(10, &[Stop(G2), refused(&[ANN], failure)]);
+    drill.says(&Transition::FallingBack { to: G1 });
+    drill.at(10, Died(G2, Exit::Signal(15)), &[]);
+    drill.at(10, Gone(G2), &[again(G3)]);
+}
+
+#[test]
+fn a_candidate_that_already_hangs_gives_way_at_once() {
+    let mut drill = dying_at(17, policy());
+    drill.says(&Transition::Dead {
+        generation: G1,
+        exit: crash(),
+        then: Then::CandidateServesWithin(G2, seconds(0)),
+    });
+    let failure = Failure {
+        keeps_serving: None,
+        ..aborted(G2, Reason::NotReady(seconds(12)), G1)
+    };
+    drill.elapses_at(17, &[Stop(G2), refused(&[ANN], failure)]);
+}
+
+#[test]
+fn a_candidate_that_does_not_hang_serves_next() {
+    let mut drill = dying_at(6, policy());
+    drill.at(9, Ready(G2), &[CutOver(G2)]);
+    let verdict = Verdict::Serving {
+        generation: G2,
+        replaced: None,
+    };
+    drill.at(9, CutOverDone(G2), &[Answer(vec![ANN], verdict)]);
+}
+
+/// The first start took a second; where it took 20, the next one may take 40, and has the ready timeout.
+#[test]
+fn a_candidate_hangs_only_if_it_takes_longer_than_those_before() {
+    let mut drill = Drill::with(policy());
+    drill.at(0, Launched, &[into_target(G1)]);
+    drill.at(20, Ready(G1), &[CutOver(G1)]);
+    drill.at(20, CutOverDone(G1), &[]);
+    drill.at(25, SwapAsked(None), &[CheckProgram]);
+    drill.at(25, ProgramChecked(Ok(())), &[fresh(G2)]);
+    let another = OnDisk::Another { is_held: true };
+    drill.at(26, Event::OnDisk(another), &[]);
+    drill.at(26, Died(G1, crash()), &[Inherit(G2)]);
+    let until = drill.supervisor.swap().and_then(Swap::deadline);
+    assert_eq!(until, Some(seconds(55)));
+}
+
+#[test]
+fn a_candidate_is_waited_for_where_no_restart_would_run_what_has_served() {
+    let waits = |policy: Policy, on_disk: OnDisk| {
+        let mut drill = Drill::starting_with(policy);
+        drill.at(6, Event::OnDisk(on_disk), &[]);
+        drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
+        drill.at(6, Gone(G1), &[]);
+        assert_eq!(
+            drill.supervisor.swap().and_then(Swap::deadline),
+            Some(seconds(35))
+        );
+    };
+    let another = |is_held| OnDisk::Another { is_held };
+    waits(policy(), OnDisk::Same);
+    waits(policy(), another(false));
+    let without = Policy {
+        fallback: false,
+        ..policy()
+    };
+    waits(without, another(true));
+    for restart in [RestartPolicy::Never, RestartPolicy::OnChange] {
+        waits(
+            Policy {
+                restart,
+                ..policy()
+            },
+            another(true),
+        );
+    }
 }

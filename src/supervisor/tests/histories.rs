@@ -33,6 +33,8 @@ enum Move {
     Ready(usize),
     DoesNotProve(usize),
     Dies(usize, Exit),
+    /// A swap is asked for, and the serving one dies while the candidate starts.
+    Crashes(OnDisk, Exit),
     Goes(usize),
     Queue(usize, Queue),
     Quiet(usize),
@@ -62,7 +64,14 @@ fn exits() -> impl Strategy<Value = Exit> {
 
 fn moves() -> impl Strategy<Value = Move> {
     let one = any::<usize>;
-    let files = [OnDisk::Same, OnDisk::Another, OnDisk::Rejected];
+    let another = |is_held| OnDisk::Another { is_held };
+    let files = [
+        OnDisk::Same,
+        another(true),
+        another(false),
+        OnDisk::Rejected,
+    ];
+    let file = || prop::sample::select(files.to_vec());
     let queues = [Queue::Waiting, Queue::Empty, Queue::Settled, Queue::Stuck];
     let queue = (one(), prop::sample::select(queues.to_vec()));
     prop_oneof![
@@ -73,11 +82,12 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => prop::bool::weighted(0.7).prop_map(|well| Move::BeforeSwapEnds { well }),
         6 => prop::bool::weighted(0.8).prop_map(|fit| Move::ProgramIs { fit }),
         1 => Just(Move::Fails),
-        2 => prop::sample::select(files.to_vec()).prop_map(Move::FileIs),
+        2 => file().prop_map(Move::FileIs),
         1 => Just(Move::Hangs),
         6 => one().prop_map(Move::Ready),
         1 => one().prop_map(Move::DoesNotProve),
         4 => (one(), exits()).prop_map(|(which, exit)| Move::Dies(which, exit)),
+        4 => (file(), exits()).prop_map(|(what, exit)| Move::Crashes(what, exit)),
         5 => one().prop_map(Move::Goes),
         4 => queue.prop_map(|(which, queue)| Move::Queue(which, queue)),
         3 => one().prop_map(Move::Quiet),
@@ -204,6 +214,14 @@ impl Simulation {
                 one.map(|one| Event::Unproven(one, String::new()))
             }
             Move::Dies(which, exit) => self.pick(which, true).map(|one| Died(one, exit)),
+            Move::Crashes(what, exit) => {
+                let serving = self.core.serving().map(|serving| serving.generation);
+                self.tell(SwapAsked(None));
+                self.tell(BeforeSwapEnded(Ok(())));
+                self.tell(ProgramChecked(Ok(())));
+                self.tell(Event::OnDisk(what));
+                serving.map(|serving| Died(serving, exit))
+            }
             Move::Goes(which) => self.pick(which, false).map(Gone),
             Move::Queue(which, queue) => self.pick(which, true).map(|one| Queued(one, queue)),
             Move::Quiet(which) => self.pick(which, true).map(Quiet),
@@ -323,9 +341,14 @@ proptest! {
     #[test]
     fn the_core_does_what_the_model_says(
         policy in policies(),
+        starts_well in any::<bool>(),
         history in prop::collection::vec(moves(), 1..80),
     ) {
         let mut world = Simulation::new(policy);
+        if starts_well {
+            world.make(Move::BeforeSwapEnds { well: true });
+            world.make(Move::Ready(0));
+        }
         for step in history {
             world.make(step);
         }

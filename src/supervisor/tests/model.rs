@@ -135,6 +135,8 @@ pub struct Model {
     held: bool,
     judged_by: Option<Time>,
     falls_back: bool,
+    /// Another program than the one that serves is on disk, and that one can be run again.
+    goes_back: bool,
     /// Whose time is up by then is killed by this very event.
     elapsed: Option<Time>,
     upgrade: bool,
@@ -177,6 +179,7 @@ impl Model {
             held: false,
             judged_by: None,
             falls_back: false,
+            goes_back: false,
             elapsed: None,
             upgrade: false,
             restarts: 0,

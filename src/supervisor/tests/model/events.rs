@@ -86,12 +86,9 @@ impl Model {
             Interrupted => self.stop(None, self.policy.interrupt_quiesce),
             UpgradeAsked => self.upgrade = true,
             ReopenAsked => self.reopen(),
+            Event::OnDisk(what) => self.goes_back = *what == OnDisk::Another { is_held: true },
             // which program runs, and no history asks for the others: drills do
-            Event::OnDisk(_)
-            | RollBackAsked(..)
-            | SameProgram(_)
-            | CheckAsked(_)
-            | Event::LeftAlone(_) => {}
+            RollBackAsked(..) | SameProgram(_) | CheckAsked(_) | Event::LeftAlone(_) => {}
             Elapsed => self.elapse(),
         }
     }
@@ -128,6 +125,8 @@ impl Model {
         let calm = calm && !self.held && self.judged_by.is_none();
         if self.upgrade && calm && self.pending.is_none() {
             self.upgrade = false;
+            // found out anew
+            self.goes_back = false;
             self.follows.push(upgrade());
         }
     }
@@ -160,7 +159,10 @@ impl Model {
         }
         let on_change = self.policy.restart == RestartPolicy::OnChange;
         match self.way {
-            Some(way) if way.at == At::Starting => self.follows.push(Inherit(way.number)),
+            Some(way) if way.at == At::Starting => {
+                self.follows.push(Inherit(way.number));
+                self.hurry(way);
+            }
             Some(way) if way.spawned.is_some() || on_change => {}
             None if on_change => {}
             _ => self.start_again(exit, background && !falls_back),

@@ -42,6 +42,20 @@ impl Model {
         seconds(least).max(self.longest_start * 2)
     }
 
+    /// The serving one is dead: a candidate that hangs gives way to a restart, if that runs what has served.
+    pub(super) fn hurry(&mut self, way: Way) {
+        let restarts = [RestartPolicy::Always, RestartPolicy::OnFailure];
+        let goes_back = self.goes_back && self.policy.fallback;
+        if way.ready || !goes_back || !restarts.contains(&self.policy.restart) {
+            return;
+        }
+        let usual = self.usual(&way);
+        let from = way.spawned.map(|spawned| self.now.max(spawned + usual));
+        if let Some(way) = &mut self.way {
+            way.until = way.until.min(from);
+        }
+    }
+
     /// "A request replaces a candidate that hangs", one that came before the candidate hung too.
     pub(super) fn gives_way_at(&self) -> Option<Time> {
         let kept = |way: &Way| way.cause == Cause::Restart && self.policy.before_swap.is_some();
