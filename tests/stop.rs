@@ -11,12 +11,14 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
+use crate::capture::find;
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::server;
 use crate::common::site::Site;
+use crate::common::strace::{Attached, is_here};
 use crate::common::tally::Failure;
 use crate::common::{eventually, processes};
 
@@ -155,6 +157,56 @@ on_every_family! {
         site.stop();
         drop(clients);
         site.log.wait_for("20 connections were refused during the stop");
+    }
+}
+
+/// It accepts all that is queued once it has SIGTERM, and ends.
+const ACCEPTS_AT_THE_END: &str = "
+import os, select, signal, socket, sys
+one = socket.socket(fileno=3)
+
+def end(*_):
+    one.setblocking(False)
+    accepted = 0
+    try:
+        while one.accept():
+            accepted += 1
+    except BlockingIOError:
+        print('accepted', accepted, file=sys.stderr, flush=True)
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, end)
+while True:
+    select.select([one], [], [])
+    one.accept()
+";
+
+/// It would accept them only to leave them without an answer.
+#[test]
+fn a_server_that_is_told_to_stop_finds_its_queue_empty() {
+    let Some(python) = find("python3").filter(|_| is_here("stop")) else {
+        return;
+    };
+    for place in [Place::Tcp4, Place::Unix] {
+        let plan = Site::at(place).with(&["--drain-timeout", "5s"]);
+        let plan = plan.by_program(python.clone(), &["-c", ACCEPTS_AT_THE_END]);
+        let mut site = plan.serving("");
+        processes::stop(site.pid(1));
+        let clients = queued(&site, 20);
+        // it has time between its signal and whatever follows that
+        let report = site.dir().join("strace");
+        let options = [
+            "-qqq".to_owned(),
+            format!("--output={}", report.display()),
+            "--trace=kill".to_owned(),
+            "--inject=kill:delay_exit=500000".to_owned(),
+        ];
+        let strace = Attached::with(&options, site.hotswap());
+        site.stop();
+        strace.let_go();
+        drop(clients);
+        let accepted = site.log.wait_for("accepted ");
+        assert!(accepted.ends_with("accepted 0"), "{accepted}");
     }
 }
 
