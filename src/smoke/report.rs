@@ -298,6 +298,20 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_every_key() {
+        let manual = include_str!("../../man/hotswap.1");
+        let (_, told) = manual.split_once("\n.Cm smoke Fl -json\nhas\n").unwrap();
+        let (told, _) = told.split_once("\n.Sh ").unwrap();
+        let told: Vec<&str> = told.split([' ', '\n']).collect();
+        let object = report(None).to_json();
+        for object in [&object, &object["all"]] {
+            for key in object.as_object().unwrap().keys() {
+                assert!(told.contains(&key.as_str()), "{key}");
+            }
+        }
+    }
+
+    #[test]
     fn a_clean_trial_has_no_problem() {
         let report = report(None);
         assert_eq!(report.problem, None);
