@@ -187,7 +187,12 @@ impl Record {
             Then::WaitForChange => "; waiting for a change".into(),
             Then::End => String::new(),
         };
-        let next = format!(" after {} of serving{next}", format_duration(after));
+        // the sentence about it could go on like that itself
+        let comma = match exit {
+            Exit::CannotRun(..) | Exit::Background => ",",
+            Exit::Status(_) | Exit::Signal(_) | Exit::Unknown => "",
+        };
+        let next = format!("{comma} after {} of serving{next}", format_duration(after));
         let text = continue_before_hint(&format!("is dead: {exit}"), &next);
         let level = if *exit == Exit::Status(0) {
             Level::Info
@@ -440,7 +445,7 @@ mod tests {
         );
         assert_eq!(
             Record::dead(Generation(3), &exit, ms(2), Then::End).text,
-            format!("generation 3 is dead: cannot run ./server after 2ms of serving{hint}")
+            format!("generation 3 is dead: cannot run ./server, after 2ms of serving{hint}")
         );
         assert_eq!(
             Record::gone(Generation(3), ms(2), Some(&exit)).text,
