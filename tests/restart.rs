@@ -94,6 +94,7 @@ fn a_first_start_that_leaves_a_daemon_behind_has_failed() {
     site.expect_status(125).expect_nothing_left();
     site.log
         .wait_for("cannot follow a server that puts itself into the background");
+    assert!(!site.log.says(" is killed"), "it was not asked to stop");
 }
 
 /// As in an upgrade of its own: a child goes on where the main process ends.

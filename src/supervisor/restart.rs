@@ -77,7 +77,11 @@ impl Supervisor {
         // one that did its work first was asked to, as for an upgrade of its own
         let background =
             *exit == Exit::Background && (served < AT_ONCE || (!has_worked && self.restarts > 0));
-        let quiesce = (!background).then_some(Action::Quiesce(dead.generation));
+        let ends = if background {
+            Action::Stop(dead.generation)
+        } else {
+            Action::Quiesce(dead.generation)
+        };
         self.draining.push(if background {
             Draining::failed(dead.generation, now, Some(exit.clone()), true)
         } else {
@@ -106,8 +110,7 @@ impl Supervisor {
             // whatever it was started for, it is needed now
             swap.check = false;
             let is_waited_for = !swap.is_cut_over_to();
-            let mut actions = vec![lose, announce(hurry(swap, now, until))];
-            actions.extend(quiesce);
+            let mut actions = vec![lose, announce(hurry(swap, now, until)), ends];
             match swap.stage {
                 Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
                 // new connections go to it already, and it proves itself still
@@ -153,16 +156,16 @@ impl Supervisor {
         actions.push(lose);
         if on_change {
             actions.push(announce(Then::WaitForChange));
-            actions.extend(quiesce);
+            actions.push(ends);
             self.clients_wait(now);
         } else if restarts && !hopeless {
             actions.push(announce(Then::RestartAfter(self.delay())));
-            actions.extend(quiesce);
+            actions.push(ends);
             actions.extend(fallback);
             actions.extend(self.restart(now));
         } else {
             actions.push(announce(Then::End));
-            actions.extend(quiesce);
+            actions.push(ends);
             actions.extend(self.end(exit.status()));
         }
         actions

@@ -1,7 +1,7 @@
 //! Cuts over to a ready candidate, lets it prove itself, and reaches the verdict.
 
 use super::{
-    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Failure, Generation, IS_STOPPING,
+    Action, CUT_OVER_TIMEOUT, Cause, ClientId, Draining, Exit, Failure, Generation, IS_STOPPING,
     MOST_PREVIOUS, Reason, Serving, Stage, Supervisor, Swap, Time, Transition, Verdict,
 };
 
@@ -209,7 +209,8 @@ impl Supervisor {
         // At a stop it drains like any other that clients were sent to.
         let drains = failure.reason == Reason::Stopping && swap.is_cut_over_to();
         if swap.spawned.is_some() && !drains {
-            if exit.is_none() {
+            // what lives on in the background is the server itself
+            if matches!(exit, None | Some(Exit::Background)) {
                 actions.push(Action::Stop(swap.generation));
             }
             let nothing_serves = keeps_serving.is_none();

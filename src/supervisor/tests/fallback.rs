@@ -66,7 +66,7 @@ fn the_last_good_program_is_run_instead_of_one_that_goes_into_the_background() {
     let mut drill = Drill::draining_first_generation();
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(7, Gone(G1), &[]);
-    drill.at(7, Died(G2, Exit::Background), &[]);
+    drill.at(7, Died(G2, Exit::Background), &[Stop(G2)]);
     drill.says(&Transition::FallingBack { to: G1 });
     drill.elapses_at(9, &[Kill(G2)]);
     drill.at(9, Gone(G2), &[again(G3)]);
@@ -80,7 +80,7 @@ fn a_server_in_the_background_is_not_run_again_without_a_fallback() {
     });
     drill.at(7, Died(G1, Exit::Status(0)), &[]);
     drill.at(7, Gone(G1), &[]);
-    drill.at(7, Died(G2, Exit::Background), &[ENDED]);
+    drill.at(7, Died(G2, Exit::Background), &[Stop(G2), ENDED]);
     drill.at(7, Gone(G2), &[End(125)]);
 }
 
@@ -180,7 +180,7 @@ fn the_file_is_avoided_as_long_as_it_is_rejected_or_another_program_runs_instead
     drill.at(31, Event::OnDisk(OnDisk::Same), &[]);
     assert!(!drill.supervisor.avoids_file());
     let mut drill = Drill::draining_first_generation();
-    drill.at(7, Died(G2, Exit::Background), &[]);
+    drill.at(7, Died(G2, Exit::Background), &[Stop(G2)]);
     drill.says(&Transition::FallingBack { to: G1 });
     assert!(drill.supervisor.avoids_file());
 }

@@ -306,10 +306,8 @@ impl Model {
             Action::Postpone(..) if matches!(event, SwapAsked(_)) => return Ok(true),
             _ => return Ok(false),
         };
-        rule!(
-            !is_signal || !matches!(event, Died(..)),
-            "a death signals {generation}"
-        );
+        let is_death = matches!(event, Died(_, exit) if *exit != Exit::Background);
+        rule!(!is_signal || !is_death, "a death signals {generation}");
         let goes_there = self.target == Some(generation) && !self.held;
         let misled = goes_there && self.serving.is_some();
         rule!(!misled, "{action:?}, and new connections go to it");

@@ -229,7 +229,7 @@ fn a_first_server_in_the_background_cannot_be_followed() {
         restart: RestartPolicy::Always,
         ..policy()
     });
-    drill.at(1, Died(G1, Exit::Background), &[ENDED]);
+    drill.at(1, Died(G1, Exit::Background), &[Stop(G1), ENDED]);
     drill.elapses_at(3, &[Kill(G1)]);
     drill.at(3, Gone(G1), &[End(125)]);
 }
@@ -245,7 +245,7 @@ fn a_server_that_goes_into_the_background_after_it_has_served_is_restarted_once(
     drill.at(12, goes(G2), &[into_target(G3)]);
     drill.at(12, Gone(G2), &[]);
     serves(&mut drill, 13, G3);
-    drill.at(16, goes(G3), &[ENDED]);
+    drill.at(16, goes(G3), &[Stop(G3), ENDED]);
 }
 
 /// Its sockets went to the candidate when it ended.
@@ -254,7 +254,8 @@ fn a_swap_does_not_wait_for_one_that_went_into_the_background_before_another_ser
     let mut drill = Drill::serving_first_generation();
     drill.at(1, SwapAsked(Some(ANN)), &[CheckProgram]);
     drill.at(1, ProgramChecked(Ok(())), &[fresh(G2)]);
-    drill.at(1, Died(G1, Exit::Background), &[Inherit(G2)]);
+    let actions = [Stop(G1), Inherit(G2)];
+    drill.at(1, Died(G1, Exit::Background), &actions);
     drill.at(1, CutOverDone(G2), &[]);
     drill.at(2, Ready(G2), &[CutOver(G2)]);
     let verdict = Verdict::Serving {

@@ -321,7 +321,8 @@ impl Model {
             relays: 0,
             quiet: false,
             stop_by: kill_at.saturating_sub(seconds(2).min(patience / 2)),
-            told: life.exit.is_some() && failed,
+            // in the background the server itself lives on
+            told: failed && !matches!(life.exit, None | Some(Exit::Background)),
             kill_at,
             kills: 0,
             failed,
