@@ -24,6 +24,7 @@ mod open;
 mod orphan;
 mod overlap;
 mod own_probes;
+mod paths;
 mod port_holder;
 mod private_path;
 mod relay;
