@@ -23,7 +23,8 @@ const LATE_WORD: Duration = Duration::from_secs(1);
 
 impl World {
     /// Looks even if the deadline has not come: an event may have changed something.
-    pub(super) fn look_at_candidate(&mut self, now: Time, batch: &mut Batch) {
+    pub(super) fn look_at_candidate(&mut self, batch: &mut Batch) {
+        let now = batch.now;
         // A look would slow down its exec, whose end is reported by a descriptor.
         let starts = |one: &Spawned| one.readiness.is_some() && one.server.runs();
         let mut generations = self.generations.iter();

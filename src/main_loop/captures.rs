@@ -79,9 +79,9 @@ impl World {
         &mut self,
         generation: Generation,
         flags: PollFlags,
-        now: Time,
         batch: &mut Batch,
     ) {
+        let now = batch.now;
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };

@@ -13,12 +13,12 @@ use crate::capture::Capture;
 use crate::capture::filter::{self, Stops};
 use crate::connections::process_sockets::ProcessSockets;
 use crate::server::ServerEvent;
-use crate::supervisor::{Event, Exit, Generation, Time};
+use crate::supervisor::{Event, Exit, Generation};
 use crate::{ready, sys};
 
 impl World {
     /// Reaps every child that has ended: one SIGCHLD may stand for many.
-    pub(super) fn reap(&mut self, now: Time, batch: &mut Batch) {
+    pub(super) fn reap(&mut self, batch: &mut Batch) {
         let mut orphans = false;
         loop {
             let (pid, status) = match sys::process::reap() {
@@ -36,8 +36,8 @@ impl World {
                 .iter()
                 .position(|(_, command)| command.pid() == pid);
             match (server, command) {
-                (Some(generation), _) => self.main_process_died(generation, status, now, batch),
-                (None, Some(place)) => self.command_ended(place, status, now, batch),
+                (Some(generation), _) => self.main_process_died(generation, status, batch),
+                (None, Some(place)) => self.command_ended(place, status, batch),
                 (None, None) => orphans = true,
             }
         }
@@ -52,17 +52,11 @@ impl World {
             .extend(gone.map(|(generation, _)| Event::Gone(*generation)));
     }
 
-    fn main_process_died(
-        &mut self,
-        generation: Generation,
-        status: ExitStatus,
-        now: Time,
-        batch: &mut Batch,
-    ) {
+    fn main_process_died(&mut self, generation: Generation, status: ExitStatus, batch: &mut Batch) {
         // what a server that ends at once has reported is not read yet, and a child of it may go on
         let one = self.generations.get_mut(&generation);
         let reports = one.map(|one| one.server.read_channel()).unwrap_or_default();
-        self.hear_reports(generation, reports, now, batch);
+        self.hear_reports(generation, reports, batch);
         self.note_death(generation);
         let mains = self.generations.values().map(|one| one.server.pid());
         let commands = self.commands.iter().map(|(_, command)| command.pid());
@@ -79,7 +73,7 @@ impl World {
         let may_serve = exit == Exit::Status(0) && one.drains_since.is_none();
         self.listeners.died(generation);
         if may_serve {
-            one.lingers = Some(Lingering::begin(now, one.serving_since.is_some()));
+            one.lingers = Some(Lingering::begin(batch.now, one.serving_since.is_some()));
         } else {
             batch.deaths.push(Event::Died(generation, exit));
         }
@@ -87,7 +81,8 @@ impl World {
 
     /// Where a main process has ended with 0: whether other processes of it wait for clients, as those of a daemon do, or
     /// will do so. A busy one will wait again in a moment.
-    pub(super) fn look_at_lingering(&mut self, now: Time, batch: &mut Batch) {
+    pub(super) fn look_at_lingering(&mut self, batch: &mut Batch) {
+        let now = batch.now;
         for (generation, one) in &mut self.generations {
             let Some(lingering) = one.lingers.filter(|lingering| lingering.next <= now) else {
                 continue;
@@ -122,23 +117,16 @@ impl World {
         }
     }
 
-    pub(super) fn handle_server(
-        &mut self,
-        generation: Generation,
-        fd: RawFd,
-        now: Time,
-        batch: &mut Batch,
-    ) {
+    pub(super) fn handle_server(&mut self, generation: Generation, fd: RawFd, batch: &mut Batch) {
         let one = self.generations.get_mut(&generation);
         let reports = one.map(|one| one.server.woken(fd)).unwrap_or_default();
-        self.hear_reports(generation, reports, now, batch);
+        self.hear_reports(generation, reports, batch);
     }
 
     fn hear_reports(
         &mut self,
         generation: Generation,
         reports: Vec<ServerEvent>,
-        now: Time,
         batch: &mut Batch,
     ) {
         let Some(one) = self.generations.get(&generation) else {
@@ -147,7 +135,7 @@ impl World {
         let pid = one.server.pid();
         for report in reports {
             match report {
-                ServerEvent::Running => self.watch.confirm(pid, now),
+                ServerEvent::Running => self.watch.confirm(pid, batch.now),
                 ServerEvent::Lost(loss) => {
                     let events = self.orphan_lost(generation, loss);
                     batch.deaths.extend(events);

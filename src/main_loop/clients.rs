@@ -20,13 +20,8 @@ use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
 
 impl World {
-    pub(super) fn handle_clients(
-        &mut self,
-        fd: RawFd,
-        flags: PollFlags,
-        now: Time,
-        batch: &mut Batch,
-    ) {
+    pub(super) fn handle_clients(&mut self, fd: RawFd, flags: PollFlags, batch: &mut Batch) {
+        let now = batch.now;
         self.has_worked = true;
         for request in self.control.woken(fd, flags, now) {
             let client = request.client;

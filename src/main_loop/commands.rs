@@ -150,13 +150,8 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn command_ended(
-        &mut self,
-        place: usize,
-        status: ExitStatus,
-        now: Time,
-        batch: &mut Batch,
-    ) {
+    pub(super) fn command_ended(&mut self, place: usize, status: ExitStatus, batch: &mut Batch) {
+        let now = batch.now;
         let (purpose, command) = self.commands.remove(place);
         let was_asked_to_end = command.was_asked_to_end();
         let ended = command.died(status);

@@ -7,7 +7,7 @@ use super::wait::Batch;
 use crate::drain::{Drain, DrainEvent, LookCost};
 use crate::polled::Polled;
 use crate::record;
-use crate::supervisor::{Event, Generation, Time};
+use crate::supervisor::{Event, Generation};
 use crate::sys;
 
 impl World {
@@ -51,7 +51,8 @@ impl World {
         }
     }
 
-    pub(super) fn look_at_draining(&mut self, now: Time, batch: &mut Batch) {
+    pub(super) fn look_at_draining(&mut self, batch: &mut Batch) {
+        let now = batch.now;
         let among = self.generations.values();
         let among = among.filter(|one| one.drain.is_some()).count();
         let among = u32::try_from(among).unwrap_or(u32::MAX);

@@ -132,14 +132,14 @@ fn key(line: &str) -> Key {
 }
 
 impl World {
-    pub(super) fn handle_keys(&mut self, now: Time, batch: &mut Batch) {
+    pub(super) fn handle_keys(&mut self, batch: &mut Batch) {
         for key in self.keys.read() {
             match key {
                 Key::Nothing => {}
                 Key::Swap => {
                     log::debug!("a key asks for a swap");
                     self.status_data.asked_by = AskedBy::Key;
-                    self.build_again(now);
+                    self.build_again(batch.now);
                     batch.requests.push(Event::SwapAsked(None));
                 }
                 Key::Status => self.keys.shows_status = true,

@@ -44,6 +44,8 @@ type Polling<'a> = (Source, (BorrowedFd<'a>, PollFlags));
 /// What one wake-up brought, in the order in which the core hears it.
 #[derive(Default)]
 pub(super) struct Batch {
+    /// When.
+    pub now: Time,
     pub deaths: Vec<Event>,
     pub readiness: Vec<Event>,
     pub requests: Vec<Event>,
@@ -69,13 +71,16 @@ impl World {
         let woken = self.poll(next, rests)?;
         self.pulse.beat(next);
         let now = sys::now();
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            now,
+            ..Batch::default()
+        };
         for (room, fd, flags) in woken {
-            self.woken(room, fd, flags, now, &mut batch);
+            self.woken(room, fd, flags, &mut batch);
         }
         // Clients wait from now on: the rest has time until then.
         if !self.tell_of_judging(&mut batch) {
-            self.look(now, &mut batch);
+            self.look(&mut batch);
             self.tell_of_judging(&mut batch);
         }
         self.count_waiting_clients(supervisor);
@@ -100,19 +105,9 @@ impl World {
                 .any(|death| matches!(death, Event::Died(..)));
         let judged = restarts.then(|| self.judge_file(supervisor)).flatten();
         let unproven = self.unproven(supervisor, now);
-        let Batch {
-            deaths,
-            readiness,
-            requests,
-        } = batch;
-        Ok(judged
-            .into_iter()
-            .chain(deaths)
-            .chain(unproven)
-            .chain(readiness)
-            .chain(requests)
-            .chain(elapsed)
-            .collect())
+        let events = judged.into_iter().chain(batch.deaths).chain(unproven);
+        let events = events.chain(batch.readiness).chain(batch.requests);
+        Ok(events.chain(elapsed).collect())
     }
 
     fn poll(&mut self, due: Option<Time>, rests: bool) -> Result<Vec<(Source, RawFd, PollFlags)>> {
@@ -221,7 +216,8 @@ impl World {
         rooms.all(|(source, room)| regular(source) || room.deadline().is_none())
     }
 
-    fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, now: Time, batch: &mut Batch) {
+    fn woken(&mut self, room: Source, fd: RawFd, flags: PollFlags, batch: &mut Batch) {
+        let now = batch.now;
         match room {
             Source::Signals => self.handle_signals(batch),
             Source::Lines => lines::flush(),
@@ -232,7 +228,7 @@ impl World {
                     self.release_closed_listeners(now);
                 }
             }
-            Source::Control => self.handle_clients(fd, flags, now, batch),
+            Source::Control => self.handle_clients(fd, flags, batch),
             Source::Upkeep => self.upkeep.woken(self.next_poll()),
             Source::Watch => {
                 self.watch.woken(now);
@@ -241,12 +237,10 @@ impl World {
                     self.watch.look_at_touched();
                 }
             }
-            Source::Keys => self.handle_keys(now, batch),
+            Source::Keys => self.handle_keys(batch),
             Source::Keeper => self.keeper_ended(now),
-            Source::Of(generation, Part::Server) => self.handle_server(generation, fd, now, batch),
-            Source::Of(generation, Part::Capture) => {
-                self.handle_capture(generation, flags, now, batch);
-            }
+            Source::Of(generation, Part::Server) => self.handle_server(generation, fd, batch),
+            Source::Of(generation, Part::Capture) => self.handle_capture(generation, flags, batch),
             Source::Of(generation, Part::Notify) => {
                 self.read_notify_messages(generation, now);
             }
@@ -288,7 +282,7 @@ impl World {
                 break;
             }
             // Whatever the dead have sent has come by now, and is read as long as they are known.
-            self.reap(sys::now(), batch);
+            self.reap(batch);
         }
         for asked in all {
             batch.requests.extend(match asked {
@@ -336,11 +330,12 @@ impl World {
         });
     }
 
-    fn look(&mut self, now: Time, batch: &mut Batch) {
-        self.look_at_lingering(now, batch);
+    fn look(&mut self, batch: &mut Batch) {
+        let now = batch.now;
+        self.look_at_lingering(batch);
         self.name_listeners(None, now);
-        self.look_at_candidate(now, batch);
-        self.look_at_draining(now, batch);
+        self.look_at_candidate(batch);
+        self.look_at_draining(batch);
         let incidents = self.listeners.look(now);
         self.publish_incidents(&incidents);
         self.look_at_muted(now);
