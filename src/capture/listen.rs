@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
+use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 
+use super::bound_sockets::BoundSocket;
 use super::caller::Caller;
 use super::new_listeners::NewListener;
 use super::notification::Notification;
@@ -43,6 +45,11 @@ impl Capture {
         if let Some(done) = listeners.listen_again(inode) {
             return done.map(|_| CallResult::Succeed);
         }
+        // they were bound at once, and without hotswap only one of them listens there
+        if self.another_listens_where(inode, context) {
+            return Err(Errno::EADDRINUSE.into());
+        }
+        let listeners = &mut *context.listeners;
         let Some(bound) = self.bound_sockets.of(inode) else {
             self.warn_of_port_zero(&caller, fd);
             return Ok(CallResult::Continue);
@@ -92,6 +99,22 @@ impl Capture {
             });
         }
         Ok(CallResult::Succeed)
+    }
+
+    /// Whether a socket of the generation listens at the address that this other one is bound to.
+    fn another_listens_where(&mut self, inode: u64, context: &mut CallContext) -> bool {
+        let bound = self.bound_sockets.of(inode);
+        let Some(address) = bound.map(|bound| bound.address.clone()) else {
+            return false;
+        };
+        let is_another = |bound: &BoundSocket| {
+            bound.listener.is_some() && bound.inode != inode && bound.address == address
+        };
+        let exists = |capture: &Self| capture.bound_sockets.all.iter().any(is_another);
+        if exists(self) {
+            self.release_closed(is_another, context);
+        }
+        exists(self)
     }
 
     /// A port that the kernel chooses for every generation cannot be kept.

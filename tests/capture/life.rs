@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{at, python, swap};
+use super::{at, closed, python, swap};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
@@ -268,4 +268,33 @@ Server(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_foreve
     clients.expect_no_failure();
     let said = site.log.count("asks for multipath TCP");
     assert_eq!(said, 1, "{}", site.log.timed());
+}
+
+/// Both bind before either listens, as two threads may; the kernel refuses the second listen(2).
+#[test]
+fn only_one_of_two_sockets_that_are_bound_at_once_listens() {
+    let address = free_address();
+    let script = "\
+def bound():
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(('127.0.0.1', port))
+    return one
+one, two = bound(), bound()
+one.listen()
+try:
+    two.listen()
+except OSError as error:
+    print('the second one:', error, file=sys.stderr)
+two.close()
+serve(one)";
+    let Some(plan) = closed::python(at(address), address, script) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.log.wait_for("the second one: [Errno 98]");
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    swap(&site, 1);
+    clients.until_answered(8);
+    clients.expect_no_failure();
 }
