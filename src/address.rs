@@ -96,24 +96,21 @@ impl FromStr for Address {
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or(rest);
-            return Err(Unreadable::new("it is a URL", &host_of_url(scheme, host)));
+            return unreadable("it is a URL", &host_of_url(scheme, host));
         }
         if let Some(rest) = text.strip_prefix("udp:") {
             if rest.contains(['/', '@']) {
                 let path = rest.strip_prefix("unix:").unwrap_or(rest);
-                return Err(Unreadable::new(
-                    "UDP has no unix addresses",
-                    &format!("unix:{path}"),
-                ));
+                return unreadable("UDP has no unix addresses", &format!("unix:{path}"));
             }
             let udp = endpoint(rest).map(Self::Udp);
             return udp.map_err(|error| error.behind("udp:"));
         }
         if text.starts_with('@') {
-            return Err(Unreadable::new(
+            return unreadable(
                 "an abstract address begins with unix:@",
                 &format!("unix:{text}"),
-            ));
+            );
         }
         if text.contains('/') {
             return unix(text);
@@ -135,21 +132,18 @@ fn host_of_url(scheme: &str, host: &str) -> String {
 
 fn unix(text: &str) -> Result<Address, Unreadable> {
     if text.contains('\0') {
-        return Err(Unreadable::new("a path holds no NUL", "unix:/run/api.sock"));
+        return unreadable("a path holds no NUL", "unix:/run/api.sock");
     }
     if let Some(name) = text.strip_prefix('@') {
         return match name.len() {
-            0 => Err(Unreadable::new("the name is missing", "unix:@name")),
+            0 => unreadable("the name is missing", "unix:@name"),
             1..=LONGEST_PATH => Ok(Address::Abstract(name.to_owned())),
             _ => Err(too_long("name")),
         };
     }
     let path = Path::new(text);
     if path.file_name().is_none() || text.ends_with('/') {
-        return Err(Unreadable::new(
-            "it does not name a file",
-            "unix:/run/api.sock",
-        ));
+        return unreadable("it does not name a file", "unix:/run/api.sock");
     }
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
         return Err(too_long("path"));
@@ -181,17 +175,14 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let instead = SocketAddr::new(address, 8080).to_string();
-        return Err(Unreadable::new("the port is missing", &instead));
+        return unreadable("the port is missing", &instead);
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, port),
         None if text.bytes().all(|byte| byte.is_ascii_digit()) => ("", text),
         None => {
             let host = if names_host(text) { text } else { "localhost" };
-            return Err(Unreadable::new(
-                "the port is missing",
-                &format!("{host}:8080"),
-            ));
+            return unreadable("the port is missing", &format!("{host}:8080"));
         }
     };
     let number = port
@@ -213,10 +204,10 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
     }
     let without_interface = host.split('%').next().unwrap_or(host);
     if without_interface.parse::<Ipv6Addr>().is_ok() {
-        return Err(Unreadable::new(
+        return unreadable(
             "an IPv6 address wants brackets",
             &format!("[{host}]:{port}"),
-        ));
+        );
     }
     if !is_host(host) {
         let instead = if host == "*" {
@@ -224,13 +215,10 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
         } else {
             "127.0.0.1:8080".to_owned()
         };
-        return Err(Unreadable::new("the host is not a name", &instead));
+        return unreadable("the host is not a name", &instead);
     }
     if !names_host(host) {
-        return Err(Unreadable::new(
-            "the host is not an IPv4 address",
-            "127.0.0.1:8080",
-        ));
+        return unreadable("the host is not an IPv4 address", "127.0.0.1:8080");
     }
     Ok(Endpoint::Named(host.to_owned(), number))
 }
@@ -243,14 +231,14 @@ fn scoped(text: &str) -> Option<Result<Endpoint, Unreadable>> {
     let plain = SocketAddr::from((address, port)).to_string();
     Some(if !address.is_unicast_link_local() {
         let why = "an interface belongs to an address that begins with fe80";
-        Err(Unreadable::new(why, &plain))
+        unreadable(why, &plain)
     } else if is_host(interface) {
         Ok(Endpoint::Named(host.to_owned(), port))
     } else {
-        Err(Unreadable::new(
+        unreadable(
             "the interface is not a name",
             &format!("[{address}%eth0]:{port}"),
-        ))
+        )
     })
 }
 
@@ -288,7 +276,7 @@ impl FromStr for Listen {
         };
         if name.is_some_and(|name| !is_name(name)) {
             let why = "a name has only a-z, A-Z, 0-9, '.', '-' and '_'";
-            return Err(Unreadable::new(why, &format!("web={address}")));
+            return unreadable(why, &format!("web={address}"));
         }
         if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
             let why = format!("the name {number} is a number");
@@ -297,7 +285,7 @@ impl FromStr for Listen {
             } else {
                 format!("127.0.0.1:{number}")
             };
-            return Err(Unreadable::new(&why, &instead));
+            return unreadable(&why, &instead);
         }
         let as_given = address.strip_prefix("unix:").unwrap_or(address);
         Ok(Self {
@@ -339,6 +327,10 @@ impl Unreadable {
         let instead = format!("{before}{}", self.instead);
         Self { instead, ..self }
     }
+}
+
+fn unreadable<T>(why: &str, instead: &str) -> Result<T, Unreadable> {
+    Err(Unreadable::new(why, instead))
 }
 
 impl fmt::Display for Unreadable {

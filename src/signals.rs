@@ -144,11 +144,7 @@ impl Signals {
     fn hang_up(&self, code: i32) -> Option<SignalRequest> {
         let closed = code == libc::SI_KERNEL;
         if self.surroundings.hang_up_ignored {
-            return if closed {
-                None
-            } else {
-                Some(SignalRequest::Swap)
-            };
+            return (!closed).then_some(SignalRequest::Swap);
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
         if closed || (self.surroundings.had_terminal && !has_terminal()) {

@@ -54,7 +54,8 @@ impl Capture {
                 let first = self.bound_sockets.at(&request.address);
                 let was_unlinked = first.is_some_and(BoundSocket::has_left_its_path);
                 let answer = self.grant(call, &request, listeners);
-                if is_in_use(&answer) {
+                let error = answer.as_ref().err().map(io::Error::kind);
+                if error == Some(io::ErrorKind::AddrInUse) {
                     self.explain(&request.address, listeners);
                 } else if was_unlinked {
                     self.bound_sockets.is_there_again(&request.address);
@@ -371,9 +372,4 @@ fn bind_in_group(socket: BorrowedFd, to: SockaddrStorage, alone: bool) -> io::Re
         return Err(error.into());
     }
     set(1)
-}
-
-fn is_in_use(answer: &io::Result<CallResult>) -> bool {
-    let error = answer.as_ref().err().and_then(io::Error::raw_os_error);
-    error == Some(libc::EADDRINUSE)
 }

@@ -202,7 +202,7 @@ impl Opening<'_> {
             .filter(|orphans| joins && !orphans.at(&address).is_empty());
         let kept = match (bound, orphans) {
             (Ok(Found::Kept(kept)), _) => Some(kept),
-            (Err(error), Some(_)) if is_in_use(&error) => None,
+            (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => None,
             (Ok(Found::New(fd)), _) => return self.inet_of(fd, steering),
             (Err(error), _) => return Err(error),
         };
@@ -287,10 +287,6 @@ fn spelling(listen: &Listen, bound: SocketAddr, further: bool) -> String {
     }
 }
 
-fn is_in_use(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EADDRINUSE)
-}
-
 fn is_free(path: &Path) -> bool {
     let Ok(path) = UnixAddr::new(path) else {
         return false;
@@ -319,7 +315,7 @@ fn bind_inet(address: &InetAddress, steering: SockType) -> io::Result<OwnedFd> {
     for _ in 0..64 {
         let at = bound_to(address.bind(steering)?.as_fd())?;
         match (InetAddress { at, ..*address }).bind_in_group(false) {
-            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => last = error,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             other => return other,
         }
     }
