@@ -248,31 +248,13 @@ fn a_probe_needs_a_steered_listener() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_refused() {
-    let attempt = attempt(&[
-        "--chdir",
-        "{dir}/none",
-        "--listen",
-        "127.0.0.1:0",
-        "--",
-        "true",
-    ]);
-    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
-    assert!(attempt.said.contains("/none"), "{}", attempt.said);
-}
-
-#[test]
-fn an_env_file_that_is_not_there_is_refused() {
-    let attempt = attempt(&[
-        "--env-file",
-        "{dir}/none",
-        "--listen",
-        "127.0.0.1:0",
-        "--",
-        "true",
-    ]);
-    assert_eq!(attempt.status, Some(125), "{}", attempt.said);
-    assert!(attempt.said.contains("/none"), "{}", attempt.said);
+fn a_directory_or_an_env_file_that_is_not_there_is_refused() {
+    for option in ["--chdir", "--env-file"] {
+        let listens = ["--listen", "127.0.0.1:0", "--", "true"];
+        let attempt = attempt(&[&[option, "{dir}/none"], &listens[..]].concat());
+        assert_eq!(attempt.status, Some(125), "{}", attempt.said);
+        assert!(attempt.said.contains("/none"), "{}", attempt.said);
+    }
 }
 
 #[test]

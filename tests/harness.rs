@@ -130,20 +130,21 @@ fn a_reused_connection_that_ends_is_stale_and_no_failure() {
     assert_eq!(tally.stale, 4, "{tally}");
 }
 
-#[test]
-fn an_error_of_the_server_is_a_failure() {
-    let server = Bare::start("odd", &["status=503"]);
+fn fails(words: &str, failure: Failure) {
+    let server = Bare::start("odd", &[words]);
     let mut clients = server.guests().and(1, Habit::default()).come();
-    clients.until_failed(Failure::ServerError);
+    clients.until_failed(failure);
     assert_eq!(clients.leave().answers, 0);
 }
 
 #[test]
+fn an_error_of_the_server_is_a_failure() {
+    fails("status=503", Failure::ServerError);
+}
+
+#[test]
 fn half_an_answer_is_a_failure() {
-    let server = Bare::start("odd", &["half"]);
-    let mut clients = server.guests().and(1, Habit::default()).come();
-    clients.until_failed(Failure::Truncated);
-    assert_eq!(clients.leave().answers, 0);
+    fails("half", Failure::Truncated);
 }
 
 #[test]

@@ -172,6 +172,11 @@ fn an_upgrade_waits_for_the_next_version_as_clients_do() {
         site.publish("v2");
     });
     clients.until_asked(4);
+    an_upgrade_waits_with(&site, &mut clients);
+}
+
+/// For the next version, which comes once the site may go on.
+pub fn an_upgrade_waits_with(site: &Site, clients: &mut Crowd) {
     site.signal(Signal::SIGUSR2);
     fs::write(site.dir().join("go"), "").expect("a file");
     clients.until_all_see("v2");

@@ -14,6 +14,7 @@ use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
 use crate::common::processes::is_alive;
 use crate::common::site::Site;
+use crate::hold::an_upgrade_waits_with;
 use crate::upgrade::upgrade;
 use crate::watch::binary;
 
@@ -102,12 +103,7 @@ fn an_upgrade_while_clients_wait_under_stop_first_loses_none() {
     for place in [Place::Tcp4, Place::captured()] {
         let site = warming_up(Plan::at(place)).serving("v1");
         let mut clients = visited_too_early(&site, "");
-        site.signal(Signal::SIGUSR2);
-        fs::write(site.dir().join("go"), "").expect("a file");
-        clients.until_all_see("v2");
-        site.log.wait_for("upgraded to");
-        clients.until_answered(20);
-        clients.expect_no_failure();
+        an_upgrade_waits_with(&site, &mut clients);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The serving generation is killed with two hundred clients in its queue, and nobody is there yet to take its place.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -12,6 +12,7 @@ use crate::common::families::on_every_family;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
 use crate::common::processes::stop;
+use crate::common::site::Site;
 use crate::common::{PATIENCE, alone, skipped};
 
 const CLIENTS: usize = 200;
@@ -68,6 +69,28 @@ fn a_candidate_that_has_not_bound_yet_gets_the_socket_itself() {
     assert!(said.is_empty(), "{said:?}");
 }
 
+/// Clients that have asked, and that nobody accepts.
+fn queued(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let clients = (0..count).map(|_| {
+        let mut client = TcpStream::connect(address).expect("room in the queue");
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        client.write_all(request).expect("a connection");
+        client
+    });
+    clients.collect()
+}
+
+fn expect_answers(site: &Site, clients: Vec<TcpStream>) {
+    for (number, mut client) in clients.into_iter().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut answer = String::new();
+        let end = client.read_to_string(&mut answer);
+        let log = || site.log.timed();
+        assert!(end.is_ok(), "client {number}: {end:?}: {}", log());
+        assert!(answer.contains(" 200 "), "client {number}: {answer}");
+    }
+}
+
 /// More clients than can be relayed at once wait in a queue that nobody accepts from, while hotswap has few descriptors:
 /// some stay there, and follow as soon as others are done.
 #[test]
@@ -86,28 +109,9 @@ fn more_clients_than_can_be_relayed_at_once_are_all_answered() {
         panic!("no TCP address");
     };
     stop(site.pid(1));
-    let clients = (0..MANY).map(|_| {
-        let mut client = TcpStream::connect(address).expect("room in the queue");
-        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        client.write_all(request).expect("a connection");
-        client
-    });
-    let clients: Vec<_> = clients.collect();
+    let clients = queued(address, MANY);
     site.publish("v2").swap();
-    for (number, mut client) in clients.into_iter().enumerate() {
-        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let mut answer = String::new();
-        let end = client.read_to_string(&mut answer);
-        assert!(
-            end.is_ok(),
-            "client {number}: {end:?}: {}",
-            site.log.timed()
-        );
-        assert!(
-            answer.starts_with("HTTP/1.1 200"),
-            "client {number}: {answer}"
-        );
-    }
+    expect_answers(&site, clients);
     assert!(!site.log.says("had to be closed"), "{}", site.log.timed());
 }
 
@@ -143,23 +147,7 @@ fn clients_queued_at_a_server_that_shuts_its_listener_down_are_answered() {
         .by_program(python, &["-c", SHUTS_DOWN, &port])
         .serving("");
     let _accepted = TcpStream::connect(address).expect("it accepts one");
-    let clients = (0..QUEUED).map(|_| {
-        let mut client = TcpStream::connect(address).expect("room in the queue");
-        let request = b"GET / HTTP/1.0\r\nHost: a\r\n\r\n";
-        client.write_all(request).expect("a connection");
-        client
-    });
-    let clients: Vec<_> = clients.collect();
+    let clients = queued(address, QUEUED);
     site.swap().wait_until_gone(1);
-    for (number, mut client) in clients.into_iter().enumerate() {
-        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let mut answer = String::new();
-        let end = client.read_to_string(&mut answer);
-        assert!(
-            end.is_ok(),
-            "client {number}: {end:?}: {}",
-            site.log.timed()
-        );
-        assert!(answer.contains(" 200 "), "client {number}: {answer}");
-    }
+    expect_answers(&site, clients);
 }

@@ -119,14 +119,32 @@ fn swaps(site: &Site, house: &House) {
     }
 }
 
+/// A server behind such a start script, which has that of its own.
+fn is_swapped(script: &str, own: &str) {
+    let house = House::new();
+    if let Some(site) = house.serving(script, own) {
+        swaps(&site, &house);
+    }
+}
+
+/// A candidate that ends where `own` does.
+fn changes_nothing_when_it_dies(own: &str) {
+    let house = House::new();
+    let own = format!("{own}    if generation == 2: sys.exit(3)\n");
+    let Some(site) = house.serving("", &own) else {
+        return;
+    };
+    site.swap_in_vain();
+    house.expect_answered_by(1);
+    site.swap();
+    house.expect_answered_by(3);
+}
+
 const MOVES: &str = "rm -rf run.old; if [ -e run ]; then mv run run.old; fi; mkdir run";
 
 #[test]
 fn a_start_script_may_move_its_directory_away() {
-    let house = House::new();
-    if let Some(site) = house.serving(MOVES, "") {
-        swaps(&site, &house);
-    }
+    is_swapped(MOVES, "");
 }
 
 /// Somebody has removed all names of the socket that serves, and the server tends its own as it would without hotswap.
@@ -150,10 +168,7 @@ fn a_path_that_leads_nowhere_is_the_next_ones() {
 
 #[test]
 fn a_start_script_may_make_its_directory_anew() {
-    let house = House::new();
-    if let Some(site) = house.serving("rm -rf run; mkdir run", "") {
-        swaps(&site, &house);
-    }
+    is_swapped("rm -rf run; mkdir run", "");
 }
 
 #[test]
@@ -228,10 +243,7 @@ def listening():
 
 #[test]
 fn a_server_may_unlink_its_path_and_bind_it_again_beside_its_first_socket() {
-    let house = House::new();
-    if let Some(site) = house.serving("", BINDS_AGAIN) {
-        swaps(&site, &house);
-    }
+    is_swapped("", BINDS_AGAIN);
 }
 
 /// It binds a name of its own, and renames that once it listens.
@@ -243,23 +255,12 @@ def listening():
 
 #[test]
 fn a_server_may_rename_its_socket_to_the_path() {
-    let house = House::new();
-    if let Some(site) = house.serving("", RENAMES) {
-        swaps(&site, &house);
-    }
+    is_swapped("", RENAMES);
 }
 
 #[test]
 fn a_candidate_that_renamed_its_socket_and_died_changes_nothing() {
-    let house = House::new();
-    let own = format!("{RENAMES}    if generation == 2: sys.exit(3)\n");
-    let Some(site) = house.serving("", &own) else {
-        return;
-    };
-    site.swap_in_vain();
-    house.expect_answered_by(1);
-    site.swap();
-    house.expect_answered_by(3);
+    changes_nothing_when_it_dies(RENAMES);
 }
 
 /// The way round the most that an address can hold. The last one dies as soon as it has bound.
@@ -298,23 +299,12 @@ def listening():
 
 #[test]
 fn a_path_may_be_a_link_that_each_generation_sets_anew() {
-    let house = House::new();
-    if let Some(site) = house.serving("", LINKS) {
-        swaps(&site, &house);
-    }
+    is_swapped("", LINKS);
 }
 
 #[test]
 fn a_link_that_a_candidate_set_and_died_leads_back() {
-    let house = House::new();
-    let own = format!("{LINKS}    if generation == 2: sys.exit(3)\n");
-    let Some(site) = house.serving("", &own) else {
-        return;
-    };
-    site.swap_in_vain();
-    house.expect_answered_by(1);
-    site.swap();
-    house.expect_answered_by(3);
+    changes_nothing_when_it_dies(LINKS);
 }
 
 /// From outside: what is gone cannot be put back, which is said once, and the next swap heals it.

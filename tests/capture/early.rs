@@ -8,6 +8,7 @@ use crate::common::alone;
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
 use crate::common::plan::Plan;
+use crate::common::site::Site;
 use crate::nonroot::as_nobody;
 
 /// detect-port and portfinder listen for a moment on every address, the served one's own clients among them.
@@ -18,10 +19,7 @@ for host in ['127.0.0.1', '::1']:
     one.close()
 serve(listen('::'))";
 
-fn is_tried_out_in_peace(address: SocketAddr, plan: Plan) {
-    let Some(plan) = python(plan, address, TRIES_ALL) else {
-        return;
-    };
+fn is_swapped_twice(plan: Plan) -> Site {
     let _alone = alone();
     let site = plan.serving("");
     let mut clients = site.guests().and(4, Habit::default()).come();
@@ -29,6 +27,14 @@ fn is_tried_out_in_peace(address: SocketAddr, plan: Plan) {
     swap(&site, 2);
     clients.until_answered(8);
     clients.expect_no_failure();
+    site
+}
+
+fn is_tried_out_in_peace(address: SocketAddr, plan: Plan) {
+    let Some(plan) = python(plan, address, TRIES_ALL) else {
+        return;
+    };
+    let site = is_swapped_twice(plan);
     for words in ["had to be closed", "address changed"] {
         assert!(!site.log.says(words), "{}", site.log.timed());
     }
@@ -67,13 +73,7 @@ fn a_new_version_may_listen_on_a_narrower_address_as_well() {
     let Some(plan) = python(super::at(address), address, COMES_TO_LISTEN) else {
         return;
     };
-    let _alone = alone();
-    let site = plan.serving("");
-    let mut clients = site.guests().and(4, Habit::default()).come();
-    clients.until_answered(8);
-    swap(&site, 2);
-    clients.until_answered(8);
-    clients.expect_no_failure();
+    is_swapped_twice(plan);
 }
 
 /// A server pinned to its processors attaches a program of its own, which would lead every second client to it.

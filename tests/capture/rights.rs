@@ -16,6 +16,7 @@ use crate::common::attempt::attempt;
 use crate::common::crowd::Habit;
 use crate::common::network::{FAR_AWAY, Network, namespace};
 use crate::common::place::{Place, Target, free_address};
+use crate::common::plan::Plan;
 use crate::common::site::Site;
 use crate::common::{Raised, eventually, hotswap_program, server, skipped};
 use crate::nonroot::as_nobody;
@@ -61,6 +62,14 @@ fn a_server_in_another_network_is_told_where_to_start_hotswap() {
 
 const AS_NOBODY: [&str; 4] = ["--user", "65534", "--group", "65534"];
 
+fn is_swapped(plan: Plan) {
+    let site = plan.serving("v1");
+    let mut clients = site.clients(4);
+    site.swaps(3);
+    clients.until_all_see("v4");
+    clients.expect_no_failure();
+}
+
 /// The group of sockets has one owner, whoever made them.
 #[test]
 fn a_server_of_another_user_is_captured() {
@@ -71,11 +80,7 @@ fn a_server_of_another_user_is_captured() {
     let plan = at(address)
         .with(&AS_NOBODY)
         .by_odd(&format!("at={address}"));
-    let site = plan.serving("v1");
-    let mut clients = site.clients(4);
-    site.swaps(3);
-    clients.until_all_see("v4");
-    clients.expect_no_failure();
+    is_swapped(plan);
 }
 
 #[test]
@@ -129,11 +134,7 @@ fn a_server_whose_sockets_cannot_be_duplicated_is_captured() {
     let plan = at(address)
         .inside(&[&confined])
         .by_odd(&format!("at={address}"));
-    let site = plan.serving("v1");
-    let mut clients = site.clients(4);
-    site.swaps(3);
-    clients.until_all_see("v4");
-    clients.expect_no_failure();
+    is_swapped(plan);
 }
 
 /// Each of them binds its own socket of both families, as nginx with `reuseport` and many others do.
