@@ -81,7 +81,10 @@ pub fn run(trial: Trial) -> Result<u8> {
             match targets(trial, &report.listeners, &state) {
                 Ok(targets) => {
                     let site = Site::new(Arc::clone(trial), targets, Arc::clone(&ending));
-                    try_swaps(trial, &subject, &Arc::new(site), &mut report, &mut screen)
+                    let problem =
+                        try_swaps(trial, &subject, &Arc::new(site), &mut report, &mut screen);
+                    let ended = problem.as_ref().and_then(|_| subject.has_ended());
+                    ended.or(problem)
                 }
                 Err(why) => Some(why),
             }

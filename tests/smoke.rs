@@ -133,6 +133,22 @@ fn a_server_whose_requests_are_cut_fails() {
     assert!(table.contains("has no graceful stop"), "{table}");
 }
 
+/// A server that cannot be followed looks like one that resets its clients.
+#[test]
+fn a_hotswap_that_has_ended_is_told_from_requests_that_fail() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--swaps", "1", "--listen", "127.0.0.1:0"];
+    let times = ["--restart", "never"];
+    let command = [&program("odd"), "exit=7", "after=300ms"];
+    let output = smoke(&dir, &[&options[..], &times].concat(), &command);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the server did not stay up: it exited with status 7"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_server_that_ignores_its_stop_signal_is_told_so() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -364,7 +380,8 @@ impl Interrupted {
 
 #[test]
 fn a_trial_that_is_asked_to_end_writes_its_report_and_leaves_nothing() {
-    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+    use Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+    for signal in [SIGTERM, SIGHUP, SIGINT, SIGUSR1] {
         let trial = Interrupted::by(signal);
         assert_eq!(trial.output.status.code(), Some(1), "{signal}");
         let report: Value = serde_json::from_slice(&trial.output.stdout).expect("JSON");

@@ -10,11 +10,14 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::sys;
 
 /// What CI, a terminal and a person send to what is to end.
-const ENDING: [Signal; 4] = [
+const ENDING: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
 ];
 
 /// Whether the trial is over, and why.

@@ -98,6 +98,13 @@ impl Subject {
         }
     }
 
+    /// Why it has ended by itself, if it has.
+    pub fn has_ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        let why = why_not_up(status);
+        Some(format!("the server did not stay up: {why}"))
+    }
+
     /// Its state as soon as a generation serves.
     ///
     /// # Errors
