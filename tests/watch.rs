@@ -442,3 +442,22 @@ fn a_program_that_cannot_be_run_is_named_once_it_is_at_rest() {
         site.log.timed()
     );
 }
+
+#[test]
+fn a_file_that_is_kept_open_for_writing_is_named_once_and_counts_when_it_is_closed() {
+    let plan = watching();
+    let named = plan.dir().join("named");
+    fs::write(&named, "1").expect("a file");
+    let name = named.to_str().expect("a path").to_owned();
+    let site = plan.with(&["--watch", &name]).serving("v1");
+    let mut writer = OpenOptions::new()
+        .append(true)
+        .open(&named)
+        .expect("a writer");
+    writer.write_all(b"2").expect("a write");
+    let line = "named has changed, and counts once it is no longer open for writing";
+    site.log.wait_for(line);
+    writer.write_all(b"3").expect("a write");
+    expect_swaps(&site, 1, || drop(writer));
+    assert_eq!(site.log.count(line), 1, "{}", site.log.timed());
+}

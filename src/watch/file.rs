@@ -21,6 +21,8 @@ use crate::watch::symlinks::{PathStep, steps};
 const SOON: Duration = Duration::from_millis(20);
 /// The most time between them, for a file that has been written for long.
 const LATE: Duration = Duration::from_millis(500);
+/// One that has been written for so long may be kept open by a program that does not close it.
+const HELD_OPEN: Duration = Duration::from_secs(5);
 
 /// How long a program that cannot be run must have been at rest before that is said: a build may go on.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -60,6 +62,8 @@ pub struct WatchedFile {
     again: Option<Time>,
     /// Why a new program cannot be run, until that is said.
     pub unfit: Option<String>,
+    /// It has been open for writing for long, until that is said.
+    pub is_held_open: bool,
 }
 
 impl WatchedFile {
@@ -77,6 +81,7 @@ impl WatchedFile {
             settling: false,
             again: None,
             unfit: None,
+            is_held_open: false,
         };
         watched.take_as_tried();
         watched.serves();
@@ -200,8 +205,12 @@ impl WatchedFile {
         match gate {
             Completeness::Written => {
                 fresh.written(now);
-                let patience = now.saturating_sub(fresh.begun) / 4;
-                self.again = Some(now + patience.clamp(SOON, LATE));
+                let waits = now.saturating_sub(fresh.begun);
+                self.again = Some(now + (waits / 4).clamp(SOON, LATE));
+                if waits >= HELD_OPEN && !fresh.is_said_open {
+                    fresh.is_said_open = true;
+                    self.is_held_open = true;
+                }
             }
             Completeness::Shut { why, certain } => {
                 let settled = fresh.since + BLIND_SETTLE;
@@ -285,6 +294,7 @@ impl WatchedFile {
     ) -> NewContent {
         let before = self.fresh.take();
         let before_is_open = before.as_ref().and_then(|fresh| fresh.is_open);
+        let is_said_open = before.as_ref().is_some_and(|fresh| fresh.is_said_open);
         let mut fresh = match before {
             Some(fresh) if fresh.identity == identity => fresh,
             before => NewContent {
@@ -293,6 +303,7 @@ impl WatchedFile {
                 since: now,
                 arrived: false,
                 is_open: before_is_open,
+                is_said_open,
                 content: Content::Unread,
                 unfit: None,
             },

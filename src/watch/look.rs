@@ -102,6 +102,12 @@ impl Watch {
                 let line = format!("{path} has changed, but {why}; waiting\ntry: {hint}");
                 self.unfit.push(line);
             }
+            if std::mem::take(&mut file.is_held_open) {
+                let path = escaped(&file.as_given);
+                let text =
+                    format!("{path} has changed, and counts once it is no longer open for writing");
+                self.news.push(Record::notice(text));
+            }
             if !is_new {
                 continue;
             }

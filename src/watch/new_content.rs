@@ -20,6 +20,8 @@ pub struct NewContent {
     pub arrived: bool,
     /// Whether somebody writes it, as far as events tell.
     pub is_open: Option<bool>,
+    /// It, or one before it, was said to be open for long.
+    pub is_said_open: bool,
     pub content: Content,
     /// Why it cannot be run, once that was said.
     pub unfit: Option<String>,
