@@ -36,9 +36,14 @@ pub fn open_directory(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().read(true).custom_flags(flags).open(path)
 }
 
+/// The file that a process runs.
+pub fn executable(process: Pid) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/exe")).ok()
+}
+
 /// The name of the file that a process runs, lossily as text.
 pub fn program(process: Pid) -> Option<String> {
-    let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
+    let path = executable(process)?;
     Some(path.file_name()?.to_string_lossy().into_owned())
 }
 

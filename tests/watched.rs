@@ -4,14 +4,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
+use crate::common::program::install;
 use crate::common::site::Site;
 use crate::nonroot::as_nobody;
-use crate::watch::{expect_swaps, run, shell_script, watching};
+use crate::watch::{binary, expect_swaps, run, shell_script, watching};
 
 /// Makes each of these files, with its name in it.
 pub fn files(dir: &Path, names: &[&str]) {
@@ -94,7 +96,7 @@ fn a_program_that_is_alone_in_its_tree_is_watched_all_the_same() {
     let program = plan.dir().join("bin/server");
     fs::create_dir(plan.dir().join("bin")).expect("made");
     let server = crate::common::program::Server::hello();
-    crate::common::program::install(&program, server.script("v1").as_bytes(), 0o755);
+    install(&program, server.script("v1").as_bytes(), 0o755);
     let bin = plan.dir().join("bin");
     let plan = plan.with(&["--watch", bin.to_str().expect("a path")]);
     let site = plan.by_program(program, &[]).serving("v1");
@@ -354,13 +356,49 @@ fn a_script_that_another_user_writes_slowly_is_not_run_half_written() {
     clients.expect_no_failure();
 }
 
+/// A copy of env(1), which starts the server.
+#[test]
+fn a_server_behind_a_launcher_that_no_list_knows_is_said_not_to_be_watched() {
+    let plan = watching();
+    let (launcher, server) = (plan.dir().join("wrap"), plan.dir().join("app"));
+    fs::copy("/usr/bin/env", &launcher).expect("a launcher");
+    install(&server, &binary(1), 0o755);
+    let path = server.to_str().expect("a path").to_owned();
+    let named = plan
+        .by_program(launcher, &[&path, "127.0.0.1:0"])
+        .serving("");
+    named.log.wait_for(&format!(
+        "{} runs {path}, which is not watched",
+        named.dir().join("wrap").display()
+    ));
+    named.log.wait_for(&format!("try: --watch {path}"));
+}
+
+/// Who names what to watch knows what runs.
+#[test]
+fn nothing_is_said_of_a_launcher_if_what_to_watch_is_named() {
+    let plan = watching();
+    let (launcher, server) = (plan.dir().join("wrap"), plan.dir().join("app"));
+    fs::copy("/usr/bin/env", &launcher).expect("a launcher");
+    install(&server, &binary(1), 0o755);
+    let path = server.to_str().expect("a path").to_owned();
+    let plan = plan.with(&["--watch", launcher.to_str().expect("a path")]);
+    let site = plan
+        .by_program(launcher, &[&path, "127.0.0.1:0"])
+        .serving("");
+    expect_swaps(&site, 1, || {
+        site.signal(Signal::SIGHUP);
+    });
+    assert_eq!(site.log.count("is not watched"), 0, "{}", site.log.timed());
+}
+
 #[test]
 fn a_server_behind_a_launcher_is_watched() {
     let plan = watching();
     let program = plan.dir().join("server");
     let path = program.to_str().expect("a path").to_owned();
     let server = crate::common::program::Server::hello();
-    crate::common::program::install(&program, server.script("v1").as_bytes(), 0o755);
+    install(&program, server.script("v1").as_bytes(), 0o755);
     let env = Path::new("/usr/bin/env").to_owned();
     let site = plan
         .by_program(env, &["A=1", "nice", "-n", "1", &path])
@@ -420,7 +458,7 @@ fn the_directory_that_hotswap_was_started_in_is_followed() {
             fs::create_dir(dir.join(version)).expect("a release");
             fs::write(dir.join(version).join("page"), version).expect("a page");
             let program = dir.join(version).join("server");
-            crate::common::program::install(&program, content.as_bytes(), 0o755);
+            install(&program, content.as_bytes(), 0o755);
         }
         symlink("1", dir.join("current")).expect("a link");
         let go = format!("cd {}/current; export PWD; exec \"$@\"", dir.display());

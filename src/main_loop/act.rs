@@ -294,6 +294,7 @@ impl World {
         }
         if !std::mem::replace(&mut self.has_served, true) {
             self.await_kept(generation);
+            self.explain_unwatched(generation);
         }
         self.explain_stopped(generation);
         self.watch.serves();

@@ -9,7 +9,7 @@ use super::wait::Batch;
 use super::{Purpose, World};
 use crate::capture::Capture;
 use crate::listener::ListenerId;
-use crate::proc::process::Stat;
+use crate::proc::{self, process::Stat};
 use crate::ready::notify::NotifyMessage;
 use crate::ready::{self, CandidateView, Rank, Readiness, Ready, ReadyNotice, ReadyRequest};
 use crate::record::{Record, RecordKind, format_duration};
@@ -181,6 +181,21 @@ impl World {
         let processes = one.map(|one| one.server.processes());
         for stopped in ready::stopped_among(processes.unwrap_or_default()) {
             self.explain(generation, ReadyNotice::Stopped(stopped), sys::now());
+        }
+    }
+
+    /// That another program serves than the one that is watched: a launcher that no list names has started it.
+    pub(super) fn explain_unwatched(&mut self, generation: Generation) {
+        let Some(one) = self.generations.get(&generation) else {
+            return;
+        };
+        let held = self.listeners.sockets_of(generation);
+        let waits = |pid: &Pid| !ready::accepting_on(&held, &[*pid]).is_empty();
+        let serves = one.binder();
+        let serves = serves.or_else(|| one.server.processes().into_iter().find(waits));
+        let program = serves.and_then(proc::executable);
+        if let Some(text) = program.and_then(|program| self.watch.about_unwatched(&program)) {
+            self.warn(text);
         }
     }
 

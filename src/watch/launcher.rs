@@ -30,7 +30,7 @@ const LAUNCHERS: &str = "
     unbuffer 0
     prlimit 0
     setpriv 0 --reuid --regid --groups
-    setarch 0
+    setarch 1
     linux64 0
     sudo 0 -u -g -h -p -C -D -T
     doas 0 -u -C
@@ -50,10 +50,21 @@ const LAUNCHERS: &str = "
     dotenv 0 -f -e -c
     dotenvx 0 -f
     strace 0 -o -e -s -p
+    flock 1 -w --timeout -E --conflict-exit-code
+    choom 0 -n --adjust
+    faketime 1 -p
+    fakeroot 0 -l -s -i -b
+    eatmydata 0
+    proxychains4 0 -f
+    dbus-run-session 0 --config-file
+    ddtrace-run 0
+    opentelemetry-instrument 0
     xvfb-run 0 -n -s -e -f -p -w
     doppler run -p -c --project --config -t --token
     op run --env-file --account
     infisical run --env --path --projectId
+    newrelic-admin run-program
+    mise exec -C --cd
     chamber exec -b
     aws-vault exec -d";
 
@@ -169,6 +180,10 @@ mod tests {
             "sudo -u www -E",
             "gosu www",
             "tini -g --",
+            "setarch x86_64 -R",
+            "flock -n /run/lock",
+            "choom -n 100 --",
+            "mise exec -- ddtrace-run",
             "nice env A=1 timeout 5 setsid",
         ] {
             let line = format!("{launched} ./server --port 1");

@@ -1,9 +1,16 @@
 //! What is watched, in words and for `status --json`.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
+use crate::program;
 use crate::record::Record;
+use crate::watch::advice;
 use crate::watch::changed::escaped;
+use crate::watch::file::WatchedFile;
 use crate::watch::filter::IgnoreReason;
 use crate::watch::tree::WatchedTree;
 use crate::watch::walk::Extent;
@@ -31,7 +38,7 @@ impl Watch {
             log::debug!("of {name} {}", in_full(&extent));
             parts.push(in_short(&name, &extent));
         }
-        let is_there = |path: &std::path::Path| path.is_file();
+        let is_there = |path: &Path| path.is_file();
         let files = self
             .files
             .iter()
@@ -46,6 +53,31 @@ impl Watch {
             };
             self.news.push(Record::notice(format!("watching {list}")));
         }
+    }
+
+    /// That the program that serves is not what is watched, where the user left it to hotswap what to watch.
+    pub fn about_unwatched(&self, serves: &Path) -> Option<String> {
+        let of_role = |role| move |file: &&WatchedFile| file.role == role;
+        let program = self.files.iter().find(of_role(FileRole::Program))?;
+        let is_chosen = !self.trees.is_empty()
+            || self
+                .files
+                .iter()
+                .any(|file| of_role(FileRole::Named)(&file));
+        let found = fs::metadata(serves).ok()?;
+        let is_found = |file: &WatchedFile| {
+            fs::metadata(file.path())
+                .is_ok_and(|file| (file.dev(), file.ino()) == (found.dev(), found.ino()))
+        };
+        let is_interpreter =
+            advice::interpreter(serves).is_some() || program::is_run_by(program.path(), serves);
+        if is_chosen || is_interpreter || self.files.iter().any(is_found) {
+            return None;
+        }
+        let (name, path) = (escaped(&program.as_given), escaped(serves));
+        Some(format!(
+            "{name} runs {path}, which is not watched\ntry: --watch {path}"
+        ))
     }
 
     /// For `status --json`: what is watched, what is left out, and why.
