@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::poll::PollFlags;
@@ -18,7 +19,12 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::polled::Polled;
+use crate::socket::has_hung_up;
+use crate::supervisor::Time;
 use crate::sys;
+
+/// So soon after its terminal has closed, an interactive shell sends SIGHUP to its jobs.
+const SHELL_DELAY: Duration = Duration::from_secs(1);
 
 /// What a signal asks of hotswap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,10 @@ pub struct Signals {
     /// Counts them.
     interrupts: Arc<EventFd>,
     surroundings: Surroundings,
+    /// The controlling terminal, until it closes.
+    terminal: Option<File>,
+    /// When that was.
+    closed: Option<Time>,
     /// What has been said to be ignored.
     ignored: BTreeSet<i32>,
 }
@@ -55,7 +65,6 @@ pub struct Signals {
 /// How hotswap was started.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Surroundings {
-    had_terminal: bool,
     /// SIGHUP was ignored at the start, as by nohup(1).
     hang_up_ignored: bool,
 }
@@ -92,10 +101,9 @@ impl Signals {
         Ok(Self {
             descriptor,
             interrupts,
-            surroundings: Surroundings {
-                had_terminal: has_terminal(),
-                hang_up_ignored,
-            },
+            surroundings: Surroundings { hang_up_ignored },
+            terminal: terminal(),
+            closed: None,
             ignored: BTreeSet::new(),
         })
     }
@@ -111,6 +119,7 @@ impl Signals {
 
     /// All that has come since the last time.
     pub fn read(&mut self) -> Vec<SignalRequest> {
+        self.notice_closed_terminal();
         let interrupts = self.interrupts.read().unwrap_or(0).min(2);
         let interrupts = (0..interrupts).map(|_| SignalRequest::Interrupt);
         let mut asked: Vec<_> = interrupts.collect();
@@ -142,25 +151,36 @@ impl Signals {
     }
 
     fn hang_up(&self, code: i32) -> Option<SignalRequest> {
-        let closed = code == libc::SI_KERNEL;
+        let by_kernel = code == libc::SI_KERNEL;
         if self.surroundings.hang_up_ignored {
-            return (!closed).then_some(SignalRequest::Swap);
+            return (!by_kernel).then_some(SignalRequest::Swap);
         }
         // An interactive shell sends a plain one to its jobs when its terminal closes.
-        if closed || (self.surroundings.had_terminal && !has_terminal()) {
+        let closed_now = |closed| sys::now().saturating_sub(closed) < SHELL_DELAY;
+        if by_kernel || self.closed.is_some_and(closed_now) {
             Some(SignalRequest::HungUp)
         } else {
             Some(SignalRequest::Swap)
+        }
+    }
+
+    fn notice_closed_terminal(&mut self) {
+        let closes = |terminal: &mut File| has_hung_up(terminal.as_fd());
+        if self.terminal.take_if(closes).is_some() {
+            self.closed = Some(sys::now());
         }
     }
 }
 
 impl Polled for Signals {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        vec![
+        let mut polled = vec![
             (self.descriptor.as_fd(), PollFlags::POLLIN),
             (self.interrupts.as_fd(), PollFlags::POLLIN),
-        ]
+        ];
+        let terminal = self.terminal.iter();
+        polled.extend(terminal.map(|terminal| (terminal.as_fd(), PollFlags::empty())));
+        polled
     }
 }
 
@@ -189,6 +209,6 @@ fn read_here() -> impl Iterator<Item = i32> {
     named.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-fn has_terminal() -> bool {
-    File::open("/dev/tty").is_ok()
+fn terminal() -> Option<File> {
+    File::open("/dev/tty").ok()
 }

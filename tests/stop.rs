@@ -374,6 +374,30 @@ fn under_nohup_it_serves_on_when_the_terminal_closes() {
     clients.expect_no_failure();
 }
 
+/// A job in the background of a shell whose terminal is gone, as after a logout.
+#[test]
+fn after_its_terminal_has_closed_sighup_swaps_again() {
+    let job = ["sh", "-mc", "\"$@\" & wait", "sh"];
+    let (site, terminal) = on_a_terminal(&job);
+    drop(terminal);
+    let has_terminal = || {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", site.hotswap())).expect("it lives");
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_ascii_whitespace().nth(4) != Some("0")
+    };
+    eventually("the terminal is gone", || (!has_terminal()).then_some(()));
+    // a signal that comes with it is one of the shell
+    sleep(Duration::from_secs(2));
+    site.signal(Signal::SIGHUP);
+    site.log.wait_for("generation 2 is serving");
+    let mut clients = site.clients(4);
+    clients.until_answered(200);
+    clients.expect_no_failure();
+    site.signal(Signal::SIGTERM);
+    site.expect_nothing_left();
+}
+
 /// A daemon in the old style, started with no variables: its main process does not know it.
 fn by_a_daemon(words: &str) -> Site {
     let address = free_address();
