@@ -5,7 +5,7 @@
 //! the channel; whatever becomes of hotswap, it becomes the server or ends.
 
 pub mod channel;
-mod credentials;
+pub mod credentials;
 pub mod oom_score;
 pub mod open_files;
 pub mod request;

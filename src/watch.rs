@@ -57,8 +57,8 @@ use absence::NamedPath;
 use brake::Brake;
 pub use changed::Changed;
 use changed::escaped;
-pub use completeness::{FileIdentity, Fitness};
-use elf::ExecFormat;
+use completeness::HowRun;
+pub use completeness::{FileIdentity, Fitness, RunsAs};
 use events::Events;
 use file::{FileRole, WatchedFile};
 pub use filter::{IgnoreOptions, split_glob};
@@ -104,8 +104,8 @@ pub struct Watch {
     new_files: NewFiles,
     repeats: Repeats,
     pace: Pace,
-    /// The form of the last program that execve(2) accepted.
-    usual: Option<ExecFormat>,
+    /// As the last program was that execve(2) accepted.
+    how_run: HowRun,
     /// When to look because a file was touched or another look is due.
     hinted: Option<Time>,
     looked: Time,
@@ -160,10 +160,13 @@ impl Watch {
             new_files: NewFiles::default(),
             repeats: Repeats::default(),
             pace: Pace::default(),
-            usual: targets
-                .program
-                .as_deref()
-                .and_then(completeness::exec_format_at),
+            how_run: HowRun {
+                usual: targets
+                    .program
+                    .as_deref()
+                    .and_then(completeness::exec_format_at),
+                runs_as: targets.runs_as,
+            },
             program: targets.program.map(|path| targets.wanted.base.join(path)),
             as_given: targets
                 .command
@@ -301,7 +304,7 @@ impl Watch {
             .program
             .as_deref()
             .and_then(completeness::exec_format_at);
-        self.usual = usual.or(self.usual);
+        self.how_run.usual = usual.or(self.how_run.usual);
         self.hinted = Some(now);
     }
 
@@ -338,7 +341,7 @@ impl Watch {
         let Some(program) = &self.program else {
             return Fitness::Fit;
         };
-        match completeness::fitness(program, self.usual) {
+        match completeness::fitness(program, self.how_run) {
             Fitness::Unfit(why) => {
                 let path = escaped(&self.as_given);
                 let hint = hint_at_unfit(&path, &why);

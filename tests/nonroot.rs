@@ -8,11 +8,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::commands::{run_among_ours, said};
-use crate::common::attempt;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::status;
 use crate::common::site::Site;
+use crate::common::{attempt, eventually};
 use crate::common::{hotswap_program, skipped};
 use crate::upgrade::upgrade;
 
@@ -116,6 +116,27 @@ fn the_server_runs_as_it_is_told() {
     );
     let hotswap: Pid = site.hotswap();
     assert!(status(hotswap, "Uid").is_some_and(|uid| uid.starts_with('0')));
+}
+
+/// As root installs it under a umask of 077, and corrects that.
+#[test]
+fn a_program_that_its_user_may_not_execute_is_waited_for() {
+    let test = "a_program_that_its_user_may_not_execute_is_waited_for";
+    if !nix::unistd::geteuid().is_root() {
+        return skipped(test, "needs root");
+    }
+    let plan = Site::at(Place::Tcp4).watching();
+    let site = plan
+        .with(&["--user", "65534", "--group", "65534"])
+        .serving("v1");
+    let program = fs::read_to_string(site.program()).expect("the program");
+    site.publish_file(program.replace("v1", "v2").as_bytes(), 0o700);
+    let said = ["server has changed, but is not executable", "aborted"];
+    let first = |text: &&str| site.log.says(text);
+    let first = eventually("what came of it", || said.into_iter().find(first));
+    assert_eq!(first, said[0]);
+    fs::set_permissions(site.program(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    site.log.wait_for("generation 2 is serving");
 }
 
 /// As between the `rm` and the `ln` of a deployment. The other user cannot reach what hotswap has open.

@@ -35,11 +35,12 @@ use crate::ready::ReadyMode;
 use crate::record::{Record, RecordKind, format_duration};
 use crate::server::ServerConfig;
 use crate::signals::{SignalRequest, Signals};
+use crate::stub::credentials::Credentials;
 use crate::stub::{oom_score, open_files};
 use crate::supervisor::{Policy, RestartPolicy, SavedState, Time};
 use crate::sys::clock::Pulse;
 use crate::upgrade::Upgraded;
-use crate::watch::{IgnoreOptions, Watch, WatchTargets, launcher, split_glob};
+use crate::watch::{IgnoreOptions, RunsAs, Watch, WatchTargets, launcher, split_glob};
 use crate::{connections, program, sys, upgrade};
 
 /// How long requests in flight may take at a stop, and after Ctrl-C, unless --quiesce says it.
@@ -352,6 +353,7 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         command: args.command.get(at..).unwrap_or_default().to_vec(),
         directory: args.chdir.clone(),
         program,
+        runs_as: runs_as(args, at > 0),
         watch_program: !args.no_watch,
         paths: args.watch.clone(),
         wanted: IgnoreOptions {
@@ -368,6 +370,17 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         warnings.push("--clear does nothing without --dev\ntry: --dev --clear".into());
     }
     Ok((watch, warnings))
+}
+
+fn runs_as(args: &RunArgs, is_launched: bool) -> RunsAs {
+    let (user, group) = (args.user.as_deref(), args.group.as_deref());
+    let credentials = Credentials::find(user, group).ok().flatten();
+    match (is_launched, credentials.and_then(|found| found.uid())) {
+        (true, _) => RunsAs::Somebody,
+        (false, Some(user)) => RunsAs::User(user),
+        (false, None) if group.is_some() => RunsAs::Somebody,
+        (false, None) => RunsAs::Hotswap,
+    }
 }
 
 /// Why drains will take longer than they need, if hotswap may not ask the kernel.

@@ -56,6 +56,11 @@ impl Credentials {
         }))
     }
 
+    /// The user, if another one than hotswap's is named.
+    pub fn uid(&self) -> Option<Uid> {
+        self.user.as_ref().map(Account::uid)
+    }
+
     /// Takes on this identity, for good.
     pub fn take(&self) -> Result<(), String> {
         self.change()

@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::{AccessFlags, Uid, eaccess};
+
 use crate::file;
 use crate::sys;
 use crate::watch::elf::{ExecFormat, exec_format};
@@ -158,10 +160,41 @@ pub fn plain(path: &Path, metadata: &Metadata) -> Completeness {
     }
 }
 
-/// The gates of a program, which must also be executable and complete. `usual` is the form of the running program: what
-/// execve(2) accepted once, it accepts again.
-pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> Completeness {
-    if metadata.is_file() && metadata.mode() & 0o111 == 0 {
+/// Who executes a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunsAs {
+    #[default]
+    Hotswap,
+    User(Uid),
+    /// What a launcher makes of it.
+    Somebody,
+}
+
+/// How a program is executed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HowRun {
+    /// The form of the running program: what execve(2) accepted once, it accepts again.
+    pub usual: Option<ExecFormat>,
+    pub runs_as: RunsAs,
+}
+
+impl HowRun {
+    /// A user who does not own the file may have a right that only the group or a list shows.
+    fn is_allowed(self, path: &Path, metadata: &Metadata) -> bool {
+        let right = match self.runs_as {
+            RunsAs::Hotswap => return eaccess(path, AccessFlags::X_OK).is_ok(),
+            RunsAs::User(user) if user.is_root() => 0o111,
+            RunsAs::User(user) if user.as_raw() == metadata.uid() => 0o100,
+            RunsAs::User(_) => 0o011,
+            RunsAs::Somebody => 0o111,
+        };
+        metadata.mode() & right != 0
+    }
+}
+
+/// The gates of a program, which must also be executable and complete.
+pub fn program(path: &Path, metadata: &Metadata, how_run: HowRun) -> Completeness {
+    if metadata.is_file() && !how_run.is_allowed(path, metadata) {
         return shut("is not executable");
     }
     let gate = plain(path, metadata);
@@ -176,7 +209,7 @@ pub fn program(path: &Path, metadata: &Metadata, usual: Option<ExecFormat>) -> C
     let why = match exec_format(file, identity.size) {
         Ok(ExecFormat::Script | ExecFormat::Whole) => return gate,
         Ok(ExecFormat::Torn) => "is not complete".into(),
-        Ok(format) if usual == Some(format) => return gate,
+        Ok(format) if how_run.usual == Some(format) => return gate,
         Ok(ExecFormat::Loadable) => {
             "is not complete: its section headers lie beyond its end".into()
         }
@@ -209,12 +242,12 @@ pub enum Fitness {
 
 /// Applies the gates without comparing the file to the running one. The reason is a sentence without its subject, the
 /// file.
-pub fn fitness(path: &Path, usual: Option<ExecFormat>) -> Fitness {
+pub fn fitness(path: &Path, how_run: HowRun) -> Fitness {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
         Err(error) => return Fitness::Unfit(format!("cannot be run: {error}")),
     };
-    match program(path, &metadata, usual) {
+    match program(path, &metadata, how_run) {
         Completeness::Written => Fitness::BeingWritten,
         Completeness::Open(CompleteFile {
             writer: Writer::NotOurs,

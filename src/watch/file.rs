@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use crate::file;
 use crate::supervisor::Time;
-use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity, Writer};
+use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity, HowRun, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
-use crate::watch::elf::ExecFormat;
 use crate::watch::events::HowArrived;
 use crate::watch::new_content::{Content, NewContent};
 use crate::watch::symlinks::{PathStep, steps};
@@ -178,14 +177,13 @@ impl WatchedFile {
         self.serving = None;
     }
 
-    /// Returns true once for each new content that has passed all gates. `usual` is the form of a program that
-    /// execve(2) accepted.
+    /// Returns true once for each new content that has passed all gates.
     pub fn look(
         &mut self,
         now: Time,
         arrival: HowArrived,
         debounce: Duration,
-        usual: Option<ExecFormat>,
+        how_run: HowRun,
     ) -> bool {
         self.again = None;
         self.settling = false;
@@ -200,7 +198,7 @@ impl WatchedFile {
             self.fresh = None;
             return false;
         }
-        let gate = self.gate(&metadata, usual);
+        let gate = self.gate(&metadata, how_run);
         let mut fresh = self.notice(now, identity, arrival, metadata.nlink());
         match gate {
             Completeness::Written => {
@@ -256,19 +254,19 @@ impl WatchedFile {
     }
 
     /// Whether it is another file than the last one tried, and complete: a first look at a file that was touched.
-    pub fn seems_changed(&self, usual: Option<ExecFormat>) -> bool {
+    pub fn seems_changed(&self, how_run: HowRun) -> bool {
         let Ok(metadata) = fs::metadata(&self.path) else {
             return false;
         };
         let identity = Some(FileIdentity::of(&metadata));
         let serving = self.serving.and_then(|serving| serving.identity);
         let is_known = identity == self.tried.identity || identity == serving;
-        !is_known && matches!(self.gate(&metadata, usual), Completeness::Open(_))
+        !is_known && matches!(self.gate(&metadata, how_run), Completeness::Open(_))
     }
 
-    fn gate(&self, metadata: &Metadata, usual: Option<ExecFormat>) -> Completeness {
+    fn gate(&self, metadata: &Metadata, how_run: HowRun) -> Completeness {
         match self.role {
-            FileRole::Program => completeness::program(&self.path, metadata, usual),
+            FileRole::Program => completeness::program(&self.path, metadata, how_run),
             FileRole::Named | FileRole::Settings => completeness::plain(&self.path, metadata),
         }
     }

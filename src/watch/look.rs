@@ -95,7 +95,7 @@ impl Watch {
                 continue;
             }
             let arrival = arrival(hints, file.steps());
-            let is_new = file.look(now, arrival, self.debounce, self.usual);
+            let is_new = file.look(now, arrival, self.debounce, self.how_run);
             if let Some(why) = file.unfit.take() {
                 let path = escaped(&file.as_given);
                 let hint = hint_at_unfit(&path, &why);

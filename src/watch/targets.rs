@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::watch::absence::NamedPath;
 use crate::watch::advice;
 use crate::watch::changed::escaped;
+use crate::watch::completeness::RunsAs;
 use crate::watch::file::{FileRole, WatchedFile};
 use crate::watch::filter::{IgnoreOptions, split_glob};
 use crate::watch::tree::WatchedTree;
@@ -21,6 +22,7 @@ pub struct WatchTargets {
     pub directory: Option<PathBuf>,
     /// The program as found in PATH. [`super::Watch::fit`] checks it even if it is not watched.
     pub program: Option<PathBuf>,
+    pub runs_as: RunsAs,
     pub watch_program: bool,
     /// Files, trees and globs.
     pub paths: Vec<PathBuf>,

@@ -37,7 +37,7 @@ impl Watch {
         let leads_here = |file: &&WatchedFile| file.steps().iter().any(|step| step.path() == path);
         let mut files = self.files.iter().filter(|file| self.is_judged(file));
         let mut trees = self.trees.iter();
-        files.any(|file| leads_here(&file) && file.seems_changed(self.usual))
+        files.any(|file| leads_here(&file) && file.seems_changed(self.how_run))
             || trees.any(|tree| {
                 let shown = tree.changed_file(path);
                 let shown = shown.map(|shown| tree.as_given.join(shown));
