@@ -106,10 +106,25 @@ pub fn interpreter(path: &OsStr) -> Option<String> {
     Some(format!("its interpreter {}", name.escape_debug()))
 }
 
+/// Whether the first line of a script names this interpreter.
+pub fn is_run_by(script: &Path, interpreter: &Path) -> bool {
+    let first = beginning(script.as_os_str()).unwrap_or_default();
+    let line = first.split(|byte| *byte == b'\n').next();
+    let (line, name) = (line.unwrap_or_default(), interpreter.file_name());
+    let mut words = line.split(|byte| b" \t/".contains(byte));
+    first.starts_with(b"#!") && words.any(|word| Some(OsStr::from_bytes(word)) == name)
+}
+
 /// Whether the kernel can execute the file by what it begins with: a compiled program or a script.
 pub fn begins_as_program(path: &Path) -> bool {
     let first = beginning(path.as_os_str());
     first.is_some_and(|first| first.starts_with(ELF) || first.starts_with(b"#!"))
+}
+
+/// Whether the file begins like neither: exec would have sh(1) run it line by line, whatever it is.
+pub fn is_no_program(path: &Path) -> bool {
+    let first = beginning(path.as_os_str());
+    first.is_some_and(|first| !first.starts_with(ELF) && !first.starts_with(b"#!"))
 }
 
 fn beginning(path: &OsStr) -> Option<Vec<u8>> {
@@ -158,6 +173,20 @@ mod tests {
         fs::write(&path, "#!/no/such -x\n").expect("written");
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("allowed");
         place
+    }
+
+    #[test]
+    fn the_interpreter_of_a_script_is_in_its_first_line() {
+        let place = tempfile::tempdir().expect("a directory");
+        let script = place.path().join("serve");
+        let is_run_by = |text: &str, name: &str| {
+            fs::write(&script, text).expect("written");
+            is_run_by(&script, Path::new(name))
+        };
+        assert!(is_run_by("#!/usr/bin/env bb -x\n", "/opt/bin/bb"));
+        assert!(is_run_by("#! /opt/own/vm\n", "/opt/own/vm"));
+        assert!(!is_run_by("#!/bin/sh\nexec bb\n", "/opt/bin/bb"));
+        assert!(!is_run_by("\x7fELF bb", "/opt/bin/bb"));
     }
 
     #[test]

@@ -101,7 +101,10 @@ fn a_new_file_that_does_not_run_is_refused() {
     let (plan, copy) = from_a_copy(Place::Tcp4);
     let site = plan.serving("v1");
     let another = b"#!/bin/sh\necho 'another 1.0'\n";
+    let ran = site.dir().join("ran");
+    let text = format!("touch '{}'\n", ran.display());
     for broken in [
+        text.as_bytes(),
         &b"#!/bin/sh\nexit 3\n"[..],
         b"\x7fELF no more",
         b"",
@@ -113,6 +116,7 @@ fn a_new_file_that_does_not_run_is_refused() {
     }
     site.log
         .wait_for("another program, whose --version says \"another 1.0\"");
+    assert!(!ran.exists(), "a text was run as a script");
     assert_eq!(
         run(site.publish("v2"), &["swap", "server"]).status.code(),
         Some(0)

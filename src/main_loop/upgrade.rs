@@ -19,8 +19,8 @@ use crate::listener::{Habits, ListenerContext, ListenerId, Listeners};
 use crate::log as lines;
 use crate::record::{Record, RecordKind};
 use crate::supervisor::{Event, Exit, Phase, Refusal, SavedState, Supervisor};
-use crate::sys;
 use crate::upgrade::execute;
+use crate::{program, sys};
 
 /// How much is read of what the new file says of its version.
 const VERSION: usize = 80;
@@ -48,6 +48,9 @@ impl World {
     pub(super) fn check_upgrade(&mut self) {
         if self.commands_for(Purpose::Upgrade).next().is_some() {
             return;
+        }
+        if program::is_no_program(&self.own_path) {
+            return self.refuse_upgrade("it is neither an ELF program nor a script with #!");
         }
         let command = vec![self.own_path.clone().into_os_string(), "--version".into()];
         let until = sys::now() + VERSION_TIMEOUT;
