@@ -39,6 +39,7 @@ pub struct Adoption {
     pub serving: Generation,
     paths: Vec<PathBuf>,
     listening: Vec<String>,
+    owned: Option<Vec<String>>,
 }
 
 impl Adoption {
@@ -53,6 +54,7 @@ impl Adoption {
             orphans,
             paths: remembered.paths.into_iter().map(path).collect(),
             listening: remembered.listening,
+            owned: remembered.owned,
         })
     }
 
@@ -102,6 +104,7 @@ impl Adoption {
             tcp,
             paths,
             listening: self.listening.clone(),
+            owned: self.owned.clone(),
             serving_has: Box::new(|inode| {
                 let serving = self.orphans.get(&self.serving);
                 let mut sockets = ProcessSockets::default();

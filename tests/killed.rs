@@ -486,3 +486,14 @@ on_every_family! {
         is_killed_in_swaps(plan);
     }
 }
+
+/// As a debugger does, or a process manager that talks to its own workers.
+#[test]
+fn what_also_listens_on_a_port_of_the_kernels_choice_is_drained() {
+    let mut site = Site::at(Place::Captured(free_address()))
+        .by_odd("and=127.0.0.1:0")
+        .serving("v1");
+    site.kill_hotswap().start_again();
+    site.log.wait_for("adopting generation 1");
+    site.wait_until_gone(1);
+}

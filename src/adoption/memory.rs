@@ -62,6 +62,9 @@ pub struct Remembered {
     pub listening: Vec<String>,
     /// The unix paths that clients come by.
     pub paths: Vec<Vec<u8>>,
+    /// The addresses that were hotswap's, all but those paths.
+    #[serde(default)]
+    pub owned: Option<Vec<String>>,
     /// What others of this name have left, which only a hotswap of their command and directory may adopt.
     #[serde(default)]
     pub others: Vec<Remembered>,
@@ -232,6 +235,7 @@ mod tests {
                     generations: Vec::new(),
                     listening: Vec::new(),
                     paths: Vec::new(),
+                    owned: None,
                     others: Vec::new(),
                 };
                 let other = Remembered { serving: Some(Generation(7)), ..new.clone() };

@@ -65,16 +65,21 @@ impl Listeners {
         }
     }
 
-    /// Where these generations listen and no listener of ours is.
-    pub fn not_adopted(&self, orphans: &Orphans) -> Vec<(Generation, String)> {
+    /// Where these generations listen and no listener of ours is. With `captures`, all that counted was hotswap's.
+    pub fn not_adopted(&self, orphans: &Orphans, captures: bool) -> Vec<(Generation, String)> {
         let has = |generation, address: &str| {
             self.all.iter().any(|listener| {
                 listener.steering.orphan_of(generation).is_some()
                     && listener.steering.address() == address
             })
         };
+        let was_owned = |address: &String| {
+            let owned = orphans.owned.as_ref().filter(|_| captures);
+            owned.is_none_or(|owned| owned.contains(address))
+        };
         let tcp = orphans.tcp.iter();
         let tcp = tcp.map(|(at, socket)| (socket.generation, at.at.to_string()));
+        let tcp = tcp.filter(|(_, address)| was_owned(address));
         // at a path that is gone nobody reaches it
         let is_there = |one: &&OrphanPath| one.path.symlink_metadata().is_ok();
         let paths = orphans.paths.iter().filter(is_there);
@@ -103,6 +108,12 @@ impl Listeners {
     pub fn as_given(&self) -> Vec<String> {
         let own = self.all.iter().filter(|one| one.captured.is_none());
         own.map(|listener| listener.as_given.clone()).collect()
+    }
+
+    /// The addresses of all listeners, but for unix paths.
+    pub fn owned(&self) -> Vec<String> {
+        let others = self.all.iter().filter(|one| one.steering.dir().is_none());
+        others.map(|listener| listener.steering.address()).collect()
     }
 
     /// The unix paths that clients may come by.

@@ -34,6 +34,9 @@ pub struct Orphans<'a> {
     pub paths: Vec<OrphanPath>,
     /// The addresses of `--listen`, with the port that 0 has become.
     pub listening: Vec<String>,
+    /// The addresses that were hotswap's, without paths, if that is known: another one, as on a port of the kernel's
+    /// choice, is its server's own, and not kept by a swap either.
+    pub owned: Option<Vec<String>>,
     /// Whether a process of the serving one has this socket.
     pub serving_has: Box<dyn Fn(Inode) -> bool + 'a>,
 }

@@ -190,7 +190,7 @@ impl World {
         let captures = self.server_config.capture.is_some();
         self.listeners.adopt(&orphans, captures);
         let mut elsewhere: BTreeMap<Generation, Vec<String>> = BTreeMap::new();
-        for (generation, address) in self.listeners.not_adopted(&orphans) {
+        for (generation, address) in self.listeners.not_adopted(&orphans, captures) {
             elsewhere.entry(generation).or_default().push(address);
         }
         drop(orphans);
@@ -309,6 +309,7 @@ impl World {
                 .collect(),
             listening: self.listeners.as_given(),
             paths: self.listeners.paths(),
+            owned: Some(self.listeners.owned()),
             others: Vec::new(),
         };
         let Some(memory) = &mut self.heritage.memory else {
