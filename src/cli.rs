@@ -228,9 +228,20 @@ pub fn parse(
     };
     read.or_else(|not_parsed| match not_parsed {
         NotParsed::Answer(text) => Ok(Invocation::Print(text)),
-        NotParsed::Usage(lines) if is_request => Err(Usage { status: 2, lines }),
-        NotParsed::Usage(lines) => Err(Usage { status: 125, lines }),
+        NotParsed::Usage(lines) => Err(Usage {
+            status: if is_request { 2 } else { 125 },
+            lines,
+            object_of: object_of(arguments),
+        }),
     })
+}
+
+/// The command that answers with one object about what came of it, if that is asked for.
+fn object_of(arguments: &[OsString]) -> Option<String> {
+    let command = arguments.first()?.to_str()?;
+    let has_object = matches!(command, "swap" | "rollback" | "stop");
+    let is_asked = has_object && arguments.iter().any(|word| word == "--json");
+    is_asked.then(|| command.to_owned())
 }
 
 fn is_request(first: &OsStr) -> bool {

@@ -83,7 +83,10 @@ fn run() -> Result<ExitCode> {
         Ok(Invocation::Smoke(trial)) => smoke::run(*trial)?,
         Err(usage) => {
             upgrade::go_back_from_usage(&usage.lines);
-            log::last_words(&usage.lines);
+            match &usage.object_of {
+                Some(command) => requests::tell_usage(command, &usage.lines),
+                None => log::last_words(&usage.lines),
+            }
             usage.status
         }
     };

@@ -299,6 +299,19 @@ fn what_asks_for_json_gets_an_object_where_there_is_no_instance() {
 }
 
 #[test]
+fn what_asks_for_json_gets_an_object_for_a_wrong_line() {
+    let site = Site::serving("v1");
+    for command in ["swap", "rollback", "stop"] {
+        let output = run(&site, &[command, "server", "--json", "--timeout", "soon"]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let object: Value = serde_json::from_slice(&output.stdout).expect("an object");
+        assert_eq!(object["result"], "usage", "{object}");
+        let why = object["message"].as_str().unwrap_or_default();
+        assert!(why.starts_with("cannot use --timeout"), "{object}");
+    }
+}
+
+#[test]
 fn events_follow_a_swap() {
     let site = Site::serving("v1");
     let mut client = start(&site, &["events", "server", "--json"]);

@@ -12,6 +12,8 @@ pub struct Usage {
     pub status: u8,
     /// One line, or two if there is something to try.
     pub lines: String,
+    /// The client command that was asked for the object of `--json`.
+    pub object_of: Option<String>,
 }
 
 impl fmt::Display for Usage {
@@ -65,7 +67,7 @@ fn lines(error: &clap::Error) -> String {
         }
         ErrorKind::InvalidValue => invalid_value(error, &option),
         ErrorKind::ValueValidation => wrong_value(error, &option),
-        ErrorKind::TooManyValues => format!("{option} takes no value\ntry: {option}"),
+        ErrorKind::TooManyValues => too_many_values(error, &option),
         ErrorKind::ArgumentConflict => {
             let prior = text(error, ContextKind::PriorArg);
             let prior = bare(&prior);
@@ -75,6 +77,15 @@ fn lines(error: &clap::Error) -> String {
         ErrorKind::InvalidUtf8 => format!("an argument is not valid UTF-8\n{HELP}"),
         _ => first_line(&error.render().to_string()),
     }
+}
+
+/// An option that is to be off must not be there.
+fn too_many_values(error: &clap::Error, option: &str) -> String {
+    let instead = match text(error, ContextKind::InvalidValue).as_str() {
+        "0" | "false" | "no" | "off" => "to leave it out",
+        _ => option,
+    };
+    format!("{option} takes no value\ntry: {instead}")
 }
 
 /// `--listen` out of clap's `--listen <[NAME=]ADDR>`.
@@ -230,6 +241,7 @@ pub fn unknown_command(word: &str, commands: &[&str]) -> Usage {
             "unknown command {word:?}\ntry: hotswap {}",
             meant.unwrap_or("--help")
         ),
+        object_of: None,
     }
 }
 

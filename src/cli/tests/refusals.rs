@@ -26,6 +26,14 @@ fn a_glob_that_the_shell_has_expanded_is_told_as_such() {
 }
 
 #[test]
+fn who_turns_an_option_off_is_not_told_to_turn_it_on() {
+    let (_, lines) = refused("--no-watch=0 -- x");
+    assert_eq!(lines, "--no-watch takes no value\ntry: to leave it out");
+    let (_, lines) = refused("--dev=1 -- x");
+    assert_eq!(lines, "--dev takes no value\ntry: --dev");
+}
+
+#[test]
 fn an_unknown_word_gets_the_nearest_command() {
     for (words, meant) in [
         ("statsu", "status"),

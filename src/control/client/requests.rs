@@ -136,6 +136,15 @@ fn tell_no_verdict(name: Option<&str>, result: &str, why: &str, json: bool) {
     }
 }
 
+/// What is wrong with the command line, as the object that `--json` asks for.
+pub fn tell_usage(command: &str, why: &str) {
+    if command == "stop" {
+        write_object(None, json!({"result": "usage", "message": why}));
+    } else {
+        tell_no_verdict(None, "usage", why, true);
+    }
+}
+
 /// `hotswap upgrade [NAME]`.
 ///
 /// # Errors
