@@ -2,16 +2,18 @@
 //!
 //! A line has a generation as its subject, and says what became of it, why, and which one serves now.
 
+mod units;
+
 use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use log::Level;
-use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
 use crate::escape::{continue_before_hint, divide_hint};
 use crate::supervisor::{Exit, Failure, Generation, Reason, Then};
+pub use units::{format_duration, milliseconds, plural, signal_name};
 
 /// The event's name, in JSON and in HOTSWAP_EVENT: `rolled-back`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -252,12 +254,6 @@ impl Record {
     }
 }
 
-/// `SIGTERM`, or `signal 37` for a real-time signal.
-pub fn signal_name(number: i32) -> String {
-    let known = Signal::try_from(number).map(Signal::as_str);
-    known.map_or_else(|_| format!("signal {number}"), str::to_owned)
-}
-
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -313,29 +309,6 @@ pub fn cause(reason: &Reason) -> &'static str {
     }
 }
 
-/// `38ms`, `1.2s`, `30s`, `2m`, `2m 5s`.
-pub fn format_duration(duration: Duration) -> String {
-    let milliseconds = duration.as_millis();
-    let tenths = (milliseconds + 50) / 100;
-    match milliseconds {
-        0..1000 => format!("{milliseconds}ms"),
-        1000..59_950 if tenths.is_multiple_of(10) => format!("{}s", tenths / 10),
-        1000..59_950 => format!("{}.{}s", tenths / 10, tenths % 10),
-        _ => {
-            let seconds = (milliseconds + 500) / 1000;
-            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            let parts = [(hours, "h"), (minutes, "m"), (seconds, "s")];
-            let parts: Vec<String> = parts
-                .iter()
-                .filter(|part| part.0 > 0)
-                .take(2)
-                .map(|part| format!("{}{}", part.0, part.1))
-                .collect();
-            parts.join(" ")
-        }
-    }
-}
-
 /// How far a draining generation is.
 pub fn draining_text(generation: Generation, connections: Option<usize>) -> String {
     let count = connections
@@ -344,38 +317,12 @@ pub fn draining_text(generation: Generation, connections: Option<usize>) -> Stri
     format!("{generation} is draining{count}")
 }
 
-pub fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
-    }
-
-    #[test]
-    fn durations_are_as_exact_as_one_wants_to_read() {
-        let said = [
-            38, 999, 1200, 1000, 30_000, 59_949, 60_000, 125_000, 3_600_000, 3_725_000,
-        ]
-        .map(|t| format_duration(ms(t)));
-        assert_eq!(
-            said,
-            [
-                "38ms", "999ms", "1.2s", "1s", "30s", "59.9s", "1m", "2m 5s", "1h", "1h 2m"
-            ]
-        );
     }
 
     #[test]
