@@ -45,6 +45,7 @@ pub use outcome::{Ready, ReadyBy};
 use pace::LookPace;
 use probe::{Probe, Probes};
 pub use reason::{NotReadyReason, hint_at_stopped, stopped_by};
+use stopped::StoppedProcesses;
 pub use stopped::{Stopped, stopped_among};
 use target::{ReadyTarget, targets};
 pub use view::{CandidateView, Required};
@@ -53,8 +54,6 @@ pub use view::{CandidateView, Required};
 const MARGIN: Duration = Duration::from_millis(100);
 /// A candidate that is not ready by then gets a line that says what is waited for, if it has twice that time or more.
 const LATE: Duration = Duration::from_secs(5);
-/// How often the processes are looked for that are stopped.
-const BETWEEN_STOP_LOOKS: Duration = Duration::from_millis(250);
 
 /// What the user should know of a candidate that is not ready yet; each is said once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +87,7 @@ pub struct Readiness {
     satisfied: Option<(ReadyBy, Time)>,
     /// Where it must accept and has not yet, at the last look.
     missing: Vec<ListenerId>,
-    stopped: Vec<Stopped>,
-    stop_look: Time,
+    stopped: StoppedProcesses,
     /// When it is late, until that was said.
     late_at: Option<Time>,
     notices: Vec<ReadyNotice>,
@@ -157,8 +155,7 @@ impl Readiness {
             glance: None,
             satisfied: None,
             missing: Vec::new(),
-            stopped: Vec::new(),
-            stop_look: started,
+            stopped: StoppedProcesses::new(started),
             notices: Vec::new(),
         })
     }
@@ -214,7 +211,7 @@ impl Readiness {
 
     /// Those of its processes that were stopped at the last look.
     pub fn stopped(&self) -> &[Stopped] {
-        &self.stopped
+        self.stopped.all()
     }
 
     /// The result of [`ReadyRequest::Probe`].
@@ -241,7 +238,8 @@ impl Readiness {
         // before all that is looked at
         let used = sys::cpu_time_of(view.main);
         let mut ready = self.judge(now, view);
-        self.look_for_stopped(now, view, ready.is_some());
+        let stopped = self.stopped.look(now, view, ready.is_some()).into_iter();
+        self.notices.extend(stopped.map(ReadyNotice::Stopped));
         if let Some(ready) = &mut ready {
             ready.accepts = self.accepts(view);
         }
@@ -256,7 +254,8 @@ impl Readiness {
         let glance = || self.pace.glance(now, view.main, used);
         self.glance = (next.is_some() && is_seen).then(glance);
         self.next = next.into_iter().chain(self.late_at).min();
-        let main_is_stopped = self.stopped.iter().any(|stopped| stopped.pid == view.main);
+        let mut stopped = self.stopped.all().iter();
+        let main_is_stopped = stopped.any(|stopped| stopped.pid == view.main);
         ready.filter(|_| !main_is_stopped)
     }
 
@@ -329,28 +328,9 @@ impl Readiness {
         }
     }
 
-    /// Now and then, and the main process when it would be ready otherwise: the others have time until it serves.
-    fn look_for_stopped(&mut self, now: Time, view: &CandidateView, is_ready: bool) {
-        let all = if now >= self.stop_look + BETWEEN_STOP_LOOKS {
-            self.stop_look = now;
-            stopped_among((view.processes)())
-        } else if is_ready {
-            let mut all = self.stopped.clone();
-            all.retain(|stopped| stopped.pid != view.main);
-            all.extend(Stopped::of(view.main));
-            all
-        } else {
-            return;
-        };
-        let is_new = |stopped: &&Stopped| !self.stopped.contains(stopped);
-        let new = all.iter().filter(is_new).copied();
-        self.notices.extend(new.map(ReadyNotice::Stopped));
-        self.stopped = all;
-    }
-
     /// What it has not shown yet, as it was seen last; if that is known.
     pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
-        if let Some(stopped) = self.stopped.first() {
+        if let Some(stopped) = self.stopped.all().first() {
             return Some(NotReadyReason::Stopped(stopped.signal));
         }
         let missing = self.missing.clone();

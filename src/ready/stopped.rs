@@ -1,8 +1,15 @@
 //! Processes of a candidate that are stopped: they do not get ready until somebody continues them.
 
+use std::time::Duration;
+
 use nix::unistd::Pid;
 
+use super::view::CandidateView;
 use crate::proc::process::Stat;
+use crate::supervisor::Time;
+
+/// How often they are looked for.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 /// A process that a signal has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +25,45 @@ impl Stopped {
         let signal = Stat::of(pid)?.stopped_by()?;
         let signal = (signal > 0).then_some(signal);
         Some(Self { pid, signal })
+    }
+}
+
+/// Those of a candidate that were stopped at the last look.
+#[derive(Debug)]
+pub struct StoppedProcesses {
+    all: Vec<Stopped>,
+    looked: Time,
+}
+
+impl StoppedProcesses {
+    pub fn new(started: Time) -> Self {
+        Self {
+            all: Vec::new(),
+            looked: started,
+        }
+    }
+
+    pub fn all(&self) -> &[Stopped] {
+        &self.all
+    }
+
+    /// Looks now and then, and at the main process when it would be ready otherwise: the others have time until it serves.
+    /// Returns those that are new.
+    pub fn look(&mut self, now: Time, view: &CandidateView, is_ready: bool) -> Vec<Stopped> {
+        let all = if now >= self.looked + BETWEEN_LOOKS {
+            self.looked = now;
+            stopped_among((view.processes)())
+        } else if is_ready {
+            let mut all = self.all.clone();
+            all.retain(|stopped| stopped.pid != view.main);
+            all.extend(Stopped::of(view.main));
+            all
+        } else {
+            return Vec::new();
+        };
+        let before = std::mem::replace(&mut self.all, all);
+        let new = self.all.iter().filter(|one| !before.contains(one));
+        new.copied().collect()
     }
 }
 
