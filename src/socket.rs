@@ -36,6 +36,11 @@ pub fn listens(socket: BorrowedFd) -> bool {
     listens.is_ok_and(|value| value == 1)
 }
 
+pub fn is_nonblocking(socket: BorrowedFd) -> bool {
+    let flags = fcntl(socket, FcntlArg::F_GETFL);
+    flags.is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
+}
+
 /// How it was before is returned.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! What follows when the serving generation is dead.
 
+use std::fs;
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -416,6 +417,43 @@ fn orphaned_workers() -> (Site, Crowd) {
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the master");
     site.log.wait_for("generation 2 is serving");
     (site, clients)
+}
+
+/// They share the socket with the restart, and would wait in accept(2) with clients in their hands.
+#[test]
+fn a_restart_does_not_let_orphaned_workers_wait_for_clients_that_others_took() {
+    let address = free_address();
+    let script = "\
+if os.environ['HOTSWAP_GENERATION'] != '1':
+    time.sleep(1000)
+one = listen('127.0.0.1')
+one.setblocking(False)
+if os.fork() == 0:
+    time.sleep(1000)
+serve(one)";
+    let Some(plan) = python(at(address), address, script) else {
+        return crate::common::skipped("restart", "needs python3");
+    };
+    let site = plan.serving("");
+    let main = site.pid(1);
+    let children = || fs::read_to_string(format!("/proc/{main}/task/{main}/children")).ok();
+    let worker = || children()?.trim().parse::<i32>().ok();
+    let worker = eventually("a worker", worker);
+    kill(main, Signal::SIGKILL).expect("a signal to the master");
+    site.log.wait_for("generation 2 started");
+    let is_socket = |path: &std::path::PathBuf| {
+        fs::read_link(path).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    };
+    let all = fs::read_dir(format!("/proc/{worker}/fd")).expect("its descriptors");
+    let mut all = all.map(|one| one.expect("one").path());
+    let listener = all.find(is_socket).expect("its listener");
+    let number = listener.file_name().expect("its number");
+    let info = format!("/proc/{worker}/fdinfo/{}", number.to_string_lossy());
+    let info = fs::read_to_string(info).expect("its state");
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    let flags = flags.expect("its flags");
+    assert_ne!(flags & nix::libc::O_NONBLOCK, 0, "{info}");
 }
 
 fn finish(site: &Site, mut clients: Crowd) {

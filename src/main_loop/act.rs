@@ -1,5 +1,6 @@
 //! Carries out the actions of the core; a failure becomes an event.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
@@ -13,6 +14,7 @@ use crate::ready::notify::NotifySocket;
 use crate::ready::{Rank, Readiness};
 use crate::record::{Record, RecordKind};
 use crate::server::{Launch, profile};
+use crate::socket::{is_nonblocking, set_nonblocking};
 use crate::supervisor::{
     Action, Cause, Event, Generation, ProgramChoice, Refusal, SocketChoice, Time,
 };
@@ -130,10 +132,14 @@ impl World {
             Waivers::default()
         };
         let is_free = cause == Cause::Restart && self.let_captured_go();
+        let nonblocking = self.nonblocking_of_survivors();
         let sockets = self
             .listeners
             .inherited_sockets(generation, sockets)
             .context("cannot make its sockets")?;
+        for socket in nonblocking {
+            let _ = set_nonblocking(socket.as_fd(), true);
+        }
         if profile::is_nginx(&self.args.command) {
             // Its workers share the socket, and hang in accept(2) where another was quicker.
             for inherited_socket in &sockets {
@@ -211,6 +217,17 @@ impl World {
     }
 
     /// Gives the candidate the dead generation's sockets wherever it has none.
+    /// Sockets that a restart is given while processes of a dead generation still accept there: one that finds no client
+    /// must not wait in accept(2), with others in its hands.
+    fn nonblocking_of_survivors(&self) -> Vec<OwnedFd> {
+        let survivors = self.generations.iter();
+        let survivors =
+            survivors.filter(|(_, one)| one.is_lost && !one.server.processes().is_empty());
+        let held = survivors.flat_map(|(generation, _)| self.listeners.sockets_of(*generation));
+        let held = held.filter_map(|held| held.fd.filter(|fd| is_nonblocking(*fd)));
+        held.filter_map(|fd| fd.try_clone_to_owned().ok()).collect()
+    }
+
     fn inherit(&mut self, generation: Generation) -> Vec<Event> {
         match self
             .listeners
