@@ -57,8 +57,8 @@ impl ReuseportGroup {
         }
     }
 
-    /// It leaves at once, even if somebody else has a duplicate of it.
-    fn remove(&mut self, inode: Inode, context: &ListenerContext) {
+    /// It leaves at once, even if somebody else has a duplicate of it, as a child of hotswap may until its program runs.
+    pub(super) fn remove(&mut self, inode: Inode, context: &ListenerContext) {
         let Some(at) = self.position(inode) else {
             return;
         };

@@ -153,8 +153,7 @@ impl ReuseportGroup {
             let idle = may_close && self.is_idle(at, snapshot, now);
             let socket = &mut self.sockets[at];
             if idle && context.watcher.watch(socket, None).is_ok() {
-                self.members.leave(inode);
-                self.sockets.remove(at);
+                self.remove(inode, context);
                 if self.is_wary {
                     break;
                 }

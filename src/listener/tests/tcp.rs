@@ -243,6 +243,28 @@ fn a_stranger_in_the_group_is_named_and_reckoned_with() {
     assert_eq!(last.answers(), 20);
 }
 
+/// As a child of hotswap has one of each socket until its program runs.
+#[test]
+fn a_spare_that_is_closed_leaves_though_somebody_has_a_duplicate_of_it() {
+    let mut fixture = Fixture::listening(&["127.0.0.1:0"]);
+    let _servers: Vec<TestServer> = (1..6)
+        .map(|number| fixture.serving(Generation(number)))
+        .collect();
+    for number in 1..4 {
+        fixture.leave(Generation(number));
+    }
+    let spares = fixture.listeners.group().spares();
+    let spares = spares.iter().map(|spare| spare.duplicate().unwrap());
+    let duplicates: Vec<OwnedFd> = spares.collect();
+    let before = fixture.listeners.group().size();
+    let later = sys::now() + Duration::from_secs(20);
+    fixture.incidents.extend(fixture.listeners.look(later));
+    assert!(fixture.listeners.group().size() < before);
+    fixture.serving(Generation(6));
+    assert_eq!(fixture.incidents, []);
+    drop(duplicates);
+}
+
 #[test]
 fn a_thousand_listeners_are_steered_together() {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
