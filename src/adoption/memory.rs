@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proc;
 use crate::proc::process::namespace;
-use crate::retry::retry_while_blocked;
+use crate::retry::{retry, retry_while_blocked};
 use crate::server::Traces;
 use crate::supervisor::Generation;
 use crate::{handoff, sys};
@@ -114,7 +114,8 @@ impl Memory {
             is_it.then_some(file).ok_or(ErrorKind::WouldBlock.into())
         })?;
         let remembered = read(&mut file);
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        let length = retry(|| file.metadata())?.len();
+        let length = usize::try_from(length).unwrap_or(0);
         let memory = Self {
             file,
             path,
@@ -174,7 +175,7 @@ impl Memory {
         if let Some(other) = self.others.pop() {
             let _ = self.write(other);
         } else if is_at(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path);
+            let _ = retry(|| fs::remove_file(&self.path));
         }
     }
 }
@@ -192,8 +193,8 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let there = fs::symlink_metadata(path).map(identity);
-    there.is_ok() && there.ok() == file.metadata().map(identity).ok()
+    let there = retry(|| fs::symlink_metadata(path)).map(identity);
+    there.is_ok() && there.ok() == retry(|| file.metadata()).map(identity).ok()
 }
 
 /// Only what hotswap of the same user has written, and could be true here and now.
