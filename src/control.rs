@@ -80,7 +80,7 @@ impl Control {
         if let Some(path) = path {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             let socket = ControlSocket::at(&path)
-                .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+                .with_context(|| format!("cannot create the control socket {}", path.display()))?;
             return Ok((Self::with(Some(socket), name.to_owned()), None));
         }
         let made = dirs.own_directory().and_then(|directory| {
@@ -130,10 +130,10 @@ impl Control {
         };
         let shown = socket.path().display().to_string();
         socket.make_again(owns_directory).map_err(|error| {
-            let why = format!("cannot make the control socket {shown} again: {error}");
+            let why = format!("cannot create the control socket {shown} again: {error}");
             io::Error::new(error.kind(), why)
         })?;
-        let done = format!("the control socket {shown} was removed, and is made again");
+        let done = format!("the control socket {shown} was removed; created it again");
         Ok(Some(done))
     }
 

@@ -178,7 +178,7 @@ impl Record {
         let next = match then {
             Then::RestartAfter(delay) if delay.is_zero() => "; restarting".into(),
             Then::RestartAfter(delay) => format!("; restarting in {}", format_duration(delay)),
-            Then::CandidateServes(next) => format!("; {next} is on its way"),
+            Then::CandidateServes(next) => format!("; {next} is starting"),
             Then::CandidateServesWithin(next, time) if time.is_zero() => {
                 format!("; restarting instead of waiting for {next}")
             }
@@ -283,11 +283,11 @@ fn reason(reason: &Reason, proving: bool) -> String {
         | Reason::BeforeSwap(why) => why.clone(),
         Reason::BeforeSwapTooLong(patience) => {
             format!(
-                "the command before the swap did not end within {}",
+                "--before-swap did not end within {}",
                 format_duration(*patience)
             )
         }
-        Reason::Replaced => "replaced by a newer one".into(),
+        Reason::Replaced => "replaced by a newer generation".into(),
         Reason::Stopping => "hotswap is stopping".into(),
     }
 }
@@ -337,7 +337,7 @@ mod tests {
             (Then::RestartAfter(ms(100)), "; restarting in 100ms"),
             (
                 Then::CandidateServes(Generation(2)),
-                "; generation 2 is on its way",
+                "; generation 2 is starting",
             ),
             (
                 within(4200),

@@ -165,7 +165,7 @@ pub fn waits(supervisor: &Supervisor, now: Time) -> Waits {
 
 fn waits_of_swap(swap: &Swap, now: Time) -> Waits {
     let what = match swap.stage {
-        Stage::BeforeSwap { .. } => "the command before the swap".to_owned(),
+        Stage::BeforeSwap { .. } => "--before-swap".to_owned(),
         Stage::Checking { .. } => "its program to be complete".to_owned(),
         Stage::WaitingFor(old) => format!("{old} to be gone"),
         Stage::BackingOff { .. } => "the restart".to_owned(),

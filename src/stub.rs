@@ -353,7 +353,7 @@ fn cannot_run(command: &OsStr, error: &io::Error, path: Option<&OsStr>) -> StubE
     let interpreter = path
         .filter(|_| missing)
         .and_then(program::interpreter)
-        .map(|interpreter| format!(" by {interpreter}"))
+        .map(|interpreter| format!(" with {interpreter}"))
         .unwrap_or_default();
     let advice = path.and_then(program::advice).unwrap_or_default();
     // as somebody types it who has just built it

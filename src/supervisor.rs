@@ -366,7 +366,7 @@ impl Supervisor {
             Stage::BeforeSwap { .. } => {
                 Reason::BeforeSwapTooLong(self.policy.before_swap.unwrap_or_default())
             }
-            Stage::Checking { .. } => Reason::NotFit("somebody is still writing it".into()),
+            Stage::Checking { .. } => Reason::NotFit("the program is still being written".into()),
             Stage::Starting { .. } if swap.is_ready => return self.cut_over(now),
             Stage::Starting { until } => {
                 let patience = until.saturating_sub(swap.spawned.unwrap_or(until));

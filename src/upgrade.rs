@@ -145,7 +145,7 @@ impl Ticket {
         };
         let program = format!("/proc/self/fd/{before}");
         let Err(error) = become_program(Path::new(&program), &ticket);
-        log::warn!("cannot go back to the hotswap before: {error}");
+        log::warn!("cannot return to the old hotswap: {error}");
     }
 }
 
@@ -221,5 +221,5 @@ fn start_over(ticket: &Ticket, error: anyhow::Error) -> anyhow::Error {
 /// The error of a room that cannot continue.
 fn lost(error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error: anyhow::Error = error.into();
-    error.context("cannot go on where the hotswap before ended; its generations keep serving")
+    error.context("cannot continue with the state of the old hotswap; its generations keep serving")
 }

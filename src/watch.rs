@@ -250,7 +250,7 @@ impl Watch {
         let verdict = self.own_writes.judge();
         if let Some(path) = verdict.new_each_time.as_deref().map(escaped) {
             self.news.push(Record::notice(format!(
-                "{path} is new after --before-swap, as others were before; new files no longer count while it runs\ntry: --ignore {path}"
+                "--before-swap created {path}, and other new files in earlier runs: new files no longer count while it runs\ntry: --ignore {path}"
             )));
         }
         let mut paths = verdict.count.into_iter();

@@ -218,7 +218,7 @@ fn one_that_is_stopped_while_it_has_to_prove_itself_is_rolled_back() {
     let verdict = site
         .log
         .wait_after(0, &["generation 2 rolled back", "generation 2 is serving"]);
-    assert!(verdict.contains("it is stopped by SIGSTOP"), "{verdict}");
+    assert!(verdict.contains("it is suspended by SIGSTOP"), "{verdict}");
     site.clients(4).until_all_see("v1");
 }
 

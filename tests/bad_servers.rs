@@ -99,7 +99,7 @@ fn one_that_becomes_another_program_is_replaced() {
     site.publish_odd("v2", "").swap();
     clients.until_all_see("v2");
     clients.expect_no_failure();
-    site.log.wait_for("are relayed");
+    site.log.wait_for("relaying ");
 }
 
 /// The sockets of those that are gone are given to those that come.

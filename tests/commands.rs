@@ -138,7 +138,7 @@ fn status_says_why_nothing_serves_and_what_is_waited_for() {
         assert!(status.contains("waits for a change"), "{status}");
         assert!(status.contains(why), "{status}");
     };
-    expect("ago: generation 1 aborted: the command before the swap failed: exited with status 1");
+    expect("ago: generation 1 aborted: --before-swap exited with status 1");
     fs::remove_file(broken).expect("the file");
     site.swap();
     assert!(!status().contains("aborted"), "{}", status());
@@ -177,7 +177,7 @@ fn swap_says_that_it_waited_for_the_old_one_alone() {
     let line = ["swap", "server", "--drained", "--timeout", "5s"];
     let output = run(&site, &line);
     assert_eq!(output.status.code(), Some(124), "{}", said(&output));
-    let why = "the old generation is not gone within 5s; it drains on";
+    let why = "the old generation is not gone within 5s; it is still draining";
     assert!(said(&output).contains(why), "{}", said(&output));
     let output = run(&site, &[&line[..], &["--json"]].concat());
     assert_eq!(output.status.code(), Some(124), "{}", said(&output));
@@ -191,7 +191,7 @@ fn a_check_that_is_not_waited_for_is_not_called_a_swap() {
     let line = ["swap", "server", "--check", "--timeout", "300ms"];
     let output = run(site.publish_odd("v2", "late=60s"), &line);
     assert_eq!(output.status.code(), Some(124), "{}", said(&output));
-    let why = "no verdict within 300ms; the check goes on";
+    let why = "no verdict within 300ms; the check continues";
     assert!(said(&output).contains(why), "{}", said(&output));
 }
 

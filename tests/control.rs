@@ -73,7 +73,7 @@ fn a_name_that_was_asked_for_belongs_to_one() {
     second.expect_status(125);
     second
         .log
-        .wait_for("cannot use the name api: another hotswap");
+        .wait_for("cannot use the name api: it belongs to another hotswap");
     assert_eq!(run(&first, &["swap", "api"]).status.code(), Some(0));
 }
 
@@ -130,7 +130,7 @@ fn who_waits_is_told_and_comes_to_its_turn_while_a_candidate_hangs() {
     assert!(said(&second).contains(waits), "{}", said(&second));
     assert_eq!([first.status.code(), second.status.code()], [Some(0); 2]);
     site.log
-        .wait_for("generation 2 aborted: replaced by a newer one");
+        .wait_for("generation 2 aborted: replaced by a newer generation");
     site.log.wait_for("generation 3 is serving");
 }
 
@@ -163,21 +163,21 @@ fn one_that_does_not_answer_is_named_and_not_denied() {
             assert!(said(&all).contains("server"), "{}", said(&all));
             let pid = second.hotswap();
             let why = format!(
-                "stopped does not answer: it is stopped (pid {pid})\ntry: kill -CONT {pid}"
+                "stopped does not answer: hotswap (pid {pid}) is suspended\ntry: kill -CONT {pid}"
             );
             assert!(said(&all).contains(&why), "{}", said(&all));
         }
         let another = run_among_ours(&first, &["--name", "stopped", "--", "true"]);
         assert_eq!(another.status.code(), Some(125), "{}", said(&another));
         assert!(
-            said(&another).contains("has it, which is stopped"),
+            said(&another).contains("), which is suspended"),
             "{}",
             said(&another)
         );
         let options = ["swap", "stopped", "--timeout", "100ms"];
         let swap = run_among_ours(&first, &options);
         assert_eq!(swap.status.code(), Some(124), "{}", said(&swap));
-        assert!(!said(&swap).contains("goes on"), "{}", said(&swap));
+        assert!(!said(&swap).contains("continues"), "{}", said(&swap));
         assert!(said(&swap).contains("stopped does not answer"));
     });
 }
@@ -199,7 +199,7 @@ fn a_socket_that_was_removed_is_made_again() {
     let socket = site.dir().join("run/hotswap/server.sock");
     std::fs::remove_dir_all(socket.parent().expect("its directory")).expect("removed");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(3));
-    site.signal(Signal::SIGHUP).log.wait_for("is made again");
+    site.signal(Signal::SIGHUP).log.wait_for("created it again");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
 }
 
@@ -236,10 +236,10 @@ fn a_directory_that_was_named_is_not_made_again() {
         .with(&["--poll", "50ms", "--control", &path])
         .serving("v1");
     fs::rename(&directory, site.dir().join("app.old")).expect("moved away");
-    site.log.wait_for("cannot make the control socket ");
+    site.log.wait_for("cannot create the control socket ");
     assert!(!directory.exists(), "made by hotswap");
     fs::create_dir(&directory).expect("the new one");
-    site.log.wait_for("is made again");
+    site.log.wait_for("created it again");
     assert_eq!(run(&site, &["swap", &path]).status.code(), Some(0));
 }
 
@@ -257,7 +257,7 @@ fn nothing_waits_while_another_one_has_the_lock() {
     }
     drop(lock);
     eventually("the socket", || socket.exists().then_some(()));
-    site.log.wait_for("is made again");
+    site.log.wait_for("created it again");
     assert_eq!(run(&site, &["status", "server"]).status.code(), Some(0));
 }
 
@@ -267,7 +267,7 @@ fn a_socket_that_was_asked_for_must_be_there() {
         .with(&["--control", "/nowhere/control"])
         .opening("v1");
     site.log
-        .wait_for("cannot make the control socket /nowhere/control: No such file");
+        .wait_for("cannot create the control socket /nowhere/control: No such file");
     site.expect_status(125);
 }
 

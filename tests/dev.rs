@@ -41,7 +41,7 @@ fn a_command_that_makes_the_program_is_one_swap() {
     source_of("v2");
     clients.until_all_see("v2");
     // It takes two builds to see who writes it.
-    site.log.wait_for("src/built was written by --before-swap");
+    site.log.wait_for("src/built is written by --before-swap");
     site.log.wait_for("generation 3 is serving");
     expect_swaps(&site, 1, || source_of("v3"));
     clients.until_all_see("v3");
@@ -217,7 +217,8 @@ fn clients_are_still_refused_after_an_upgrade() {
     let site = Plan::at(Place::Tcp4).with(&["--dev"]).serving("v1");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     let waiting = site.guests().and(1, Habit::default()).come();
-    site.log.wait_for("1 client waited too long and is refused");
+    site.log
+        .wait_for("1 client waited too long; all clients are refused");
     drop(waiting);
     site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
     let late = site.guests().and(1, Habit::default()).come();

@@ -35,8 +35,8 @@ fn without<const N: usize>(test: &str, limits: [&str; N]) {
         .inside(&wrapper)
         .by_binary(binary(1))
         .serving("v1");
-    site.log.wait_for("cannot watch by file events: ");
-    assert_eq!(site.log.count("cannot watch"), 1);
+    site.log.wait_for("cannot use file events: ");
+    assert_eq!(site.log.count("cannot use file events"), 1);
     let mut clients = site.guests().and(4, Habit::default()).come();
     expect_swaps(&site, 1, || install(&site.program(), &binary(2), 0o755));
     expect_swaps(&site, 1, || {

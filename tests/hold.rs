@@ -65,7 +65,7 @@ on_every_family! {
         clients.until_asked(4);
         assert_eq!(clients.so_far().answers, 0, "they wait");
         fs::write(site.dir().join("go"), "").expect("a file");
-        site.log.wait_for("generation 2 aborted: the command before the swap failed");
+        site.log.wait_for("generation 2 aborted: --before-swap exited");
         clients.until_all_see("v1").until_answered(20);
         clients.expect_no_failure();
     }
@@ -343,7 +343,8 @@ fn save(site: &Site, version: &str) {
     let script = KEEPING.replace("VERSION", version);
     fs::write(site.dir().join("server.new"), script).expect("a script");
     fs::rename(site.dir().join("server.new"), site.dir().join("server.py")).expect("a save");
-    site.log.wait_after(mark, &["open connections wait, too"]);
+    site.log
+        .wait_after(mark, &["holding ", "keep-alive connection"]);
 }
 
 fn build_ends(site: &Site) {

@@ -135,7 +135,7 @@ fn a_limit_lowered_below_what_is_open_does_not_take_hotswap_down() {
             "{verdict}"
         );
         let line = site.log.wait_for(&format!("descriptors is {few} now"));
-        assert!(line.contains("it goes on, but slower"), "{line}");
+        assert!(line.contains("it continues, but slower"), "{line}");
         clients.until_answered(20);
         limit(hotswap, "nofile", 1024);
     }

@@ -136,9 +136,9 @@ fn files_that_change_faster_than_the_server_starts_do_not_keep_it_from_being_swa
             }
         });
         site.log.wait_for("changes wait for its verdict");
-        let replaced = site.log.count("replaced by a newer one");
+        let replaced = site.log.count("replaced by a newer generation");
         eventually("two swaps", || (swaps(&site) >= 2).then_some(()));
-        let more = site.log.count("replaced by a newer one") - replaced;
+        let more = site.log.count("replaced by a newer generation") - replaced;
         stop.store(true, Ordering::Relaxed);
         assert!(more <= 5, "{more} were replaced");
     });
@@ -152,7 +152,7 @@ fn what_a_command_after_an_event_writes_is_no_change() {
     let plan = watching_source();
     let hook = format!("date +%N >> {}/src/events", plan.dir().display());
     let site = plan.with(&["--on-event", &hook]).serving("v1");
-    site.log.wait_for("src/events was written by --before-swap");
+    site.log.wait_for("src/events is written by --before-swap");
     sleep(QUIET * 2);
     assert_eq!(swaps(&site), 0);
     expect_swaps(&site, 1, || save(&site, "v2"));
@@ -164,7 +164,7 @@ fn what_a_build_writes_into_the_tree_is_no_change() {
     let build = format!("date +%N > {}/src/built; sleep 0.3", plan.dir().display());
     let site = plan.with(&["--before-swap", &build]).serving("v1");
     save(&site, "v2");
-    site.log.wait_for("src/built was written by --before-swap");
+    site.log.wait_for("src/built is written by --before-swap");
     until_quiet(&site);
     assert!(swaps(&site) <= 2, "{}", swaps(&site));
     expect_swaps(&site, 1, || save(&site, "v3"));
@@ -319,7 +319,7 @@ fn new_names_at_each_build_are_named_and_no_longer_count() {
         expect_one_swap(&site, version);
     }
     site.log
-        .wait_for("as others were before; new files no longer count");
+        .wait_for("in earlier runs: new files no longer count");
     let before = builds(&site);
     expect_one_swap(&site, "v4");
     assert_eq!(builds(&site), before + 1);

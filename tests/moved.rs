@@ -144,7 +144,6 @@ fn what_a_restart_leaves_out_is_let_go_after_the_ready_timeout() {
     let waiting = TcpStream::connect(other).expect("clients wait");
     eventually("a refusal", || TcpStream::connect(other).err());
     drop(waiting);
-    site.log.wait_for(&format!(
-        "1 connection that waited on {other} had to be closed"
-    ));
+    site.log
+        .wait_for(&format!("closed 1 connection queued on {other}"));
 }

@@ -86,7 +86,7 @@ fn a_server_that_lets_nobody_look_into_it_is_not_said_to_listen_nowhere() {
     };
     let site = plan.by_odd("hidden").starting("v1");
     site.log.wait_for("generation 1 is serving");
-    assert!(site.log.says("cannot look into generation 1"));
+    assert!(site.log.says("cannot inspect generation 1"));
     let nowhere = "does not listen on anything yet";
     assert!(!site.log.says(nowhere), "{}", site.log.timed());
 }
@@ -205,7 +205,7 @@ fn the_status_names_what_other_users_run() {
     let room = tempfile::tempdir().expect("a directory");
     let status = attempt::as_nobody(room, &["status"]);
     assert_eq!(status.status, Some(0), "{}", status.said);
-    let others = format!("1 instance of user uid {OTHER}: server\ntry: sudo hotswap status");
+    let others = format!("user uid {OTHER} runs 1 instance: server\ntry: sudo hotswap status");
     assert!(status.said.contains(&others), "{}", status.said);
     site.stop();
     let _ = std::fs::remove_dir(format!("/tmp/hotswap-{OTHER}"));

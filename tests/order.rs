@@ -261,7 +261,7 @@ fn a_command_before_the_swap_that_a_crash_ends_is_said_to_run_again() {
     site.log.wait_for("generation 2 waits for: test");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     let said = [
-        "the command before the swap was ended",
+        "--before-swap was ended",
         "generation 3 is serving",
         "generation 4 is serving",
     ];

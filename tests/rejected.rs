@@ -274,7 +274,7 @@ fn a_candidate_is_waited_for_if_nothing_else_can_be_run() {
     let site = Site::at(Place::Tcp4).serving("v1");
     let client = dies_while_one_starts(site.publish_odd("v2", "hang=7s"));
     let dead = site.log.wait_for("generation 1 is dead");
-    assert!(dead.ends_with("; generation 2 is on its way"), "{dead}");
+    assert!(dead.ends_with("; generation 2 is starting"), "{dead}");
     site.log.wait_for("generation 2 is serving");
     let output = client.wait_with_output().expect("output");
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));

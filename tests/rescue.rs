@@ -34,23 +34,23 @@ fn rescued(plan: Plan, candidate: &str, as_far_as: &str) -> Vec<String> {
     let tally = clients.expect_no_failure();
     tally.expect_never_seen("v1");
     site.log.wait_for("generation 2 is serving");
-    assert!(!site.log.says("had to be closed"), "{}", site.log.timed());
+    assert!(!site.log.says(" closed "), "{}", site.log.timed());
     assert!(site.stop().success());
     site.expect_nothing_left();
-    site.log.lines("relayed")
+    site.log.lines("relaying ")
 }
 
 /// Every one of them is counted, and what it means for the server is said once.
 fn expect_all_relayed(said: &[String]) {
     let count = |line: &String| {
-        let words = line.strip_prefix("hotswap: ")?;
+        let words = line.strip_prefix("hotswap: relaying ")?;
         words.split(' ').next()?.parse::<usize>().ok()
     };
     let relayed: usize = said.iter().filter_map(count).sum();
     assert_eq!(relayed, CLIENTS, "{said:?}");
     let meaning = |line: &&String| {
-        line.ends_with("which sees an address of this host as theirs")
-            || line.ends_with("which sees hotswap's process and user as theirs")
+        line.ends_with("which sees an address of this host instead of theirs")
+            || line.ends_with("which sees hotswap's process and user instead of theirs")
     };
     assert_eq!(said.iter().filter(meaning).count(), 1, "{said:?}");
 }
@@ -112,7 +112,7 @@ fn more_clients_than_can_be_relayed_at_once_are_all_answered() {
     let clients = queued(address, MANY);
     site.publish("v2").swap();
     expect_answers(&site, clients);
-    assert!(!site.log.says("had to be closed"), "{}", site.log.timed());
+    assert!(!site.log.says(" closed "), "{}", site.log.timed());
 }
 
 /// The first generation accepts nobody any more, and shuts its listener down once it is told to stop.

@@ -276,7 +276,7 @@ fn a_server_that_asks_at_the_terminal_is_not_to_be_continued() {
         Server::hello().script("v1")
     );
     let mut desk = Desk::at(&["--dev"], &script);
-    desk.sees("generation 1 is stopped by SIGTTIN: it wants the terminal");
+    desk.sees("generation 1 is suspended by SIGTTIN, because it wants the terminal");
     desk.sees("try: ");
     let hint = desk.sees("\n");
     assert!(hint.contains("no server can read the terminal"), "{hint}");

@@ -268,8 +268,8 @@ impl Capture {
             self.warn_once(
                 Warning::InEpoll,
                 format!(
-                    "{generation} has put its socket into an epoll set before binding it to {}, where another takes its \
-                     place: it may never see a client",
+                    "{generation} registered its socket with epoll before binding it to {}, and gets a different socket \
+                     there: it may never see a client",
                     request.address
                 ),
             );

@@ -57,15 +57,14 @@ impl Capture {
     pub(super) fn explain_rights(&mut self, request: &BindRequest) {
         let (generation, address) = (self.generation, &request.address);
         let why_and_hint = if request.caller.has_lost_rights_of_its_file() {
-            "the capabilities of its file do not count, because capture needs no_new_privs without root\n\
+            "without root, capture sets no_new_privs, and so file capabilities have no effect\n\
              try: --capture never, or"
         } else if geteuid().is_root() {
-            "its user may not bind ports below 1024\ntry:"
+            "its user is not allowed to bind ports below 1024\ntry:"
         } else {
             return;
         };
-        let text =
-            format!("{generation} may not bind {address}: {why_and_hint} --listen {address}");
+        let text = format!("{generation} cannot bind {address}: {why_and_hint} --listen {address}");
         self.warn_once(Warning::Rights, text);
     }
 
@@ -92,13 +91,13 @@ impl Capture {
     pub(super) fn warn_of_change(&mut self, asked: &CapturedAddress, there: &str, hint: &str) {
         let (generation, asked) = (self.generation, asked.to_string());
         let change = if asked == there {
-            "with another IPV6_V6ONLY or device than it is served with\n\
+            "with a different IPV6_V6ONLY or device than the serving generation\n\
              try: stop hotswap, and start it again"
                 .to_owned()
         } else {
             format!("while {there} is still served{hint}")
         };
-        let text = format!("address changed: {generation} asks for {asked}, {change}");
+        let text = format!("address changed: {generation} binds {asked} {change}");
         self.warn_once(Warning::AddressChanged, text);
     }
 
@@ -115,20 +114,20 @@ impl Capture {
                 let patience = PATIENCE.as_secs();
                 self.warn_once(
                     Warning::TooSlow,
-                    format!("cannot look into {generation} within {patience}s; what it binds from now on is not kept across a swap"),
+                    format!("cannot inspect {generation} within {patience}s; the addresses that it binds from now on are not kept across a swap"),
                 );
             }
             Some(Errno::EAGAIN) => self.warn_once(
                 Warning::CannotLook,
                 format!(
-                    "cannot start a thread to look into {generation}: {error}; what it binds is not kept across a swap\n\
+                    "cannot start a thread to inspect {generation}: {error}; what it binds is not kept across a swap\n\
                      try: a higher limit of processes (ulimit -u, or pids.max of its control group)"
                 ),
             ),
             _ => self.warn_once(
                 Warning::CannotLook,
                 format!(
-                    "cannot look into {generation}: {error}; what it binds is not kept across a swap\n\
+                    "cannot inspect {generation}: {error}; what it binds is not kept across a swap\n\
                      try: hotswap as root, a program file that its user may read, or --listen and a server that takes its sockets from \
                      there"
                 ),

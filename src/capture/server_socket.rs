@@ -88,7 +88,7 @@ impl ServerSocket {
         set_nonblocking(socket.as_fd(), flags & libc::O_NONBLOCK != 0)?;
         let mut lacks = learned.replay(caller, inode, socket.as_fd()).err();
         if caller.waits_on_by_epoll(fd, inode) {
-            lacks = Some("it has put the socket into an epoll set");
+            lacks = Some("it has registered the socket with epoll");
         }
         Ok(Some(Self {
             socket,

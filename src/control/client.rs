@@ -141,13 +141,13 @@ pub fn find(
             None => format!("no instance is running (looked in {})", dirs.places()),
         })),
         (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
-            "no instance of yours is at {path}"
+            "you run no instance at {path}"
         ))),
         (None, Some(name)) if !are_mute => {
             let other = dirs.other_owner(name);
             Err(NoInstance::because(match other {
                 Some(user) => format!(
-                    "no instance named {name} of yours is running, but perhaps one of {user}\ntry: sudo hotswap status {name}"
+                    "you run no instance named {name}, but {user} may\ntry: sudo hotswap status {name}"
                 ),
                 None => format!(
                     "no instance named {name} is running (looked in {})\ntry: hotswap status",
@@ -202,7 +202,7 @@ fn several(instances: &[Instance], name: Option<&str>) -> String {
 pub fn of_others(dirs: &SocketDirs) -> Option<String> {
     let others = others::in_words(dirs)?;
     Some(format!(
-        "no instance of yours is running, but {others}\ntry: sudo hotswap status"
+        "you run no instance; {others}\ntry: sudo hotswap status"
     ))
 }
 
@@ -321,7 +321,7 @@ impl Instance {
     /// Why it does not answer, as the end of a sentence, with what helps; empty if that is not known.
     pub fn why_silent(&self) -> String {
         self.stopped().map_or(String::new(), |pid| {
-            format!(": it is stopped (pid {pid})\ntry: kill -CONT {pid}")
+            format!(": hotswap (pid {pid}) is suspended\ntry: kill -CONT {pid}")
         })
     }
 

@@ -60,13 +60,13 @@ pub fn is_in_use(name: &str, holder: Option<Pid>) -> String {
     let is_stopped = |pid: &Pid| Stat::of(*pid).is_some_and(|stat| stat.stopped_by().is_some());
     if let Some(pid) = holder.filter(is_stopped) {
         return format!(
-            "cannot use the name {name}: another hotswap (pid {pid}) has it, which is stopped\n\
+            "cannot use the name {name}: it belongs to another hotswap (pid {pid}), which is suspended\n\
              try: kill -CONT {pid}, or another --name"
         );
     }
     let pid = holder.map_or(String::new(), |pid| format!(" (pid {pid})"));
     format!(
-        "cannot use the name {name}: another hotswap{pid} has it\n\
+        "cannot use the name {name}: it belongs to another hotswap{pid}\n\
          try: hotswap status {name}, hotswap stop {name}, or another --name"
     )
 }

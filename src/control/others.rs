@@ -13,7 +13,7 @@ pub fn in_words(dirs: &SocketDirs) -> Option<String> {
     let found = of_others(dirs, listening.into_iter().map(|(_, path)| path));
     let all = found.into_iter().map(|(uid, names)| {
         let count = plural(names.len(), "instance");
-        format!("{count} of user {}: {}", user_name(uid), names.join(", "))
+        format!("user {} runs {count}: {}", user_name(uid), names.join(", "))
     });
     let all: Vec<String> = all.collect();
     (!all.is_empty()).then(|| all.join("; "))

@@ -94,7 +94,7 @@ impl ControlSocket {
                 claimed => return Ok((claimed?, name)),
             }
         }
-        Err(in_use("every number behind the name is in use"))
+        Err(in_use("every number after the name is in use"))
     }
 
     fn claim(path: &Path) -> io::Result<Self> {

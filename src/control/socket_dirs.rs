@@ -54,7 +54,7 @@ impl SocketDirs {
     /// The directory for our own socket, which is made if necessary.
     ///
     /// # Errors
-    /// If the last of them belongs to another user or can be exchanged by others, and those of mkdir(2).
+    /// If the last of them belongs to another user or can be replaced by other users, and those of mkdir(2).
     pub fn own_directory(&self) -> io::Result<PathBuf> {
         if let Some(first) = self.runtime_directories().next() {
             return Ok(first);
@@ -194,7 +194,7 @@ impl SocketDirs {
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
         };
         if directory.parent().is_none_or(lets_others_rename) {
-            return refuse("can be exchanged by others");
+            return refuse("can be replaced by other users");
         }
         let directory = make(directory)?;
         let metadata = fs::symlink_metadata(&directory)?;

@@ -337,7 +337,7 @@ fn a_directory_that_cannot_be_had_is_a_warning_and_a_path_an_error() {
     assert_eq!(control.path(), None);
     control.close(NOW);
     let asked = Control::open(&dirs, Some(&missing.join("x")), "api", false, |_, _| false);
-    assert!(format!("{:#}", asked.unwrap_err()).starts_with("cannot make the control socket"));
+    assert!(format!("{:#}", asked.unwrap_err()).starts_with("cannot create the control socket"));
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Listeners {
     pub fn adopt_kept(&mut self, captures: bool) {
         for KeptSocket { socket, at } in self.context.kept.take_all() {
             if !captures {
-                log::debug!("nobody is to listen on {at} any more");
+                log::debug!("closing the kept socket of {at}");
                 continue;
             }
             let done = match &at {
@@ -193,7 +193,7 @@ impl Listeners {
             };
             match done {
                 Ok(listener) => self.context.awaited.listeners.push(listener),
-                Err(error) => log::warn!("cannot go on with what was kept for {at}: {error}"),
+                Err(error) => log::warn!("cannot use the socket kept for {at}: {error}"),
             }
         }
     }

@@ -113,7 +113,7 @@ impl Listeners {
                     .door
                     .iter_mut()
                     .for_each(|door| door.let_in.push(inode)),
-                Err(error) => log::debug!("cannot lead a check to {candidate}: {error}"),
+                Err(error) => log::debug!("cannot connect a check to {candidate}: {error}"),
             }
         }
     }

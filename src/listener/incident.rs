@@ -58,7 +58,7 @@ impl fmt::Display for Incident {
                 connections,
             } => {
                 let these = plural(*connections, "connection");
-                write!(f, "{these} that waited on {listener} had to be closed")
+                write!(f, "closed {these} queued on {listener}")
             }
             Self::Relayed {
                 listener,
@@ -66,15 +66,14 @@ impl fmt::Display for Incident {
                 first,
             } => {
                 let these = plural(*connections, "connection");
-                let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
-                    "{these} queued on {listener} {are} relayed to the next generation"
+                    "relaying {these} queued on {listener} to the next generation"
                 )?;
                 let meaning = if listener.contains('/') {
-                    ", which sees hotswap's process and user as theirs"
+                    ", which sees hotswap's process and user instead of theirs"
                 } else {
-                    ", which sees an address of this host as theirs"
+                    ", which sees an address of this host instead of theirs"
                 };
                 f.write_str(if *first { meaning } else { "" })
             }

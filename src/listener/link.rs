@@ -42,7 +42,7 @@ impl Listeners {
         for Link { at, to, .. } in links.into_iter().flatten() {
             if let Err(error) = put_back(&at, &to) {
                 let (at, to) = (at.display(), to.display());
-                log::warn!("cannot lead {at} to {to} again: {error}");
+                log::warn!("cannot point the symlink {at} at {to} again: {error}");
             }
         }
     }

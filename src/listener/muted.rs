@@ -17,6 +17,7 @@ use super::relay::{Relays, is_request, peek, read_early};
 use super::watcher::Watcher;
 use crate::connections::inet::{self, Activity};
 use crate::proc::{descriptor, process};
+use crate::record::plural;
 use crate::socket::inet::Family;
 use crate::socket::{Inode, inode_of, peer_of};
 use crate::supervisor::{Generation, Time};
@@ -137,7 +138,7 @@ impl MutedConnections {
             Err(error) if !self.is_said => {
                 self.is_said = true;
                 log::warn!(
-                    "kept connections do not wait for the next version: pidfd_getfd(2): {error}"
+                    "keep-alive connections do not wait for the next version: pidfd_getfd(2): {error}"
                 );
             }
             Err(_) => {}
@@ -210,7 +211,8 @@ impl MutedConnections {
             }
         }
         if self.all.len() > before {
-            log::debug!("{} open connections wait, too", self.all.len() - before);
+            let held = plural(self.all.len() - before, "keep-alive connection");
+            log::debug!("holding {held}");
         }
         denied.map_or(Ok(()), Err)
     }
@@ -250,7 +252,7 @@ impl MutedConnections {
                 self.relayed.insert(inode, one.owner);
             }
             if let Err(error) = relays.keep(one.fd, one.early, watcher) {
-                log::debug!("a kept connection has ended: {error}");
+                log::debug!("a keep-alive connection has ended: {error}");
             }
         }
         // a muted one makes no event

@@ -328,7 +328,8 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), _) => {
             let owner = port_holder::of(&listen.address);
-            let stranger = "\ntry: another address; ss -lp, as root, tells who has this one";
+            let stranger =
+                "\ntry: another address; as root, ss -lp shows which process uses this one";
             owner.map_or(stranger.into(), |owner| format!(": {owner}"))
         }
         (Some(libc::EPERM), None) => "\ntry: --socket-owner as root, or without a user".into(),

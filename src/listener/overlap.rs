@@ -55,7 +55,7 @@ impl Listeners {
                 continue;
             }
             if let Err(error) = listener.steering.hide(&mut self.context) {
-                log::debug!("clients of {asked} stay where they are: {error}");
+                log::debug!("cannot lead clients of {asked} to the overlapping address: {error}");
             }
             if !listener.steering.is_owned() {
                 self.context.awaited.came(listener.id);

@@ -99,7 +99,10 @@ impl Listeners {
             if listener.path_use.is_some()
                 && let Err(error) = listener.steering.set_private(private)
             {
-                log::debug!("cannot tend {}: {error}", listener.steering.address());
+                log::debug!(
+                    "cannot update the names beside {}: {error}",
+                    listener.steering.address()
+                );
             }
         }
     }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::watcher::Watcher;
+use crate::record::plural;
 use crate::socket::{Inode, bound_to, peer_of, reset};
 use crate::supervisor::Time;
 use crate::sys;
@@ -99,7 +100,7 @@ impl Relays {
         self.held = true;
         let idle = self.all.values().filter(|relay| relay.is_idle()).count();
         if idle > 0 {
-            log::debug!("{idle} open connections wait, too");
+            log::debug!("holding {}", plural(idle, "keep-alive connection"));
         }
         self.go_on_with_all(watcher);
     }
@@ -140,7 +141,7 @@ impl Relays {
         };
         let unwatched = watcher.change(client.fd.as_fd(), client.inode, client.interest, None);
         if let Err(error) = unwatched.and_then(|()| self.keep(client.fd, early, watcher)) {
-            log::debug!("a kept connection has ended: {error}");
+            log::debug!("a keep-alive connection has ended: {error}");
         }
     }
 

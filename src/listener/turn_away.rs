@@ -23,7 +23,7 @@ impl Listeners {
             for steering in all.filter(|steering| !waits || !steering.is_waiting()) {
                 if let Err(error) = steering.turn_away(context) {
                     let address = steering.address();
-                    log::warn!("cannot lead clients of {address} away from its server: {error}");
+                    log::warn!("cannot turn away new clients of {address}: {error}");
                 }
             }
         });

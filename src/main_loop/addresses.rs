@@ -121,7 +121,7 @@ impl World {
             let after = record::format_duration(after);
             self.publish(&record::Record::notice(format!(
                 "{generation} began to listen on {address} {after} after its start: \
-                 it is not required of a new version"
+                 new versions may leave it out"
             )));
         }
     }

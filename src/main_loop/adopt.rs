@@ -117,7 +117,7 @@ impl Heritage {
             Err(error) => {
                 let path = path.display();
                 let warning = format!(
-                    "cannot remember beside {path} what runs: {error}; if hotswap is killed, the next one adopts nothing"
+                    "cannot open {path}.state: {error}; if hotswap is killed, the next one adopts nothing"
                 );
                 return Self {
                     warning: Some(warning),
@@ -322,7 +322,7 @@ impl World {
             && is_new
         {
             self.warn(format!(
-                "cannot record which servers run: {error}; if hotswap is killed, the next one may not adopt them"
+                "cannot write the state file: {error}; if hotswap is killed, the next one may not adopt its servers"
             ));
         }
     }
@@ -333,7 +333,7 @@ impl World {
         match memory.map_or(Ok(false), Memory::repair) {
             Ok(true) => self.remember(),
             Ok(false) => {}
-            Err(error) => log::debug!("cannot make the file again that says what runs: {error}"),
+            Err(error) => log::debug!("cannot recreate the state file: {error}"),
         }
     }
 

@@ -79,7 +79,7 @@ impl World {
                 "the change waits: as many generations are draining as --max-draining allows",
             ),
             Transition::CommandEnded => Record::warning(
-                "the command before the swap was ended for the restart: it runs again once a generation serves",
+                "--before-swap was ended because the server died: it runs again once a generation serves",
             ),
             Transition::Refusing => self.refusing(),
             Transition::WaitingForChange => Record::notice("nothing serves: waiting for a change"),
@@ -204,8 +204,8 @@ impl World {
         let waited = usize::try_from(self.listeners.queued()).unwrap_or_default();
         let who = match waited {
             0 => "clients are refused".to_owned(),
-            1 => "1 client waited too long and is refused, like all others".to_owned(),
-            _ => format!("{waited} clients waited too long and are refused, like all others"),
+            1 => "1 client waited too long; all clients are refused".to_owned(),
+            _ => format!("{waited} clients waited too long; all clients are refused"),
         };
         Record::warning(format!("nothing serves: {who} until a generation serves"))
     }

@@ -199,11 +199,11 @@ impl World {
         let command = self.args.before_swap.as_deref().map(one_line);
         let after = format_duration(now.saturating_sub(self.build.begun));
         let still = format!(
-            "still waits for: {}, after {after}",
+            "is still waiting for: {} ({after} so far)",
             command.unwrap_or_default()
         );
         let hint = if self.keys.are_read() {
-            "\ntry: r, then Enter, which ends it and begins it again"
+            "\ntry: r and Enter to end it and run it again"
         } else {
             ""
         };

@@ -162,7 +162,7 @@ impl World {
                 let result = if well {
                     Ok(())
                 } else {
-                    let why = format!("the command before the swap failed: {}", ended.exit);
+                    let why = format!("--before-swap {}", ended.exit);
                     Err((why, ended.last_lines))
                 };
                 if was_asked_to_end {
@@ -179,7 +179,7 @@ impl World {
             Purpose::OnEvent => {
                 self.watch.command_ends(watch::HookKind::OnEvent, now);
                 if !well {
-                    let text = format!("the command after an event failed: {}", ended.exit);
+                    let text = format!("--on-event {}", ended.exit);
                     self.publish(&Record::new(RecordKind::Warning, text));
                 }
             }

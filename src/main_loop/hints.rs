@@ -29,7 +29,7 @@ impl World {
             format!("{bare}\ntry: {START_THERE}")
         } else if let Some(address) = self.answered_itself(failure) {
             format!(
-                "{bare}; somebody had asked at {address}, where that one answered\n\
+                "{bare}; it bound nothing, and meanwhile something connected to {address}, where the serving generation answered: perhaps its own check\n\
                  try: --listen {address}, for a server that takes its socket from there"
             )
         } else {

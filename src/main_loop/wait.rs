@@ -156,7 +156,7 @@ impl World {
         if self.few_descriptors.replace(limit) != Some(limit) {
             let pid = std::process::id();
             self.warn(format!(
-                "the limit of open descriptors is {limit} now, and hotswap waits for {count} of them: it goes on, but slower\n\
+                "the limit of open descriptors is {limit} now, and hotswap waits for {count} of them: it continues, but slower\n\
                  try: prlimit --pid {pid} --nofile=1024"
             ));
         }

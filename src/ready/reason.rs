@@ -101,17 +101,17 @@ impl fmt::Display for NotReadyReason {
     }
 }
 
-/// `is stopped by SIGTTOU: it wants the terminal`.
+/// `is suspended by SIGTTOU, because it wants the terminal`.
 pub fn stopped_by(signal: Option<i32>) -> String {
     match signal {
         Some(number @ (libc::SIGTTIN | libc::SIGTTOU)) => {
             format!(
-                "is stopped by {}: it wants the terminal",
+                "is suspended by {}, because it wants the terminal",
                 signal_name(number)
             )
         }
-        Some(number) => format!("is stopped by {}", signal_name(number)),
-        None => "is stopped by a signal".to_owned(),
+        Some(number) => format!("is suspended by {}", signal_name(number)),
+        None => "is suspended by a signal".to_owned(),
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(reason.hint(false).as_deref(), Some(hint));
         assert_eq!(reason.hint(true), None, "nothing serves it");
         let stopped = NotReadyReason::<String>::Stopped(Some(libc::SIGTTOU));
-        let text = "is stopped by SIGTTOU: it wants the terminal";
+        let text = "is suspended by SIGTTOU, because it wants the terminal";
         assert_eq!(stopped.to_string(), text);
         let ended = NotReadyReason::<String>::CommandEnded(Exit::Status(7));
         assert_eq!(ended.to_string(), "the command exited with status 7");

@@ -220,7 +220,7 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         }
         RequestFailure::Status(status) if is_always => {
             format!(
-                "try: --path with one that answers 2xx or 3xx instead of {path}, or --expect {status}"
+                "try: --path with one that answers 2xx or 3xx, instead of {path}, or --expect {status}"
             )
         }
         RequestFailure::Tls | RequestFailure::NotHttp if is_always => {
@@ -228,7 +228,7 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
         }
         RequestFailure::TooSlow => "try: a larger --max-ms".to_owned(),
         _ if report.fails_without_a_swap() => {
-            "try: the server without hotswap; it fails requests while no swap is under way"
+            "try: the server without hotswap, because requests also fail while no swap is under way"
                 .to_owned()
         }
         RequestFailure::Status(status) => {
@@ -241,7 +241,7 @@ pub fn explain(report: &Report, path: &str) -> Option<String> {
             "try: a steered listener (a TCP address or a unix path, without --share)".to_owned()
         }
         RequestFailure::Truncated if report.only_kept_failed() => {
-            "try: a graceful stop of the server; it ended amid an answer to a kept-alive client"
+            "try: a graceful stop of the server; it ended during an answer to a keep-alive client"
                 .to_owned()
         }
         _ => "try: --quiesce or --drain-timeout longer than its longest request".to_owned(),
@@ -294,7 +294,7 @@ mod tests {
     fn a_server_that_fails_without_a_swap_is_told_from_one_that_fails_in_a_swap() {
         let problem = |in_swap| met(Some(&RequestFailure::Reset), in_swap).problem.unwrap();
         assert!(problem(true).contains("try: --quiesce"));
-        assert!(problem(false).contains("it fails requests while no swap is under way"));
+        assert!(problem(false).contains("requests also fail while no swap is under way"));
     }
 
     #[test]

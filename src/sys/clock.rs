@@ -81,7 +81,7 @@ impl Pulse {
         let expected = due.map(|due| due.max(self.at) + worked);
         let late = expected.map_or(Duration::ZERO, |expected| now().saturating_sub(expected));
         if late > STOPPED {
-            log::debug!("hotswap was stopped for {late:.1?}: its clock stood still");
+            log::debug!("hotswap was suspended for {late:.1?}; deadlines moved by as much");
             STOOD_STILL.fetch_add(nanoseconds(late), Ordering::Relaxed);
         }
         *self = Self::begin();

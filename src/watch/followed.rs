@@ -55,7 +55,7 @@ impl Watch {
         }
         let interval = humantime::format_duration(self.poll);
         Some(format!(
-            "cannot watch by file events: {why}; looking every {interval} instead"
+            "cannot use file events: {why}; checking every {interval} instead"
         ))
     }
 }

@@ -167,7 +167,7 @@ impl Watch {
             Author::Command | Author::Unclear => return false,
             Author::CommandFirstSeen => {
                 self.news.push(Record::notice(format!(
-                    "{} was written by --before-swap or --on-event, and no longer counts\ntry: save it again if that was you",
+                    "{} is written by --before-swap or --on-event, and no longer counts\ntry: save it again if you edited it",
                     escaped(path)
                 )));
                 return false;

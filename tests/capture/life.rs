@@ -166,7 +166,7 @@ fn a_candidate_that_asks_for_another_address_is_told_so() {
     site.publish_odd("v2", &format!("at=0.0.0.0:{}", address.port()));
     site.swap_in_vain();
     site.log
-        .wait_for("address changed: generation 2 asks for 0.0.0.0:");
+        .wait_for("address changed: generation 2 binds 0.0.0.0:");
     site.log.wait_for(&format!(
         "try: hotswap swap --without {address}, if it has moved"
     ));

@@ -98,7 +98,7 @@ fn a_server_does_not_bind_by_us_what_it_could_not_bind() {
     assert!(!site.end().success());
     site.log.wait_for("Permission denied");
     let hint = format!("try: --listen {address}");
-    site.log.wait_for_all(&["may not bind", &hint]);
+    site.log.wait_for_all(&["cannot bind", &hint]);
 }
 
 /// An unmodified server without rights serves a port that hotswap has opened for it.

@@ -193,11 +193,11 @@ fn one_that_is_stopped_is_said_to_be_at_once() {
     let address = free_address();
     let words = format!("at={address} kill=SIGTTOU");
     let site = at(address).by_odd(&words).starting("v1");
-    let line = site.log.wait_for("generation 1 is stopped by SIGTTOU");
+    let line = site.log.wait_for("generation 1 is suspended by SIGTTOU");
     assert!(line.contains("it wants the terminal"), "{line}");
     let status = run(&site, &["status", "server"]);
     assert!(
-        said(&status).contains("stopped by SIGTTOU"),
+        said(&status).contains("suspended by SIGTTOU"),
         "{}",
         said(&status)
     );

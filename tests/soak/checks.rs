@@ -150,7 +150,7 @@ impl Life<'_> {
             (memory.unwrap_or(0) + SLACK, descriptors.unwrap_or(0) + 1)
         });
         // A client that keeps its connection keeps the relay, too: two descriptors.
-        let has_relayed = self.site.log.says(" relayed");
+        let has_relayed = self.site.log.says("relaying ");
         let relayed = if has_relayed { 2 * KEPT_CLIENTS } else { 0 };
         let held = at_last("no more memory and descriptors than at first", || {
             let held = self.look().ok_or("no hotswap")?;

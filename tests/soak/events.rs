@@ -138,8 +138,7 @@ fn roll_back(life: &mut Life, chance: &mut Chance) {
         "roll back",
         &format!("by {trigger:?}, {signal} after {gap} ms"),
     );
-    life.ledger
-        .permit(&[" rolled back: ", " had to be closed", " relayed"]);
+    life.ledger.permit(&[" rolled back: ", " queued on "]);
     let build = life.odd_build("exit=3 after=term");
     let mark = life.make_room();
     life.publish(build.as_bytes(), 0o755, trigger);
@@ -302,7 +301,7 @@ fn hotswap_killed(life: &mut Life, chance: &mut Chance) {
     pause(pause_between);
     life.site.start_again();
     life.forget_hotswap();
-    life.ledger.permit(&["adopting generation ", " relayed"]);
+    life.ledger.permit(&["adopting generation ", "relaying "]);
     life.site.log.wait_for(" is serving (");
     // at a candidate that was being ended
     life.ledger.excuse_for_good(cause, from, life.site.age());
@@ -343,7 +342,7 @@ fn helpers(life: &mut Life, chance: &mut Chance) {
 fn burst(life: &mut Life, chance: &mut Chance) {
     life.say("burst", "");
     life.ledger
-        .permit(&[" rolled back: ", " relayed", "the last good program"]);
+        .permit(&[" rolled back: ", "relaying ", "the last good program"]);
     life.ledger.permit(&ABORTED);
     for _ in 0..3 + chance.below(4) {
         life.make_room();

@@ -117,7 +117,10 @@ pub fn history(name: Option<&str>, json: bool) -> CommandStatus {
 
 fn answer(instance: &mut Instance, what: &RequestKind) -> Result<Value, u8> {
     instance.answer(what).map_err(|why| {
-        complain(format!("cannot tell how {} is: {why}", instance.name));
+        complain(format!(
+            "cannot get an answer from {}: {why}",
+            instance.name
+        ));
         LOST
     })
 }

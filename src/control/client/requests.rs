@@ -155,7 +155,7 @@ pub fn upgrade(name: Option<&str>) -> CommandStatus {
     Ok(match end(&mut instance, None, true) {
         Received::Said(Reply::Done(_)) => 0,
         Received::Said(Reply::Refused(why)) => {
-            complain(format!("{} is not upgraded: {why}", instance.name));
+            complain(format!("cannot upgrade {}: {why}", instance.name));
             FAILED
         }
         Received::Said(Reply::Error(why)) => {
@@ -233,9 +233,9 @@ fn follow(
             Received::TimedOut => {
                 let patience = format_duration(options.timeout.unwrap_or_default());
                 let (lacks, goes_on) = match &options.what {
-                    RequestKind::Swap(swap) if swap.check => ("no verdict", "the check goes on"),
-                    _ if serves => ("the old generation is not gone", "it drains on"),
-                    _ => ("no verdict", "the swap goes on"),
+                    RequestKind::Swap(swap) if swap.check => ("no verdict", "the check continues"),
+                    _ if serves => ("the old generation is not gone", "it is still draining"),
+                    _ => ("no verdict", "the swap continues"),
                 };
                 let then = if instance.has_answered {
                     goes_on.to_owned()

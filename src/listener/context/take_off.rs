@@ -10,6 +10,7 @@ use super::{Intake, ListenerContext, PATIENCE};
 use crate::listener::incident::Incident;
 use crate::listener::listening_socket::ListeningSocket;
 use crate::listener::relay::Destination;
+use crate::record::plural;
 use crate::retry::is_exhausted;
 use crate::socket::{canonical, has_client, has_hung_up, peer_of, reset, set_nonblocking};
 use crate::sys;
@@ -125,7 +126,8 @@ impl ListenerContext {
         }
         let listener = listener.to_owned();
         if socket.held && relayed > 0 {
-            log::debug!("{relayed} connections that waited on {listener} are relayed");
+            let these = plural(relayed, "connection");
+            log::debug!("relaying {these} queued on {listener}");
         } else if relayed > 0 {
             let first = !std::mem::replace(&mut self.has_relayed, true);
             self.incident(Incident::Relayed {

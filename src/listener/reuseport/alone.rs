@@ -74,7 +74,7 @@ impl ReuseportGroup {
     fn or_tell(&self, done: io::Result<()>) {
         if let Err(error) = done {
             let address = self.address.at;
-            log::debug!("while the target of {address} is left alone: {error}");
+            log::debug!("cannot close the other sockets of {address}: {error}");
         }
     }
 }

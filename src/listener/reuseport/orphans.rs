@@ -162,7 +162,10 @@ impl ReuseportGroup {
         let waits = spare.ok_or_else(too_many_strangers);
         let waits = waits.and_then(|spare| self.steer(spare));
         if let Err(error) = waits {
-            log::debug!("no client can wait on {}: {error}", self.address.at);
+            log::debug!(
+                "cannot keep clients waiting on {}: {error}",
+                self.address.at
+            );
         }
         if let Err(error) = self.guard(context) {
             log::debug!("cannot guard {}: {error}", self.address.at);

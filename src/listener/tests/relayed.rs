@@ -268,9 +268,8 @@ fn one_that_comes_back_is_not_carried_round() {
         (0..20).for_each(|_| fixture.wake());
         let said: Vec<String> = fixture.incidents.iter().map(Incident::to_string).collect();
         // it is carried once more, and then no further
-        assert!(said[0].starts_with("2 connections queued"), "{said:?}");
-        assert!(said[0].contains(" are relayed"), "{said:?}");
-        assert!(said[1].ends_with(" had to be closed"), "{said:?}");
+        assert!(said[0].starts_with("relaying 2 connections"), "{said:?}");
+        assert!(said[1].starts_with("closed "), "{said:?}");
         assert_eq!(said.len(), 2, "{said:?}");
     }
 }

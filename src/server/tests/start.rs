@@ -105,7 +105,7 @@ fn an_empty_program_and_a_missing_interpreter_are_told_apart() {
     let script = executable(place.path(), "script", "#!/no/such/interpreter -x\n");
     let mut site = Site::start(&server_config(&[&script]), launch(0));
     let expected = format!(
-        "cannot run {script} by its interpreter /no/such/interpreter: \
+        "cannot run {script} with its interpreter /no/such/interpreter: \
          No such file or directory (os error 2)"
     );
     assert_eq!(reason(site.reap()), (127, expected));

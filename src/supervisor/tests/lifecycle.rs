@@ -307,7 +307,7 @@ fn the_last_good_program_runs_again_if_both_die() {
 #[test]
 fn what_has_not_proven_itself_is_rolled_back() {
     let mut drill = Drill::proving_second_generation();
-    let why = || "it is stopped by SIGSTOP".to_owned();
+    let why = || "it is suspended by SIGSTOP".to_owned();
     let failure = Failure {
         rolled_back: true,
         ..aborted(G2, Reason::NotProven(why()), G1)

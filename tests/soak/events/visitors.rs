@@ -47,7 +47,8 @@ pub fn client_leaves(life: &mut Life, chance: &mut Chance) {
         &format!("{gap} ms after it asked for a swap"),
     );
     // Where the file is watched, its candidate gives way to the one that was asked for.
-    life.ledger.permit(&[" aborted: replaced by a newer one"]);
+    life.ledger
+        .permit(&[" aborted: replaced by a newer generation"]);
     life.make_room();
     life.publish(build.as_bytes(), 0o755, Trigger::Rename);
     let mut client = start(&life.site, &["swap", "server"]);

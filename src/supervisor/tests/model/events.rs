@@ -270,7 +270,7 @@ impl Model {
         let command = self.policy.before_swap.unwrap_or_default();
         match at {
             At::Command => self.fail(Reason::BeforeSwapTooLong(command)),
-            At::Check => self.fail(Reason::NotFit("somebody is still writing it".into())),
+            At::Check => self.fail(Reason::NotFit("the program is still being written".into())),
             At::Room | At::CuttingOver => self.fail(Reason::CannotCutOver("no answer".into())),
             At::Spawn => self.back_off_ends(),
             At::Starting => {
