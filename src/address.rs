@@ -275,7 +275,7 @@ impl FromStr for Listen {
             _ => (None, text),
         };
         if name.is_some_and(|name| !is_name(name)) {
-            let why = "a name has only a-z, A-Z, 0-9, '.', '-' and '_'";
+            let why = "a name has only a-z, A-Z, 0-9, '.', '-', and '_'";
             return unreadable(why, &format!("web={address}"));
         }
         if let Some(number) = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {

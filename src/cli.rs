@@ -76,7 +76,7 @@ enum Verb {
     Client(ClientCommand),
     /// Test whether a server can be swapped: send it requests during swaps
     ///
-    /// Runs hotswap with all other options, sends requests from new, keep-alive, slow and hesitating clients during the
+    /// Runs hotswap with all other options, sends requests from new, keep-alive, slow, and hesitating clients during the
     /// swaps, and exits with 1 if a request or a swap fails.
     #[command(override_usage = "hotswap smoke [OPTIONS] -- COMMAND [ARGS]...")]
     Smoke(Box<Trial>),
@@ -102,7 +102,7 @@ pub enum ClientCommand {
         /// Wait until the old generation is gone as well
         #[arg(long)]
         drained: bool,
-        /// For this swap, let the new version leave out this port, address, path or glob; may be repeated
+        /// For this swap, let the new version leave out this port, address, path, or glob; may be repeated
         #[arg(long, value_name = "ADDR")]
         without: Vec<AddressPattern>,
         /// Do not wait for READY=1, even if an earlier version sent it

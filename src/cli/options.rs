@@ -45,13 +45,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = CaptureMode::Auto, help_heading = "Listeners")]
     pub capture: CaptureMode,
 
-    /// Leave this port, address, path or glob to the server; may be repeated
+    /// Leave this port, address, path, or glob to the server; may be repeated
     ///
     /// It is not captured, and not kept across a swap.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub capture_not: Vec<AddressPattern>,
 
-    /// Let a new version leave out this port, address, path or glob; may be repeated
+    /// Let a new version leave out this port, address, path, or glob; may be repeated
     ///
     /// Without it, a new version must accept connections wherever the serving one does.
     #[arg(long, value_name = "ADDR", help_heading = "Swapping")]
@@ -105,7 +105,7 @@ pub struct RunArgs {
     #[arg(help_heading = "Swapping")]
     pub restart: Restart,
 
-    /// Also swap when this file, tree or glob changes; may be repeated
+    /// Also swap when this file, tree, or glob changes; may be repeated
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Watching")]
     pub watch: Vec<PathBuf>,
 
@@ -137,7 +137,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", default_value = "10m", value_parser = values::patience, help_heading = "Watching")]
     pub before_swap_timeout: Duration,
 
-    /// Run this shell command when a generation is serving, aborted, rolled back, dead or gone
+    /// Run this shell command when a generation is serving, aborted, rolled back, dead, or gone
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Watching")]
     pub on_event: Option<String>,
 
@@ -205,7 +205,7 @@ pub struct RunArgs {
     #[arg(short, long, overrides_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
 
-    /// The server and its arguments, in which {fd}, {fd:NAME}, {addr}, {port} and {generation} are replaced
+    /// The server and its arguments, in which {fd}, {fd:NAME}, {addr}, {port}, and {generation} are replaced
     #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }

@@ -25,7 +25,7 @@ pub struct Trial {
     /// How many swaps to do
     #[arg(long, value_name = "N", default_value = "20", value_parser = count)]
     pub swaps: u32,
-    /// Send requests to this address only: a port, address, path or glob; may be repeated
+    /// Send requests to this address only: a port, address, path, or glob; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub ask: Vec<AddressPattern>,
     /// The path that clients request

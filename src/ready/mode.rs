@@ -51,9 +51,9 @@ impl FromStr for ReadyMode {
                 )),
             },
             ("http", Some(target)) => http(target),
-            ("https", Some(_)) => {
-                Err("hotswap does not speak TLS\ntry: http:/health, tcp or exec:COMMAND".to_owned())
-            }
+            ("https", Some(_)) => Err(
+                "hotswap does not speak TLS\ntry: http:/health, tcp, or exec:COMMAND".to_owned(),
+            ),
             ("exec", Some(command)) if !command.trim().is_empty() => {
                 Ok(Self::Exec(command.to_owned()))
             }
@@ -66,7 +66,7 @@ impl FromStr for ReadyMode {
                 Err(_) => Err(format!("{duration:?} is not a duration\ntry: after:2s")),
             },
             _ => Err(format!(
-                "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND or after:2s"
+                "unknown mode {text:?}\ntry: auto, notify, fd:N, http:PATH, http://HOST/PATH, tcp, exec:COMMAND, or after:2s"
             )),
         }
     }

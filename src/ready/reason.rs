@@ -119,7 +119,7 @@ pub fn stopped_by(signal: Option<i32>) -> String {
 pub fn hint_at_stopped(stopped: &Stopped) -> String {
     match stopped.signal {
         Some(libc::SIGTTIN) => {
-            "a file, a variable or an option for what it asks, since no server can read the terminal".into()
+            "a file, a variable, or an option for what it asks, since no server can read the terminal".into()
         }
         Some(libc::SIGTTOU) => {
             "stty -tostop, if it only writes to the terminal, or an option that keeps it off the terminal".into()
