@@ -123,7 +123,7 @@ fn uvicorn_with_workers() {
         &dir,
         "app:app",
     ];
-    // its kept connections are busy whenever one looks
+    // its keep-alive connections are busy whenever one looks
     let plan = plan.with(&["--quiesce", "1s"]);
     let plan = plan.by_program("/usr/bin/uvicorn".into(), &arguments);
     if let Some(plan) = contained(NAME, plan, &Bundle::default()) {

@@ -272,7 +272,7 @@ fn a_stop_answers_those_who_wait() {
     site.expect_status(0);
 }
 
-/// A server that answers on kept connections: its threads block in recv(2).
+/// A server that answers on keep-alive connections: its threads block in recv(2).
 const KEEPING: &str = "
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):

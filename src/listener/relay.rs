@@ -38,7 +38,7 @@ pub struct Relays {
     clients: HashMap<Inode, Inode>,
     /// The addresses that the server sees as its clients, and how many relays are on the way.
     sources: HashMap<SocketAddr, u32>,
-    /// Clients of kept connections wait with their next request.
+    /// Clients of keep-alive connections wait with their next request.
     held: bool,
 }
 
@@ -95,7 +95,7 @@ impl Relays {
         self.add(relay, watcher)
     }
 
-    /// From now on idle clients of kept connections wait with their next request.
+    /// From now on idle clients of keep-alive connections wait with their next request.
     pub fn hold(&mut self, watcher: &Watcher) {
         self.held = true;
         let idle = self.all.values().filter(|relay| relay.is_idle()).count();
@@ -134,7 +134,7 @@ impl Relays {
         }
     }
 
-    /// The next request of a kept connection goes to the generation that serves by now.
+    /// The next request of a keep-alive connection goes to the generation that serves by now.
     fn switch(&mut self, client: Inode, watcher: &Watcher) {
         let Some(Relay { client, early, .. }) = self.forget(client) else {
             return;

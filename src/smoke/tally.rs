@@ -66,7 +66,8 @@ pub struct Tally {
     pub apart_from_swaps: usize,
     /// Requests by the generation that served when their connection was opened.
     pub by_generation: BTreeMap<u32, usize>,
-    /// Requests on kept connections that the server had closed meanwhile, made again on a new one as any HTTP client does.
+    /// Requests on keep-alive connections that the server had closed meanwhile, made again on a new one as any HTTP
+    /// client does.
     pub repeated: usize,
 }
 

@@ -150,7 +150,7 @@ impl Flow {
     }
 }
 
-/// Requests a second of clients on kept connections, each asking again as soon as it is answered.
+/// Requests a second of clients on keep-alive connections, each asking again as soon as it is answered.
 pub fn throughput(address: SocketAddr, lasting: Duration) -> f64 {
     let begun = Instant::now();
     let client = || {

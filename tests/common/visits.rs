@@ -244,7 +244,7 @@ impl Visits {
         );
         match (&mut visit.state, heard) {
             (_, Err(Errno::EAGAIN | Errno::EINTR)) => {}
-            // A kept connection may end while nothing is asked; the client comes again with a new one.
+            // A keep-alive connection may end while nothing is asked; the client comes again with a new one.
             (State::Silent, Ok(0) | Err(_)) if visit.answers > 0 => self.leave(id),
             (State::Asked(so_far), Ok(0)) => {
                 let kind = if so_far.is_empty() {

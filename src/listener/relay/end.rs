@@ -94,7 +94,7 @@ impl RelayEnd {
         if self.pending.is_empty() {
             return Ok(false);
         }
-        // a kept connection may be one that its server has not set to be nonblocking
+        // a keep-alive connection may be one that its server has not set to be nonblocking
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         match send(self.fd.as_raw_fd(), &self.pending, flags) {
             Ok(bytes) => {
