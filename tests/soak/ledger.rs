@@ -13,8 +13,9 @@ const DELAY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What hotswap says on any day.
-const ROUTINE: [&str; 13] = [
+const ROUTINE: [&str; 14] = [
     "hotswap: watching ",
+    ", which is not watched",
     "hotswap: listening on ",
     " started, pid ",
     " is proving (",
