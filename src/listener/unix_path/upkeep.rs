@@ -19,6 +19,11 @@ impl UnixPath {
             return;
         }
         self.note_attributes(candidate);
+        let target = self.target.and_then(|target| self.at(target));
+        let owner = target.and_then(|at| self.sockets[at].socket.owner);
+        if candidate.is_some() && owner == candidate && self.dir.is_free() {
+            return; // it has unlinked its own path, and may be about to bind it again
+        }
         let done = self.follow().and_then(|()| {
             self.find_aliases();
             self.repair()
