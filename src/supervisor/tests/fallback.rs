@@ -267,6 +267,34 @@ fn a_candidate_that_already_hangs_gives_way_at_once() {
 }
 
 #[test]
+fn a_candidate_that_has_no_more_time_than_that_is_not_hurried() {
+    let spawn = |generation, sockets| Action::Spawn {
+        generation,
+        cause: Cause::Asked,
+        sockets,
+        program: ProgramChoice::Current,
+        ready_timeout: seconds(5),
+    };
+    let mut drill = Drill::with(Policy {
+        ready_timeout: seconds(5),
+        ..policy()
+    });
+    drill.at(0, Launched, &[spawn(G1, SocketChoice::Target)]);
+    drill.at(1, Ready(G1), &[CutOver(G1)]);
+    drill.at(1, CutOverDone(G1), &[]);
+    drill.at(5, SwapAsked(None), &[CheckProgram]);
+    drill.at(5, ProgramChecked(Ok(())), &[spawn(G2, SocketChoice::Own)]);
+    let another = OnDisk::Another { is_held: true };
+    drill.at(6, Event::OnDisk(another), &[]);
+    drill.at(6, Died(G1, crash()), &[Inherit(G2)]);
+    drill.says(&Transition::Dead {
+        generation: G1,
+        exit: crash(),
+        then: Then::CandidateServes(G2),
+    });
+}
+
+#[test]
 fn a_candidate_that_does_not_hang_serves_next() {
     let mut drill = dying_at(6, policy());
     drill.at(9, Ready(G2), &[CutOver(G2)]);
