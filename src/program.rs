@@ -118,13 +118,17 @@ pub fn is_run_by(script: &Path, interpreter: &Path) -> bool {
 /// Whether the kernel can execute the file by what it begins with: a compiled program or a script.
 pub fn begins_as_program(path: &Path) -> bool {
     let first = beginning(path.as_os_str());
-    first.is_some_and(|first| first.starts_with(ELF) || first.starts_with(b"#!"))
+    first.is_some_and(|first| is_program(&first))
 }
 
 /// Whether the file begins like neither: exec would have sh(1) run it line by line, whatever it is.
 pub fn is_no_program(path: &Path) -> bool {
     let first = beginning(path.as_os_str());
-    first.is_some_and(|first| !first.starts_with(ELF) && !first.starts_with(b"#!"))
+    first.is_some_and(|first| !is_program(&first))
+}
+
+fn is_program(first: &[u8]) -> bool {
+    first.starts_with(ELF) || first.starts_with(b"#!")
 }
 
 fn beginning(path: &OsStr) -> Option<Vec<u8>> {

@@ -356,36 +356,31 @@ fn a_script_that_another_user_writes_slowly_is_not_run_half_written() {
     clients.expect_no_failure();
 }
 
-/// A copy of env(1), which starts the server.
-#[test]
-fn a_server_behind_a_launcher_that_no_list_knows_is_said_not_to_be_watched() {
-    let plan = watching();
+/// A copy of env(1) starts the server; with its path and that of the server.
+fn behind_a_nameless_launcher(plan: Plan, is_named: bool) -> (Site, String, String) {
     let (launcher, server) = (plan.dir().join("wrap"), plan.dir().join("app"));
     fs::copy("/usr/bin/env", &launcher).expect("a launcher");
     install(&server, &binary(1), 0o755);
-    let path = server.to_str().expect("a path").to_owned();
-    let named = plan
-        .by_program(launcher, &[&path, "127.0.0.1:0"])
-        .serving("");
-    named.log.wait_for(&format!(
-        "{} runs {path}, which is not watched",
-        named.dir().join("wrap").display()
-    ));
-    named.log.wait_for(&format!("try: --watch {path}"));
+    let text = |path: &Path| path.to_str().expect("a path").to_owned();
+    let (wrap, app) = (text(&launcher), text(&server));
+    let named: &[&str] = if is_named { &["--watch", &wrap] } else { &[] };
+    let plan = plan.with(named);
+    let site = plan.by_program(launcher, &[&app, "127.0.0.1:0"]);
+    (site.serving(""), wrap, app)
+}
+
+#[test]
+fn a_server_behind_a_launcher_that_no_list_knows_is_said_not_to_be_watched() {
+    let (site, wrap, app) = behind_a_nameless_launcher(watching(), false);
+    let said = format!("{wrap} runs {app}, which is not watched");
+    site.log.wait_for(&said);
+    site.log.wait_for(&format!("try: --watch {app}"));
 }
 
 /// Who names what to watch knows what runs.
 #[test]
 fn nothing_is_said_of_a_launcher_if_what_to_watch_is_named() {
-    let plan = watching();
-    let (launcher, server) = (plan.dir().join("wrap"), plan.dir().join("app"));
-    fs::copy("/usr/bin/env", &launcher).expect("a launcher");
-    install(&server, &binary(1), 0o755);
-    let path = server.to_str().expect("a path").to_owned();
-    let plan = plan.with(&["--watch", launcher.to_str().expect("a path")]);
-    let site = plan
-        .by_program(launcher, &[&path, "127.0.0.1:0"])
-        .serving("");
+    let (site, ..) = behind_a_nameless_launcher(watching(), true);
     expect_swaps(&site, 1, || {
         site.signal(Signal::SIGHUP);
     });

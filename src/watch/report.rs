@@ -57,13 +57,10 @@ impl Watch {
 
     /// That the program that serves is not what is watched, where the user left it to hotswap what to watch.
     pub fn about_unwatched(&self, serves: &Path) -> Option<String> {
-        let of_role = |role| move |file: &&WatchedFile| file.role == role;
-        let program = self.files.iter().find(of_role(FileRole::Program))?;
-        let is_chosen = !self.trees.is_empty()
-            || self
-                .files
-                .iter()
-                .any(|file| of_role(FileRole::Named)(&file));
+        let is_program = |file: &&WatchedFile| file.role == FileRole::Program;
+        let program = self.files.iter().find(is_program)?;
+        // a named file may become a tree, and is one among them
+        let is_chosen = !self.trees.is_empty();
         let found = fs::metadata(serves).ok()?;
         let is_found = |file: &WatchedFile| {
             fs::metadata(file.path())
