@@ -49,7 +49,7 @@ use crate::polled::Polled;
 use crate::socket::Inode;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
-pub use beside::{beside, without_number};
+pub use beside::{beside, numbers_beside, without_number};
 pub use captured::{BindPlan, Replacement};
 pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 pub use context::{ListenerContext, SocketOptions};

@@ -14,7 +14,7 @@ use nix::sys::stat::fstat;
 use super::caller::Caller;
 use super::impersonate::as_caller;
 use crate::address::LONGEST_PATH;
-use crate::listener::{self, BoundPath, PathEntry};
+use crate::listener::{self, BoundPath, PathEntry, numbers_beside};
 use crate::proc::{descriptor, open_directory, path_of};
 use crate::socket::client::is_refused;
 use crate::supervisor::Generation;
@@ -61,20 +61,30 @@ pub fn bind_to(
 ) -> io::Result<(OwnedFd, BoundPath)> {
     let path = seen_from_here(caller, path);
     as_caller(caller, move |stand| {
-        let mut path = stand.reach(&path);
+        let path = stand.reach(&path);
         let (directory, name) = directory_of(&path)?;
-        let mut name = name.to_owned();
-        if let Some(generation) = beside {
-            name = listener::beside(&name, generation.0);
-            path.set_file_name(&name);
-        }
-        if path.as_os_str().len() > LONGEST_PATH {
-            path = stand.shorten(&directory, &name)?;
-        }
-        if beside.is_some() {
-            remove_stale(&path);
-        }
-        bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        let bind_as = |name: &OsStr| -> io::Result<PathBuf> {
+            let mut path = path.with_file_name(name);
+            if path.as_os_str().len() > LONGEST_PATH {
+                path = stand.shorten(&directory, name)?;
+            }
+            if beside.is_some() {
+                remove_stale(&path);
+            }
+            bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+            Ok(path)
+        };
+        let names = match beside {
+            None => vec![name.to_owned()],
+            Some(generation) => numbers_beside(generation.0)
+                .map(|number| listener::beside(name, number))
+                .collect(),
+        };
+        let bound = names.into_iter().find_map(|name| match bind_as(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            bound => Some(bound.map(|path| (name, path))),
+        });
+        let (name, path) = bound.unwrap_or(Err(Errno::EADDRINUSE.into()))?;
         stand.settle(&path)?;
         let file = fs::symlink_metadata(&path)?;
         let file = (file.dev(), file.ino());

@@ -14,6 +14,11 @@ pub fn beside(name: &OsStr, which: impl Display) -> OsString {
     name
 }
 
+/// The numbers to try for a generation's name: another hotswap, whose server binds the same path, may use any.
+pub fn numbers_beside(generation: u32) -> impl Iterator<Item = u32> {
+    generation..generation.saturating_add(20)
+}
+
 /// The name that one with a number is beside; any other as it is.
 pub fn without_number(name: &OsStr) -> &OsStr {
     let bytes = name.as_bytes();

@@ -19,7 +19,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use super::beside::beside;
+use super::beside::{beside, numbers_beside};
 use crate::handoff;
 use crate::proc;
 use crate::retry::retry;
@@ -205,6 +205,17 @@ impl UnixDir {
     /// The name of that number beside this one, or as that word.
     pub fn beside(&self, which: impl fmt::Display) -> OsString {
         beside(&self.name, which)
+    }
+
+    /// The name of that number beside this one, or the next on which nobody answers; what was left there is removed.
+    pub fn free_beside(&self, number: u32) -> OsString {
+        let is_taken =
+            |name: &OsString| self.file(name).is_ok() && !self.is_stale(name).unwrap_or(true);
+        let mut names = numbers_beside(number).map(|number| self.beside(number));
+        let free = names.find(|name| !is_taken(name));
+        let free = free.unwrap_or_else(|| self.beside(number));
+        self.remove(&free);
+        free
     }
 
     pub fn path_of(&self, name: &OsStr) -> PathBuf {

@@ -125,8 +125,7 @@ impl UnixPath {
         let file = self.dir.file(bound_to)?;
         let mut name = bound_to.to_owned();
         if name == self.dir.name() {
-            name = self.dir.beside(generation.0);
-            self.dir.remove(&name);
+            name = self.dir.free_beside(generation.0);
             self.dir.link(bound_to, &name)?;
         }
         let added = self.add(fd, Some(generation), name.clone(), file, context);
@@ -178,8 +177,7 @@ impl UnixPath {
     }
 
     fn grow(&mut self, number: u32, context: &ListenerContext) -> io::Result<usize> {
-        let name = self.dir.beside(number);
-        self.dir.remove(&name);
+        let name = self.dir.free_beside(number);
         self.bind(&name, context)
     }
 

@@ -222,3 +222,24 @@ serve()"
     swap(&site, 3);
     assert!(!site.log.says("aborted"), "{}", site.log.timed());
 }
+
+/// As the control sockets of two gunicorns of one user: each takes the path from the other, as without hotswap.
+#[test]
+fn two_hotswaps_may_have_servers_that_bind_one_path() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = format!("{SERVER}\nlisten(f'{{directory}}/control.sock')\nserve()");
+    let site = || {
+        let address = free_address();
+        let plan = plan(Target::Tcp(address), address, directory.path(), &script)?;
+        Some(plan.with(&["--ready-timeout", "20s"]).serving(""))
+    };
+    let (Some(one), Some(other)) = (site(), site()) else {
+        return;
+    };
+    for generation in 1..=3 {
+        for site in [&one, &other] {
+            site.swap();
+            site.wait_until_gone(generation);
+        }
+    }
+}
