@@ -3,6 +3,7 @@
 //! A file event is only a hint to look. The gates decide whether a change counts, and an occasional stat(2) finds what
 //! the events missed. Nothing here starts a swap, and nothing blocks.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,7 @@ mod listing;
 mod look;
 mod new_content;
 mod new_files;
+mod notifier;
 mod own_writes;
 mod pace;
 mod repeats;
@@ -121,12 +123,15 @@ pub struct Watch {
 
 impl Watch {
     /// A `poll` of zero means no polling. Also returns warnings for the user, one line each.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
     pub fn new(
         targets: WatchTargets,
         debounce: Duration,
         poll: Duration,
         now: Time,
-    ) -> (Self, Vec<String>) {
+    ) -> io::Result<(Self, Vec<String>)> {
         let (debounce, poll) = (debounce.min(LONGEST), poll.min(LONGEST));
         let WatchedPaths {
             files,
@@ -137,10 +142,10 @@ impl Watch {
         let is_idle = files.is_empty() && trees.is_empty();
         let mut watch = Self {
             events: if is_idle {
-                Events::default()
+                Events::none()
             } else {
                 Events::new()
-            },
+            }?,
             files,
             trees,
             paths,
@@ -179,17 +184,14 @@ impl Watch {
         };
         watch.follow();
         warnings.extend(watch.complaint());
-        (watch, warnings)
+        Ok((watch, warnings))
     }
 
-    /// The descriptor is readable: file events have arrived. Returns whether any of them is about what is watched.
-    pub fn woken(&mut self, now: Time) -> bool {
-        let matters = self.events.read();
-        if matters {
-            self.writers.woken();
-            self.hinted.get_or_insert(now.max(self.looked + BREATH));
-        }
-        matters
+    /// The descriptor is readable: a file event has arrived.
+    pub fn woken(&mut self, now: Time) {
+        self.events.drain();
+        self.writers.woken();
+        self.hinted.get_or_insert(now.max(self.looked + BREATH));
     }
 
     /// To be called when woken and before each look: who wrote is found out at once, or not at all. `servers` gives the
@@ -352,8 +354,9 @@ impl Watch {
 
 impl Polled for Watch {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let descriptor = self.events.descriptor();
-        Vec::from_iter(descriptor.map(|events| (events, PollFlags::POLLIN)))
+        let is_idle = self.files.is_empty() && self.trees.is_empty();
+        let descriptor = (!is_idle).then(|| (self.events.descriptor(), PollFlags::POLLIN));
+        descriptor.into_iter().collect()
     }
 
     /// When to look again; `None` if nothing is watched.

@@ -364,8 +364,8 @@ fn watch(args: &RunArgs, directory: &WorkingDirectory) -> Result<(Watch, Vec<Str
         env_file: args.env_file.clone(),
         dev: args.dev,
     };
-    let (watch, mut warnings) = Watch::new(targets, args.debounce, args.poll, sys::now());
-
+    let watch = Watch::new(targets, args.debounce, args.poll, sys::now());
+    let (watch, mut warnings) = watch.context("cannot watch files")?;
     if args.clear && !args.dev {
         warnings.push("--clear does nothing without --dev\ntry: --dev --clear".into());
     }

@@ -231,11 +231,9 @@ impl World {
             Source::Control => self.handle_clients(fd, flags, batch),
             Source::Upkeep => self.upkeep.woken(self.next_poll()),
             Source::Watch => {
-                let matters = self.watch.woken(now);
-                if matters {
-                    self.note_writers();
-                }
-                if matters && self.args.hold {
+                self.watch.woken(now);
+                self.note_writers();
+                if self.args.hold {
                     self.watch.look_at_touched();
                 }
             }

@@ -1,22 +1,24 @@
 //! File events as hints to look: which names were touched, and whether a file arrived complete or was written in place.
 //!
-//! Nothing is decided here. A directory with thousands of events a second is not listened to for a while, and polled
-//! instead.
+//! Nothing is decided here. `notify` calls back on its own thread, which notes the hint and writes to an eventfd. A
+//! directory with thousands of events a second is not listened to for a while, and polled instead.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use notify::ErrorKind;
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 
 use crate::supervisor::Time;
 use crate::watch::filter::is_hidden;
 use crate::watch::ignore_files::is_rule_file;
+use crate::watch::notifier::{Notifier, reason};
 use crate::watch::symlinks::{Directory, is_editors_own};
 
 /// More events than this in one window are noise.
@@ -24,20 +26,6 @@ const NOISE: u32 = 400;
 const NOISE_WINDOW: Duration = Duration::from_millis(100);
 /// How long a noisy directory is not listened to.
 const NOISE_PAUSE: Duration = Duration::from_secs(1);
-/// How many batches of events are read in one go.
-const MOST_READS: usize = 64;
-/// What takes a name away, or the directory itself.
-const GOES_AWAY: AddWatchFlags = AddWatchFlags::IN_DELETE
-    .union(AddWatchFlags::IN_DELETE_SELF)
-    .union(AddWatchFlags::IN_MOVED_FROM)
-    .union(AddWatchFlags::IN_MOVE_SELF);
-/// Reading a file is no hint: hotswap does that itself.
-const LISTENED_FOR: AddWatchFlags = GOES_AWAY
-    .union(AddWatchFlags::IN_CREATE)
-    .union(AddWatchFlags::IN_MOVED_TO)
-    .union(AddWatchFlags::IN_MODIFY)
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_ATTRIB);
 
 /// How the file at a name got there, as far as events tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,8 +53,26 @@ pub struct Hints {
     pub directories: HashSet<PathBuf>,
     /// Anything may have been touched: events were lost.
     pub everything: bool,
-    /// Something was touched, and nobody has asked since what it was.
-    are_new: bool,
+}
+
+/// What the main loop shares with the thread of `notify`.
+struct NotifyShared {
+    wake: EventFd,
+    state: Mutex<NotifyState>,
+}
+
+#[derive(Default)]
+struct NotifyState {
+    names: HashSet<PathBuf>,
+    trees: HashSet<PathBuf>,
+    hints: Hints,
+    /// A watched directory went away, or events were lost: every watch must be made again.
+    broken: bool,
+    noise: EventRate,
+    /// The main loop was woken and has not looked yet.
+    woken: bool,
+    /// Directories that cannot be watched, with the error.
+    refused: Vec<(Directory, notify::Error)>,
 }
 
 #[derive(Default)]
@@ -77,18 +83,12 @@ struct EventRate {
     directory: Option<PathBuf>,
 }
 
-/// The directories that are listened to.
-#[derive(Default)]
+/// The watches that `notify` holds for us.
 pub struct Events {
-    /// `None` where inotify(7) is unavailable.
-    inotify: Option<Inotify>,
-    held: HashMap<WatchDescriptor, Directory>,
-    names: HashSet<PathBuf>,
-    trees: HashSet<PathBuf>,
-    hints: Hints,
-    /// A watched directory went away, or events were lost: every watch must be made again.
-    broken: bool,
-    noise: EventRate,
+    /// `None` where inotify is unavailable.
+    notifier: Option<Notifier>,
+    shared: Arc<NotifyShared>,
+    held: HashMap<PathBuf, Directory>,
     paused: HashMap<PathBuf, Time>,
     /// Directories that cannot be watched; they are not tried again.
     refused: HashSet<Directory>,
@@ -99,33 +99,51 @@ pub struct Events {
 }
 
 impl Events {
-    /// Missing inotify is not an error, see [`Events::complaint`].
-    pub fn new() -> Self {
-        let mut events = Self::default();
-        match Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) {
-            Ok(inotify) => events.inotify = Some(inotify),
-            Err(error) => events.complaint = Some(reason(error)),
+    /// # Errors
+    /// Those of eventfd(2). Missing inotify is not an error, see [`Events::complaint`].
+    pub fn new() -> std::io::Result<Self> {
+        let mut events = Self::none()?;
+        let (noting, answered) = (Arc::clone(&events.shared), Arc::clone(&events.shared));
+        match Notifier::start(
+            move |event| noting.note(event),
+            move |directory, held| answered.answer(directory, held),
+        ) {
+            Ok(notifier) => events.notifier = Some(notifier),
+            Err(why) => events.complaint = Some(why),
         }
-        events
+        Ok(events)
     }
 
-    /// Where events come; none while what has come is still to be asked for.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        let inotify = self.inotify.as_ref().filter(|_| !self.hints.are_new);
-        inotify.map(Inotify::as_fd)
+    /// Without a thread and without inotify, for when nothing is watched.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn none() -> std::io::Result<Self> {
+        let wake =
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let shared = Arc::new(NotifyShared {
+            wake,
+            state: Mutex::default(),
+        });
+        Ok(Self {
+            notifier: None,
+            shared,
+            held: HashMap::new(),
+            paused: HashMap::new(),
+            refused: HashSet::new(),
+            behind: false,
+            complaint: None,
+            complained: false,
+        })
     }
 
-    /// Reads what has come. Returns whether the main loop should look.
-    pub fn read(&mut self) -> bool {
-        for _ in 0..MOST_READS {
-            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else {
-                break;
-            };
-            for event in events {
-                self.hints.are_new |= self.note(&event);
-            }
-        }
-        self.hints.are_new
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+
+    pub fn drain(&self) {
+        // EAGAIN means that it is empty already.
+        let _ = self.shared.wake.read();
     }
 
     /// Why some directories give no events; returned once.
@@ -145,128 +163,184 @@ impl Events {
         self.behind
     }
 
-    /// The names that were touched since the last call or the last [`Events::take`].
+    /// The names that were touched since the last call or the last [`Events::take`]; the next one wakes the main loop anew.
     pub fn take_touched(&mut self) -> HashSet<PathBuf> {
-        self.hints.are_new = false;
-        mem::take(&mut self.hints.touched)
+        let mut state = self.shared.lock();
+        state.woken = false;
+        mem::take(&mut state.hints.touched)
     }
 
     /// What has happened since the last call.
     pub fn take(&mut self, now: Time) -> Hints {
-        self.read();
-        let mut hints = mem::take(&mut self.hints);
+        let mut state = self.shared.lock();
+        state.woken = false;
+        let broken = mem::take(&mut state.broken);
+        let noisy = state.noise.directory.take();
+        let mut hints = mem::take(&mut state.hints);
+        let refused = mem::take(&mut state.refused);
+        drop(state);
+        for (directory, error) in refused {
+            self.note_refusal(directory, &error);
+        }
         hints.directories.extend(self.paused.keys().cloned());
         let paused = self.paused.len();
         self.paused.retain(|_, until| *until > now);
-        let is_broken = mem::take(&mut self.broken);
-        self.behind |= is_broken || self.paused.len() < paused;
-        if let Some(noisy) = self.noise.directory.take() {
-            self.let_go(|held| held.path == noisy);
+        self.behind |= broken || self.paused.len() < paused;
+        if let Some(noisy) = noisy.filter(|noisy| self.held.contains_key(noisy)) {
+            self.let_go(&noisy);
             self.paused.insert(noisy, now + NOISE_PAUSE);
         }
-        if is_broken {
+        if broken {
             self.refused.clear();
-            self.let_go(|_| true);
+            let held: Vec<PathBuf> = self.held.keys().cloned().collect();
+            for path in held {
+                self.let_go(&path);
+            }
         }
         hints
     }
 
-    /// Watches these directories and no others: for these names, and for every name in these trees. A new watch is itself a
-    /// hint, because what happened before it was made may have been missed; returns whether there is one.
+    /// Watches these directories and no others, soon: for these names, and for every name in these trees. A new watch
+    /// is itself a hint, because what happened before it was made may have been missed.
     pub fn follow(
         &mut self,
         directories: &HashSet<Directory>,
         names: HashSet<PathBuf>,
         trees: HashSet<PathBuf>,
-    ) -> bool {
-        self.names = names;
-        self.trees = trees;
-        self.let_go(|held| !directories.contains(held));
-        self.behind = false;
-        let held: HashSet<Directory> = self.held.values().cloned().collect();
-        let left_out = |directory: &&Directory| {
-            held.contains(directory)
-                || self.paused.contains_key(&directory.path)
-                || self.refused.contains(directory)
-        };
-        let new: Vec<&Directory> = directories.iter().filter(|one| !left_out(one)).collect();
-        for directory in new {
-            self.hold(directory);
+    ) {
+        let mut state = self.shared.lock();
+        state.names = names;
+        state.trees = trees;
+        drop(state);
+        let unwanted: Vec<PathBuf> = self
+            .held
+            .values()
+            .filter(|held| !directories.contains(held))
+            .map(|held| held.path.clone())
+            .collect();
+        for path in unwanted {
+            self.let_go(&path);
         }
-        self.hints.are_new
-    }
-
-    fn hold(&mut self, directory: &Directory) {
-        let Some(inotify) = &self.inotify else {
-            return;
-        };
-        self.hints.are_new = true;
-        self.hints.directories.insert(directory.path.clone());
-        match inotify.add_watch(&directory.path, LISTENED_FOR) {
-            Ok(watch) => drop(self.held.insert(watch, directory.clone())),
-            // It was just removed; the next look finds another way.
-            Err(Errno::ENOENT) => {}
-            Err(error) => {
-                let path = directory.path.display();
-                self.complaint = Some(format!("{path}: {}", reason(error)));
-                self.refused.insert(directory.clone());
+        self.behind = false;
+        for directory in directories {
+            let left_out = self.held.contains_key(&directory.path)
+                || self.paused.contains_key(&directory.path)
+                || self.refused.contains(directory);
+            if let (false, Some(notifier)) = (left_out, &self.notifier) {
+                notifier.hold(directory.clone());
+                self.held.insert(directory.path.clone(), directory.clone());
             }
         }
     }
 
-    fn let_go(&mut self, is_unwanted: impl Fn(&Directory) -> bool) {
-        let unwanted = self.held.extract_if(|_, directory| is_unwanted(directory));
-        for (watch, _) in unwanted {
-            // It fails for a removed directory, which the kernel has let go by itself.
-            let _ = self.inotify.as_ref().map(|inotify| inotify.rm_watch(watch));
+    fn let_go(&mut self, path: &Path) {
+        if let (Some(_), Some(notifier)) = (self.held.remove(path), &self.notifier) {
+            notifier.let_go(path);
         }
     }
 
+    fn note_refusal(&mut self, directory: Directory, error: &notify::Error) {
+        if self.held.get(&directory.path) == Some(&directory) {
+            self.held.remove(&directory.path);
+        }
+        // It was just removed; the next look finds another way.
+        if !matches!(error.kind, ErrorKind::PathNotFound) {
+            self.complaint = Some(format!("{}: {}", directory.path.display(), reason(error)));
+            self.refused.insert(directory);
+        }
+    }
+}
+
+impl NotifyShared {
+    fn lock(&self) -> MutexGuard<'_, NotifyState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, event: notify::Result<notify::Event>) {
+        let mut state = self.lock();
+        let matters = if let Ok(event) = event {
+            state.note(&event)
+        } else {
+            state.broken = true;
+            state.hints.everything = true;
+            true
+        };
+        if matters {
+            self.wake(state);
+        }
+    }
+
+    fn answer(&self, directory: Directory, held: notify::Result<()>) {
+        let mut state = self.lock();
+        state.hints.directories.insert(directory.path.clone());
+        state
+            .refused
+            .extend(held.err().map(|error| (directory, error)));
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<NotifyState>) {
+        if !state.woken {
+            state.woken = true;
+            // A counter of 1 cannot overflow.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+impl NotifyState {
     /// Whether the main loop should look.
-    fn note(&mut self, event: &InotifyEvent) -> bool {
-        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+    fn note(&mut self, event: &notify::Event) -> bool {
+        // Our own walk opens every directory.
+        let is_own_walk =
+            event.kind.is_access() && event.paths.iter().any(|path| self.trees.contains(path));
+        let noisy = !is_own_walk && self.noise.count(event);
+        if event.need_rescan() {
             self.broken = true;
             self.hints.everything = true;
             return true;
         }
-        let Some(Directory { path, .. }) = self.held.get(&event.wd) else {
-            return false;
+        let Some(arrival) = arrival(event.kind) else {
+            return noisy;
         };
-        let mut matters = self.noise.count(path);
-        let name = event.name.as_ref();
-        let path = name.map_or_else(|| path.clone(), |name| path.join(name));
-        let goes_away = event.mask.intersects(GOES_AWAY);
-        if self.names.contains(&path) {
-            matters = true;
-            let known = self.hints.arrivals.entry(path.clone()).or_default();
-            *known = HowArrived::of(event.mask).after(*known);
-            self.hints.touched.insert(path.clone());
-        }
-        if self.trees.contains(&path) {
-            self.broken |= goes_away;
-            self.hints.directories.insert(path.clone());
-            matters = true;
-        }
-        let parent = path.parent().filter(|parent| self.trees.contains(*parent));
-        if let Some(parent) = parent
-            && path.file_name().is_some_and(matters_in_tree)
-        {
-            self.hints.directories.insert(parent.to_owned());
-            self.hints.touched.insert(path.clone());
-            matters = true;
-        }
-        let leads_on = |name: &PathBuf| name.starts_with(&path) && *name != path;
-        if goes_away && self.names.iter().any(leads_on) {
-            self.broken = true;
-            matters = true;
+        let mut matters = noisy;
+        for path in &event.paths {
+            if self.names.contains(path) {
+                matters = true;
+                let known = self.hints.arrivals.entry(path.clone()).or_default();
+                *known = arrival.after(*known);
+                self.hints.touched.insert(path.clone());
+            }
+            if self.trees.contains(path) {
+                self.broken |= goes_away(event.kind);
+                self.hints.directories.insert(path.clone());
+                matters = true;
+            }
+            let parent = path.parent().filter(|parent| self.trees.contains(*parent));
+            if let Some(parent) = parent
+                && path.file_name().is_some_and(matters_in_tree)
+            {
+                self.hints.directories.insert(parent.to_owned());
+                self.hints.touched.insert(path.clone());
+                matters = true;
+            }
+            if goes_away(event.kind)
+                && self
+                    .names
+                    .iter()
+                    .any(|name| name.starts_with(path) && name != path)
+            {
+                self.broken = true;
+                matters = true;
+            }
         }
         matters
     }
 }
 
 impl EventRate {
-    /// Returns true once a window has too many events, of which the last was in this directory.
-    fn count(&mut self, directory: &Path) -> bool {
+    /// Returns true once a window has too many events.
+    fn count(&mut self, event: &notify::Event) -> bool {
         self.events += 1;
         if self.events <= NOISE {
             return false;
@@ -276,7 +350,8 @@ impl EventRate {
         self.events = 0;
         let too_many = begun.is_some_and(|begun| now.duration_since(begun) < NOISE_WINDOW);
         if too_many {
-            self.directory = Some(directory.to_owned());
+            let path = event.paths.first();
+            self.directory = path.and_then(|path| path.parent()).map(Path::to_owned);
         }
         too_many
     }
@@ -286,36 +361,31 @@ fn matters_in_tree(name: &OsStr) -> bool {
     is_rule_file(name) || !is_hidden(name, false) && !is_editors_own(name)
 }
 
-impl HowArrived {
-    fn of(event: AddWatchFlags) -> Self {
-        match event {
-            AddWatchFlags::IN_CREATE => Self::Created,
-            AddWatchFlags::IN_MODIFY => Self::Written,
-            AddWatchFlags::IN_CLOSE_WRITE => Self::Closed,
-            _ if event.contains(AddWatchFlags::IN_MOVED_TO) => Self::Moved,
-            // a directory, too
-            _ => Self::Unknown,
-        }
-    }
+fn goes_away(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
+    )
+}
 
+/// `None` for events that leave the file as it is: our own look must not be a hint.
+fn arrival(kind: EventKind) -> Option<HowArrived> {
+    match kind {
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(HowArrived::Moved),
+        EventKind::Create(CreateKind::File) => Some(HowArrived::Created),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(HowArrived::Written),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(HowArrived::Closed),
+        EventKind::Access(_) => None,
+        _ => Some(HowArrived::Unknown),
+    }
+}
+
+impl HowArrived {
     fn after(self, before: Self) -> Self {
         match self {
             // A changed mode or a removal says nothing about how the next file arrives.
             Self::Unknown => before,
             Self::Created | Self::Moved | Self::Written | Self::Closed => self,
         }
-    }
-}
-
-/// The error in words, naming the limit that was reached.
-fn reason(error: Errno) -> String {
-    match error {
-        Errno::ENOSPC => "the limit fs.inotify.max_user_watches is reached".into(),
-        // the kernel says the same for both
-        Errno::EMFILE if File::open("/dev/null").is_ok() => {
-            "the limit fs.inotify.max_user_instances is reached".into()
-        }
-        Errno::EMFILE => "too many open files; raise the limit with ulimit -n".into(),
-        error => std::io::Error::from(error).to_string(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::symlinks::{Directory, PathStep};
-use super::{BREATH, Watch, WatchedFile, WatchedTree};
+use super::{Watch, WatchedFile, WatchedTree};
 
 /// The poll interval where there are no file events, if the user has turned polling off.
 const POLL_INSTEAD: Duration = Duration::from_secs(1);
@@ -41,9 +41,7 @@ impl Watch {
             .collect();
         let names = places.iter().map(|place| place.path()).collect();
         let trees = within().map(|directory| directory.path.clone()).collect();
-        if self.events.follow(&directories, names, trees) {
-            self.hinted.get_or_insert(self.looked + BREATH);
-        }
+        self.events.follow(&directories, names, trees);
     }
 
     /// Says once why there are no file events, and polls from then on.

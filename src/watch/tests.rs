@@ -60,7 +60,7 @@ impl Bench {
         sys::catch_and_ignore(Signal::SIGIO).unwrap();
         let home = tempfile::tempdir().unwrap();
         let targets = targets(home.path());
-        let (watch, warnings) = Watch::new(targets, debounce, poll, sys::now());
+        let (watch, warnings) = Watch::new(targets, debounce, poll, sys::now()).unwrap();
         let mut bench = Self {
             home,
             watch,
