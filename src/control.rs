@@ -31,7 +31,7 @@ use connection::{ClientConnection, Outcome};
 use protocol::Reply;
 pub use protocol::{RequestKind, SwapRequest, SwapResult, SwapVerdict};
 use socket::ControlSocket;
-use socket_dirs::SocketDirs;
+use socket_dirs::{SocketDirs, file_of};
 
 /// Clients at one time; the next one replaces one that has not sent a request.
 const CONNECTIONS: usize = 128;
@@ -49,7 +49,7 @@ pub struct ClientRequest {
     pub uid: u32,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Control {
     name: String,
     socket: Option<ControlSocket>,
@@ -85,7 +85,7 @@ impl Control {
         }
         let made = dirs.own_directory().and_then(|directory| {
             if asked_for {
-                let socket = ControlSocket::of(&directory, name)?;
+                let socket = ControlSocket::at(&directory.join(file_of(name)))?;
                 return Ok((socket, name.to_owned()));
             }
             ControlSocket::named(&directory, name, is_own)
@@ -110,10 +110,7 @@ impl Control {
         Self {
             name,
             socket,
-            connections: BTreeMap::new(),
-            last: 0,
-            resting: None,
-            progress: String::new(),
+            ..Self::default()
         }
     }
 
@@ -208,15 +205,13 @@ impl Control {
 
     /// Drops the client that has been connected longest without waiting for anything, or one that only follows.
     fn make_room(&mut self) -> bool {
-        let mut connections = self.connections.iter();
-        let idle = connections.find(|(_, connection)| connection.waits_for().is_none());
-        // those who only follow come before those who want something
-        let mut connections = self.connections.iter();
-        let follower = || {
-            connections.find(|(_, connection)| connection.waits_for() == Some(&RequestKind::Events))
+        let that = |wish: Option<&RequestKind>| {
+            let mut connections = self.connections.iter();
+            let found = connections.find(|(_, connection)| connection.waits_for() == wish);
+            found.map(|(client, _)| *client)
         };
-        idle.or_else(follower)
-            .map(|(client, _)| *client)
+        that(None)
+            .or_else(|| that(Some(&RequestKind::Events)))
             .is_some_and(|client| self.connections.remove(&client).is_some())
     }
 

@@ -72,41 +72,12 @@ impl Control {
 
     /// A generation is gone: clients that waited for that get the verdict, with these words at its end.
     pub fn gone(&mut self, generation: Generation, text: &str, now: Time) {
-        for connection in self.connections.values_mut() {
-            if let Some((_, verdict)) = connection.owed.as_mut().filter(|owed| owed.0 == generation)
-            {
-                verdict.text = format!("{}; {text}", verdict.outcome);
-            }
-        }
-        self.settle(now, |waited_for| waited_for == generation);
-    }
-
-    fn settle(&mut self, now: Time, is_due: impl Fn(Generation) -> bool) {
-        let connections = self.connections.iter();
-        let due: Vec<(ClientId, SwapVerdict)> = connections
-            .filter_map(|(client, connection)| {
-                let (waited_for, verdict) = connection.owed.as_ref()?;
-                is_due(*waited_for).then(|| (*client, verdict.clone()))
-            })
-            .collect();
-        for (client, verdict) in due {
-            self.answer(client, &Reply::Verdict(verdict), now);
-        }
-    }
-
-    /// Nothing is done for that client.
-    pub fn refuse(&mut self, client: ClientId, why: &str, now: Time) {
-        self.answer(client, &Reply::Refused(why.to_owned()), now);
-    }
-
-    /// What that client asked for makes no sense here.
-    pub fn refuse_usage(&mut self, client: ClientId, why: &str, now: Time) {
-        self.answer(client, &Reply::Usage(why.to_owned()), now);
-    }
-
-    /// Answers one that asked for the status.
-    pub fn status(&mut self, client: ClientId, status: Value, now: Time) {
-        self.answer(client, &Reply::Status(status), now);
+        self.finish(now, |connection| {
+            let owed = &mut connection.owed;
+            let (_, verdict) = owed.take_if(|(waited_for, _)| *waited_for == generation)?;
+            let text = format!("{}; {text}", verdict.outcome);
+            Some(Reply::Verdict(SwapVerdict { text, ..verdict }))
+        });
     }
 
     /// Answers the clients that asked for an upgrade: it is done, or why not.
@@ -115,7 +86,10 @@ impl Control {
             Ok(()) => Reply::Done(true),
             Err(why) => Reply::Refused(why.to_owned()),
         };
-        self.finish(&message, now, |what| *what == RequestKind::Upgrade);
+        self.finish(now, |connection| {
+            let has_asked = connection.waits_for() == Some(&RequestKind::Upgrade);
+            has_asked.then(|| message.clone())
+        });
     }
 
     /// hotswap ends: removes the socket, then answers the clients that waited for that.
@@ -123,29 +97,41 @@ impl Control {
         if let Some(socket) = self.socket.take() {
             socket.unlink();
         }
-        self.settle(now, |_| true);
-        self.finish(&Reply::Done(true), now, |what| {
-            matches!(what, RequestKind::Stop | RequestKind::Events)
+        self.finish(now, |connection| {
+            if let Some((_, verdict)) = connection.owed.take() {
+                return Some(Reply::Verdict(verdict));
+            }
+            let waits_for = connection.waits_for();
+            let ends = matches!(waits_for, Some(RequestKind::Stop | RequestKind::Events));
+            ends.then_some(Reply::Done(true))
         });
         self.connections.clear();
     }
 
-    fn finish(&mut self, message: &Reply, now: Time, concerns: impl Fn(&RequestKind) -> bool) {
-        let connections = self.connections.iter();
-        let concerned: Vec<ClientId> = connections
-            .filter(|(_, connection)| connection.waits_for().is_some_and(&concerns))
-            .map(|(client, _)| *client)
-            .collect();
-        for client in concerned {
-            self.answer(client, message, now);
-        }
+    /// Sends its final message to each client that has one.
+    fn finish(
+        &mut self,
+        now: Time,
+        mut message: impl FnMut(&mut ClientConnection) -> Option<Reply>,
+    ) {
+        self.connections
+            .retain(|_, connection| match message(connection) {
+                Some(message) => connection.finish(&message, now) == Outcome::Stays,
+                None => true,
+            });
     }
 
-    fn answer(&mut self, client: ClientId, message: &Reply, now: Time) {
+    /// Sends its final message to one client.
+    pub fn answer(&mut self, client: ClientId, message: &Reply, now: Time) {
         let connection = self.connections.get_mut(&client);
         if connection.is_some_and(|connection| connection.finish(message, now) == Outcome::Leaves) {
             self.connections.remove(&client);
         }
+    }
+
+    /// Nothing is done for that client.
+    pub fn refuse(&mut self, client: ClientId, why: &str, now: Time) {
+        self.answer(client, &Reply::Refused(why.to_owned()), now);
     }
 
     fn say(&mut self, message: &Reply, concerns: impl Fn(&ClientConnection) -> bool) {

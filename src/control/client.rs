@@ -8,7 +8,7 @@ pub mod requests;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,12 +17,11 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
 use nix::sys::socket::{UnixAddr, connect, getsockopt, setsockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
 use super::others;
 use super::protocol::{Reply, RequestKind, line_of};
-use super::socket::peer;
 use super::socket_dirs::{FoundSocket, SocketDirs};
 use crate::proc::process::Stat;
 use crate::socket::unix_stream;
@@ -44,6 +43,7 @@ pub const LOST: u8 = 125;
 #[derive(Debug)]
 pub struct Instance {
     pub name: String,
+    pub pid: Pid,
     path: PathBuf,
     own: bool,
     /// Something has come from it.
@@ -279,40 +279,36 @@ impl Instance {
         setsockopt(&socket, SendTimeout, &TimeVal::microseconds(patience))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
         let stream = UnixStream::from(socket);
-        let us = nix::unistd::Uid::effective();
-        if peer(&stream)? != us && !us.is_root() {
+        let us = Uid::effective();
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        if peer.uid() != us.as_raw() && !us.is_root() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let input = Vec::new();
         Ok(Self {
             name,
+            pid: Pid::from_raw(peer.pid()),
             path,
             own,
             has_answered: false,
             stream,
-            input,
+            input: Vec::new(),
         })
-    }
-
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
     }
 
     /// The process, if a signal has stopped it. One that a debugger holds may go on at any moment.
     pub fn stopped(&self) -> Option<Pid> {
-        let pid = self.pid()?;
-        Stat::of(pid)?.stopped_by().map(|_| pid)
+        let is_stopped = Stat::of(self.pid)?.stopped_by().is_some();
+        is_stopped.then_some(self.pid)
     }
 
-    fn pid(&self) -> Option<Pid> {
-        let peer = getsockopt(&self.stream, PeerCredentials).ok()?;
-        Some(Pid::from_raw(peer.pid()))
+    /// Readable once it has ended.
+    pub fn death(&self) -> Option<OwnedFd> {
+        sys::pidfd_open(self.pid, self.pid).ok()
     }
 
     /// It has said that it ends: until then its addresses and its name are in use.
     pub fn await_end(&self) {
-        let death = self.pid().and_then(|pid| sys::pidfd_open(pid, pid).ok());
-        if let Some(death) = death {
+        if let Some(death) = self.death() {
             let mut death = [PollFd::new(death.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut death, ENDING);
         }
@@ -335,7 +331,7 @@ impl Instance {
         loop {
             while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                if let Some(message) = Reply::read(&line) {
+                if let Ok(message) = serde_json::from_slice(&line) {
                     self.has_answered = true;
                     return Received::Said(message);
                 }

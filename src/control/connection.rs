@@ -112,7 +112,7 @@ impl ClientConnection {
                     return Outcome::Asks(what);
                 }
                 Ok(None) => {}
-                Err(why) => return self.finish(&Reply::Error(why.to_string()), now),
+                Err(why) => return self.finish(&Reply::Error(why), now),
             }
         }
         let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
@@ -123,7 +123,7 @@ impl ClientConnection {
     }
 
     /// Reads once; the rest waits for the next round.
-    fn read(&mut self) -> io::Result<Option<RequestKind>> {
+    fn read(&mut self) -> Result<Option<RequestKind>, String> {
         let mut buffer = [0; LONGEST_REQUEST];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.silent = true,
@@ -131,21 +131,17 @@ impl ClientConnection {
             Err(error) if is_for_later(&error) => {}
             Err(_) => self.silent = true,
         }
-        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
             if self.input.len() >= LONGEST_REQUEST {
-                return Err(invalid("the request is too long".into()));
+                return Err("the request is too long".into());
             }
             return Ok(None);
         };
-        let line: Vec<u8> = std::mem::take(&mut self.input)
-            .into_iter()
-            .take(end)
-            .collect();
-        let request = RequestKind::read(&line);
+        self.input.truncate(end);
+        let request = RequestKind::read(&std::mem::take(&mut self.input));
         request
             .map(Some)
-            .map_err(|why| invalid(format!("cannot understand the request: {why}")))
+            .map_err(|why| format!("cannot understand the request: {why}"))
     }
 
     /// Sends a message to a client that stays.

@@ -6,8 +6,6 @@
 //! `{"verdict":{..}}`, `{"status":{..}}`, `{"done":true}`, `{"refused":WHY}`, `{"usage":WHY}` and `{"error":WHY}`. Unknown
 //! keys are ignored.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,26 +36,15 @@ pub struct SwapRequest {
     pub forget_ready: bool,
 }
 
-/// A request that hotswap does not understand.
-#[derive(Debug, PartialEq, Eq)]
-pub struct UnknownRequest(&'static str);
-
-impl fmt::Display for UnknownRequest {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
 impl RequestKind {
     /// # Errors
     /// If the line is not a request.
-    pub fn read(line: &[u8]) -> Result<Self, UnknownRequest> {
-        let request: Value =
-            serde_json::from_slice(line).map_err(|_| UnknownRequest("not a line of JSON"))?;
+    pub fn read(line: &[u8]) -> Result<Self, &'static str> {
+        let request: Value = serde_json::from_slice(line).map_err(|_| "not a line of JSON")?;
         if !request["do"].is_string() {
-            return Err(UnknownRequest("an object without \"do\""));
+            return Err("an object without \"do\"");
         }
-        serde_json::from_value(request).map_err(|_| UnknownRequest("an unknown request"))
+        serde_json::from_value(request).map_err(|_| "an unknown request")
     }
 }
 
@@ -130,13 +117,6 @@ pub enum Reply {
     },
 }
 
-impl Reply {
-    /// Parses a line; `None` if it is unknown.
-    pub fn read(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
-    }
-}
-
 /// A request or a message as it is sent.
 pub fn line_of(said: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(said).unwrap_or_default();
@@ -196,13 +176,13 @@ mod tests {
         ];
         for message in all {
             let line = line_of(&message);
-            assert_eq!(Reply::read(&line), Some(message));
+            assert_eq!(serde_json::from_slice::<Reply>(&line).unwrap(), message);
         }
     }
 
     #[test]
     fn what_is_no_request_is_refused_with_a_reason() {
-        let refusal = |line: &str| RequestKind::read(line.as_bytes()).unwrap_err().to_string();
+        let refusal = |line: &str| RequestKind::read(line.as_bytes()).unwrap_err();
         assert_eq!(refusal("swap"), "not a line of JSON");
         assert_eq!(refusal("[]"), "an object without \"do\"");
         assert_eq!(refusal(r#"{"do":"explode"}"#), "an unknown request");
@@ -213,14 +193,14 @@ mod tests {
         #[test]
         fn no_bytes_upset_either_end(bytes: Vec<u8>) {
             let _ = RequestKind::read(&bytes);
-            let _ = Reply::read(&bytes);
+            let _ = serde_json::from_slice::<Reply>(&bytes);
         }
 
         #[test]
         fn no_json_upsets_either_end(key in "do|drained|verdict|event|hotswap|done|[a-z]{0,3}", value in "[0-9]{1,20}|\"[a-z]{0,8}\"|\\[\\]|\\{\\}|null|true") {
             let line = format!("{{\"{key}\":{value}}}");
             let _ = RequestKind::read(line.as_bytes());
-            let _ = Reply::read(line.as_bytes());
+            let _ = serde_json::from_str::<Reply>(&line);
         }
     }
 }

@@ -53,14 +53,6 @@ impl ControlSocket {
         Self::claim(path)
     }
 
-    /// A socket of exactly that name in the directory.
-    ///
-    /// # Errors
-    /// As [`ControlSocket::at`].
-    pub fn of(directory: &Path, name: &str) -> io::Result<Self> {
-        Self::at(&directory.join(file_of(name)))
-    }
-
     /// A socket of that name in the directory, with a number behind it if the name is in use; and the name it got. Of the
     /// names that are free, that one comes first under which a killed hotswap has left what the caller may adopt.
     ///
@@ -134,7 +126,8 @@ impl ControlSocket {
 
     /// What is at the path is still this socket.
     pub fn is_there(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+        let found = retry(|| fs::symlink_metadata(&self.path));
+        found.is_ok_and(|found| identity(&found) == self.identity)
     }
 
     /// Makes it again where somebody has removed it, and its directory if that is hotswap's own and gone too. It waits for
@@ -162,9 +155,7 @@ impl ControlSocket {
 
     /// Removes the file, unless it is another one by now.
     pub fn unlink(&self) {
-        let is_ours = retry(|| fs::symlink_metadata(&self.path))
-            .is_ok_and(|metadata| identity(&metadata) == self.identity);
-        if is_ours {
+        if self.is_there() {
             let _ = retry(|| fs::remove_file(&self.path));
         }
     }

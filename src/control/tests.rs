@@ -254,7 +254,7 @@ fn a_client_that_says_all_and_closes_its_end_still_gets_the_answer() {
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     room.settle();
     room.control
-        .status(request.client, json!({"name": "api"}), NOW);
+        .answer(request.client, &Reply::Status(json!({"name": "api"})), NOW);
     let (said, ended) = heard(&mut stream);
     assert_eq!(said[1]["status"]["name"], "api");
     assert!(ended);

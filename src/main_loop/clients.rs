@@ -15,6 +15,7 @@ use super::wait::Batch;
 use super::waivers::Waivers;
 use crate::cli::options::Order;
 use crate::control::RequestKind;
+use crate::control::protocol::Reply;
 use crate::record::{Record, format_duration};
 use crate::supervisor::{ClientId, Event, Generation, Supervisor, Time, Verdict};
 use crate::sys;
@@ -31,7 +32,7 @@ impl World {
             match request.what {
                 RequestKind::Swap(swap) if swap.check => {
                     if let Some(why) = self.cannot_check() {
-                        self.control.refuse_usage(client, why, now);
+                        self.control.answer(client, &Reply::Usage(why.into()), now);
                     } else {
                         let check = Turn::Check(client, Waivers::of(&swap));
                         self.status_data.turns.push(WaitingRequest::new(check));
@@ -104,15 +105,16 @@ impl World {
     /// Answers status and history requests.
     pub(super) fn answer_status_requests(&mut self, supervisor: &Supervisor, now: Time) {
         for client in std::mem::take(&mut self.status_data.history_clients) {
-            self.control.status(client, self.status_data.history(), now);
+            let history = Reply::Status(self.status_data.history());
+            self.control.answer(client, &history, now);
         }
         let status_clients = std::mem::take(&mut self.status_data.status_clients);
         if status_clients.is_empty() {
             return;
         }
-        let state = self.state(supervisor, now);
+        let state = Reply::Status(self.state(supervisor, now));
         for client in status_clients {
-            self.control.status(client, state.clone(), now);
+            self.control.answer(client, &state, now);
         }
     }
 

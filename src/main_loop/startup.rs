@@ -27,7 +27,7 @@ use crate::capture::filter::Stops;
 use crate::cli::options::{self, RunArgs};
 use crate::cli::values;
 use crate::control::Control;
-use crate::control::name::{self, NameHolder};
+use crate::control::name;
 use crate::handoff::Incoming;
 use crate::listener::{ListenerContext, SocketOptions};
 use crate::polled::{Alarm, Polled};
@@ -250,11 +250,12 @@ fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
         return Ok(());
     };
     let mut named = None;
-    while let Some(mut holder) = NameHolder::of(name) {
-        let (pid, death) = (holder.pid, holder.death());
-        let Some((left, death)) = holder.stops_within().zip(death.ok()) else {
-            bail!("{}", name::is_in_use(name, Some(pid)));
+    while let Some(mut holder) = name::holder(name) {
+        let death = holder.death();
+        let Some((left, death)) = name::stops_within(&mut holder).zip(death) else {
+            bail!("{}", name::is_in_use(name, Some(&holder)));
         };
+        let pid = holder.pid;
         if named.replace(pid) != Some(pid) {
             log::info!(
                 "waiting for the name {name}: the hotswap that has it (pid {pid}) is stopping"

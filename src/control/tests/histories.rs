@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Clients, NOW, heard, re_executed};
-use crate::control::RequestKind;
+use crate::control::{Reply, RequestKind};
 
 /// What a random client does next.
 #[derive(Clone, Debug)]
@@ -64,12 +64,12 @@ proptest! {
             }
             for request in room.settle() {
                 if request.what == RequestKind::Status {
-                    room.control.status(request.client, json!({}), NOW);
+                    room.control.answer(request.client, &Reply::Status(json!({})), NOW);
                 }
             }
         }
         let (mut stream, request) = room.asking("{\"do\":\"status\"}");
-        room.control.status(request.client, json!({"name": "api"}), NOW);
+        room.control.answer(request.client, &Reply::Status(json!({"name": "api"})), NOW);
         prop_assert_eq!(&heard(&mut stream).0[1]["status"]["name"], "api");
     }
 }
