@@ -1,11 +1,13 @@
 //! One request over HTTP/1.1, its whole answer, and what went wrong on the way.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::ready::http::exchange::is_tls;
 
 /// How long a connection, or the next byte of an answer, may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,10 +87,7 @@ impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
 /// A connection, and what came over it that is not read yet.
-pub struct HttpConnection {
-    stream: Box<dyn Stream>,
-    received: Vec<u8>,
-}
+pub struct HttpConnection(BufReader<Box<dyn Stream>>);
 
 /// The end of an answer that arrived whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,16 +116,13 @@ impl HttpConnection {
                 Box::new(stream)
             }
         };
-        Ok(Self {
-            stream,
-            received: Vec::new(),
-        })
+        Ok(Self(BufReader::new(stream)))
     }
 
     /// # Errors
     /// Those of write(2).
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), RequestFailure> {
-        Ok(self.stream.write_all(bytes)?)
+        Ok(self.0.get_mut().write_all(bytes)?)
     }
 
     /// Reads one answer to its end.
@@ -134,13 +130,14 @@ impl HttpConnection {
     /// # Errors
     /// What ended it early.
     pub fn receive(&mut self) -> Result<Answer, RequestFailure> {
-        let (head, length) = self.head()?;
-        self.received.drain(..length);
+        let head = self.head()?;
         match head.body {
             Body::Empty => {}
             Body::Sized(length) => self.skip(length)?,
             Body::Chunked => self.skip_chunks()?,
-            Body::UntilEnd => while self.read_more()? > 0 {},
+            Body::UntilEnd => {
+                io::copy(&mut self.0, &mut io::sink())?;
+            }
         }
         Ok(Answer {
             status: head.status,
@@ -148,95 +145,65 @@ impl HttpConnection {
         })
     }
 
-    /// The head of the answer and its length, past interim answers.
-    fn head(&mut self) -> Result<(Head, usize), RequestFailure> {
+    /// The head of the answer, past interim answers.
+    fn head(&mut self) -> Result<Head, RequestFailure> {
+        let mut bytes = Vec::new();
         loop {
-            match Head::parse(&self.received)? {
-                Some((head, length)) if (100..200).contains(&head.status) => {
-                    self.received.drain(..length);
-                }
-                Some(parsed) => return Ok(parsed),
-                None if self.received.len() > LONGEST_HEAD => return Err(RequestFailure::NotHttp),
-                None => {
-                    if self.read_more()? == 0 {
-                        return Err(if self.received.is_empty() {
-                            RequestFailure::NoAnswer
-                        } else {
-                            RequestFailure::Truncated
-                        });
+            let read = bytes.len();
+            let piece = match self.0.fill_buf() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                piece => piece?,
+            };
+            match piece {
+                [] if bytes.is_empty() => return Err(RequestFailure::NoAnswer),
+                [] => return Err(RequestFailure::Truncated),
+                piece => bytes.extend_from_slice(piece),
+            }
+            match Head::parse(&bytes)? {
+                Some((head, length)) => {
+                    self.0.consume(length - read);
+                    if !(100..200).contains(&head.status) {
+                        return Ok(head);
                     }
+                    bytes.clear();
                 }
+                None if bytes.len() > LONGEST_HEAD => return Err(RequestFailure::NotHttp),
+                None => self.0.consume(bytes.len() - read),
             }
         }
     }
 
-    fn skip(&mut self, mut length: u64) -> Result<(), RequestFailure> {
-        loop {
-            let here = self
-                .received
-                .len()
-                .min(usize::try_from(length).unwrap_or(usize::MAX));
-            self.received.drain(..here);
-            length -= here as u64;
-            if length == 0 {
-                return Ok(());
-            }
-            self.need_more()?;
+    fn skip(&mut self, length: u64) -> Result<(), RequestFailure> {
+        let skipped = io::copy(&mut self.0.by_ref().take(length), &mut io::sink())?;
+        if skipped < length {
+            return Err(RequestFailure::Truncated);
         }
+        Ok(())
     }
 
     fn skip_chunks(&mut self) -> Result<(), RequestFailure> {
         loop {
-            let size = loop {
-                match httparse::parse_chunk_size(&self.received) {
-                    Ok(httparse::Status::Complete((length, size))) => {
-                        self.received.drain(..length);
-                        break size;
-                    }
-                    Ok(httparse::Status::Partial) => self.need_more()?,
-                    Err(_) => return Err(RequestFailure::NotHttp),
-                }
-            };
-            if size == 0 {
-                return self.skip_trailers();
-            }
-            // the line break that ends a chunk
-            self.skip(size.saturating_add(2))?;
-        }
-    }
-
-    fn skip_trailers(&mut self) -> Result<(), RequestFailure> {
-        loop {
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-            match httparse::parse_headers(&self.received, &mut headers) {
-                Ok(httparse::Status::Complete((length, _))) => {
-                    self.received.drain(..length);
-                    return Ok(());
-                }
-                Ok(httparse::Status::Partial) => self.need_more()?,
-                Err(_) => return Err(RequestFailure::NotHttp),
+            match httparse::parse_chunk_size(&self.line()?) {
+                Ok(httparse::Status::Complete((_, 0))) => break,
+                // with the line break that ends a chunk
+                Ok(httparse::Status::Complete((_, size))) => self.skip(size.saturating_add(2))?,
+                Ok(httparse::Status::Partial) | Err(_) => return Err(RequestFailure::NotHttp),
             }
         }
+        // trailers, and the empty line that ends them
+        while !matches!(*self.line()?, [b'\n'] | [b'\r', b'\n']) {}
+        Ok(())
     }
 
-    fn need_more(&mut self) -> Result<(), RequestFailure> {
-        match self.read_more()? {
-            0 => Err(RequestFailure::Truncated),
-            _ => Ok(()),
-        }
-    }
-
-    fn read_more(&mut self) -> Result<usize, RequestFailure> {
-        let mut piece = [0; 16 * 1024];
-        loop {
-            match self.stream.read(&mut piece) {
-                Ok(bytes) => {
-                    self.received.extend(piece.iter().take(bytes));
-                    return Ok(bytes);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// The next line, with its end.
+    fn line(&mut self) -> Result<Vec<u8>, RequestFailure> {
+        let mut line = Vec::new();
+        let mut limited = self.0.by_ref().take(LONGEST_HEAD as u64);
+        limited.read_until(b'\n', &mut line)?;
+        match line.last() {
+            Some(b'\n') => Ok(line),
+            _ if line.len() == LONGEST_HEAD => Err(RequestFailure::NotHttp),
+            _ => Err(RequestFailure::Truncated),
         }
     }
 }
@@ -257,8 +224,7 @@ enum Body {
 impl Head {
     /// Nothing while a part is still to come.
     fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, RequestFailure> {
-        // a TLS record of type alert or handshake
-        if let [0x15 | 0x16, 0x03, ..] = bytes {
+        if is_tls(bytes) {
             return Err(RequestFailure::Tls);
         }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
@@ -312,11 +278,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(bytes).unwrap();
         drop(theirs);
-        let mut connection = HttpConnection {
-            stream: Box::new(ours),
-            received: Vec::new(),
-        };
-        connection.receive()
+        HttpConnection(BufReader::new(Box::new(ours))).receive()
     }
 
     fn ended(status: u16, keeps: bool) -> Answer {
