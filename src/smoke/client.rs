@@ -56,6 +56,7 @@ impl Trial {
 #[derive(Debug)]
 pub struct Site {
     pub trial: Arc<Trial>,
+    /// One at least.
     pub targets: Vec<Peer>,
     /// The generation that serves, as far as the last verdict told.
     pub serving: AtomicU32,
@@ -83,11 +84,6 @@ impl Site {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn target(&self) -> Option<&Peer> {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        self.targets.get(next.checked_rem(self.targets.len())?)
-    }
-
     /// Asks in this way until the trial ends.
     pub fn visit(&self, habit: Habit) {
         let mut visit = Visit {
@@ -106,9 +102,9 @@ impl Site {
     }
 }
 
-/// A connection that waits for its next request.
-struct KeptConnection<'a> {
-    connection: HttpConnection,
+/// Where a connection leads: the address, and the generation that served when it was opened.
+#[derive(Clone, Copy)]
+struct Route<'a> {
     target: &'a Peer,
     generation: u32,
 }
@@ -116,28 +112,8 @@ struct KeptConnection<'a> {
 struct Visit<'a> {
     site: &'a Site,
     habit: Habit,
-    kept: Option<KeptConnection<'a>>,
-}
-
-/// One request, and what came of it.
-struct Attempt<'a> {
-    target: &'a Peer,
-    /// The one that served when the connection was opened.
-    generation: u32,
-    /// An earlier request went over the same connection.
-    was_kept: bool,
-    failure: Option<RequestFailure>,
-}
-
-impl Attempt<'_> {
-    /// As any HTTP client does, whose connection the server has closed meanwhile.
-    fn is_repeated(&self) -> bool {
-        let closed = matches!(
-            self.failure,
-            Some(RequestFailure::NoAnswer | RequestFailure::Reset)
-        );
-        self.was_kept && closed
-    }
+    /// A connection that waits for its next request.
+    kept: Option<(HttpConnection, Route<'a>)>,
 }
 
 impl<'a> Visit<'a> {
@@ -145,51 +121,46 @@ impl<'a> Visit<'a> {
         let since = Instant::now();
         let steps = || self.site.swap_steps.load(Ordering::Relaxed);
         let before = steps();
-        let Some(mut attempt) = self.attempt(since) else {
-            return;
+        let (kept, mut route) = match self.kept.take() {
+            Some((connection, route)) => (Some(connection), route),
+            None => (None, self.route()),
         };
-        if attempt.is_repeated() {
+        let was_kept = kept.is_some();
+        let mut result = self.ask(kept, route.target, since);
+        // as any HTTP client does, whose connection the server has closed meanwhile
+        let closed = matches!(
+            result,
+            Err(RequestFailure::NoAnswer | RequestFailure::Reset)
+        );
+        if was_kept && closed {
             self.site.tally().repeated += 1;
-            attempt = self.attempt(since).unwrap_or(attempt);
+            route = self.route();
+            result = self.ask(None, route.target, since);
         }
         let in_swap = before % 2 == 1 || steps() != before;
+        let (connection, failure) = match result {
+            Ok(connection) => (connection, None),
+            Err(failure) => (None, Some(failure)),
+        };
+        self.kept = connection.map(|connection| (connection, route));
         self.site.tally().add(&RequestOutcome {
             habit: self.habit,
-            address: attempt.target.to_string(),
-            generation: attempt.generation,
+            address: route.target.to_string(),
+            generation: route.generation,
             took: since.elapsed(),
-            failure: attempt.failure,
+            failure,
             in_swap,
         });
     }
 
-    /// Nothing if there is nobody to ask.
-    fn attempt(&mut self, since: Instant) -> Option<Attempt<'a>> {
-        let kept = self.kept.take();
-        let was_kept = kept.is_some();
-        let (connection, target, generation) = if let Some(kept) = kept {
-            (Some(kept.connection), kept.target, kept.generation)
-        } else {
-            let generation = self.site.serving.load(Ordering::Relaxed);
-            (None, self.site.target()?, generation)
-        };
-        let failure = match self.ask(connection, target, since) {
-            Ok(connection) => {
-                self.kept = connection.map(|connection| KeptConnection {
-                    connection,
-                    target,
-                    generation,
-                });
-                None
-            }
-            Err(failure) => Some(failure),
-        };
-        Some(Attempt {
-            target,
-            generation,
-            was_kept,
-            failure,
-        })
+    /// To the next address, and the generation that serves now.
+    fn route(&self) -> Route<'a> {
+        let next = self.site.next.fetch_add(1, Ordering::Relaxed);
+        let targets = &self.site.targets;
+        Route {
+            target: &targets[next % targets.len()],
+            generation: self.site.serving.load(Ordering::Relaxed),
+        }
     }
 
     /// Over this connection or a new one; what comes back may be used again.
