@@ -6,11 +6,10 @@ mod counters;
 mod memory;
 mod table;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 pub use counters::Counters;
 pub use memory::MemoryUse;
@@ -19,19 +18,24 @@ pub use table::{history, table, tables};
 use crate::record::milliseconds;
 use crate::supervisor::{Draining, Generation, Phase, Queue, Stage, Supervisor, Swap, Time};
 
-/// An instance at one moment.
-#[derive(Clone, Debug)]
+/// An instance at one moment: the object of `hotswap status NAME --json`. Keys are only ever added.
+#[derive(Clone, Debug, Serialize)]
 pub struct InstanceStatus {
     pub name: String,
+    pub pid: u32,
+    pub version: &'static str,
     pub command: Vec<String>,
-    pub socket: Option<PathBuf>,
-    pub uptime: Duration,
+    pub socket: Option<String>,
+    #[serde(rename = "state")]
     pub doing: Doing,
+    pub uptime_ms: u64,
     /// What the instance waits for: a back-off, a command before the swap.
+    #[serde(flatten)]
     pub waits: Waits,
     pub listeners: Vec<ListenerState>,
     pub generations: Vec<GenerationState>,
-    pub last_swap: Option<LastSwap>,
+    /// Its generation, whether that serves, the verdict as in the log, and how long ago.
+    pub last_swap: Option<Value>,
     /// What is watched, and what is left out.
     pub watch: Value,
     pub counters: Counters,
@@ -97,17 +101,6 @@ pub struct Waits {
     /// The time left at most.
     #[serde(rename = "left_ms", serialize_with = "in_milliseconds")]
     pub left: Option<Duration>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LastSwap {
-    pub generation: Generation,
-    pub serving: bool,
-    /// The verdict, as in the log.
-    pub text: String,
-    /// Without what became of the others.
-    pub outcome: String,
-    pub ago: Duration,
 }
 
 impl Doing {
@@ -213,39 +206,6 @@ impl GenerationState {
             since: None,
             program: None,
         }
-    }
-}
-
-impl LastSwap {
-    fn to_json(&self) -> Value {
-        json!({
-            "generation": self.generation.0,
-            "serving": self.serving,
-            "message": self.text,
-            "ago_ms": milliseconds(self.ago),
-        })
-    }
-}
-
-impl InstanceStatus {
-    /// The object of `hotswap status NAME --json`. Keys are only ever added.
-    pub fn to_json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "pid": std::process::id(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "command": self.command,
-            "socket": self.socket.as_ref().map(|path| path.to_string_lossy()),
-            "state": self.doing,
-            "uptime_ms": milliseconds(self.uptime),
-            "waits_for": self.waits.what,
-            "left_ms": self.waits.left.map(milliseconds),
-            "listeners": self.listeners,
-            "generations": self.generations,
-            "last_swap": self.last_swap.as_ref().map(LastSwap::to_json),
-            "watch": self.watch,
-            "counters": self.counters,
-        })
     }
 }
 

@@ -13,8 +13,8 @@ use crate::connections::activity::ActivityCounter;
 use crate::control::{SwapResult, SwapVerdict};
 use crate::listener::Incident;
 use crate::ready;
-use crate::record::Record;
-use crate::status::{self, Counters, Doing, GenerationState, InstanceStatus, LastSwap, MemoryUse};
+use crate::record::{Record, milliseconds};
+use crate::status::{self, Counters, Doing, GenerationState, InstanceStatus, MemoryUse};
 use crate::supervisor::{Cause, ClientId, Generation, Supervisor, Time};
 use crate::sys;
 
@@ -32,6 +32,17 @@ pub(super) enum AskedBy {
     Key,
     /// A client of this user.
     User(u32),
+}
+
+/// A verdict, as it is shown until the next one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LastSwap {
+    generation: Generation,
+    serving: bool,
+    /// As in the log.
+    text: String,
+    /// Without what became of the others.
+    outcome: String,
 }
 
 /// An upgrade keeps the figures, and drops what was only remembered for the next moment.
@@ -156,7 +167,6 @@ impl StatusData {
             serving: false,
             text: text.to_owned(),
             outcome: text.to_owned(),
-            ago: Duration::ZERO,
         };
         self.down = Some((last, sys::now()));
     }
@@ -166,12 +176,14 @@ impl StatusData {
     }
 
     /// The last verdict, or why nothing serves.
-    fn last_swap(&self, now: Time) -> Option<LastSwap> {
+    fn last_swap(&self, now: Time) -> Option<Value> {
         let (last, since) = self.down.as_ref().or(self.last_swap.as_ref())?;
-        Some(LastSwap {
-            ago: now.saturating_sub(*since),
-            ..last.clone()
-        })
+        Some(json!({
+            "generation": last.generation.0,
+            "serving": last.serving,
+            "message": last.text,
+            "ago_ms": milliseconds(now.saturating_sub(*since)),
+        }))
     }
 
     pub fn incident(&mut self, incident: &Incident) {
@@ -196,7 +208,6 @@ impl World {
                 serving: verdict.serving,
                 text: verdict.text.clone(),
                 outcome: verdict.outcome.clone(),
-                ago: Duration::ZERO,
             };
             self.status_data.last_swap = Some((swap, sys::now()));
         }
@@ -261,13 +272,16 @@ impl World {
             self.fill_in(generation, now);
         }
         let words = self.args.command.iter();
+        let socket = self.control.path();
         let state = InstanceStatus {
             name: self.control.name().to_owned(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
             command: words
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
-            socket: self.control.path().map(Into::into),
-            uptime: now.saturating_sub(self.status_data.started),
+            socket: socket.map(|path| path.to_string_lossy().into_owned()),
+            uptime_ms: milliseconds(now.saturating_sub(self.status_data.started)),
             doing: Doing::of(supervisor),
             waits: status::waits(supervisor, now),
             listeners: self.listeners.summaries(),
@@ -276,7 +290,7 @@ impl World {
             watch: self.watch.report(),
             counters: self.status_data.counters.clone(),
         };
-        let state = state.to_json();
+        let state = json!(state);
         self.status_data.last_state = Some((state.clone(), now));
         state
     }
