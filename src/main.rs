@@ -42,7 +42,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::Result;
 
 use cli::{ClientCommand, Invocation};
-use control::client::queries::{self, StatusOptions};
+use control::client::queries;
 use control::client::requests::{self, SwapOptions};
 use control::{RequestKind, SwapRequest};
 
@@ -142,7 +142,7 @@ fn ask(command: ClientCommand) -> u8 {
             target,
             json,
             watch,
-        } => queries::status(target.name.as_deref(), StatusOptions { json, watch }),
+        } => queries::status(target.name.as_deref(), json, watch),
         ClientCommand::Stop {
             target,
             timeout,

@@ -1,6 +1,7 @@
 //! The options of `hotswap smoke`: its own, and those of the hotswap that it tries.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,13 +12,6 @@ use super::options::RunArgs;
 use super::usage::{self, NotParsed};
 use super::values::count;
 use crate::address::AddressPattern;
-
-/// Statuses that count as a good answer: `200`, or `2xx`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expected {
-    pub from: u16,
-    pub to: u16,
-}
 
 /// What the user wants of `hotswap smoke`.
 #[derive(Debug, Args)]
@@ -36,7 +30,7 @@ pub struct Trial {
     pub slow_path: Option<String>,
     /// The statuses that count as success
     #[arg(long, value_name = "LIST", default_value = "2xx,3xx", value_delimiter = ',', value_parser = expected)]
-    pub expect: Vec<Expected>,
+    pub expect: Vec<RangeInclusive<u16>>,
     /// Count a request that takes more than N milliseconds as failed
     #[arg(long, value_name = "N", value_parser = count)]
     max_ms: Option<u32>,
@@ -114,28 +108,17 @@ fn url_path(given: &str) -> Result<String, String> {
 }
 
 /// `2xx`, or `404`.
-fn expected(given: &str) -> Result<Expected, String> {
-    let wrong = || "not a status\ntry: 2xx,3xx".to_owned();
-    let (digits, all) = match given.strip_suffix("xx") {
-        Some(digit) => (digit, true),
-        None => (given, false),
-    };
-    let number: u16 = digits.parse().map_err(|_| wrong())?;
-    let expected = if all {
-        Expected {
-            from: number.saturating_mul(100),
-            to: number.saturating_mul(100).saturating_add(99),
-        }
-    } else {
-        Expected {
-            from: number,
-            to: number,
-        }
-    };
-    if (100..=599).contains(&expected.from) {
-        Ok(expected)
-    } else {
-        Err(wrong())
+fn expected(given: &str) -> Result<RangeInclusive<u16>, String> {
+    let hundred = given.strip_suffix("xx");
+    let number = hundred.unwrap_or(given).parse::<u16>();
+    let first = number.map(|number| match hundred {
+        Some(_) => number.saturating_mul(100),
+        None => number,
+    });
+    match first {
+        Ok(first @ 100..=599) if hundred.is_some() => Ok(first..=first + 99),
+        Ok(only @ 100..=599) => Ok(only..=only),
+        Ok(_) | Err(_) => Err("not a status\ntry: 2xx,3xx".to_owned()),
     }
 }
 
@@ -167,15 +150,15 @@ mod tests {
                 proptest::prop_assert!(path.starts_with('/') && !path.contains(['\r', '\n', ' ']));
             }
             if let Ok(expected) = expected(&status) {
-                proptest::prop_assert!((100..=599).contains(&expected.to));
+                proptest::prop_assert!((100..=599).contains(expected.end()));
             }
         }
     }
 
     #[test]
     fn statuses_come_alone_or_by_the_hundred() {
-        assert_eq!(expected("404"), Ok(Expected { from: 404, to: 404 }));
-        assert_eq!(expected("2xx"), Ok(Expected { from: 200, to: 299 }));
+        assert_eq!(expected("404"), Ok(404..=404));
+        assert_eq!(expected("2xx"), Ok(200..=299));
         for wrong in ["", "xx", "9xx", "20", "2xxx", "ok", "-1"] {
             assert!(expected(wrong).is_err(), "{wrong}");
         }

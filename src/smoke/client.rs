@@ -38,11 +38,7 @@ impl Trial {
     }
 
     fn judge(&self, status: u16, took: Duration) -> Result<(), RequestFailure> {
-        if !self
-            .expect
-            .iter()
-            .any(|one| (one.from..=one.to).contains(&status))
-        {
+        if !self.expect.iter().any(|one| one.contains(&status)) {
             return Err(RequestFailure::Status(status));
         }
         match self.longest() {

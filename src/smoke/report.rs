@@ -130,8 +130,8 @@ impl Report {
             "took_ms": milliseconds(self.took),
             "repeated": self.tally.repeated,
             "all": count_to_json(&self.tally.all),
-            "clients": clients.map(|(habit, count)| (habit.to_string(), count_to_json(count))).collect::<serde_json::Map<_, _>>(),
-            "addresses": addresses.map(|(address, count)| (address.clone(), count_to_json(count))).collect::<serde_json::Map<_, _>>(),
+            "clients": clients.map(|(habit, count)| (habit.to_string(), count_to_json(count))).collect::<Value>(),
+            "addresses": addresses.map(|(address, count)| (address.clone(), count_to_json(count))).collect::<Value>(),
             "generations": generations
                 .map(|(generation, requests)| json!({"generation": generation, "requests": requests}))
                 .collect::<Vec<_>>(),
@@ -188,7 +188,7 @@ fn count_to_json(count: &Count) -> Value {
         "requests": count.requests,
         "failed": count.failed(),
         "slowest_ms": milliseconds(count.slowest),
-        "failures": failures.map(|(failure, times)| (failure.to_string(), json!(times))).collect::<serde_json::Map<_, _>>(),
+        "failures": failures.map(|(failure, times)| (failure.to_string(), json!(times))).collect::<Value>(),
     })
 }
 

@@ -19,24 +19,17 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The exit status of a client command; as an error, one whose reason the user has been told already.
 pub type CommandStatus = Result<u8, u8>;
 
-/// The options of `hotswap status`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StatusOptions {
-    pub json: bool,
-    pub watch: bool,
-}
-
 /// `hotswap status [NAME]`.
 ///
 /// # Errors
 /// As [`find`].
-pub fn status(name: Option<&str>, options: StatusOptions) -> CommandStatus {
-    let clear = options.watch && !options.json && stdout().is_terminal();
+pub fn status(name: Option<&str>, json: bool, watch: bool) -> CommandStatus {
+    let clear = watch && !json && stdout().is_terminal();
     loop {
-        let (text, status) = look(name, options.json)?;
+        let (text, status) = look(name, json)?;
         let home = if clear { "\x1b[H\x1b[2J" } else { "" };
         let text = format!("{home}{text}");
-        if !options.watch {
+        if !watch {
             return Ok(print_all(&text).max(status));
         }
         if let Err(error) = print(&text) {
