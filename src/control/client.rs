@@ -144,8 +144,7 @@ pub fn find(
             "you run no instance at {path}"
         ))),
         (None, Some(name)) if !are_mute => {
-            let other = dirs.other_owner(name);
-            Err(NoInstance::because(match other {
+            Err(NoInstance::because(match others::owner_of(dirs, name) {
                 Some(user) => format!(
                     "you run no instance named {name}, but {user} may\ntry: sudo hotswap status {name}"
                 ),

@@ -3,20 +3,32 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::socket_dirs::{ENDING, SocketDirs, user_name};
+use nix::unistd::{Uid, User};
+
+use super::socket_dirs::{ENDING, SocketDirs};
 use crate::connections::unix;
 use crate::record::plural;
 
 /// What others run, in words, if they run any.
 pub fn in_words(dirs: &SocketDirs) -> Option<String> {
-    let listening = unix::listening().unwrap_or_default();
-    let found = of_others(dirs, listening.into_iter().map(|(_, path)| path));
-    let all = found.into_iter().map(|(uid, names)| {
+    let all = running(dirs).into_iter().map(|(uid, names)| {
         let count = plural(names.len(), "instance");
         format!("user {} runs {count}: {}", user_name(uid), names.join(", "))
     });
     let all: Vec<String> = all.collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Another user who has an instance of that name.
+pub fn owner_of(dirs: &SocketDirs, name: &str) -> Option<String> {
+    let mut all = running(dirs).into_iter();
+    let found = all.find(|(_, names)| names.iter().any(|one| one == name));
+    found.map(|(uid, _)| user_name(uid))
+}
+
+fn running(dirs: &SocketDirs) -> BTreeMap<u32, Vec<String>> {
+    let listening = unix::listening().unwrap_or_default();
+    of_others(dirs, listening.into_iter().map(|(_, path)| path))
 }
 
 /// The names of these sockets, by their users.
@@ -55,10 +67,13 @@ fn user_of(dirs: &SocketDirs, directory: &Path) -> Option<u32> {
     user.to_str()?.parse().ok().filter(|_| is_it)
 }
 
+fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+}
+
 #[cfg(test)]
 mod tests {
-    use nix::unistd::Uid;
-
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 pub const ENDING: &str = "sock";
 
@@ -117,27 +117,6 @@ impl SocketDirs {
         })
     }
 
-    /// Another user who has a socket of that name, or a directory that we may not look into.
-    pub fn other_owner(&self, name: &str) -> Option<String> {
-        let file = file_of(name);
-        let temporary = [&self.tmp, &self.shm]
-            .into_iter()
-            .flat_map(|place| entries(place));
-        let places = temporary.filter(|place| {
-            let name = place.file_name().unwrap_or_default();
-            name.to_string_lossy().starts_with("hotswap-")
-        });
-        let mut places = std::iter::once(self.run.join("hotswap")).chain(places);
-        let uid = places.find_map(|place| match fs::symlink_metadata(place.join(&file)) {
-            Ok(found) if found.file_type().is_socket() => Some(found.uid()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                fs::symlink_metadata(&place).ok().map(|found| found.uid())
-            }
-            _ => None,
-        });
-        uid.filter(|uid| *uid != self.uid.as_raw()).map(user_name)
-    }
-
     /// Where clients look, in words.
     pub fn places(&self) -> String {
         let fixed = [&self.run, &self.tmp, &self.shm].map(PathBuf::clone);
@@ -209,11 +188,6 @@ impl SocketDirs {
         }
         Ok(directory)
     }
-}
-
-pub fn user_name(uid: u32) -> String {
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 /// The file name of an instance's socket.
