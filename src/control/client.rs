@@ -6,7 +6,6 @@
 pub mod queries;
 pub mod requests;
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -65,13 +64,7 @@ pub enum Received {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoInstance {
     pub status: u8,
-    why: String,
-}
-
-impl fmt::Display for NoInstance {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.why)
-    }
+    pub why: String,
 }
 
 impl NoInstance {
@@ -84,10 +77,10 @@ impl NoInstance {
         }
     }
 
-    fn because(why: impl Into<String>) -> Self {
+    fn because(why: String) -> Self {
         Self {
             status: NOBODY,
-            why: why.into(),
+            why,
         }
     }
 }
@@ -130,44 +123,43 @@ pub fn find(
     if greeted.is_empty() && mute.len() == 1 && mute.iter().all(is_waited_for) {
         greeted.append(&mut mute);
     }
-    match (greeted.pop(), name) {
-        (Some(only), _) if greeted.is_empty() => Ok(only),
-        (Some(last), _) => {
-            greeted.push(last);
-            Err(NoInstance::because(several(&greeted, name)))
-        }
-        (None, None) if !are_mute => Err(NoInstance::because(match of_others(dirs) {
-            Some(others) => others,
-            None => format!("no instance is running (looked in {})", dirs.places()),
-        })),
-        (None, Some(path)) if !are_mute && path.contains('/') => Err(NoInstance::because(format!(
-            "you run no instance at {path}"
-        ))),
-        (None, Some(name)) if !are_mute => {
-            Err(NoInstance::because(match others::owner_of(dirs, name) {
-                Some(user) => format!(
-                    "you run no instance named {name}, but {user} may\ntry: sudo hotswap status {name}"
-                ),
-                None => format!(
-                    "no instance named {name} is running (looked in {})\ntry: hotswap status",
-                    dirs.places()
-                ),
-            }))
-        }
-        (None, _) => {
-            let stopped = mute
-                .first()
-                .map(Instance::why_silent)
-                .filter(|why| !why.is_empty());
-            let within = || format!(" within {}s", ANSWER_TIMEOUT.as_secs());
-            let silent = mute.first().map(|one| one.name.as_str());
-            let name = name.or(silent).unwrap_or("an instance");
-            let why = stopped.unwrap_or_else(within);
-            Err(NoInstance {
-                status: LOST,
-                why: format!("{name} does not answer{why}"),
-            })
-        }
+    if greeted.len() > 1 {
+        return Err(NoInstance::because(several(&greeted, name)));
+    }
+    if let Some(only) = greeted.pop() {
+        return Ok(only);
+    }
+    if !are_mute {
+        return Err(NoInstance::because(why_none(dirs, name)));
+    }
+    let silent = mute.first();
+    let why = silent.map_or(String::new(), Instance::why_silent);
+    let why = if why.is_empty() {
+        format!(" within {}s", ANSWER_TIMEOUT.as_secs())
+    } else {
+        why
+    };
+    let name = name.or(silent.map(|one| one.name.as_str()));
+    let name = name.unwrap_or("an instance");
+    Err(NoInstance {
+        status: LOST,
+        why: format!("{name} does not answer{why}"),
+    })
+}
+
+fn why_none(dirs: &SocketDirs, name: Option<&str>) -> String {
+    let looked = format!("(looked in {})", dirs.places());
+    let Some(name) = name else {
+        return of_others(dirs).unwrap_or_else(|| format!("no instance is running {looked}"));
+    };
+    if name.contains('/') {
+        return format!("you run no instance at {name}");
+    }
+    match others::owner_of(dirs, name) {
+        Some(user) => format!(
+            "you run no instance named {name}, but {user} may\ntry: sudo hotswap status {name}"
+        ),
+        None => format!("no instance named {name} is running {looked}\ntry: hotswap status"),
     }
 }
 
@@ -341,16 +333,13 @@ impl Instance {
             match self.receive(until) {
                 Ok(0) => return Received::Lost,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    return Received::TimedOut;
-                }
-                Err(_) => return Received::Lost,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                        return Received::TimedOut;
+                    }
+                    _ => return Received::Lost,
+                },
             }
         }
     }

@@ -162,7 +162,7 @@ impl Subject {
         }
         let until = Instant::now() + ANSWER;
         client::find(&SocketDirs::ours(), path.to_str(), Some(until))
-            .map_err(|nobody| anyhow!("{nobody}"))
+            .map_err(|nobody| anyhow!(nobody.why))
     }
 
     /// The end of what hotswap and the server wrote.

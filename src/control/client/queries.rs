@@ -82,7 +82,7 @@ fn look(name: Option<&str>, json: bool) -> Result<(String, u8), u8> {
 /// The exit status, once the user has been told why no instance was found.
 pub fn find(name: Option<&str>, until: Option<Instant>) -> Result<Instance, u8> {
     client::find(&SocketDirs::ours(), name, until).map_err(|nobody| {
-        complain(&nobody);
+        complain(&nobody.why);
         nobody.status
     })
 }

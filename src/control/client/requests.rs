@@ -35,7 +35,7 @@ pub fn swap(name: Option<&str>, options: &SwapOptions) -> CommandStatus {
     let until = deadline(options.timeout);
     let found = client::find(&SocketDirs::ours(), name, until);
     let mut instance = found.map_err(|nobody| {
-        tell_no_verdict(name, nobody.result(), &nobody.to_string(), options.json);
+        tell_no_verdict(name, nobody.result(), &nobody.why, options.json);
         nobody.status
     })?;
     instance.ask(&options.what);
@@ -77,7 +77,7 @@ pub fn stop(name: Option<&str>, timeout: Option<Duration>, json: bool) -> u8 {
     let mut found = client::find(&SocketDirs::ours(), name, until);
     let (status, result, message) = match &mut found {
         Ok(instance) => stop_instance(instance, timeout, until, json),
-        Err(nobody) => (nobody.status, nobody.result(), Some(nobody.to_string())),
+        Err(nobody) => (nobody.status, nobody.result(), Some(nobody.why.clone())),
     };
     if json {
         let name = found.as_ref().map_or(name, |instance| Some(&instance.name));
@@ -123,7 +123,7 @@ fn stop_instance(
 /// One line of `--json`.
 fn write_object(name: Option<&str>, mut object: Value) {
     object["name"] = name.into();
-    write(&format!("{object}\n"));
+    print_all(&format!("{object}\n"));
 }
 
 /// Why there is no verdict.
@@ -179,7 +179,7 @@ fn end(instance: &mut Instance, until: Option<Instant>, shown: bool) -> Received
                 let text = |key| event.get(key).and_then(Value::as_str);
                 if let Some(message) = text("message").filter(|_| text("event") != Some("warning"))
                 {
-                    write(&format!("{message}\n"));
+                    print_all(&format!("{message}\n"));
                 }
             }
             Received::Said(Reply::Greeting { .. } | Reply::Progress(_)) => {}
@@ -287,24 +287,24 @@ impl<'a> ProgressLine<'a> {
         let line = escape_but_for_hints(&format!("{}{text}", self.whose));
         if self.terminal {
             let line: String = line.chars().take_while(|c| *c != '\n').take(79).collect();
-            write(&format!("\r\x1b[2K{line}"));
+            print_all(&format!("\r\x1b[2K{line}"));
             return;
         }
         self.clear();
         if is_end {
             self.held = Some(line);
         } else {
-            write(&format!("{line}\n"));
+            print_all(&format!("{line}\n"));
         }
     }
 
     /// Makes room for a line of another kind.
     fn clear(&mut self) {
         if self.terminal {
-            write("\r\x1b[2K");
+            print_all("\r\x1b[2K");
         }
         if let Some(line) = self.held.take() {
-            write(&format!("{line}\n"));
+            print_all(&format!("{line}\n"));
         }
     }
 
@@ -313,7 +313,7 @@ impl<'a> ProgressLine<'a> {
         self.held = self.held.take().filter(|held| *held != line);
         self.clear();
         if verdict.is_good() {
-            write(&format!("{line}\n"));
+            print_all(&format!("{line}\n"));
             return 0;
         }
         complain(line);
@@ -322,9 +322,4 @@ impl<'a> ProgressLine<'a> {
         }
         FAILED
     }
-}
-
-/// An error is said, and does not change the verdict.
-fn write(text: &str) {
-    print_all(text);
 }
