@@ -183,7 +183,7 @@ pub struct InstanceArg {
 }
 
 impl ClientCommand {
-    fn target(&mut self) -> &mut InstanceArg {
+    pub fn target(&mut self) -> &mut InstanceArg {
         match self {
             Self::Swap { target, .. }
             | Self::Rollback { target, .. }

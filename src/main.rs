@@ -95,10 +95,11 @@ fn run() -> Result<ExitCode> {
 }
 
 /// Asks a running hotswap; the exit status.
-fn ask(command: ClientCommand) -> u8 {
+fn ask(mut command: ClientCommand) -> u8 {
+    let name = command.target().name.take();
+    let name = name.as_deref();
     let done = match command {
         ClientCommand::Swap {
-            target,
             timeout,
             drained,
             without,
@@ -106,50 +107,41 @@ fn ask(command: ClientCommand) -> u8 {
             all,
             json,
             check,
+            ..
         } => {
-            let request = SwapRequest {
+            let what = RequestKind::Swap(SwapRequest {
                 drained,
                 check,
                 without: without.iter().map(ToString::to_string).collect(),
                 forget_ready,
-            };
+            });
             let options = SwapOptions {
-                what: RequestKind::Swap(request),
+                what,
                 timeout,
                 json,
             };
             if all {
                 requests::swap_all(&options)
             } else {
-                requests::swap(target.name.as_deref(), &options)
+                requests::swap(name, &options)
             }
         }
-        ClientCommand::Rollback {
-            target,
-            timeout,
-            json,
-        } => {
+        ClientCommand::Rollback { timeout, json, .. } => {
             let what = RequestKind::Rollback;
-            let options = SwapOptions {
-                what,
-                timeout,
-                json,
-            };
-            requests::swap(target.name.as_deref(), &options)
+            requests::swap(
+                name,
+                &SwapOptions {
+                    what,
+                    timeout,
+                    json,
+                },
+            )
         }
-        ClientCommand::History { target, json } => queries::history(target.name.as_deref(), json),
-        ClientCommand::Status {
-            target,
-            json,
-            watch,
-        } => queries::status(target.name.as_deref(), json, watch),
-        ClientCommand::Stop {
-            target,
-            timeout,
-            json,
-        } => Ok(requests::stop(target.name.as_deref(), timeout, json)),
-        ClientCommand::Events { target, json } => queries::events(target.name.as_deref(), json),
-        ClientCommand::Upgrade { target } => requests::upgrade(target.name.as_deref()),
+        ClientCommand::History { json, .. } => queries::history(name, json),
+        ClientCommand::Status { json, watch, .. } => queries::status(name, json, watch),
+        ClientCommand::Stop { timeout, json, .. } => Ok(requests::stop(name, timeout, json)),
+        ClientCommand::Events { json, .. } => queries::events(name, json),
+        ClientCommand::Upgrade { .. } => requests::upgrade(name),
     };
     done.unwrap_or_else(|status| status)
 }

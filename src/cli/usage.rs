@@ -1,7 +1,6 @@
 //! The message about an invalid command line: one line, and one that says what to try.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -15,14 +14,6 @@ pub struct Usage {
     /// The client command that was asked for the object of `--json`.
     pub object_of: Option<String>,
 }
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.lines.fmt(f)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 /// Why a line was not read to its end.
 pub enum NotParsed {
@@ -58,7 +49,7 @@ pub fn not_parsed(error: &clap::Error) -> NotParsed {
 }
 
 fn lines(error: &clap::Error) -> String {
-    let option = option_of(error);
+    let option = bare(error, ContextKind::InvalidArg);
     match error.kind() {
         ErrorKind::UnknownArgument => unknown_argument(error, &option),
         ErrorKind::InvalidSubcommand => {
@@ -69,8 +60,7 @@ fn lines(error: &clap::Error) -> String {
         ErrorKind::ValueValidation => wrong_value(error, &option),
         ErrorKind::TooManyValues => too_many_values(error, &option),
         ErrorKind::ArgumentConflict => {
-            let prior = text(error, ContextKind::PriorArg);
-            let prior = bare(&prior);
+            let prior = bare(error, ContextKind::PriorArg);
             format!("cannot use {option} together with {prior}\n{HELP}")
         }
         ErrorKind::MissingRequiredArgument => format!("{option} is missing\n{HELP}"),
@@ -89,13 +79,11 @@ fn too_many_values(error: &clap::Error, option: &str) -> String {
 }
 
 /// `--listen` out of clap's `--listen <[NAME=]ADDR>`.
-fn option_of(error: &clap::Error) -> String {
-    bare(&text(error, ContextKind::InvalidArg)).to_owned()
-}
-
-fn bare(shown: &str) -> &str {
+fn bare(error: &clap::Error, kind: ContextKind) -> String {
+    let shown = text(error, kind);
     let option = shown.split([' ', '=']).next().unwrap_or_default();
-    option.trim_matches(['<', '>', '[', ']', '.'])
+    let option = option.trim_matches(['<', '>', '[', ']', '.']);
+    option.to_owned()
 }
 
 fn unknown_argument(error: &clap::Error, option: &str) -> String {
@@ -120,10 +108,7 @@ fn unknown_argument(error: &clap::Error, option: &str) -> String {
 }
 
 fn invalid_value(error: &clap::Error, option: &str) -> String {
-    let valid = match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(values)) => values.join(", "),
-        _ => String::new(),
-    };
+    let valid = text(error, ContextKind::ValidValue);
     let wrong = text(error, ContextKind::InvalidValue);
     let problem = if wrong.is_empty() {
         format!("{option} needs a value")
@@ -251,24 +236,25 @@ pub fn expect_command_behind_dashes(
     arguments: &[OsString],
     command: &[OsString],
 ) -> Result<(), NotParsed> {
-    let Some(program) = command.first() else {
-        let lines = format!("no command to run\ntry: {called} -- ./server");
-        return Err(NotParsed::Usage(lines));
+    let refuse = |why: &str| {
+        Err(NotParsed::Usage(format!(
+            "{why}\ntry: {called} -- ./server"
+        )))
     };
-    if program.is_empty() {
-        let lines = format!("the command is an empty word\ntry: {called} -- ./server");
-        return Err(NotParsed::Usage(lines));
-    }
+    let program = match command.first() {
+        None => return refuse("no command to run"),
+        Some(program) if program.is_empty() => return refuse("the command is an empty word"),
+        Some(program) => program,
+    };
     let options = arguments.len().saturating_sub(command.len());
     if options > 0 && arguments[options - 1] == "--" {
         return Ok(());
     }
     let (options, command) = arguments.split_at(options);
-    if options
+    let watches = options
         .iter()
-        .any(|option| option == "--watch" || option == "-w")
-        && command.iter().any(|word| word == "--")
-    {
+        .any(|option| option == "--watch" || option == "-w");
+    if watches && command.iter().any(|word| word == "--") {
         let lines = format!(
             "{} comes before -- but is not an option\ntry: --watch '*.py' in quotes, or --watch before each file",
             quoted(program)
@@ -289,12 +275,8 @@ pub fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_./:=@,+%{}[]".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
-        word.into_owned()
-    } else {
-        let word: String = word
-            .chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .collect();
-        format!("'{}'", word.replace('\'', r"'\''"))
+        return word.into_owned();
     }
+    let word = word.replace(char::is_control, "?");
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
