@@ -249,28 +249,17 @@ fn follow(events: &mut Instance, site: &Site, report: &mut Report) {
         let Reply::Event(event) = message else {
             continue;
         };
+        let generation = event["generation"].as_u64();
+        let reason = event["reason"].as_str().unwrap_or_default();
         match event["event"].as_str() {
             Some("serving") => {
-                let generation = event["generation"]
-                    .as_u64()
-                    .and_then(|one| one.try_into().ok());
-                site.serving
-                    .store(generation.unwrap_or_default(), Ordering::Relaxed);
+                let generation = generation.and_then(|one| one.try_into().ok());
+                let serving = generation.unwrap_or_default();
+                site.serving.store(serving, Ordering::Relaxed);
             }
-            Some("killed") => {
-                report.deaf.extend(event["generation"].as_u64());
-            }
-            Some("gone")
-                if event["generation"]
-                    .as_u64()
-                    .is_some_and(|one| report.deaf.contains(&one)) => {}
-            Some("gone")
-                if event["reason"]
-                    .as_str()
-                    .is_some_and(|why| why.starts_with("killed")) =>
-            {
-                report.killed += 1;
-            }
+            Some("killed") => report.deaf.extend(generation),
+            Some("gone") if generation.is_some_and(|one| report.deaf.contains(&one)) => {}
+            Some("gone") if reason.starts_with("killed") => report.killed += 1,
             Some("gone") => report.graceful += 1,
             _ => {}
         }

@@ -212,20 +212,15 @@ impl Drop for Subject {
 fn own_directory() -> Result<PathBuf> {
     let mut parents = vec![std::env::temp_dir(), "/tmp".into(), "/dev/shm".into()];
     parents.retain(|parent| parent.as_os_str().len() <= LONGEST_DIRECTORY);
-    let made = parents
-        .iter()
-        .map(|parent| mkdtemp(&parent.join("hotswap-smoke-XXXXXX")));
     let mut error = None;
-    for made in made {
-        match made {
+    for parent in &parents {
+        match mkdtemp(&parent.join("hotswap-smoke-XXXXXX")) {
             Ok(directory) => return Ok(directory),
             Err(why) => error = error.or(Some(why)),
         }
     }
-    let parents: Vec<String> = parents
-        .iter()
-        .map(|parent| parent.display().to_string())
-        .collect();
+    let parents = parents.iter().map(|parent| parent.display().to_string());
+    let parents: Vec<String> = parents.collect();
     let why = error.map_or("", |why| why.desc());
     Err(anyhow!(
         "cannot make a directory in any of {}: {why}\ntry: TMPDIR=DIR hotswap smoke",

@@ -48,19 +48,17 @@ pub fn table(state: &Value) -> String {
     for line in list(state, "generations").filter_map(program_line) {
         let _ = writeln!(text, "  {line}");
     }
-    let watch = state.get("watch").unwrap_or(&Value::Null);
-    for file in list(watch, "watched").filter(|file| file.get("unfit").is_some()) {
+    let watched = list(&state["watch"], "watched");
+    for file in watched.filter(|file| file.get("unfit").is_some()) {
         let (path, why) = (string(file, "path"), string(file, "unfit"));
         let _ = writeln!(text, "  {path} has changed, but {why}; waiting");
     }
-    if let Some(last) = state.get("last_swap").filter(|last| last.is_object()) {
+    let last = &state["last_swap"];
+    if last.is_object() {
         let ago = duration(last, "ago_ms").map_or(NOTHING.into(), format_duration);
-        let message = last.get("message").and_then(Value::as_str);
-        let (what, hint) = divide_hint(message.unwrap_or(NOTHING));
-        let _ = writeln!(text, "  last swap {ago} ago: {}", escape(what));
-        if let Some(hint) = hint {
-            let _ = writeln!(text, "    try: {}", escape(hint));
-        }
+        let (what, hint) = message(last);
+        let _ = writeln!(text, "  last swap {ago} ago: {what}");
+        text.push_str(&hint);
     }
     text
 }
@@ -73,17 +71,16 @@ pub fn history(verdicts: &Value) -> String {
             NOTHING => string(verdict, "cause"),
             uid => format!("{} of uid {uid}", string(verdict, "cause")),
         };
-        let program = verdict.get("program").filter(|program| program.is_object());
-        let program = program.map_or(String::new(), |program| {
+        let program = &verdict["program"];
+        let program = if program.is_object() {
             format!(", {} {}", string(program, "path"), string(program, "hash"))
-        });
-        let message = verdict.get("message").and_then(Value::as_str);
-        let (what, hint) = divide_hint(message.unwrap_or(NOTHING));
+        } else {
+            String::new()
+        };
+        let (what, hint) = message(verdict);
         let time = string(verdict, "time");
-        let _ = writeln!(all, "{time} {} ({cause}{program})", escape(what));
-        if let Some(hint) = hint {
-            let _ = writeln!(all, "    try: {}", escape(hint));
-        }
+        let _ = writeln!(all, "{time} {what} ({cause}{program})");
+        all.push_str(&hint);
         for line in list(verdict, "stderr").map(text) {
             let _ = writeln!(all, "    {line}");
         }
@@ -94,16 +91,22 @@ pub fn history(verdicts: &Value) -> String {
     all
 }
 
+/// What is said, and a line with what to try, if that is known.
+fn message(of: &Value) -> (String, String) {
+    let (what, hint) = divide_hint(of["message"].as_str().unwrap_or(NOTHING));
+    let hint = hint.map(|hint| format!("    try: {}\n", escape(hint)));
+    (escape(what), hint.unwrap_or_default())
+}
+
 /// What the generation runs, and since when.
 fn program_line(generation: &Value) -> Option<String> {
-    let program = generation
-        .get("program")
-        .filter(|program| program.is_object())?;
-    let differs = program.get("differs") == Some(&Value::Bool(true));
-    let differs = if differs {
-        "; the file on disk differs"
-    } else {
-        ""
+    let program = &generation["program"];
+    if !program.is_object() {
+        return None;
+    }
+    let differs = match program["differs"] {
+        Value::Bool(true) => "; the file on disk differs",
+        _ => "",
     };
     Some(format!(
         "generation {} runs {}, {} bytes, modified {}, hash {}, since {}{differs}",
@@ -117,7 +120,7 @@ fn program_line(generation: &Value) -> Option<String> {
 }
 
 fn listener_line(listener: &Value) -> String {
-    let is = |key| listener.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let is = |key: &str| listener[key] == true;
     let kind = if is("steered") { "steered" } else { "shared" };
     let captured = if is("captured") { ", captured" } else { "" };
     let queue = match number(listener, "queue").as_str() {
@@ -152,7 +155,7 @@ fn generations(state: &Value) -> String {
 }
 
 fn row(generation: &Value) -> [String; 8] {
-    let bytes = |key| generation.get(key).and_then(Value::as_u64);
+    let bytes = |key: &str| generation[key].as_u64();
     let memory = bytes("pss_bytes").or_else(|| bytes("rss_bytes"));
     [
         number(generation, "generation"),
@@ -167,7 +170,7 @@ fn row(generation: &Value) -> [String; 8] {
 }
 
 fn waits(of: &Value) -> Option<String> {
-    let what = text(of.get("waits_for").filter(|what| what.is_string())?);
+    let what = escape(of["waits_for"].as_str()?);
     let left = duration(of, "left_ms").map(|left| format!(", {} at most", format_duration(left)));
     Some(what + &left.unwrap_or_default())
 }
@@ -178,22 +181,20 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 fn list<'a>(of: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    of.get(key).and_then(Value::as_array).into_iter().flatten()
+    of[key].as_array().into_iter().flatten()
 }
 
 fn string(of: &Value, key: &str) -> String {
-    of.get(key).map_or(NOTHING.into(), text)
+    text(&of[key])
 }
 
 fn number(of: &Value, key: &str) -> String {
-    let number = of.get(key).and_then(Value::as_u64);
+    let number = of[key].as_u64();
     number.map_or(NOTHING.into(), |number| number.to_string())
 }
 
 fn duration(of: &Value, key: &str) -> Option<Duration> {
-    of.get(key)
-        .and_then(Value::as_u64)
-        .map(Duration::from_millis)
+    of[key].as_u64().map(Duration::from_millis)
 }
 
 fn text(of: &Value) -> String {
