@@ -114,6 +114,26 @@ pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Resul
     retry(|| unsafe { option(socket, level, name) })
 }
 
+/// Any option of getsockopt(2) that is not longer than 64 bytes, as the kernel writes it.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn socket_option_bytes(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<Vec<u8>> {
+    let mut value = [0_u8; 64];
+    let mut bytes = length::<[u8; 64]>();
+    // SAFETY: the buffer is `bytes` long, and the kernel writes no more than that.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    })?;
+    Ok(value[..value.len().min(bytes as usize)].to_vec())
+}
+
 /// Any option of getsockopt(2).
 ///
 /// # Safety

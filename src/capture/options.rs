@@ -4,15 +4,21 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys;
 
-/// Every integer option of socket(7), tcp(7) and ipv6(7) that matters on a listening socket.
-const OPTIONS: [(i32, i32); 18] = [
+/// What servers set on a listening socket, and what the connections that come by it inherit from it.
+const OPTIONS: [(i32, i32); 28] = [
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
     (libc::SOL_SOCKET, libc::SO_OOBINLINE),
     (libc::SOL_SOCKET, libc::SO_PRIORITY),
     (libc::SOL_SOCKET, libc::SO_MARK),
     (libc::SOL_SOCKET, libc::SO_BUSY_POLL),
+    (libc::SOL_SOCKET, libc::SO_DONTROUTE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     (libc::IPPROTO_IP, libc::IP_TOS),
     (libc::IPPROTO_IP, libc::IP_FREEBIND),
     (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
@@ -24,6 +30,10 @@ const OPTIONS: [(i32, i32); 18] = [
     (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
     (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
 ];
 /// The kernel returns twice the size that was set.
 const BUFFERS: [i32; 2] = [libc::SO_RCVBUF, libc::SO_SNDBUF];
@@ -31,26 +41,32 @@ const BUFFERS: [i32; 2] = [libc::SO_RCVBUF, libc::SO_SNDBUF];
 /// Copies what differs. Options that a socket lacks or that may not be set are skipped.
 pub fn copy(from: BorrowedFd, to: BorrowedFd) {
     for (level, name) in OPTIONS {
-        copy_one(from, to, level, name, |value| value);
+        if let Some(wanted) = differs(from, to, level, name) {
+            let _ = sys::set_socket_option_bytes(to, level, name, &wanted);
+        }
     }
     for name in BUFFERS {
-        copy_one(from, to, libc::SOL_SOCKET, name, |value| value / 2);
+        if differs(from, to, libc::SOL_SOCKET, name).is_some()
+            && let Ok(wanted) = sys::socket_option(from, libc::SOL_SOCKET, name)
+        {
+            let _ = sys::set_socket_option(to, libc::SOL_SOCKET, name, wanted / 2);
+        }
     }
 }
 
-fn copy_one(from: BorrowedFd, to: BorrowedFd, level: i32, name: i32, as_set: fn(i32) -> i32) {
-    if let Ok(wanted) = sys::socket_option(from, level, name)
-        && sys::socket_option(to, level, name).is_ok_and(|value| value != wanted)
-    {
-        let _ = sys::set_socket_option(to, level, name, as_set(wanted));
-    }
+fn differs(from: BorrowedFd, to: BorrowedFd, level: i32, name: i32) -> Option<Vec<u8>> {
+    let [wanted, there] = [from, to].map(|socket| sys::socket_option_bytes(socket, level, name));
+    wanted
+        .ok()
+        .filter(|wanted| there.is_ok_and(|there| there != *wanted))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, OwnedFd};
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+    use nix::sys::time::{TimeVal, TimeValLike};
 
     use super::*;
 
@@ -69,14 +85,23 @@ mod tests {
         setsockopt(&one, sockopt::TcpNoDelay, &true).unwrap();
         setsockopt(&one, sockopt::Ipv6V6Only, &true).unwrap();
         setsockopt(&one, sockopt::RcvBuf, &50_000).unwrap();
+        setsockopt(&one, sockopt::TcpCongestion, &"reno".into()).unwrap();
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 7,
+        };
+        setsockopt(&one, sockopt::Linger, &linger).unwrap();
+        setsockopt(&one, sockopt::ReceiveTimeout, &TimeVal::seconds(3)).unwrap();
         copy(one.as_fd(), other.as_fd());
         for (level, name) in [
+            (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+            (libc::SOL_SOCKET, libc::SO_LINGER),
+            (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
             (libc::IPPROTO_TCP, libc::TCP_NODELAY),
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
             (libc::SOL_SOCKET, libc::SO_RCVBUF),
         ] {
-            let value =
-                |fd: &std::os::fd::OwnedFd| sys::socket_option(fd.as_fd(), level, name).unwrap();
+            let value = |fd: &OwnedFd| sys::socket_option_bytes(fd.as_fd(), level, name).unwrap();
             assert_eq!(value(&one), value(&other));
         }
     }

@@ -298,3 +298,32 @@ serve(one)";
     clients.until_answered(8);
     clients.expect_no_failure();
 }
+
+/// A restart is given the socket of the dead one, whose queue has clients in it.
+#[test]
+fn what_a_server_sets_on_its_socket_holds_after_a_crash_too() {
+    let address = free_address();
+    let script = "\
+import os, struct
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if os.environ['HOTSWAP_GENERATION'] == '2':
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 7))
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', 5, 0))
+one.bind(('127.0.0.1', port))
+one.listen()
+lingers = struct.unpack('ii', one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]
+timeout = struct.unpack('ll', one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))[0]
+print('lingers:', lingers, 'timeout:', timeout, file=sys.stderr)
+serve(one)";
+    let Some(plan) = closed::python(at(address), address, script) else {
+        return;
+    };
+    let site = plan.serving("");
+    site.log.wait_for("lingers: 0 timeout: 0");
+    for (generation, set) in [(1, "lingers: 1 timeout: 5"), (2, "lingers: 0 timeout: 0")] {
+        let before = site.log.mark();
+        kill(site.pid(generation), Signal::SIGKILL).expect("a signal to the server");
+        site.log.wait_after(before, &[set]);
+    }
+}
