@@ -12,11 +12,11 @@ use nix::unistd::{Pid, geteuid};
 use crate::bad_candidates::aborts;
 use crate::capture::at;
 use crate::capture::closed::python;
-use crate::commands::{run, said};
+use crate::commands;
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
-use crate::common::processes::{self, status};
+use crate::common::processes::{self, kilobytes, status};
 use crate::common::site::Site;
 use crate::common::{alone, eventually, skipped};
 
@@ -163,20 +163,13 @@ fn one_that_floods_hotswap_costs_it_no_memory() {
         clients.until_answered(200);
         site.signal(Signal::SIGCONT);
         for _ in 0..20 {
-            let output = run(site, &["status", "server", "--json"]);
-            assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+            commands::status(site);
         }
         clients.until_answered(200);
         let grown = kilobytes(site.hotswap()).saturating_sub(before);
         assert!(grown < 4096, "hotswap has grown by {grown} kB");
         assert_eq!(site.log.count("hotswap: "), 3, "nothing is said of it");
     });
-}
-
-fn kilobytes(pid: Pid) -> u32 {
-    let resident = status(pid, "VmRSS").expect("its memory");
-    let number = resident.split(' ').next().map(str::parse);
-    number.expect("a number").expect("a number")
 }
 
 #[test]
@@ -317,5 +310,5 @@ serve(listen('127.0.0.1'))";
     site.log.wait_for("puts itself into the background");
     site.expect_status(125);
     let answer = TcpStream::connect(address).map(drop);
-    assert!(answer.is_err(), "{}", site.log.timed());
+    assert!(answer.is_err());
 }

@@ -37,6 +37,13 @@ pub fn run_among_ours(site: &Site, arguments: &[&str]) -> Output {
     client.output().expect("a client's output")
 }
 
+/// What `hotswap status` says of the server.
+pub fn status(site: &Site) -> Value {
+    let output = run(site, &["status", "server", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).expect("an object")
+}
+
 pub fn said(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
@@ -256,9 +263,7 @@ fn stop_waits_for_the_end() {
 fn status_shows_the_serving_one() {
     let site = Site::serving("v1");
     site.publish("v2").swap();
-    let output = run(&site, &["status", "server", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let status: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    let status = status(&site);
     assert!(status.is_object(), "{status}");
     let table = run_among_ours(&site, &["status"]);
     let pid = site.pid(2).to_string();

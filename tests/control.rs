@@ -11,7 +11,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, run_among_ours, said, start};
+use crate::commands::{run, run_among_ours, said, start, status};
 use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
@@ -377,8 +377,7 @@ fn status_says_what_is_waited_for_and_until_when() {
     site.publish_odd("v2", "late=5s");
     let mut client = start(&site, &["swap", "server"]);
     site.log.wait_for("generation 2 started");
-    let output = run(&site, &["status", "server", "--json"]);
-    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    let status = status(&site);
     assert_eq!(status["state"], "swapping", "{status}");
     let candidate = &status["generations"][0];
     assert_eq!(candidate["role"], "starting", "{status}");

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, said, start};
+use crate::commands::{run, said, start, status};
 use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
@@ -24,7 +24,7 @@ fn json(site: &Site, arguments: &[&str], status: i32) -> Value {
 }
 
 fn serving(site: &Site) -> Value {
-    let status = json(site, &["status", "server", "--json"], 0);
+    let status = status(site);
     let generations = status["generations"].as_array().expect("a list");
     let mut serving = generations.iter();
     let serving = serving.find(|one| one["role"] == "serving");
@@ -131,7 +131,7 @@ fn the_history_knows_the_hash_of_each_program_and_the_checks_that_went_well() {
     assert_eq!(json(&site, check, 0)["result"], "checked");
     let second = eventually("that of the second", || hash(&["checked", "serving"]));
     assert_ne!(first, second);
-    let status = json(&site, &["status", "server", "--json"], 0);
+    let status = status(&site);
     assert!(status["last_swap"].is_null(), "nothing was swapped");
 }
 
@@ -185,7 +185,7 @@ fn a_roll_back_goes_to_the_last_program_that_is_another_one() {
         has_its_hash(&site);
     }
     json(&site, &["rollback", "server", "--json"], 0);
-    assert_eq!(bytes(&site), first, "{}", site.log.timed());
+    assert_eq!(bytes(&site), first);
 }
 
 #[test]

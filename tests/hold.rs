@@ -194,7 +194,7 @@ fn a_save_that_changes_nothing_lets_them_go_on() {
     });
     clients.until_all_see("v1").until_answered(20);
     clients.expect_no_failure();
-    assert!(!site.log.says("generation 2"), "{}", site.log.timed());
+    assert!(!site.log.says("generation 2"));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_file_in_a_tree_is_waited_for_and_one_that_is_left_out_is_not() {
     });
     site.log.wait_for("generation 2 is serving");
     clients.until_answered(20);
-    assert_eq!(site.log.count(HELD), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count(HELD), 1);
 }
 
 #[test]

@@ -250,10 +250,7 @@ fn killed_amid_a_swap(plan: Plan, drains: bool) {
     clients.until_answered(20);
     let mut slow = site.guests();
     if drains {
-        let long = Habit {
-            slow: Duration::from_secs(1),
-            ..Habit::default()
-        };
+        let long = Habit::taking(Duration::from_secs(1));
         slow = slow.and(1, long);
     }
     let mut slow = slow.come();

@@ -40,8 +40,8 @@ fn a_stop_without_a_free_descriptor_still_asks_the_server_to_stop() {
     let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "5s"]);
     let mut site = plan.serving("v1");
     spare_descriptors(site.hotswap(), 0);
-    assert!(site.stop().success(), "{}", site.log.timed());
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(site.stop().success());
+    assert!(!site.log.says("is killed"));
     site.expect_nothing_left();
 }
 
@@ -143,7 +143,7 @@ fn a_limit_lowered_below_what_is_open_does_not_take_hotswap_down() {
     clients.until_all_see("v3");
     clients.expect_no_failure();
     limit(hotswap, "nofile", 3);
-    assert!(site.stop().success(), "{}", site.log.timed());
+    assert!(site.stop().success());
     site.expect_nothing_left();
 }
 

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::commands::{run, said};
+use crate::commands::{run, said, status};
 use crate::common::place::Place;
 use crate::common::site::Site;
 use crate::common::{Raised, skipped};
@@ -147,8 +147,7 @@ fn flooding_clients_change_nothing() {
 
 fn enough_of_it(site: &Site) {
     for _ in 0..20 {
-        let output = run(site, &["status", "server", "--json"]);
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        status(site);
     }
 }
 

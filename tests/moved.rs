@@ -19,11 +19,11 @@ fn everywhere(address: SocketAddr) -> String {
 fn expect_changed(site: &Site, to: &str, from: &str) {
     site.log.wait_for("generation 2 is serving");
     let line = format!("address changed: generation 2 listens on {to} instead of {from}");
-    assert_eq!(site.log.count(&line), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count(&line), 1);
     let mut clients = site.clients(4);
     clients.until_all_see("v2");
     clients.expect_no_failure();
-    assert!(!site.log.says("still served"), "{}", site.log.timed());
+    assert!(!site.log.says("still served"));
 }
 
 #[test]

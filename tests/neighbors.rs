@@ -67,12 +67,12 @@ fn a_stranger_in_the_group_gets_no_connection_and_is_named_once() {
     let mut clients = many(&site);
     let before = Stranger::joining(&site);
     site.swaps(5);
-    assert_eq!(stranger_said(&site), 1, "{}", site.log.timed());
+    assert_eq!(stranger_said(&site), 1);
     before.expect_nobody();
     drop(before);
     site.publish("v7").swap();
     clients.until_all_see("v7");
-    assert_eq!(stranger_said(&site), 1, "{}", site.log.timed());
+    assert_eq!(stranger_said(&site), 1);
     clients.expect_no_failure();
 }
 
@@ -138,7 +138,7 @@ fn the_server_of_another_hotswap_finds_the_port_taken() {
     let mut clients = many(&site);
     clients.until_answered(100);
     let mut second = Site::at(Place::Nowhere).by_odd(&own).opening("other");
-    assert_eq!(second.end().code(), Some(1), "{}", second.log.timed());
+    assert_eq!(second.end().code(), Some(1));
     let why = second
         .log
         .wait_for("generation 1 aborted: exited with status 1");

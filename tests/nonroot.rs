@@ -88,7 +88,7 @@ fn a_server_that_lets_nobody_look_into_it_is_not_said_to_listen_nowhere() {
     site.log.wait_for("generation 1 is serving");
     assert!(site.log.says("cannot inspect generation 1"));
     let nowhere = "does not listen on anything yet";
-    assert!(!site.log.says(nowhere), "{}", site.log.timed());
+    assert!(!site.log.says(nowhere));
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn is_left_alone_by(plan: Plan, differs: impl FnOnce(&mut Site)) -> Site {
     site.kill_hotswap();
     differs(&mut site);
     site.start_again().log.wait_for("is serving");
-    assert!(!site.log.says("adopting"), "{}", site.log.timed());
+    assert!(!site.log.says("adopting"));
     assert!(kill(old, None).is_ok(), "it lives");
     let mut clients = site.clients(4);
     clients.until_all_see("v1");

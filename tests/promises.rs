@@ -131,16 +131,7 @@ on_every_family! {
 /// The answer takes longer than the swap.
 fn a_request_in_flight_is_finished(plan: Plan) {
     let site = plan.serving("v1");
-    let long = Habit {
-        slow: Duration::from_secs(2),
-        ..Habit::default()
-    };
-    let mut clients = site.guests().and(8, long).come();
-    // Others are answered at once: the long requests are under way by then.
-    site.guests()
-        .and(1, Habit::default())
-        .come()
-        .until_answered(5);
+    let mut clients = site.slow_clients(8, Duration::from_secs(2));
     site.publish("v2").swap();
     let tally = clients.expect_no_failure();
     assert_eq!(tally.versions.get("v1"), Some(&8), "{tally}");

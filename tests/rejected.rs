@@ -37,7 +37,7 @@ fn runs_what_came_later(site: &Site, serving: u32) {
     let said = site.log.count(FALLS_BACK);
     site.publish("v7");
     crashes(site, serving + 1);
-    assert_eq!(site.log.count(FALLS_BACK), said, "{}", site.log.timed());
+    assert_eq!(site.log.count(FALLS_BACK), said);
     clients.until_all_see("v7");
     assert!(!site.log.says("is dead: exited with status 3"));
 }
@@ -49,7 +49,7 @@ fn a_program_installed_after_a_rejected_one_is_run_after_a_crash() {
     site.publish("v3");
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 is serving");
-    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
+    assert!(!site.log.says(FALLS_BACK));
     site.clients(2).until_all_see("v3");
 }
 
@@ -65,7 +65,7 @@ fn a_program_that_serves_is_not_rejected_because_its_directory_is_gone() {
     site.swap_in_vain();
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 is serving");
-    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
+    assert!(!site.log.says(FALLS_BACK));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_rejected_program_that_is_put_back_is_not_run_after_a_crash() {
     site.publish_file(&binary(4), 0o755);
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 4 is serving");
-    assert!(!site.log.says(FALLS_BACK), "{}", site.log.timed());
+    assert!(!site.log.says(FALLS_BACK));
     for (number, version) in [(4, "v2"), (5, "v3")] {
         site.publish_odd(version, BAD);
         crashes(&site, number);
@@ -86,7 +86,7 @@ fn a_rejected_program_that_is_put_back_is_not_run_after_a_crash() {
         line.ends_with("that of generation 4, runs again until the next swap"),
         "{line}"
     );
-    assert_eq!(site.log.count(" aborted: "), 2, "{}", site.log.timed());
+    assert_eq!(site.log.count(" aborted: "), 2);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_program_installed_after_an_unfit_one_is_run_after_a_crash() {
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 is serving");
     runs_what_came_later(&site, 3);
-    assert_eq!(site.log.count(" aborted: "), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count(" aborted: "), 1);
 }
 
 /// As a build does that has nothing to compile, once hotswap has read the file.
@@ -176,7 +176,7 @@ fn serves_again_after(break_file: impl Fn(&Site)) {
             line.contains(&format!("that of generation {serving}, ")),
             "{line}"
         );
-        assert_eq!(site.log.count(" aborted: "), 0, "{}", site.log.timed());
+        assert_eq!(site.log.count(" aborted: "), 0);
     }
 }
 
@@ -239,7 +239,7 @@ fn a_candidate_that_hangs_gives_way_to_a_restart() {
     clients.until_answered(100);
     let output = client.wait_with_output().expect("output");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(site.log.says(FALLS_BACK), "{}", site.log.timed());
+    assert!(site.log.says(FALLS_BACK));
 }
 
 #[test]
@@ -288,6 +288,6 @@ fn an_upgrade_remembers_which_program_was_rejected() {
     assert_eq!(upgrade.status.code(), Some(0), "{}", said(&upgrade));
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 is serving");
-    assert!(site.log.says(FALLS_BACK), "{}", site.log.timed());
+    assert!(site.log.says(FALLS_BACK));
     runs_what_came_later(&site, 3);
 }

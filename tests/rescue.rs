@@ -34,7 +34,7 @@ fn rescued(plan: Plan, candidate: &str, as_far_as: &str) -> Vec<String> {
     let tally = clients.expect_no_failure();
     tally.expect_never_seen("v1");
     site.log.wait_for("generation 2 is serving");
-    assert!(!site.log.says(" closed "), "{}", site.log.timed());
+    assert!(!site.log.says(" closed "));
     assert!(site.stop().success());
     site.expect_nothing_left();
     site.log.lines("relaying ")
@@ -112,7 +112,7 @@ fn more_clients_than_can_be_relayed_at_once_are_all_answered() {
     let clients = queued(address, MANY);
     site.publish("v2").swap();
     expect_answers(&site, clients);
-    assert!(!site.log.says(" closed "), "{}", site.log.timed());
+    assert!(!site.log.says(" closed "));
 }
 
 /// The first generation accepts nobody any more, and shuts its listener down once it is told to stop.

@@ -80,7 +80,7 @@ fn a_clean_end_of_a_captured_server_needs_no_drain() {
     let plan = Site::at(Place::Captured(free_address())).with(&["--drain-timeout", "5s"]);
     let mut site = plan.by_odd("exit=0 after=300ms").serving("v1");
     site.expect_status(0).expect_nothing_left();
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
 }
 
 /// As one that forks twice, and is slow to do so.
@@ -220,11 +220,7 @@ fn a_rejected_program_is_not_run_after_a_crash() {
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 ");
     site.log.wait_for("generation 3 is serving");
-    assert!(
-        !site.log.says("generation 3 aborted"),
-        "{}",
-        site.log.timed()
-    );
+    assert!(!site.log.says("generation 3 aborted"));
     clients.until_answered(100);
     site.publish("v4").swap();
     clients.until_all_see("v4");
@@ -348,11 +344,7 @@ fn stop_first_starts_the_old_one_again_at_once() {
     site.log.wait_for("generation 3 is serving");
     clients.until_answered(100);
     clients.expect_no_failure();
-    assert!(
-        !site.log.says("generation 3 aborted"),
-        "{}",
-        site.log.timed()
-    );
+    assert!(!site.log.says("generation 3 aborted"));
 }
 
 /// What has failed beside it had sockets of its own.
@@ -406,14 +398,7 @@ fn orphaned_workers() -> (Site, Crowd) {
     let odd = server("odd");
     let script = format!("#!/bin/sh\n'{}' at={address} &\nwait\n", odd.display());
     let site = at(address).by_script(&script, &[]).serving("");
-    let long = Habit {
-        slow: Duration::from_secs(2),
-        ..Habit::default()
-    };
-    let clients = site.guests().and(8, long).come();
-    let mut others = site.guests().and(1, Habit::default()).come();
-    others.until_answered(5);
-    others.leave();
+    let clients = site.slow_clients(8, Duration::from_secs(2));
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the master");
     site.log.wait_for("generation 2 is serving");
     (site, clients)

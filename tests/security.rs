@@ -227,7 +227,7 @@ fn variables_of_somebody_else_do_no_harm() {
             .variable("HOTSWAP_LOG", "hotswap=loud")
             .serving("v1");
         let warned = site.log.lines("HOTSWAP_LOG=hotswap=loud");
-        assert_eq!(warned.len(), 1, "{}", site.log.timed());
+        assert_eq!(warned.len(), 1);
         assert!(!site.log.says("invalid logging spec"));
         assert_eq!(site.stop().code(), Some(0));
     }
@@ -286,6 +286,6 @@ fn a_captured_path_is_bound_with_the_rights_of_the_server() {
         .by_odd(&format!("at=unix:{}", path.display()))
         .opening("v1");
     assert!(!site.end().success());
-    assert!(site.log.says("Permission denied"), "{}", site.log.timed());
+    assert!(site.log.says("Permission denied"));
     assert!(!path.exists());
 }

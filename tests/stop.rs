@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
 use crate::capture::find;
-use crate::common::crowd::Habit;
+use crate::common::crowd::{Crowd, Habit};
 use crate::common::families::on_every_family;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
@@ -22,18 +22,8 @@ use crate::common::strace::{Attached, is_here};
 use crate::common::tally::Failure;
 use crate::common::{eventually, processes};
 
-fn slow(site: &Site) -> crate::common::crowd::Crowd {
-    let long = Habit {
-        slow: Duration::from_secs(1),
-        ..Habit::default()
-    };
-    let clients = site.guests().and(8, long).come();
-    // Others are answered at once: the long requests are under way by then.
-    site.guests()
-        .and(1, Habit::default())
-        .come()
-        .until_answered(5);
-    clients
+fn slow(site: &Site) -> Crowd {
+    site.slow_clients(8, Duration::from_secs(1))
 }
 
 fn a_stop_finishes_requests_in_flight(plan: Plan, signal: Signal) {
@@ -81,7 +71,7 @@ on_every_family! {
 
     fn what_a_generation_asks_itself_holds_up_no_stop(plan: Plan) {
         let mut site = asking_itself(plan);
-        let habit = Habit { slow: Duration::from_millis(700), ..Habit::default() };
+        let habit = Habit::taking(Duration::from_millis(700));
         let mut client = site.guests().and(1, habit).come();
         client.until_asked(1);
         site.signal(Signal::SIGTERM);
@@ -131,9 +121,7 @@ fn clients_that_come_during_a_stop_are_refused_and_counted_as_such() {
     let said = site.log.lines("refused");
     assert!(
         said.iter()
-            .any(|line| line.contains("refused during the stop")),
-        "{}",
-        site.log.timed()
+            .any(|line| line.contains("refused during the stop"))
     );
 }
 
@@ -229,8 +217,8 @@ fn a_question_of_hotswaps_own_is_no_client_that_a_stop_refuses() {
     let flags = ["--ready-timeout", "1300ms", "--drain-timeout", "1s"];
     let mut site = Site::at(Place::Tcp4).with(&flags).serving("v1");
     site.publish_odd("v2", "hang deaf").swap_in_vain();
-    assert_eq!(site.stop().code(), Some(0), "{}", site.log.timed());
-    assert!(!site.log.says("refused"), "{}", site.log.timed());
+    assert_eq!(site.stop().code(), Some(0));
+    assert!(!site.log.says("refused"));
 }
 
 #[test]
@@ -318,7 +306,7 @@ fn a_stop_says_nothing_of_a_generation_that_was_never_started() {
     for line in site.log.lines("aborted") {
         let generation = line.split(" aborted").next().unwrap_or_default();
         let started = format!("{generation} started");
-        assert!(site.log.says(&started), "{}", site.log.timed());
+        assert!(site.log.says(&started));
     }
 }
 
@@ -441,7 +429,7 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     site.publish("v2").swap();
     site.wait_until_gone(1);
     clients.expect_no_failure();
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
     assert!(site.stop().success());
     site.expect_nothing_left();
 }
@@ -475,9 +463,9 @@ fn a_captured_server_that_its_wrapper_starts_again_at_once_is_stopped_too() {
     let plan = Site::at(Place::Captured(address)).by_script(&script, &[]);
     let mut site = plan.serving("v1");
     site.swap().wait_until_gone(1);
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
     assert!(site.stop().success());
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
     site.expect_nothing_left();
 }
 

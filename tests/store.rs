@@ -187,10 +187,7 @@ fn is_restarted(plan: Plan) {
 /// The server closes its listener when it is asked to stop, and answers what it has in hand.
 fn stops_gracefully(plan: Plan) {
     let (manager, mut site) = Manager::serving(plan);
-    let slow = Habit {
-        slow: Duration::from_secs(1),
-        ..Habit::default()
-    };
+    let slow = Habit::taking(Duration::from_secs(1));
     let mut slow = site.guests().and(1, slow).come();
     slow.until_asked(1);
     let mut clients = site.guests().arriving(200, Habit::default()).come();
@@ -374,7 +371,7 @@ fn clients_are_answered_at_an_address_that_covers_theirs() {
     manager.start_again(&mut site);
     clients.until_answered(8);
     clients.expect_no_failure();
-    assert!(!site.log.says("address changed"), "{}", site.log.timed());
+    assert!(!site.log.says("address changed"));
 }
 
 fn hello_at(address: SocketAddr) -> String {

@@ -6,24 +6,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use serde_json::Value;
 
 use crate::capture::at;
-use crate::commands::run;
+use crate::commands::status;
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Answers that take the server longer than hotswap has for what it does meanwhile.
-fn long(time: Duration) -> Habit {
-    Habit {
-        slow: time,
-        ..Habit::default()
-    }
-}
 
 #[test]
 fn while_it_serves_clients_are_answered_and_requests_wait() {
@@ -123,14 +114,14 @@ fn one_that_drains_is_still_asked_to_end() {
     let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "4s"]);
     let site = plan.serving("v1");
     let mut kept = site.guests().and(4, Habit::kept()).come();
-    let mut slow = site.guests().and(4, long(SECOND)).come();
+    let mut slow = site.guests().and(4, Habit::taking(SECOND)).come();
     kept.until_answered(20);
     slow.until_asked(4);
     site.publish("v2").swap();
     site.while_stopped(|_| sleep(14 * SECOND));
     let gone = site.log.wait_for("generation 1 is gone");
     assert!(gone.ends_with("(exited with status 0)"), "{gone}");
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
     kept.until_all_see("v2").until_answered(20);
     kept.expect_no_failure();
     slow.expect_no_failure();
@@ -151,8 +142,7 @@ fn the_time_is_not_counted_even_after_an_upgrade() {
 
 /// By hotswap's own clock.
 fn uptime(site: &Site) -> Duration {
-    let output = run(site, &["status", "server", "--json"]);
-    let status: Value = serde_json::from_slice(&output.stdout).expect("an object");
+    let status = status(site);
     Duration::from_millis(status["uptime_ms"].as_u64().expect("a number"))
 }
 
@@ -161,7 +151,7 @@ fn uptime(site: &Site) -> Duration {
 fn a_stop_is_finished_afterwards() {
     let plan = Site::at(Place::Tcp4).with(&["--drain-timeout", "5s"]);
     let mut site = plan.serving("v1");
-    let mut clients = site.guests().and(8, long(2 * SECOND)).come();
+    let mut clients = site.guests().and(8, Habit::taking(2 * SECOND)).come();
     clients.until_asked(8);
     site.while_stopped(|site| {
         site.signal(Signal::SIGTERM);

@@ -113,9 +113,9 @@ impl House {
 fn swaps(site: &Site, house: &House) {
     for generation in 2..=4 {
         site.swap();
-        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+        assert_eq!(house.answered_by(), generation);
         site.wait_until_gone(generation - 1);
-        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+        assert_eq!(house.answered_by(), generation);
     }
 }
 
@@ -163,7 +163,7 @@ fn a_path_that_leads_nowhere_is_the_next_ones() {
     site.log.wait_for("s.sock leads to nothing");
     swaps(&site, &house);
     assert_eq!(house.mode(), 0o666);
-    assert_eq!(site.log.count("leads to"), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count("leads to"), 1);
 }
 
 #[test]
@@ -219,9 +219,9 @@ fn a_path_of_packets_leads_back_after_an_abort_and_survives_swaps() {
     house.expect_answered_by(1);
     for generation in 3..=4 {
         site.swap();
-        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+        assert_eq!(house.answered_by(), generation);
         site.log.wait_for("generation 1 is gone");
-        assert_eq!(house.answered_by(), generation, "{}", site.log.timed());
+        assert_eq!(house.answered_by(), generation);
     }
     kill(site.pid(4), Signal::SIGKILL).expect("a signal to the server");
     house.expect_answered_by(5);
@@ -320,12 +320,7 @@ fn a_directory_that_was_replaced_is_said_and_healed_by_the_next_swap() {
     site.log.wait_for(&format!("{path} leads to nothing"));
     site.swap();
     house.expect_answered_by(2);
-    assert_eq!(
-        site.log.count("leads to nothing"),
-        1,
-        "{}",
-        site.log.timed()
-    );
+    assert_eq!(site.log.count("leads to nothing"), 1);
 }
 
 #[test]
@@ -339,7 +334,7 @@ fn a_path_that_somebody_removed_is_put_back() {
     fs::rename(house.dir().join("run"), house.dir().join("run.old")).expect("the directory");
     fs::create_dir(house.dir().join("run")).expect("a new one");
     house.expect_answered_by(1);
-    assert_eq!(site.log.count("leads to"), 0, "{}", site.log.timed());
+    assert_eq!(site.log.count("leads to"), 0);
 }
 
 #[test]

@@ -9,17 +9,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, said, start};
-use crate::common::crowd::Habit;
+use crate::commands::{run, said, start, status};
 use crate::common::eventually;
 use crate::common::log::Log;
 use crate::common::place::{Place, free_address};
 use crate::common::plan::Plan;
 use crate::common::site::Site;
-
-fn upgrade(site: &Site) {
-    expect_success(&run(site, &["upgrade", "server"]));
-}
+use crate::upgrade::upgrade;
 
 fn expect_success(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", said(output));
@@ -30,11 +26,6 @@ fn ended(mut client: Child) -> Output {
         client.try_wait().expect("a child")
     });
     client.wait_with_output().expect("its output")
-}
-
-fn status(site: &Site) -> Value {
-    let output = run(site, &["status", "server", "--json"]);
-    serde_json::from_slice(&output.stdout).expect("an object")
 }
 
 fn a_swap_an_upgrade_and_a_swap(place: Place) {
@@ -114,15 +105,7 @@ fn asked_for_while_one_proves_itself_it_waits() {
 #[test]
 fn what_drains_drains_on() {
     let site = Site::at(Place::Tcp4).serving("v1");
-    let long = Habit {
-        slow: Duration::from_secs(3),
-        ..Habit::default()
-    };
-    let mut clients = site.guests().and(4, long).come();
-    site.guests()
-        .and(1, Habit::default())
-        .come()
-        .until_answered(5);
+    let mut clients = site.slow_clients(4, Duration::from_secs(3));
     site.publish("v2").swap();
     upgrade(&site);
     assert!(!site.log.says("generation 1 is gone"));

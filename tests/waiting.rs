@@ -23,7 +23,7 @@ fn a_changed_file_waits_for_max_draining() {
     site.log.wait_for("the change waits");
     site.log.wait_for("generation 3 is serving");
     clients.expect_no_failure();
-    assert!(!site.log.says("is killed"), "{}", site.log.timed());
+    assert!(!site.log.says("is killed"));
 }
 
 #[test]
@@ -39,11 +39,7 @@ fn a_candidate_that_hangs_gives_way_to_a_request() {
         clients.until_answered(100);
     }
     clients.until_all_see("v3");
-    assert!(
-        site.log.says("generation 2 aborted: replaced"),
-        "{}",
-        site.log.timed()
-    );
+    assert!(site.log.says("generation 2 aborted: replaced"));
 }
 
 fn swap(site: &Site, options: &[&str]) -> Option<i32> {

@@ -435,12 +435,7 @@ fn a_program_that_cannot_be_run_is_named_once_it_is_at_rest() {
         "{}",
         asked("status")
     );
-    assert_eq!(
-        site.log.count("has changed, but"),
-        1,
-        "{}",
-        site.log.timed()
-    );
+    assert_eq!(site.log.count("has changed, but"), 1);
 }
 
 #[test]
@@ -459,5 +454,5 @@ fn a_file_that_is_kept_open_for_writing_is_named_once_and_counts_when_it_is_clos
     site.log.wait_for(line);
     writer.write_all(b"3").expect("a write");
     expect_swaps(&site, 1, || drop(writer));
-    assert_eq!(site.log.count(line), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count(line), 1);
 }

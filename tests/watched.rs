@@ -306,8 +306,7 @@ fn expect_rules(site: &Site, script: &str, files: u32) {
 
 /// The first tree that is watched, as the status has it.
 fn tree_in_status(site: &Site) -> Value {
-    let output = crate::commands::run(site, &["status", "server", "--json"]);
-    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let status = crate::commands::status(site);
     status["watch"]["watched"][0].clone()
 }
 
@@ -384,7 +383,7 @@ fn nothing_is_said_of_a_launcher_if_what_to_watch_is_named() {
     expect_swaps(&site, 1, || {
         site.signal(Signal::SIGHUP);
     });
-    assert_eq!(site.log.count("is not watched"), 0, "{}", site.log.timed());
+    assert_eq!(site.log.count("is not watched"), 0);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn a_swap_is_told_line_by_line() {
         "hotswap: generation N is serving (accepting after D); generation N is draining, N connections",
         "hotswap: generation N is gone after D (exited with status N)",
     ];
-    assert_eq!(said[..expected.len()], expected, "{}", site.log.timed());
+    assert_eq!(said[..expected.len()], expected);
     let last = said.last().expect("a last line");
     assert_eq!(
         last,
@@ -211,7 +211,7 @@ fn quiet_says_what_went_wrong_and_nothing_else() {
         "{verdict}"
     );
     assert!(site.stop().success());
-    assert_eq!(site.log.lines("hotswap: ").len(), 1, "{}", site.log.timed());
+    assert_eq!(site.log.lines("hotswap: ").len(), 1);
 }
 
 #[test]

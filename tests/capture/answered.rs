@@ -57,7 +57,7 @@ fn after_a_crash_it_comes_back_at_the_third_try() {
     kill(site.pid(1), Signal::SIGKILL).expect("a signal");
     site.log.wait_for("generation 4 is serving");
     let said = format!("2 restarts in a row did not bind {address}");
-    assert_eq!(site.log.count(&said), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count(&said), 1);
     expect_answers(&site);
 }
 
@@ -77,12 +77,7 @@ serve()
     site.log.wait_for("generation 5 is serving");
     let client = TcpStream::connect(address);
     assert!(client.is_ok(), "{client:?}: {}", site.log.timed());
-    assert_eq!(
-        site.log.count("restarts in a row"),
-        1,
-        "{}",
-        site.log.timed()
-    );
+    assert_eq!(site.log.count("restarts in a row"), 1);
 }
 
 /// Other clients of this host ask there all the time. One thread closes a connection before its client does.
@@ -99,7 +94,7 @@ serve(kind=http.server.HTTPServer)
     let mut clients = site.clients(4);
     clients.until_answered(40);
     site.swap_in_vain();
-    assert_eq!(site.log.count("--listen"), 0, "{}", site.log.timed());
+    assert_eq!(site.log.count("--listen"), 0);
     clients.expect_no_failure();
 }
 
@@ -201,7 +196,7 @@ serve()
     clients.until_answered(4);
     clients.expect_no_failure();
     let listening = site.log.count("hotswap: listening on ");
-    assert_eq!(listening, 1, "{}", site.log.timed());
+    assert_eq!(listening, 1);
 }
 
 #[test]
@@ -230,11 +225,7 @@ serve()
         listening.iter().all(|line| !line.contains("left.sock")),
         "{listening:?}"
     );
-    assert!(
-        site.log.says("Address already in use"),
-        "{}",
-        site.log.timed()
-    );
+    assert!(site.log.says("Address already in use"));
 }
 
 /// As active FTP does, and proxies that have a source port.

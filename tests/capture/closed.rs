@@ -109,7 +109,7 @@ fn starts_and_swaps_having_tried(script: &str) {
     clients.until_answered(8);
     clients.expect_no_failure();
     for line in ["changed", "listening on 0.0.0.0", "listening on [::]"] {
-        assert_eq!(site.log.count(line), 0, "{}", site.log.timed());
+        assert_eq!(site.log.count(line), 0);
     }
 }
 
@@ -160,7 +160,7 @@ serve(one)";
     });
     site.log
         .wait_for(&format!("listening on 0.0.0.0:{}", address.port()));
-    assert_eq!(site.log.count("generation 2"), 0, "{}", site.log.timed());
+    assert_eq!(site.log.count("generation 2"), 0);
 }
 
 /// A server that has one more listener, until it is asked to close it.
@@ -281,7 +281,7 @@ serve(one)"
     let mut clients = site.guests().and(4, Habit::default()).come();
     clients.until_answered(8);
     clients.expect_no_failure();
-    assert_eq!(site.log.count("generation 2"), 0, "{}", site.log.timed());
+    assert_eq!(site.log.count("generation 2"), 0);
 }
 
 /// As servers with threads do when they are told to stop.
@@ -303,7 +303,7 @@ end(one)"
         site.log.wait_for("generation 1 is serving");
         kill(site.pid(1), Signal::SIGTERM).expect("a signal to the server");
         site.log.wait_for("generation 1 is dead");
-        assert!(site.end().success(), "{}", site.log.timed());
+        assert!(site.end().success());
     }
 }
 

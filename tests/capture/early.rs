@@ -36,7 +36,7 @@ fn is_tried_out_in_peace(address: SocketAddr, plan: Plan) {
     };
     let site = is_swapped_twice(plan);
     for words in [" closed ", "address changed"] {
-        assert!(!site.log.says(words), "{}", site.log.timed());
+        assert!(!site.log.says(words));
     }
 }
 
@@ -104,5 +104,5 @@ serve(one)";
     assert!(verdict.contains("exited with status 3"), "{verdict}");
     clients.until_answered(8);
     clients.expect_no_failure();
-    assert!(!site.log.says("queued on"), "{}", site.log.timed());
+    assert!(!site.log.says("queued on"));
 }

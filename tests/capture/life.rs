@@ -4,13 +4,12 @@ use std::fs;
 use std::net::SocketAddr;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::{at, closed, python, swap};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
-use crate::common::processes::{is_alive, status};
+use crate::common::processes::{is_alive, kilobytes};
 use crate::common::site::Site;
 use crate::common::{alone, eventually, server};
 
@@ -29,7 +28,7 @@ fn the_server_is_stopped_and_not_its_wrapper() {
     let site = wrapped(free_address()).serving("");
     let mut clients = site.clients(4);
     swap(&site, 3);
-    assert_eq!(site.log.count("server ended"), 3, "{}", site.log.timed());
+    assert_eq!(site.log.count("server ended"), 3);
     clients.expect_no_failure();
 }
 
@@ -40,7 +39,7 @@ fn an_upgrade_of_hotswap_is_not_noticed() {
     let mut clients = site.clients(4);
     site.signal(Signal::SIGUSR2).log.wait_for("upgraded to");
     swap(&site, 2);
-    assert_eq!(site.log.count("server ended"), 2, "{}", site.log.timed());
+    assert_eq!(site.log.count("server ended"), 2);
     clients.expect_no_failure();
 }
 
@@ -129,15 +128,6 @@ fn a_hostile_server_is_served_on_and_swapped() {
     assert!(open < 1000, "hotswap has {open} descriptors open");
 }
 
-fn kilobytes(pid: Pid) -> usize {
-    let resident = status(pid, "VmRSS").unwrap_or_default();
-    let number = resident
-        .split(' ')
-        .next()
-        .and_then(|number| number.parse().ok());
-    number.unwrap_or(0)
-}
-
 fn odd_at(address: SocketAddr) -> Plan {
     at(address).by_odd(&format!("at={address}"))
 }
@@ -170,7 +160,7 @@ fn a_candidate_that_asks_for_another_address_is_told_so() {
     site.log.wait_for(&format!(
         "try: hotswap swap --without {address}, if it has moved"
     ));
-    assert_eq!(site.log.count("try:"), 1, "{}", site.log.timed());
+    assert_eq!(site.log.count("try:"), 1);
     clients.expect_no_failure().expect_never_seen("v2");
 }
 
@@ -240,7 +230,7 @@ fn what_is_not_kept_over_a_swap_is_said_once() {
     site.swap();
     site.swap();
     let said = site.log.count("listens on port 0");
-    assert_eq!(said, 1, "{}", site.log.timed());
+    assert_eq!(said, 1);
 }
 
 #[test]
@@ -267,7 +257,7 @@ Server(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_foreve
     swap(&site, 2);
     clients.expect_no_failure();
     let said = site.log.count("asks for multipath TCP");
-    assert_eq!(said, 1, "{}", site.log.timed());
+    assert_eq!(said, 1);
 }
 
 /// Both bind before either listens, as two threads may; the kernel refuses the second listen(2).

@@ -1,8 +1,6 @@
 //! What a captured server removes is removed, and no call of it fails that would not fail without hotswap.
 
-use std::fs;
-use std::path::Path;
-
+use super::private::names_in;
 use super::{at, find, free_address, swap};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
@@ -60,12 +58,6 @@ fn no_request_fails_because_a_signal_meets_an_unlink() {
     let mut clients = site.guests().and(4, Habit::default()).come();
     clients.until_answered(300);
     clients.expect_no_failure();
-}
-
-fn names_in(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).expect("a directory").flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.collect()
 }
 
 /// The first generation, which could not know that clients come by its path, unlinks that when it is told to end.

@@ -37,8 +37,13 @@ impl Habit {
     }
 
     pub fn slow() -> Habit {
+        Habit::taking(Duration::from_millis(300))
+    }
+
+    /// Its answer takes the server so long.
+    pub fn taking(time: Duration) -> Habit {
         Habit {
-            slow: Duration::from_millis(300),
+            slow: time,
             ..Habit::default()
         }
     }

@@ -64,6 +64,13 @@ pub fn status(pid: Pid, field: &str) -> Option<String> {
     line.map(|value| value.trim().to_owned())
 }
 
+/// What it has in memory.
+pub fn kilobytes(pid: Pid) -> u32 {
+    let resident = status(pid, "VmRSS").expect("its memory");
+    let number = resident.split(' ').next().map(str::parse);
+    number.expect("a number").expect("a number")
+}
+
 /// SIGSTOP, and it has come to every thread.
 pub fn stop(pid: Pid) {
     kill(pid, Signal::SIGSTOP).expect("a signal");

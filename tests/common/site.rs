@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::crowd::{Crowd, Guests};
+use super::crowd::{Crowd, Guests, Habit};
 use super::log::Log;
 use super::place::{Place, Target};
 use super::plan::{Plan, Start};
@@ -196,6 +196,14 @@ impl Site {
     /// So many clients of every kind, each coming again once it is answered.
     pub fn clients(&self, count: usize) -> Crowd {
         self.guests().mixed(count).come()
+    }
+
+    /// So many clients with a request each that takes the server so long, and is under way: others were answered since.
+    pub fn slow_clients(&self, count: usize, time: Duration) -> Crowd {
+        let clients = self.guests().and(count, Habit::taking(time)).come();
+        let others = self.guests().and(1, Habit::default()).come();
+        others.until_answered(5);
+        clients
     }
 
     /// SIGTERM, and what hotswap ends with.

@@ -15,7 +15,7 @@ fn is_serving_when_it_accepts(site: &Site, address: SocketAddr) {
     eventually("the address", || {
         let early = site.log.says("is serving");
         let accepts = TcpStream::connect(address).is_ok();
-        assert!(accepts || !early, "{}", site.log.timed());
+        assert!(accepts || !early);
         accepts.then_some(())
     });
     let line = site.log.wait_for("generation 1 is serving");
@@ -97,7 +97,7 @@ fn a_death_before_it_is_ready_is_a_failed_first_start() {
     let plan = plan.by_script("#!/bin/sh\nsleep 2; exit 7\n", &[]);
     let mut site = plan.starting("");
     site.expect_status(7);
-    assert!(!site.log.says("is serving"), "{}", site.log.timed());
+    assert!(!site.log.says("is serving"));
 }
 
 #[test]
@@ -180,12 +180,7 @@ fn one_that_leaves_a_socket_is_named_once() {
     let site = plan.by_script(&script, &[]).serving("");
     site.log.wait_for("generation 1 does not accept on ");
     site.swap();
-    assert_eq!(
-        site.log.count("does not accept on "),
-        1,
-        "{}",
-        site.log.timed()
-    );
+    assert_eq!(site.log.count("does not accept on "), 1);
 }
 
 #[test]
