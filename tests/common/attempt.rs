@@ -62,13 +62,20 @@ fn attempt_by(mut command: Command, dir: TempDir, arguments: &[&str]) -> Attempt
 }
 
 impl Attempt {
-    /// One line that says what and why, and perhaps one that says what to do.
-    pub fn is_refused(&self, status: i32, texts: &[&str]) -> &Attempt {
+    /// It has ended with this status, and said these among others.
+    pub fn ended(&self, status: i32, texts: &[&str]) -> &Attempt {
         let said = &self.said;
         assert_eq!(self.status, Some(status), "{said}");
         for text in texts {
             assert!(said.contains(text), "no {text:?} in {said:?}");
         }
+        self
+    }
+
+    /// One line that says what and why, and perhaps one that says what to do.
+    pub fn is_refused(&self, status: i32, texts: &[&str]) -> &Attempt {
+        self.ended(status, texts);
+        let said = &self.said;
         let mut lines = said.lines();
         assert!(
             lines

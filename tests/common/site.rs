@@ -189,6 +189,15 @@ impl Site {
         Pid::from_raw(pid.unwrap_or_else(|| panic!("no pid in {line}")))
     }
 
+    /// The same, once it is the server itself and no longer hotswap on its way there.
+    pub fn executed(&self, generation: u32) -> Pid {
+        let pid = self.pid(generation);
+        eventually("the server itself", || {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            (program != self.binary()).then_some(pid)
+        })
+    }
+
     pub fn guests(&self) -> Guests {
         Guests::of(self.targets.clone(), self.epoch)
     }
