@@ -43,7 +43,7 @@ use bound_sockets::{BoundSocket, BoundSockets};
 use filter::Stops;
 use learned::LearnedOptions;
 use new_listeners::NewListener;
-use notification::{Call, Notification, ReceivedCall};
+use notification::{Notification, ReceivedCall, int};
 use receiver::Receiver;
 
 pub use availability::available;
@@ -275,30 +275,28 @@ impl Capture {
     }
 
     fn answer(&mut self, call: Notification, context: &mut CallContext) {
-        let answer = match call.call {
+        let [first, second, third, fourth, fifth, _] = call.arguments;
+        let fd = int(first);
+        let answer = match call.number {
             _ if self.blind => Ok(CallResult::Continue),
-            Call::Bind {
-                fd,
-                address,
-                length,
-            } => self.bind(&call, fd, (address, length), context),
-            Call::Listen { fd } => self.listen(&call, fd, context),
-            Call::Unlink { directory, path } => {
-                Ok(self.unlink(&call, directory, path, context.listeners))
+            libc::SYS_bind => self.bind(&call, fd, (second, int(third)), context),
+            libc::SYS_listen => self.listen(&call, fd, context),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_unlink => Ok(self.unlink(&call, libc::AT_FDCWD, first, context.listeners)),
+            // a directory is never a listener
+            libc::SYS_unlinkat if int(third) & libc::AT_REMOVEDIR == 0 => {
+                Ok(self.unlink(&call, fd, second, context.listeners))
             }
-            Call::SetOption {
-                fd,
-                level,
-                name,
-                value,
-                length,
-            } => Ok(self.set_option(&call, fd, (level, name), (value, length))),
-            Call::Other => Ok(CallResult::Continue),
+            libc::SYS_setsockopt => {
+                let (option, value) = ((int(second), int(third)), (fourth, int(fifth)));
+                Ok(self.set_option(&call, fd, option, value))
+            }
+            _ => Ok(CallResult::Continue),
         };
         match answer {
-            Ok(CallResult::Succeed) => call.succeed(),
-            Ok(CallResult::Continue) => call.continue_call(),
-            Err(error) => call.refuse(&error),
+            Ok(CallResult::Succeed) => call.answer(0),
+            Ok(CallResult::Continue) => drop(call),
+            Err(error) => call.answer(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 
 use super::bound_sockets::{BoundSocket, MOST_LISTENERS};
 use super::caller::Caller;
-use super::notification::{Notification, read_address};
+use super::notification::{LONGEST_ADDRESS, Notification, read_value};
 use super::server_socket::{ServerSocket, SocketType, make_ours};
 use super::sockaddr::{self, RequestedAddress};
 use super::{CallContext, CallResult, Capture, Warning, options, server_path};
@@ -34,17 +34,10 @@ impl Capture {
         &mut self,
         call: &Notification,
         fd: RawFd,
-        (address, length): (u64, i32),
+        address: (u64, i32),
         context: &mut CallContext,
     ) -> io::Result<CallResult> {
-        let asked = read_address(call.thread, address, length);
-        let asked = asked.map(|bytes| bytes.as_deref().and_then(sockaddr::read));
-        let request = match asked {
-            Ok(Some(asked)) => self.understand(call, fd, asked),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        match request {
+        match self.understand(call, fd, address) {
             Ok(Some(request)) => {
                 self.release_closed(|bound| bound.address.meets(&request.address), context);
                 if request.is_left_to_server(context) {
@@ -76,8 +69,12 @@ impl Capture {
         &mut self,
         call: &Notification,
         fd: RawFd,
-        asked: RequestedAddress,
+        (address, length): (u64, i32),
     ) -> io::Result<Option<BindRequest>> {
+        let asked = read_value(call.thread, address, length, LONGEST_ADDRESS)?;
+        let Some(asked) = asked.as_deref().and_then(sockaddr::read) else {
+            return Ok(None);
+        };
         let caller = Caller::of(call.thread)?;
         let Some(server_socket) = ServerSocket::of(&caller, fd, self.learned.as_ref())? else {
             return Ok(None);

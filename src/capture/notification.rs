@@ -17,75 +17,18 @@ use crate::proc::memory;
 use crate::sys::seccomp;
 
 /// `sizeof(struct sockaddr_storage)`: the kernel takes no longer address.
-const LONGEST_ADDRESS: usize = 128;
+pub const LONGEST_ADDRESS: usize = 128;
 const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 const PAGE: usize = 4096;
 /// How long to wait for a server's memory or directory, which may be a file system of its own that never answers. Longer
 /// than any other takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A stopped call with its arguments, none of them looked at yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    Bind {
-        fd: RawFd,
-        address: u64,
-        length: i32,
-    },
-    Listen {
-        fd: RawFd,
-    },
-    Unlink {
-        directory: RawFd,
-        path: u64,
-    },
-    SetOption {
-        fd: RawFd,
-        level: i32,
-        name: i32,
-        value: u64,
-        length: i32,
-    },
-    Other,
-}
-
 /// The kernel uses the lower half of a register for an int.
-fn int(argument: u64) -> i32 {
+pub fn int(argument: u64) -> i32 {
     u32::try_from(argument & 0xFFFF_FFFF)
         .unwrap_or(0)
         .cast_signed()
-}
-
-impl Call {
-    fn decode(number: i64, arguments: [u64; 6]) -> Self {
-        let [first, second, third, fourth, fifth, _] = arguments;
-        #[cfg(target_arch = "x86_64")]
-        if number == libc::SYS_unlink {
-            let (directory, path) = (libc::AT_FDCWD, first);
-            return Self::Unlink { directory, path };
-        }
-        match number {
-            libc::SYS_bind => Self::Bind {
-                fd: int(first),
-                address: second,
-                length: int(third),
-            },
-            libc::SYS_listen => Self::Listen { fd: int(first) },
-            // a directory is never a listener
-            libc::SYS_unlinkat if int(third) & libc::AT_REMOVEDIR == 0 => Self::Unlink {
-                directory: int(first),
-                path: second,
-            },
-            libc::SYS_setsockopt => Self::SetOption {
-                fd: int(first),
-                level: int(second),
-                name: int(third),
-                value: fourth,
-                length: int(fifth),
-            },
-            _ => Self::Other,
-        }
-    }
 }
 
 /// A stopped call as the kernel tells it. The one who made it waits until it is answered through its id.
@@ -130,7 +73,9 @@ pub struct Notification<'a> {
     id: u64,
     answered: bool,
     pub thread: Pid,
-    pub call: Call,
+    pub number: i64,
+    /// None of them looked at yet.
+    pub arguments: [u64; 6],
 }
 
 impl<'a> Notification<'a> {
@@ -141,7 +86,8 @@ impl<'a> Notification<'a> {
             id: received.id,
             answered: false,
             thread: Pid::from_raw(received.thread),
-            call: Call::decode(received.number, received.arguments),
+            number: received.number,
+            arguments: received.arguments,
         }
     }
 
@@ -160,25 +106,11 @@ impl<'a> Notification<'a> {
         seccomp::replace_descriptor(self.listener, self.id, source, target, close_on_exec)
     }
 
-    /// The call returns 0.
-    pub fn succeed(self) {
-        self.answer(0, false);
-    }
-
-    /// The call fails.
-    pub fn refuse(self, error: &io::Error) {
-        self.answer(error.raw_os_error().unwrap_or(libc::EIO), false);
-    }
-
-    /// The kernel carries the call out.
-    pub fn continue_call(self) {
-        self.answer(0, true);
-    }
-
-    fn answer(mut self, errno: i32, continue_call: bool) {
+    /// The call returns 0, or fails with this errno.
+    pub fn answer(mut self, errno: i32) {
         self.answered = true;
         // the thread no longer waits for the answer
-        let _ = seccomp::answer(self.listener, self.id, errno, continue_call);
+        let _ = seccomp::answer(self.listener, self.id, errno, false);
     }
 }
 
@@ -206,21 +138,10 @@ pub fn bounded<T: Send + 'static>(
         .unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into()))
 }
 
-/// The bytes of a socket address in a thread's memory; `None` for a length that bind(2) refuses.
-///
-/// # Errors
-/// `EFAULT` where there is no such memory, `EPERM` if we may not read it, `ETIMEDOUT`.
-pub fn read_address(thread: Pid, address: u64, length: i32) -> io::Result<Option<Vec<u8>>> {
-    if length < 2 {
-        return Ok(None);
-    }
-    read_value(thread, address, length, LONGEST_ADDRESS)
-}
-
 /// A value in a thread's memory; `None` if it is longer than `most`, or has an impossible length.
 ///
 /// # Errors
-/// As [`read_address`].
+/// `EFAULT` where there is no such memory, `EPERM` if we may not read it, `ETIMEDOUT`.
 pub fn read_value(
     thread: Pid,
     address: u64,
@@ -240,7 +161,7 @@ pub fn read_value(
 /// A path in a thread's memory, without its NUL; `None` if it is longer than any path.
 ///
 /// # Errors
-/// As [`read_address`].
+/// As [`read_value`].
 pub fn read_path(thread: Pid, mut address: u64) -> io::Result<Option<Vec<u8>>> {
     bounded(move || {
         let mut path = Vec::new();
