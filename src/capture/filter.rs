@@ -37,17 +37,20 @@ const fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// The numbers of a processor's calls.
-struct Calls {
-    /// `AUDIT_ARCH_*` of linux/audit.h.
-    architecture: u32,
-    bind: u32,
-    listen: u32,
-    /// Newer processors have [`Calls::unlinkat`] alone.
-    unlink: Option<u32>,
-    unlinkat: u32,
-    setsockopt: u32,
-}
+/// `AUDIT_ARCH_*` of linux/audit.h; `None` where nothing can be captured.
+const ARCHITECTURE_HERE: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(0xC000_003E)
+} else if cfg!(target_arch = "aarch64") {
+    Some(0xC000_00B7)
+} else {
+    None
+};
+
+/// Newer processors have unlinkat(2) alone.
+const UNLINK: &[libc::c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+];
 
 /// What is stopped beside bind(2) and listen(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,31 +60,6 @@ pub struct Stops {
     /// hotswap cannot duplicate the server's sockets: setsockopt(2), for all options of [`learned`].
     pub options: bool,
 }
-
-const X86_64: Calls = Calls {
-    architecture: 0xC000_003E,
-    bind: 49,
-    listen: 50,
-    unlink: Some(87),
-    unlinkat: 263,
-    setsockopt: 54,
-};
-const AARCH64: Calls = Calls {
-    architecture: 0xC000_00B7,
-    bind: 200,
-    listen: 201,
-    unlink: None,
-    unlinkat: 35,
-    setsockopt: 208,
-};
-
-const OURS: Option<Calls> = if cfg!(target_arch = "x86_64") {
-    Some(X86_64)
-} else if cfg!(target_arch = "aarch64") {
-    Some(AARCH64)
-} else {
-    None
-};
 
 const ALLOW: sock_filter = op(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
 const STOP: sock_filter = op(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
@@ -113,10 +91,10 @@ fn options(all: &[(i32, i32)]) -> Vec<sock_filter> {
 ///
 /// Calls of which no argument is looked at are remembered by the kernel, which does not run the filter for them again
 /// (Linux 5.11).
-fn program(calls: &Calls, stops: Stops) -> Vec<sock_filter> {
+fn program(architecture: u32, stops: Stops) -> Vec<sock_filter> {
     let mut program = vec![
         op(LOAD, ARCHITECTURE, 0, 0),
-        op(EQUAL, calls.architecture, 1, 0),
+        op(EQUAL, architecture, 1, 0),
         ALLOW,
         op(LOAD, CALL, 0, 0),
         op(AT_LEAST, X32, 0, 1),
@@ -137,18 +115,19 @@ fn program(calls: &Calls, stops: Stops) -> Vec<sock_filter> {
         learned::OF_THE_GROUP.to_vec()
     };
     let mut rules = vec![
-        (calls.listen, vec![STOP]),
-        (calls.setsockopt, options(&stopped)),
+        (libc::SYS_listen, vec![STOP]),
+        (libc::SYS_setsockopt, options(&stopped)),
     ];
     if stops.paths {
-        rules.push((calls.bind, vec![STOP]));
-        rules.extend(calls.unlink.map(|unlink| (unlink, vec![STOP])));
-        rules.push((calls.unlinkat, unless(HAS_BIT, removes_directory)));
+        rules.push((libc::SYS_bind, vec![STOP]));
+        rules.extend(UNLINK.iter().map(|unlink| (*unlink, vec![STOP])));
+        rules.push((libc::SYS_unlinkat, unless(HAS_BIT, removes_directory)));
     } else {
-        rules.push((calls.bind, unless(EQUAL, NETLINK_ADDRESS)));
+        rules.push((libc::SYS_bind, unless(EQUAL, NETLINK_ADDRESS)));
     }
     for (call, answer) in rules {
         let length = u8::try_from(answer.len()).unwrap_or(u8::MAX);
+        let call = u32::try_from(call).unwrap_or(u32::MAX);
         program.push(op(EQUAL, call, 0, length));
         program.extend(answer);
     }
@@ -162,7 +141,7 @@ fn program(calls: &Calls, stops: Stops) -> Vec<sock_filter> {
 /// # Errors
 /// `ENOSYS` on other processors, else those of seccomp(2): see [`why_not`].
 pub fn install(stops: Stops) -> io::Result<OwnedFd> {
-    let filter = program(&OURS.ok_or(Errno::ENOSYS)?, stops);
+    let filter = program(ARCHITECTURE_HERE.ok_or(Errno::ENOSYS)?, stops);
     match seccomp::install(&filter) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
             nix::sys::prctl::set_no_new_privs()?;
@@ -181,7 +160,7 @@ pub fn why_not(error: &io::Error) -> String {
         Errno::EBUSY => {
             "another hotswap, or a sandbox, around this one watches system calls".to_owned()
         }
-        Errno::ENOSYS if OURS.is_none() => {
+        Errno::ENOSYS if ARCHITECTURE_HERE.is_none() => {
             "this processor is neither x86-64 nor aarch64".to_owned()
         }
         Errno::EINVAL | Errno::ENOSYS => {
@@ -194,7 +173,21 @@ pub fn why_not(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use libc::{SYS_bind, SYS_listen, SYS_setsockopt, SYS_unlinkat};
+
     use super::*;
+
+    const HERE: u32 = ARCHITECTURE_HERE.unwrap();
+
+    fn number(call: libc::c_long) -> u32 {
+        u32::try_from(call).unwrap()
+    }
+
+    fn numbers(calls: &[libc::c_long]) -> Vec<u32> {
+        let mut numbers: Vec<u32> = calls.iter().map(|call| number(*call)).collect();
+        numbers.sort_unstable();
+        numbers
+    }
 
     const PLAIN: Stops = Stops {
         paths: false,
@@ -249,46 +242,37 @@ mod tests {
         }
     }
 
-    fn stopped(filter: &[sock_filter], architecture: u32, third: u32) -> Vec<u32> {
-        let is_stopped = |call: &u32| {
-            verdict(filter, architecture, *call, [0, third]) != libc::SECCOMP_RET_ALLOW
-        };
+    fn stopped(filter: &[sock_filter], third: u32) -> Vec<u32> {
+        let is_stopped =
+            |call: &u32| verdict(filter, HERE, *call, [0, third]) != libc::SECCOMP_RET_ALLOW;
         let calls = (0..4096).chain(X32..X32 + 1024);
         calls.filter(is_stopped).collect()
     }
 
     #[test]
     fn only_bind_and_listen_are_stopped_until_a_unix_path_is_known() {
-        for (calls, known) in [
-            (X86_64, vec![49, 50, 87, 263]),
-            (AARCH64, vec![35, 200, 201]),
-        ] {
-            let architecture = calls.architecture;
-            let plain = program(&calls, PLAIN);
-            assert_eq!(
-                stopped(&plain, architecture, 16),
-                [calls.bind, calls.listen]
-            );
-            assert_eq!(stopped(&program(&calls, PATHS), architecture, 0), known);
-        }
+        let plain = program(HERE, PLAIN);
+        assert_eq!(stopped(&plain, 16), numbers(&[SYS_bind, SYS_listen]));
+        let known = [&[SYS_bind, SYS_listen, SYS_unlinkat], UNLINK].concat();
+        assert_eq!(stopped(&program(HERE, PATHS), 0), numbers(&known));
     }
 
     #[test]
     fn neither_netlink_nor_directories_are_stopped() {
-        let plain = program(&X86_64, PLAIN);
-        assert_eq!(stopped(&plain, X86_64.architecture, NETLINK_ADDRESS), [50]);
+        let plain = program(HERE, PLAIN);
+        assert_eq!(stopped(&plain, NETLINK_ADDRESS), numbers(&[SYS_listen]));
         let removes_directory = libc::AT_REMOVEDIR.cast_unsigned();
-        let with_paths = program(&X86_64, PATHS);
-        let stopped = stopped(&with_paths, X86_64.architecture, removes_directory);
-        assert_eq!(stopped, [49, 50, 87]);
+        let with_paths = program(HERE, PATHS);
+        let known = [&[SYS_bind, SYS_listen], UNLINK].concat();
+        assert_eq!(stopped(&with_paths, removes_directory), numbers(&known));
     }
 
     #[test]
     fn options_are_learned_but_for_those_of_every_connection() {
-        let filter = program(&X86_64, OPTIONS);
+        let filter = program(HERE, OPTIONS);
         let is_stopped = |level: i32, name: i32| {
             let arguments = [level, name].map(i32::cast_unsigned);
-            let verdict = verdict(&filter, X86_64.architecture, 54, arguments);
+            let verdict = verdict(&filter, HERE, number(SYS_setsockopt), arguments);
             verdict == libc::SECCOMP_RET_USER_NOTIF
         };
         for (level, name) in learned::OPTIONS.into_iter().chain(learned::NOT_TO_COPY) {
@@ -308,10 +292,10 @@ mod tests {
 
     #[test]
     fn else_only_the_program_of_a_group_is() {
-        let filter = program(&X86_64, PLAIN);
+        let filter = program(HERE, PLAIN);
         let is_stopped = |(level, name): (i32, i32)| {
             let arguments = [level, name].map(i32::cast_unsigned);
-            verdict(&filter, X86_64.architecture, 54, arguments) != libc::SECCOMP_RET_ALLOW
+            verdict(&filter, HERE, number(SYS_setsockopt), arguments) != libc::SECCOMP_RET_ALLOW
         };
         assert!(learned::OF_THE_GROUP.into_iter().all(is_stopped));
         assert!(!learned::OPTIONS.into_iter().any(is_stopped));
@@ -319,34 +303,22 @@ mod tests {
 
     #[test]
     fn what_it_stops_it_notifies_of() {
-        for (calls, call) in [(X86_64, 49), (AARCH64, 35)] {
-            let filter = program(&calls, PATHS);
-            let verdict = verdict(&filter, calls.architecture, call, [0, 0]);
+        let filter = program(HERE, PATHS);
+        for call in numbers(&[SYS_bind, SYS_unlinkat]) {
+            let verdict = verdict(&filter, HERE, call, [0, 0]);
             assert_eq!(verdict, libc::SECCOMP_RET_USER_NOTIF);
         }
     }
 
     #[test]
     fn lets_calls_of_foreign_instruction_sets_through() {
-        let i386 = 0x4000_0003;
-        let filter = program(&X86_64, PATHS);
-        assert!(stopped(&filter, i386, 0).is_empty());
-        assert!(stopped(&filter, AARCH64.architecture, 0).is_empty());
-        let x32 = verdict(&filter, X86_64.architecture, X32 + 49, [0, 0]);
-        assert_eq!(x32, libc::SECCOMP_RET_ALLOW);
-    }
-
-    #[test]
-    fn knows_the_numbers_of_this_machine() {
-        let Some(calls) = OURS else { return };
-        let numbers = [
-            (calls.bind, libc::SYS_bind),
-            (calls.listen, libc::SYS_listen),
-            (calls.unlinkat, libc::SYS_unlinkat),
-            (calls.setsockopt, libc::SYS_setsockopt),
-        ];
-        for (number, system) in numbers {
-            assert_eq!(libc::c_long::from(number), system);
+        let filter = program(HERE, PATHS);
+        for architecture in [0x4000_0003, HERE + 1] {
+            let call = number(SYS_bind);
+            let verdict = verdict(&filter, architecture, call, [0, 0]);
+            assert_eq!(verdict, libc::SECCOMP_RET_ALLOW);
         }
+        let x32 = verdict(&filter, HERE, X32 + number(SYS_bind), [0, 0]);
+        assert_eq!(x32, libc::SECCOMP_RET_ALLOW);
     }
 }
