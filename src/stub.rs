@@ -11,6 +11,7 @@ pub mod open_files;
 pub mod request;
 
 use std::ffi::{CStr, OsStr, OsString};
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -117,12 +118,14 @@ struct StubError {
 }
 
 impl StubError {
-    fn ours(what: &str, error: &io::Error) -> Self {
-        Self {
-            status: 125,
-            reason: format!("cannot {what}: {error}"),
-        }
+    fn ours(reason: String) -> Self {
+        let status = 125;
+        Self { status, reason }
     }
+}
+
+fn cannot<E: Into<io::Error>>(what: impl Display) -> impl FnOnce(E) -> StubError {
+    move |error| StubError::ours(format!("cannot {what}: {}", error.into()))
 }
 
 /// Returns only on failure; `None` if it would have to wait.
@@ -140,31 +143,19 @@ fn become_server(
 
 /// Everything but the exec.
 fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram, StubError> {
-    let ours = |what: &'static str| move |error: io::Error| StubError::ours(what, &error);
     let own_group = Pid::from_raw(0);
-    setpgid(own_group, own_group)
-        .map_err(io::Error::from)
-        .map_err(ours("make its process group"))?;
+    setpgid(own_group, own_group).map_err(cannot("make its process group"))?;
     if let Some(directory) = request.directory {
-        fchdir(directory)
-            .map_err(io::Error::from)
-            .map_err(ours("change to the last directory that worked"))?;
+        fchdir(directory).map_err(cannot("change to the last directory that worked"))?;
     }
     // before anything may wait: what waits must hold nobody else's descriptors
-    let program = take_descriptors(request, line).map_err(ours("take its sockets"))?;
+    let program = take_descriptors(request, line).map_err(cannot("take its sockets"))?;
     // Looked up before the filter and the loss of privileges: the name service may not work after them.
-    let identity =
-        Credentials::find(request.user.as_deref(), request.group.as_deref()).map_err(|reason| {
-            StubError {
-                status: 125,
-                reason,
-            }
-        })?;
+    let identity = Credentials::find(request.user.as_deref(), request.group.as_deref())
+        .map_err(StubError::ours)?;
 
-    let stdin = stdin(request.open_stdin).map_err(ours("open its stdin"))?;
-    dup2_stdin(&stdin)
-        .map_err(io::Error::from)
-        .map_err(ours("put its stdin in its place"))?;
+    let stdin = stdin(request.open_stdin).map_err(cannot("open its stdin"))?;
+    dup2_stdin(&stdin).map_err(cannot("put its stdin in its place"))?;
     drop(stdin);
     open_files::put_back();
     oom_score::put_back();
@@ -179,21 +170,14 @@ fn prepare(request: &StubRequest, line: &mut StubEnd) -> Result<PreparedProgram,
     }
     let mut environment = request.environment.clone();
     if let Some(identity) = &identity {
-        identity.take().map_err(|reason| StubError {
-            status: 125,
-            reason,
-        })?;
+        identity.take().map_err(StubError::ours)?;
         environment = identity.in_environment(environment);
     }
     // As the server's own user: what that may not enter, the server shall not start in.
     let named = request.chdir.as_ref();
     if let Some(directory) = named.filter(|_| request.directory.is_none()) {
-        chdir(directory.as_os_str()).map_err(|error| {
-            StubError::ours(
-                &format!("change to {}", directory.display()),
-                &io::Error::from(error),
-            )
-        })?;
+        let change = format!("change to {}", directory.display());
+        chdir(directory.as_os_str()).map_err(cannot(change))?;
     }
     PreparedProgram::new(request, &environment, program)
 }
@@ -283,7 +267,7 @@ impl PreparedProgram {
         program: Option<OwnedFd>,
     ) -> Result<Self, StubError> {
         let command = request.command.first().cloned().unwrap_or_default();
-        let bad = |error: io::Error| StubError::ours("pass its arguments on", &error);
+        let bad = || cannot::<io::Error>("pass its arguments on");
         let path = match program {
             Some(program) => {
                 let path = proc::path_of(&program).into_os_string();
@@ -303,9 +287,9 @@ impl PreparedProgram {
         if request.listen_pid {
             environment.push(format!("LISTEN_PID={}", getpid()).into());
         }
-        let arguments = c_strings(&request.command).map_err(bad)?;
-        let environment = c_strings(&environment).map_err(bad)?;
-        let name = c_string(&path).map_err(bad)?;
+        let arguments = c_strings(&request.command).map_err(bad())?;
+        let environment = c_strings(&environment).map_err(bad())?;
+        let name = c_string(&path).map_err(bad())?;
         let rest = arguments.iter().skip(1).cloned();
         let of_shell = [SHELL.to_owned(), name.clone()].into_iter().chain(rest);
         Ok(Self {
@@ -322,10 +306,7 @@ impl PreparedProgram {
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         // nothing would ever stop it
         if !line.holds_for(PollTimeout::ZERO) {
-            return Some(StubError {
-                status: 125,
-                reason: "hotswap has gone".to_owned(),
-            });
+            return Some(StubError::ours("hotswap has gone".to_owned()));
         }
         let mut error = self.execution.execute();
         for _ in 1..TRIES {

@@ -11,54 +11,37 @@ use nix::unistd::{
 /// A user, a group, or both, as the system knows them.
 #[derive(Debug)]
 pub struct Credentials {
-    user: Option<Account>,
+    user: Option<Uid>,
+    /// Unless it is a number that the user database does not know.
+    known: Option<User>,
     group: Gid,
     /// As given, for the error.
     as_given: String,
 }
 
-#[derive(Debug)]
-enum Account {
-    Known(User),
-    /// A number that the user database does not know.
-    Number(Uid),
-}
-
-impl Account {
-    fn uid(&self) -> Uid {
-        match self {
-            Self::Known(user) => user.uid,
-            Self::Number(uid) => *uid,
-        }
-    }
-}
-
 impl Credentials {
     /// By name or number. `None` if the server runs as hotswap does.
     pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, String> {
-        let account = user.map(find_user).transpose()?;
-        let named = group.map(find_group).transpose()?;
-        let (group, as_given) = match (&account, named, user.or(group)) {
-            (_, _, None) => return Ok(None),
-            (_, Some(gid), Some(as_given)) => (gid, as_given),
-            (Some(Account::Known(user)), None, Some(as_given)) => (user.gid, as_given),
-            (_, None, Some(as_given)) => {
-                return Err(format!(
-                    "cannot run as {as_given}: no such user, so it has no group"
-                ));
-            }
+        let Some(as_given) = user.or(group) else {
+            return Ok(None);
         };
-        let as_given = as_given.to_owned();
+        let (user, known) = user.map(find_user).transpose()?.unzip();
+        let known = known.flatten();
+        let named = group.map(find_group).transpose()?;
+        let group = named
+            .or(known.as_ref().map(|user| user.gid))
+            .ok_or_else(|| format!("cannot run as {as_given}: no such user, so it has no group"))?;
         Ok(Some(Self {
-            user: account,
+            user,
+            known,
             group,
-            as_given,
+            as_given: as_given.to_owned(),
         }))
     }
 
     /// The user, if another one than hotswap's is named.
     pub fn uid(&self) -> Option<Uid> {
-        self.user.as_ref().map(Account::uid)
+        self.user
     }
 
     /// Takes on this identity, for good.
@@ -71,22 +54,20 @@ impl Credentials {
         if self.is_ours() {
             return Ok(());
         }
-        match &self.user {
-            Some(Account::Known(user)) => {
-                initgroups(&CString::new(user.name.as_bytes())?, self.group)?;
-            }
-            Some(Account::Number(_)) | None => setgroups(&[self.group])?,
+        match &self.known {
+            Some(user) => initgroups(&CString::new(user.name.as_bytes())?, self.group)?,
+            None => setgroups(&[self.group])?,
         }
         setgid(self.group)?;
-        if let Some(user) = &self.user {
-            setuid(user.uid())?;
+        if let Some(user) = self.user {
+            setuid(user)?;
         }
         Ok(())
     }
 
     /// No privilege is needed to keep the current identity.
     fn is_ours(&self) -> bool {
-        let uid = self.user.as_ref().map_or(getuid(), Account::uid);
+        let uid = self.user.unwrap_or_else(getuid);
         !geteuid().is_root()
             && [getuid(), geteuid()] == [uid; 2]
             && [getgid(), getegid()] == [self.group; 2]
@@ -97,7 +78,7 @@ impl Credentials {
         &self,
         mut environment: Vec<(OsString, OsString)>,
     ) -> Vec<(OsString, OsString)> {
-        if let Some(Account::Known(user)) = &self.user {
+        if let Some(user) = &self.known {
             let name = OsString::from(&user.name);
             let home = OsString::from_vec(user.dir.as_os_str().to_owned().into_vec());
             for (variable, value) in [("HOME", home), ("USER", name.clone()), ("LOGNAME", name)] {
@@ -110,14 +91,14 @@ impl Credentials {
     }
 }
 
-fn find_user(user: &str) -> Result<Account, String> {
+fn find_user(user: &str) -> Result<(Uid, Option<User>), String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot run as {user}: {why}");
     if let Some(found) = User::from_name(user).map_err(|error| cannot(&io::Error::from(error)))? {
-        return Ok(Account::Known(found));
+        return Ok((found.uid, Some(found)));
     }
     let uid = user.parse().map_err(|_| cannot(&"no such user"))?;
-    let found = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    Ok(found.map_or(Account::Number(Uid::from_raw(uid)), Account::Known))
+    let uid = Uid::from_raw(uid);
+    Ok((uid, User::from_uid(uid).ok().flatten()))
 }
 
 fn find_group(group: &str) -> Result<Gid, String> {
