@@ -27,15 +27,8 @@ const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
 /// `PIDFD_THREAD` of pidfd_open(2) (Linux 6.9).
 const PIDFD_THREAD: c_int = libc::O_EXCL;
 
-fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-fn check_long(result: libc::c_long) -> io::Result<c_int> {
+fn check(result: impl Into<libc::c_long>) -> io::Result<c_int> {
+    let result = result.into();
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -253,7 +246,7 @@ fn sock_fprog(program: &[libc::sock_filter]) -> io::Result<libc::sock_fprog> {
 pub fn pidfd_open(thread: Pid, process: Pid) -> io::Result<OwnedFd> {
     let open = |pid: Pid, flags: c_int| {
         // SAFETY: takes two integers and makes a descriptor.
-        check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) })
+        check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) })
     };
     let of_process = || open(process, 0);
     let fd = if thread == process {
@@ -271,7 +264,7 @@ pub fn pidfd_open(thread: Pid, process: Pid) -> io::Result<OwnedFd> {
 /// Those of pidfd_getfd(2).
 pub fn pidfd_getfd(pidfd: BorrowedFd, fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes integers and makes a descriptor.
-    let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
     // SAFETY: the kernel has just made it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -388,8 +381,7 @@ pub fn network_of(socket: BorrowedFd) -> io::Result<u64> {
 /// `EPERM` without `CAP_SETGID`.
 pub fn set_groups_of_thread(groups: &[libc::gid_t]) -> io::Result<()> {
     // SAFETY: the kernel reads as many group ids as the slice has.
-    check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
 }
 
 /// A multipath TCP socket, which nix does not know.

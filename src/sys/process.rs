@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
-use super::{check, check_long};
+use super::check;
 
 /// What a new process has of our memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub fn keep_capabilities(these: u64) -> io::Result<()> {
     let call = |number, header: &mut [u32; 2], sets: &mut [u32; 6]| {
         // SAFETY: the kernel reads a header of two words, and reads or writes six more.
         let result = unsafe { libc::syscall(number, header.as_mut_ptr(), sets.as_mut_ptr()) };
-        check_long(result).map(drop)
+        check(result).map(drop)
     };
     call(libc::SYS_capget, &mut header, &mut sets)?;
     let half = |shift: u32| u32::try_from(these >> shift & 0xffff_ffff).unwrap_or(0);

@@ -8,7 +8,7 @@ use std::ptr::without_provenance_mut;
 
 use nix::errno::Errno;
 
-use super::{check, check_long, sock_fprog};
+use super::{check, sock_fprog};
 
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: the notifier runs on the waiting thread's processor (Linux 6.6).
 const SYNC_WAKE_UP: usize = 1;
@@ -21,7 +21,7 @@ pub fn install(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     let filter = sock_fprog(program)?;
     let try_with = |flags: c_ulong| {
         // SAFETY: the kernel copies `len` instructions out of the slice, which outlives the call.
-        check_long(unsafe {
+        check(unsafe {
             libc::syscall(
                 libc::SYS_seccomp,
                 libc::SECCOMP_SET_MODE_FILTER,
