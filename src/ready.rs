@@ -33,7 +33,7 @@ use crate::polled::Polled;
 use crate::supervisor::{Exit, Time};
 use crate::sys;
 use auto::Auto;
-pub use auto::Rank;
+pub use auto::{Need, Rank};
 use exec::ExecCommand;
 use fd::ReadyFd;
 pub use glance::Glance;
@@ -269,9 +269,9 @@ impl Readiness {
                 return ready;
             }
             Method::Tcp(probes) => {
-                let shown = look_by_probes(probes, now, view, &mut self.requests);
-                self.missing = shown.missing;
-                if shown.accepted {
+                let (missing, accepted) = look_by_probes(probes, now, view, &mut self.requests);
+                self.missing = missing;
+                if accepted {
                     self.satisfied.get_or_insert((ReadyBy::AcceptedAProbe, now));
                 }
             }
@@ -329,17 +329,17 @@ impl Readiness {
     }
 
     /// What it has not shown yet, as it was seen last; if that is known.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+    pub fn not_ready_reason(&self, name: &dyn Fn(ListenerId) -> String) -> Option<NotReadyReason> {
         if let Some(stopped) = self.stopped.all().first() {
             return Some(NotReadyReason::Stopped(stopped.signal));
         }
-        let missing = self.missing.clone();
+        let missing: Vec<String> = self.missing.iter().map(|one| name(*one)).collect();
         let missing = (!missing.is_empty()).then_some(NotReadyReason::DoesNotAccept(missing));
         if self.satisfied.is_some() {
             return missing;
         }
         match &self.method {
-            Method::Auto(rule) => rule.auto.not_ready_reason(),
+            Method::Auto(rule) => rule.auto.not_ready_reason(name),
             Method::Tcp(_) => missing.or(Some(NotReadyReason::NothingToAsk)),
             Method::Http(http) => {
                 let nothing = (!http.has_target()).then_some(NotReadyReason::NothingToAsk);

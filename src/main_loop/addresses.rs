@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::World;
 use super::generation::Spawned;
 use crate::listener::{GenerationSocket, ListenerId};
-use crate::ready::{self, Rank, Required};
+use crate::ready::{self, Need, Rank, Required};
 use crate::record;
 use crate::supervisor::{Cause, Generation, Time};
 
@@ -196,7 +196,7 @@ impl World {
         let mut required: Vec<_> = accepted
             .map(|listener| Required {
                 listener: *listener,
-                accepts: true,
+                need: Need::Accept,
             })
             .collect();
         if let Some((serving, one)) = self.serving_generation() {
@@ -213,14 +213,14 @@ impl World {
             let other = in_time.filter(|held| !self.counting.accepted.contains(&held.listener));
             required.extend(other.map(|held| Required {
                 listener: held.listener,
-                accepts: false,
+                need: Need::Listen,
             }));
         }
         for one in &mut required {
             if let Some(moved) = moved.iter().find(|moved| moved.from == one.listener) {
                 *one = Required {
                     listener: moved.to,
-                    accepts: true,
+                    need: Need::Accept,
                 };
             }
         }

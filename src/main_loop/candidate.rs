@@ -153,8 +153,9 @@ impl World {
             }
             ReadyNotice::NotYet => {
                 let one = self.generations.get(&candidate);
-                let seen = one.and_then(|one| one.readiness.as_ref()?.not_ready_reason());
-                let seen = seen.map(|seen| seen.named(|one| self.listeners.address_of(one)));
+                let readiness = one.and_then(|one| one.readiness.as_ref());
+                let name = |listener| self.listeners.address_of(listener);
+                let seen = readiness.and_then(|readiness| readiness.not_ready_reason(&name));
                 let seen = seen.map_or(String::new(), |seen| format!(": {seen}"));
                 let at_most = self.time_left(candidate, now);
                 let text = format!("is not ready yet{seen}{at_most}");

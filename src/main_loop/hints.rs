@@ -53,8 +53,8 @@ impl World {
             return None;
         };
         let one = self.generations.get(&failure.generation)?;
-        let reason = one.readiness.as_ref()?.not_ready_reason()?;
-        Some(reason.named(|listener| self.listeners.address_of(listener)))
+        let readiness = one.readiness.as_ref()?;
+        readiness.not_ready_reason(&|listener| self.listeners.address_of(listener))
     }
 
     /// In every mode: what it said of itself is often why.

@@ -139,7 +139,10 @@ impl Auto {
     }
 
     /// What it has not shown yet.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+    pub fn not_ready_reason(&self, name: &dyn Fn(ListenerId) -> String) -> Option<NotReadyReason> {
+        let does_not_accept = |listeners: Vec<ListenerId>| {
+            NotReadyReason::DoesNotAccept(listeners.into_iter().map(name).collect())
+        };
         let lacks = |progress: &&ListenerProgress| !progress.satisfies(progress.need);
         let lacking = self.progress.iter().filter(lacks);
         let mut lacking: Vec<_> = lacking.map(|progress| progress.listener).collect();
@@ -148,7 +151,7 @@ impl Auto {
             lacking = self.progress.iter().map(|one| one.listener).collect();
         }
         if !lacking.is_empty() {
-            return Some(NotReadyReason::DoesNotAccept(lacking));
+            return Some(does_not_accept(lacking));
         }
         if self.lacks_ready_message() {
             return Some(NotReadyReason::NoReadyMessageAgain);
@@ -159,7 +162,7 @@ impl Auto {
         // a first generation that has only opened another address than it was given
         let unproven = self.progress.iter().filter(|one| one.proof.is_none());
         let unproven: Vec<_> = unproven.map(|one| one.listener).collect();
-        (!unproven.is_empty()).then_some(NotReadyReason::DoesNotAccept(unproven))
+        (!unproven.is_empty()).then(|| does_not_accept(unproven))
     }
 
     /// Judges one look, and returns the listeners that need a probe.

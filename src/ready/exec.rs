@@ -2,7 +2,6 @@
 
 use super::probe::AGAIN;
 use super::{NotReadyReason, ReadyBy, ReadyRequest};
-use crate::listener::ListenerId;
 use crate::supervisor::{Exit, Time};
 
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl ExecCommand {
     }
 
     /// How it ended last, which says more than that it runs once more. `None` before it has run.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
         let ended = self.ended.clone().map(NotReadyReason::CommandEnded);
         ended.or(self.running.then_some(NotReadyReason::CommandRuns))
     }

@@ -50,7 +50,7 @@ impl Http {
     }
 
     /// `None` if it has not been asked yet.
-    pub fn not_ready_reason(&self) -> Option<NotReadyReason<ListenerId>> {
+    pub fn not_ready_reason(&self) -> Option<NotReadyReason> {
         let asked = matches!(self.state, HttpState::Asking { .. });
         let answer = self.last.or(asked.then_some(HttpAnswer::Silence))?;
         let path = self.path.clone();

@@ -106,21 +106,13 @@ fn is_running(pid: Pid) -> bool {
     process::threads(pid).any(|thread| Stat::of(thread).is_some_and(|stat| stat.is_running()))
 }
 
-/// What probes alone have shown.
-pub struct Probed {
-    /// Where it must accept and has not.
-    pub missing: Vec<ListenerId>,
-    /// It has accepted somewhere.
-    pub accepted: bool,
-}
-
-/// Probes every listener that it has a socket for.
+/// Probes every listener that it has a socket for. Where it must accept and has not, and whether it has accepted somewhere.
 pub fn look_by_probes(
     probes: &mut Probes,
     now: Time,
     view: &CandidateView,
     requests: &mut Vec<ReadyRequest>,
-) -> Probed {
+) -> (Vec<ListenerId>, bool) {
     probes.look(now);
     let targets = targets(view);
     let listening = targets.iter().filter(|target| target.can_be_probed());
@@ -139,12 +131,10 @@ pub fn look_by_probes(
         }
     };
     let lacking = targets.iter().filter(counts).filter(lacks);
-    let shown = Probed {
-        missing: lacking.map(|target| target.listener).collect(),
-        accepted: targets.iter().any(accepts),
-    };
+    let missing = lacking.map(|target| target.listener).collect();
+    let accepted = targets.iter().any(accepts);
     probes.request(listening, now, requests);
-    shown
+    (missing, accepted)
 }
 
 /// The listeners on which some thread of these processes is waiting right now.

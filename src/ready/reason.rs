@@ -6,10 +6,10 @@ use super::stopped::Stopped;
 use crate::record::signal_name;
 use crate::supervisor::Exit;
 
-/// `Address` is how a listener is named: as the log names it, by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotReadyReason<Address = String> {
-    DoesNotAccept(Vec<Address>),
+pub enum NotReadyReason {
+    /// There, as the log names its listeners.
+    DoesNotAccept(Vec<String>),
     /// A first generation without a listener that still used the processor.
     ListensNowhere,
     /// READY=1 was never sent.
@@ -42,26 +42,6 @@ pub enum HttpAnswer {
     Closed,
     Reset,
     Silence,
-}
-
-impl<Address> NotReadyReason<Address> {
-    /// The same with other names for the listeners.
-    pub fn named<Name>(self, name: impl Fn(Address) -> Name) -> NotReadyReason<Name> {
-        match self {
-            Self::DoesNotAccept(all) => {
-                NotReadyReason::DoesNotAccept(all.into_iter().map(name).collect())
-            }
-            Self::ListensNowhere => NotReadyReason::ListensNowhere,
-            Self::NoReadyMessage => NotReadyReason::NoReadyMessage,
-            Self::NoReadyMessageAgain => NotReadyReason::NoReadyMessageAgain,
-            Self::NoNewline(fd) => NotReadyReason::NoNewline(fd),
-            Self::Answers { path, answer } => NotReadyReason::Answers { path, answer },
-            Self::CommandEnded(exit) => NotReadyReason::CommandEnded(exit),
-            Self::CommandRuns => NotReadyReason::CommandRuns,
-            Self::NothingToAsk => NotReadyReason::NothingToAsk,
-            Self::Stopped(signal) => NotReadyReason::Stopped(signal),
-        }
-    }
 }
 
 /// The words of the verdict, behind the name of the generation.
@@ -172,10 +152,10 @@ mod tests {
         let hint = "hotswap swap --without 127.0.0.1:9090 --without /run/api.sock";
         assert_eq!(reason.hint(false).as_deref(), Some(hint));
         assert_eq!(reason.hint(true), None, "nothing serves it");
-        let stopped = NotReadyReason::<String>::Stopped(Some(libc::SIGTTOU));
+        let stopped = NotReadyReason::Stopped(Some(libc::SIGTTOU));
         let text = "is suspended by SIGTTOU, because it wants the terminal";
         assert_eq!(stopped.to_string(), text);
-        let ended = NotReadyReason::<String>::CommandEnded(Exit::Status(7));
+        let ended = NotReadyReason::CommandEnded(Exit::Status(7));
         assert_eq!(ended.to_string(), "the command exited with status 7");
     }
 }

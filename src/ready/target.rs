@@ -48,7 +48,7 @@ impl ReadyTarget {
     fn awaited(required: Required) -> Self {
         Self {
             listener: required.listener,
-            need: required.need(),
+            need: required.need,
             socket: None,
             captured: true,
             probeable: true,
@@ -64,7 +64,7 @@ pub fn targets(view: &CandidateView) -> Vec<ReadyTarget> {
     let alone = view.rank == Rank::First;
     let held_at = |listener| view.held.iter().find(|held| held.listener == listener);
     let target = |required: &Required| match held_at(required.listener) {
-        Some(held) if known(&held) => Some(ReadyTarget::of(held, required.need(), alone)),
+        Some(held) if known(&held) => Some(ReadyTarget::of(held, required.need, alone)),
         Some(_) => None,
         None => Some(ReadyTarget::awaited(*required)),
     };

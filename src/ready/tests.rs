@@ -21,8 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const HERE: ListenerId = ListenerId(3);
 const REQUIRED: Required = Required {
     listener: HERE,
-    accepts: true,
+    need: Need::Accept,
 };
+
+fn name(listener: ListenerId) -> String {
+    format!("{listener:?}")
+}
 
 #[test]
 fn a_candidate_that_takes_long_is_told_of_once() {
@@ -255,7 +259,7 @@ fn http_wants_a_good_status_and_asks_again() {
         path: "/health".to_owned(),
         answer: HttpAnswer::Status(503),
     };
-    assert_eq!(candidate.readiness.not_ready_reason(), Some(reason));
+    assert_eq!(candidate.readiness.not_ready_reason(&name), Some(reason));
     let server = answer(
         &candidate.listener,
         "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
@@ -299,13 +303,13 @@ fn a_server_says_that_it_is_ready_in_the_modes_that_ask_for_it() {
 fn a_command_says_it_by_its_status() {
     let mut candidate = Candidate::new(&ReadyMode::Exec("./is-ready".into()));
     candidate.requests(SHORTEST, &[ReadyRequest::ExecCommand("./is-ready".into())]);
-    let reason = candidate.readiness.not_ready_reason();
+    let reason = candidate.readiness.not_ready_reason(&name);
     assert_eq!(reason, Some(NotReadyReason::CommandRuns));
     candidate.readiness.executed(Exit::Status(7));
     candidate.requests(SHORTEST * 2, &[]);
     candidate.requests(SECOND, &[ReadyRequest::ExecCommand("./is-ready".into())]);
     let reason = NotReadyReason::CommandEnded(Exit::Status(7));
-    assert_eq!(candidate.readiness.not_ready_reason(), Some(reason));
+    assert_eq!(candidate.readiness.not_ready_reason(&name), Some(reason));
     candidate.readiness.executed(Exit::Status(0));
     assert_eq!(candidate.is_ready(SECOND), ReadyBy::Command);
 }
@@ -428,8 +432,8 @@ fn no_mode_is_enough_without_a_socket_where_one_is_required() {
             lacks_a_socket(&mut readiness, SECOND * 29, None),
             "{mode:?}"
         );
-        let reason = NotReadyReason::DoesNotAccept(vec![HERE]);
-        assert_eq!(readiness.not_ready_reason(), Some(reason), "{mode:?}");
+        let reason = NotReadyReason::DoesNotAccept(vec![name(HERE)]);
+        assert_eq!(readiness.not_ready_reason(&name), Some(reason), "{mode:?}");
         let patience = Some(SECOND);
         assert!(
             !lacks_a_socket(&mut readiness, SECOND * 29, patience),
@@ -442,7 +446,7 @@ fn no_mode_is_enough_without_a_socket_where_one_is_required() {
 fn what_was_never_said_is_what_is_missing() {
     let reason = |mode| {
         let readiness = Readiness::new(&mode, START, TIMEOUT, false).unwrap();
-        readiness.not_ready_reason()
+        readiness.not_ready_reason(&name)
     };
     let expected = Some(NotReadyReason::NoReadyMessage);
     assert_eq!(reason(ReadyMode::Notify), expected);

@@ -12,18 +12,8 @@ use crate::supervisor::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Required {
     pub listener: ListenerId,
-    /// The serving generation was seen accepting there; else it only listens.
-    pub accepts: bool,
-}
-
-impl Required {
-    pub(super) fn need(self) -> Need {
-        if self.accepts {
-            Need::Accept
-        } else {
-            Need::Listen
-        }
-    }
+    /// [`Need::Accept`] if the serving generation was seen accepting there.
+    pub need: Need,
 }
 
 /// The current state of a candidate.

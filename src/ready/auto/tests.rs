@@ -150,6 +150,10 @@ fn without_listener(how: ReadyBy) -> Ready {
 
 use Evidence::{AcceptedAProbe, Listens, Nothing, Registered, Waits};
 
+fn name(listener: ListenerId) -> String {
+    format!("{listener:?}")
+}
+
 #[test]
 fn a_candidate_is_ready_when_it_was_seen_on_every_listener() {
     let mut drill = Drill::of_second_generation();
@@ -169,8 +173,8 @@ fn an_address_that_counts_is_awaited_until_the_ready_timeout() {
     drill.waits(20, &[own(A, Waits), captured(B, Nothing)]);
     drill.waits(29_999, &[own(A, Waits), captured(B, Nothing)]);
     assert_eq!(
-        drill.auto.not_ready_reason(),
-        Some(NotReadyReason::DoesNotAccept(vec![B]))
+        drill.auto.not_ready_reason(&name),
+        Some(NotReadyReason::DoesNotAccept(vec![name(B)]))
     );
     drill.ends(
         30_000,
@@ -222,7 +226,7 @@ fn a_server_that_said_ready_once_must_say_it_again() {
     drill.waits(20, &[own(A, Waits)]);
     assert!(drill.auto.only_lacks_ready_message());
     drill.waits(2000, &[own(A, Waits)]);
-    let reason = drill.auto.not_ready_reason();
+    let reason = drill.auto.not_ready_reason(&name);
     assert_eq!(reason, Some(NotReadyReason::NoReadyMessageAgain));
     drill.auto.said_ready();
     drill.ends(2100, &[own(A, Waits)], &accepts(ReadyBy::Accepting, &[]));
@@ -425,8 +429,8 @@ fn a_first_generation_that_accepts_on_none_it_was_given_is_not_ready() {
     drill.waits(1, &listeners);
     drill.probes(30_000, &listeners, &[A]);
     assert_eq!(
-        drill.auto.not_ready_reason(),
-        Some(NotReadyReason::DoesNotAccept(vec![A]))
+        drill.auto.not_ready_reason(&name),
+        Some(NotReadyReason::DoesNotAccept(vec![name(A)]))
     );
 }
 
@@ -474,7 +478,7 @@ fn a_first_generation_that_is_still_busy_at_the_timeout_is_not_ready() {
     for second in 1..=30 {
         assert_eq!(drill.works(second * 1000, second * 900), None);
     }
-    let reason = drill.auto.not_ready_reason();
+    let reason = drill.auto.not_ready_reason(&name);
     assert_eq!(reason, Some(NotReadyReason::ListensNowhere));
     // unless it has said so itself
     drill.auto.said_ready();
@@ -591,8 +595,8 @@ fn a_restart_that_accepts_nowhere_where_the_dead_one_did_is_not_ready() {
         listeners.extend(other);
         drill.waits(100, &listeners);
         drill.waits(30_000, &listeners);
-        let reason = NotReadyReason::DoesNotAccept(vec![A]);
-        assert_eq!(drill.auto.not_ready_reason(), Some(reason));
+        let reason = NotReadyReason::DoesNotAccept(vec![name(A)]);
+        assert_eq!(drill.auto.not_ready_reason(&name), Some(reason));
     }
 }
 
