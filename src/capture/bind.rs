@@ -51,7 +51,7 @@ impl Capture {
                 if error == Some(io::ErrorKind::AddrInUse) {
                     self.explain(&request.address, listeners);
                 } else if was_unlinked {
-                    self.bound_sockets.is_there_again(&request.address);
+                    self.bound_sockets.note_unlinked(&request.address, false);
                     listeners.put_paths_back();
                 }
                 answer
@@ -336,13 +336,16 @@ impl BindRequest {
     }
 
     fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
-        let inode = fstat(socket)?.st_ino;
-        Ok(BoundSocket::new(
-            inode,
-            &self.address,
-            self.caller.process(),
-            self.fd,
-        ))
+        Ok(BoundSocket {
+            inode: fstat(socket)?.st_ino,
+            address: self.address.clone(),
+            process: self.caller.process(),
+            fd: self.fd,
+            kept: None,
+            path: None,
+            listener: None,
+            unlinked: false,
+        })
     }
 }
 

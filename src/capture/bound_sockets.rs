@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
 use crate::handoff;
-use crate::listener::{BoundPath, CapturedAddress, ListenerId, PathEntry};
+use crate::listener::{BoundPath, CapturedAddress, ListenerId};
 use crate::proc::{descriptor, is_gone};
 
 /// How many sockets may be bound without listening; beyond that the oldest are forgotten. Most are client sockets.
@@ -40,19 +40,6 @@ pub struct BoundSocket {
 }
 
 impl BoundSocket {
-    pub fn new(inode: u64, address: &CapturedAddress, process: Pid, fd: RawFd) -> Self {
-        Self {
-            inode,
-            address: address.clone(),
-            process,
-            fd,
-            kept: None,
-            path: None,
-            listener: None,
-            unlinked: false,
-        }
-    }
-
     /// Whether the server still has it where it was last seen.
     pub fn is_held(&self) -> bool {
         descriptor::socket_inode(self.process, self.fd) == Some(self.inode)
@@ -112,17 +99,8 @@ impl BoundSockets {
         self.all.iter().find(|bound| bound.address == *address)
     }
 
-    /// The server was told that it has unlinked this path.
-    pub fn unlinked(&mut self, path: &PathEntry) {
-        self.note_unlinked(&CapturedAddress::Path(path.clone()), true);
-    }
-
-    /// The server has bound it again.
-    pub fn is_there_again(&mut self, address: &CapturedAddress) {
-        self.note_unlinked(address, false);
-    }
-
-    fn note_unlinked(&mut self, address: &CapturedAddress, unlinked: bool) {
+    /// The server was told that it has unlinked this path, or has bound it again.
+    pub fn note_unlinked(&mut self, address: &CapturedAddress, unlinked: bool) {
         let here = self.all.iter_mut();
         for bound in here.filter(|bound| bound.address == *address) {
             bound.unlinked = unlinked;

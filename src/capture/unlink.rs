@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::caller::Caller;
 use super::notification::{Notification, read_path};
 use super::{CallResult, Capture, server_path};
-use crate::listener::{Listeners, PathEntry};
+use crate::listener::{CapturedAddress, Listeners, PathEntry};
 
 impl Capture {
     /// Servers unlink their path before they bind it and after they have closed it, but the path belongs to all generations.
@@ -26,7 +26,8 @@ impl Capture {
         }
         match wanted(call, directory, address, listeners) {
             Ok(Some(entry)) if listeners.meets_live_path(&entry, self.generation) => {
-                self.bound_sockets.unlinked(&entry);
+                let path = CapturedAddress::Path(entry);
+                self.bound_sockets.note_unlinked(&path, true);
                 CallResult::Succeed
             }
             Ok(_) => CallResult::Continue,

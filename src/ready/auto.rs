@@ -314,13 +314,8 @@ impl Auto {
 
     /// It accepts, but perhaps not yet where its clients come.
     fn may_be_unfinished(&self, now: Time, last: Time, look: &Observation) -> bool {
-        let private = if look.listeners.is_empty() {
-            look.chosen_port
-        } else {
-            look.may_be_private()
-        };
-        let first = look.rank == Rank::First;
-        first && private && now < last + ALONE_AFTER && self.cpu_use.at_rest_for(now) < AT_REST
+        let private = look.may_be_private() && (look.chosen_port || !look.listeners.is_empty());
+        private && now < last + ALONE_AFTER && self.cpu_use.at_rest_for(now) < AT_REST
     }
 
     /// On one of the listeners at least; a server that accepts on none of those that have clients is misconfigured.
