@@ -12,7 +12,7 @@ mod tree;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -220,10 +220,11 @@ impl Server {
 
     /// One of those descriptors has something to say.
     pub fn woken(&mut self, fd: RawFd) -> Vec<ServerEvent> {
-        if self.is_waited_for(fd) {
+        let is_it = |pidfd: &OwnedFd| pidfd.as_raw_fd() == fd;
+        if self.waited_for.as_ref().is_some_and(is_it) {
             return vec![ServerEvent::Lost(self.adopted_died())];
         }
-        if self.is_death(fd) {
+        if self.death().is_some_and(is_it) {
             self.ask_next();
             return Vec::new();
         }
@@ -331,8 +332,8 @@ impl Server {
 
 impl Polled for Server {
     fn polled(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let deaths = self.death().into_iter().chain(self.waited_for());
-        let deaths = deaths.map(|fd| (fd, PollFlags::POLLIN));
+        let deaths = self.death().into_iter().chain(&self.waited_for);
+        let deaths = deaths.map(|pidfd| (pidfd.as_fd(), PollFlags::POLLIN));
         self.streams.polled().into_iter().chain(deaths).collect()
     }
 

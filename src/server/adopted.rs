@@ -1,6 +1,6 @@
 //! A generation whose hotswap is gone: its processes are no children of ours, so a pidfd tells of their deaths.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -101,15 +101,6 @@ impl Server {
         let main = self.tree.main_lives.then_some(self.tree.main);
         let mut all = main.into_iter().chain(self.processes());
         self.waited_for = all.find_map(|pid| sys::pidfd_open(pid, pid).ok());
-    }
-
-    pub(super) fn waited_for(&self) -> Option<BorrowedFd<'_>> {
-        self.waited_for.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(super) fn is_waited_for(&self, fd: RawFd) -> bool {
-        self.waited_for()
-            .is_some_and(|waited| waited.as_raw_fd() == fd)
     }
 
     /// That process is dead.

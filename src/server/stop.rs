@@ -4,7 +4,7 @@
 //! that is asked first leaves its server behind, and one that starts its server anew would keep the old version alive. One
 //! that ends with its server has a moment for its last words.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::libc::c_int;
@@ -139,11 +139,7 @@ impl Server {
     }
 
     /// Readable once the process that was asked first is dead.
-    pub(super) fn death(&self) -> Option<BorrowedFd<'_>> {
-        self.stopping.as_ref()?.death.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(super) fn is_death(&self, fd: RawFd) -> bool {
-        self.death().is_some_and(|death| death.as_raw_fd() == fd)
+    pub(super) fn death(&self) -> Option<&OwnedFd> {
+        self.stopping.as_ref()?.death.as_ref()
     }
 }
