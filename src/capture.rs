@@ -57,6 +57,8 @@ const MOST_BINDERS: usize = 64;
 /// What a generation under the filter has done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CaptureEvent {
+    /// One of its processes has an address, or listens there.
+    Binds,
     /// It listens on an address that hotswap did not have until now.
     Listens(String),
     Warning(String),
@@ -343,6 +345,7 @@ impl Capture {
     }
 
     fn note_binder(&mut self, process: Pid) {
+        self.events.push(CaptureEvent::Binds);
         if self.binders.len() < MOST_BINDERS
             && let Some(process) = ProcessId::of(process)
             && !self.binders.contains(&process)

@@ -434,6 +434,29 @@ fn a_wrapper_that_starts_its_server_again_is_stopped_too() {
     site.expect_nothing_left();
 }
 
+/// It sees its own signal only once its server is dead, which by then is another one.
+#[test]
+fn a_wrapper_that_catches_the_signal_later_ends_by_itself() {
+    let scripts = [
+        "trap 'exit 0' TERM; while :; do VERSION=v1 SERVER; done",
+        // as a manager that starts anew what has ended, and ends once it was asked
+        "trap 'ends=1' TERM; until [ $ends ]; do VERSION=v1 SERVER; done",
+    ];
+    for script in scripts {
+        let address = free_address();
+        let quick = format!("{} {address}", server("quick").display());
+        let script = format!("#!/bin/bash\n{}\n", script.replace("SERVER", &quick));
+        let plan = Site::at(Place::Captured(address)).by_script(&script, &[]);
+        let mut site = plan.with(&["--drain-timeout", "20s"]).serving("v1");
+        let mut clients = site.clients(4);
+        site.swap().wait_until_gone(1);
+        clients.expect_no_failure();
+        assert!(site.stop().success());
+        assert!(!site.log.says("is killed"), "{}", site.log.timed());
+        site.expect_nothing_left();
+    }
+}
+
 /// Its server ends well, and is started again until the wrapper is killed.
 #[test]
 fn a_server_that_comes_back_during_a_stop_gets_no_client() {

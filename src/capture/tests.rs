@@ -162,7 +162,7 @@ impl CapturedServers {
     fn warnings(&self) -> Vec<&str> {
         let warnings = self.events.iter().filter_map(|events| match events {
             CaptureEvent::Warning(text) | CaptureEvent::Hint(_, text) => Some(text.as_str()),
-            CaptureEvent::Listens(_) | CaptureEvent::Gone => None,
+            CaptureEvent::Binds | CaptureEvent::Listens(_) | CaptureEvent::Gone => None,
         });
         warnings.collect()
     }
@@ -170,7 +170,10 @@ impl CapturedServers {
     fn listens(&self) -> Vec<&str> {
         let listens = self.events.iter().filter_map(|events| match events {
             CaptureEvent::Listens(as_given) => Some(as_given.as_str()),
-            CaptureEvent::Warning(_) | CaptureEvent::Hint(..) | CaptureEvent::Gone => None,
+            CaptureEvent::Binds
+            | CaptureEvent::Warning(_)
+            | CaptureEvent::Hint(..)
+            | CaptureEvent::Gone => None,
         });
         listens.collect()
     }

@@ -110,6 +110,10 @@ impl World {
     /// That the last process is gone is said only when the capture was woken.
     fn hear_of_capture(&mut self, generation: Generation, event: CaptureEvent) -> Option<Event> {
         match event {
+            CaptureEvent::Binds => {
+                let one = self.generations.get_mut(&generation)?;
+                one.server.came_back(one.binder());
+            }
             CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
             CaptureEvent::Warning(text) => self.warn(text),
             CaptureEvent::Hint(hint, text) => self.hint(hint, text),

@@ -2,7 +2,8 @@
 //!
 //! First the one that accepts connections; once that is dead, the main process; once that is dead, whatever is left. A wrapper
 //! that is asked first leaves its server behind, and one that starts its server anew would keep the old version alive. One
-//! that ends with its server has a moment for its last words.
+//! that ends with its server has a moment for its last words. One that has started its server anew is asked at once, and the
+//! new server a moment later: the wrapper may see to that itself, or see its signal only once that is dead.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -31,9 +32,12 @@ pub(super) struct Stopping {
     /// Readable once the process that is waited for is dead. A main process is reaped.
     #[serde(skip)]
     death: Option<OwnedFd>,
-    /// When the main process is asked, if it has not ended by then.
+    /// When the next one is asked, if nothing has ended by then.
     #[serde(skip)]
-    main_due: Option<Time>,
+    due: Option<Time>,
+    /// A server listens anew.
+    #[serde(default)]
+    came_back: bool,
 }
 
 impl Server {
@@ -75,45 +79,56 @@ impl Server {
         self.ask_next();
     }
 
+    /// It listens anew although it was asked to stop.
+    pub fn came_back(&mut self, binder: Option<Pid>) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        stopping.came_back = true;
+        stopping.due = Some(sys::now() + LAST_WORDS);
+        self.binder = binder.and_then(ProcessId::of).or(self.binder);
+        self.ask_next();
+    }
+
     /// Asks those whose turn it is by now. Call it when a process may have ended.
     pub fn ask_next(&mut self) {
-        let binder = self.living_binder();
-        let turn = match (binder, self.tree.main_lives) {
-            _ if self.stopping.is_none() => return,
-            (Some(binder), _) => vec![binder],
-            (None, true) => vec![self.tree.main],
-            (None, false) => self.processes(),
+        let Some(stopping) = &self.stopping else {
+            return;
         };
-        let main_lives = self.tree.main_lives;
-        let main = self.tree.main;
-        let ids = turn.into_iter().filter_map(|one| self.tree.id_of(one));
-        let ids: Vec<ProcessId> = ids.collect();
-        let main_id = self.tree.id_of(main);
+        let was_asked = |process| {
+            let id = self.tree.id_of(process);
+            id.is_some_and(|id| stopping.asked.contains(&id))
+        };
+        let binder = self.living_binder();
+        let main = self.tree.main_lives.then_some(self.tree.main);
+        let starts_anew = stopping.came_back && binder.is_some();
+        let (turn, has_a_moment) = match (binder, main) {
+            (_, Some(main)) if starts_anew && !was_asked(main) => (vec![main], false),
+            (Some(binder), _) => (vec![binder], starts_anew && !was_asked(binder)),
+            (None, Some(main)) => (vec![main], !stopping.asked.is_empty() && !was_asked(main)),
+            (None, None) => (self.processes(), false),
+        };
+        let ids = turn.iter().filter(|process| !was_asked(**process));
+        let ids: Vec<ProcessId> = ids.filter_map(|one| self.tree.id_of(*one)).collect();
         let generation = self.generation;
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        let main_is_next = binder.is_none() && main_lives && !stopping.asked.is_empty();
-        let was_asked = |id| stopping.asked.contains(&id);
-        if main_is_next && !main_id.is_some_and(was_asked) {
-            let now = sys::now();
-            let due = *stopping.main_due.get_or_insert(now + LAST_WORDS);
-            if now < due {
-                stopping.death = None;
-                return;
-            }
+        let now = sys::now();
+        if has_a_moment && now < *stopping.due.get_or_insert(now + LAST_WORDS) {
+            stopping.death = None;
+            return;
         }
-        stopping.main_due = None;
+        if !starts_anew || has_a_moment {
+            stopping.due = None;
+        }
         // before it is asked: it may end, and be reaped by what has started it, at once
         stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
         if binder.is_some() && stopping.death.is_none() {
-            stopping.main_due = Some(sys::now() + LAST_WORDS);
+            stopping.due = Some(now + LAST_WORDS);
         }
         let wanted = stopping.signal;
         for id in ids {
-            if stopping.asked.contains(&id) {
-                continue;
-            }
             let process = id.pid;
             let signal = wanted.unwrap_or_else(|| profile::stop_signal(process) as c_int);
             let name = signal_name(signal);
@@ -123,14 +138,14 @@ impl Server {
             stopping.asked.push(id);
         }
         // A stopped wrapper could not reap it.
-        if main_lives {
+        if let Some(main) = main {
             let _ = kill(main, Signal::SIGCONT);
         }
     }
 
     /// When [`Server::ask_next`] has to be called, whether a process has ended or not.
     pub(super) fn ask_due(&self) -> Option<Time> {
-        self.stopping.as_ref()?.main_due
+        self.stopping.as_ref()?.due
     }
 
     fn living_binder(&self) -> Option<Pid> {
