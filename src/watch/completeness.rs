@@ -199,14 +199,14 @@ pub fn program(path: &Path, metadata: &Metadata, how_run: HowRun) -> Completenes
     }
     let gate = plain(path, metadata);
     let Completeness::Open(CompleteFile {
-        identity,
         file: Some(file),
         writer,
+        ..
     }) = &gate
     else {
         return gate;
     };
-    let why = match exec_format(file, identity.size) {
+    let why = match exec_format(file) {
         Ok(ExecFormat::Script | ExecFormat::Whole) => return gate,
         Ok(ExecFormat::Torn) => "is not complete".into(),
         Ok(format) if how_run.usual == Some(format) => return gate,
@@ -225,8 +225,8 @@ pub fn program(path: &Path, metadata: &Metadata, how_run: HowRun) -> Completenes
 /// The form of the program at `path`, if execve(2) may have accepted it.
 pub fn exec_format_at(path: &Path) -> Option<ExecFormat> {
     let file = file::open(path).ok()?;
-    let metadata = file.metadata().ok().filter(Metadata::is_file)?;
-    let format = exec_format(&file, metadata.len()).ok();
+    file.metadata().ok().filter(Metadata::is_file)?;
+    let format = exec_format(&file).ok();
     format.filter(|&format| format != ExecFormat::Torn)
 }
 
