@@ -31,6 +31,7 @@ pub enum What {
 }
 
 /// One directory as it was last seen.
+#[derive(Default)]
 pub struct Listing {
     pub directory: Directory,
     /// Its path below the root.
@@ -70,14 +71,8 @@ impl Listing {
             shown,
             rules: above.clone(),
             above,
-            stamps: Stamps::default(),
-            times: None,
             arrived,
-            settled: false,
-            files: BTreeMap::new(),
-            below: Vec::new(),
-            left_out: BTreeMap::new(),
-            hops: Vec::new(),
+            ..Self::default()
         }
     }
 
