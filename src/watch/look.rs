@@ -4,13 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Watch;
-use super::brake::Worth;
-use super::changed::{Changed, escaped};
+use super::changed::{Changed, Worth, escaped};
 use super::differences::{Difference, HowChanged};
 use super::events::{Hints, HowArrived};
 use super::file::FileRole;
 use super::own_writes::Author;
-use super::server_writes::ServerChange;
 use super::symlinks::PathStep;
 use super::tree::WatchedTree;
 use super::writers::KnownWriter;
@@ -186,7 +184,8 @@ impl Watch {
             return false;
         }
         if writer == KnownWriter::Server {
-            return self.server_change_counts(path, *how, now);
+            let worth = self.weigh_server_change(path, *how, now);
+            return self.is_counted(worth);
         }
         self.server_writes.changed_by_others(path);
         if self.is_suspect(difference, writer, now) {
@@ -195,19 +194,17 @@ impl Watch {
         let grew = *how == HowChanged::Grew;
         // what the server did not write has nothing to do with its start
         let at = Some(*changed).filter(|_| writer == KnownWriter::Unknown);
-        let counts = match self.brake.weigh(path, at, grew, now) {
-            Worth::Counts => true,
-            Worth::KeptBack => false,
-            Worth::Braked(why) => {
-                let path = escaped(path);
-                self.warn(format!(
-                    "{path} {why}, and no longer counts\ntry: --ignore {path}"
-                ));
-                false
-            }
-        };
+        let worth = self.brake.weigh(path, at, grew, now);
         // From the next change on it is known who made it.
         self.writers.ask_about(&difference.directory);
+        self.is_counted(worth)
+    }
+
+    fn is_counted(&mut self, worth: Worth) -> bool {
+        let counts = worth == Worth::Counts;
+        if let Worth::NoLonger(line) = worth {
+            self.warn(line);
+        }
         counts
     }
 
@@ -249,26 +246,14 @@ impl Watch {
         }
     }
 
-    fn server_change_counts(&mut self, path: &Path, how: HowChanged, now: Time) -> bool {
-        let path_in_words = escaped(path);
+    fn weigh_server_change(&mut self, path: &Path, how: HowChanged, now: Time) -> Worth {
         let are_guessed = self.writers.are_guessed();
-        let change = self.server_writes.weigh(path, how, are_guessed);
-        if are_guessed && change != ServerChange::Counts {
+        let worth = self.server_writes.weigh(path, how, are_guessed);
+        if are_guessed && worth != Worth::Counts {
             // the next time it may not be seen
             self.brake.leave_out(path, now);
         }
-        match change {
-            ServerChange::Counts => return true,
-            ServerChange::LeftOut => {}
-            ServerChange::FirstLeftOut => self.warn(format!(
-                "{path_in_words} is written by the server, and no longer counts\ntry: --ignore {path_in_words}"
-            )),
-            ServerChange::ManyLeftOut(directory) => self.warn(format!(
-                "more files in {} are written by the server, and no longer count",
-                escaped(&directory)
-            )),
-        }
-        false
+        worth
     }
 
     pub(super) fn warn(&mut self, text: String) {
