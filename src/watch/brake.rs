@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::changed::Worth;
-use super::own_writes::FileTime;
+use super::completeness::FileTime;
 use crate::supervisor::Time;
 
 /// A change so soon after a start was probably made by what was started.
