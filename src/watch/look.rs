@@ -1,5 +1,6 @@
 //! One look at everything that is watched: what has changed, and whether it counts.
 
+use std::mem;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Watch {
         let found = if waits {
             Vec::new()
         } else {
-            std::mem::take(&mut self.found)
+            mem::take(&mut self.found)
         };
         self.note_pace(&found, now);
         self.go_on_judging(settling);
@@ -85,11 +86,9 @@ impl Watch {
     }
 
     fn look_at_files(&mut self, now: Time, hints: &Hints) {
-        for at in 0..self.files.len() {
-            let Some(file) = self.files.get_mut(at) else {
-                return;
-            };
-            if self.held && file.role == FileRole::Program {
+        let mut files = mem::take(&mut self.files);
+        for file in &mut files {
+            if !self.is_judged(file) {
                 continue;
             }
             let arrival = arrival(hints, file.steps());
@@ -100,50 +99,35 @@ impl Watch {
                 let line = format!("{path} has changed, but {why}; waiting\ntry: {hint}");
                 self.unfit.push(line);
             }
-            if std::mem::take(&mut file.is_held_open) {
+            if mem::take(&mut file.is_held_open) {
                 let path = escaped(&file.as_given);
                 let text =
                     format!("{path} has changed, and counts once it is no longer open for writing");
                 self.news.push(Record::notice(text));
             }
-            if !is_new {
-                continue;
-            }
-            let path = file.as_given.clone();
             let is_named = file.role == FileRole::Named;
-            let identity = file.identity();
-            let difference = Difference {
-                path: path.clone(),
-                directory: file.directory(),
-                identity,
-                changed: identity.map_or((0, 0), |identity| identity.changed),
-                how: HowChanged::Named,
-            };
-            if !is_named || self.counts(&difference, now) {
-                self.found.push(Changed::of(path));
+            if is_new && (!is_named || self.counts(&file.difference(), now)) {
+                self.found.push(Changed::of(file.as_given.clone()));
             }
         }
+        self.files = files;
     }
 
     fn look_at_trees(&mut self, now: Time, hints: &Hints) {
         let mut other_directories = false;
-        for at in 0..self.trees.len() {
-            let Some(tree) = self.trees.get_mut(at) else {
-                return;
-            };
+        let mut trees = mem::take(&mut self.trees);
+        for tree in &mut trees {
             tree.heed(hints);
             let (differences, others) = tree.look(now);
             other_directories |= others;
             let (changed, own): (Vec<_>, Vec<_>) = differences
                 .into_iter()
                 .partition(|difference| self.counts(difference, now));
-            if let Some(tree) = self.trees.get_mut(at) {
-                for own in own {
-                    tree.distrust(&own.path);
-                }
-                if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
-                    self.warn(line);
-                }
+            for own in own {
+                tree.distrust(&own.path);
+            }
+            if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
+                self.warn(line);
             }
             let mut paths = changed.into_iter().map(|changed| changed.path);
             if let Some(path) = paths.next() {
@@ -151,6 +135,7 @@ impl Watch {
                 self.found.push(Changed { path, others });
             }
         }
+        self.trees = trees;
         if other_directories {
             self.follow();
         }
