@@ -40,8 +40,17 @@ pub fn run_among_ours(site: &Site, arguments: &[&str]) -> Output {
 /// What `hotswap status` says of the server.
 pub fn status(site: &Site) -> Value {
     let output = run(site, &["status", "server", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     serde_json::from_slice(&output.stdout).expect("an object")
+}
+
+/// It has ended with this status, and said these among others.
+pub fn ended(output: &Output, status: i32, texts: &[&str]) {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for text in texts {
+        assert!(said.contains(text), "no {text:?} in {said:?}");
+    }
 }
 
 pub fn said(output: &Output) -> String {
@@ -66,8 +75,7 @@ fn swap_waits_for_the_new_one() {
     let site = Site::serving("v1");
     let clients = site.clients(4);
     let output = run(site.publish("v2"), &["swap", "server"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("generation 2"), "{}", said(&output));
+    ended(&output, 0, &["generation 2"]);
     site.log.wait_for("generation 2 is serving");
     clients.until_all_see("v2");
 }
@@ -88,7 +96,7 @@ fn swap_says_why_it_failed() {
         site.publish_odd("v2", "say=no-database exit=3"),
         &["swap", "server"],
     );
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
     assert!(said.contains("generation 1 keeps serving"), "{said}");
@@ -101,7 +109,7 @@ fn swap_says_what_the_command_before_it_said() {
         .with(&["--before-swap", "echo no-compiler >&2; exit 3"])
         .serving("v1");
     let output = run(&site, &["swap", "server"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     let said = said(&output);
     assert!(said.contains("exited with status 3"), "{said}");
     assert!(said.contains("\nno-compiler\n"), "{said}");
@@ -120,12 +128,11 @@ fn swap_says_what_the_command_before_it_is_though_another_swap_has_begun_it() {
     let timeout = ["swap", "server", "--timeout", "2s"];
     for options in [&[][..], &["--json"]] {
         let second = run(&site, &[&timeout, options].concat());
-        assert_eq!(second.status.code(), Some(124), "{}", said(&second));
-        assert!(said(&second).contains(&told), "{}", said(&second));
+        ended(&second, 124, &[&told]);
     }
     fs::remove_file(busy).expect("the file");
     let first = first.wait_with_output().expect("its output");
-    assert_eq!(first.status.code(), Some(0), "{}", said(&first));
+    ended(&first, 0, &[]);
 }
 
 #[test]
@@ -163,15 +170,14 @@ fn swap_is_told_of_a_roll_back() {
         site.publish_odd("v2", "exit=3 after=300ms"),
         &["swap", "server"],
     );
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("rolled back"), "{}", said(&output));
+    ended(&output, 1, &["rolled back"]);
 }
 
 #[test]
 fn swap_can_wait_until_the_old_one_is_gone() {
     let site = Site::serving("v1");
     let output = run(site.publish("v2"), &["swap", "server", "--drained"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     let output = run(&site, &["status", "server"]);
     assert!(!said(&output).contains("draining "), "{}", said(&output));
     site.log.wait_for("generation 1 is gone");
@@ -183,11 +189,11 @@ fn swap_says_that_it_waited_for_the_old_one_alone() {
     let site = plan.by_odd("deaf").serving("v1");
     let line = ["swap", "server", "--drained", "--timeout", "5s"];
     let output = run(&site, &line);
-    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    ended(&output, 124, &[]);
     let why = "the old generation is not gone within 5s; it is still draining";
     assert!(said(&output).contains(why), "{}", said(&output));
     let output = run(&site, &[&line[..], &["--json"]].concat());
-    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    ended(&output, 124, &[]);
     let verdict: Value = serde_json::from_slice(&output.stdout).expect("an object");
     assert_eq!(verdict["serving"], true, "{verdict}");
 }
@@ -197,7 +203,7 @@ fn a_check_that_is_not_waited_for_is_not_called_a_swap() {
     let site = Site::serving("v1");
     let line = ["swap", "server", "--check", "--timeout", "300ms"];
     let output = run(site.publish_odd("v2", "late=60s"), &line);
-    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    ended(&output, 124, &[]);
     let why = "no verdict within 300ms; the check continues";
     assert!(said(&output).contains(why), "{}", said(&output));
 }
@@ -209,7 +215,7 @@ fn swap_stops_waiting_when_it_is_told_to() {
         site.publish_odd("v2", "late=2s"),
         &["swap", "server", "--timeout", "300ms"],
     );
-    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    ended(&output, 124, &[]);
     site.log.wait_for("generation 2 is serving");
 }
 
@@ -220,7 +226,7 @@ fn several_clients_wait_for_the_same_swap() {
     let clients: Vec<_> = (0..4).map(|_| start(&site, &["swap", "server"])).collect();
     for client in clients {
         let output = client.wait_with_output().expect("its output");
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        ended(&output, 0, &[]);
     }
     assert!(site.log.count("started, pid") <= 3);
 }
@@ -254,8 +260,7 @@ fn a_swap_that_never_began_is_refused_at_a_stop() {
 fn stop_waits_for_the_end() {
     let mut site = Site::serving("v1");
     let output = run(&site, &["stop", "server"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("generation 1 is gone"));
+    ended(&output, 0, &["generation 1 is gone"]);
     site.expect_status(0).expect_nothing_left();
 }
 
@@ -276,7 +281,7 @@ fn status_of_nobody_is_an_empty_list() {
     let mut site = Site::serving("v1");
     assert!(site.stop().success());
     let output = run_among_ours(&site, &["status", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     assert_eq!(
         serde_json::from_slice::<Value>(&output.stdout).expect("a list"),
         Value::Array(vec![])
@@ -292,7 +297,7 @@ fn what_asks_for_json_gets_an_object_where_there_is_no_instance() {
     let [swap, rollback, stop] = ["swap", "rollback", "stop"].map(|what| [what, "server"]);
     for request in [&swap[..], &rollback, &stop, &["swap", "--all"]] {
         let output = run_among_ours(&site, &[request, &["--json"]].concat());
-        assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+        ended(&output, 3, &[]);
         let object: Value = serde_json::from_slice(&output.stdout).expect("an object");
         assert_eq!(object["result"], "not-found", "{object}");
         let name = request.get(1).filter(|name| **name == "server");
@@ -308,7 +313,7 @@ fn what_asks_for_json_gets_an_object_for_a_wrong_line() {
     let site = Site::serving("v1");
     for command in ["swap", "rollback", "stop"] {
         let output = run(&site, &[command, "server", "--json", "--timeout", "soon"]);
-        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        ended(&output, 2, &[]);
         let object: Value = serde_json::from_slice(&output.stdout).expect("an object");
         assert_eq!(object["result"], "usage", "{object}");
         let why = object["message"].as_str().unwrap_or_default();

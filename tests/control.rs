@@ -11,7 +11,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, run_among_ours, said, start, status};
+use crate::commands::{ended, run, run_among_ours, said, start, status};
 use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
@@ -31,7 +31,7 @@ fn a_name_in_use_gets_a_number() {
     assert_eq!(status["name"], "server-2");
     assert_eq!(run_among_ours(&first, &["swap"]).status.code(), Some(3));
     let all = run_among_ours(&first, &["swap", "--all"]);
-    assert_eq!(all.status.code(), Some(0), "{}", said(&all));
+    ended(&all, 0, &[]);
     first.log.wait_for("generation 2 is serving");
     second.log.wait_for("generation 2 is serving");
     assert!(second.stop().success());
@@ -51,7 +51,7 @@ fn a_runtime_directory_that_others_may_write_to_is_passed_over() {
         .with(&["--name", &name])
         .serving("v1");
     let output = run(&site, &["swap", &name]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     let left = fs::read_dir(&open).expect("the directory").count();
     assert_eq!(left, 0, "nothing is in it");
     // it would leave its socket behind otherwise
@@ -143,9 +143,14 @@ fn swap_of_all_ends_with_the_highest_status() {
         .serving("w1");
     second.publish_odd("w2", "exit=3");
     let all = run_among_ours(&first, &["swap", "--all"]);
-    assert_eq!(all.status.code(), Some(1), "{}", said(&all));
-    assert!(said(&all).contains("server: generation 2 is serving"));
-    assert!(said(&all).contains("server-2: generation 2 aborted"));
+    ended(
+        &all,
+        1,
+        &[
+            "server: generation 2 is serving",
+            "server-2: generation 2 aborted",
+        ],
+    );
 }
 
 #[test]
@@ -159,8 +164,7 @@ fn one_that_does_not_answer_is_named_and_not_denied() {
     second.while_stopped(|_| {
         for options in [&["status"][..], &["status", "--json"]] {
             let all = run_among_ours(&first, options);
-            assert_eq!(all.status.code(), Some(125), "{}", said(&all));
-            assert!(said(&all).contains("server"), "{}", said(&all));
+            ended(&all, 125, &["server"]);
             let pid = second.hotswap();
             let why = format!(
                 "stopped does not answer: hotswap (pid {pid}) is suspended\ntry: kill -CONT {pid}"
@@ -168,15 +172,10 @@ fn one_that_does_not_answer_is_named_and_not_denied() {
             assert!(said(&all).contains(&why), "{}", said(&all));
         }
         let another = run_among_ours(&first, &["--name", "stopped", "--", "true"]);
-        assert_eq!(another.status.code(), Some(125), "{}", said(&another));
-        assert!(
-            said(&another).contains("), which is suspended"),
-            "{}",
-            said(&another)
-        );
+        ended(&another, 125, &["), which is suspended"]);
         let options = ["swap", "stopped", "--timeout", "100ms"];
         let swap = run_among_ours(&first, &options);
-        assert_eq!(swap.status.code(), Some(124), "{}", said(&swap));
+        ended(&swap, 124, &[]);
         assert!(!said(&swap).contains("continues"), "{}", said(&swap));
         assert!(said(&swap).contains("stopped does not answer"));
     });
@@ -289,7 +288,7 @@ fn a_connection_that_is_lost_is_no_verdict() {
     site.signal(Signal::SIGKILL);
     site.end();
     let output = client.wait_with_output().expect("its output");
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    ended(&output, 125, &[]);
 }
 
 /// The request is heard when hotswap runs on.
@@ -298,7 +297,7 @@ fn the_timeout_holds_for_a_hotswap_that_does_not_answer() {
     let site = Site::serving("v1");
     site.publish("v2").signal(Signal::SIGSTOP);
     let output = run(&site, &["swap", "server", "--timeout", "300ms"]);
-    assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+    ended(&output, 124, &[]);
     site.signal(Signal::SIGCONT);
     site.log.wait_for("generation 2 is serving");
 }
@@ -315,7 +314,7 @@ fn generations_outlive_a_killed_hotswap_and_are_named_to_the_next() {
     let address = site.log.wait_for("listening on ");
     let address = address.rsplit(' ').next().expect("an address");
     let output = run(&site, &["--no-watch", "--listen", address, "--", "true"]);
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    ended(&output, 125, &[]);
     let held = format!("held by pid {pid} (hello, generation 1)");
     assert!(said(&output).contains(&held), "{}", said(&output));
     assert!(
@@ -331,7 +330,7 @@ fn where_another_hotswap_has_the_address_the_way_to_stop_it_is_said() {
     let address = site.log.wait_for("listening on ");
     let address = address.rsplit(' ').next().expect("an address");
     let output = run(&site, &["--no-watch", "--listen", address, "--", "true"]);
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    ended(&output, 125, &[]);
     let advice = "\ntry: another address, or stop it first: hotswap stop server\n";
     assert!(said(&output).contains(advice), "{}", said(&output));
 }

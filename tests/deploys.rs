@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::commands::{run, said, start, status};
+use crate::commands::{ended, run, said, start, status};
 use crate::common::crowd::Habit;
 use crate::common::log::Log;
 use crate::common::place::Place;
@@ -19,7 +19,7 @@ use crate::watch::binary;
 
 fn json(site: &Site, arguments: &[&str], status: i32) -> Value {
     let output = run(site, arguments);
-    assert_eq!(output.status.code(), Some(status), "{}", said(&output));
+    ended(&output, status, &[]);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
 }
 
@@ -142,7 +142,7 @@ fn a_roll_back_brings_the_program_back_that_served_before() {
     let first = bytes(&site);
     let mut clients = site.clients(4);
     let nothing = run(&site, &["rollback", "server"]);
-    assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
+    ended(&nothing, 1, &[]);
     install(&site.program(), &binary(22_222), 0o755);
     site.swap();
     assert_ne!(bytes(&site), first);
@@ -153,7 +153,7 @@ fn a_roll_back_brings_the_program_back_that_served_before() {
     assert_eq!(bytes(&site), first);
     assert_eq!(serving(&site)["program"]["differs"], true);
     let again = run(&site, &["rollback", "server"]);
-    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    ended(&again, 1, &[]);
     let why = "generation 3 already runs the program from before\ntry: hotswap swap server,";
     assert!(said(&again).contains(why), "{}", said(&again));
     // a restart does not run what was left
@@ -173,11 +173,11 @@ fn a_roll_back_goes_to_the_last_program_that_is_another_one() {
     let bytes = |site: &Site| serving(site)["program"]["size"].as_u64();
     let first = bytes(&site);
     let again = run(&site, &["rollback", "server"]);
-    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    ended(&again, 1, &[]);
     site.swap();
     has_its_hash(&site);
     let same = run(&site, &["rollback", "server"]);
-    assert_eq!(same.status.code(), Some(1), "{}", said(&same));
+    ended(&same, 1, &[]);
     for _ in 0..3 {
         // a deploy writes it anew each time
         install(&site.program(), &binary(22_222), 0o755);
@@ -281,7 +281,7 @@ fn what_to_try_stands_alone_behind_the_verdict() {
     let site = Site::serving("v1");
     site.publish_file(b"#!/bin/sh\r\nexit 0\r\n", 0o755);
     let output = run(&site, &["swap", "server"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     let (stem, hint) = ("; generation 1 keeps serving\n", "try: save ");
     assert!(
         said(&output).contains(&format!("{stem}{hint}")),
@@ -304,12 +304,7 @@ fn a_script_cannot_be_had_back() {
     let site = Site::serving("v1");
     site.publish("v2").swap();
     let output = run(&site, &["rollback", "server"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(
-        said(&output).contains("it was a script"),
-        "{}",
-        said(&output)
-    );
+    ended(&output, 1, &["it was a script"]);
     assert_eq!(site.log.count("started, pid"), 2);
 }
 
@@ -379,7 +374,7 @@ fn a_check_tells_whether_the_next_version_would_serve_and_changes_nothing() {
         site.publish_odd("v3", "exit=3"),
         &["swap", "server", "--check"],
     );
-    assert_eq!(bad.status.code(), Some(1), "{}", said(&bad));
+    ended(&bad, 1, &[]);
     clients.until_answered(20);
     let tally = clients.expect_no_failure();
     tally.expect_never_seen("v2");
@@ -425,7 +420,7 @@ fn expect_asked(verdict: &Value) {
 fn a_check_beside_a_shared_socket_is_refused() {
     let site = Site::at(Place::Tcp4).with(&["--share"]).serving("v1");
     let output = run(&site, &["swap", "server", "--check"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    ended(&output, 2, &[]);
     assert_eq!(site.log.count("started, pid"), 1);
 }
 

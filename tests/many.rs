@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::commands::{run, said};
+use crate::commands::{ended, run, said};
 use crate::common::crowd::Habit;
 use crate::common::place::{Place, Target};
 use crate::common::processes::{cpu, status};
@@ -162,7 +162,7 @@ const LONG: Habit = Habit {
 fn swap_rapidly(site: &Site, swaps: u32) {
     for generation in 2..=swaps + 1 {
         let output = run(site.publish(&format!("v{generation}")), &["swap", "server"]);
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        ended(&output, 0, &[]);
         let serving = format!("generation {generation} is serving");
         assert!(said(&output).contains(&serving), "{}", said(&output));
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::commands::{run_among_ours, said};
+use crate::commands::{ended, run_among_ours};
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::processes::status;
@@ -185,7 +185,7 @@ fn swapping_all_leaves_the_instances_of_other_users_alone() {
         return; // they are its own
     }
     let output = run_among_ours(&site, &["swap", "--all"]);
-    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    ended(&output, 3, &[]);
     assert_eq!(site.log.count("started, pid"), 1);
 }
 

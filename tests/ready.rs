@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::capture::closed::python;
 use crate::capture::{at, find};
-use crate::commands::{run, said};
+use crate::commands::{ended, run, said};
 use crate::common::crowd::{Crowd, Habit};
 use crate::common::place::{Place, Target, free_address};
 use crate::common::plan::Plan;
@@ -110,7 +110,7 @@ fn a_version_that_leaves_out_an_address_changes_nothing() {
         let mut clients = two.clients();
         two.publish_without_the_second("v2", "");
         let output = two.swap(&[]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        ended(&output, 1, &[]);
         let why = format!(
             "generation 2 aborted: not ready within 3s: does not accept on {}; \
              generation 1 keeps serving",
@@ -130,7 +130,7 @@ fn an_address_may_be_left_out_by_one_swap() {
     two.publish_without_the_second("v2", "");
     let second = two.second.to_string();
     let output = two.swap(&["--without", &second]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     two.site.wait_until_gone(1);
     eventually("the second address to be free", || {
         TcpStream::connect(two.second).err()
@@ -151,7 +151,7 @@ fn a_version_that_listens_nowhere_cannot_be_excused() {
     site.publish_file(b"#!/bin/sh\nexec sleep 60\n", 0o755);
     for arguments in [&[][..], &["--without", &address.to_string()]] {
         let output = run(&site, &[&["swap", "server"], arguments].concat());
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        ended(&output, 1, &[]);
         let why = format!("not ready within 3s: does not accept on {address}");
         assert!(said(&output).contains(&why), "{}", said(&output));
         assert!(!said(&output).contains("--without"), "{}", said(&output));
@@ -338,11 +338,11 @@ fn a_server_that_no_longer_says_ready_can_be_forgiven_once() {
     let site = site.serving("v1");
     site.publish_odd("v2", "");
     let output = run(&site, &["swap", "server"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     let hint = "\ntry: hotswap swap --forget-ready";
     assert!(said(&output).contains(hint), "{}", said(&output));
     let output = run(&site, &["swap", "server", "--forget-ready"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     site.publish("v3").swap();
 }
 

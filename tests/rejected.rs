@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::commands::{run, said, start};
+use crate::commands::{ended, run, said, start};
 use crate::common::eventually;
 use crate::common::place::Place;
 use crate::common::plan::Plan;
@@ -105,7 +105,7 @@ fn a_program_installed_after_a_roll_back_is_run_after_a_crash() {
     let site = plan().serving("v1");
     site.publish_file(&binary(2), 0o755).swap();
     let back = run(&site, &["rollback", "server"]);
-    assert_eq!(back.status.code(), Some(0), "{}", said(&back));
+    ended(&back, 0, &[]);
     runs_what_came_later(&site, 3);
 }
 
@@ -159,7 +159,7 @@ fn a_rollback_to_a_program_that_was_only_touched_works() {
     touch(&site);
     site.publish_file(&binary(2), 0o755).swap();
     let back = run(&site, &["rollback", "server"]);
-    assert_eq!(back.status.code(), Some(0), "{}", said(&back));
+    ended(&back, 0, &[]);
 }
 
 /// Nobody has asked for a swap to what is on disk by now.
@@ -238,7 +238,7 @@ fn a_candidate_that_hangs_gives_way_to_a_restart() {
     site.log.wait_for("generation 3 is serving");
     clients.until_answered(100);
     let output = client.wait_with_output().expect("output");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     assert!(site.log.says(FALLS_BACK));
 }
 
@@ -254,7 +254,7 @@ fn a_candidate_that_hung_before_the_old_one_died_gives_way_at_once() {
     assert!(seconds.is_some_and(|seconds| seconds < 45.0), "{aborted}");
     site.log.wait_for("generation 3 is serving");
     let output = client.wait_with_output().expect("output");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_candidate_that_gets_ready_serves_though_the_old_one_has_died() {
     site.log.wait_for("generation 2 is serving");
     clients.until_all_see("v2");
     let output = client.wait_with_output().expect("output");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
 }
 
 /// A script cannot be held: a restart would run the very same file.
@@ -277,7 +277,7 @@ fn a_candidate_is_waited_for_if_nothing_else_can_be_run() {
     assert!(dead.ends_with("; generation 2 is starting"), "{dead}");
     site.log.wait_for("generation 2 is serving");
     let output = client.wait_with_output().expect("output");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn an_upgrade_remembers_which_program_was_rejected() {
     let site = plan().serving("v1");
     site.publish_odd("v2", BAD).swap_in_vain();
     let upgrade = run(&site, &["upgrade", "server"]);
-    assert_eq!(upgrade.status.code(), Some(0), "{}", said(&upgrade));
+    ended(&upgrade, 0, &[]);
     kill(site.pid(1), Signal::SIGKILL).expect("a signal to the server");
     site.log.wait_for("generation 3 is serving");
     assert!(site.log.says(FALLS_BACK));

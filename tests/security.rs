@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::commands::{run, said};
+use crate::commands::{ended, run, said};
 use crate::common::Raised;
 use crate::common::attempt::attempt_in;
 use crate::common::place::{Place, Target};
@@ -204,7 +204,7 @@ fn an_instance_of_somebody_else_cannot_speak_to_the_terminal() {
     });
     let output = run(&site, &["swap", &path.display().to_string()]);
     instance.join().expect("the instance");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    ended(&output, 1, &[]);
     expect_plain(&said(&output));
 }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Uid;
 
-use crate::commands::{run, said};
+use crate::commands::{ended, run};
 use crate::common::place::Place;
 use crate::common::plan::Plan;
 use crate::common::site::Site;
@@ -133,7 +133,7 @@ fn after_an_upgrade_it_is_ready_and_asks_for_nothing() {
     manager.wait_after(0, "READY=1");
     let mark = manager.mark();
     let output = run(&site, &["upgrade", "server"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     manager.wait_after(mark, "READY=1");
     // It would ask every 5s.
     std::thread::sleep(Duration::from_secs(6));
@@ -209,7 +209,7 @@ fn a_deployer_finds_the_socket_in_the_runtime_directory() {
         .serving("v1");
     assert!(directory.path().join(format!("{name}.sock")).exists());
     let output = run(site.publish("v2"), &["swap", name]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     assert!(site.stop().success());
     assert_eq!(fs::read_dir(directory.path()).expect("it").count(), 0);
 }

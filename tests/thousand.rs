@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::commands::{run, said, status};
+use crate::commands::{ended, run, status};
 use crate::common::place::Place;
 use crate::common::processes;
 use crate::common::site::Site;
@@ -73,7 +73,7 @@ fn memory_and_descriptors_are_the_same_after_a_thousand_swaps() {
         });
         let swap = || {
             let output = run(&site, &["swap", "server"]);
-            assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+            ended(&output, 0, &[]);
         };
         (0..10).for_each(|_| swap());
         let early = holdings(&site);
@@ -106,7 +106,7 @@ fn captured_sockets_do_not_pile_up_however_fast_the_swaps_are() {
         .serving("v1");
     let swap = || {
         let output = run(&site, &["swap", "server"]);
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        ended(&output, 0, &[]);
     };
     (0..5).for_each(|_| swap());
     let early = holdings(&site);

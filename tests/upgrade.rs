@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use crate::commands::{run, said, start};
+use crate::commands::{ended, run, said, start};
 use crate::common::crowd::Habit;
 use crate::common::families::on_every_family;
 use crate::common::place::Place;
@@ -22,7 +22,7 @@ use crate::misuse::caller;
 
 pub fn upgrade(site: &Site) -> String {
     let output = run(site, &["upgrade", "server"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     said(&output)
 }
 
@@ -70,7 +70,7 @@ fn it_waits_until_nothing_starts() {
     let order = ["generation 2 is serving", "upgraded to"];
     site.log.wait_for_all(&order);
     let swapped = swapping.wait_with_output().expect("a client's output");
-    assert_eq!(swapped.status.code(), Some(0), "{}", said(&swapped));
+    ended(&swapped, 0, &[]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_new_file_that_does_not_run_is_refused() {
     ] {
         put(broken, &copy);
         let output = run(&site, &["upgrade", "server"]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        ended(&output, 1, &[]);
     }
     site.log
         .wait_for("another program, whose --version says \"another 1.0\"");

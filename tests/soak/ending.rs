@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use super::chance::Chance;
 use super::checks::at_last;
 use super::life::Life;
-use crate::commands::{run, said};
+use crate::commands::{ended, run};
 
 pub fn any(mut life: Life, chance: &mut Chance) {
     let end = *chance.one_of(&[by_signal as fn(&mut Life), by_command, of_hotswap_alone]);
@@ -25,7 +25,7 @@ fn by_command(life: &mut Life) {
     life.say("stop", "by command");
     life.clients.leave();
     let output = run(&life.site, &["stop", "server"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    ended(&output, 0, &[]);
     life.site.expect_status(0).expect_nothing_left();
 }
 
