@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 use nix::libc::c_int;
+use nix::unistd::{Gid, Uid};
 
 use super::usage;
-use super::values::{self, SocketOwner};
+use super::values;
 use crate::address::{AddressPattern, Listen};
 use crate::ready::ReadyMode;
 
@@ -35,7 +36,7 @@ pub struct RunArgs {
 
     /// The owner of those sockets
     #[arg(long, value_name = "U[:G]", value_parser = values::owner, help_heading = "Listeners")]
-    pub socket_owner: Option<SocketOwner>,
+    pub socket_owner: Option<(Option<Uid>, Option<Gid>)>,
 
     /// Use one socket for all generations, instead of one for each
     #[arg(long, help_heading = "Listeners")]

@@ -151,22 +151,14 @@ pub fn mode(text: &str) -> Result<u32, InvalidValue> {
 }
 
 /// The owner of a unix socket: `USER`, `USER:GROUP` or `:GROUP`, by name or number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketOwner {
-    pub user: Option<Uid>,
-    pub group: Option<Gid>,
-}
-
-pub fn owner(text: &str) -> Result<SocketOwner, InvalidValue> {
+pub fn owner(text: &str) -> Result<(Option<Uid>, Option<Gid>), InvalidValue> {
     let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    let owner = SocketOwner {
-        user: some(user).map(uid).transpose()?,
-        group: some(group).map(gid).transpose()?,
-    };
-    if owner.user.is_none() && owner.group.is_none() {
+    let user = some(user).map(uid).transpose()?;
+    let group = some(group).map(gid).transpose()?;
+    if user.is_none() && group.is_none() {
         return Err(InvalidValue::new("neither a user nor a group").instead("www-data:www-data"));
     }
-    Ok(owner)
+    Ok((user, group))
 }
 
 fn some(text: &str) -> Option<&str> {

@@ -282,14 +282,10 @@ fn wait_for_name(args: &RunArgs, signals: &mut Signals) -> Result<()> {
 }
 
 fn socket_options(args: &RunArgs, capture_setting: &CaptureSetting) -> SocketOptions {
-    let owner = args
-        .socket_owner
-        .as_ref()
-        .map(|owner| (owner.user, owner.group));
     SocketOptions {
         backlog: args.backlog,
         mode: args.socket_mode,
-        owner,
+        owner: args.socket_owner,
         share: args.share || capture_setting.share,
     }
 }
