@@ -50,16 +50,6 @@ pub struct SoughtSocket {
     pub datagrams: bool,
 }
 
-/// What a blocked thread waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BlockedCall {
-    Accept { fd: u64 },
-    Receive { fd: u64 },
-    Epoll { fd: u64 },
-    Poll { set: u64, length: u64 },
-    Select { set: u64, length: u64 },
-}
-
 /// Looks at the threads of these processes, until a waiting thread has been found for every socket.
 pub fn look(pids: &[Pid], sought: &[SoughtSocket]) -> BlockedThreads {
     let mut seen = BlockedThreads::default();
@@ -82,16 +72,15 @@ fn look_into(pid: Pid, sought: &[SoughtSocket], seen: &mut BlockedThreads) -> io
     for thread in process::threads(pid) {
         match process::blocked_in(thread) {
             Ok(call) => {
-                let wait = call.and_then(|(number, first, second)| wait(number, first, second));
-                let found = wait.map(|wait| waited_for(wait, thread, sought));
+                let found = call.map(|call| waited_for(call, thread, sought));
                 // A stopped thread still shows the call it was stopped in.
-                if let Some(found) = found.filter(|found| !found.is_empty() && runs(thread)) {
-                    let (registered, waiting): (Vec<_>, Vec<_>) =
-                        found.into_iter().partition(|(_, by_runtime)| *by_runtime);
-                    let inodes =
-                        |found: Vec<(u64, bool)>| found.into_iter().map(|(inode, _)| inode);
-                    seen.waiting.extend(inodes(waiting));
-                    seen.registered.extend(inodes(registered));
+                let found = found.filter(|found| !found.is_empty() && runs(thread));
+                for (inode, by_runtime) in found.unwrap_or_default() {
+                    if by_runtime {
+                        seen.registered.insert(inode);
+                    } else {
+                        seen.waiting.insert(inode);
+                    }
                 }
             }
             Err(error) if is_gone(&error) => {}
@@ -106,52 +95,13 @@ fn runs(thread: Pid) -> bool {
     Stat::of(thread).is_some_and(|stat| !stat.is_stopped())
 }
 
-/// What a thread blocked in this system call waits for.
-fn wait(number: c_long, first: u64, second: u64) -> Option<BlockedCall> {
-    match number {
-        libc::SYS_accept | libc::SYS_accept4 => Some(BlockedCall::Accept { fd: first }),
-        libc::SYS_recvfrom
-        | libc::SYS_recvmsg
-        | libc::SYS_recvmmsg
-        | libc::SYS_read
-        | libc::SYS_readv => Some(BlockedCall::Receive { fd: first }),
-        libc::SYS_epoll_pwait | EPOLL_PWAIT2 => Some(BlockedCall::Epoll { fd: first }),
-        libc::SYS_ppoll => Some(BlockedCall::Poll {
-            set: first,
-            length: second,
-        }),
-        libc::SYS_pselect6 => Some(BlockedCall::Select {
-            set: second,
-            length: first,
-        }),
-        other => older_wait(other, first, second),
-    }
-}
-
-/// The calls that newer architectures lack.
-#[cfg(target_arch = "x86_64")]
-fn older_wait(number: c_long, first: u64, second: u64) -> Option<BlockedCall> {
-    match number {
-        libc::SYS_epoll_wait => Some(BlockedCall::Epoll { fd: first }),
-        libc::SYS_poll => Some(BlockedCall::Poll {
-            set: first,
-            length: second,
-        }),
-        libc::SYS_select => Some(BlockedCall::Select {
-            set: second,
-            length: first,
-        }),
-        _ => None,
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn older_wait(_number: c_long, _first: u64, _second: u64) -> Option<BlockedCall> {
-    None
-}
-
-/// The sockets that would end this wait, and whether only a runtime has registered them.
-fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<(u64, bool)> {
+/// The sockets that would end the wait of a thread that is blocked in this system call, and whether only a runtime has
+/// registered them.
+fn waited_for(
+    (number, first, second): (c_long, u64, u64),
+    thread: Pid,
+    sought: &[SoughtSocket],
+) -> Vec<(u64, bool)> {
     let of = |fd: u64, what: fn(&SoughtSocket) -> bool| {
         let inode = descriptor::socket_inode(thread, RawFd::try_from(fd).ok()?);
         let sought = sought
@@ -159,30 +109,44 @@ fn waited_for(wait: BlockedCall, thread: Pid, sought: &[SoughtSocket]) -> Vec<(u
             .filter(|one| Some(one.inode) == inode && what(one));
         sought.map(|one| (one.inode, false)).next()
     };
-    match wait {
-        BlockedCall::Accept { fd } => of(fd, |one| !one.datagrams).into_iter().collect(),
-        BlockedCall::Receive { fd } => of(fd, |one| one.datagrams).into_iter().collect(),
-        BlockedCall::Epoll { fd } => {
-            let members = RawFd::try_from(fd).map(|set| descriptor::epoll_members(thread, set));
-            let members = members.unwrap_or_default().into_iter();
-            let readable = members.filter(|member| member.events & READABLE != 0);
-            let by_runtime = |events: u32| events & BY_RUNTIME == BY_RUNTIME;
-            let readable = readable.map(|member| (member.inode, by_runtime(member.events)));
-            let is_sought = |inode: u64| sought.iter().any(|one| one.inode == inode);
-            readable.filter(|(inode, _)| is_sought(*inode)).collect()
-        }
-        BlockedCall::Poll { set, length } => {
-            let length = usize::try_from(length).unwrap_or(SET).min(SET);
-            let set = polled(&memory::read(thread, set, length * 8).unwrap_or_default());
-            set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
-        }
-        BlockedCall::Select { set, length } => {
-            let length = usize::try_from(length).unwrap_or(SET).min(SET);
-            let set = memory::read(thread, set, length.div_ceil(64) * 8).unwrap_or_default();
-            let set = selected(&set, length);
-            set.into_iter().filter_map(|fd| of(fd, |_| true)).collect()
-        }
+    let any_of = |set: Vec<u64>| set.into_iter().filter_map(|fd| of(fd, |_| true)).collect();
+    let at_most = |length: u64| usize::try_from(length).unwrap_or(SET).min(SET);
+    let read = |set, bytes| memory::read(thread, set, bytes).unwrap_or_default();
+    let poll = |set, length| any_of(polled(&read(set, at_most(length) * 8)));
+    let select = |set, length| {
+        let length = at_most(length);
+        any_of(selected(&read(set, length.div_ceil(64) * 8), length))
+    };
+    match number {
+        libc::SYS_accept | libc::SYS_accept4 => Vec::from_iter(of(first, |one| !one.datagrams)),
+        libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_read
+        | libc::SYS_readv => Vec::from_iter(of(first, |one| one.datagrams)),
+        libc::SYS_epoll_pwait | EPOLL_PWAIT2 => registered(first, thread, sought),
+        libc::SYS_ppoll => poll(first, second),
+        libc::SYS_pselect6 => select(second, first),
+        // newer architectures lack these
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_epoll_wait => registered(first, thread, sought),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll => poll(first, second),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_select => select(second, first),
+        _ => Vec::new(),
     }
+}
+
+/// The same of a set of epoll(7).
+fn registered(set: u64, thread: Pid, sought: &[SoughtSocket]) -> Vec<(u64, bool)> {
+    let members = RawFd::try_from(set).map(|set| descriptor::epoll_members(thread, set));
+    let members = members.unwrap_or_default().into_iter();
+    let readable = members.filter(|member| member.events & READABLE != 0);
+    let by_runtime = |events: u32| events & BY_RUNTIME == BY_RUNTIME;
+    let readable = readable.map(|member| (member.inode, by_runtime(member.events)));
+    let is_sought = |inode: u64| sought.iter().any(|one| one.inode == inode);
+    readable.filter(|(inode, _)| is_sought(*inode)).collect()
 }
 
 /// The descriptors in an array of pollfd that are polled for reading.

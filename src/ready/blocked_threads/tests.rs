@@ -133,18 +133,6 @@ fn a_process_that_has_ended_does_not_count_as_unreadable() {
 }
 
 #[test]
-fn calls_that_wait_for_clients_are_known() {
-    let accept = wait(libc::SYS_accept4, 3, 0);
-    assert_eq!(accept, Some(BlockedCall::Accept { fd: 3 }));
-    let expected = BlockedCall::Poll {
-        set: 0x7f_fd00,
-        length: 2,
-    };
-    assert_eq!(wait(libc::SYS_ppoll, 0x7f_fd00, 2), Some(expected));
-    assert_eq!(wait(libc::SYS_getpid, 3, 0), None);
-}
-
-#[test]
 fn a_poll_waits_for_descriptors_polled_for_reading() {
     let entry =
         |fd: i32, events: u16| [&fd.to_ne_bytes()[..], &events.to_ne_bytes(), &[0; 2]].concat();
