@@ -56,35 +56,25 @@ impl ServerSocket {
         let Some(inode) = descriptor::socket_inode(caller.thread, fd) else {
             return Ok(None);
         };
-        if let Some(learned) = learned {
-            return Self::copy(caller, fd, inode, learned);
-        }
-        let socket = caller.descriptor(fd)?;
-        let Some((kind, v6)) = describe(socket.as_fd()) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
+        let flags = descriptor::flags(caller.thread, fd);
+        let Some(learned) = learned else {
+            let socket = caller.descriptor(fd)?;
             // another thread may have replaced the descriptor
-            inode: fstat(&socket)?.st_ino,
-            socket,
-            is_copy: false,
-            lacks: None,
-            kind,
-            v6,
-            flags: descriptor::flags(caller.thread, fd),
-        }))
-    }
-
-    fn copy(
-        caller: &Caller,
-        fd: RawFd,
-        inode: u64,
-        learned: &LearnedOptions,
-    ) -> io::Result<Option<Self>> {
+            let inode = fstat(&socket)?.st_ino;
+            return Ok(describe(socket.as_fd()).map(|(kind, v6)| Self {
+                socket,
+                is_copy: false,
+                lacks: None,
+                inode,
+                kind,
+                v6,
+                flags,
+            }));
+        };
         let Some((kind, v6)) = kind_at(&descriptor::path(caller.thread, fd))? else {
             return Ok(None);
         };
-        let (socket, flags) = (kind.make(v6)?, descriptor::flags(caller.thread, fd));
+        let socket = kind.make(v6)?;
         set_nonblocking(socket.as_fd(), flags & libc::O_NONBLOCK != 0)?;
         let mut lacks = learned.replay(caller, inode, socket.as_fd()).err();
         if caller.waits_on_by_epoll(fd, inode) {
