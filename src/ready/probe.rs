@@ -3,17 +3,16 @@
 //! A connection that was made proves nothing, because hotswap itself listens.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv};
+use nix::unistd::{read, write};
 
 use super::ReadyRequest;
 use crate::connections::{inet, unix};
 use crate::listener::ListenerId;
-use crate::socket::{inode_of, reset};
+use crate::socket::{bound_to, inet_address, inode_of, reset, set_nonblocking};
 use crate::supervisor::Time;
 use crate::sys;
 
@@ -30,9 +29,9 @@ pub enum ProbeProgress {
 }
 
 #[derive(Debug)]
-pub enum Probe {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub struct Probe {
+    connection: OwnedFd,
+    is_unix: bool,
 }
 
 impl Probe {
@@ -42,25 +41,17 @@ impl Probe {
     /// Those of getsockopt(2) and fcntl(2).
     pub fn new(connection: OwnedFd) -> io::Result<Self> {
         let domain = sys::socket_option(connection.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN)?;
-        let probe = if domain == libc::AF_UNIX {
-            Self::Unix(connection.into())
-        } else {
-            Self::Tcp(connection.into())
-        };
-        match &probe {
-            Self::Tcp(stream) => stream.set_nonblocking(true)?,
-            Self::Unix(stream) => stream.set_nonblocking(true)?,
-        }
-        Ok(probe)
+        set_nonblocking(connection.as_fd(), true)?;
+        let is_unix = domain == libc::AF_UNIX;
+        Ok(Self {
+            connection,
+            is_unix,
+        })
     }
 
     pub fn progress(&self) -> ProbeProgress {
-        let number = match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
-        };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(number, &mut [0], flags).map_err(io::Error::from) {
+        match recv(self.connection.as_raw_fd(), &mut [0], flags).map_err(io::Error::from) {
             // The server has sent something or has hung up. A connection that is never accepted is reset instead.
             Ok(_) => ProbeProgress::Accepted,
             Err(error) if error.kind() == ErrorKind::Interrupted => ProbeProgress::Waiting,
@@ -75,10 +66,12 @@ impl Probe {
 
     /// Whether a process holds the other end.
     fn is_accepted(&self) -> io::Result<bool> {
-        match self {
-            Self::Tcp(stream) => inet::is_accepted(stream.local_addr()?, stream.peer_addr()?),
-            Self::Unix(stream) => unix::has_owned_peer(inode_of(stream.as_fd())?),
+        if self.is_unix {
+            return unix::has_owned_peer(inode_of(self.connection.as_fd())?);
         }
+        let server: SockaddrStorage = getpeername(self.connection.as_raw_fd())?;
+        let server = inet_address(&server).ok_or(ErrorKind::NotConnected)?;
+        inet::is_accepted(bound_to(self.connection.as_fd())?, server)
     }
 }
 
@@ -87,27 +80,21 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         let waits = self.progress() == ProbeProgress::Waiting;
-        if let (Self::Tcp(stream), true) = (self, waits) {
-            reset(stream);
+        if waits && !self.is_unix {
+            reset(&self.connection);
         }
     }
 }
 
 impl Read for Probe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
+        Ok(read(&self.connection, buffer)?)
     }
 }
 
 impl Write for Probe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
+        Ok(write(&self.connection, bytes)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
