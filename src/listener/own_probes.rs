@@ -27,16 +27,24 @@ impl OwnProbes {
         self.0.push_front(canonical(from));
     }
 
-    /// Whether that client is one of them. Another one may have its port once it is closed.
-    pub fn have(&self, client: &OwnedFd) -> bool {
+    /// Whether one from there has not been taken off a queue.
+    pub fn wait(&self, from: SocketAddr) -> bool {
+        self.0.contains(&canonical(from))
+    }
+
+    /// Whether that client is one of them, which is then forgotten. Another one may have its port once it is closed.
+    pub fn take(&mut self, client: &OwnedFd) -> bool {
         let Some(peer) = peer_of(client).filter(|peer| self.0.contains(peer)) else {
             return false;
         };
         let here = bound_to(client.as_fd()).map(canonical);
         let its = here.and_then(|here| inode_of_server_end(here, peer));
-        its.is_ok_and(|its| {
-            let its = its.map(u64::from);
-            its.is_some_and(|its| descriptor::holds_any(Pid::this(), &HashSet::from([its]), None))
-        })
+        let its = its.ok().flatten().map(u64::from);
+        let is_ours =
+            its.is_some_and(|its| descriptor::holds_any(Pid::this(), &HashSet::from([its]), None));
+        if is_ours {
+            self.0.retain(|probe| *probe != peer);
+        }
+        is_ours
     }
 }

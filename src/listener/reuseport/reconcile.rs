@@ -195,10 +195,12 @@ impl ReuseportGroup {
         let sockets = self.sockets.iter();
         let spares = sockets.filter(|socket| spares.contains(&socket.inode));
         let (listener, to) = (self.address(), Destination::Inet(self.address.at));
+        context.probes.add(probe);
         let until = sys::now() + ON_THE_WAY;
         loop {
             for socket in spares.clone() {
-                if context.take_off_until(socket, &listener, &to, from) {
+                context.empty(socket, &listener, &to);
+                if !context.probes.wait(from) {
                     return Ok(Some(socket.inode));
                 }
             }
