@@ -3,7 +3,6 @@
 use nix::unistd::Pid;
 
 use super::Listeners;
-use super::context::ListenerContext;
 use super::muted;
 use crate::socket::inet::Family;
 use crate::supervisor::{Generation, Time};
@@ -18,14 +17,9 @@ impl Listeners {
 
     /// They go on, at another generation or at the same.
     pub(super) fn release_muted(&mut self, is_another: bool, now: Time) {
-        let ListenerContext {
-            muted,
-            relays,
-            watcher,
-            ..
-        } = &mut self.context;
-        relays.release(is_another, watcher);
-        muted.release(is_another, now);
+        let context = &mut self.context;
+        context.relays.release(is_another, &context.watcher);
+        context.muted.release(is_another, now);
     }
 
     /// Whether it is time for [`Listeners::look_at_muted`].
@@ -44,10 +38,12 @@ impl Listeners {
         self.relay_muted(now);
         let of = self.context.muted.of();
         let ports = of.map_or_else(Vec::new, |of| self.steered_ports(of));
-        let ListenerContext { muted, relays, .. } = &mut self.context;
-        muted.look_for_idle(&ports, processes, relays, now);
-        if !self.context.holds() {
-            self.context.muted.look_again(now);
+        let context = &mut self.context;
+        context
+            .muted
+            .look_for_idle(&ports, processes, &context.relays, now);
+        if !context.holds() {
+            context.muted.look_again(now);
         }
     }
 
@@ -67,20 +63,18 @@ impl Listeners {
     fn relay_muted(&mut self, now: Time) {
         let context = &mut self.context;
         if !context.holds() {
-            let ListenerContext {
-                muted,
-                relays,
-                watcher,
-                ..
-            } = context;
-            muted.go_on(self.serving, relays, watcher, now);
+            context
+                .muted
+                .go_on(self.serving, &mut context.relays, &context.watcher, now);
         }
     }
 
     pub(super) fn relay_muted_before_stop(&mut self, generation: Generation) {
         self.relay_muted(sys::now());
-        let ListenerContext { muted, relays, .. } = &mut self.context;
-        muted.read_before_stop(generation, relays);
+        let context = &mut self.context;
+        context
+            .muted
+            .read_before_stop(generation, &mut context.relays);
     }
 
     /// Gives all connections back to their servers, before an upgrade.

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::Pid;
 
@@ -19,7 +18,7 @@ use crate::connections::inet::{self, Activity};
 use crate::proc::{descriptor, process};
 use crate::record::plural;
 use crate::socket::inet::Family;
-use crate::socket::{Inode, inode_of, peer_of};
+use crate::socket::{Inode, inode_of, is_nonblocking, peer_of};
 use crate::supervisor::{Generation, Time};
 use crate::sys;
 
@@ -180,7 +179,7 @@ impl MutedConnections {
                 if !is_it || relays.comes_from(peer_of(&fd)) {
                     continue;
                 }
-                let waits = is_nonblocking(&fd)
+                let waits = is_nonblocking(fd.as_fd())
                     || reads
                         .get_or_insert_with(|| read_by(*process))
                         .contains(&number);
@@ -343,7 +342,7 @@ fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
 
 fn accepted_on(ports: &[(Family, u16)]) -> io::Result<Vec<inet::Connection>> {
     let mut accepted = Vec::new();
-    for family in [Family::V4, Family::V6] {
+    for family in Family::ALL {
         let of_family = ports.iter().filter(|port| port.0 == family);
         let numbers: Vec<u16> = of_family.map(|port| port.1).collect();
         if numbers.is_empty() {
@@ -354,11 +353,6 @@ fn accepted_on(ports: &[(Family, u16)]) -> io::Result<Vec<inet::Connection>> {
         accepted.extend(found.filter(|one| one.inode != 0));
     }
     Ok(accepted)
-}
-
-fn is_nonblocking(connection: &OwnedFd) -> bool {
-    let flags = fcntl(connection, FcntlArg::F_GETFL);
-    flags.is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
 }
 
 /// The descriptors that the threads of a process block on in a read. One that only begins to read once it is muted would
