@@ -307,8 +307,18 @@ impl Listeners {
     /// What still waits on this generation's sockets goes to the one that serves, before it is told to stop.
     pub fn relay_queue(&mut self, generation: Generation) -> Vec<Incident> {
         if !self.context.lets_nobody_in() {
-            for listener in &mut self.all {
-                listener.steering.relay_queue(generation, &mut self.context);
+            for Listener { steering, .. } in &self.all {
+                let is_elsewhere = steering
+                    .target()
+                    .is_none_or(|target| target.listens && target.owner != Some(generation));
+                let own = steering
+                    .socket_of(generation)
+                    .filter(|own| own.listens && steering.is_steered());
+                if let (Some(own), Some(to)) =
+                    (own.filter(|_| is_elsewhere), steering.destination())
+                {
+                    self.context.empty(own, &steering.address(), &to);
+                }
             }
         }
         self.relay_muted_before_stop(generation);

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::captured_address::BoundPath;
 use super::context::ListenerContext;
 use super::listening_socket::ListeningSocket;
+use super::relay::Destination;
 use super::unix_dir::{FileId, UnixDir};
 use crate::socket::Inode;
 use crate::socket::generation_socket::SocketKind;
@@ -97,9 +98,6 @@ pub trait Steering {
     /// generation; those on other sockets are taken off them.
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext);
 
-    /// Clients that still wait on this generation's own socket go to the one that serves.
-    fn relay_queue(&mut self, _: Generation, _: &mut ListenerContext) {}
-
     /// New connections wait on a socket of ours from now on, until the next cut-over.
     fn hold(&mut self, _: &mut ListenerContext) -> io::Result<()> {
         Ok(())
@@ -109,9 +107,6 @@ pub trait Steering {
     fn turn_away(&mut self, context: &mut ListenerContext) -> io::Result<()> {
         self.hold(context)
     }
-
-    /// While nobody is let in, clients that this generation has not accepted are reset.
-    fn turn_away_queue(&mut self, _: Generation, _: &mut ListenerContext) {}
 
     /// hotswap ends while a service manager keeps the target: nothing changes for clients that come to it.
     fn leave_kept(&mut self, _: &mut ListenerContext) {}
@@ -174,6 +169,14 @@ pub trait Steering {
     /// Its internet address, and a socket that tells its options.
     fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
         None
+    }
+
+    /// Where clients are relayed to that are to reach the target.
+    fn destination(&self) -> Option<Destination> {
+        match self.dir() {
+            Some(dir) => Some(Destination::Path(dir.path().to_owned())),
+            None => Some(Destination::Inet(self.inet()?.0)),
+        }
     }
 
     /// Whether only processes of one generation use its path: then no name is kept beside it.

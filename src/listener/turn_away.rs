@@ -1,7 +1,7 @@
 //! Keeps new clients out: while hotswap stops, and where nothing has served for long.
 
 use super::context::Intake;
-use super::{Incident, Listeners};
+use super::{Incident, Listener, Listeners};
 use crate::supervisor::{Generation, Refusal};
 
 impl Listeners {
@@ -33,10 +33,15 @@ impl Listeners {
     /// While nobody is let in, a generation that is to be told to stop gets no more clients from its queue.
     pub fn turn_away_queue(&mut self, generation: Generation) -> Vec<Incident> {
         if self.context.lets_nobody_in() {
-            for listener in &mut self.all {
-                listener
-                    .steering
-                    .turn_away_queue(generation, &mut self.context);
+            for Listener { steering, .. } in &self.all {
+                let kept = steering.target().filter(|_| self.context.keeps());
+                let kept = kept.map(|target| target.inode);
+                let own = steering
+                    .socket_of(generation)
+                    .filter(|own| steering.is_steered() && Some(own.inode) != kept);
+                if let Some(own) = own {
+                    self.context.turn_away_queue(own, &steering.address());
+                }
             }
         }
         self.context.take_incidents()

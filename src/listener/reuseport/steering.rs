@@ -220,28 +220,8 @@ impl Steering for ReuseportGroup {
         self.update_interests(context);
     }
 
-    fn relay_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
-        let target = self.members.target();
-        let mut sockets = self.sockets.iter();
-        let served = sockets.any(|socket| {
-            Some(socket.inode) == target && socket.listens && socket.owner != Some(generation)
-        });
-        let own = self.socket_of(generation).filter(|own| own.listens);
-        if let Some(own) = own.filter(|_| served) {
-            context.empty(own, &self.address(), &Destination::Inet(self.address.at));
-        }
-    }
-
     fn hold(&mut self, context: &mut ListenerContext) -> io::Result<()> {
         self.steer_to_spare(context)
-    }
-
-    fn turn_away_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
-        let target = self.members.target();
-        let own = self.socket_of(generation);
-        if let Some(own) = own.filter(|own| Some(own.inode) != target) {
-            context.turn_away_queue(own, &self.address());
-        }
     }
 
     fn leave_kept(&mut self, context: &mut ListenerContext) {

@@ -11,7 +11,6 @@ use crate::listener::captured_address::BoundPath;
 use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
 use crate::listener::listening_socket::ListeningSocket;
-use crate::listener::relay::Destination;
 use crate::listener::steering::Steering;
 use crate::listener::unix_dir::{FileId, UnixDir};
 use crate::socket::Inode;
@@ -149,16 +148,6 @@ impl Steering for UnixPath {
         }
     }
 
-    fn relay_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
-        let serves = self.target.and_then(|target| self.at(target));
-        let serving = serves.and_then(|at| self.sockets[at].socket.owner);
-        let own = self.socket_of(generation).filter(|own| own.listens);
-        if let Some(own) = own.filter(|_| serving != Some(generation)) {
-            let to = Destination::Path(self.dir.path().to_owned());
-            context.empty(own, &self.address(), &to);
-        }
-    }
-
     fn hold(&mut self, context: &mut ListenerContext) -> io::Result<()> {
         self.follow()?;
         let at = self.grow(HELD, context)?;
@@ -176,14 +165,6 @@ impl Steering for UnixPath {
         }
         self.turned_away = true;
         Ok(())
-    }
-
-    fn turn_away_queue(&mut self, generation: Generation, context: &mut ListenerContext) {
-        let kept = self.target.filter(|_| context.keeps());
-        let own = self.socket_of(generation);
-        if let Some(own) = own.filter(|own| Some(own.inode) != kept) {
-            context.turn_away_queue(own, &self.address());
-        }
     }
 
     fn leave_kept(&mut self, _: &mut ListenerContext) {
