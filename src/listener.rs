@@ -55,7 +55,7 @@ pub use captured_address::{BoundPath, CapturedAddress, PathEntry};
 pub use context::{ListenerContext, SocketOptions};
 use door::Door;
 pub use incident::Incident;
-pub use kept::{KeptAt, KeptSocket};
+pub use kept::{KeptAt, KeptSocket, KeptSockets};
 use link::Link;
 use listening_socket::ListeningSocket;
 pub use orphan::{OrphanPath, OrphanSocket, Orphans};

@@ -176,7 +176,7 @@ impl Listeners {
     /// What no `--listen` names was captured: clients wait there for the server that binds it. Without capture it is
     /// given up.
     pub fn adopt_kept(&mut self, captures: bool) {
-        for KeptSocket { socket, at } in self.context.kept.take_all() {
+        for KeptSocket { socket, at } in std::mem::take(&mut self.context.kept.0) {
             if !captures {
                 log::debug!("closing the kept socket of {at}");
                 continue;

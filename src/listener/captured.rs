@@ -201,11 +201,9 @@ impl Listeners {
         let context = &self.context;
         let share = context.options.share;
         let mut steering = match (asked.tcp(), dir) {
-            (Some(_), _) if !share && is_early => {
-                ListenerKind::Group(ReuseportGroup::hidden(socket, generation, context)?)
-            }
             (Some(_), _) if !share => {
-                ListenerKind::Group(ReuseportGroup::new(socket, Some(generation), context)?)
+                let owner = Some(generation);
+                ListenerKind::Group(ReuseportGroup::new(socket, owner, is_early, context)?)
             }
             (None, Some(dir)) if !share => {
                 ListenerKind::Path(UnixPath::captured(dir, generation, socket, context)?)

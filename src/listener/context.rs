@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::incident::Incident;
-use super::kept::{Awaited, KeptSocket, KeptSockets};
+use super::kept::{Awaited, KeptSockets};
 use super::listening_socket::{Interest, ListeningSocket};
 use super::muted::MutedConnections;
 use super::own_probes::OwnProbes;
@@ -94,12 +95,6 @@ impl ListenerContext {
         })
     }
 
-    /// What a service manager has kept is there for the listeners that are opened.
-    pub fn goes_on_with(mut self, kept: Vec<KeptSocket>) -> Self {
-        self.kept = KeptSockets::new(kept);
-        self
-    }
-
     pub fn incident(&mut self, incident: Incident) {
         self.incidents.push(incident);
     }
@@ -122,6 +117,13 @@ impl ListenerContext {
             self.incident(Incident::Stranger { listener, who });
         }
         std::mem::take(&mut self.incidents)
+    }
+
+    /// A socket that listens, watched from now on.
+    pub fn watched(&self, fd: OwnedFd, owner: Option<Generation>) -> io::Result<ListeningSocket> {
+        let mut socket = ListeningSocket::new(fd, owner)?;
+        self.watcher.watch(&mut socket, Some(Interest::Shutdown))?;
+        Ok(socket)
     }
 
     /// Like [`Watcher::watch`], when nothing can be done about a failure.

@@ -64,17 +64,9 @@ impl fmt::Display for KeptAt {
 
 /// Those that no listener has taken yet.
 #[derive(Default)]
-pub struct KeptSockets(Vec<KeptSocket>);
+pub struct KeptSockets(pub Vec<KeptSocket>);
 
 impl KeptSockets {
-    pub fn new(all: Vec<KeptSocket>) -> Self {
-        Self(all)
-    }
-
-    pub fn take_all(&mut self) -> Vec<KeptSocket> {
-        std::mem::take(&mut self.0)
-    }
-
     pub fn take_tcp(&mut self, wanted: &InetAddress) -> Option<OwnedFd> {
         self.take(|at| matches!(at, KeptAt::Tcp(address) if address.is_same(wanted)))
     }

@@ -225,7 +225,7 @@ impl Opening<'_> {
         let steering = if steering == SockType::Datagram || self.context.options.share {
             ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
         } else {
-            ListenerKind::Group(ReuseportGroup::new(fd, None, self.context)?)
+            ListenerKind::Group(ReuseportGroup::new(fd, None, false, self.context)?)
         };
         Ok((steering, bound))
     }

@@ -26,7 +26,6 @@ use hidden::Hidden;
 
 mod alone;
 mod hidden;
-mod kept;
 mod orphans;
 mod reconcile;
 mod spares;
@@ -57,51 +56,33 @@ pub struct ReuseportGroup {
 }
 
 impl ReuseportGroup {
-    /// A group of one: a bound socket, which listens from now on, of this generation or a spare.
+    /// A group of one: a bound socket, which listens from now on, of this generation or a spare. That of a candidate may
+    /// be hidden from clients until the cut-over.
     pub fn new(
         first: OwnedFd,
         owner: Option<Generation>,
+        is_hidden: bool,
         context: &ListenerContext,
     ) -> io::Result<Self> {
         let at = bound_to(first.as_fd())?;
         // a link-local address has the device of its scope
-        let mut group = Self::without_members(InetAddress::of(first.as_fd(), at)?);
-        group.is_captured = owner.is_some();
-        group.begin(first, owner, context)?;
+        let address = InetAddress::of(first.as_fd(), at)?;
+        let mut group = Self::without_members(address, owner.is_some());
+        if is_hidden {
+            group.begin_hidden(first.as_fd())?;
+        }
+        let first = group.listen(first, owner, context)?;
+        group.steer(first)?;
         Ok(group)
     }
 
-    /// The same of a candidate, hidden from clients until the cut-over.
-    pub fn hidden(
-        first: OwnedFd,
-        candidate: Generation,
-        context: &ListenerContext,
-    ) -> io::Result<Self> {
-        let at = bound_to(first.as_fd())?;
-        let mut group = Self::without_members(InetAddress::of(first.as_fd(), at)?);
-        group.is_captured = true;
-        group.begin_hidden(first.as_fd())?;
-        group.begin(first, Some(candidate), context)?;
-        Ok(group)
-    }
-
-    fn begin(
-        &mut self,
-        first: OwnedFd,
-        owner: Option<Generation>,
-        context: &ListenerContext,
-    ) -> io::Result<()> {
-        let first = self.listen(first, owner, context)?;
-        self.steer(first)
-    }
-
-    fn without_members(address: InetAddress) -> Self {
+    fn without_members(address: InetAddress, is_captured: bool) -> Self {
         Self {
             address,
             members: MemberIndex::default(),
             sockets: Vec::new(),
             strangers: HashSet::new(),
-            is_captured: false,
+            is_captured,
             hidden: None,
             is_wary: false,
             orphans: Vec::new(),
@@ -238,9 +219,7 @@ impl ReuseportGroup {
     ) -> io::Result<Inode> {
         self.hide_member(fd.as_fd())?;
         sys::listen(fd.as_fd(), context.options.backlog)?;
-        let mut socket = ListeningSocket::new(fd, owner)?;
-        let watched = context.watcher.watch(&mut socket, Some(Interest::Shutdown));
-        watched?;
+        let socket = context.watched(fd, owner)?;
         let inode = socket.inode;
         self.members.append(inode, role_of(&socket));
         self.sockets.push(socket);

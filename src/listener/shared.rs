@@ -70,12 +70,11 @@ impl SharedSocket {
     /// A socket that hotswap was given. What does not listen is kept as it is.
     pub fn inherited(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
         let at = SharedAddress::of(fd.as_fd());
-        let mut socket = ListeningSocket::new(fd, None)?;
-        if socket.listens {
-            context
-                .watcher
-                .watch(&mut socket, Some(Interest::Shutdown))?;
-        }
+        let socket = if listens(fd.as_fd()) {
+            context.watched(fd, None)?
+        } else {
+            ListeningSocket::new(fd, None)?
+        };
         Ok(Self {
             socket,
             at,
@@ -351,7 +350,7 @@ impl Drop for SharedSocket {
         if let Some((dir, file)) = &self.path
             && !handoff::may_go_back()
         {
-            dir.remove_if(*file);
+            dir.remove_if(dir.name(), *file);
             dir.remove(&dir.beside(NOBODYS));
         }
     }

@@ -89,10 +89,8 @@ impl UnixDir {
     /// # Errors
     /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is not a socket.
     pub fn take(path: &Path) -> io::Result<Self> {
-        let mut dir = Self::of(path)?;
-        dir.lock()?;
+        let dir = Self::take_over(path)?;
         dir.check_free()?;
-        dir.sweep(|_| false);
         Ok(dir)
     }
 
@@ -350,10 +348,10 @@ impl UnixDir {
         let _ = retry(|| unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir));
     }
 
-    /// Removes the path, if it is still this file.
-    pub fn remove_if(&self, file: FileId) {
-        if self.has(&self.name, file) {
-            self.remove(&self.name);
+    /// The same, if it is still this file.
+    pub fn remove_if(&self, name: &OsStr, file: FileId) {
+        if self.has(name, file) {
+            self.remove(name);
         }
     }
 

@@ -139,9 +139,6 @@ impl UnixPath {
         if self.target.is_none() {
             self.target = Some(inode);
         }
-        if let Some(at) = self.at(inode) {
-            self.sockets[at].has_attributes = true;
-        }
         self.note_attributes(Some(generation));
         Ok(())
     }
@@ -155,8 +152,12 @@ impl UnixPath {
         let name = name.ok_or(Errno::EBADF)?.clone();
         let has_its_own = own.is_some_and(|own| own.has_attributes);
         let live = self.live_file();
-        if !has_its_own && live.is_some_and(|live| self.dir.has(self.dir.name(), live)) {
-            self.dir.copy_mode_and_owner(&name)?;
+        // its server may have changed them
+        if !has_its_own
+            && live.is_some_and(|live| self.dir.has(self.dir.name(), live))
+            && let Ok(found) = self.dir.attributes(self.dir.name())
+        {
+            self.dir.set_attributes(&name, found)?;
         }
         self.lead_to(inode, &name)?;
         self.note_attributes(None);
@@ -216,16 +217,13 @@ impl UnixPath {
         file: FileId,
         context: &ListenerContext,
     ) -> io::Result<Inode> {
-        let mut socket = ListeningSocket::new(fd, owner)?;
-        context
-            .watcher
-            .watch(&mut socket, Some(Interest::Shutdown))?;
+        let socket = context.watched(fd, owner)?;
         let inode = socket.inode;
         self.sockets.push(NamedSocket {
             socket,
             name,
             file,
-            has_attributes: false,
+            has_attributes: owner.is_some(),
         });
         Ok(inode)
     }
@@ -234,31 +232,26 @@ impl UnixPath {
     fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.target;
         let listener = self.address();
-        self.sockets.retain_mut(
-            |NamedSocket {
-                 socket, name, file, ..
-             }| {
-                let is_target = Some(socket.inode) == target;
-                let abandoned = socket.owner.is_none() && !is_target;
-                let interest = if is_target && self.is_captured {
-                    Interest::Arrivals
-                } else {
-                    Interest::Shutdown
-                };
-                let mut wanted = socket.listens.then_some(interest);
-                let mut is_needed = true;
-                if abandoned {
-                    let to = Destination::Path(self.dir.path().to_owned());
-                    is_needed = socket.listens && !context.empty(socket, &listener, &to);
-                    wanted = is_needed.then(|| context.interest_in_spares());
-                    if self.dir.has(name, *file) {
-                        self.dir.remove(name);
-                    }
-                }
-                context.try_to_watch(socket, wanted, &listener);
-                is_needed
-            },
-        );
+        self.sockets.retain_mut(|named| {
+            let socket = &mut named.socket;
+            let is_target = Some(socket.inode) == target;
+            let abandoned = socket.owner.is_none() && !is_target;
+            let interest = if is_target && self.is_captured {
+                Interest::Arrivals
+            } else {
+                Interest::Shutdown
+            };
+            let mut wanted = socket.listens.then_some(interest);
+            let mut is_needed = true;
+            if abandoned {
+                let to = Destination::Path(self.dir.path().to_owned());
+                is_needed = socket.listens && !context.empty(socket, &listener, &to);
+                wanted = is_needed.then(|| context.interest_in_spares());
+                self.dir.remove_if(&named.name, named.file);
+            }
+            context.try_to_watch(socket, wanted, &listener);
+            is_needed
+        });
     }
 
     fn named(&self, generation: Generation) -> Option<&NamedSocket> {
@@ -279,10 +272,8 @@ impl Drop for UnixPath {
             return;
         }
         for NamedSocket { name, file, .. } in &self.sockets {
-            self.dir.remove_if(*file);
-            if self.dir.has(name, *file) {
-                self.dir.remove(name);
-            }
+            self.dir.remove_if(self.dir.name(), *file);
+            self.dir.remove_if(name, *file);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::cli::options::RunArgs;
 use crate::control::Control;
 use crate::control::socket_dirs::SocketDirs;
 use crate::handoff::Incoming;
-use crate::listener::{ListenerContext, ListenerId, Listeners, Orphans};
+use crate::listener::{KeptSockets, ListenerContext, ListenerId, Listeners, Orphans};
 use crate::program;
 use crate::ready::notify::NotifySocket;
 use crate::record::{Record, RecordKind};
@@ -37,7 +37,7 @@ impl Claimed {
     /// The name first: who has it may join what another one has left listening.
     pub fn at_start(
         args: &RunArgs,
-        context: ListenerContext,
+        mut context: ListenerContext,
         passed: Passed,
         directory: &OsStr,
     ) -> Result<Self> {
@@ -56,7 +56,7 @@ impl Claimed {
         let Passed {
             inherited, kept, ..
         } = passed;
-        let context = context.goes_on_with(kept);
+        context.kept = KeptSockets(kept);
         let opened = Listeners::open(&args.listen, context, inherited, orphans.as_ref());
         drop(orphans);
         match opened {

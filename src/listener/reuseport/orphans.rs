@@ -3,6 +3,10 @@
 //! The order of its members is unknown, but a member that joins is the last. The program that is still attached may name
 //! that very index: so the first to join is a spare of ours, a known index is attached at once, and only then may a
 //! candidate join.
+//!
+//! A group may also go on with a socket that a service manager has kept. While that socket lives, so do the group and its
+//! program, whatever dies. An index beyond the members is hashed over them, so the one that is left alone gets every
+//! client.
 
 use std::collections::HashSet;
 use std::io;
@@ -15,8 +19,8 @@ use super::{ReuseportGroup, too_many_strangers};
 use crate::connections::inet::inode_of_server_end;
 use crate::connections::listening::listening;
 use crate::listener::context::ListenerContext;
-use crate::listener::listening_socket::{Interest, ListeningSocket};
-use crate::listener::member_index::{MemberIndex, to_member, to_member_but_for};
+use crate::listener::listening_socket::ListeningSocket;
+use crate::listener::member_index::{MemberIndex, MemberRole, to_member, to_member_but_for};
 use crate::listener::orphan::{OrphanSocket, Orphans};
 use crate::listener::snapshot::Snapshot;
 use crate::retry::retry_while_blocked;
@@ -44,16 +48,15 @@ impl ReuseportGroup {
         kept: Option<OwnedFd>,
         context: &mut ListenerContext,
     ) -> io::Result<Self> {
-        let mut group = Self::without_members(address);
-        group.is_captured = is_captured;
+        let mut group = Self::without_members(address, is_captured);
         let mut others = group.join_as_last(context)?;
         group.orphans = orphans.at(&address);
         group.orphans.retain(|one| others.contains(&one.inode));
         if let Some(kept) = kept {
-            let kept = ListeningSocket::new(kept, None)?;
+            let inode = inode_of(kept.as_fd())?;
             // one that an orphan serves is that one's alone
-            if !group.is_orphan(Some(kept.inode)) && others.remove(&kept.inode) {
-                group.add_kept(kept, context)?;
+            if !group.is_orphan(Some(inode)) && others.remove(&inode) {
+                group.add_kept(context.watched(kept, None)?);
             }
         }
         group.meet_strangers(others, context);
@@ -72,7 +75,47 @@ impl ReuseportGroup {
         Ok(group)
     }
 
-    pub(super) fn meet_strangers(&mut self, others: HashSet<Inode>, context: &mut ListenerContext) {
+    /// Clients wait in it for the next generation, as in that of a generation that is dead.
+    ///
+    /// # Errors
+    /// Those of listen(2) and setsockopt(2), and of [`Self::join_as_last`].
+    pub fn kept(
+        address: InetAddress,
+        is_captured: bool,
+        socket: OwnedFd,
+        context: &mut ListenerContext,
+    ) -> io::Result<Self> {
+        let mut group = Self::without_members(address, is_captured);
+        // it may have been shut down
+        sys::listen(socket.as_fd(), context.options.backlog)?;
+        let kept = context.watched(socket, None)?;
+        let inode = kept.inode;
+        // where the kernel does not show who is there, nobody else is likely to be
+        if members(&address).map_or(1, |members| members.len()) == 1 {
+            group.members.append(inode, MemberRole::Spare);
+            group.sockets.push(kept);
+            group.steer(inode)?;
+        } else {
+            // the order of those that are there is unknown: clients come to one of ours that is not, until it is
+            let mut others = group.join_as_last(context)?;
+            others.remove(&inode);
+            group.add_kept(kept);
+            group.meet_strangers(others, context);
+            group.wait_in_spare(context);
+            group.find_out(context);
+        }
+        group.see_members(context);
+        group.update_interests(context);
+        Ok(group)
+    }
+
+    /// It was there before us, at an index that is found out when it is needed.
+    fn add_kept(&mut self, kept: ListeningSocket) {
+        self.members.set_role(kept.inode, MemberRole::Spare);
+        self.sockets.push(kept);
+    }
+
+    fn meet_strangers(&mut self, others: HashSet<Inode>, context: &mut ListenerContext) {
         for other in &others {
             if !self.is_orphan(Some(*other)) {
                 context.found_stranger(self.address.at.to_string(), *other);
@@ -83,7 +126,7 @@ impl ReuseportGroup {
     }
 
     /// Returns who was there before.
-    pub(super) fn join_as_last(&mut self, context: &ListenerContext) -> io::Result<HashSet<Inode>> {
+    fn join_as_last(&mut self, context: &ListenerContext) -> io::Result<HashSet<Inode>> {
         for _ in 0..ATTEMPTS {
             let before = members(&self.address)?;
             let spare = self.address.bind_in_group(true)?;
@@ -98,10 +141,7 @@ impl ReuseportGroup {
             if members(&self.address)? == expected {
                 let others: Vec<Inode> = before.iter().copied().collect();
                 self.members = MemberIndex::joined(&others, inode);
-                let mut spare = ListeningSocket::new(spare, None)?;
-                let interest = Some(Interest::Shutdown);
-                context.watcher.watch(&mut spare, interest)?;
-                self.sockets.push(spare);
+                self.sockets.push(context.watched(spare, None)?);
                 return Ok(before);
             }
         }
@@ -181,7 +221,7 @@ impl ReuseportGroup {
 }
 
 /// The sockets that listen there.
-pub(super) fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
+fn members(address: &InetAddress) -> io::Result<HashSet<Inode>> {
     let members = Snapshot::of(*address, Vec::new()).members;
     members.ok_or_else(|| io::Error::other("the kernel does not show who listens there"))
 }

@@ -103,27 +103,6 @@ impl ReuseportGroup {
         positions.any(|at| self.has_rested(at, now) && self.is_idle(at, snapshot, now))
     }
 
-    /// New connections go to a socket that only hotswap has.
-    pub(super) fn steer_to_spare(&mut self, context: &mut ListenerContext) -> io::Result<()> {
-        self.snapshot(context);
-        let spare = self.spare().find(|spare| {
-            let known = self.members.index_of(spare.inode).is_some();
-            spare.listens && known
-        });
-        let spare = match spare.map(|spare| spare.inode) {
-            Some(spare) => spare,
-            None => self.grow(context)?,
-        };
-        self.fill(spare, context)?;
-        self.make_sure(spare, context)?;
-        self.steer(spare)?;
-        if let Some(at) = self.position(spare) {
-            self.sockets[at].held |= context.holds();
-        }
-        self.update_interests(context);
-        Ok(())
-    }
-
     pub(super) fn spare(&self) -> impl Iterator<Item = &ListeningSocket> {
         let target = self.members.target();
         self.sockets
@@ -151,14 +130,13 @@ impl ReuseportGroup {
                 continue;
             }
             let idle = may_close && self.is_idle(at, snapshot, now);
-            let socket = &mut self.sockets[at];
-            if idle && context.watcher.watch(socket, None).is_ok() {
-                self.remove(inode, context);
-                if self.is_wary {
-                    break;
-                }
-            } else {
-                socket.rest_again(now);
+            if !idle {
+                self.sockets[at].rest_again(now);
+                continue;
+            }
+            self.remove(inode, context);
+            if self.is_wary {
+                break;
             }
         }
     }

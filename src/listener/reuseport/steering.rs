@@ -143,7 +143,7 @@ impl Steering for ReuseportGroup {
     fn park(&mut self, _: Generation, context: &mut ListenerContext) -> io::Result<Option<Inode>> {
         let before = self.members.target();
         if !self.is_waiting() {
-            self.steer_to_spare(context)?;
+            self.hold(context)?;
         }
         self.is_parked = true;
         let target = self.members.target();
@@ -220,8 +220,25 @@ impl Steering for ReuseportGroup {
         self.update_interests(context);
     }
 
+    /// New connections go to a socket that only hotswap has.
     fn hold(&mut self, context: &mut ListenerContext) -> io::Result<()> {
-        self.steer_to_spare(context)
+        self.snapshot(context);
+        let spare = self.spare().find(|spare| {
+            let known = self.members.index_of(spare.inode).is_some();
+            spare.listens && known
+        });
+        let spare = match spare.map(|spare| spare.inode) {
+            Some(spare) => spare,
+            None => self.grow(context)?,
+        };
+        self.fill(spare, context)?;
+        self.make_sure(spare, context)?;
+        self.steer(spare)?;
+        if let Some(at) = self.position(spare) {
+            self.sockets[at].held |= context.holds();
+        }
+        self.update_interests(context);
+        Ok(())
     }
 
     fn leave_kept(&mut self, context: &mut ListenerContext) {

@@ -9,7 +9,7 @@ use nix::sys::stat::FileStat;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use super::{UnixDir, is_socket};
+use super::UnixDir;
 use crate::proc;
 
 /// The mode and owner of a file, and when they or its names changed last: chmod(2) to the mode that it has is seen, too.
@@ -59,14 +59,6 @@ impl UnixDir {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
         }
         Ok(())
-    }
-
-    /// Gives what is under `to` the owner and the mode of what is at the path, which its server may have changed.
-    pub fn copy_mode_and_owner(&self, to: &OsStr) -> io::Result<()> {
-        match self.stat(&self.name)?.filter(is_socket) {
-            Some(live) => self.set_attributes(to, Attributes::of(&live)),
-            None => Ok(()),
-        }
     }
 
     pub fn attributes(&self, name: &OsStr) -> io::Result<Attributes> {

@@ -98,8 +98,8 @@ impl UnixPath {
             self.dir.link(self.dir.name(), &name)?;
             file = self.dir.file(&name)?;
             let bound = bound_name(kept.as_fd())?;
-            if bound != self.dir.name() && self.dir.has(&bound, file) {
-                self.dir.remove(&bound);
+            if bound != self.dir.name() {
+                self.dir.remove_if(&bound, file);
             }
             self.target = Some(inode);
         }

@@ -161,7 +161,7 @@ impl Steering for UnixPath {
             return self.hold(context);
         }
         if let Some(file) = self.live_file() {
-            self.dir.remove_if(file);
+            self.dir.remove_if(self.dir.name(), file);
         }
         self.turned_away = true;
         Ok(())
@@ -176,20 +176,15 @@ impl Steering for UnixPath {
     fn let_go(&mut self, generation: Generation, context: &mut ListenerContext) {
         let listener = self.address();
         let kept = self.target.filter(|_| context.keeps());
-        self.sockets.retain_mut(
-            |NamedSocket {
-                 socket, name, file, ..
-             }| {
-                let theirs = socket.owner == Some(generation) && Some(socket.inode) != kept;
-                if theirs {
-                    context.try_to_watch(socket, None, &listener);
-                    if self.dir.has(name, *file) {
-                        self.dir.remove(name);
-                    }
-                }
-                !theirs
-            },
-        );
+        self.sockets.retain_mut(|named| {
+            let socket = &mut named.socket;
+            let theirs = socket.owner == Some(generation) && Some(socket.inode) != kept;
+            if theirs {
+                context.try_to_watch(socket, None, &listener);
+                self.dir.remove_if(&named.name, named.file);
+            }
+            !theirs
+        });
     }
 
     /// A connection to this generation's socket alone, by the name beside the path.
@@ -244,8 +239,8 @@ impl Steering for UnixPath {
     fn set_private(&mut self, private: bool) -> io::Result<()> {
         if private && !self.private {
             for NamedSocket { name, file, .. } in &self.sockets {
-                if *name != *self.dir.name() && self.dir.has(name, *file) {
-                    self.dir.remove(name);
+                if *name != *self.dir.name() {
+                    self.dir.remove_if(name, *file);
                 }
             }
         }
