@@ -1,6 +1,6 @@
 //! How many connections a generation has, and how many of them are busy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use nix::unistd::Pid;
@@ -231,56 +231,40 @@ fn descriptors(pids: &[Pid]) -> usize {
 
 /// The connections on these sockets, of any process, without those that are still in a TCP queue.
 fn find(held: &[GenerationSocket]) -> io::Result<Vec<FoundConnection>> {
-    let (mut ports, mut paths) = (Vec::new(), Vec::new());
-    for one in held {
-        match one.kind {
-            SocketKind::Tcp { port } => {
-                ports.extend(one.family.map(|family| (family, port, one.steered)));
-            }
-            SocketKind::Unix | SocketKind::Abstract => paths.push((one.inode, one.steered)),
-            SocketKind::Udp { .. } | SocketKind::Other => {}
-        }
-    }
+    let tcp = |one: &GenerationSocket| Some((one.family?, one.kind.tcp_port()?));
+    let mut ports: Vec<_> = held.iter().filter_map(tcp).collect();
     ports.sort_unstable();
     ports.dedup();
-    let mut found = Vec::new();
-    for ports in ports.chunk_by(|one, next| one.0 == next.0) {
-        let Some((family, ..)) = ports.first() else {
-            continue;
-        };
-        let numbers: Vec<u16> = ports.iter().map(|(_, port, _)| *port).collect();
-        let accepted = inet::connections(*family, &numbers)?;
-        let accepted = accepted.into_iter().filter(|(_, one)| one.inode != 0);
-        found.extend(accepted.map(|(port, one)| FoundConnection {
-            inode: one.inode,
-            received: one.received,
-            activity: if ports.contains(&(*family, port, true)) {
-                one.activity
+    let of_steered = held.iter().filter(|one| one.steered);
+    let steered: HashSet<_> = of_steered.filter_map(tcp).collect();
+    let accepted = inet::accepted(&ports)?.into_iter();
+    let accepted = accepted.map(|(at, one)| FoundConnection {
+        inode: one.inode,
+        received: one.received,
+        activity: if steered.contains(&at) {
+            one.activity
+        } else {
+            Activity::Quiet
+        },
+        is_certain: false,
+        client: ClientEnd::Tcp(at.0, one.ends),
+    });
+    let mut found: Vec<_> = accepted.collect();
+    let is_unix = |kind| matches!(kind, SocketKind::Unix | SocketKind::Abstract);
+    for listener in held.iter().filter(|one| is_unix(one.kind)) {
+        let accepted = unix::connections(listener.inode)?.into_iter();
+        found.extend(accepted.map(|(inode, client)| FoundConnection {
+            inode,
+            received: 0,
+            // The kernel does not count what is sent on a unix connection: it is busy as long as it is open.
+            activity: if listener.steered {
+                Activity::Unsure
             } else {
                 Activity::Quiet
             },
-            is_certain: false,
-            client: ClientEnd::Tcp(*family, one.ends),
+            is_certain: listener.steered,
+            client: ClientEnd::Unix(client),
         }));
-    }
-    for (inode, steered) in paths {
-        // The kernel does not count what is sent on a unix connection: it is busy as long as it is open.
-        let activity = if steered {
-            Activity::Unsure
-        } else {
-            Activity::Quiet
-        };
-        found.extend(
-            unix::connections(inode)?
-                .into_iter()
-                .map(|(inode, client)| FoundConnection {
-                    inode,
-                    received: 0,
-                    activity,
-                    is_certain: steered,
-                    client: ClientEnd::Unix(client),
-                }),
-        );
     }
     Ok(found)
 }

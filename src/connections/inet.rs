@@ -60,21 +60,27 @@ pub enum Activity {
     Quiet,
 }
 
-/// Every connection of any process whose local port is one of these, with that port.
+/// Every connection that any process has accepted on one of these ports, with that port.
 ///
 /// # Errors
 /// Those of the sock_diag(7) answer.
-pub fn connections(family: Family, ports: &[u16]) -> io::Result<Vec<(u16, Connection)>> {
+pub fn accepted(ports: &[(Family, u16)]) -> io::Result<Vec<((Family, u16), Connection)>> {
     let mut found = Vec::new();
-    // Each request takes the kernel through its whole table, so many are combined into one.
-    let asked = if ports.len() > FEW { &[0] } else { ports };
-    for port in asked {
-        let request = request(family, STATES, *port, &[0; 34]);
-        sock_diag::ask(&request, Scope::All, |message| {
-            found.extend(local_port(message).zip(parse(message)));
-        })?;
+    for ports in Family::ALL.map(|family| ports.iter().filter(move |port| port.0 == family)) {
+        let mut asked: Vec<_> = ports.copied().collect();
+        // Each request takes the kernel through its whole table, so many are combined into one.
+        if asked.len() > FEW {
+            asked = vec![(asked[0].0, 0)];
+        }
+        for (family, port) in asked {
+            let request = request(family, STATES, port, &[0; 34]);
+            sock_diag::ask(&request, Scope::All, |message| {
+                let at = local_port(message).map(|port| (family, port));
+                found.extend(at.zip(parse(message)));
+            })?;
+        }
     }
-    found.retain(|(port, _)| ports.contains(port));
+    found.retain(|(at, one)| one.inode != 0 && ports.contains(at));
     Ok(found)
 }
 

@@ -155,25 +155,17 @@ impl MutedConnections {
         let mut idle = idle_on(ports)?;
         idle.retain(|inode| !self.all.contains_key(inode) && !self.relayed.contains_key(inode));
         let mut muted = Vec::new();
-        let mut denied = None;
+        let mut done = Ok(());
         for process in processes {
-            if idle.is_empty() || denied.is_some() {
+            if idle.is_empty() || done.is_err() {
                 break;
             }
-            // one that has just ended has none
-            let Ok(pidfd) = sys::pidfd_open(*process, *process) else {
-                continue;
-            };
             let mut reads = None;
-            for (inode, number) in descriptor::places_of(*process, &idle).unwrap_or_default() {
-                let fd = match sys::pidfd_getfd(pidfd.as_fd(), number) {
-                    Ok(fd) => fd,
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        denied = Some(error);
-                        break;
-                    }
-                    Err(_) => continue,
-                };
+            let found = duplicates(*process, &idle);
+            for (inode, number, fd) in found.unwrap_or_else(|denied| {
+                done = Err(denied);
+                Vec::new()
+            }) {
                 // the number may be another one's by now; what is relayed waits at the relay
                 let is_it = inode_of(fd.as_fd()).is_ok_and(|found| found == inode);
                 if !is_it || relays.comes_from(peer_of(&fd)) {
@@ -213,7 +205,7 @@ impl MutedConnections {
             let held = plural(self.all.len() - before, "keep-alive connection");
             log::debug!("holding {held}");
         }
-        denied.map_or(Ok(()), Err)
+        done
     }
 
     /// Looks at what clients have sent: the serving generation gets its own connections back, and those of others are
@@ -314,16 +306,11 @@ impl MutedConnections {
 /// Gives back what a hotswap that was killed has left muted at these ports of these processes. No server is known to set
 /// SO_RCVLOWAT itself; one that did would only be woken early.
 pub fn unmute_left(ports: &[(Family, u16)], processes: &[Pid]) {
-    let open = accepted_on(ports).unwrap_or_default();
-    let open: HashSet<Inode> = open.iter().map(|one| one.inode).collect();
+    let open = inet::accepted(ports).unwrap_or_default();
+    let open = open.iter().map(|(_, one)| one.inode).collect();
     for process in processes {
-        let Ok(pidfd) = sys::pidfd_open(*process, *process) else {
-            continue;
-        };
-        for (_, number) in descriptor::places_of(*process, &open).unwrap_or_default() {
-            let Ok(fd) = sys::pidfd_getfd(pidfd.as_fd(), number) else {
-                continue; // closed meanwhile, or nothing could be muted either
-            };
+        // where that is denied, nothing could be muted either
+        for (.., fd) in duplicates(*process, &open).unwrap_or_default() {
             let wakes_at = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT);
             if wakes_at.is_ok_and(|bytes| bytes > 1) {
                 set_wake_up(fd.as_fd(), 1);
@@ -335,24 +322,28 @@ pub fn unmute_left(ports: &[(Family, u16)], processes: &[Pid]) {
 /// The accepted connections of these ports whose servers have read all that came, and have sent something last. An answer
 /// may still go on: for that nothing need be read.
 fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
-    let idle = accepted_on(ports)?.into_iter();
-    let idle = idle.filter(|one| one.activity != Activity::Busy);
-    Ok(idle.map(|one| one.inode).collect())
+    let idle = inet::accepted(ports)?.into_iter();
+    let idle = idle.filter(|(_, one)| one.activity != Activity::Busy);
+    Ok(idle.map(|(_, one)| one.inode).collect())
 }
 
-fn accepted_on(ports: &[(Family, u16)]) -> io::Result<Vec<inet::Connection>> {
-    let mut accepted = Vec::new();
-    for family in Family::ALL {
-        let of_family = ports.iter().filter(|port| port.0 == family);
-        let numbers: Vec<u16> = of_family.map(|port| port.1).collect();
-        if numbers.is_empty() {
-            continue;
+/// The descriptors of these sockets that a process has, and duplicates of them. One that has just ended has none.
+///
+/// # Errors
+/// If it may not be asked for them.
+fn duplicates(process: Pid, of: &HashSet<Inode>) -> io::Result<Vec<(Inode, RawFd, OwnedFd)>> {
+    let mut found = Vec::new();
+    let Ok(pidfd) = sys::pidfd_open(process, process) else {
+        return Ok(found);
+    };
+    for (inode, number) in descriptor::places_of(process, of).unwrap_or_default() {
+        match sys::pidfd_getfd(pidfd.as_fd(), number) {
+            Ok(fd) => found.push((inode, number, fd)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => {} // closed meanwhile
         }
-        let found = inet::connections(family, &numbers)?.into_iter();
-        let found = found.map(|(_, one)| one);
-        accepted.extend(found.filter(|one| one.inode != 0));
     }
-    Ok(accepted)
+    Ok(found)
 }
 
 /// The descriptors that the threads of a process block on in a read. One that only begins to read once it is muted would

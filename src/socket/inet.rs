@@ -14,7 +14,7 @@ pub const SO_BINDTOIFINDEX: i32 = 62;
 
 /// Which of the kernel's two tables a socket is in: an accepted connection is in that of its listener, whatever the
 /// client spoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     V4,
     V6,
