@@ -6,6 +6,7 @@
 
 mod adopt;
 mod beside;
+mod bound_address;
 mod captured;
 mod captured_address;
 mod context;
@@ -47,7 +48,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::polled::Polled;
 use crate::socket::Inode;
-use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
 pub use beside::{beside, numbers_beside, without_number};
 pub use captured::{BindPlan, Replacement};
@@ -257,13 +257,13 @@ impl Listeners {
         }
         let again = self.context.can_go_on(now);
         if again || self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.with_snapshots(|all, context| {
+            self.with_snapshots(true, |all, context| {
                 for listener in all {
                     listener.steering.look(now, context);
                 }
             });
             // closed first, so that a stranger that joins next comes after them
-            self.with_snapshots(|all, context| {
+            self.with_snapshots(true, |all, context| {
                 for listener in all {
                     listener.steering.recognize(context);
                 }
@@ -272,33 +272,19 @@ impl Listeners {
         self.context.take_incidents()
     }
 
-    /// Does something to all listeners, with one look at the kernel's tables.
+    /// Does something to all listeners, with one look at the kernel's tables: at who listens, and `with_spares` at which
+    /// of those are idle.
     fn with_snapshots<T>(
         &mut self,
+        with_spares: bool,
         does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
     ) -> T {
         let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.steering.to_look_at());
-        self.with_snapshots_of(&asked.collect::<Vec<_>>(), does)
-    }
-
-    /// The same, without a look at which spares are idle.
-    fn with_members_seen<T>(
-        &mut self,
-        does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
-    ) -> T {
-        let asked = self.all.iter();
-        let asked = asked.filter_map(|listener| listener.steering.to_look_at());
-        let asked = asked.map(|(address, _)| (address, Vec::new()));
-        self.with_snapshots_of(&asked.collect::<Vec<_>>(), does)
-    }
-
-    fn with_snapshots_of<T>(
-        &mut self,
-        asked: &[(InetAddress, Vec<Inode>)],
-        does: impl FnOnce(&mut [Listener], &mut ListenerContext) -> T,
-    ) -> T {
-        self.context.snapshots = Snapshots::of(asked);
+        let mut asked: Vec<_> = asked.filter_map(|one| one.steering.to_look_at()).collect();
+        if !with_spares {
+            asked.iter_mut().for_each(|(_, spares)| spares.clear());
+        }
+        self.context.snapshots = Snapshots::of(&asked);
         let done = does(&mut self.all, &mut self.context);
         self.context.snapshots = Snapshots::default();
         done

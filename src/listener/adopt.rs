@@ -54,7 +54,7 @@ impl Listeners {
             if self.all.iter().any(known) {
                 continue;
             }
-            let path_use = Some(PathUse::new(one.socket.generation));
+            let path_use = Some(PathUse::new(one.socket.generation, false));
             let (there, kept) = (
                 orphans.at_path(&one.path),
                 self.context.kept.take_path(&one.path),

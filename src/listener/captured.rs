@@ -184,12 +184,8 @@ impl Listeners {
             habits.asks_first.push(habits.let_go.remove(at));
         }
         let may_be_private = path.is_some() || matches!(asked, CapturedAddress::Abstract(_));
-        let path_use = may_be_private.then(|| PathUse::new(generation));
-        let path_use = if habits.bound_before.contains(asked) {
-            path_use.map(PathUse::remembered)
-        } else {
-            path_use
-        };
+        let was_bound = habits.bound_before.contains(asked);
+        let path_use = may_be_private.then(|| PathUse::new(generation, was_bound));
         let dir = match (asked, path) {
             (CapturedAddress::Path(entry), Some(BoundPath { directory, .. })) => {
                 let (name, path) = (entry.name.clone(), entry.path.clone());
@@ -310,17 +306,13 @@ impl Listeners {
         &mut self,
         is_useless: impl Fn(&Listener, &ListenerContext) -> bool,
     ) -> Vec<String> {
-        let (forget, keep) = std::mem::take(&mut self.all)
-            .into_iter()
-            .partition(|one| one.captured.is_some() && is_useless(one, &self.context));
-        self.all = keep;
-        let forget: Vec<Listener> = forget;
-        let close = |mut listener: Listener| {
-            let address = listener.steering.address();
+        let is_useless =
+            |one: &mut Listener| one.captured.is_some() && is_useless(one, &self.context);
+        let mut useless: Vec<Listener> = self.all.extract_if(.., is_useless).collect();
+        for listener in &mut useless {
             listener.steering.close(&mut self.context);
-            address
-        };
-        forget.into_iter().map(close).collect()
+        }
+        useless.iter().map(|one| one.steering.address()).collect()
     }
 }
 

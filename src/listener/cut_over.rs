@@ -42,7 +42,7 @@ impl Listeners {
         for Listener { steering, .. } in &mut self.all {
             steering.keep_up(Some(generation), &mut self.context);
         }
-        self.with_members_seen(|all, context| {
+        self.with_snapshots(false, |all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.steering.prepare(generation, context))
         })?;
@@ -111,7 +111,7 @@ impl Listeners {
             .collect();
         self.context.intake = Intake::Held;
         self.begin_to_mute(sys::now());
-        self.with_snapshots(|all, context| {
+        self.with_snapshots(true, |all, context| {
             for Listener { id, steering, .. } in all {
                 if !steering.is_steered() {
                     context.cannot_hold(steering.address());
@@ -145,7 +145,7 @@ impl Listeners {
         if due.is_empty() {
             return Ok(());
         }
-        self.with_snapshots(|all, context| {
+        self.with_snapshots(true, |all, context| {
             for listener in all.iter_mut().filter(|one| due.contains(&one.id)) {
                 listener
                     .steering
@@ -186,11 +186,7 @@ impl Listeners {
 
     /// Verifies the indexes of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
-        let mut all = self.all.iter();
-        if all.all(|listener| listener.steering.is_settled(generation)) {
-            return Ok(());
-        }
-        self.with_members_seen(|all, context| {
+        self.with_snapshots(false, |all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.steering.settle(generation, context))
         })

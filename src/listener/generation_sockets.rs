@@ -35,7 +35,7 @@ impl Listeners {
         // between the processes of a generation, nobody waits for the next one
         let private = self.all.iter().filter(|one| !self.counts(one));
         let private: Vec<ListenerId> = private.map(|one| one.id).collect();
-        self.with_snapshots(|all, context| {
+        self.with_snapshots(true, |all, context| {
             for listener in all {
                 if listener.captured.is_none() {
                     let fd = listener

@@ -3,18 +3,15 @@
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{SockType, UnixAddr, getsockname};
-
 use super::ListenerId;
 use super::beside::without_number;
-use crate::socket::bound_to;
+use super::bound_address::BoundAddress;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::Time;
-use crate::sys;
 
 /// One that has come back.
 pub struct KeptSocket {
@@ -33,22 +30,14 @@ pub enum KeptAt {
 impl KeptAt {
     /// `None` if it is of no kind that is kept.
     pub fn of(socket: BorrowedFd) -> Option<Self> {
-        let option = |level, name| sys::socket_option(socket, level, name).ok();
-        if option(libc::SOL_SOCKET, libc::SO_TYPE)? != SockType::Stream as i32 {
-            return None;
-        }
-        match option(libc::SOL_SOCKET, libc::SO_DOMAIN)? {
-            libc::AF_INET | libc::AF_INET6 => {
-                let address = InetAddress::of(socket, bound_to(socket).ok()?);
-                address.ok().map(Self::Tcp)
-            }
-            libc::AF_UNIX => {
-                let bound: UnixAddr = getsockname(socket.as_raw_fd()).ok()?;
+        match BoundAddress::of(socket) {
+            BoundAddress::Tcp(at) => InetAddress::of(socket, at).ok().map(Self::Tcp),
+            BoundAddress::Unix(bound) => {
                 let bound = bound.path().filter(|bound| bound.is_absolute())?;
                 let name = without_number(bound.file_name()?);
                 Some(Self::Path(bound.with_file_name(name)))
             }
-            _ => None,
+            BoundAddress::Udp(_) | BoundAddress::Unknown => None,
         }
     }
 }

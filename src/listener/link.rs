@@ -59,7 +59,7 @@ impl Listeners {
         let bound_by_one = |listener: &&Listener| self.is_of_one_generation(listener);
         let mut all = self.all.iter().filter(bound_by_one);
         let from = all.clone().find(|listener| listener.id == of)?;
-        let names_process = from.path_use.is_some_and(|used| used.names_process());
+        let names_process = from.path_use.is_some_and(|used| used.names_process);
         let mut links = self.links.iter().flat_map(|(_, links)| links);
         let is_led_to = links.any(|link| link.of == of);
         if !(nothing_serves || names_process || is_led_to) {
@@ -76,7 +76,7 @@ impl Listeners {
 
     /// A path that is not known by another name, and that no other generation has bound.
     fn is_of_one_generation(&self, listener: &Listener) -> bool {
-        let alone = listener.path_use.is_some_and(|used| !used.is_shared());
+        let alone = listener.path_use.is_some_and(|used| !used.shared);
         let has_one_name = (listener.steering.dir()).is_some_and(|dir| dir.names().count() == 1);
         alone && has_one_name && self.counts(listener)
     }

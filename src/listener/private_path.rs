@@ -21,33 +21,19 @@ pub struct PathUse {
     first: Generation,
     since: Time,
     /// The path contains the pid of a process of its generation.
-    names_process: bool,
+    pub names_process: bool,
     /// A second generation has bound the very same path.
-    shared: bool,
+    pub shared: bool,
 }
 
 impl PathUse {
-    pub fn new(first: Generation) -> Self {
+    pub fn new(first: Generation, shared: bool) -> Self {
         Self {
             first,
             since: sys::now(),
             names_process: false,
-            shared: false,
+            shared,
         }
-    }
-
-    pub fn is_shared(&self) -> bool {
-        self.shared
-    }
-
-    pub fn names_process(&self) -> bool {
-        self.names_process
-    }
-
-    /// A generation before the first has bound it.
-    pub fn remembered(mut self) -> Self {
-        self.shared = true;
-        self
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Its flags are never changed, since the serving generation would see it.
 
-mod address;
-
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, bind};
 use serde::{Deserialize, Serialize};
 
+use super::bound_address::BoundAddress;
 use super::captured_address::BoundPath;
 use super::context::ListenerContext;
 use super::incident::Incident;
@@ -26,7 +25,6 @@ use crate::socket::generation_socket::SocketKind;
 use crate::socket::{Inode, listens, unix_stream};
 use crate::supervisor::{Generation, SocketChoice, Time};
 use crate::sys;
-use address::SharedAddress;
 
 /// The number of the name beside a shared path: no generation has it.
 const NOBODYS: u32 = 0;
@@ -36,7 +34,7 @@ pub struct SharedSocket {
     socket: ListeningSocket,
     /// Read from the socket.
     #[serde(skip)]
-    at: SharedAddress,
+    at: BoundAddress,
     /// A path of ours, and the file that is ours there.
     path: Option<(UnixDir, FileId)>,
     had_by: BTreeSet<Generation>,
@@ -69,7 +67,7 @@ impl SharedSocket {
 
     /// A socket that hotswap was given. What does not listen is kept as it is.
     pub fn inherited(fd: OwnedFd, context: &ListenerContext) -> io::Result<Self> {
-        let at = SharedAddress::of(fd.as_fd());
+        let at = BoundAddress::of(fd.as_fd());
         let socket = if listens(fd.as_fd()) {
             context.watched(fd, None)?
         } else {
@@ -135,7 +133,7 @@ impl SharedSocket {
     }
 
     fn is_tcp(&self) -> bool {
-        matches!(self.at, SharedAddress::Tcp(_))
+        matches!(self.at, BoundAddress::Tcp(_))
     }
 
     /// A new socket at the same unix address; whoever had the old one keeps it, and hears nothing from it.
@@ -148,14 +146,14 @@ impl SharedSocket {
                 *file = new;
                 fd
             }
-            (None, SharedAddress::Unix(address)) => {
+            (None, BoundAddress::Unix(address)) => {
                 let fd = unix_stream()?;
                 // the name goes with the last descriptor, which is this one
                 self.socket = ListeningSocket::new(fd.try_clone()?, None)?;
                 bind(fd.as_raw_fd(), address)?;
                 fd
             }
-            (None, SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown) => {
+            (None, BoundAddress::Tcp(_) | BoundAddress::Udp(_) | BoundAddress::Unknown) => {
                 return Err(Errno::EINVAL.into());
             }
         };
@@ -170,7 +168,7 @@ impl SharedSocket {
             return self.remake(context);
         }
         self.socket.listens = false;
-        if matches!(self.at, SharedAddress::Unix(_)) {
+        if matches!(self.at, BoundAddress::Unix(_)) {
             return Err(Errno::EINVAL.into());
         }
         sys::listen(self.socket.fd(), context.options.backlog)?;
@@ -182,15 +180,15 @@ impl SharedSocket {
 impl Steering for SharedSocket {
     fn kind(&self) -> SocketKind {
         match &self.at {
-            SharedAddress::Tcp(address) => SocketKind::Tcp {
+            BoundAddress::Tcp(address) => SocketKind::Tcp {
                 port: address.port(),
             },
-            SharedAddress::Udp(address) => SocketKind::Udp {
+            BoundAddress::Udp(address) => SocketKind::Udp {
                 port: address.port(),
             },
-            SharedAddress::Unix(address) if address.path().is_some() => SocketKind::Unix,
-            SharedAddress::Unix(_) => SocketKind::Abstract,
-            SharedAddress::Unknown => SocketKind::Other,
+            BoundAddress::Unix(address) if address.path().is_some() => SocketKind::Unix,
+            BoundAddress::Unix(_) => SocketKind::Abstract,
+            BoundAddress::Unknown => SocketKind::Other,
         }
     }
 
@@ -260,13 +258,13 @@ impl Steering for SharedSocket {
             return Err(Errno::ENOENT.into());
         }
         match &self.at {
-            SharedAddress::Tcp(address) => {
+            BoundAddress::Tcp(address) => {
                 let (probe, to) = client_of(*address)?;
                 connect_now(probe.as_fd(), to)?;
                 Ok(probe)
             }
-            SharedAddress::Unix(address) => unix_client(address),
-            SharedAddress::Udp(_) | SharedAddress::Unknown => Err(Errno::EOPNOTSUPP.into()),
+            BoundAddress::Unix(address) => unix_client(address),
+            BoundAddress::Udp(_) | BoundAddress::Unknown => Err(Errno::EOPNOTSUPP.into()),
         }
     }
 
@@ -297,7 +295,7 @@ impl Steering for SharedSocket {
     }
 
     fn resume(&mut self, context: &mut ListenerContext) {
-        self.at = SharedAddress::of(self.socket.fd());
+        self.at = BoundAddress::of(self.socket.fd());
         let listener = self.address();
         if self.socket.listens
             && let Err(error) = self.watch(context)
@@ -308,10 +306,10 @@ impl Steering for SharedSocket {
 
     fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
         match &self.at {
-            SharedAddress::Tcp(address) | SharedAddress::Udp(address) => {
+            BoundAddress::Tcp(address) | BoundAddress::Udp(address) => {
                 Some((*address, self.socket.fd()))
             }
-            SharedAddress::Unix(_) | SharedAddress::Unknown => None,
+            BoundAddress::Unix(_) | BoundAddress::Unknown => None,
         }
     }
 
@@ -339,8 +337,8 @@ impl Steering for SharedSocket {
 
     fn abstract_name(&self) -> Option<&[u8]> {
         match &self.at {
-            SharedAddress::Unix(address) => address.as_abstract(),
-            SharedAddress::Tcp(_) | SharedAddress::Udp(_) | SharedAddress::Unknown => None,
+            BoundAddress::Unix(address) => address.as_abstract(),
+            BoundAddress::Tcp(_) | BoundAddress::Udp(_) | BoundAddress::Unknown => None,
         }
     }
 }

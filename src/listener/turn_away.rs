@@ -18,7 +18,7 @@ impl Listeners {
 
     pub(super) fn steer_away(&mut self) -> Vec<Incident> {
         let waits = self.context.holds();
-        self.with_snapshots(|all, context| {
+        self.with_snapshots(true, |all, context| {
             let all = all.iter_mut().map(|listener| &mut listener.steering);
             for steering in all.filter(|steering| !waits || !steering.is_waiting()) {
                 if let Err(error) = steering.turn_away(context) {

@@ -1,6 +1,5 @@
 //! The spare sockets of a group: which may be closed, and when.
 
-use std::io;
 use std::time::Duration;
 
 use super::ReuseportGroup;

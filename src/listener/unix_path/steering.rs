@@ -266,8 +266,6 @@ impl Steering for UnixPath {
 
     /// The file that clients reach, under all of its names.
     fn live_file(&self) -> Option<FileId> {
-        let target = self.target?;
-        let own = self.at(target).map(|at| self.sockets[at].file);
-        own.or_else(|| Some(self.orphan(target)?.file))
+        self.live_name().map(|(_, file, _)| file)
     }
 }

@@ -109,7 +109,7 @@ impl UnixPath {
     }
 
     /// The name beside the path of what clients are to reach there, its file, and whether it listens.
-    fn live_name(&self) -> Option<(&OsStr, FileId, bool)> {
+    pub(super) fn live_name(&self) -> Option<(&OsStr, FileId, bool)> {
         let target = self.target?;
         let own = self.at(target).map(|at| &self.sockets[at]);
         let own = own.map(|own| (own.name.as_os_str(), own.file, own.socket.listens));

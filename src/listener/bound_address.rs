@@ -1,4 +1,4 @@
-//! Where a shared socket is bound: read from the socket, and as users see it.
+//! Where a socket is bound: read from the socket, and as users see it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::socket::bound_to;
 use crate::sys;
 
 #[derive(Default)]
-pub enum SharedAddress {
+pub enum BoundAddress {
     Tcp(SocketAddr),
     Udp(SocketAddr),
     Unix(UnixAddr),
@@ -18,7 +18,7 @@ pub enum SharedAddress {
     Unknown,
 }
 
-impl SharedAddress {
+impl BoundAddress {
     pub fn of(fd: BorrowedFd) -> Self {
         let option = |name| sys::socket_option(fd, libc::SOL_SOCKET, name).unwrap_or(-1);
         let unix = || getsockname::<UnixAddr>(fd.as_raw_fd()).ok();
@@ -32,7 +32,7 @@ impl SharedAddress {
     }
 }
 
-impl fmt::Display for SharedAddress {
+impl fmt::Display for BoundAddress {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
