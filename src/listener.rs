@@ -148,6 +148,21 @@ pub struct Habits {
 }
 
 impl Listeners {
+    /// None so far.
+    fn new(context: ListenerContext) -> Self {
+        Self {
+            all: Vec::new(),
+            context,
+            given_out: 0,
+            serving: None,
+            spawning: None,
+            adopted: None,
+            door: None,
+            links: None,
+            habits: Habits::default(),
+        }
+    }
+
     /// The addresses, as in `listening on ...`.
     pub fn listening(&self) -> Vec<String> {
         let own = self
@@ -282,7 +297,9 @@ impl Listeners {
         let asked = self.all.iter();
         let mut asked: Vec<_> = asked.filter_map(|one| one.steering.to_look_at()).collect();
         if !with_spares {
-            asked.iter_mut().for_each(|(_, spares)| spares.clear());
+            for (_, spares) in &mut asked {
+                spares.clear();
+            }
         }
         self.context.snapshots = Snapshots::of(&asked);
         let done = does(&mut self.all, &mut self.context);

@@ -97,7 +97,7 @@ fn handshakes(family: Family, inodes: &[u64]) -> Option<bool> {
     }
     let references = half_open::references(family, inodes).ok()?;
     // A socket that is not in the table does not listen: its server has shut it down.
-    Some(references.iter().flatten().any(|count| *count > IDLE))
+    Some(references.values().any(|count| *count > IDLE))
 }
 
 #[cfg(test)]

@@ -22,13 +22,13 @@ const LOOPBACK_TIMEOUT_MS: u8 = 100;
 /// `ref` of an idle listener.
 pub const IDLE: u32 = 1;
 
-/// `ref` of each of these listening sockets, in their order; `None` for one that does not listen.
+/// `ref` of each of these sockets that listens.
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+pub fn references(family: Family, inodes: &[u64]) -> io::Result<HashMap<u64, u32>> {
     if inodes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashMap::new());
     }
     let table = match family {
         Family::V4 => "tcp",
@@ -37,7 +37,7 @@ pub fn references(family: Family, inodes: &[u64]) -> io::Result<Vec<Option<u32>>
     find(net::open_inet(table)?, inodes)
 }
 
-fn find(file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
+fn find(file: impl Read, inodes: &[u64]) -> io::Result<HashMap<u64, u32>> {
     let wanted: HashSet<u64> = inodes.iter().copied().collect();
     let mut found = HashMap::new();
     let lines = BufReader::with_capacity(PIECE, file).split(b'\n');
@@ -53,8 +53,7 @@ fn find(file: impl Read, inodes: &[u64]) -> io::Result<Vec<Option<u32>>> {
             break;
         }
     }
-    let references = inodes.iter().map(|inode| found.get(inode).copied());
-    Ok(references.collect())
+    Ok(found)
 }
 
 /// Whether this kernel counts as expected: 1 when idle, 2 with a connection in the queue, 1 once it is accepted.
@@ -66,7 +65,8 @@ pub fn can_be_seen() -> bool {
 fn try_out() -> io::Result<bool> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let inode = inode_of(listener.as_fd())?;
-    let is = |wanted| Ok::<_, io::Error>(references(Family::V4, &[inode])? == [Some(wanted)]);
+    let is =
+        |wanted| Ok::<_, io::Error>(references(Family::V4, &[inode])?.get(&inode) == Some(&wanted));
     let idle = is(IDLE)?;
     let client = TcpStream::connect_timeout(
         &listener.local_addr()?,
@@ -109,7 +109,11 @@ mod tests {
     }
 
     fn find_in(text: &str, inodes: &[u64]) -> Vec<Option<u32>> {
-        find(Pieces(text.as_bytes(), usize::MAX), inodes).unwrap()
+        let found = find(Pieces(text.as_bytes(), usize::MAX), inodes).unwrap();
+        inodes
+            .iter()
+            .map(|inode| found.get(inode).copied())
+            .collect()
     }
 
     #[test]
@@ -124,7 +128,7 @@ mod tests {
         assert_eq!(find_in(TABLE, &[653, 654, 7]), [None, None, None]);
         let first_two = TABLE.find("   1:").unwrap() + 7;
         let found = find(Pieces(TABLE.as_bytes(), first_two), &[651]).unwrap();
-        assert_eq!(found, [Some(1)]);
+        assert_eq!(found, HashMap::from([(651, 1)]));
     }
 
     /// Remembers the most that was asked for at once.
@@ -173,7 +177,7 @@ mod tests {
             damaged[at] = byte;
             for table in [bytes, damaged] {
                 let found = find(Pieces(&table, usize::MAX), &[651, 652]).unwrap();
-                proptest::prop_assert_eq!(found.len(), 2);
+                proptest::prop_assert!(found.len() <= 2);
             }
         }
     }

@@ -39,26 +39,24 @@ impl Listeners {
     /// # Errors
     /// When the sockets cannot be watched.
     pub fn resume(
-        (mut all, given_out, serving, spawning, adopted, relays): State,
+        (all, given_out, serving, spawning, adopted, relays): State,
         mut context: ListenerContext,
     ) -> io::Result<Self> {
-        for listener in &mut all {
-            listener.steering.resume(&mut context);
-        }
         for relay in relays {
             context.relays.add(relay, &context.watcher)?;
         }
-        Ok(Self {
+        let mut listeners = Self {
             all,
-            context,
             given_out,
             serving,
             spawning,
             adopted,
-            door: None,
-            links: None,
-            habits: Habits::default(),
-        })
+            ..Self::new(context)
+        };
+        for listener in &mut listeners.all {
+            listener.steering.resume(&mut listeners.context);
+        }
+        Ok(listeners)
     }
 
     pub fn habits(&self) -> &Habits {

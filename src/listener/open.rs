@@ -16,7 +16,7 @@ use super::reuseport::ReuseportGroup;
 use super::shared::SharedSocket;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
-use super::{Habits, Listener, ListenerId, ListenerKind, Listeners};
+use super::{Listener, ListenerId, ListenerKind, Listeners};
 use crate::address::{Address, Endpoint, Listen};
 use crate::socket::client::unix_client;
 use crate::socket::inet::InetAddress;
@@ -29,7 +29,7 @@ impl Listeners {
     /// The address that cannot be bound, why, and which process has it, if /proc shows that.
     pub fn open(
         listens: &[Listen],
-        mut context: ListenerContext,
+        context: ListenerContext,
         inherited: Vec<(OwnedFd, String)>,
         orphans: Option<&Orphans>,
     ) -> anyhow::Result<(Self, Vec<String>)> {
@@ -39,10 +39,10 @@ impl Listeners {
             all: Vec::new(),
             unnamed: 0,
             warnings: Vec::new(),
-            context: &mut context,
+            context,
         };
         for (fd, name) in inherited {
-            let steering = ListenerKind::Shared(SharedSocket::inherited(fd, opening.context)?);
+            let steering = ListenerKind::Shared(SharedSocket::inherited(fd, &opening.context)?);
             let name = Some(name).filter(|name| !name.is_empty());
             let as_given = steering.address();
             opening.add(name, as_given, steering);
@@ -54,19 +54,12 @@ impl Listeners {
                 anyhow!("cannot listen on {as_given}: {error}{hint}")
             })?;
         }
-        let Opening { all, warnings, .. } = opening;
         let listeners = Self {
-            given_out: all.len(),
-            all,
-            context,
-            serving: None,
-            spawning: None,
-            adopted: None,
-            door: None,
-            links: None,
-            habits: Habits::default(),
+            given_out: opening.all.len(),
+            all: opening.all,
+            ..Self::new(opening.context)
         };
-        Ok((listeners, warnings))
+        Ok((listeners, opening.warnings))
     }
 }
 
@@ -76,7 +69,7 @@ struct Opening<'a> {
     all: Vec<Listener>,
     unnamed: usize,
     warnings: Vec<String>,
-    context: &'a mut ListenerContext,
+    context: ListenerContext,
 }
 
 impl Opening<'_> {
@@ -88,7 +81,7 @@ impl Opening<'_> {
                 let address = UnixAddr::new_abstract(name.as_bytes())?;
                 let fd = unix_stream()?;
                 bind(fd.as_raw_fd(), &address)?;
-                let steering = ListenerKind::Shared(SharedSocket::own(fd, self.context)?);
+                let steering = ListenerKind::Shared(SharedSocket::own(fd, &self.context)?);
                 self.add(listen.name.clone(), listen.as_given.clone(), steering);
                 Ok(())
             }
@@ -98,16 +91,17 @@ impl Opening<'_> {
 
     fn path(&mut self, listen: &Listen, path: &Path) -> io::Result<()> {
         let absolute = std::path::absolute(path)?;
-        let steering = if self.context.options.share {
-            ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
-        } else if UnixPath::has_room(&absolute) {
-            ListenerKind::Path(self.unix_path(&absolute)?)
-        } else {
+        let has_room = UnixPath::has_room(&absolute);
+        if !has_room && !self.context.options.share {
             self.warnings.push(format!(
                 "{} is too long for a socket beside it: all generations share one\ntry: a shorter path",
                 path.display()
             ));
-            ListenerKind::Shared(SharedSocket::path(&absolute, self.context)?)
+        }
+        let steering = if has_room && !self.context.options.share {
+            ListenerKind::Path(self.unix_path(&absolute)?)
+        } else {
+            ListenerKind::Shared(SharedSocket::path(&absolute, &self.context)?)
         };
         self.add(listen.name.clone(), listen.as_given.clone(), steering);
         Ok(())
@@ -120,11 +114,11 @@ impl Opening<'_> {
         let orphans = orphans.unwrap_or_default();
         if (kept.is_some() || !orphans.is_empty()) && !is_free(path) {
             let dir = UnixDir::take_over(path)?;
-            return UnixPath::taken_over(dir, false, &orphans, kept, self.context);
+            return UnixPath::taken_over(dir, false, &orphans, kept, &mut self.context);
         }
-        let mut opened = UnixPath::open(path, self.context)?;
+        let mut opened = UnixPath::open(path, &self.context)?;
         if let Some(kept) = kept {
-            opened.add_kept(kept, false, self.context)?;
+            opened.add_kept(kept, false, &mut self.context)?;
         }
         Ok(opened)
     }
@@ -173,14 +167,12 @@ impl Opening<'_> {
         address: SocketAddr,
         steering: SockType,
     ) -> io::Result<(ListenerKind, SocketAddr)> {
+        let is_steered = steering == SockType::Stream && !self.context.options.share;
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         let mut at = |at, only_v6| {
             let address = InetAddress::new(at, only_v6);
-            let can_be_kept = steering == SockType::Stream && !self.context.options.share;
-            match can_be_kept
-                .then(|| self.context.kept.take_tcp(&address))
-                .flatten()
-            {
+            let kept = &mut self.context.kept;
+            match is_steered.then(|| kept.take_tcp(&address)).flatten() {
                 Some(kept) => (address, Ok(Found::Kept(kept))),
                 None => (address, bind_inet(&address, steering).map(Found::New)),
             }
@@ -196,38 +188,28 @@ impl Opening<'_> {
                 at(address, is_pair.then_some(true))
             }
         };
-        let joins = steering == SockType::Stream && !self.context.options.share;
-        let orphans = self
-            .orphans
-            .filter(|orphans| joins && !orphans.at(&address).is_empty());
-        let kept = match (bound, orphans) {
-            (Ok(Found::Kept(kept)), _) => Some(kept),
-            (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => None,
-            (Ok(Found::New(fd)), _) => return self.inet_of(fd, steering),
+        let there = |orphans: &&Orphans| is_steered && !orphans.at(&address).is_empty();
+        let context = &mut self.context;
+        let group = match (bound, self.orphans.filter(there)) {
+            (Ok(Found::New(fd)), _) => {
+                let bound = bound_to(fd.as_fd())?;
+                let listener = if is_steered {
+                    ListenerKind::Group(ReuseportGroup::new(fd, None, false, context)?)
+                } else {
+                    ListenerKind::Shared(SharedSocket::own(fd, context)?)
+                };
+                return Ok((listener, bound));
+            }
+            (Ok(Found::Kept(kept)), None) => ReuseportGroup::kept(address, false, kept, context)?,
+            (Ok(Found::Kept(kept)), Some(orphans)) => {
+                ReuseportGroup::beside(address, false, orphans, Some(kept), context)?
+            }
+            (Err(error), Some(orphans)) if error.kind() == io::ErrorKind::AddrInUse => {
+                ReuseportGroup::beside(address, false, orphans, None, context)?
+            }
             (Err(error), _) => return Err(error),
         };
-        let group = match (orphans, kept) {
-            (None, Some(kept)) => ReuseportGroup::kept(address, false, kept, self.context)?,
-            (Some(orphans), kept) => {
-                ReuseportGroup::beside(address, false, orphans, kept, self.context)?
-            }
-            (None, None) => return Err(Errno::EADDRINUSE.into()),
-        };
         Ok((ListenerKind::Group(group), address.at))
-    }
-
-    fn inet_of(
-        &mut self,
-        fd: OwnedFd,
-        steering: SockType,
-    ) -> io::Result<(ListenerKind, SocketAddr)> {
-        let bound = bound_to(fd.as_fd())?;
-        let steering = if steering == SockType::Datagram || self.context.options.share {
-            ListenerKind::Shared(SharedSocket::own(fd, self.context)?)
-        } else {
-            ListenerKind::Group(ReuseportGroup::new(fd, None, false, self.context)?)
-        };
-        Ok((steering, bound))
     }
 
     fn add(&mut self, name: Option<String>, as_given: String, steering: ListenerKind) {
@@ -336,9 +318,12 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
         (Some(libc::EEXIST), None) => {
             ", and it is not a socket\ntry: another path, or remove it if nobody needs it".into()
         }
-        (Some(libc::ENOENT), None) => parent(listen).map_or(String::new(), |parent| {
-            format!("\ntry: mkdir -p {}", parent.display())
-        }),
+        (Some(libc::ENOENT), None) => match &listen.address {
+            Address::Path(path) => path.parent().map_or(String::new(), |parent| {
+                format!("\ntry: mkdir -p {}", parent.display())
+            }),
+            Address::Tcp(_) | Address::Udp(_) | Address::Abstract(_) => String::new(),
+        },
         (Some(libc::EACCES), Some(1..1024)) => {
             "\ntry: a port above 1023, or root, or setcap cap_net_bind_service=+ep on hotswap"
                 .into()
@@ -347,12 +332,5 @@ fn hint(error: &io::Error, listen: &Listen) -> String {
             format!("\ntry: 127.0.0.1:{port}, or an address of this host")
         }
         _ => String::new(),
-    }
-}
-
-fn parent(listen: &Listen) -> Option<&Path> {
-    match &listen.address {
-        Address::Path(path) => path.parent(),
-        Address::Tcp(_) | Address::Udp(_) | Address::Abstract(_) => None,
     }
 }

@@ -24,7 +24,6 @@ use crate::supervisor::Generation;
 use crate::sys;
 use hidden::Hidden;
 
-mod alone;
 mod hidden;
 mod orphans;
 mod reconcile;

@@ -3,6 +3,7 @@
 //! One look serves many addresses, since each takes the kernel through all of them.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use crate::connections::half_open;
 use crate::connections::listening::listening;
@@ -12,9 +13,9 @@ use crate::socket::inet::{Family, InetAddress};
 /// What was seen of one address.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Of the sockets that were asked for, those on which neither a connection nor a handshake is open; `None` where the
-    /// kernel does not tell.
-    pub idle: Option<HashSet<Inode>>,
+    /// Of the sockets that were asked for, there or elsewhere, those on which neither a connection nor a handshake is open;
+    /// `None` where the kernel does not tell.
+    pub idle: Option<Rc<HashSet<Inode>>>,
     /// The sockets that listen there, if the kernel tells.
     pub members: Option<HashSet<Inode>>,
 }
@@ -34,64 +35,42 @@ pub struct Snapshots(HashMap<InetAddress, Snapshot>);
 impl Snapshots {
     /// Looks at these addresses, and at these sockets of theirs.
     pub fn of(asked: &[(InetAddress, Vec<Inode>)]) -> Self {
-        let mut all = HashMap::new();
+        let mut seen = HashMap::new();
         for family in Family::ALL {
-            let asked = asked
-                .iter()
-                .filter(|(address, _)| address.family() == family);
-            look(family, &asked.collect::<Vec<_>>(), &mut all);
+            let asked = asked.iter().filter(|one| one.0.family() == family);
+            let asked: Vec<_> = asked.collect();
+            let port = match asked[..] {
+                [] => continue,
+                [(address, _)] => address.at.port(),
+                _ => 0,
+            };
+            let listening = listening(family, port);
+            let listening =
+                listening.inspect_err(|error| log::debug!("cannot see who listens: {error}"));
+            let mut members: HashMap<_, HashSet<Inode>> = HashMap::new();
+            for one in listening.iter().flatten() {
+                let (ip, port) = (one.address.ip(), one.address.port());
+                let at = (ip, port, one.device, one.only_v6);
+                members.entry(at).or_default().insert(one.inode);
+            }
+            let sockets: Vec<Inode> = asked.iter().flat_map(|one| one.1.clone()).collect();
+            let idle = idle(family, &sockets).map(Rc::new);
+            for (address, _) in asked {
+                let (ip, port) = (address.at.ip(), address.at.port());
+                let at = (ip, port, address.device, address.is_only_v6());
+                let members = members.remove(&at).unwrap_or_default();
+                let snapshot = Snapshot {
+                    idle: idle.clone(),
+                    members: listening.is_ok().then_some(members),
+                };
+                seen.insert(*address, snapshot);
+            }
         }
-        Self(all)
+        Self(seen)
     }
 
     pub fn take(&mut self, address: &InetAddress) -> Option<Snapshot> {
         self.0.remove(address)
-    }
-}
-
-fn look(
-    family: Family,
-    asked: &[&(InetAddress, Vec<Inode>)],
-    all: &mut HashMap<InetAddress, Snapshot>,
-) {
-    let port = match asked {
-        [] => return,
-        [(address, _)] => address.at.port(),
-        _ => 0,
-    };
-    let listening = listening(family, port);
-    if let Err(error) = &listening {
-        log::debug!("cannot see who listens: {error}");
-    }
-    let mut members: HashMap<_, HashSet<Inode>> = HashMap::new();
-    for one in listening.iter().flatten() {
-        let at = (
-            one.address.ip(),
-            one.address.port(),
-            one.device,
-            one.only_v6,
-        );
-        members.entry(at).or_default().insert(one.inode);
-    }
-    let sockets: Vec<Inode> = asked
-        .iter()
-        .flat_map(|(_, sockets)| sockets)
-        .copied()
-        .collect();
-    let idle = idle(family, &sockets);
-    for (address, sockets) in asked {
-        let only_v6 = address.is_only_v6();
-        let at = (address.at.ip(), address.at.port(), address.device, only_v6);
-        let snapshot = Snapshot {
-            idle: idle.as_ref().map(|idle| {
-                let ours = sockets.iter().filter(|socket| idle.contains(socket));
-                ours.copied().collect()
-            }),
-            members: listening
-                .is_ok()
-                .then(|| members.remove(&at).unwrap_or_default()),
-        };
-        all.insert(*address, snapshot);
     }
 }
 
@@ -100,7 +79,8 @@ fn idle(family: Family, sockets: &[Inode]) -> Option<HashSet<Inode>> {
         return None;
     }
     let references = half_open::references(family, sockets).unwrap_or_default();
-    let pairs = sockets.iter().zip(references);
-    let idle = pairs.filter(|(_, references)| *references == Some(half_open::IDLE));
-    Some(idle.map(|(inode, _)| *inode).collect())
+    let idle = references
+        .into_iter()
+        .filter(|one| one.1 == half_open::IDLE);
+    Some(idle.map(|(inode, _)| inode).collect())
 }

@@ -76,10 +76,10 @@ impl ListenerContext {
             return Accepted::Nobody;
         };
         let (mut relayed, mut lost) = (0, 0);
-        let mut last = Accepted::Nobody;
+        let mut latest = Accepted::Nobody;
         for _ in 0..AT_ONE_GO {
-            last = self.accept_one(socket, fate);
-            match last {
+            latest = self.accept_one(socket, fate);
+            match latest {
                 Accepted::Relayed => relayed += 1,
                 Accepted::Lost => lost += 1,
                 Accepted::Dropped => {}
@@ -108,7 +108,7 @@ impl ListenerContext {
                 connections: lost,
             });
         }
-        last
+        latest
     }
 
     /// Accepts a client only if it can be handed on: else it stays in the queue.
