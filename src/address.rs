@@ -107,10 +107,8 @@ impl FromStr for Address {
             return udp.map_err(|error| error.behind("udp:"));
         }
         if text.starts_with('@') {
-            return unreadable(
-                "an abstract address begins with unix:@",
-                &format!("unix:{text}"),
-            );
+            let why = "an abstract address begins with unix:@";
+            return unreadable(why, &format!("unix:{text}"));
         }
         if text.contains('/') {
             return unix(text);
@@ -138,7 +136,7 @@ fn unix(text: &str) -> Result<Address, Unreadable> {
         return match name.len() {
             0 => unreadable("the name is missing", "unix:@name"),
             1..=LONGEST_PATH => Ok(Address::Abstract(name.to_owned())),
-            _ => Err(too_long("name")),
+            _ => too_long("name"),
         };
     }
     let path = Path::new(text);
@@ -146,16 +144,14 @@ fn unix(text: &str) -> Result<Address, Unreadable> {
         return unreadable("it does not name a file", "unix:/run/api.sock");
     }
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
-        return Err(too_long("path"));
+        return too_long("path");
     }
     Ok(Address::Path(path.to_owned()))
 }
 
-fn too_long(what: &str) -> Unreadable {
-    Unreadable {
-        why: format!("the {what} is longer than {LONGEST_PATH} bytes"),
-        instead: format!("a shorter {what}"),
-    }
+fn too_long(what: &str) -> Result<Address, Unreadable> {
+    let why = format!("the {what} is longer than {LONGEST_PATH} bytes");
+    unreadable(&why, &format!("a shorter {what}"))
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
@@ -185,37 +181,29 @@ fn endpoint(text: &str) -> Result<Endpoint, Unreadable> {
             return unreadable("the port is missing", &format!("{host}:8080"));
         }
     };
-    let number = port
-        .parse::<u16>()
-        .ok()
-        .filter(|_| !port.starts_with('+'))
-        .ok_or_else(|| {
-            Unreadable::new(
-                "the port is not a number from 0 to 65535",
-                &if names_host(host) {
-                    format!("{host}:8080")
-                } else {
-                    "8080".to_owned()
-                },
-            )
-        })?;
+    let number = port.parse::<u16>().ok().filter(|_| !port.starts_with('+'));
+    let Some(number) = number else {
+        let host = if names_host(host) {
+            format!("{host}:")
+        } else {
+            String::new()
+        };
+        let why = "the port is not a number from 0 to 65535";
+        return unreadable(why, &format!("{host}8080"));
+    };
     if host.is_empty() {
         return Ok(Endpoint::Any(number));
     }
     let without_interface = host.split('%').next().unwrap_or(host);
     if without_interface.parse::<Ipv6Addr>().is_ok() {
-        return unreadable(
-            "an IPv6 address wants brackets",
-            &format!("[{host}]:{port}"),
-        );
+        let instead = format!("[{host}]:{port}");
+        return unreadable("an IPv6 address wants brackets", &instead);
+    }
+    if host == "*" {
+        return unreadable("the host is not a name", &format!(":{number}"));
     }
     if !is_host(host) {
-        let instead = if host == "*" {
-            format!(":{number}")
-        } else {
-            "127.0.0.1:8080".to_owned()
-        };
-        return unreadable("the host is not a name", &instead);
+        return unreadable("the host is not a name", "127.0.0.1:8080");
     }
     if !names_host(host) {
         return unreadable("the host is not an IPv4 address", "127.0.0.1:8080");
@@ -235,10 +223,8 @@ fn scoped(text: &str) -> Option<Result<Endpoint, Unreadable>> {
     } else if is_host(interface) {
         Ok(Endpoint::Named(host.to_owned(), port))
     } else {
-        unreadable(
-            "the interface is not a name",
-            &format!("[{address}%eth0]:{port}"),
-        )
+        let instead = format!("[{address}%eth0]:{port}");
+        unreadable("the interface is not a name", &instead)
     })
 }
 
@@ -312,13 +298,6 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    fn new(why: &str, instead: &str) -> Self {
-        Self {
-            why: why.to_owned(),
-            instead: instead.to_owned(),
-        }
-    }
-
     /// What was written before the part that cannot be read.
     fn behind(self, before: &str) -> Self {
         if self.instead.contains(' ') {
@@ -330,7 +309,10 @@ impl Unreadable {
 }
 
 fn unreadable<T>(why: &str, instead: &str) -> Result<T, Unreadable> {
-    Err(Unreadable::new(why, instead))
+    Err(Unreadable {
+        why: why.to_owned(),
+        instead: instead.to_owned(),
+    })
 }
 
 impl fmt::Display for Unreadable {

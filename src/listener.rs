@@ -16,7 +16,6 @@ mod generation_sockets;
 mod handoff;
 mod incident;
 mod kept;
-mod kept_open;
 mod link;
 mod listening_socket;
 mod member_index;

@@ -42,12 +42,7 @@ struct UnixSocket {
 /// # Errors
 /// `ENOENT` if there is no such socket; those of the sock_diag(7) answer.
 pub fn accept_queue(inode: u64) -> io::Result<u32> {
-    let mut queue = None;
-    let request = request(inode, u32::MAX, SHOW_RQLEN);
-    sock_diag::ask(&request, Scope::One, |message| {
-        queue = parse(message).map(|socket| socket.queue);
-    })?;
-    queue.ok_or_else(|| Errno::EBADMSG.into())
+    Ok(one(inode, SHOW_RQLEN)?.ok_or(Errno::EBADMSG)?.queue)
 }
 
 /// How many clients wait to be accepted by the listener with this inode, and are still there; `None` if they are too many
@@ -112,15 +107,16 @@ pub fn listening() -> io::Result<Vec<(u64, PathBuf)>> {
 /// # Errors
 /// Those of the sock_diag(7) answer.
 pub fn has_owned_peer(inode: u64) -> io::Result<bool> {
-    let mut peer = None;
-    sock_diag::ask(
-        &request(inode, u32::MAX, SHOW_PEER),
-        Scope::One,
-        |message| {
-            peer = parse(message).and_then(|socket| socket.peer);
-        },
-    )?;
+    let peer = one(inode, SHOW_PEER)?.and_then(|socket| socket.peer);
     Ok(peer.is_some_and(|peer| peer != 0))
+}
+
+fn one(inode: u64, show: u32) -> io::Result<Option<UnixSocket>> {
+    let mut found = None;
+    sock_diag::ask(&request(inode, u32::MAX, show), Scope::One, |message| {
+        found = parse(message);
+    })?;
+    Ok(found)
 }
 
 fn request(inode: u64, states: u32, show: u32) -> Vec<u8> {

@@ -47,11 +47,7 @@ impl Listeners {
     /// The `--listen`ed or inherited listener that this bind(2) means: the same port, and the same address or a wildcard on
     /// either side.
     pub fn covering(&self, asked: &CapturedAddress) -> Option<ListenerId> {
-        let own = || {
-            self.all
-                .iter()
-                .filter(|listener| listener.captured.is_none())
-        };
+        let own = || self.all.iter().filter(|one| one.captured.is_none());
         let found = match asked {
             CapturedAddress::Tcp { at, .. } | CapturedAddress::Udp(at) => {
                 let udp = matches!(asked, CapturedAddress::Udp(_));
@@ -65,10 +61,10 @@ impl Listeners {
                     .map(|(listener, _)| listener)
             }
             CapturedAddress::Path(entry) => own().find(|listener| {
-                let dir = listener.steering.dir();
-                dir.is_some_and(|dir| {
+                let is_it = |dir: &UnixDir| {
                     dir.is_at(entry.directory, &entry.name) || dir.path() == entry.path
-                })
+                };
+                listener.steering.dir().is_some_and(is_it)
             }),
             CapturedAddress::Abstract(name) => {
                 own().find(|listener| listener.steering.abstract_name() == Some(name))
@@ -92,9 +88,8 @@ impl Listeners {
         listener: ListenerId,
     ) -> io::Result<Replacement> {
         let mut all = self.all.iter_mut();
-        let listener = all
-            .find(|other| other.id == listener)
-            .ok_or(Errno::ENOENT)?;
+        let listener = all.find(|other| other.id == listener);
+        let listener = listener.ok_or(Errno::ENOENT)?;
         let steering = &mut listener.steering;
         let steered = steering.is_steered();
         let socket = if steered {
@@ -130,12 +125,10 @@ impl Listeners {
         if steering.is_steered() {
             let is_left_to_it = steering.is_waiting() && !self.context.holds();
             if is_attached || (steering.socket_of(generation).is_none() && !is_left_to_it) {
-                let is_free = !self.context.is_closed() && steering.lends_path();
-                return Ok(if is_free {
-                    BindPlan::Alone
-                } else {
-                    BindPlan::Join
-                });
+                if !self.context.is_closed() && steering.lends_path() {
+                    return Ok(BindPlan::Alone);
+                }
+                return Ok(BindPlan::Join);
             }
             steering.inherited_socket(generation, SocketChoice::Target, &mut self.context)?;
         }
@@ -205,14 +198,7 @@ impl Listeners {
                 ListenerKind::Path(UnixPath::captured(dir, generation, socket, context)?)
             }
             (_, dir) => {
-                let mut shared = SharedSocket::own(socket, context)?;
-                shared.set_captured(context)?;
-                if let Some(dir) = dir {
-                    shared.keep_path(dir)?;
-                }
-                let mut steering = ListenerKind::Shared(shared);
-                steering.inherited_socket(generation, SocketChoice::Own, &mut self.context)?;
-                steering
+                ListenerKind::Shared(SharedSocket::captured(socket, dir, generation, context)?)
             }
         };
         steering.resume(&mut self.context);

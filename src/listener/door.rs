@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{UnixAddr, getsockname};
 
-use super::{Listener, Listeners};
+use super::{Listener, ListenerContext, ListenerId, Listeners};
 use crate::socket::generation_socket::SocketKind;
 use crate::socket::{Inode, inode_of};
 use crate::supervisor::Generation;
@@ -92,7 +92,7 @@ impl Listeners {
             let Some(door) = &self.door else { return };
             let (candidate, accepted) = (door.candidate, door.listener.accept());
             let Ok((client, _)) = accepted else { return };
-            let Some(at) = self
+            let Some(listener) = self
                 .first_tcp(candidate)
                 .filter(|_| !self.context.relays.is_full())
             else {
@@ -100,12 +100,11 @@ impl Listeners {
             };
             let led = client.set_nonblocking(true).and_then(|()| {
                 let inode = inode_of(client.as_fd())?;
-                let server = self.all[at].steering.probe(candidate)?;
-                let context = &mut self.context;
-                context.probes.add(&server);
-                context
-                    .relays
-                    .join(client.into(), server, &context.watcher)?;
+                let server = self.probe(candidate, listener)?;
+                let ListenerContext {
+                    relays, watcher, ..
+                } = &mut self.context;
+                relays.join(client.into(), server, watcher)?;
                 Ok(inode)
             });
             match led {
@@ -118,13 +117,13 @@ impl Listeners {
         }
     }
 
-    fn first_tcp(&self, candidate: Generation) -> Option<usize> {
+    fn first_tcp(&self, candidate: Generation) -> Option<ListenerId> {
         let is_tcp = |one: &Listener| {
             let socket = one.steering.socket_of(candidate);
             let is_tcp = matches!(one.steering.kind(), SocketKind::Tcp { .. });
             is_tcp && one.steering.is_steered() && socket.is_some_and(|socket| socket.listens)
         };
-        self.all.iter().position(is_tcp)
+        self.all.iter().find(|one| is_tcp(one)).map(|one| one.id)
     }
 }
 

@@ -92,17 +92,13 @@ fn links_to(of: ListenerId, path: &Path) -> Vec<Link> {
         return Vec::new();
     };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let links = entries
-        .take(MOST_NAMES)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-    links
-        .filter_map(|entry| {
-            let at = entry.path();
-            let to = fs::read_link(&at).ok()?;
-            let leads_here = fs::canonicalize(&at).ok()? == fs::canonicalize(path).ok()?;
-            leads_here.then_some(Link { of, at, to })
-        })
-        .collect()
+    let links = entries.take(MOST_NAMES).filter_map(|entry| {
+        let at = entry.path();
+        let to = fs::read_link(&at).ok()?;
+        let leads_here = fs::canonicalize(&at).ok()? == fs::canonicalize(path).ok()?;
+        leads_here.then_some(Link { of, at, to })
+    });
+    links.collect()
 }
 
 /// Whatever has taken its place that is no symlink stays.

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
+use super::Listeners;
 use super::relay::{Relays, is_request, peek, read_early};
 use super::watcher::Watcher;
 use crate::connections::inet::{self, Activity};
@@ -303,19 +304,89 @@ impl MutedConnections {
     }
 }
 
-/// Gives back what a hotswap that was killed has left muted at these ports of these processes. No server is known to set
-/// SO_RCVLOWAT itself; one that did would only be woken early.
-pub fn unmute_left(ports: &[(Family, u16)], processes: &[Pid]) {
-    let open = inet::accepted(ports).unwrap_or_default();
-    let open = open.iter().map(|(_, one)| one.inode).collect();
-    for process in processes {
-        // where that is denied, nothing could be muted either
-        for (.., fd) in duplicates(*process, &open).unwrap_or_default() {
-            let wakes_at = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT);
-            if wakes_at.is_ok_and(|bytes| bytes > 1) {
-                set_wake_up(fd.as_fd(), 1);
+impl Listeners {
+    /// Clients of idle connections wait, too.
+    pub(super) fn begin_to_mute(&mut self, now: Time) {
+        self.context.relays.hold(&self.context.watcher);
+        self.context.muted.begin(self.serving, now);
+    }
+
+    /// They go on, at another generation or at the same.
+    pub(super) fn release_muted(&mut self, is_another: bool, now: Time) {
+        let context = &mut self.context;
+        context.relays.release(is_another, &context.watcher);
+        context.muted.release(is_another, now);
+    }
+
+    /// Whether it is time for [`Listeners::look_at_muted`].
+    pub fn muted_are_due(&self, now: Time) -> bool {
+        self.context.muted.is_due(now)
+    }
+
+    /// The generation whose idle connections are muted.
+    pub fn mutes(&self) -> Option<Generation> {
+        self.context.muted.of()
+    }
+
+    /// Looks at what clients have sent on muted connections, if they wait no longer; then for idle ones that are to be
+    /// muted. These processes have them.
+    pub fn look_at_muted(&mut self, processes: &[Pid], now: Time) {
+        self.relay_muted(now);
+        let of = self.context.muted.of();
+        let ports = of.map_or_else(Vec::new, |of| self.steered_ports(of));
+        let context = &mut self.context;
+        context
+            .muted
+            .look_for_idle(&ports, processes, &context.relays, now);
+        if !context.holds() {
+            context.muted.look_again(now);
+        }
+    }
+
+    /// Gives back what a hotswap that was killed has left muted of this generation, whose processes these are. No server
+    /// is known to set SO_RCVLOWAT itself; one that did would only be woken early.
+    pub fn unmute_left(&self, generation: Generation, processes: &[Pid]) {
+        let open = inet::accepted(&self.steered_ports(generation)).unwrap_or_default();
+        let open = open.iter().map(|(_, one)| one.inode).collect();
+        for process in processes {
+            // where that is denied, nothing could be muted either
+            for (.., fd) in duplicates(*process, &open).unwrap_or_default() {
+                let wakes_at = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+                if wakes_at.is_ok_and(|bytes| bytes > 1) {
+                    set_wake_up(fd.as_fd(), 1);
+                }
             }
         }
+    }
+
+    fn steered_ports(&self, generation: Generation) -> Vec<(Family, u16)> {
+        let sockets = self.sockets_of(generation);
+        let steered = sockets.iter().filter(|one| one.steered && one.listens);
+        let ports = steered.filter_map(|one| Some((one.family?, one.kind.tcp_port()?)));
+        ports.collect()
+    }
+
+    /// What clients have sent on muted connections reaches a server, unless they wait.
+    fn relay_muted(&mut self, now: Time) {
+        let context = &mut self.context;
+        if !context.holds() {
+            context
+                .muted
+                .go_on(self.serving, &mut context.relays, &context.watcher, now);
+        }
+    }
+
+    pub(super) fn relay_muted_before_stop(&mut self, generation: Generation) {
+        self.relay_muted(sys::now());
+        let context = &mut self.context;
+        context
+            .muted
+            .read_before_stop(generation, &mut context.relays);
+    }
+
+    /// Gives all connections back to their servers, before an upgrade.
+    pub fn unmute(&mut self) {
+        self.context.muted.unmute(&self.context.relays);
     }
 }
 

@@ -57,13 +57,10 @@ impl Listeners {
 
     /// Whether clients connect there, to a socket that hotswap knows.
     pub fn meets_live_path(&mut self, entry: &PathEntry, generation: Generation) -> bool {
-        let live = self.all.iter().find(|listener| {
+        let live = self.all.iter().find(|Listener { steering, .. }| {
             let here = |dir: &&UnixDir| dir.is_at(entry.directory, &entry.name);
-            let Some(dir) = listener.steering.dir().filter(here) else {
-                return false;
-            };
-            let live = listener.steering.live_file();
-            live.is_some() && dir.file(&entry.name).ok() == live
+            let (dir, live) = (steering.dir().filter(here), steering.live_file());
+            dir.is_some_and(|dir| live.is_some_and(|live| dir.has(&entry.name, live)))
         });
         let Some(live) = live.map(|listener| listener.id) else {
             return false;

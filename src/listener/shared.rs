@@ -82,10 +82,23 @@ impl SharedSocket {
         })
     }
 
-    /// A server has bound it by itself.
-    pub fn set_captured(&mut self, context: &ListenerContext) -> io::Result<()> {
-        self.is_captured = true;
-        self.watch(context)
+    /// A server has bound it by itself, to a path or not.
+    pub fn captured(
+        fd: OwnedFd,
+        dir: Option<UnixDir>,
+        generation: Generation,
+        context: &ListenerContext,
+    ) -> io::Result<Self> {
+        let mut shared = Self::own(fd, context)?;
+        shared.is_captured = true;
+        shared.watch(context)?;
+        shared.had_by.insert(generation);
+        if let Some(dir) = dir {
+            let file = dir.file(dir.name())?;
+            keep_second_name(&dir);
+            shared.path = Some((dir, file));
+        }
+        Ok(shared)
     }
 
     fn watch(&mut self, context: &ListenerContext) -> io::Result<()> {
@@ -95,14 +108,6 @@ impl SharedSocket {
             Interest::Shutdown
         };
         context.watcher.watch(&mut self.socket, Some(interest))
-    }
-
-    /// A server has bound it to that path.
-    pub fn keep_path(&mut self, dir: UnixDir) -> io::Result<()> {
-        let file = dir.file(dir.name())?;
-        keep_second_name(&dir);
-        self.path = Some((dir, file));
-        Ok(())
     }
 
     /// Puts back what one generation may have changed for all: the backlog, the path, and listening at all.

@@ -27,7 +27,6 @@ use crate::retry::retry_while_blocked;
 use crate::socket::client::{client_of, connect_now};
 use crate::socket::inet::InetAddress;
 use crate::socket::{Inode, bound_to, inode_of};
-use crate::supervisor::Generation;
 use crate::sys;
 
 /// How often to join if others join or leave at the same moment.
@@ -209,13 +208,6 @@ impl ReuseportGroup {
         }
         if let Err(error) = self.guard(context) {
             log::debug!("cannot guard {}: {error}", self.address.at);
-        }
-    }
-
-    pub(super) fn forget_orphan(&mut self, generation: Generation, context: &mut ListenerContext) {
-        if self.orphans.iter().any(|one| one.generation == generation) {
-            self.snapshot(context);
-            self.orphans.retain(|one| one.generation != generation);
         }
     }
 }

@@ -46,7 +46,7 @@ impl Steering for ReuseportGroup {
     fn orphan_of(&self, generation: Generation) -> Option<Inode> {
         let mut orphans = self.orphans.iter();
         let orphan = orphans.find(|orphan| orphan.generation == generation)?;
-        Some(orphan.inode).filter(|inode| self.strangers.contains(inode))
+        Some(orphan.inode)
     }
 
     fn inherited_socket(
@@ -210,7 +210,10 @@ impl Steering for ReuseportGroup {
     }
 
     fn leave(&mut self, generation: Generation, now: Time, context: &mut ListenerContext) {
-        self.forget_orphan(generation, context);
+        if self.orphan_of(generation).is_some() {
+            self.snapshot(context);
+            self.orphans.retain(|one| one.generation != generation);
+        }
         self.make_spares_of(generation, None, now);
         self.update_interests(context);
     }

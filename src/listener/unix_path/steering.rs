@@ -12,7 +12,7 @@ use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
 use crate::listener::listening_socket::ListeningSocket;
 use crate::listener::steering::Steering;
-use crate::listener::unix_dir::{FileId, UnixDir};
+use crate::listener::unix_dir::{FileId, LedTo, UnixDir};
 use crate::socket::Inode;
 use crate::socket::client::unix_client;
 use crate::socket::generation_socket::SocketKind;
@@ -252,8 +252,16 @@ impl Steering for UnixPath {
         self.repair()
     }
 
+    /// A candidate that finds nothing there binds the path itself, as it would without hotswap: it may tend its file.
     fn lends_path(&mut self) -> bool {
-        UnixPath::lends_path(self)
+        if let Err(error) = self.repair() {
+            log::debug!("cannot put {} back: {error}", self.dir.path().display());
+        }
+        let lends = self.dir.is_free();
+        if lends {
+            self.led_to = Some(LedTo::Socket);
+        }
+        lends
     }
 
     fn keep_up(&mut self, candidate: Option<Generation>, context: &mut ListenerContext) {

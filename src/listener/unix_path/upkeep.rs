@@ -8,7 +8,7 @@ use std::io;
 use super::{NamedSocket, UnixPath};
 use crate::listener::context::ListenerContext;
 use crate::listener::incident::Incident;
-use crate::listener::unix_dir::{FileId, LedTo};
+use crate::listener::unix_dir::FileId;
 use crate::supervisor::Generation;
 
 impl UnixPath {
@@ -25,13 +25,16 @@ impl UnixPath {
             return; // it has unlinked its own path, and may be about to bind it again
         }
         let done = self.follow().and_then(|()| {
-            self.find_aliases();
+            // its server may have renamed it: clients come by that name, too
+            if let (true, Some(at)) = (self.is_captured, target) {
+                let NamedSocket { name, file, .. } = &self.sockets[at];
+                self.dir.find_aliases(*file, name);
+            }
             self.repair()
         });
         if let Err(error) = done {
             log::debug!("cannot put {} back: {error}", self.dir.path().display());
         }
-        let target = self.target.and_then(|target| self.at(target));
         let target = target.filter(|at| self.sockets[*at].socket.listens);
         let leads_to = target.and_then(|at| self.dir.led_to_instead(self.sockets[at].file));
         if leads_to != self.led_to {
@@ -41,18 +44,6 @@ impl UnixPath {
             }
             self.led_to = leads_to;
         }
-    }
-
-    /// A candidate that finds nothing there binds the path itself, as it would without hotswap: it may tend its file.
-    pub(super) fn lends_path(&mut self) -> bool {
-        if let Err(error) = self.repair() {
-            log::debug!("cannot put {} back: {error}", self.dir.path().display());
-        }
-        let lends = self.dir.is_free();
-        if lends {
-            self.led_to = Some(LedTo::Socket);
-        }
-        lends
     }
 
     /// A replaced directory is followed, so that the path leads to the serving generation there, too.
@@ -115,17 +106,6 @@ impl UnixPath {
         let own = own.map(|own| (own.name.as_os_str(), own.file, own.socket.listens));
         let orphan = || self.orphan(target);
         own.or_else(|| orphan().map(|orphan| (orphan.name.as_os_str(), orphan.file, true)))
-    }
-
-    /// A server may have renamed the socket that it had bound: clients come by that name, too.
-    fn find_aliases(&mut self) {
-        let Some(at) = self.target.and_then(|target| self.at(target)) else {
-            return;
-        };
-        let NamedSocket { name, file, .. } = &self.sockets[at];
-        if self.is_captured {
-            self.dir.find_aliases(*file, name);
-        }
     }
 
     /// Takes note of the mode and owner at the path. While both have a socket there, a change is one of the newer one's:
