@@ -200,7 +200,8 @@ impl Listeners {
         for listener in &mut self.all {
             listener.steering.leave(generation, now, &mut self.context);
         }
-        self.context.leave_muted(generation, now);
+        let context = &mut self.context;
+        context.muted.leave(generation, &context.relays, now);
         self.forget_private();
         self.died(generation);
         self.return_clients();

@@ -31,22 +31,22 @@ impl AcceptQueue {
     /// Looks at those of these sockets that only their generation has: what waits on a shared one waits for all.
     pub fn of(held: &[GenerationSocket]) -> Self {
         let mut queue = Self::NONE;
-        let mut tables: [(Family, Vec<u64>); 2] = [(Family::V4, vec![]), (Family::V6, vec![])];
         for one in held.iter().filter(|one| one.steered) {
             match accept_queue(one) {
                 Ok(length) => queue.queued += length.unwrap_or(0),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => queue.handshakes = None,
             }
-            if let (SocketKind::Tcp { .. }, Some(family)) = (one.kind, one.family) {
-                let tables = tables.iter_mut().filter(|table| table.0 == family);
-                tables.for_each(|table| table.1.push(one.inode));
-            }
         }
-        // A queue is reason enough to wait: the rest need not be read.
-        for (family, inodes) in tables.iter().filter(|table| !table.1.is_empty()) {
-            if queue.queued == 0 && queue.handshakes == Some(false) {
-                queue.handshakes = handshakes(*family, inodes);
+        for family in Family::ALL {
+            let is_tcp = |one: &&GenerationSocket| one.steered && one.kind.tcp_port().is_some();
+            let own = held
+                .iter()
+                .filter(|one| is_tcp(one) && one.family == Some(family));
+            let inodes: Vec<u64> = own.map(|one| one.inode).collect();
+            // A queue is reason enough to wait: the rest need not be read.
+            if !inodes.is_empty() && queue.queued == 0 && queue.handshakes == Some(false) {
+                queue.handshakes = handshakes(family, &inodes);
             }
         }
         queue

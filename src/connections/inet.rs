@@ -22,7 +22,8 @@ const CLOSED: u32 = 1 << FIN_WAIT1 | 1 << 5 | 1 << 6;
 /// How long it does, and the timer that a message of sock_diag(7) then names.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 const TIMER_OF_TIME_WAIT: u8 = 3;
-const MESSAGE: usize = 72;
+/// `struct inet_diag_msg`; attributes follow.
+pub(super) const MESSAGE: usize = 72;
 /// Up to this many ports are requested one by one; beyond that, reading the connections of all ports costs less.
 const FEW: usize = 8;
 /// How many milliseconds the parts of an answer that is made at once are apart.
@@ -97,7 +98,7 @@ pub fn unaccepted(family: Family, port: u16) -> io::Result<u32> {
     Ok(count)
 }
 
-fn local_port(message: &[u8]) -> Option<u16> {
+pub(super) fn local_port(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*message.get(4..)?.first_chunk()?))
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::unistd::Pid;
 
-use super::inet::request;
+use super::inet::{MESSAGE, local_port, request};
 use super::process_sockets::ProcessSockets;
 use super::sock_diag::{self, Scope, attributes, number};
 use crate::socket::Inode;
@@ -13,7 +13,6 @@ use crate::socket::inet::Family;
 
 const LISTEN: u32 = 1 << 10;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-const MESSAGE: usize = 72;
 
 /// A listening socket of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +51,6 @@ pub fn of_processes(processes: &[Pid]) -> Vec<Listening> {
 
 /// `struct inet_diag_msg` of linux/inet_diag.h; `None` if it is too short.
 fn parse(family: Family, message: &[u8]) -> Option<Listening> {
-    let port = u16::from_be_bytes(*message.get(4..)?.first_chunk()?);
     let ip = match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::from(*message.get(8..)?.first_chunk::<4>()?)),
         Family::V6 => IpAddr::V6(Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?)),
@@ -60,7 +58,7 @@ fn parse(family: Family, message: &[u8]) -> Option<Listening> {
     let mut attributes = attributes(message.get(MESSAGE..)?);
     let only_v6 = attributes.find(|(kind, _)| *kind == INET_DIAG_SKV6ONLY);
     Some(Listening {
-        address: SocketAddr::new(ip, port),
+        address: SocketAddr::new(ip, local_port(message)?),
         device: number(message, 40)?,
         only_v6: only_v6.is_some_and(|(_, value)| value.first() == Some(&1)),
         inode: number(message, 68)?.into(),

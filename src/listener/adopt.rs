@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::captured_address::{CapturedAddress, PathEntry};
@@ -16,7 +15,6 @@ use super::reuseport::ReuseportGroup;
 use super::unix_dir::UnixDir;
 use super::unix_path::UnixPath;
 use super::{Incident, Listener, ListenerId, ListenerKind, Listeners};
-use crate::proc::open_directory;
 use crate::socket::inet::InetAddress;
 use crate::supervisor::{Generation, Time};
 use crate::systemd::store::Wanted;
@@ -138,15 +136,12 @@ impl Listeners {
         path_use: Option<PathUse>,
         kept: Option<OwnedFd>,
     ) -> io::Result<ListenerId> {
-        let directory = open_directory(at.parent().unwrap_or(Path::new("/")))?;
-        let found = directory.metadata()?;
-        let name = at.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = UnixDir::of(at)?;
         let entry = PathEntry {
-            directory: (found.dev(), found.ino()),
-            name: name.to_owned(),
+            directory: dir.id()?,
+            name: dir.name().to_owned(),
             path: at.to_owned(),
         };
-        let dir = UnixDir::within(directory.into(), name.to_owned(), at.to_owned());
         let path = UnixPath::taken_over(dir, true, orphans, kept, &mut self.context)?;
         let captured = CapturedAddress::Path(entry);
         Ok(self.add_captured(captured, path_use, ListenerKind::Path(path)))

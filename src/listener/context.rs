@@ -154,7 +154,7 @@ impl ListenerContext {
             self.relays.deadline(),
             self.watcher.deadline(),
             self.awaited.deadline(),
-            self.muted.deadline(),
+            self.muted.due,
             self.exhausted,
         ];
         parts.into_iter().flatten().min()
@@ -165,10 +165,6 @@ impl ListenerContext {
         let has_room = self.held_back && !self.relays.is_full();
         self.held_back &= !has_room;
         self.exhausted.take_if(|until| *until <= now).is_some() || has_room
-    }
-
-    pub fn leave_muted(&mut self, generation: Generation, now: Time) {
-        self.muted.leave(generation, &self.relays, now);
     }
 
     pub fn refuses(&self) -> bool {

@@ -82,7 +82,7 @@ pub struct MutedConnections {
     relayed: HashMap<Inode, Generation>,
     /// Whose connections are looked for: the one that serves, or that has served until the last cut-over.
     of: Option<Generation>,
-    due: Option<Time>,
+    pub due: Option<Time>,
     /// Until the next look for idle connections.
     pause: Time,
     /// It was said why none can be muted.
@@ -90,36 +90,15 @@ pub struct MutedConnections {
 }
 
 impl MutedConnections {
-    pub fn deadline(&self) -> Option<Time> {
-        self.due
-    }
-
-    pub fn is_due(&self, now: Time) -> bool {
-        self.due.is_some_and(|due| due <= now)
-    }
-
-    /// Whose connections are to be looked for.
-    pub fn of(&self) -> Option<Generation> {
-        self.of
-    }
-
-    /// Looks for connections of the serving generation, at once and from now on.
-    pub fn begin(&mut self, serving: Option<Generation>, now: Time) {
-        self.of = serving;
-        self.pause = LOOK;
-        self.due = Some(now);
-    }
-
-    /// The clients that wait go on: what they have sent is looked at, at once. Where another generation serves by now,
-    /// those whose last request goes on at the old one come there with the next.
-    pub fn release(&mut self, is_another: bool, now: Time) {
-        self.of = self.of.filter(|_| is_another);
+    /// Looks for connections of this generation at once, and from now on.
+    fn look_for(&mut self, of: Option<Generation>, now: Time) {
+        self.of = of;
         self.pause = LOOK;
         self.due = Some(now);
     }
 
     /// Looks for idle connections at these ports of the generation whose processes these are, less and less often.
-    pub fn look_for_idle(
+    fn look_for_idle(
         &mut self,
         ports: &[(Family, u16)],
         processes: &[Pid],
@@ -211,7 +190,7 @@ impl MutedConnections {
 
     /// Looks at what clients have sent: the serving generation gets its own connections back, and those of others are
     /// relayed to it.
-    pub fn go_on(
+    fn go_on(
         &mut self,
         serving: Option<Generation>,
         relays: &mut Relays,
@@ -252,15 +231,8 @@ impl MutedConnections {
             .retain(|inode, _| relays.go_on(*inode, watcher));
     }
 
-    /// Looks again at what is left, if anything is.
-    pub fn look_again(&mut self, now: Time) {
-        if !self.all.is_empty() || !self.relayed.is_empty() {
-            self.due = Some(now + LOOK);
-        }
-    }
-
     /// A thread that blocks in recv(2) takes what has come when a stop signal wakes it, muted or not: it is taken before.
-    pub fn read_before_stop(&mut self, generation: Generation, relays: &mut Relays) {
+    fn read_before_stop(&mut self, generation: Generation, relays: &mut Relays) {
         for one in self.all.values_mut() {
             if one.owner == generation && matches!(one.sent(), Sent::Request) {
                 read_early(&one.fd, &mut one.early);
@@ -274,7 +246,7 @@ impl MutedConnections {
     }
 
     /// Gives all connections back to their servers.
-    pub fn unmute(&mut self, relays: &Relays) {
+    fn unmute(&mut self, relays: &Relays) {
         for one in self.all.values() {
             set_wake_up(one.fd.as_fd(), 1);
         }
@@ -308,38 +280,41 @@ impl Listeners {
     /// Clients of idle connections wait, too.
     pub(super) fn begin_to_mute(&mut self, now: Time) {
         self.context.relays.hold(&self.context.watcher);
-        self.context.muted.begin(self.serving, now);
+        self.context.muted.look_for(self.serving, now);
     }
 
-    /// They go on, at another generation or at the same.
+    /// They go on, at another generation or at the same: what they have sent is looked at, at once. Where another one serves
+    /// by now, those whose last request goes on at the old one come there with the next.
     pub(super) fn release_muted(&mut self, is_another: bool, now: Time) {
         let context = &mut self.context;
         context.relays.release(is_another, &context.watcher);
-        context.muted.release(is_another, now);
+        let of = context.muted.of.filter(|_| is_another);
+        context.muted.look_for(of, now);
     }
 
     /// Whether it is time for [`Listeners::look_at_muted`].
     pub fn muted_are_due(&self, now: Time) -> bool {
-        self.context.muted.is_due(now)
+        self.context.muted.due.is_some_and(|due| due <= now)
     }
 
     /// The generation whose idle connections are muted.
     pub fn mutes(&self) -> Option<Generation> {
-        self.context.muted.of()
+        self.context.muted.of
     }
 
     /// Looks at what clients have sent on muted connections, if they wait no longer; then for idle ones that are to be
     /// muted. These processes have them.
     pub fn look_at_muted(&mut self, processes: &[Pid], now: Time) {
         self.relay_muted(now);
-        let of = self.context.muted.of();
+        let of = self.context.muted.of;
         let ports = of.map_or_else(Vec::new, |of| self.steered_ports(of));
         let context = &mut self.context;
         context
             .muted
             .look_for_idle(&ports, processes, &context.relays, now);
-        if !context.holds() {
-            context.muted.look_again(now);
+        let is_left = !context.muted.all.is_empty() || !context.muted.relayed.is_empty();
+        if !context.holds() && is_left {
+            context.muted.due = Some(now + LOOK);
         }
     }
 

@@ -106,7 +106,7 @@ impl UnixDir {
     }
 
     /// Where a path leads; nothing need be there but the directory.
-    fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let (directory, name) = open_parent(&path)?;
         Ok(Self::within(directory, name, path))
@@ -139,8 +139,7 @@ impl UnixDir {
     /// # Errors
     /// If another hotswap has the path there.
     pub fn enter(&mut self, directory: OwnedFd, names: &[OsString]) -> io::Result<bool> {
-        let (now, before) = (fstat(&directory)?, fstat(&self.directory)?);
-        if file_id(&now) == file_id(&before) {
+        if file_id(&fstat(&directory)?) == self.id()? {
             return Ok(false);
         }
         let mut there = Self::within(directory, self.name.clone(), self.path.clone());
@@ -196,8 +195,12 @@ impl UnixDir {
 
     /// Whether it is one of its names in that directory.
     pub fn is_at(&self, directory: FileId, name: &OsStr) -> bool {
-        self.names().any(|own| own == name)
-            && fstat(&self.directory).is_ok_and(|found| file_id(&found) == directory)
+        self.names().any(|own| own == name) && self.id().is_ok_and(|own| own == directory)
+    }
+
+    /// The directory itself.
+    pub fn id(&self) -> io::Result<FileId> {
+        Ok(file_id(&fstat(&self.directory)?))
     }
 
     /// The name of that number beside this one, or as that word.
@@ -220,9 +223,9 @@ impl UnixDir {
         self.path.with_file_name(name)
     }
 
-    fn with(&self, suffix: &str) -> OsString {
+    fn name_of_lock(&self) -> OsString {
         let mut name = self.name.clone();
-        name.push(suffix);
+        name.push(".lock");
         name
     }
 
@@ -231,15 +234,11 @@ impl UnixDir {
     /// # Errors
     /// `EADDRINUSE` if another has it.
     fn lock(&mut self) -> io::Result<()> {
-        let name = self.with(".lock");
+        let name = self.name_of_lock();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
-            let file = openat(
-                &self.directory,
-                name.as_os_str(),
-                flags,
-                Mode::from_bits_truncate(0o600),
-            )?;
+            let mode = Mode::from_bits_truncate(0o600);
+            let file = openat(&self.directory, name.as_os_str(), flags, mode)?;
             let opened = file_id(&retry(|| fstat(&file))?);
             match sys::lock(file.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -378,7 +377,7 @@ impl Drop for UnixDir {
     fn drop(&mut self) {
         if self.lock.is_some() && !handoff::may_go_back() {
             // while it is locked, so that nobody's is removed but ours
-            self.remove(&self.with(".lock"));
+            self.remove(&self.name_of_lock());
         }
     }
 }
