@@ -29,7 +29,7 @@ impl ReuseportGroup {
     /// Updates the model from the kernel: a server may just have shut its socket down, and a process of the same user can join
     /// and leave at any moment.
     pub(super) fn snapshot(&mut self, context: &mut ListenerContext) -> Snapshot {
-        self.look_at_kernel(Self::resting, context)
+        self.look_at_kernel(Self::spare_inodes, context)
     }
 
     /// The same, without a look at which spares are idle, which takes much longer: nobody shall come or go meanwhile.
@@ -169,7 +169,7 @@ impl ReuseportGroup {
         for (index, _) in self.members.uncertain_indexes() {
             let uncertain = self.members.uncertain_indexes();
             let uncertain = |inode| uncertain.iter().any(|(_, other)| *other == inode);
-            let spares: Vec<Inode> = self.resting();
+            let spares: Vec<Inode> = self.spare_inodes();
             let spares: Vec<Inode> = spares.into_iter().filter(|one| uncertain(*one)).collect();
             if spares.is_empty() {
                 break;

@@ -63,8 +63,8 @@ impl ReuseportGroup {
         uncertain.any(|(_, other)| other == inode)
     }
 
-    /// The spares that are old enough to be closed or given away if they are idle.
-    pub(super) fn resting(&self) -> Vec<Inode> {
+    /// Of them it is asked whether they are idle.
+    pub(super) fn spare_inodes(&self) -> Vec<Inode> {
         self.spare().map(|socket| socket.inode).collect()
     }
 

@@ -310,7 +310,7 @@ impl Steering for ReuseportGroup {
     }
 
     fn to_look_at(&self) -> Option<(InetAddress, Vec<Inode>)> {
-        Some((self.address, self.resting()))
+        Some((self.address, self.spare_inodes()))
     }
 
     fn recognize(&mut self, context: &mut ListenerContext) {
