@@ -72,7 +72,7 @@ impl UnixPath {
     /// # Errors
     /// Those of [`UnixDir::take`] and of bind(2).
     pub fn open(path: &Path, context: &ListenerContext) -> io::Result<Self> {
-        let mut path = Self::of(UnixDir::take(path)?);
+        let mut path = Self::of(UnixDir::take(path)?, false);
         let first = path.grow(1, context)?;
         path.put(first)?;
         Ok(path)
@@ -85,19 +85,18 @@ impl UnixPath {
         socket: OwnedFd,
         context: &ListenerContext,
     ) -> io::Result<Self> {
-        let mut path = Self::of(dir);
-        path.is_captured = true;
+        let mut path = Self::of(dir, true);
         let name = path.dir.name().to_owned();
         path.adopt(generation, socket, &name, context)?;
         Ok(path)
     }
 
-    fn of(dir: UnixDir) -> Self {
+    fn of(dir: UnixDir, is_captured: bool) -> Self {
         Self {
             dir,
             sockets: Vec::new(),
             target: None,
-            is_captured: false,
+            is_captured,
             orphans: Vec::new(),
             turned_away: false,
             seen: None,

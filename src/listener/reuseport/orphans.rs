@@ -20,13 +20,12 @@ use crate::connections::inet::inode_of_server_end;
 use crate::connections::listening::listening;
 use crate::listener::context::ListenerContext;
 use crate::listener::listening_socket::ListeningSocket;
-use crate::listener::member_index::{MemberIndex, MemberRole, to_member, to_member_but_for};
+use crate::listener::member_index::{MemberIndex, MemberRole, to_member};
 use crate::listener::orphan::{OrphanSocket, Orphans};
 use crate::listener::snapshot::Snapshot;
 use crate::retry::retry_while_blocked;
-use crate::socket::client::{client_of, connect_now};
 use crate::socket::inet::InetAddress;
-use crate::socket::{Inode, bound_to, inode_of};
+use crate::socket::{Inode, bound_to, inode_of, peer_of};
 use crate::sys;
 
 /// How often to join if others join or leave at the same moment.
@@ -153,16 +152,12 @@ impl ReuseportGroup {
         let spare = self.sockets.first().ok_or(Errno::ENOENT)?;
         let last = self.members.index_of(spare.inode).ok_or(Errno::ENOENT)?;
         for index in 0..last {
-            let (probe, to) = client_of(self.address.at)?;
-            let from = bound_to(probe.as_fd())?;
             let queued = self.queue(target);
-            let program = to_member_but_for(from, index, last);
-            sys::attach_reuseport_program(spare.fd(), &program)?;
-            let connected = connect_now(probe.as_fd(), to);
-            sys::attach_reuseport_program(spare.fd(), &to_member(last))?;
-            if connected.is_err() {
+            let Ok(probe) = self.probe_at(index, last) else {
                 continue; // its queue is full
-            }
+            };
+            let from = bound_to(probe.as_fd())?;
+            let to = peer_of(&probe).ok_or(Errno::ENOTCONN)?;
             let accepted = retry_while_blocked(ACCEPT_TIMEOUT, || {
                 let inode = inode_of_server_end(from, to).ok().flatten();
                 let inode = inode.filter(|inode| *inode != 0);

@@ -144,11 +144,8 @@ impl ReuseportGroup {
         let guarded = self.members.target().into_iter().chain([inode]);
         let missing = guarded.map(|one| self.members.fillers_needed(one)).max();
         let missing = missing.unwrap_or(0);
-        for _ in 0..if self.is_wary {
-            missing.min(1)
-        } else {
-            missing
-        } {
+        let at_once = if self.is_wary { 1 } else { missing };
+        for _ in 0..missing.min(at_once) {
             self.grow(context)?;
         }
         Ok(missing > 0)
@@ -167,10 +164,8 @@ impl ReuseportGroup {
         let target = target.and_then(|inode| self.members.index_of(inode));
         let target = target.ok_or(Errno::ENOENT)?;
         for (index, _) in self.members.uncertain_indexes() {
-            let uncertain = self.members.uncertain_indexes();
-            let uncertain = |inode| uncertain.iter().any(|(_, other)| *other == inode);
-            let spares: Vec<Inode> = self.spare_inodes();
-            let spares: Vec<Inode> = spares.into_iter().filter(|one| uncertain(*one)).collect();
+            let mut spares = self.spare_inodes();
+            spares.retain(|one| self.is_uncertain(*one));
             if spares.is_empty() {
                 break;
             }

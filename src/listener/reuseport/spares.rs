@@ -58,7 +58,7 @@ impl ReuseportGroup {
         self.spare().filter(is_due).map(due).min()
     }
 
-    fn is_uncertain(&self, inode: Inode) -> bool {
+    pub(super) fn is_uncertain(&self, inode: Inode) -> bool {
         let mut uncertain = self.members.uncertain_indexes().into_iter();
         uncertain.any(|(_, other)| other == inode)
     }

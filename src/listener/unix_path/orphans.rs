@@ -52,8 +52,7 @@ impl UnixPath {
             answers => answers?,
         };
         let live = dir.file(dir.name())?;
-        let mut path = Self::of(dir);
-        path.is_captured = is_captured;
+        let mut path = Self::of(dir, is_captured);
         for OrphanPath { bound, socket, .. } in orphans {
             let is_live = answers == *bound;
             let mut name = bound.clone();
