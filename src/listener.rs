@@ -245,13 +245,7 @@ impl Listeners {
     /// An event on one of the sockets: one was shut down, or a client came to a spare.
     pub fn woken(&mut self, now: Time) -> Vec<Incident> {
         let ready = self.context.ready(now);
-        if self
-            .door
-            .as_ref()
-            .is_some_and(|door| ready.iter().any(|event| door.has(event.0)))
-        {
-            self.let_in();
-        }
+        self.let_in();
         let go_on = self.context.can_go_on(now);
         for Listener { steering, .. } in &mut self.all {
             let here = ready.iter().copied();

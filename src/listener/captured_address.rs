@@ -114,10 +114,7 @@ impl CapturedAddress {
 
     /// Whether clients of one address could reach the other, if that were alone.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (Self::Tcp { at: one, .. }, Self::Tcp { at: two, .. }) = (self, other) else {
-            return self == other;
-        };
-        covers(*one, self.is_dual(), *two) || covers(*two, other.is_dual(), *one)
+        self == other || self.covers(other) || other.covers(self)
     }
 
     /// Whether clients of the other address reach this one, if the other is not there.

@@ -37,10 +37,6 @@ impl Door {
             let_in: Vec::new(),
         })
     }
-
-    pub fn has(&self, inode: Inode) -> bool {
-        self.inode == inode
-    }
 }
 
 impl Listeners {
@@ -86,7 +82,7 @@ impl Listeners {
         }
     }
 
-    /// Clients have come. If the candidate has no socket for them yet, they are turned away.
+    /// Clients may have come. If the candidate has no socket for them yet, they are turned away.
     pub(super) fn let_in(&mut self) {
         for _ in 0..AT_ONCE {
             let Some(door) = &self.door else { return };
