@@ -30,17 +30,10 @@ impl Exit {
 impl Reason {
     /// How its main process ended, if that is why.
     pub fn exit(&self) -> Option<&Exit> {
-        match self {
-            Reason::Exited(exit, _) => Some(exit),
-            Reason::NotReady(_)
-            | Reason::CannotSpawn(_)
-            | Reason::CannotCutOver(_)
-            | Reason::NotProven(_)
-            | Reason::NotFit(_)
-            | Reason::BeforeSwap(_)
-            | Reason::BeforeSwapTooLong(_)
-            | Reason::Replaced
-            | Reason::Stopping => None,
+        if let Reason::Exited(exit, _) = self {
+            Some(exit)
+        } else {
+            None
         }
     }
 
@@ -111,15 +104,8 @@ impl Supervisor {
             swap.check = false;
             let is_waited_for = !swap.is_cut_over_to();
             let mut actions = vec![lose, announce(hurry(swap, now, until)), ends];
-            match swap.stage {
-                Stage::Starting { .. } => actions.push(Action::Inherit(swap.generation)),
-                // new connections go to it already, and it proves itself still
-                Stage::Proving { .. }
-                | Stage::BeforeSwap { .. }
-                | Stage::Checking { .. }
-                | Stage::WaitingFor(_)
-                | Stage::BackingOff { .. }
-                | Stage::CuttingOver { .. } => {}
+            if swap.is_starting() {
+                actions.push(Action::Inherit(swap.generation));
             }
             if on_change && is_waited_for {
                 self.clients_wait(now);

@@ -63,52 +63,35 @@ impl Supervisor {
     }
 
     pub fn restore(policy: Policy, saved: SavedState) -> Self {
-        let SavedState {
-            last,
-            serving,
-            draining,
-            orphans,
-            has_served,
-            restarts,
-            last_good,
-            fallen_back,
-            rejected,
-            longest_start,
-            clients_wait_until,
-            previous,
-            restart_at,
-        } = saved;
-        let next = Generation(last.0 + 1);
+        let next = Generation(saved.last.0 + 1);
         Self {
-            last,
-            swap: restart_at
+            last: saved.last,
+            swap: saved
+                .restart_at
                 .map(|until| Swap::new(next, Cause::Restart, Stage::BackingOff { until })),
-            serving,
-            draining,
-            orphans,
-            has_served,
-            restarts,
-            last_good,
-            fallen_back,
-            on_disk: if rejected {
+            serving: saved.serving,
+            draining: saved.draining,
+            orphans: saved.orphans,
+            has_served: saved.has_served,
+            restarts: saved.restarts,
+            last_good: saved.last_good,
+            fallen_back: saved.fallen_back,
+            on_disk: if saved.rejected {
                 OnDisk::Rejected
             } else {
                 OnDisk::Same
             },
-            longest_start,
-            clients_wait_until,
-            previous,
+            longest_start: saved.longest_start,
+            clients_wait_until: saved.clients_wait_until,
+            previous: saved.previous,
             ..Self::new(policy)
         }
     }
 
     /// Nothing starts: at most a restart waits for its back-off.
     pub(super) fn is_idle(&self) -> bool {
-        let waits = self
-            .swap
-            .as_ref()
-            .is_none_or(|swap| matches!(swap.stage, Stage::BackingOff { .. }));
         let is_judging = self.hold.held || self.hold.judged_by.is_some();
+        let waits = self.swap.is_none() || self.backs_off();
         waits && self.pending.is_none() && !is_judging
     }
 }

@@ -156,14 +156,10 @@ impl Swap {
 
     /// How long it has lived, or proved itself.
     pub fn age(&self, now: Time) -> Duration {
-        let since = match self.stage {
-            Stage::Proving { since, .. } => Some(since),
-            Stage::BeforeSwap { .. }
-            | Stage::Checking { .. }
-            | Stage::WaitingFor(_)
-            | Stage::BackingOff { .. }
-            | Stage::Starting { .. }
-            | Stage::CuttingOver { .. } => self.spawned,
+        let since = if let Stage::Proving { since, .. } = self.stage {
+            Some(since)
+        } else {
+            self.spawned
         };
         now.saturating_sub(since.unwrap_or(now))
     }
