@@ -5,11 +5,11 @@
 pub mod memory;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::unistd::{Pid, getpid};
 
@@ -37,24 +37,21 @@ pub struct Adoption {
     pub orphans: BTreeMap<Generation, Orphan>,
     /// The one that new connections went to.
     pub serving: Generation,
-    paths: Vec<PathBuf>,
-    listening: Vec<String>,
-    owned: Option<Vec<String>>,
+    remembered: Remembered,
 }
 
 impl Adoption {
     /// The living generations of what is remembered; `None` if there are none.
     pub fn of(remembered: Remembered) -> Option<Self> {
-        let living = remembered.generations.into_iter().filter_map(Orphan::of);
+        let generations = remembered.generations.iter().cloned();
+        let living = generations.filter_map(Orphan::of);
         let orphans: BTreeMap<_, _> = living.map(|one| (one.traces.generation, one)).collect();
         let newest = orphans.keys().next_back().copied()?;
         let serving = remembered.serving.filter(|one| orphans.contains_key(one));
         Some(Self {
             serving: serving.unwrap_or(newest),
             orphans,
-            paths: remembered.paths.into_iter().map(path).collect(),
-            listening: remembered.listening,
-            owned: remembered.owned,
+            remembered,
         })
     }
 
@@ -86,14 +83,15 @@ impl Adoption {
             let (Some(bound), Some(socket)) = (bound, orphan(inode)) else {
                 continue;
             };
-            let is_of = |path: &&PathBuf| {
+            let is_of = |path: &&Path| {
                 let name = path.file_name().unwrap_or_default();
                 bound == name || without_number(&bound) == name
             };
-            if let Some(path) = self.paths.iter().find(is_of) {
-                let path = path.clone();
+            let known = self.remembered.paths.iter();
+            let mut known = known.map(|path| Path::new(OsStr::from_bytes(path)));
+            if let Some(path) = known.find(is_of) {
                 paths.push(OrphanPath {
-                    path,
+                    path: path.to_owned(),
                     bound,
                     socket,
                 });
@@ -103,8 +101,8 @@ impl Adoption {
             serving: self.serving,
             tcp,
             paths,
-            listening: self.listening.clone(),
-            owned: self.owned.clone(),
+            listening: self.remembered.listening.clone(),
+            owned: self.remembered.owned.clone(),
             serving_has: Box::new(|inode| {
                 let serving = self.orphans.get(&self.serving);
                 let mut sockets = ProcessSockets::default();
@@ -124,10 +122,6 @@ pub fn living(remembered: &Remembered) -> Vec<Pid> {
         traces.pid()
     });
     living.collect()
-}
-
-fn path(bytes: Vec<u8>) -> PathBuf {
-    OsString::from_vec(bytes).into()
 }
 
 impl Orphan {

@@ -84,12 +84,8 @@ impl World {
     }
 
     pub(super) fn run_hook(&mut self, record: &Record) {
-        let Some(line) = self
-            .args
-            .on_event
-            .clone()
-            .filter(|_| record.kind.is_hooked())
-        else {
+        let line = self.args.on_event.clone();
+        let Some(line) = line.filter(|_| record.kind.is_hooked()) else {
             return;
         };
         if self.commands_for(Purpose::OnEvent).count() >= HOOKS {
@@ -99,20 +95,16 @@ impl World {
             ));
             return;
         }
-        let mut variables = vec![("HOTSWAP_EVENT", record.kind.name())];
-        variables.extend(
-            record
-                .generation
-                .map(|generation| ("HOTSWAP_GENERATION", generation.0.to_string())),
-        );
-        variables.extend(record.pid.map(|pid| ("HOTSWAP_PID", pid.to_string())));
-        variables.extend(
-            record
-                .reason
-                .clone()
-                .map(|reason| ("HOTSWAP_REASON", reason)),
-        );
-        variables.push(("HOTSWAP_MESSAGE", record.text.clone()));
+        let generation = record.generation.map(|one| one.0.to_string());
+        let variables = [
+            ("HOTSWAP_EVENT", Some(record.kind.name())),
+            ("HOTSWAP_GENERATION", generation),
+            ("HOTSWAP_PID", record.pid.map(|pid| pid.to_string())),
+            ("HOTSWAP_REASON", record.reason.clone()),
+            ("HOTSWAP_MESSAGE", Some(record.text.clone())),
+        ];
+        let known = |(name, value)| Some((name, value?));
+        let variables: Vec<(&str, String)> = variables.into_iter().filter_map(known).collect();
         let now = sys::now();
         self.watch.command_begins(watch::HookKind::OnEvent);
         if let Err(why) = self.run(Purpose::OnEvent, &line, &variables, Some(now + HOOK)) {

@@ -145,14 +145,10 @@ impl World {
     fn way_out_of_swap(&self, supervisor: &Supervisor) -> Option<String> {
         let swap = supervisor.swap().filter(|_| !supervisor.is_stopping())?;
         let generation = swap.generation;
-        let candidate = self.generations.get(&generation);
-        let keeps_serving = supervisor.serving().map(|serving| serving.generation);
-        Some(match candidate.zip(keeps_serving) {
-            Some((candidate, old)) => {
-                let pid = candidate.server.pid();
-                format!("kill {pid}, which ends {generation}; then {old} keeps serving")
-            }
-            None => return None,
-        })
+        let pid = self.generations.get(&generation)?.server.pid();
+        let old = supervisor.serving()?.generation;
+        Some(format!(
+            "kill {pid}, which ends {generation}; then {old} keeps serving"
+        ))
     }
 }
