@@ -26,17 +26,6 @@ const MOST_ENDS: u32 = 100;
 /// Lines that hotswap prints itself, as a stream of their own.
 const STREAM: u64 = u64::MAX;
 
-/// What a line asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Swap,
-    Status,
-    Clear,
-    Stop,
-    Help,
-    Nothing,
-}
-
 /// Reads stdin, if it is a terminal.
 pub(super) struct Keys {
     stdin: Option<Stdin>,
@@ -76,8 +65,8 @@ impl Keys {
         self.stdin.is_some()
     }
 
-    /// The keys that have been sent. What is typed after Ctrl-D is read, too.
-    fn read(&mut self) -> Vec<Key> {
+    /// The lines that have been sent. What is typed after Ctrl-D is read, too.
+    fn read(&mut self) -> Vec<String> {
         let Some(stdin) = self.stdin.as_ref().filter(|stdin| is_in_front(stdin)) else {
             return Vec::new();
         };
@@ -85,7 +74,7 @@ impl Keys {
         let count = match read(stdin.as_fd(), &mut bytes) {
             Ok(0) if self.ends < MOST_ENDS => {
                 self.ends += 1;
-                return vec![Key::Help];
+                return vec!["?".to_owned()];
             }
             Ok(0) => {
                 log::warn!("the terminal's input has ended: keys no longer work");
@@ -97,15 +86,15 @@ impl Keys {
         };
         self.ends = 0;
         self.line.extend(bytes.iter().take(count));
-        let mut keys = Vec::new();
+        let mut lines = Vec::new();
         while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
-            keys.push(key(&String::from_utf8_lossy(&line)));
+            lines.push(String::from_utf8_lossy(line.trim_ascii()).into_owned());
         }
         if self.line.len() > LONGEST {
             self.line.clear();
         }
-        keys
+        lines
     }
 }
 
@@ -120,32 +109,21 @@ fn is_in_front(stdin: &Stdin) -> bool {
     tcgetpgrp(stdin).is_ok_and(|group| group == getpgrp())
 }
 
-fn key(line: &str) -> Key {
-    match line.trim() {
-        "" => Key::Nothing,
-        "r" | "rs" => Key::Swap,
-        "s" => Key::Status,
-        "c" => Key::Clear,
-        "q" => Key::Stop,
-        _ => Key::Help,
-    }
-}
-
 impl World {
     pub(super) fn handle_keys(&mut self, batch: &mut Batch) {
         for key in self.keys.read() {
-            match key {
-                Key::Nothing => {}
-                Key::Swap => {
+            match key.as_str() {
+                "" => {}
+                "r" | "rs" => {
                     log::debug!("a key asks for a swap");
                     self.status_data.asked_by = AskedBy::Key;
                     self.build_again(batch.now);
                     batch.requests.push(Event::SwapAsked(None));
                 }
-                Key::Status => self.keys.shows_status = true,
-                Key::Clear => lines::clear_terminal(),
-                Key::Stop => batch.requests.push(Event::StopAsked(None)),
-                Key::Help => lines::pass_on(STREAM, format!("{HELP}\n").as_bytes()),
+                "s" => self.keys.shows_status = true,
+                "c" => lines::clear_terminal(),
+                "q" => batch.requests.push(Event::StopAsked(None)),
+                _ => lines::pass_on(STREAM, format!("{HELP}\n").as_bytes()),
             }
         }
     }
@@ -156,27 +134,5 @@ impl World {
             let table = status::table(&self.state(supervisor, now));
             lines::pass_on(STREAM, table.as_bytes());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_key_is_a_line() {
-        let keys = ["r\n", "rs", " s ", "c", "q", "?", "help", "\n", "quit now"];
-        let meant = [
-            Key::Swap,
-            Key::Swap,
-            Key::Status,
-            Key::Clear,
-            Key::Stop,
-            Key::Help,
-            Key::Help,
-            Key::Nothing,
-            Key::Help,
-        ];
-        assert_eq!(keys.map(key), meant);
     }
 }
