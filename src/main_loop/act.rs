@@ -79,9 +79,7 @@ impl World {
                 self.publish_incidents(&incidents);
                 if let Some(one) = self.generations.get_mut(&generation) {
                     one.begin_draining(sys::now(), &self.listeners);
-                    if let Some(binder) = one.binder() {
-                        one.server.bound_by(binder);
-                    }
+                    one.note_binder();
                     one.server.stop(self.args.stop_signal);
                 }
                 self.listeners.let_go(generation);
@@ -156,17 +154,12 @@ impl World {
             self.must_say_ready(cause, program) && !waivers.forget_ready,
         )
         .context("cannot make its ready pipe")?;
-        let choice = program;
-        let program = match program {
-            ProgramChoice::Current => None,
-            ProgramChoice::Of(good) => self.held_program(good).ok(),
-        };
         // without it, what is on disk runs
-        let choice = if program.is_some() {
-            choice
-        } else {
-            ProgramChoice::Current
-        };
+        let (program, of) = match program {
+            ProgramChoice::Current => None,
+            ProgramChoice::Of(good) => self.held_program(good).ok().map(|held| (held, good)),
+        }
+        .unzip();
         self.follow_directory();
         let variables = self.variables(cause)?;
         let directory = self.directory_that_worked(cause);
@@ -185,7 +178,7 @@ impl World {
             directory,
         };
         self.watch.starts(built, now);
-        self.identify(generation, choice);
+        self.identify(generation, of);
         if matches!(cause, Cause::First | Cause::Asked | Cause::File) {
             self.accept_program_of(generation);
         }
@@ -324,9 +317,7 @@ impl World {
         let Some(one) = self.generations.get_mut(&generation) else {
             return;
         };
-        if let Some(binder) = one.binder() {
-            one.server.bound_by(binder);
-        }
+        one.note_binder();
         if let Err(why) = one.server.reopen_logs(self.args.stop_signal) {
             let text = format!("does not get SIGUSR1: {why}");
             self.publish(&Record::of(RecordKind::Notice, generation, text));

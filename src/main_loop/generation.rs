@@ -240,6 +240,13 @@ impl Spawned {
         self.server.is_gone() && is_let_go && self.lingers.is_none()
     }
 
+    /// Before a signal is sent, which is for the one that has bound.
+    pub fn note_binder(&mut self) {
+        if let Some(binder) = self.binder() {
+            self.server.bound_by(binder);
+        }
+    }
+
     /// Who is asked to end: not a wrapper, which would leave the server behind.
     pub fn binder(&self) -> Option<Pid> {
         self.capture.as_ref().and_then(Capture::stop_target)

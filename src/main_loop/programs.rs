@@ -12,7 +12,7 @@ use super::identity::{FileStamp, ProgramIdentity, short, stamp};
 use super::rejected::RejectedPrograms;
 use crate::polled::Polled;
 use crate::program;
-use crate::supervisor::{Generation, ProgramChoice, Time};
+use crate::supervisor::{Generation, Time};
 use crate::watch::advice;
 use crate::watch::content_hash::{HashInProgress, HashProgress};
 
@@ -127,16 +127,12 @@ impl Polled for Programs {
 }
 
 impl World {
-    /// Notes what a new generation is about to run.
-    pub(super) fn identify(&mut self, generation: Generation, choice: ProgramChoice) {
-        let programs = &mut self.status_data.programs;
-        if let ProgramChoice::Of(good) = choice
-            && let Some(known) = programs.known.get(&good).cloned()
-        {
-            programs.known.insert(generation, known);
-            return;
-        }
-        if let Some(path) = self.path_of_program() {
+    /// Notes what a new generation is about to run: what an earlier one ran, or what is on disk.
+    pub(super) fn identify(&mut self, generation: Generation, earlier: Option<Generation>) {
+        let known = &mut self.status_data.programs.known;
+        if let Some(program) = earlier.and_then(|earlier| known.get(&earlier).cloned()) {
+            known.insert(generation, program);
+        } else if let Some(path) = self.path_of_program() {
             self.status_data.programs.add(generation, path);
         }
     }
