@@ -209,7 +209,6 @@ impl World {
         Ok(())
     }
 
-    /// Gives the candidate the dead generation's sockets wherever it has none.
     /// Sockets that a restart is given while processes of a dead generation still accept there: one that finds no client
     /// must not wait in accept(2), with others in its hands.
     fn nonblocking_of_survivors(&self) -> Vec<OwnedFd> {
@@ -221,6 +220,7 @@ impl World {
         held.filter_map(|fd| fd.try_clone_to_owned().ok()).collect()
     }
 
+    /// Gives the candidate the dead generation's sockets wherever it has none.
     fn inherit(&mut self, generation: Generation) -> Vec<Event> {
         match self
             .listeners

@@ -39,8 +39,7 @@ pub enum Event {
     StopAsked(Option<ClientId>),
     /// SIGINT, or a terminal that has closed: somebody waits for the end.
     Interrupted,
-    /// A client wants the program back that served before.
-    /// To the program of that generation, one of those that can be had back.
+    /// A client wants back the program of that generation, one of those that can be had back.
     RollBackAsked(ClientId, Generation),
     /// What that one ran, one that served later runs as well.
     SameProgram(Generation),
