@@ -72,9 +72,18 @@ impl Capture {
         (address, length): (u64, i32),
     ) -> io::Result<Option<BindRequest>> {
         let asked = read_value(call.thread, address, length, LONGEST_ADDRESS)?;
-        let Some(asked) = asked.as_deref().and_then(sockaddr::read) else {
-            return Ok(None);
-        };
+        match asked.as_deref().and_then(sockaddr::read) {
+            Some(asked) => self.request(call, fd, asked),
+            None => Ok(None),
+        }
+    }
+
+    fn request(
+        &mut self,
+        call: &Notification,
+        fd: RawFd,
+        asked: RequestedAddress,
+    ) -> io::Result<Option<BindRequest>> {
         let caller = Caller::of(call.thread)?;
         let Some(server_socket) = ServerSocket::of(&caller, fd, self.learned.as_ref())? else {
             return Ok(None);
@@ -115,6 +124,33 @@ impl Capture {
                 as_given,
                 address,
             }))
+    }
+
+    /// The filter lets bind(2) through if the address is as long as one of netlink: a unix path of that length which nobody
+    /// knew of is met when the server listens there.
+    pub(super) fn meet_bound_path(
+        &mut self,
+        call: &Notification,
+        fd: RawFd,
+        context: &CallContext,
+    ) -> io::Result<()> {
+        let socket = Caller::of(call.thread)?.descriptor(fd)?;
+        let name = sockaddr::read(&sys::socket_name(socket.as_fd())?);
+        let Some(asked @ RequestedAddress::Path(_)) = name else {
+            return Ok(());
+        };
+        let Some(request) = self.request(call, fd, asked)? else {
+            return Ok(());
+        };
+        if request.server_socket.kind == SocketType::UnixStream
+            && !request.is_left_to_server(context)
+            && context.listeners.covering(&request.address).is_none()
+        {
+            let mut bound = request.bound(socket.as_fd())?;
+            bound.path = Some(server_path::bound_at(&request.caller, &request.as_given)?);
+            self.bound_sockets.remember(bound);
+        }
+        Ok(())
     }
 
     fn grant(

@@ -45,6 +45,11 @@ impl Capture {
         if let Some(done) = listeners.listen_again(inode) {
             return done.map(|_| CallResult::Succeed);
         }
+        if self.bound_sockets.of(inode).is_none()
+            && let Err(error) = self.meet_bound_path(call, fd, context)
+        {
+            log::debug!("cannot see what {} listens on: {error}", self.generation);
+        }
         // they were bound at once, and without hotswap only one of them listens there
         if self.another_listens_where(inode, context) {
             return Err(Errno::EADDRINUSE.into());

@@ -86,14 +86,29 @@ pub fn bind_to(
         });
         let (name, path) = bound.unwrap_or(Err(Errno::EADDRINUSE.into()))?;
         stand.settle(&path)?;
-        let file = fs::symlink_metadata(&path)?;
-        let file = (file.dev(), file.ino());
-        let bound = BoundPath {
-            directory,
-            name,
-            file,
-        };
-        Ok((socket, bound))
+        Ok((socket, there(directory, name, &path)?))
+    })
+}
+
+/// The path that the caller has bound by itself.
+///
+/// # Errors
+/// Those of stat(2), `EPERM`, `ETIMEDOUT`.
+pub fn bound_at(caller: &Caller, path: &Path) -> io::Result<BoundPath> {
+    let path = seen_from_here(caller, path);
+    as_caller(caller, move |stand| {
+        let path = stand.reach(&path);
+        let (directory, name) = directory_of(&path)?;
+        there(directory, name.to_owned(), &path)
+    })
+}
+
+fn there(directory: OwnedFd, name: OsString, path: &Path) -> io::Result<BoundPath> {
+    let file = fs::symlink_metadata(path)?;
+    Ok(BoundPath {
+        directory,
+        name,
+        file: (file.dev(), file.ino()),
     })
 }
 

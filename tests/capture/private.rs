@@ -130,6 +130,33 @@ own.serve_forever()"
     clients.expect_no_failure();
 }
 
+/// Its bind(2) looks like one of netlink, which is not stopped.
+#[test]
+fn a_path_of_nine_bytes_is_a_listener() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("http.sock");
+    let script = format!(
+        "{SERVER}
+os.chdir(directory)
+own = listen('http.sock')
+while True:
+    client = own.accept()[0]
+    client.recv(1000)
+    client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nhello')
+    client.close()"
+    );
+    let target = Target::Unix(path);
+    let Some(plan) = plan(target, free_address(), directory.path(), &script) else {
+        return;
+    };
+    let site = plan.serving("");
+    assert!(site.log.says("http.sock"), "{}", site.log.timed());
+    let mut clients = site.guests().and(4, Habit::default()).come();
+    swap(&site, 3);
+    clients.until_answered(8);
+    clients.expect_no_failure();
+}
+
 /// As pm2-runtime, which waits for an answer from the one before.
 #[test]
 fn a_private_path_of_a_dead_generation_answers_nobody() {
