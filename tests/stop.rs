@@ -457,6 +457,28 @@ fn a_wrapper_that_catches_the_signal_later_ends_by_itself() {
     }
 }
 
+/// Its wrapper has a moment for its last words, however many listeners the server opens while it ends.
+#[test]
+fn a_server_that_listens_elsewhere_before_it_ends_is_not_started_anew() {
+    let address = free_address();
+    let python = "\
+import http.server, signal, socket, sys, threading, time
+web = http.server.ThreadingHTTPServer((\"127.0.0.1\", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+def end(*_):
+    other = socket.create_server((\"127.0.0.1\", int(sys.argv[2])))
+    time.sleep(0.3)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+web.serve_forever()";
+    let (port, other) = (address.port(), free_address().port());
+    let script = format!("#!/bin/sh\npython3 -c '{python}' {port} {other}\necho last words >&2\n");
+    let plan = Site::at(Place::Captured(address)).by_script(&script, &[]);
+    let mut site = plan.serving("");
+    assert!(site.stop().success());
+    assert!(site.log.says("last words"), "{}", site.log.timed());
+    site.expect_nothing_left();
+}
+
 /// Its server ends well, and is started again until the wrapper is killed.
 #[test]
 fn a_server_that_comes_back_during_a_stop_gets_no_client() {

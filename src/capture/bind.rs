@@ -127,7 +127,7 @@ impl Capture {
     }
 
     /// The filter lets bind(2) through if the address is as long as one of netlink: a unix path of that length which nobody
-    /// knew of is met when the server listens there.
+    /// knew of, with its last NUL or without, is met when the server listens there.
     pub(super) fn meet_bound_path(
         &mut self,
         call: &Notification,
@@ -135,16 +135,21 @@ impl Capture {
         context: &CallContext,
     ) -> io::Result<()> {
         let socket = Caller::of(call.thread)?.descriptor(fd)?;
-        let name = sockaddr::read(&sys::socket_name(socket.as_fd())?);
-        let Some(asked @ RequestedAddress::Path(_)) = name else {
+        let name = sys::socket_name(socket.as_fd())?;
+        // the kernel adds the NUL
+        let was_let_through = matches!(name.len(), 12 | 13);
+        let Some(asked @ RequestedAddress::Path(_)) = sockaddr::read(&name) else {
             return Ok(());
         };
-        let Some(request) = self.request(call, fd, asked)? else {
+        let Some(request) = self.request(call, fd, asked)?.filter(|_| was_let_through) else {
             return Ok(());
         };
         if request.server_socket.kind == SocketType::UnixStream
             && !request.is_left_to_server(context)
             && context.listeners.covering(&request.address).is_none()
+            && self.bound_sockets.at(&request.address).is_none()
+            && !self.bound_sockets.are_full()
+            && self.check_network(&request)
         {
             let mut bound = request.bound(socket.as_fd())?;
             bound.path = Some(server_path::bound_at(&request.caller, &request.as_given)?);

@@ -112,7 +112,7 @@ impl World {
         match event {
             CaptureEvent::Binds => {
                 let one = self.generations.get_mut(&generation)?;
-                one.server.came_back(one.binder());
+                one.server.listens(one.binder());
             }
             CaptureEvent::Listens(as_given) => self.publish_listening(&as_given),
             CaptureEvent::Warning(text) => self.warn(text),

@@ -35,9 +35,9 @@ pub(super) struct Stopping {
     /// When the next one is asked, if nothing has ended by then.
     #[serde(skip)]
     due: Option<Time>,
-    /// A server listens anew.
+    /// A server listens after the one that was asked is dead.
     #[serde(default)]
-    came_back: bool,
+    starts_anew: bool,
 }
 
 impl Server {
@@ -79,14 +79,17 @@ impl Server {
         self.ask_next();
     }
 
-    /// It listens anew although it was asked to stop.
-    pub fn came_back(&mut self, binder: Option<Pid>) {
+    /// One of its processes listens. If the one that was asked first is dead, that is another server.
+    pub fn listens(&mut self, binder: Option<Pid>) {
+        if self.living_binder().is_some() {
+            return;
+        }
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        stopping.came_back = true;
+        stopping.starts_anew = true;
         stopping.due = Some(sys::now() + LAST_WORDS);
-        self.binder = binder.and_then(ProcessId::of).or(self.binder);
+        self.binder = binder.and_then(ProcessId::of);
         self.ask_next();
     }
 
@@ -101,7 +104,7 @@ impl Server {
         };
         let binder = self.living_binder();
         let main = self.tree.main_lives.then_some(self.tree.main);
-        let starts_anew = stopping.came_back && binder.is_some();
+        let starts_anew = stopping.starts_anew && binder.is_some();
         let (turn, has_a_moment) = match (binder, main) {
             (_, Some(main)) if starts_anew && !was_asked(main) => (vec![main], false),
             (Some(binder), _) => (vec![binder], starts_anew && !was_asked(binder)),
@@ -119,9 +122,7 @@ impl Server {
             stopping.death = None;
             return;
         }
-        if !starts_anew || has_a_moment {
-            stopping.due = None;
-        }
+        stopping.due.take_if(|due| !starts_anew || *due <= now);
         // before it is asked: it may end, and be reaped by what has started it, at once
         stopping.death = binder.and_then(|binder| sys::pidfd_open(binder, binder).ok());
         if binder.is_some() && stopping.death.is_none() {
