@@ -86,8 +86,10 @@ pub fn stop(pid: Pid) {
     });
 }
 
+/// Whether one of its threads lives: those of a killed process may accept a client after its main thread is dead.
 pub fn is_alive(pid: Pid) -> bool {
-    status(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads > 1 || status(pid, "State").is_some_and(|state| !state.starts_with('Z'))
 }
 
 /// What its main thread has spent of a processor.
