@@ -141,11 +141,14 @@ impl MutedConnections {
                 break;
             }
             let mut reads = None;
-            let found = duplicates(*process, &idle);
-            for (inode, number, fd) in found.unwrap_or_else(|denied| {
-                done = Err(denied);
-                Vec::new()
-            }) {
+            for found in duplicates(*process, &idle) {
+                let (inode, number, fd) = match found {
+                    Ok(found) => found,
+                    Err(denied) => {
+                        done = Err(denied);
+                        break;
+                    }
+                };
                 // the number may be another one's by now; what is relayed waits at the relay
                 let is_it = inode_of(fd.as_fd()).is_ok_and(|found| found == inode);
                 if !is_it || relays.comes_from(peer_of(&fd)) {
@@ -325,7 +328,7 @@ impl Listeners {
         let open = open.iter().map(|(_, one)| one.inode).collect();
         for process in processes {
             // where that is denied, nothing could be muted either
-            for (.., fd) in duplicates(*process, &open).unwrap_or_default() {
+            for (.., fd) in duplicates(*process, &open).flatten() {
                 let wakes_at = sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT);
                 if wakes_at.is_ok_and(|bytes| bytes > 1) {
                     set_wake_up(fd.as_fd(), 1);
@@ -373,23 +376,21 @@ fn idle_on(ports: &[(Family, u16)]) -> io::Result<HashSet<Inode>> {
     Ok(idle.map(|(_, one)| one.inode).collect())
 }
 
-/// The descriptors of these sockets that a process has, and duplicates of them. One that has just ended has none.
-///
-/// # Errors
-/// If it may not be asked for them.
-fn duplicates(process: Pid, of: &HashSet<Inode>) -> io::Result<Vec<(Inode, RawFd, OwnedFd)>> {
-    let mut found = Vec::new();
-    let Ok(pidfd) = sys::pidfd_open(process, process) else {
-        return Ok(found);
-    };
-    for (inode, number) in descriptor::places_of(process, of).unwrap_or_default() {
-        match sys::pidfd_getfd(pidfd.as_fd(), number) {
-            Ok(fd) => found.push((inode, number, fd)),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            Err(_) => {} // closed meanwhile
+/// The descriptors of these sockets that a process has, and duplicates of them, each made when it is asked for: there may
+/// be more than hotswap may have open. One that has just ended has none; an error is that it may not be asked for them.
+fn duplicates(
+    process: Pid,
+    of: &HashSet<Inode>,
+) -> impl Iterator<Item = io::Result<(Inode, RawFd, OwnedFd)>> + use<> {
+    let pidfd = sys::pidfd_open(process, process).ok();
+    let places = descriptor::places_of(process, of).unwrap_or_default();
+    places.into_iter().filter_map(move |(inode, number)| {
+        match sys::pidfd_getfd(pidfd.as_ref()?.as_fd(), number) {
+            Ok(fd) => Some(Ok((inode, number, fd))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(Err(error)),
+            Err(_) => None, // closed meanwhile
         }
-    }
-    Ok(found)
+    })
 }
 
 /// The descriptors that the threads of a process block on in a read. One that only begins to read once it is muted would
@@ -405,4 +406,26 @@ fn read_by(process: Pid) -> HashSet<RawFd> {
 /// The server wakes up once this many bytes wait; a failure leaves it as it was.
 fn set_wake_up(connection: BorrowedFd, bytes: i32) {
     let _ = sys::set_socket_option(connection, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    #[test]
+    fn more_sockets_are_duplicated_than_fit_at_once() {
+        let pairs: Vec<_> = (0..40).map(|_| UnixStream::pair().unwrap()).collect();
+        let sockets = pairs.iter().map(|(one, _)| inode_of(one.as_fd()).unwrap());
+        let sockets: HashSet<Inode> = sockets.collect();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let next = u64::try_from(pairs[39].1.as_raw_fd()).unwrap() + 1;
+        setrlimit(Resource::RLIMIT_NOFILE, next + 8, hard).unwrap();
+        let found = duplicates(Pid::this(), &sockets).flatten().count();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert_eq!(found, 40);
+    }
 }
