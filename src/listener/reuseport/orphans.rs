@@ -153,11 +153,15 @@ impl ReuseportGroup {
         let last = self.members.index_of(spare.inode).ok_or(Errno::ENOENT)?;
         for index in 0..last {
             let queued = self.queue(target);
-            let Ok(probe) = self.probe_at(index, last) else {
-                continue; // its queue is full
+            let probe = match self.probe_at(index, last) {
+                Ok(probe) => probe,
+                Err(error) if is_turned_down(&error) => continue,
+                Err(error) => return Err(error),
             };
             let from = bound_to(probe.as_fd())?;
-            let to = peer_of(&probe).ok_or(Errno::ENOTCONN)?;
+            let Some(to) = peer_of(&probe) else {
+                continue; // its server resets what it accepts
+            };
             let accepted = retry_while_blocked(ACCEPT_TIMEOUT, || {
                 let inode = inode_of_server_end(from, to).ok().flatten();
                 let inode = inode.filter(|inode| *inode != 0);
@@ -205,6 +209,17 @@ impl ReuseportGroup {
             log::debug!("cannot guard {}: {error}", self.address.at);
         }
     }
+}
+
+/// Whether a probe failed for the member that it came to: its queue is full, or its server resets what it accepts.
+fn is_turned_down(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// The sockets that listen there.
