@@ -173,6 +173,11 @@ impl ReuseportGroup {
         self.find_out(context);
     }
 
+    /// Whether a socket is known that new connections go to: otherwise a relayed one could come back here.
+    fn has_target(&self) -> bool {
+        self.target().is_some_and(|target| target.listens) || self.is_orphan(self.members.target())
+    }
+
     fn is_member(&self, inode: Inode) -> bool {
         self.members.index_of(inode).is_some()
     }
@@ -229,10 +234,7 @@ impl ReuseportGroup {
     fn update_interests(&mut self, context: &mut ListenerContext) {
         let target = self.members.target();
         let listener = self.address();
-        // without a target a relayed connection could come back here
-        let mut sockets = self.sockets.iter();
-        let served = sockets.any(|socket| socket.listens && Some(socket.inode) == target)
-            || self.is_orphan(target);
+        let served = self.has_target();
         for socket in &mut self.sockets {
             let is_target = Some(socket.inode) == target && !context.refuses();
             let spare = socket.owner.is_none() && !is_target;

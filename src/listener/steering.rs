@@ -166,7 +166,7 @@ pub trait Steering {
         None
     }
 
-    /// Where clients are relayed to that are to reach the target.
+    /// Where clients are relayed to that are to reach the target; `None` if they would not.
     fn destination(&self) -> Option<Destination> {
         match self.dir() {
             Some(dir) => Some(Destination::Path(dir.path().to_owned())),

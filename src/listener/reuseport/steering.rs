@@ -340,4 +340,9 @@ impl Steering for ReuseportGroup {
     fn inet(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
         Some((self.address.at, self.sockets.first()?.fd()))
     }
+
+    fn destination(&self) -> Option<Destination> {
+        self.has_target()
+            .then_some(Destination::Inet(self.address.at))
+    }
 }
