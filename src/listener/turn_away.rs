@@ -34,7 +34,9 @@ impl Listeners {
     pub fn turn_away_queue(&mut self, generation: Generation) -> Vec<Incident> {
         if self.context.lets_nobody_in() {
             for Listener { steering, .. } in &self.all {
-                let kept = steering.target().filter(|_| self.context.keeps());
+                // on TCP, what is the target even now serves those who came
+                let stays = self.context.keeps() || steering.dir().is_none();
+                let kept = steering.target().filter(|_| stays);
                 let kept = kept.map(|target| target.inode);
                 let own = steering
                     .socket_of(generation)

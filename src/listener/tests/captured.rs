@@ -78,6 +78,17 @@ fn a_candidate_that_listens_gets_no_client_before_its_cut_over() {
     }
 }
 
+#[test]
+fn a_server_keeps_the_queue_of_an_address_that_it_binds_while_hotswap_stops() {
+    let mut servers = Servers::at("127.0.0.1:0");
+    servers.fixture.listeners.turn_away(Refusal::Stopping);
+    let server = servers.starts(G1);
+    let client = servers.client();
+    until_queued(&client);
+    servers.fixture.listeners.turn_away_queue(G1);
+    assert_eq!(answers(&server), 1);
+}
+
 /// A socket of this generation beside those at other addresses.
 fn listens_beside(listeners: &mut Listeners, generation: Generation, at: SocketAddr) -> OwnedFd {
     let asked = CapturedAddress::Tcp {
