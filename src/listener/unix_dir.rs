@@ -89,8 +89,11 @@ impl UnixDir {
     /// # Errors
     /// `EADDRINUSE` if another hotswap has it or somebody answers there, `EEXIST` if it is not a socket.
     pub fn take(path: &Path) -> io::Result<Self> {
-        let dir = Self::take_over(path)?;
+        let mut dir = Self::of(path)?;
+        dir.lock()?;
+        // before anything is removed: another hotswap may have captured the path, without the lock
         dir.check_free()?;
+        dir.sweep(|_| false);
         Ok(dir)
     }
 

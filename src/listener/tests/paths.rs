@@ -70,10 +70,13 @@ fn what_is_no_longer_ours_stays() {
 
 #[test]
 fn a_path_is_taken_only_if_nobody_answers_there() {
-    let (_directory, path, listen) = somewhere();
+    let (directory, path, listen) = somewhere();
     let fixture = Fixture::listening(&[]);
     let living = UnixListener::bind(&path).unwrap();
+    // a candidate of the hotswap that captured the path may be about to listen there
+    drop(UnixListener::bind(directory.path().join("api.sock.hotswap-2")).unwrap());
     let said = fixture.refusal(&listen);
+    assert_eq!(names_in(&directory), ["api.sock", "api.sock.hotswap-2"]);
     assert!(said.contains("Address already in use"), "{said}");
     assert!(said.contains("another address of this hotswap"), "{said}");
     drop(living);
