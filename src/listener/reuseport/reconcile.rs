@@ -16,7 +16,7 @@ use crate::listener::member_index::MemberRole;
 use crate::listener::relay::Destination;
 use crate::listener::snapshot::Snapshot;
 use crate::listener::steering::Steering;
-use crate::socket::{Inode, bound_to, listens};
+use crate::socket::{Inode, bound_to, canonical, listens};
 use crate::sys;
 
 /// How often, and for how long, a socket joins again because strangers join or leave at the same moment.
@@ -171,7 +171,9 @@ impl ReuseportGroup {
             }
             let probe = self.probe_at(index, target)?;
             // otherwise a server got it; which one is known once all others are found
-            if let Some(inode) = self.receiver_of(&probe, &spares, context)? {
+            let receiver = self.receiver_of(&probe, &spares, context);
+            context.probes.sought = None;
+            if let Some(inode) = receiver? {
                 self.members.found(inode, index);
             }
         }
@@ -190,12 +192,12 @@ impl ReuseportGroup {
         let sockets = self.sockets.iter();
         let spares = sockets.filter(|socket| spares.contains(&socket.inode));
         let (listener, to) = (self.address(), Destination::Inet(self.address.at));
-        context.probes.add(probe);
+        context.probes.sought = Some(canonical(from));
         let until = sys::now() + ON_THE_WAY;
         loop {
             for socket in spares.clone() {
                 context.empty(socket, &listener, &to);
-                if !context.probes.wait(from) {
+                if context.probes.sought.is_none() {
                     return Ok(Some(socket.inode));
                 }
             }
