@@ -214,7 +214,7 @@ impl UnixDir {
     /// The name of that number beside this one, or the next on which nobody answers; what was left there is removed.
     pub fn free_beside(&self, number: u32) -> OsString {
         let is_taken =
-            |name: &OsString| self.file(name).is_ok() && !self.is_stale(name).unwrap_or(true);
+            |name: &OsString| self.file(name).is_ok() && !self.is_stale(name).unwrap_or(false);
         let mut names = numbers_beside(number).map(|number| self.beside(number));
         let free = names.find(|name| !is_taken(name));
         let free = free.unwrap_or_else(|| self.beside(number));
