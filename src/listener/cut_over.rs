@@ -186,6 +186,10 @@ impl Listeners {
 
     /// Verifies the indexes of this generation's sockets that have just joined a group.
     pub(super) fn settle(&mut self, generation: Generation) -> io::Result<()> {
+        let mut all = self.all.iter();
+        if all.all(|listener| listener.steering.is_settled(generation)) {
+            return Ok(());
+        }
         self.with_snapshots(false, |all, context| {
             let mut all = all.iter_mut();
             all.try_for_each(|listener| listener.steering.settle(generation, context))

@@ -27,6 +27,11 @@ impl Listeners {
         if sockets == SocketChoice::Target && self.context.holds() {
             self.context.intake = Intake::Open;
         }
+        let is_asked =
+            |listener: &Listener| listener.captured.is_none() || sockets == SocketChoice::Target;
+        if !self.all.iter().any(is_asked) {
+            return Ok(inherited_sockets);
+        }
         // between the processes of a generation, nobody waits for the next one
         let private = self.all.iter().filter(|one| !self.counts(one));
         let private: Vec<ListenerId> = private.map(|one| one.id).collect();

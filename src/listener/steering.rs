@@ -41,6 +41,11 @@ pub trait Steering {
         context: &mut ListenerContext,
     ) -> io::Result<OwnedFd>;
 
+    /// Nothing is to be verified of a socket that this generation has been given.
+    fn is_settled(&self, _: Generation) -> bool {
+        true
+    }
+
     /// Verifies the index of a socket that this generation has just been given.
     fn settle(&mut self, _: Generation, _: &mut ListenerContext) -> io::Result<()> {
         Ok(())

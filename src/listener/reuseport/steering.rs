@@ -99,6 +99,11 @@ impl Steering for ReuseportGroup {
         Ok(duplicate)
     }
 
+    fn is_settled(&self, generation: Generation) -> bool {
+        let socket = self.socket_of(generation);
+        socket.is_none_or(|socket| !self.members.is_new(socket.inode))
+    }
+
     /// A stranger may have come or gone just when this generation's socket joined.
     fn settle(&mut self, generation: Generation, context: &mut ListenerContext) -> io::Result<()> {
         let socket = self.socket_of(generation).map(|socket| socket.inode);
