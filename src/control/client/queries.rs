@@ -1,4 +1,4 @@
-//! The client commands that only read: status and events.
+//! The client commands that only read: status, history, and events.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};

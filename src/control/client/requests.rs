@@ -1,4 +1,4 @@
-//! The client commands that change something: swap, stop, upgrade.
+//! The client commands that change something: swap, rollback, stop, upgrade.
 //!
 //! The exit status says what happened. Interrupting the client does not interrupt the request.
 
