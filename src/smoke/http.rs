@@ -191,8 +191,14 @@ impl HttpConnection {
             }
         }
         // trailers, and the empty line that ends them
-        while !matches!(*self.line()?, [b'\n'] | [b'\r', b'\n']) {}
-        Ok(())
+        for _ in 0..=HEADERS {
+            match &*self.line()? {
+                [b'\n'] | [b'\r', b'\n'] => return Ok(()),
+                trailer if trailer.contains(&b':') => {}
+                _ => break,
+            }
+        }
+        Err(RequestFailure::NotHttp)
     }
 
     /// The next line, with its end.
@@ -336,6 +342,16 @@ mod tests {
         );
         let length = b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n";
         assert_eq!(answer(length), Err(RequestFailure::NotHttp));
+    }
+
+    #[test]
+    fn trailers_are_headers_and_have_an_end() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+        let with = |trailers: &str| answer(format!("{chunked}{trailers}").as_bytes());
+        assert_eq!(with("Took: 3ms\r\nSum: 5\r\n\r\n"), Ok(ended(200, true)));
+        assert_eq!(with("garbage\r\n\r\n"), Err(RequestFailure::NotHttp));
+        let endless = with(&"More: 1\r\n".repeat(1000));
+        assert_eq!(endless, Err(RequestFailure::NotHttp));
     }
 
     proptest::proptest! {
