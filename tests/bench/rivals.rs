@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -198,7 +199,28 @@ impl Drop for Running {
         }
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
+        // entr leaves its server behind, in a group of its own
+        for process in running_in(self.dir.path()) {
+            let _ = kill(process, Signal::SIGKILL);
+        }
     }
+}
+
+/// The processes whose working directory this is.
+fn running_in(directory: &Path) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let here = processes.filter(|process| {
+        fs::read_link(process.path().join("cwd")).is_ok_and(|found| found == directory)
+    });
+    here.filter_map(|process| {
+        process
+            .file_name()
+            .to_str()?
+            .parse()
+            .ok()
+            .map(Pid::from_raw)
+    })
+    .collect()
 }
 
 fn filled(text: &str, dir: &TempDir, port: u16) -> String {
