@@ -1,6 +1,6 @@
 //! Says that a watched path is gone, and that it is back: each once, and not for the moment in which it is replaced.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::record::Record;
@@ -30,16 +30,20 @@ pub struct NamedPath {
 impl NamedPath {
     /// `path` is absolute.
     pub fn new(as_given: PathBuf, path: PathBuf) -> Self {
-        let presence = if is_there(&path) {
-            Presence::There
-        } else {
-            Presence::NotYet
-        };
-        Self {
+        let mut watched = Self {
             as_given,
             path,
-            presence,
+            presence: Presence::There,
+        };
+        if !watched.is_there() {
+            watched.presence = Presence::NotYet;
         }
+        watched
+    }
+
+    /// One that cannot be looked at counts as there.
+    fn is_there(&self) -> bool {
+        self.path.try_exists().unwrap_or(true)
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -53,7 +57,7 @@ impl NamedPath {
     pub fn look(&mut self, now: Time) -> Option<Record> {
         let name = || escaped(&self.as_given);
         let mut news = None;
-        self.presence = match (self.presence, is_there(&self.path)) {
+        self.presence = match (self.presence, self.is_there()) {
             (Presence::Gone, true) => {
                 news = Some(Record::notice(format!("{} is back", name())));
                 Presence::There
@@ -69,9 +73,4 @@ impl NamedPath {
         };
         news
     }
-}
-
-/// One that cannot be looked at counts as there.
-fn is_there(path: &Path) -> bool {
-    path.try_exists().unwrap_or(true)
 }

@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Programs that run other files, modules, or tasks; a version may follow the name (`python3.12`).
+/// Programs that run other files; a version may follow the name (`python3.12`).
 const INTERPRETERS: &str = "
-    awk bash bun bundle cargo dash deno dotnet env erl escript fish go guile java julia ksh lua
-    luajit make node nodejs npm npx perl php pipenv pnpm poetry pypy python Rscript ruby sh tclsh
-    tsx uv wish yarn zsh";
+    awk bash bun bundle cargo dash deno dotnet env erl escript fish guile java julia ksh lua
+    luajit make node nodejs npm npx perl php pypy python ruby sh zsh";
+/// Interpreters that are usually given the name of a task or module instead of a file.
+const RUNNERS: &str = "
+    go pipenv pnpm poetry Rscript tclsh tsx uv wish yarn";
 
 /// Programs that are watched themselves, but load what matters from other files.
 const TOOLS: &str = "
@@ -25,11 +27,9 @@ pub fn is_among(list: &str, word: &str) -> bool {
 /// The name of `program`, if it is an interpreter.
 pub fn interpreter(program: &Path) -> Option<&str> {
     let name = program.file_name()?.to_str()?;
-    is_among(INTERPRETERS, without_version(name)).then_some(name)
-}
-
-pub fn without_version(name: &str) -> &str {
-    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-')
+    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    let is_one = is_among(INTERPRETERS, plain) || is_among(RUNNERS, plain);
+    is_one.then_some(name)
 }
 
 /// The first argument that is a file: what an interpreter runs.

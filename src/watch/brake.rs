@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::changed::Worth;
-use super::completeness::FileTime;
+use super::own_writes::FileTime;
 use crate::supervisor::Time;
 
 /// A change so soon after a start was probably made by what was started.
@@ -23,6 +22,16 @@ const KEPT_BACK: Duration = Duration::from_millis(2500);
 const LENIENCIES: u32 = 3;
 /// A file that is left out counts again when it has not changed for this long.
 const RELEASE: Duration = Duration::from_secs(30);
+
+/// What a change is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    Counts,
+    /// Not now; perhaps later.
+    KeptBack,
+    /// From now on the file is left out, and the user is told why.
+    Braked(&'static str),
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Streak {
@@ -111,7 +120,7 @@ impl Brake {
         if let Some(braked) = self.braked.get_mut(path) {
             braked.last = now;
             braked.late |= !soon && !grew;
-            return Worth::LeftOut;
+            return Worth::KeptBack;
         }
         let streak = self.streaks.entry(path.to_owned()).or_default();
         streak.last = now;
@@ -123,7 +132,7 @@ impl Brake {
                 streak.count = if streak.was_braked { streak.count } else { 0 };
             }
             return if streak.until.is_some() {
-                Worth::LeftOut
+                Worth::KeptBack
             } else {
                 Worth::Counts
             };
@@ -135,19 +144,18 @@ impl Brake {
         }
         if streak.count >= STARTS_IN_A_ROW {
             self.insert(path, grew, now);
-            let why = if soon {
+            return Worth::Braked(if soon {
                 "changes with every start of the server"
             } else {
                 "only grows, like a log"
-            };
-            return Worth::no_longer(path, why);
+            });
         }
         if streak.until.is_some() {
-            return Worth::LeftOut;
+            return Worth::KeptBack;
         }
         if soon && streak.count + 1 == STARTS_IN_A_ROW {
             streak.until = Some(self.started_at + KEPT_BACK);
-            return Worth::LeftOut;
+            return Worth::KeptBack;
         }
         Worth::Counts
     }
@@ -233,10 +241,6 @@ mod tests {
         Time::from_secs(seconds)
     }
 
-    fn no_longer(why: &str) -> Worth {
-        Worth::no_longer(Path::new(LOG), why)
-    }
-
     impl Brake {
         fn change(&mut self, seconds: u64, grew: bool) -> Worth {
             let moment = (i64::try_from(seconds).unwrap(), 500);
@@ -261,19 +265,19 @@ mod tests {
         let mut brake = Brake::default();
         brake.counts_at_starts(&[0, 2, 4], false);
         brake.start(6);
-        assert_eq!(brake.change(6, false), Worth::LeftOut);
+        assert_eq!(brake.change(6, false), Worth::KeptBack);
         assert!(brake.release(at(7)).is_empty());
         assert_eq!(brake.release(at(9)), [PathBuf::from(LOG)]);
         brake.start(9);
-        assert_eq!(brake.change(9, false), no_longer(AT_STARTS));
-        assert_eq!(brake.change(9, false), Worth::LeftOut);
+        assert_eq!(brake.change(9, false), Worth::Braked(AT_STARTS));
+        assert_eq!(brake.change(9, false), Worth::KeptBack);
         assert!(
             brake.release(at(40)).is_empty(),
             "it was written at a start"
         );
         assert_eq!(brake.change(45, false), Worth::Counts);
         brake.start(50);
-        assert_eq!(brake.change(50, false), no_longer(AT_STARTS));
+        assert_eq!(brake.change(50, false), Worth::Braked(AT_STARTS));
         brake.release_all();
         assert_eq!(brake.change(51, false), Worth::Counts);
     }
@@ -283,7 +287,7 @@ mod tests {
         let mut brake = Brake::default();
         brake.counts_at_starts(&[0, 2, 4], false);
         brake.start(6);
-        assert_eq!(brake.change(6, false), Worth::LeftOut);
+        assert_eq!(brake.change(6, false), Worth::KeptBack);
         assert_eq!(brake.change(7, false), Worth::Counts);
     }
 
@@ -295,12 +299,12 @@ mod tests {
             assert_eq!(brake.change(second + 5, true), Worth::Counts);
         }
         brake.start(40);
-        let braked = no_longer("only grows, like a log");
+        let braked = Worth::Braked("only grows, like a log");
         assert_eq!(brake.change(45, true), braked);
-        assert_eq!(brake.change(50, true), Worth::LeftOut);
+        assert_eq!(brake.change(50, true), Worth::KeptBack);
         assert_eq!(brake.deadline(), None);
         assert!(brake.release(at(99)).is_empty());
-        assert_eq!(brake.change(100, false), Worth::LeftOut);
+        assert_eq!(brake.change(100, false), Worth::KeptBack);
         assert_eq!(
             brake.release(at(131)).len(),
             1,
@@ -313,12 +317,12 @@ mod tests {
         let mut brake = Brake::default();
         brake.counts_at_starts(&[0, 2, 4], true);
         brake.start(6);
-        assert_eq!(brake.change(6, true), Worth::LeftOut);
-        assert_eq!(brake.change(7, true), Worth::LeftOut);
+        assert_eq!(brake.change(6, true), Worth::KeptBack);
+        assert_eq!(brake.change(7, true), Worth::KeptBack);
         assert_eq!(brake.release(at(9)).len(), 1);
         brake.start(9);
-        assert_eq!(brake.change(9, true), no_longer(AT_STARTS));
-        assert_eq!(brake.change(15, true), Worth::LeftOut);
+        assert_eq!(brake.change(9, true), Worth::Braked(AT_STARTS));
+        assert_eq!(brake.change(15, true), Worth::KeptBack);
         assert!(brake.release(at(60)).is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! Files that have changed, in words, and whether that counts.
+//! Files that have changed, in words.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,25 +31,6 @@ impl fmt::Display for Changed {
             1 => f.write_str(" and 1 other file"),
             count => write!(f, " and {count} other files"),
         }
-    }
-}
-
-/// What a change is worth.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Worth {
-    Counts,
-    /// It does not count, or not now.
-    LeftOut,
-    /// From now on the like of it does not count, which this line says.
-    NoLonger(String),
-}
-
-impl Worth {
-    pub fn no_longer(path: &Path, why: &str) -> Self {
-        let path = escaped(path);
-        Self::NoLonger(format!(
-            "{path} {why}, and no longer counts\ntry: --ignore {path}"
-        ))
     }
 }
 

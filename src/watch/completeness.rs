@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
@@ -22,17 +22,7 @@ pub const BLIND_SETTLE: Duration = Duration::from_millis(100);
 pub const FOREIGN_SETTLE: Duration = Duration::from_secs(1);
 
 /// Times are counted in ticks of up to 10 ms, in nanoseconds.
-const YOUNG: i64 = 20_000_000;
-
-/// Seconds and nanoseconds by the clock of file times.
-pub type FileTime = (i64, i64);
-
-pub fn nanoseconds(begun: FileTime, ended: FileTime) -> i64 {
-    let seconds = ended.0.saturating_sub(begun.0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(ended.1 - begun.1)
-}
+const YOUNG: i128 = 20_000_000;
 
 /// A file as stat(2) sees it. ctime is part of it, which no tool can set; that it changes does not yet mean that the
 /// content did, for cargo links a program anew even when a build fails.
@@ -41,8 +31,8 @@ pub struct FileIdentity {
     pub dev: u64,
     pub ino: u64,
     pub size: u64,
-    pub modified: FileTime,
-    pub changed: FileTime,
+    pub modified: (i64, i64),
+    pub changed: (i64, i64),
 }
 
 impl FileIdentity {
@@ -78,13 +68,10 @@ impl FileIdentity {
 
     /// Whether it was changed so lately that another change could leave the same times.
     pub fn is_young(&self) -> bool {
-        nanoseconds(self.changed, sys::wall_time()) < YOUNG
-    }
-
-    /// Judges by ctime, which no tool can set. If the clock is behind it (a network file system), nothing is known.
-    fn has_been_quiet(&self, long_enough: Duration) -> bool {
-        let quiet = u128::try_from(nanoseconds(self.changed, sys::wall_time()));
-        quiet.map_or(true, |quiet| quiet >= long_enough.as_nanos())
+        let (seconds, nanoseconds) = sys::wall_time();
+        let age = i128::from(seconds - self.changed.0) * 1_000_000_000
+            + i128::from(nanoseconds - self.changed.1);
+        age < YOUNG
     }
 }
 
@@ -212,14 +199,14 @@ pub fn program(path: &Path, metadata: &Metadata, how_run: HowRun) -> Completenes
     }
     let gate = plain(path, metadata);
     let Completeness::Open(CompleteFile {
+        identity,
         file: Some(file),
         writer,
-        ..
     }) = &gate
     else {
         return gate;
     };
-    let why = match exec_format(file) {
+    let why = match exec_format(file, identity.size) {
         Ok(ExecFormat::Script | ExecFormat::Whole) => return gate,
         Ok(ExecFormat::Torn) => "is not complete".into(),
         Ok(format) if how_run.usual == Some(format) => return gate,
@@ -238,8 +225,8 @@ pub fn program(path: &Path, metadata: &Metadata, how_run: HowRun) -> Completenes
 /// The form of the program at `path`, if execve(2) may have accepted it.
 pub fn exec_format_at(path: &Path) -> Option<ExecFormat> {
     let file = file::open(path).ok()?;
-    file.metadata().ok().filter(Metadata::is_file)?;
-    let format = exec_format(&file).ok();
+    let metadata = file.metadata().ok().filter(Metadata::is_file)?;
+    let format = exec_format(&file, metadata.len()).ok();
     format.filter(|&format| format != ExecFormat::Torn)
 }
 
@@ -260,23 +247,32 @@ pub fn fitness(path: &Path, how_run: HowRun) -> Fitness {
         Ok(metadata) => metadata,
         Err(error) => return Fitness::Unfit(format!("cannot be run: {error}")),
     };
-    let identity = FileIdentity::of(&metadata);
     match program(path, &metadata, how_run) {
         Completeness::Written => Fitness::BeingWritten,
         Completeness::Open(CompleteFile {
             writer: Writer::NotOurs,
             ..
-        }) if !identity.has_been_quiet(FOREIGN_SETTLE) => Fitness::BeingWritten,
+        }) if !has_been_quiet(&metadata, FOREIGN_SETTLE) => Fitness::BeingWritten,
         Completeness::Open(CompleteFile {
             writer: Writer::CannotTell,
             ..
         })
         | Completeness::Shut { certain: false, .. }
-            if !identity.has_been_quiet(BLIND_SETTLE) =>
+            if !has_been_quiet(&metadata, BLIND_SETTLE) =>
         {
             Fitness::BeingWritten
         }
         Completeness::Open(_) => Fitness::Fit,
         Completeness::Shut { why, .. } => Fitness::Unfit(why),
     }
+}
+
+/// Judges by ctime, which no tool can set. If the clock is behind it (a network file system), nothing is known.
+fn has_been_quiet(metadata: &Metadata, long_enough: Duration) -> bool {
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+    let changed = Duration::new(u64::try_from(metadata.ctime()).unwrap_or(0), nanoseconds);
+    SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|now| {
+        now.checked_sub(changed)
+            .is_none_or(|quiet| quiet >= long_enough)
+    })
 }

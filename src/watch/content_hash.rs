@@ -50,14 +50,18 @@ impl HashInProgress {
     pub fn go_on(mut self) -> HashProgress {
         match read_into(&mut self.hasher, &mut self.file, PIECE) {
             Ok(PIECE) => HashProgress::More(self),
-            Ok(_) if self.is_unchanged() => HashProgress::Done(self.hasher.digest()),
-            Ok(_) | Err(_) => HashProgress::Lost,
+            Ok(_) => self.finish(),
+            Err(_) => HashProgress::Lost,
         }
     }
 
-    fn is_unchanged(&self) -> bool {
-        let metadata = self.file.metadata();
-        metadata.is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity)
+    fn finish(self) -> HashProgress {
+        match self.file.metadata() {
+            Ok(metadata) if FileIdentity::of(&metadata) == self.identity => {
+                HashProgress::Done(self.hasher.digest())
+            }
+            _ => HashProgress::Lost,
+        }
     }
 }
 

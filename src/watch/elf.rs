@@ -1,11 +1,10 @@
 //! Whether a file is a complete program: a script, or an ELF whose headers, segments and sections lie within it.
+//!
+//! Every number in the file is untrusted: each is read within bounds, and no sum overflows.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
-
-use object::elf::{FileHeader32, FileHeader64, PT_NULL, SHT_NULL};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
-use object::{Endianness, ReadCache, ReadRef};
+use std::io;
+use std::os::unix::fs::FileExt;
 
 /// What a file is to execve(2), as far as its headers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,61 +20,192 @@ pub enum ExecFormat {
     Torn,
 }
 
-/// How an ELF begins.
-const MAGIC: &[u8] = b"\x7fELF";
+/// Two of the identification bytes of elf(5).
+const CLASS: usize = 4;
+const DATA: usize = 5;
+/// `PT_NULL`: an unused entry of the program header table.
+const UNUSED: u64 = 0;
+/// `SHT_NULL` and `SHT_NOBITS`: sections that take no space in the file.
+const WITHOUT_BYTES: [u64; 2] = [0, 8];
 
-/// Reads the headers of `file`, which is at offset 0, and stays there.
+/// Reads the headers of `file`, which is `size` bytes long.
 ///
 /// # Errors
-/// Those of read(2) and lseek(2).
-pub fn exec_format(mut file: &File) -> io::Result<ExecFormat> {
-    let mut head = Vec::new();
-    file.take(64).read_to_end(&mut head)?;
-    let data = ReadCache::new(file);
-    let format = match head.strip_prefix(MAGIC) {
-        // the class, and the order of bytes
-        Some([1, 1 | 2, ..]) => elf_format::<FileHeader32<Endianness>>(&data),
-        Some([2, 1 | 2, ..]) => elf_format::<FileHeader64<Endianness>>(&data),
-        Some(_) => None,
-        None if head.starts_with(b"#!") => Some(ExecFormat::Script),
-        None if MAGIC.starts_with(&head) || head.iter().all(|&byte| byte == 0) => None,
-        None => Some(ExecFormat::Foreign),
-    };
-    file.rewind()?;
-    Ok(format.unwrap_or(ExecFormat::Torn))
-}
-
-/// `None` if the kernel could not load it.
-fn elf_format<Elf>(data: &ReadCache<&File>) -> Option<ExecFormat>
-where
-    Elf: FileHeader<Endian = Endianness>,
-{
-    let size = data.len().ok()?;
-    let ends_within = |(offset, length): (u64, u64)| {
-        let end = offset.checked_add(length);
-        end.is_some_and(|end| end <= size)
-    };
-    let header: &Elf = data.read_at(0).ok()?;
-    let endian = header.endian().ok()?;
-    let segments = header.program_headers(endian, data).ok()?;
-    let mut used = segments.iter().filter(|one| {
-        let (_, length) = one.file_range(endian);
-        one.p_type(endian) != PT_NULL && length > 0
-    });
-    if segments.is_empty() || !used.all(|one| ends_within(one.file_range(endian))) {
-        return None;
+/// Those of pread(2).
+pub fn exec_format(file: &File, size: u64) -> io::Result<ExecFormat> {
+    let mut head = [0; 64];
+    let length = read_up_to(file, &mut head)?;
+    let head = &head[..length];
+    if head.starts_with(b"#!") {
+        return Ok(ExecFormat::Script);
     }
-    let sections = header.section_headers(endian, data);
-    let is_whole = sections.is_ok_and(|sections| {
-        let mut used = sections
-            .iter()
-            .filter(|one| one.sh_type(endian) != SHT_NULL);
-        used.all(|one| one.file_range(endian).is_none_or(ends_within))
-    });
-    Some(if is_whole {
+    if !head.starts_with(b"\x7fELF") {
+        let torn = head.is_empty() || b"\x7fELF".starts_with(head) || head.iter().all(|&b| b == 0);
+        return Ok(if torn {
+            ExecFormat::Torn
+        } else {
+            ExecFormat::Foreign
+        });
+    }
+    let Some(elf) = Elf::parse(head) else {
+        return Ok(ExecFormat::Torn);
+    };
+    if !elf.segments_lie_within(file, size)? {
+        return Ok(ExecFormat::Torn);
+    }
+    Ok(if elf.sections_lie_within(file, size)? {
         ExecFormat::Whole
     } else {
         ExecFormat::Loadable
+    })
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, length as u64) {
+            Ok(0) => break,
+            Ok(bytes) => length += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// One of the two tables of headers.
+#[derive(Clone, Copy)]
+struct Table {
+    offset: u64,
+    entry: u64,
+    count: u64,
+}
+
+struct Elf {
+    wide: bool,
+    little: bool,
+    segments: Table,
+    sections: Table,
+}
+
+impl Elf {
+    fn parse(head: &[u8]) -> Option<Self> {
+        let wide = match head.get(CLASS)? {
+            1 => false,
+            2 => true,
+            _ => return None,
+        };
+        let little = match head.get(DATA)? {
+            1 => true,
+            2 => false,
+            _ => return None,
+        };
+        let number = |at, bytes| number(head, at, bytes, little);
+        let table = |offset, entry, count| {
+            Some(Table {
+                offset,
+                entry,
+                count,
+            })
+        };
+        let (segments, sections) = if wide {
+            (
+                table(number(32, 8)?, number(54, 2)?, number(56, 2)?)?,
+                table(number(40, 8)?, number(58, 2)?, number(60, 2)?)?,
+            )
+        } else {
+            (
+                table(number(28, 4)?, number(42, 2)?, number(44, 2)?)?,
+                table(number(32, 4)?, number(46, 2)?, number(48, 2)?)?,
+            )
+        };
+        Some(Self {
+            wide,
+            little,
+            segments,
+            sections,
+        })
+    }
+
+    fn segments_lie_within(&self, file: &File, size: u64) -> io::Result<bool> {
+        let entry = if self.wide { 56 } else { 32 };
+        if self.segments.count == 0 || self.segments.entry != entry {
+            return Ok(false);
+        }
+        all_within(file, size, self.segments, |entry| {
+            let (offset, length) = if self.wide {
+                (self.number(entry, 8, 8)?, self.number(entry, 32, 8)?)
+            } else {
+                (self.number(entry, 4, 4)?, self.number(entry, 16, 4)?)
+            };
+            let unused = self.number(entry, 0, 4)? == UNUSED;
+            Some(unused || length == 0 || ends_within(offset, length, size))
+        })
+    }
+
+    fn sections_lie_within(&self, file: &File, size: u64) -> io::Result<bool> {
+        let entry = if self.wide { 64 } else { 40 };
+        let mut table = self.sections;
+        if table.offset == 0 {
+            return Ok(true);
+        }
+        if table.entry != entry {
+            return Ok(false);
+        }
+        // More sections than the header can count: the first entry has their number. Only the table itself is checked.
+        table.count = table.count.max(1);
+        all_within(file, size, table, |entry| {
+            let (offset, length) = if self.wide {
+                (self.number(entry, 24, 8)?, self.number(entry, 32, 8)?)
+            } else {
+                (self.number(entry, 16, 4)?, self.number(entry, 20, 4)?)
+            };
+            let without = WITHOUT_BYTES.contains(&self.number(entry, 4, 4)?);
+            Some(without || ends_within(offset, length, size))
+        })
+    }
+
+    fn number(&self, bytes: &[u8], at: usize, width: usize) -> Option<u64> {
+        number(bytes, at, width, self.little)
+    }
+}
+
+/// Whether the table, and every entry by `within`, lies within the file.
+fn all_within(
+    file: &File,
+    size: u64,
+    table: Table,
+    within: impl Fn(&[u8]) -> Option<bool>,
+) -> io::Result<bool> {
+    let bytes = table.entry.checked_mul(table.count);
+    let Some(bytes) = bytes.filter(|&bytes| ends_within(table.offset, bytes, size)) else {
+        return Ok(false);
+    };
+    let (Ok(bytes), Ok(entry)) = (usize::try_from(bytes), usize::try_from(table.entry)) else {
+        return Ok(false);
+    };
+    let mut entries = vec![0; bytes];
+    match file.read_exact_at(&mut entries, table.offset) {
+        Ok(()) => {}
+        // The file has become shorter.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let mut entries = entries.chunks_exact(entry.max(1));
+    Ok(entries.all(|entry| within(entry) == Some(true)))
+}
+
+fn ends_within(offset: u64, length: u64, size: u64) -> bool {
+    offset.checked_add(length).is_some_and(|end| end <= size)
+}
+
+fn number(bytes: &[u8], at: usize, width: usize, little: bool) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(width)?)?;
+    let push = |sum: u64, &byte: &u8| (sum << 8) | u64::from(byte);
+    Some(if little {
+        bytes.iter().rev().fold(0, push)
+    } else {
+        bytes.iter().fold(0, push)
     })
 }
 
@@ -84,15 +214,10 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// Two of the identification bytes of elf(5).
-    const CLASS: usize = 4;
-    const DATA: usize = 5;
-
     fn form_of(bytes: &[u8]) -> ExecFormat {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        file.rewind().unwrap();
-        exec_format(&file).unwrap()
+        exec_format(&file, bytes.len() as u64).unwrap()
     }
 
     fn put(bytes: &mut [u8], at: usize, width: usize, value: u64, little: bool) {
@@ -178,7 +303,8 @@ mod tests {
     #[test]
     fn a_running_program_is_whole() {
         let file = File::open("/proc/self/exe").unwrap();
-        assert_eq!(exec_format(&file).unwrap(), ExecFormat::Whole);
+        let size = file.metadata().unwrap().len();
+        assert_eq!(exec_format(&file, size).unwrap(), ExecFormat::Whole);
     }
 
     proptest::proptest! {

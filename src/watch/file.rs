@@ -12,7 +12,6 @@ use crate::file;
 use crate::supervisor::Time;
 use crate::watch::completeness::{self, BLIND_SETTLE, Completeness, FileIdentity, HowRun, Writer};
 use crate::watch::content_hash::{HashInProgress, HashProgress};
-use crate::watch::differences::{Difference, HowChanged};
 use crate::watch::events::HowArrived;
 use crate::watch::new_content::{Content, NewContent};
 use crate::watch::symlinks::{PathStep, steps};
@@ -92,17 +91,15 @@ impl WatchedFile {
         &self.path
     }
 
-    /// What was tried last, as a change.
-    pub fn difference(&self) -> Difference {
-        let identity = self.tried.identity;
+    /// The file that was last tried.
+    pub fn identity(&self) -> Option<FileIdentity> {
+        self.tried.identity
+    }
+
+    /// Where it is, without links.
+    pub fn directory(&self) -> PathBuf {
         let last = self.steps.last();
-        Difference {
-            path: self.as_given.clone(),
-            directory: last.map_or_else(PathBuf::new, |step| step.directory.path.clone()),
-            identity,
-            changed: identity.map_or((0, 0), |identity| identity.changed),
-            how: HowChanged::Named,
-        }
+        last.map_or_else(PathBuf::new, |step| step.directory.path.clone())
     }
 
     pub fn steps(&self) -> &[PathStep] {

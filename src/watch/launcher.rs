@@ -3,6 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+/// How a launcher is used before the command it starts.
+struct Launcher {
+    /// Options that are followed by a value.
+    valued: Vec<&'static str>,
+    /// What it takes before the command: a duration, a user.
+    words: usize,
+    /// It starts a command only after this word.
+    verb: Option<&'static str>,
+}
+
 /// One a line: its name, how many words it takes or after which it starts a command, and its options with a value.
 const LAUNCHERS: &str = "
     nice 0 -n --adjustment
@@ -90,22 +100,26 @@ pub fn is_one(program: &Path) -> bool {
     known(program).is_some()
 }
 
-/// What stands before the command that it starts, and its options with a value.
-fn known(program: &Path) -> Option<(&'static str, Vec<&'static str>)> {
+fn known(program: &Path) -> Option<Launcher> {
     let name = program.file_name()?.to_str()?;
     let mut usages = LAUNCHERS.lines().map(str::split_ascii_whitespace);
     let mut usage = usages.find_map(|mut usage| (usage.next() == Some(name)).then_some(usage))?;
-    Some((usage.next()?, usage.collect()))
+    let before = usage.next()?;
+    Some(Launcher {
+        valued: usage.collect(),
+        words: before.parse().unwrap_or(0),
+        verb: Some(before).filter(|before| before.parse::<usize>().is_err()),
+    })
 }
 
 /// Where the command stands that the launcher at the beginning starts.
 fn started_by(command: &[OsString]) -> Option<usize> {
     let launcher = Path::new(command.first()?);
-    let (before, valued) = known(launcher)?;
-    let (mut words, mut verb) = match before.parse::<usize>() {
-        Ok(words) => (words, None),
-        Err(_) => (0, Some(before)),
-    };
+    let Launcher {
+        valued,
+        mut words,
+        mut verb,
+    } = known(launcher)?;
     let takes_variables = launcher.ends_with("env") || launcher.ends_with("sudo");
     let mut is_value = false;
     for (at, word) in command.iter().enumerate().skip(1) {

@@ -31,7 +31,6 @@ pub enum What {
 }
 
 /// One directory as it was last seen.
-#[derive(Default)]
 pub struct Listing {
     pub directory: Directory,
     /// Its path below the root.
@@ -71,8 +70,14 @@ impl Listing {
             shown,
             rules: above.clone(),
             above,
+            stamps: Stamps::default(),
+            times: None,
             arrived,
-            ..Self::default()
+            settled: false,
+            files: BTreeMap::new(),
+            below: Vec::new(),
+            left_out: BTreeMap::new(),
+            hops: Vec::new(),
         }
     }
 

@@ -1,15 +1,16 @@
 //! One look at everything that is watched: what has changed, and whether it counts.
 
-use std::mem;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Watch;
-use super::changed::{Changed, Worth, escaped};
+use super::brake::Worth;
+use super::changed::{Changed, escaped};
 use super::differences::{Difference, HowChanged};
 use super::events::{Hints, HowArrived};
 use super::file::FileRole;
 use super::own_writes::Author;
+use super::server_writes::ServerChange;
 use super::symlinks::PathStep;
 use super::tree::WatchedTree;
 use super::writers::KnownWriter;
@@ -52,7 +53,7 @@ impl Watch {
         let found = if waits {
             Vec::new()
         } else {
-            mem::take(&mut self.found)
+            std::mem::take(&mut self.found)
         };
         self.note_pace(&found, now);
         self.go_on_judging(settling);
@@ -86,9 +87,11 @@ impl Watch {
     }
 
     fn look_at_files(&mut self, now: Time, hints: &Hints) {
-        let mut files = mem::take(&mut self.files);
-        for file in &mut files {
-            if !self.is_judged(file) {
+        for at in 0..self.files.len() {
+            let Some(file) = self.files.get_mut(at) else {
+                return;
+            };
+            if self.held && file.role == FileRole::Program {
                 continue;
             }
             let arrival = arrival(hints, file.steps());
@@ -99,35 +102,50 @@ impl Watch {
                 let line = format!("{path} has changed, but {why}; waiting\ntry: {hint}");
                 self.unfit.push(line);
             }
-            if mem::take(&mut file.is_held_open) {
+            if std::mem::take(&mut file.is_held_open) {
                 let path = escaped(&file.as_given);
                 let text =
                     format!("{path} has changed, and counts once it is no longer open for writing");
                 self.news.push(Record::notice(text));
             }
+            if !is_new {
+                continue;
+            }
+            let path = file.as_given.clone();
             let is_named = file.role == FileRole::Named;
-            if is_new && (!is_named || self.counts(&file.difference(), now)) {
-                self.found.push(Changed::of(file.as_given.clone()));
+            let identity = file.identity();
+            let difference = Difference {
+                path: path.clone(),
+                directory: file.directory(),
+                identity,
+                changed: identity.map_or((0, 0), |identity| identity.changed),
+                how: HowChanged::Named,
+            };
+            if !is_named || self.counts(&difference, now) {
+                self.found.push(Changed::of(path));
             }
         }
-        self.files = files;
     }
 
     fn look_at_trees(&mut self, now: Time, hints: &Hints) {
         let mut other_directories = false;
-        let mut trees = mem::take(&mut self.trees);
-        for tree in &mut trees {
+        for at in 0..self.trees.len() {
+            let Some(tree) = self.trees.get_mut(at) else {
+                return;
+            };
             tree.heed(hints);
             let (differences, others) = tree.look(now);
             other_directories |= others;
             let (changed, own): (Vec<_>, Vec<_>) = differences
                 .into_iter()
                 .partition(|difference| self.counts(difference, now));
-            for own in own {
-                tree.distrust(&own.path);
-            }
-            if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
-                self.warn(line);
+            if let Some(tree) = self.trees.get_mut(at) {
+                for own in own {
+                    tree.distrust(&own.path);
+                }
+                if let Some(line) = self.new_files.note(&tree.as_given, &changed, now) {
+                    self.warn(line);
+                }
             }
             let mut paths = changed.into_iter().map(|changed| changed.path);
             if let Some(path) = paths.next() {
@@ -135,7 +153,6 @@ impl Watch {
                 self.found.push(Changed { path, others });
             }
         }
-        self.trees = trees;
         if other_directories {
             self.follow();
         }
@@ -169,8 +186,7 @@ impl Watch {
             return false;
         }
         if writer == KnownWriter::Server {
-            let worth = self.weigh_server_change(path, *how, now);
-            return self.is_counted(worth);
+            return self.server_change_counts(path, *how, now);
         }
         self.server_writes.changed_by_others(path);
         if self.is_suspect(difference, writer, now) {
@@ -179,17 +195,19 @@ impl Watch {
         let grew = *how == HowChanged::Grew;
         // what the server did not write has nothing to do with its start
         let at = Some(*changed).filter(|_| writer == KnownWriter::Unknown);
-        let worth = self.brake.weigh(path, at, grew, now);
+        let counts = match self.brake.weigh(path, at, grew, now) {
+            Worth::Counts => true,
+            Worth::KeptBack => false,
+            Worth::Braked(why) => {
+                let path = escaped(path);
+                self.warn(format!(
+                    "{path} {why}, and no longer counts\ntry: --ignore {path}"
+                ));
+                false
+            }
+        };
         // From the next change on it is known who made it.
         self.writers.ask_about(&difference.directory);
-        self.is_counted(worth)
-    }
-
-    fn is_counted(&mut self, worth: Worth) -> bool {
-        let counts = worth == Worth::Counts;
-        if let Worth::NoLonger(line) = worth {
-            self.warn(line);
-        }
         counts
     }
 
@@ -231,14 +249,26 @@ impl Watch {
         }
     }
 
-    fn weigh_server_change(&mut self, path: &Path, how: HowChanged, now: Time) -> Worth {
+    fn server_change_counts(&mut self, path: &Path, how: HowChanged, now: Time) -> bool {
+        let path_in_words = escaped(path);
         let are_guessed = self.writers.are_guessed();
-        let worth = self.server_writes.weigh(path, how, are_guessed);
-        if are_guessed && worth != Worth::Counts {
+        let change = self.server_writes.weigh(path, how, are_guessed);
+        if are_guessed && change != ServerChange::Counts {
             // the next time it may not be seen
             self.brake.leave_out(path, now);
         }
-        worth
+        match change {
+            ServerChange::Counts => return true,
+            ServerChange::LeftOut => {}
+            ServerChange::FirstLeftOut => self.warn(format!(
+                "{path_in_words} is written by the server, and no longer counts\ntry: --ignore {path_in_words}"
+            )),
+            ServerChange::ManyLeftOut(directory) => self.warn(format!(
+                "more files in {} are written by the server, and no longer count",
+                escaped(&directory)
+            )),
+        }
+        false
     }
 
     pub(super) fn warn(&mut self, text: String) {

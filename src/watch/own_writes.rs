@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::path::{Path, PathBuf};
 
-use super::completeness::{FileTime, nanoseconds};
 use super::differences::HowChanged;
+
+/// Seconds and nanoseconds by the clock of file times.
+pub type FileTime = (i64, i64);
 
 /// As many runs are remembered.
 const RUNS: usize = 32;
@@ -216,6 +218,13 @@ impl OwnWrites {
         };
         self.runs.iter().rev().find(during).copied()
     }
+}
+
+pub fn nanoseconds(begun: FileTime, ended: FileTime) -> i64 {
+    let seconds = ended.0.saturating_sub(begun.0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(ended.1 - begun.1)
 }
 
 #[cfg(test)]

@@ -36,18 +36,27 @@ impl RulesAbove {
         let excludes = above.iter().copied().chain([root]);
         files.extend(excludes.map(|directory| directory.join(EXCLUDE)));
         files.extend(gitconfig_excludes_path());
-        let identities = files.iter().map(|path| FileIdentity::at(path));
-        let files: Vec<_> = files.iter().cloned().zip(identities).collect();
-        if files == self.files {
+        let is_same = files.len() == self.files.len()
+            && files
+                .iter()
+                .zip(&self.files)
+                .all(|(path, (known, was))| path == known && FileIdentity::at(path) == *was);
+        if is_same {
             return false;
         }
         // Farther away there may be a home or /tmp, where something happens all the time.
         self.steps = files
             .iter()
             .take(near)
-            .flat_map(|(path, _)| steps(path))
+            .flat_map(|path| steps(path))
             .collect();
-        self.files = files;
+        let files = files.into_iter();
+        self.files = files
+            .map(|path| {
+                let identity = FileIdentity::at(&path);
+                (path, identity)
+            })
+            .collect();
         self.rules = rules_above(root, &above);
         true
     }

@@ -50,12 +50,13 @@ pub fn runs_others(
 
 fn known(program: &Path) -> Option<&str> {
     let name = program.file_name()?.to_str()?;
+    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
     let is_loader = name.starts_with("ld") && name.contains(".so");
     let is_one = is_loader
         || advice::interpreter(program).is_some()
         || advice::is_tool(program)
         || launcher::is_one(program)
-        || advice::is_among(OTHERS, advice::without_version(name));
+        || advice::is_among(OTHERS, plain);
     is_one.then_some(name)
 }
 

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::changed::{Worth, escaped};
 use super::differences::HowChanged;
 
 /// How many generations must have written in a directory before what they write no longer counts.
@@ -16,6 +15,18 @@ const MOST: u32 = 2;
 const NAMED: usize = 4;
 /// More than a tree has at any time.
 const REMEMBERED: usize = 4096;
+
+/// What a change is worth that the server has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerChange {
+    Counts,
+    /// It does not count, and that is not news.
+    LeftOut,
+    /// The same for the first time.
+    FirstLeftOut,
+    /// The same, and this directory has had several of them.
+    ManyLeftOut(PathBuf),
+}
 
 #[derive(Default)]
 struct WrittenDirectory {
@@ -65,7 +76,7 @@ impl ServerWrites {
     }
 
     /// The server has changed this file; `are_guessed` if it may have done so before without being seen.
-    pub fn weigh(&mut self, path: &Path, how: HowChanged, are_guessed: bool) -> Worth {
+    pub fn weigh(&mut self, path: &Path, how: HowChanged, are_guessed: bool) -> ServerChange {
         if self.files.len() >= REMEMBERED {
             self.files.clear();
         }
@@ -84,18 +95,15 @@ impl ServerWrites {
             place.count = MOST;
         }
         if place.count < MOST {
-            return Worth::Counts;
+            return ServerChange::Counts;
         }
         if place.named.len() < NAMED && place.named.insert(path.to_owned()) {
-            return Worth::no_longer(path, "is written by the server");
+            return ServerChange::FirstLeftOut;
         }
         if place.named.contains(path) || std::mem::replace(&mut place.is_named, true) {
-            return Worth::LeftOut;
+            return ServerChange::LeftOut;
         }
-        Worth::NoLonger(format!(
-            "more files in {} are written by the server, and no longer count",
-            escaped(at)
-        ))
+        ServerChange::ManyLeftOut(at.to_owned())
     }
 }
 
@@ -109,13 +117,9 @@ mod tests {
     use super::*;
 
     impl ServerWrites {
-        fn change(&mut self, path: &str, how: HowChanged) -> Worth {
+        fn change(&mut self, path: &str, how: HowChanged) -> ServerChange {
             self.weigh(Path::new(path), how, false)
         }
-    }
-
-    fn no_longer(path: &str) -> Worth {
-        Worth::no_longer(Path::new(path), "is written by the server")
     }
 
     #[test]
@@ -123,16 +127,20 @@ mod tests {
         let mut writes = ServerWrites::default();
         for _ in 0..3 {
             let change = writes.change("src/app.db", HowChanged::Rewritten);
-            assert_eq!(change, Worth::Counts, "one generation may be asked to");
+            assert_eq!(
+                change,
+                ServerChange::Counts,
+                "one generation may be asked to"
+            );
         }
         writes.starts();
         let change = writes.change("src/app.db", HowChanged::Rewritten);
-        assert_eq!(change, no_longer("src/app.db"));
+        assert_eq!(change, ServerChange::FirstLeftOut);
         assert!(writes.leaves_out(Path::new("src/app.db")));
         let change = writes.change("src/app.db", HowChanged::Rewritten);
-        assert_eq!(change, Worth::LeftOut);
+        assert_eq!(change, ServerChange::LeftOut);
         let change = writes.change("other/app.db", HowChanged::Rewritten);
-        assert_eq!(change, Worth::Counts);
+        assert_eq!(change, ServerChange::Counts);
         writes.changed_by_others(Path::new("src/app.db"));
         assert!(!writes.leaves_out(Path::new("src/app.db")));
     }
@@ -141,7 +149,7 @@ mod tests {
     fn where_writers_are_missed_one_is_enough() {
         let mut writes = ServerWrites::default();
         let change = writes.weigh(Path::new("src/app.db"), HowChanged::Rewritten, true);
-        assert_eq!(change, no_longer("src/app.db"));
+        assert_eq!(change, ServerChange::FirstLeftOut);
     }
 
     #[test]
@@ -151,13 +159,12 @@ mod tests {
         writes.starts();
         for name in ["cache/1", "cache/2", "cache/3", "cache/4"] {
             let change = writes.change(name, HowChanged::Appeared);
-            assert_eq!(change, no_longer(name));
+            assert_eq!(change, ServerChange::FirstLeftOut);
         }
         let change = writes.change("cache/5", HowChanged::Appeared);
-        let many = "more files in cache are written by the server, and no longer count";
-        assert_eq!(change, Worth::NoLonger(many.into()));
+        assert_eq!(change, ServerChange::ManyLeftOut("cache".into()));
         let change = writes.change("cache/6", HowChanged::Appeared);
-        assert_eq!(change, Worth::LeftOut);
+        assert_eq!(change, ServerChange::LeftOut);
     }
 
     #[test]
@@ -166,6 +173,6 @@ mod tests {
         writes.change("tmp/cache", HowChanged::Rewritten);
         writes.starts();
         let change = writes.change("tmp/restart.txt", HowChanged::Named);
-        assert_eq!(change, Worth::Counts);
+        assert_eq!(change, ServerChange::Counts);
     }
 }

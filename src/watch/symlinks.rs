@@ -95,16 +95,26 @@ fn components(path: &Path) -> Vec<PathBuf> {
 
 /// Whether a name is that of a temporary file that an editor or interpreter makes beside the edited file.
 pub fn is_editors_own(name: &OsStr) -> bool {
-    let bytes = name.as_encoded_bytes();
+    let name = name.as_encoded_bytes();
+    let within = |start: &[u8], end: &[u8]| name.starts_with(start) && name.ends_with(end);
     // vim creates a file called 4913 to test the directory; JetBrains writes a new file and renames it. What Python
     // compiles as a new generation starts would be the next change.
-    let ends = "~ .swp .swo .swx .swpx .kate-swp ___jb_tmp___ ___jb_old___ .pyc";
-    let mut ends = ends.split(' ').map(str::as_bytes);
-    name == "4913"
-        || name == "__pycache__"
-        || bytes.starts_with(b".#")
-        || bytes.starts_with(b"#") && bytes.ends_with(b"#")
-        || ends.any(|end| bytes.ends_with(end))
+    [&b"4913"[..], b"__pycache__"].contains(&name)
+        || within(b".#", b"")
+        || within(b"#", b"#")
+        || [
+            &b"~"[..],
+            b".swp",
+            b".swo",
+            b".swx",
+            b".swpx",
+            b".kate-swp",
+            b"___jb_tmp___",
+            b"___jb_old___",
+            b".pyc",
+        ]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]

@@ -53,33 +53,35 @@ impl WatchedPaths {
         }
         let mut trees = Vec::new();
         for as_given in named {
-            let (root, glob) = match split_glob(&targets.wanted.base, &as_given) {
-                Some((above, glob)) => (above, Some(glob)),
-                // It may become a directory, and be a file again.
-                None => (as_given.clone(), None),
-            };
-            let path = absolute(&root);
-            watched.warnings.extend(about_absence(&as_given, &path));
-            if glob.is_some() {
-                let root = NamedPath::new(root.clone(), path.clone());
-                watched.paths.push(root);
-            } else {
-                let file = WatchedFile::new(FileRole::Named, as_given, path.clone());
-                watched.files.push(file);
+            if let Some((above, glob)) = split_glob(&targets.wanted.base, &as_given) {
+                let path = absolute(&above);
+                watched.warnings.extend(about_absence(&as_given, &path));
+                watched
+                    .paths
+                    .push(NamedPath::new(above.clone(), path.clone()));
+                trees.push((above, path, Some(glob)));
+                continue;
             }
-            trees.push((root, path, glob));
+            let path = absolute(&as_given);
+            watched.warnings.extend(about_absence(&as_given, &path));
+            let file = WatchedFile::new(FileRole::Named, as_given.clone(), path.clone());
+            watched.files.push(file);
+            // It may become a directory, and be a file again.
+            trees.push((as_given, path, None));
         }
         if let Some(path) = &targets.env_file {
             let file = WatchedFile::new(FileRole::Settings, path.clone(), absolute(path));
             watched.files.push(file);
         }
-        let mut others = HashSet::new();
-        for file in &watched.files {
-            let path = NamedPath::new(file.as_given.clone(), file.path().into());
-            watched.paths.push(path);
-            watched.warnings.extend(advice::about_mount(file.path()));
-            others.insert(real_path(file.path()));
-        }
+        let files = watched.files.iter();
+        let paths = files.map(|file| NamedPath::new(file.as_given.clone(), file.path().into()));
+        watched.paths.extend(paths);
+        let paths = watched.files.iter().map(WatchedFile::path);
+        watched
+            .warnings
+            .extend(paths.filter_map(advice::about_mount));
+        let paths = watched.files.iter().map(WatchedFile::path);
+        let others: HashSet<PathBuf> = paths.map(real_path).collect();
         for (as_given, path, glob) in trees {
             let tree = WatchedTree::new(
                 as_given,

@@ -40,7 +40,6 @@ const LONGEST_AT_LEAST: Duration = Duration::from_secs(2);
 
 mod note;
 
-#[derive(Default)]
 pub struct WatchedTree {
     /// As the user wrote it.
     pub as_given: PathBuf,
@@ -89,21 +88,34 @@ impl WatchedTree {
         debounce: Duration,
         poll: Duration,
     ) -> Self {
-        Self {
+        let mut tree = Self {
             as_given,
             steps: steps(&path),
-            // What comes later into an absent directory is all new.
-            is_new: path.is_dir(),
             path,
             wanted,
             glob,
             others,
             debounce,
             poll,
+            walk: None,
+            repository: None,
+            known: HashMap::new(),
+            is_new: true,
+            sightings: VecDeque::new(),
+            differences: Differences::default(),
+            known_until: (0, 0),
             touched: true,
+            wants_all: false,
             poll_rest: POLL_REST,
-            ..Self::default()
-        }
+            begun: None,
+            looked: Time::ZERO,
+            took: Duration::ZERO,
+            looked_at_all: Time::ZERO,
+            took_for_all: Duration::ZERO,
+        };
+        // What comes later into an absent directory is all new.
+        tree.is_new = tree.path.is_dir();
+        tree
     }
 
     pub fn steps(&self) -> &[PathStep] {

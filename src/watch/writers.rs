@@ -18,7 +18,8 @@ use nix::unistd::{Pid, getpid};
 use crate::proc::process::{BytesWritten, Stat};
 use crate::proc::{descriptor, status};
 use crate::sys;
-use crate::watch::completeness::{FileIdentity, FileTime, nanoseconds};
+use crate::watch::completeness::FileIdentity;
+use crate::watch::own_writes::{FileTime, nanoseconds};
 
 /// At most this many directories are asked about; in any other, nobody knows who made a change.
 const MOST_DIRECTORIES: usize = 256;
