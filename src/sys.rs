@@ -104,7 +104,7 @@ pub fn socket_name(socket: BorrowedFd) -> io::Result<Vec<u8>> {
 pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<c_int> {
     // Whether a socket listens is worth a second look.
     // SAFETY: it is an integer.
-    retry(|| unsafe { option(socket, level, name) })
+    retry(|| unsafe { option(socket, level, name) }).map(|(value, _)| value)
 }
 
 /// Any option of getsockopt(2) that is not longer than 64 bytes, as the kernel writes it.
@@ -112,29 +112,23 @@ pub fn socket_option(socket: BorrowedFd, level: c_int, name: c_int) -> io::Resul
 /// # Errors
 /// Those of getsockopt(2).
 pub fn socket_option_bytes(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<Vec<u8>> {
-    let mut value = [0_u8; 64];
-    let mut bytes = length::<[u8; 64]>();
-    // SAFETY: the buffer is `bytes` long, and the kernel writes no more than that.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            value.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    })?;
-    Ok(value[..value.len().min(bytes as usize)].to_vec())
+    // SAFETY: bytes may have any value.
+    let (value, length) = unsafe { option::<[u8; 64]>(socket, level, name) }?;
+    Ok(value[..value.len().min(length as usize)].to_vec())
 }
 
-/// Any option of getsockopt(2).
+/// Any option of getsockopt(2), and its length.
 ///
 /// # Safety
 /// Whatever bytes the kernel writes, and zeroes, must be a valid `T`.
 ///
 /// # Errors
 /// Those of getsockopt(2).
-unsafe fn option<T>(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result<T> {
+unsafe fn option<T>(
+    socket: BorrowedFd,
+    level: c_int,
+    name: c_int,
+) -> io::Result<(T, libc::socklen_t)> {
     let mut value = MaybeUninit::<T>::zeroed();
     let mut bytes = length::<T>();
     // SAFETY: the kernel writes at most `bytes` bytes into `value`.
@@ -148,7 +142,7 @@ unsafe fn option<T>(socket: BorrowedFd, level: c_int, name: c_int) -> io::Result
         )
     })?;
     // SAFETY: the caller promises it.
-    Ok(unsafe { value.assume_init() })
+    Ok((unsafe { value.assume_init() }, bytes))
 }
 
 /// An integer option of setsockopt(2).
@@ -194,7 +188,7 @@ pub fn set_socket_option_bytes(
 /// Those of getsockopt(2).
 pub fn tcp_info(socket: BorrowedFd) -> io::Result<libc::tcp_info> {
     // SAFETY: it is made of integers.
-    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
+    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }.map(|(info, _)| info)
 }
 
 /// Attaches a classic BPF program that picks the member of the socket's reuseport group for each new connection.
@@ -372,7 +366,7 @@ pub fn is_ignored(signal: Signal) -> bool {
 /// Those of getsockopt(2).
 pub fn network_of(socket: BorrowedFd) -> io::Result<u64> {
     // SAFETY: it is an integer.
-    unsafe { option(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE) }
+    unsafe { option(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE) }.map(|(cookie, _)| cookie)
 }
 
 /// setgroups(2) for this thread alone; the C library's own function changes every thread of the process.

@@ -25,7 +25,7 @@ pub(super) struct BindRequest {
     pub(super) caller: Caller,
     pub(super) server_socket: ServerSocket,
     /// A unix path as the server knows it.
-    as_given: PathBuf,
+    pub(super) as_given: PathBuf,
     pub(super) address: CapturedAddress,
 }
 
@@ -78,7 +78,7 @@ impl Capture {
         }
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         call: &Notification,
         fd: RawFd,
@@ -124,38 +124,6 @@ impl Capture {
                 as_given,
                 address,
             }))
-    }
-
-    /// The filter lets bind(2) through if the address is as long as one of netlink: a unix path of that length which nobody
-    /// knew of, with its last NUL or without, is met when the server listens there.
-    pub(super) fn meet_bound_path(
-        &mut self,
-        call: &Notification,
-        fd: RawFd,
-        context: &CallContext,
-    ) -> io::Result<()> {
-        let socket = Caller::of(call.thread)?.descriptor(fd)?;
-        let name = sys::socket_name(socket.as_fd())?;
-        // the kernel adds the NUL
-        let was_let_through = matches!(name.len(), 12 | 13);
-        let Some(asked @ RequestedAddress::Path(_)) = sockaddr::read(&name) else {
-            return Ok(());
-        };
-        let Some(request) = self.request(call, fd, asked)?.filter(|_| was_let_through) else {
-            return Ok(());
-        };
-        if request.server_socket.kind == SocketType::UnixStream
-            && !request.is_left_to_server(context)
-            && context.listeners.covering(&request.address).is_none()
-            && self.bound_sockets.at(&request.address).is_none()
-            && !self.bound_sockets.are_full()
-            && self.check_network(&request)
-        {
-            let mut bound = request.bound(socket.as_fd())?;
-            bound.path = Some(server_path::bound_at(&request.caller, &request.as_given)?);
-            self.bound_sockets.remember(bound);
-        }
-        Ok(())
     }
 
     fn grant(
@@ -368,7 +336,7 @@ impl Capture {
 }
 
 impl BindRequest {
-    fn is_left_to_server(&self, context: &CallContext) -> bool {
+    pub(super) fn is_left_to_server(&self, context: &CallContext) -> bool {
         let (address, path) = (self.address.to_string(), self.as_given.to_string_lossy());
         let mut patterns = context.capture_not.iter();
         patterns.any(|pattern| {
@@ -376,7 +344,7 @@ impl BindRequest {
         })
     }
 
-    fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
+    pub(super) fn bound(&self, socket: BorrowedFd) -> io::Result<BoundSocket> {
         Ok(BoundSocket {
             inode: fstat(socket)?.st_ino,
             address: self.address.clone(),

@@ -13,7 +13,8 @@ use super::caller::Caller;
 use super::new_listeners::NewListener;
 use super::notification::Notification;
 use super::server_socket::{ServerSocket, SocketType};
-use super::{CallContext, CallResult, Capture, Warning};
+use super::sockaddr::{self, RequestedAddress};
+use super::{CallContext, CallResult, Capture, Warning, server_path};
 use crate::listener::CapturedAddress;
 use crate::proc::descriptor;
 use crate::sys;
@@ -104,6 +105,38 @@ impl Capture {
             });
         }
         Ok(CallResult::Succeed)
+    }
+
+    /// The filter lets bind(2) through if the address is as long as one of netlink: a unix path of that length which nobody
+    /// knew of, with its last NUL or without, is met when the server listens there.
+    fn meet_bound_path(
+        &mut self,
+        call: &Notification,
+        fd: RawFd,
+        context: &CallContext,
+    ) -> io::Result<()> {
+        let socket = Caller::of(call.thread)?.descriptor(fd)?;
+        let name = sys::socket_name(socket.as_fd())?;
+        // the kernel adds the NUL
+        let was_let_through = matches!(name.len(), 12 | 13);
+        let Some(asked @ RequestedAddress::Path(_)) = sockaddr::read(&name) else {
+            return Ok(());
+        };
+        let Some(request) = self.request(call, fd, asked)?.filter(|_| was_let_through) else {
+            return Ok(());
+        };
+        if request.server_socket.kind == SocketType::UnixStream
+            && !request.is_left_to_server(context)
+            && context.listeners.covering(&request.address).is_none()
+            && self.bound_sockets.at(&request.address).is_none()
+            && !self.bound_sockets.are_full()
+            && self.check_network(&request)
+        {
+            let mut bound = request.bound(socket.as_fd())?;
+            bound.path = Some(server_path::bound_at(&request.caller, &request.as_given)?);
+            self.bound_sockets.remember(bound);
+        }
+        Ok(())
     }
 
     /// Whether a socket of the generation listens at the address that this other one is bound to.
