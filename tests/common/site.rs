@@ -207,7 +207,7 @@ impl Site {
         self.guests().mixed(count).come()
     }
 
-    /// So many clients with a request each that takes the server so long, and is under way: others were answered since.
+    /// Clients with one request each, which takes the server this long and is under way: others were answered since.
     pub fn slow_clients(&self, count: usize, time: Duration) -> Crowd {
         let clients = self.guests().and(count, Habit::taking(time)).come();
         let others = self.guests().and(1, Habit::default()).come();
